@@ -1,0 +1,1 @@
+"""Describers: one module per method, its prompt beside it."""

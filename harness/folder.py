@@ -1,0 +1,230 @@
+"""The run folder: where a run keeps its records, whole and readable by anyone.
+
+Journals (JSON lines) grow one record at a time and survive a kill at any moment; tables (parquet) and documents are
+written aside and renamed, so that a file that exists is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.errors import HarnessError
+from harness.records import (
+    Channel,
+    Description,
+    Exemplar,
+    Score,
+    Status,
+    Usage,
+    VectorSummary,
+    Verdict,
+    from_json,
+    to_json,
+)
+
+Answer = TypeVar("Answer", Description, Verdict, Score)
+T = TypeVar("T")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; rename it into place if the block ends without an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write ``data`` as indented JSON with sorted keys: equal data make equal bytes."""
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, records: Iterable[Any]) -> None:
+    """Write records of one type as a parquet table, nested as they are."""
+    table = pa.Table.from_pylist([to_json(record) for record in records])
+    with replacing(path) as aside:
+        pq.write_table(table, aside)
+
+
+def read_table(path: Path, kind: type[T]) -> list[T]:
+    """Read what :func:`write_table` wrote."""
+    return [from_json(kind, row) for row in pq.read_table(path).to_pylist()]
+
+
+class Journal(Generic[Answer]):
+    """Append-only JSON lines, one answer a line; of several lines about the same item the last counts.
+
+    A line cut short by a kill is cut off when the journal is opened for writing, and passed over when it is only read.
+    """
+
+    def __init__(self, path: Path, kind: type[Answer], identity: Callable[[Answer], Hashable]) -> None:
+        self.path, self._kind, self._identity = path, kind, identity
+        self._latest: dict[Hashable, Answer] = {}
+        self._descriptor: int | None = None
+        self._read()
+
+    def _read(self) -> None:
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                record = from_json(self._kind, json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise HarnessError(
+                    f"{self.path} line {number} is not a {self._kind.__name__} record ({error}); "
+                    "the file was edited or damaged: remove that line, or start a new run folder"
+                ) from error
+            self._latest[self._identity(record)] = record
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    def records(self) -> list[Answer]:
+        """Return the latest record of every item, in the order of first appearance."""
+        return list(self._latest.values())
+
+    def done(self, record_identity: Hashable) -> bool:
+        """Tell whether the item has an answer that need not be tried again (its status is ok)."""
+        record = self._latest.get(record_identity)
+        return record is not None and record.status is Status.OK
+
+    def append(self, record: Answer) -> None:
+        """Append one record, unless the journal already says the same of its item."""
+        identity = self._identity(record)
+        known = self._latest.get(identity)
+        if known is not None and _without_usage(known) == _without_usage(record):
+            return
+        if self._descriptor is None:
+            self._open()
+        assert self._descriptor is not None
+        line = json.dumps(to_json(record), ensure_ascii=False, allow_nan=False) + "\n"
+        os.write(self._descriptor, line.encode("utf-8", "backslashreplace"))
+        self._latest[identity] = record
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        content = self.path.read_bytes()
+        os.ftruncate(self._descriptor, content.rfind(b"\n") + 1)
+
+    def close(self) -> None:
+        """Close the file; the journal can still be read, and appended to again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _without_usage(record: Answer) -> Answer:
+    return dataclasses.replace(record, usage=Usage())
+
+
+def description_identity(record: Description) -> Hashable:
+    """Return what makes a description the answer to one question: the neuron and the describer."""
+    return record.neuron, record.describer
+
+
+def verdict_identity(record: Verdict) -> Hashable:
+    """Return what makes a verdict the answer to one question: neuron, judge and the order of the two describers."""
+    return record.neuron, record.judge, record.first, record.second
+
+
+def score_identity(record: Score) -> Hashable:
+    """Return what makes a score the answer to one question: neuron, scorer and describer."""
+    return record.neuron, record.scorer, record.describer
+
+
+class RunFolder:
+    """The files of one run, by name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def manifest(self) -> Path:
+        """What was run: resolved config without secrets, revisions, versions, seeds."""
+        return self.path / "manifest.json"
+
+    @property
+    def channels(self) -> Path:
+        """Folder of the decomposition's blocks: NAME.safetensors, NAME.channels.parquet, NAME.vectors.parquet."""
+        return self.path / "channels"
+
+    @property
+    def exemplars(self) -> Path:
+        """The exemplars of every neuron and split."""
+        return self.path / "exemplars.parquet"
+
+    @property
+    def leaderboard(self) -> Path:
+        """The statistics, as JSON."""
+        return self.path / "leaderboard.json"
+
+    @property
+    def leaderboard_csv(self) -> Path:
+        """The leaderboard's rows, as CSV."""
+        return self.path / "leaderboard.csv"
+
+    @property
+    def report(self) -> Path:
+        """The report, one HTML file."""
+        return self.path / "report.html"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the log files."""
+        return self.path / "logs"
+
+    def descriptions(self) -> Journal[Description]:
+        """Open the journal of descriptions."""
+        return Journal(self.path / "descriptions.jsonl", Description, description_identity)
+
+    def verdicts(self) -> Journal[Verdict]:
+        """Open the journal of verdicts."""
+        return Journal(self.path / "verdicts.jsonl", Verdict, verdict_identity)
+
+    def scores(self) -> Journal[Score]:
+        """Open the journal of scores."""
+        return Journal(self.path / "scores.jsonl", Score, score_identity)
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Read the manifest.
+
+        Raises:
+            HarnessError: if this folder holds no run.
+        """
+        if not self.manifest.exists():
+            raise HarnessError(f"{self.path} is not a run folder: it has no manifest.json")
+        manifest: dict[str, Any] = json.loads(self.manifest.read_text())
+        return manifest
+
+    def read_channels(self) -> list[Channel]:
+        """Read every channel found so far, ordered by neuron, kind and rank."""
+        channels = self._read_blocks("*.channels.parquet", Channel)
+        return sorted(channels, key=lambda channel: (channel.neuron, channel.kind, channel.rank))
+
+    def read_vectors(self) -> list[VectorSummary]:
+        """Read the summary of every weight vector decomposed so far, ordered by neuron and kind."""
+        return sorted(self._read_blocks("*.vectors.parquet", VectorSummary), key=lambda item: (item.neuron, item.kind))
+
+    def read_exemplars(self) -> list[Exemplar]:
+        """Read the exemplars, or none if the run has none yet."""
+        return read_table(self.exemplars, Exemplar) if self.exemplars.exists() else []
+
+    def _read_blocks(self, pattern: str, kind: type[T]) -> list[T]:
+        return [record for path in sorted(self.channels.glob(pattern)) for record in read_table(path, kind)]

@@ -1,0 +1,147 @@
+"""The one interface through which every LLM is asked, whatever serves it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.records import Status
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is drawn.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: nucleus sampling.
+        max_tokens: longest answer, in tokens.
+        seed: for servers that honour one.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    seed: int | None = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A generated answer, or why there is none.
+
+    Attributes:
+        text: the raw answer; kept also when the status is not ok, if any came.
+        status: ok, refused, truncated or failed (whether it parses is the asker's to say).
+        detail: why it is not ok.
+        prompt_tokens: tokens sent.
+        completion_tokens: tokens received.
+        cached: whether it came from the cache.
+    """
+
+    text: str
+    status: Status = Status.OK
+    detail: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class PromptToken:
+    """A token of a prompt, and what the model expected in its place.
+
+    Attributes:
+        text: the token as text.
+        alternatives: natural log-probability of each of the most likely tokens at this position given all before it
+            (the token itself among them); empty for the first token. Tokens of equal text are summed.
+    """
+
+    text: str
+    alternatives: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PromptLogprobs:
+    """The tokens of a prompt with their expectations, or why there are none (status failed)."""
+
+    tokens: tuple[PromptToken, ...]
+    status: Status = Status.OK
+    detail: str = ""
+    prompt_tokens: int = 0
+    cached: bool = False
+
+
+class Unanswered(Exception):
+    """An LLM gave no usable answer: raised inside describers and judges, recorded by the run as a counted failure."""
+
+    def __init__(self, status: Status, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.detail = status, detail
+
+
+class LLMClient(ABC):
+    """An LLM that can be asked. Implementations raise only for a user's mistake; failures come back as statuses."""
+
+    #: The role's own sampling, used where the caller gives none.
+    sampling: Sampling = Sampling()
+
+    @abstractmethod
+    async def generate(
+        self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
+    ) -> Completion:
+        """Answer a conversation; if ``schema`` (a JSON schema of an object) is given, with JSON that fits it."""
+
+    @abstractmethod
+    async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
+        """Return every token of a conversation, as the model's chat template renders it, with the ``top`` expectations.
+
+        If the last message is the assistant's it is left open, as an answer in the middle of being written.
+        """
+
+
+class Backend(ABC):
+    """A configured LLM (``llm@llm.ROLE=...``): says what its answers depend on, and opens a client to it.
+
+    Attributes:
+        model: name of the model, for reports and manifests.
+        sampling: default sampling of the role.
+        concurrency: most requests under way at once.
+    """
+
+    model: str
+    sampling: Sampling
+    concurrency: int
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """Everything about the model that changes its answers, and nothing else: no URL, time-out or concurrency."""
+
+    @property
+    def server(self) -> object | None:
+        """Equal for back ends that one managed server can serve together; none if there is no server to manage."""
+        return None
+
+    @abstractmethod
+    def check(self) -> None:
+        """Find what can be found wrong before any time is spent.
+
+        Raises:
+            HarnessError: with the cause and the cure.
+        """
+
+    @abstractmethod
+    def open(self, logs: Path) -> AbstractAsyncContextManager[LLMClient]:
+        """Start what must be started (its log goes into the folder ``logs``), yield a client, and stop it again."""

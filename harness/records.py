@@ -1,0 +1,284 @@
+"""What the stages of a run say to each other: frozen records and their JSON form.
+
+The records are the run's whole result. Every statistic, table and picture is computed from them alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Status(enum.StrEnum):
+    """How an answer ended. Everything but ``ok`` is a failure, which is counted: never a zero, a tie or a dropped row."""
+
+    OK = "ok"
+    UNPARSED = "unparsed"  # an answer came, but not in the asked-for form
+    REFUSED = "refused"  # the model declined
+    TRUNCATED = "truncated"  # the answer hit the token limit
+    FAILED = "failed"  # no usable answer came: an error, a missing input
+
+
+class VectorKind(enum.StrEnum):
+    """Which of a neuron's weight vectors: what it reads (``gate``, ``in``) or what it writes (``out``)."""
+
+    GATE = "gate"
+    IN = "in"
+    OUT = "out"
+
+
+class Split(enum.StrEnum):
+    """Document-disjoint parts of the corpus; describers see the first two, judges the last two."""
+
+    EXPLAIN = "explain"
+    SELECT = "select"
+    CALIBRATE = "calibrate"
+    REPORT = "report"
+
+
+class Source(enum.StrEnum):
+    """Why a window became an exemplar: among the highest activations, or a random draw."""
+
+    TOP = "top"
+    RANDOM = "random"
+
+
+class Winner(enum.StrEnum):
+    """Which of the two descriptions a verdict prefers, by the place in which it was shown."""
+
+    FIRST = "first"
+    SECOND = "second"
+    TIE = "tie"
+
+
+@dataclass(frozen=True, order=True)
+class Neuron:
+    """One MLP neuron of the subject model: its layer and its index in the MLP's hidden dimension, both from 0."""
+
+    layer: int
+    index: int
+
+    def __str__(self) -> str:
+        """Return the name used in files and reports, such as ``L3N17``."""
+        return f"L{self.layer}N{self.index}"
+
+
+@dataclass(frozen=True)
+class ScoredToken:
+    """A vocabulary token and its z-score in a projection (standard deviations from the vocabulary's mean)."""
+
+    token: str
+    z: float
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One vocabulary channel of one weight vector, as ROTATE found it.
+
+    Attributes:
+        neuron: the neuron.
+        kind: which of its weight vectors.
+        rank: order of discovery, from 0.
+        kurtosis: population excess kurtosis of the channel's unweighted projection on the vocabulary.
+        skewness: of the same projection; its sign says which tail carries the channel's tokens.
+        cosine: between the channel and the weight vector.
+        loss: ROTATE's objective at the channel, with the token weights then in force.
+        masked_tokens: how many tokens this channel's mask covers.
+        positive: highest tokens of the projection, best first.
+        negative: lowest tokens of the projection, lowest first.
+        histogram: counts of the projection's z-scores in equal bins over [-10, 10], the outer bins open.
+    """
+
+    neuron: Neuron
+    kind: VectorKind
+    rank: int
+    kurtosis: float
+    skewness: float
+    cosine: float
+    loss: float
+    masked_tokens: int
+    positive: tuple[ScoredToken, ...]
+    negative: tuple[ScoredToken, ...]
+    histogram: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[ScoredToken, ...]:
+        """The tokens of the heavier tail."""
+        return self.positive if self.skewness >= 0 else self.negative
+
+
+@dataclass(frozen=True)
+class VectorSummary:
+    """A weight vector as a whole, beside which its channels are read.
+
+    Attributes:
+        neuron: the neuron.
+        kind: which of its weight vectors.
+        norm: Euclidean norm of the vector.
+        kurtosis: population excess kurtosis of its projection on the vocabulary.
+        skewness: of the same projection.
+        positive: highest tokens of the projection, best first.
+        negative: lowest tokens of the projection, lowest first.
+        reconstruction: share of the squared norm inside the span of the first 1, 2, ... channels.
+    """
+
+    neuron: Neuron
+    kind: VectorKind
+    norm: float
+    kurtosis: float
+    skewness: float
+    positive: tuple[ScoredToken, ...]
+    negative: tuple[ScoredToken, ...]
+    reconstruction: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """A window of text with the neuron's activation at each of its tokens.
+
+    Attributes:
+        neuron: the neuron.
+        split: the part of the corpus that the window's document belongs to.
+        source: top activations, or a random draw.
+        document: identity of the document (a hash of its text).
+        window: number of the window in the corpus.
+        tokens: the window's tokens as text, special tokens left out.
+        activations: one value per token, signed by the run's polarity.
+    """
+
+    neuron: Neuron
+    split: Split
+    source: Source
+    document: str
+    window: int
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+
+    @property
+    def peak(self) -> int:
+        """Position of the highest activation."""
+        return max(range(len(self.activations)), key=self.activations.__getitem__)
+
+    @property
+    def activation(self) -> float:
+        """The highest activation in the window."""
+        return self.activations[self.peak]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an item cost: LLM calls asked for (cached ones included), tokens in and out, wall seconds."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Description:
+    """What one describer says of one neuron.
+
+    Attributes:
+        neuron: the neuron.
+        describer: the contestant's name (its key in the config).
+        text: the description; empty if the status is not ok.
+        status: how it ended.
+        detail: why it is not ok, or how it was made (for the report).
+        parts: intermediate results worth reading, such as one description per channel.
+        usage: what it cost.
+    """
+
+    neuron: Neuron
+    describer: str
+    text: str
+    status: Status = Status.OK
+    detail: str = ""
+    parts: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one judge says of two descriptions of one neuron, shown in one order.
+
+    Attributes:
+        neuron: the neuron.
+        judge: the judge's name.
+        first: the describer whose description was shown first.
+        second: the describer whose description was shown second.
+        symmetric: whether the judge ignores the order, so that one record is the whole comparison.
+        winner: the verdict; none if the status is not ok.
+        status: how it ended.
+        reason: the judge's reason, or why there is no verdict.
+        usage: what it cost.
+    """
+
+    neuron: Neuron
+    judge: str
+    first: str
+    second: str
+    symmetric: bool
+    winner: Winner | None
+    status: Status = Status.OK
+    reason: str = ""
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one scorer grades one description on its own.
+
+    Attributes:
+        neuron: the neuron.
+        scorer: the scorer's name.
+        describer: whose description.
+        value: the headline figure (higher is better); none if the status is not ok.
+        status: how it ended.
+        detail: why there is no value.
+        metrics: further figures by name.
+        usage: what it cost.
+    """
+
+    neuron: Neuron
+    scorer: str
+    describer: str
+    value: float | None
+    status: Status = Status.OK
+    detail: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """Return a record as plain JSON types."""
+    return dataclasses.asdict(record)
+
+
+def from_json(kind: type[T], data: dict[str, Any]) -> T:
+    """Rebuild a record of type ``kind`` from what :func:`to_json` returned.
+
+    Raises:
+        KeyError, TypeError, ValueError: if ``data`` is not such a record.
+    """
+    return typing.cast(T, _build(kind, data))
+
+
+def _build(kind: Any, value: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        return kind(**{key: _build(hints[key], item) for key, item in value.items()})
+    if origin is tuple:
+        return tuple(_build(arguments[0], item) for item in value)
+    if origin is types.UnionType:
+        return None if value is None else _build(arguments[0], value)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return kind(value)
+    return value

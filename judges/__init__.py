@@ -1,0 +1,1 @@
+"""Judges: comparators and scorers, one module each, prompts beside them."""
