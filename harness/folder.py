@@ -72,7 +72,9 @@ class Journal(Generic[Answer]):
     """
 
     def __init__(self, path: Path, kind: type[Answer], identity: Callable[[Answer], Hashable]) -> None:
-        self.path, self._kind, self._identity = path, kind, identity
+        self.path = path
+        self._kind: type[Answer] = kind
+        self._identity: Callable[[Answer], Hashable] = identity
         self._latest: dict[Hashable, Answer] = {}
         self._descriptor: int | None = None
         self._read()

@@ -37,7 +37,7 @@ class Case:
     seed: int
 
     def windows(self, split: Split, source: Source) -> tuple[Exemplar, ...]:
-        """Return the exemplars of one split and source, highest activation first for top, in corpus order for random."""
+        """Return the exemplars of one split and source: top by activation, highest first; random in corpus order."""
         return tuple(item for item in self.exemplars if item.split is split and item.source is source)
 
     def asked(self) -> LLMClient:

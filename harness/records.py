@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Status(enum.StrEnum):
-    """How an answer ended. Everything but ``ok`` is a failure, which is counted: never a zero, a tie or a dropped row."""
+    """How an answer ended. All but ``ok`` are failures, which are counted: never a zero, a tie or a dropped row."""
 
     OK = "ok"
     UNPARSED = "unparsed"  # an answer came, but not in the asked-for form

@@ -1,0 +1,27 @@
+"""Activation evidence: corpora, windows, exemplars, document-disjoint splits."""
+
+from harness.evidence.corpus import Corpus, Document, HuggingFaceDataset, InstalledDocs, TextFiles
+from harness.evidence.exemplars import (
+    CorpusSummary,
+    EvidenceConfig,
+    collect_exemplars,
+    gather_windows,
+    special_affixes,
+    summarise,
+)
+from harness.evidence.windows import Window
+
+__all__ = [
+    "Corpus",
+    "CorpusSummary",
+    "Document",
+    "EvidenceConfig",
+    "HuggingFaceDataset",
+    "InstalledDocs",
+    "TextFiles",
+    "Window",
+    "collect_exemplars",
+    "gather_windows",
+    "special_affixes",
+    "summarise",
+]

@@ -1,0 +1,7 @@
+"""The model under study: files, architecture, weight vectors, token weights, activations."""
+
+from harness.subject.activations import ActivationReader
+from harness.subject.subject import Subject
+from harness.subject.token_weights import TokenWeighting
+
+__all__ = ["ActivationReader", "Subject", "TokenWeighting"]

@@ -1,0 +1,103 @@
+"""Lazy reads from safetensors checkpoints: single rows and columns, without building the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from harness.errors import HarnessError
+from harness.subject.files import ModelFiles, Unavailable
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class Checkpoint:
+    """The tensors of a model by name, read on demand from one safetensors file or many shards.
+
+    Raises, on reading:
+        HarnessError: if the model has no safetensors files, if one is unreadable, or if what is read holds NaN or
+            infinite numbers.
+    """
+
+    def __init__(self, files: ModelFiles) -> None:
+        self._files = files
+
+    @cached_property
+    def _shards(self) -> dict[str, str]:
+        index = self._fetch(INDEX)
+        if index is not None:
+            try:
+                shards: dict[str, str] = json.loads(index.read_text())["weight_map"]
+            except (ValueError, KeyError) as error:
+                raise HarnessError(f"{index} is not a safetensors index; download the checkpoint again") from error
+            return shards
+        single = self._fetch(SINGLE)
+        if single is None:
+            raise HarnessError(
+                f"{self._files.reference} has no safetensors checkpoint ({SINGLE} or {INDEX}); pickled weights are "
+                "never read: convert them with transformers' save_pretrained"
+            )
+        with self._open(SINGLE) as file:
+            return dict.fromkeys(file.keys(), SINGLE)
+
+    def _fetch(self, name: str) -> Path | None:
+        try:
+            return self._files.fetch(name)
+        except Unavailable as error:
+            raise HarnessError(str(error)) from error
+
+    def _open(self, name: str) -> Any:
+        path = self._fetch(name)
+        if path is None:
+            raise HarnessError(f"{self._files.reference} lacks the shard {name} named in its index; download it again")
+        try:
+            return safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise HarnessError(f"{path} is not a readable safetensors file ({error}); download it again") from error
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors' names, sorted."""
+        return sorted(self._shards)
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The files that hold the tensors, all of them fetched."""
+        names = sorted(set(self._shards.values()))
+        return [path for name in names if (path := self._fetch(name)) is not None]
+
+    def name_of(self, *candidates: str) -> str | None:
+        """Return the first of the names that the checkpoint has."""
+        return next((name for name in candidates if name in self._shards), None)
+
+    def tensor(self, name: str) -> Tensor:
+        """Read a whole tensor as float32."""
+        with self._open(self._shards[name]) as file:
+            return self._checked(name, file.get_tensor(name).float())
+
+    def rows(self, name: str, indices: Sequence[int]) -> Tensor:
+        """Read single rows of a matrix: (len(indices), columns), float32."""
+        with self._open(self._shards[name]) as file:
+            matrix = file.get_slice(name)
+            return self._checked(name, torch.stack([matrix[index : index + 1][0] for index in indices]).float())
+
+    def columns(self, name: str, indices: Sequence[int]) -> Tensor:
+        """Read single columns of a matrix: (len(indices), rows), float32."""
+        with self._open(self._shards[name]) as file:
+            matrix = file.get_slice(name)
+            return self._checked(name, torch.stack([matrix[:, index : index + 1][:, 0] for index in indices]).float())
+
+    def _checked(self, name: str, values: Tensor) -> Tensor:
+        if not torch.isfinite(values).all():
+            raise HarnessError(
+                f"the weights {name} of {self._files.reference} hold NaN or infinite numbers; "
+                "the checkpoint is damaged: download it again, or choose other neurons"
+            )
+        return values

@@ -1,0 +1,133 @@
+"""Where a model's files are: inside an installed package, in a folder, or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from harness.errors import HarnessError
+
+logger = logging.getLogger(__name__)
+
+
+class Unavailable(Exception):
+    """A source does not have the model; the next one may."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of one model, fetched one by one as they are asked for.
+
+    Attributes:
+        reference: what transformers' ``from_pretrained`` takes: a folder, or a hub repository.
+        folder: the folder, if the files are on this machine.
+        revision: the hub revision, if one was asked for.
+    """
+
+    reference: str
+    folder: Path | None
+    revision: str | None = None
+
+    def fetch(self, name: str) -> Path | None:
+        """Return the local path of one file, downloading it if need be; none if the model has no such file.
+
+        Raises:
+            Unavailable: if the model itself cannot be had, with the reason and the cure.
+        """
+        if self.folder is not None:
+            path = self.folder / name
+            return path if path.is_file() else None
+        repository = self.reference
+        try:
+            return Path(hf_hub_download(repository, name, revision=self.revision))
+        except GatedRepoError as error:
+            raise Unavailable(
+                f"{repository} is gated: accept its licence at https://huggingface.co/{repository} "
+                "and set HF_TOKEN (or run `hf auth login`)"
+            ) from error
+        except RevisionNotFoundError as error:
+            raise Unavailable(f"{repository} has no revision {self.revision!r} on the hub") from error
+        except RepositoryNotFoundError as error:
+            raise Unavailable(
+                f"{repository} is neither a folder here nor a model on the hub that this account can see: "
+                "check the spelling, or set HF_TOKEN if it is private"
+            ) from error
+        except LocalEntryNotFoundError as error:
+            raise Unavailable(
+                f"{repository} is not in the local hub cache and the hub cannot be reached: download it where there "
+                "is a network, or name a local folder"
+            ) from error
+        except EntryNotFoundError:
+            return None
+        except HFValidationError as error:
+            raise Unavailable(
+                f"{repository!r} is neither an existing folder nor a hub name of the form owner/model"
+            ) from error
+        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise Unavailable(f"{repository} cannot be fetched from the hub ({reason})") from error
+
+
+def locate(sources: Sequence[str], revision: str | None = None, *, marker: str = "config.json") -> ModelFiles:
+    """Return the first source that has the model.
+
+    Args:
+        sources: each ``package:NAME/FOLDER`` (files inside an installed Python package), a local folder, or a hub name.
+        revision: hub revision (branch, tag or commit); the hub's default if none.
+        marker: a file that every such model has.
+
+    Raises:
+        HarnessError: if none has it, with each source's reason.
+    """
+    reasons = []
+    for source in sources:
+        try:
+            files = _open(source, revision)
+            if files.fetch(marker) is not None:
+                return files
+            reasons.append(f"{source} has no {marker}")
+        except Unavailable as error:
+            reasons.append(str(error))
+    raise HarnessError("the model cannot be found: " + "; ".join(reasons or ["no source was given (subject.sources)"]))
+
+
+def _open(source: str, revision: str | None) -> ModelFiles:
+    if source.startswith("package:"):
+        package, _, inside = source.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise Unavailable(f"the Python package {package.replace('_', '-')} is not installed")
+        return _folder(Path(spec.origin).parent / inside)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if source.startswith(("/", ".", "~")):
+        raise Unavailable(f"the folder {source} does not exist")
+    return ModelFiles(source, None, revision)
+
+
+def _folder(path: Path) -> ModelFiles:
+    return ModelFiles(str(path.resolve()), path.resolve())
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,288 @@
+"""The model under study, as far as its files tell: shapes, tokenizer, weight vectors, projections."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from harness.errors import HarnessError
+from harness.records import Neuron, ScoredToken, VectorKind
+from harness.subject.architecture import Architecture, architecture_of
+from harness.subject.checkpoint import Checkpoint
+from harness.subject.files import ModelFiles, locate, sha256
+from harness.subject.token_weights import TokenWeighting, is_placeholder
+
+
+class Subject:
+    """A transformer whose neurons are described. Nothing is read before it is asked for; weights are read row by row.
+
+    Args:
+        name: what reports call it.
+        sources: where it may be, tried in order: ``package:NAME/FOLDER``, a local folder, or a hub name.
+        revision: hub revision.
+        sha256: expected SHA-256 of a checkpoint that is a single file; none to skip the check.
+        embedding_layers: layers below this number are projected with the embedding W_E.T, the others with the
+            unembedding (the same matrix where the model ties them). [R] uses 13 for Llama-3.1-8B.
+        token_weighting: weights of the tokens before the first channel.
+        dtype: of the model when it runs on text: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        trust_remote_code: whether code from the model's repository may run here.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sources: Sequence[str],
+        revision: str | None = None,
+        sha256: str | None = None,
+        embedding_layers: int = 0,
+        token_weighting: TokenWeighting | Mapping[str, Any] | None = None,
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.name = name
+        self._sources, self._revision, self._sha256 = tuple(sources), revision, sha256
+        self._embedding_layers = embedding_layers
+        self._weighting = (
+            token_weighting
+            if isinstance(token_weighting, TokenWeighting)
+            else TokenWeighting(**(token_weighting or {}))
+        )
+        self.dtype = dtype
+        self.trust_remote_code = trust_remote_code
+
+    @cached_property
+    def files(self) -> ModelFiles:
+        """The model's files.
+
+        Raises:
+            HarnessError: if no source has them, or the checkpoint is not the expected one.
+        """
+        files = locate(self._sources, self._revision)
+        if self._sha256 is not None:
+            paths = Checkpoint(files).paths
+            found = sha256(paths[0])
+            if len(paths) != 1 or found != self._sha256:
+                raise HarnessError(
+                    f"the checkpoint of {files.reference} is not the expected one (SHA-256 {found}, expected "
+                    f"{self._sha256}): take it from another source, or set subject.sha256=null if you mean this one"
+                )
+        return files
+
+    @cached_property
+    def config(self) -> Any:
+        """The model's transformers config."""
+        try:
+            return AutoConfig.from_pretrained(self.files.reference, **self.loading)
+        except (OSError, ValueError) as error:
+            raise HarnessError(
+                f"the config of {self.files.reference} cannot be read ({str(error).splitlines()[0]})"
+            ) from error
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What every ``from_pretrained`` of this model is called with."""
+        return {"revision": self._revision, "trust_remote_code": self.trust_remote_code}
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Where the family keeps its neurons."""
+        return architecture_of(self.config.model_type)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return AutoTokenizer.from_pretrained(self.files.reference, **self.loading)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The model's weights."""
+        return Checkpoint(self.files)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.config.hidden_size)
+
+    @property
+    def d_mlp(self) -> int:
+        """Neurons per layer."""
+        return int(self.config.intermediate_size)
+
+    @property
+    def kinds(self) -> tuple[VectorKind, ...]:
+        """The vector kinds a neuron of this model has."""
+        return tuple(self.architecture.vectors)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash that changes when the model does: of its config, its tensors' names and its embedding's norms."""
+        digest = hashlib.sha256(self.config.to_json_string().encode())
+        for name in self.checkpoint.names:
+            digest.update(name.encode())
+        digest.update(self._matrix(self._embedding_name).norm(dim=1).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def vectors(self, layer: int, indices: Sequence[int], kind: VectorKind) -> Tensor:
+        """Read weight vectors of some neurons of a layer.
+
+        Returns:
+            (len(indices), d_model), float32.
+
+        Raises:
+            HarnessError: if the layer, a neuron or the kind does not exist, or the weights are damaged.
+        """
+        self.check(layer, indices, [kind])
+        matrix, orientation = self.architecture.vectors[kind]
+        name = self._name(f"{self.architecture.layer.format(layer=layer)}.{matrix}")
+        read = self.checkpoint.rows if orientation == "rows" else self.checkpoint.columns
+        return read(name, indices)
+
+    def check(self, layer: int, indices: Sequence[int], kinds: Sequence[VectorKind]) -> None:
+        """Check that neurons and vector kinds exist.
+
+        Raises:
+            HarnessError: naming the first that does not.
+        """
+        if not 0 <= layer < self.num_layers:
+            raise HarnessError(
+                f"{self.name} has layers 0 to {self.num_layers - 1}; there is no layer {layer} (neurons.layers)"
+            )
+        for index in indices:
+            if not 0 <= index < self.d_mlp:
+                raise HarnessError(
+                    f"a layer of {self.name} has neurons 0 to {self.d_mlp - 1}; "
+                    f"there is no neuron {index} (neurons.indices)"
+                )
+        for kind in kinds:
+            if kind not in self.architecture.vectors:
+                raise HarnessError(
+                    f"the MLP of {self.name} is not gated and has no {kind.value!r} vector; "
+                    f"choose from {', '.join(self.kinds)} (neurons.kinds)"
+                )
+
+    def projection(self, layer: int) -> Tensor:
+        """Return the matrix onto which a layer's vectors are projected, (d_model, V), float32."""
+        return self._projection("embedding" if layer < self._embedding_layers else "unembedding")
+
+    def projection_name(self, layer: int) -> str:
+        """Say which matrix :meth:`projection` returns, for reports."""
+        tied = self._unembedding_name == self._embedding_name
+        return "W_E.T" if tied or layer < self._embedding_layers else "W_U"
+
+    @lru_cache(maxsize=2)  # noqa: B019 - a subject lives as long as its run
+    def _projection(self, which: str) -> Tensor:
+        name = self._embedding_name if which == "embedding" else self._unembedding_name
+        if which == "unembedding" and name == self._embedding_name:
+            return self._projection("embedding")
+        return self._matrix(name).T.contiguous()
+
+    @lru_cache(maxsize=2)  # noqa: B019
+    def token_weights(self, layer: int) -> Tensor:
+        """Return the weight of each token before the first channel, (V,), float32."""
+        return self._weighting.weights(self.projection(layer), self.unused_token_ids)
+
+    def final_norm(self, vectors: Tensor) -> Tensor:
+        """Apply the final norm's scaling (RMS normalisation and weight) to (N, d_model), where the model has one."""
+        name = self.architecture.final_norm
+        if name is None:
+            return vectors
+        weight = self.checkpoint.tensor(self._name(name)) + self.architecture.norm_offset
+        return vectors * vectors.pow(2).mean(dim=-1, keepdim=True).add(1e-6).rsqrt() * weight.to(vectors)
+
+    @cached_property
+    def unused_token_ids(self) -> frozenset[int]:
+        """Ids that are no text: special tokens, places kept free, and rows of the matrix beyond the tokenizer's end."""
+        tokenizer, size = self.tokenizer, self.projection(self.num_layers).shape[1]
+        names = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
+        placeholders = {token for token, name in enumerate(names) if name is None or is_placeholder(name)}
+        special = {token for token in tokenizer.all_special_ids if token < size}
+        return frozenset(special | placeholders | set(range(len(tokenizer), size)))
+
+    @lru_cache(maxsize=1 << 16)  # noqa: B019
+    def token_text(self, token: int) -> str:
+        """Return a vocabulary entry as people read it: word pieces keep their ``##``, spaces are spaces."""
+        if token >= len(self.tokenizer):
+            return f"<{token}>"
+        piece = str(self.tokenizer.convert_ids_to_tokens(token))
+        if self._word_pieces or token in self.tokenizer.all_special_ids:
+            return piece
+        if "▁" in piece:  # SentencePiece's space; decoding a piece alone would drop it
+            return piece.replace("▁", " ")
+        return str(self.tokenizer.decode([token]))
+
+    def surface(self, tokens: Sequence[int]) -> list[str]:
+        """Return the text of each token of a window so that, joined, they read as the text did."""
+        texts = [self.token_text(token) for token in tokens]
+        if not self._word_pieces:
+            return texts
+        return [text[2:] if text.startswith("##") else f" {text}" for text in texts]
+
+    @cached_property
+    def _word_pieces(self) -> bool:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        return backend is not None and type(backend.model).__name__ == "WordPiece"
+
+    def extreme_tokens(self, projected: Tensor, count: int) -> tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]:
+        """Return the highest and the lowest tokens of one projection, special and unused ones left out.
+
+        Args:
+            projected: (V,) values; they are turned into z-scores over the vocabulary.
+            count: how many of each.
+        """
+        z = (projected - projected.mean()) / projected.std(correction=0).clamp_min(1e-12)
+        kept = z.clone()
+        hidden = sorted(self.unused_token_ids)
+        kept[hidden] = -torch.inf
+        high = torch.topk(kept, count)
+        kept[hidden] = torch.inf
+        low = torch.topk(kept, count, largest=False)
+        return self._scored(high.indices, z), self._scored(low.indices, z)
+
+    def _scored(self, indices: Tensor, z: Tensor) -> tuple[ScoredToken, ...]:
+        return tuple(ScoredToken(self.token_text(i), round(float(z[i]), 3)) for i in indices.tolist())
+
+    def vocabulary_tokens(
+        self, neuron: Neuron, kind: VectorKind, count: int, *, final_norm: bool = False
+    ) -> tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]:
+        """Return the tokens that a neuron's weight vector promotes most and suppresses most.
+
+        Args:
+            neuron: the neuron.
+            kind: which weight vector.
+            count: tokens per side.
+            final_norm: whether the final norm is applied to the vector first ([O], arXiv:2501.08319).
+        """
+        vector = self.vectors(neuron.layer, [neuron.index], kind)
+        if final_norm:
+            vector = self.final_norm(vector)
+        return self.extreme_tokens((vector @ self.projection(neuron.layer))[0], count)
+
+    def _name(self, name: str) -> str:
+        found = self.checkpoint.name_of(*(prefix + name for prefix in self.architecture.prefixes))
+        if found is None:
+            raise HarnessError(
+                f"the checkpoint of {self.name} has no tensor {name}, which {self.config.model_type} models have"
+            )
+        return found
+
+    @cached_property
+    def _embedding_name(self) -> str:
+        return self._name(self.architecture.embedding)
+
+    @cached_property
+    def _unembedding_name(self) -> str:
+        return self.checkpoint.name_of(self.architecture.unembedding) or self._embedding_name
+
+    def _matrix(self, name: str) -> Tensor:
+        return self.checkpoint.tensor(name)
