@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.errors import HarnessError
 from harness.records import Status
 
 
@@ -25,16 +27,31 @@ class Sampling:
     """How an answer is drawn.
 
     Attributes:
-        temperature: 0 is greedy.
-        top_p: nucleus sampling.
+        temperature: 0 is greedy; none leaves it to the server (some reasoning models accept no other).
+        top_p: nucleus sampling; none leaves it to the server.
         max_tokens: longest answer, in tokens.
         seed: for servers that honour one.
     """
 
-    temperature: float = 0.0
-    top_p: float = 1.0
+    temperature: float | None = 0.0
+    top_p: float | None = 1.0
     max_tokens: int = 512
     seed: int | None = 0
+
+    @classmethod
+    def of(cls, options: Sampling | Mapping[str, Any] | None) -> Sampling:
+        """Return sampling from what a config says of it.
+
+        Raises:
+            HarnessError: if an option is unknown.
+        """
+        if isinstance(options, Sampling):
+            return options
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(options or {}) - set(known))
+        if unknown:
+            raise HarnessError(f"sampling has no option {unknown[0]!r}; it has {', '.join(known)}")
+        return cls(**(options or {}))
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,7 @@ class PromptToken:
     """A token of a prompt, and what the model expected in its place.
 
     Attributes:
-        text: the token as text.
+        text: the token as text; empty for the first token, which servers do not spell out.
         alternatives: natural log-probability of each of the most likely tokens at this position given all before it
             (the token itself among them); empty for the first token. Tokens of equal text are summed.
     """
@@ -124,6 +141,10 @@ class Backend(ABC):
     sampling: Sampling
     concurrency: int
 
+    def __str__(self) -> str:
+        """Return what a user recognises the LLM by: its model, and where it is served."""
+        return self.model
+
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
@@ -131,7 +152,7 @@ class Backend(ABC):
 
     @property
     def server(self) -> object | None:
-        """Equal for back ends that one managed server can serve together; none if there is no server to manage."""
+        """Equal (and hashable) for back ends that one managed server can serve; none if there is none to manage."""
         return None
 
     @abstractmethod

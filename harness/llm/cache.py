@@ -1,0 +1,206 @@
+"""Answers that were paid for once: a content-addressed cache in one SQLite file.
+
+An answer is found again by a hash of everything that can change it, and of nothing else.
+
+What belongs to the key:
+    the kind of call       ``generate`` and ``token_logprobs`` of one conversation are different questions.
+    the LLM's identity     model, revision, and the options that change its answers: the back end says which.
+    the messages           the rendered prompt itself, not its template's name or version: edit one word and it is new.
+    the schema             it steers what is generated, down to the order of its properties, which is kept.
+    the sampling           temperature, top_p, max_tokens and seed; for ``generate`` alone, the other draws nothing.
+    ``top``                for ``token_logprobs``: how many alternatives were asked for.
+
+What does not:
+    URL, port, key         where a model is served is not what it says.
+    time-outs, retries     they decide whether an answer comes, never which.
+    concurrency, order     neither does the model know of.
+    the role, the method   a question asked by two methods has one answer, paid once.
+    the run and its seed   a seed that matters is in the prompt or in the sampling.
+    harness version        a change of prompts or schemas shows in them; a change of this module's own format is FORMAT.
+
+Only answers whose status is ok are kept. A refusal, a truncated answer or a failure is recorded by the run and asked
+again by the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from harness.errors import HarnessError
+from harness.llm.client import Backend, Completion, LLMClient, Message, PromptLogprobs, PromptToken, Sampling
+from harness.records import Status
+
+Reply = TypeVar("Reply", Completion, PromptLogprobs)
+
+FORMAT = 1  # of keys and of stored answers; a new number forgets everything
+BUSY_TIMEOUT_S = 60.0  # longest wait for another process's write, which takes milliseconds
+
+
+class ResponseCache:
+    """The answers kept in one folder, shared by all runs and processes that name it.
+
+    The folder must be on a disk of this machine, or on one with working file locks: SQLite relies on them.
+
+    Raises:
+        HarnessError: if the file cannot be made, or is no cache.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "responses.sqlite"
+        self._lock = threading.Lock()
+        #: One lock for each key that is being asked for in this process; gone when nobody waits for it.
+        self.asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB NOT NULL, created REAL NOT NULL)"
+                " WITHOUT ROWID"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from error
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Return the stored answer; none if there is none, or none that can still be read."""
+        row = self._execute("SELECT answer FROM answers WHERE key = ?", (key,))
+        if row is None:
+            return None
+        try:
+            answer: dict[str, Any] = json.loads(zlib.decompress(row[0]))
+        except (zlib.error, ValueError, TypeError):
+            return None
+        return answer
+
+    def put(self, key: str, answer: Mapping[str, Any]) -> None:
+        """Store an answer, unless another process was faster: all runs then read the same."""
+        content = zlib.compress(json.dumps(answer, allow_nan=False).encode(), level=1)
+        self._execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (key, content, time.time()))
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def _execute(self, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        try:
+            with self._lock:
+                row: tuple[Any, ...] | None = self._connection.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        return row
+
+    def _unusable(self, error: Exception) -> HarnessError:
+        return HarnessError(
+            f"the LLM cache {self.path} cannot be used ({error}); make room or permission for it, delete the file if "
+            "it is damaged, or name another folder"
+        )
+
+
+def request_key(kind: str, identity: Mapping[str, Any], messages: Sequence[Message], **parts: Any) -> str:
+    """Return the key of a request; this module's docstring says what belongs to it."""
+    content = {
+        "format": FORMAT,
+        "kind": kind,
+        "identity": identity,
+        "messages": [[message.role, message.content] for message in messages],
+        **parts,
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class CachedClient(LLMClient):
+    """The client that methods get: answers from the cache, and asks the LLM with bounded concurrency for the rest.
+
+    Equal questions that come up at once are asked one after the other, so that all but the first find the answer in
+    the cache; if the first fails, the next one tries for itself.
+
+    Args:
+        client: the LLM.
+        backend: whose identity, default sampling and concurrency apply.
+        cache: where answers are kept; none asks for each anew.
+    """
+
+    def __init__(self, client: LLMClient, backend: Backend, cache: ResponseCache | None) -> None:
+        self.sampling = backend.sampling
+        self._client, self._identity, self._cache = client, backend.identity, cache
+        self._places = asyncio.Semaphore(backend.concurrency)
+
+    async def generate(
+        self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
+    ) -> Completion:
+        """Return the kept answer, or ask."""
+        drawn = sampling or self.sampling
+        # The schema as text: sorting its keys would make one of two schemas whose properties stand in another order.
+        key = self._key("generate", messages, schema=schema and json.dumps(schema), sampling=dataclasses.asdict(drawn))
+        return await self._answer(
+            key, lambda: self._client.generate(messages, schema=schema, sampling=drawn), _pack_text, _unpack_text
+        )
+
+    async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
+        """Return the kept answer, or ask."""
+        key = self._key("token_logprobs", messages, top=top)
+        return await self._answer(
+            key, lambda: self._client.token_logprobs(messages, top=top), _pack_tokens, _unpack_tokens
+        )
+
+    def _key(self, kind: str, messages: Sequence[Message], **parts: Any) -> str:
+        return request_key(kind, self._identity, messages, **parts) if self._cache else ""
+
+    async def _answer(
+        self,
+        key: str,
+        request: Callable[[], Awaitable[Reply]],
+        pack: Callable[[Reply], dict[str, Any]],
+        unpack: Callable[[dict[str, Any]], Reply],
+    ) -> Reply:
+        cache = self._cache
+        if cache is None:
+            async with self._places:
+                return await request()
+        async with cache.asking.setdefault(key, asyncio.Lock()):
+            stored = await asyncio.to_thread(cache.get, key)
+            if stored is not None:
+                return unpack(stored)
+            async with self._places:
+                reply = await request()
+            if reply.status is Status.OK:
+                await asyncio.to_thread(lambda: cache.put(key, pack(reply)))
+            return reply
+
+
+def _pack_text(reply: Completion) -> dict[str, Any]:
+    return {
+        "text": reply.text,
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+    }
+
+
+def _unpack_text(stored: dict[str, Any]) -> Completion:
+    return Completion(**stored, cached=True)
+
+
+def _pack_tokens(reply: PromptLogprobs) -> dict[str, Any]:
+    tokens = [[token.text, dict(token.alternatives)] for token in reply.tokens]
+    return {"tokens": tokens, "prompt_tokens": reply.prompt_tokens}
+
+
+def _unpack_tokens(stored: dict[str, Any]) -> PromptLogprobs:
+    tokens = tuple(PromptToken(text, alternatives) for text, alternatives in stored["tokens"])
+    return PromptLogprobs(tokens, prompt_tokens=stored["prompt_tokens"], cached=True)

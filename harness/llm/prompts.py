@@ -1,0 +1,92 @@
+"""Prompts: jinja2 templates beside the method that uses them, rendered into the turns of a conversation.
+
+A template file is turns, each opened by a line ``=== system ===``, ``=== user ===`` or ``=== assistant ===``. The file
+is cut into turns before anything is filled in, so that no text from a corpus or a model can open a turn of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from functools import cached_property
+from importlib import resources
+from typing import Any, Literal, cast
+
+from jinja2 import Environment, StrictUndefined
+
+from harness.llm.client import Message
+from harness.records import Exemplar
+
+_TURN = re.compile(r"^=== (system|user|assistant) ===\n", re.MULTILINE)
+_MARKS = str.maketrans({"«": "‹", "»": "›", "<": "‹", ">": "›"})
+_LONGEST = 2000
+
+
+def quoted(text: str) -> str:
+    """Make text from a corpus or a model safe to stand in a prompt: one line, none of the prompt's own marks.
+
+    Line breaks and tabs are shown as symbols, other control and invisible format characters are dropped, the prompts'
+    delimiters are replaced by look-alikes, and an overlong text is cut.
+    """
+    text = text[:_LONGEST].replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(char for char in text if unicodedata.category(char) not in {"Cc", "Cf", "Cs"}).translate(_MARKS)
+
+
+def highlighted(exemplar: Exemplar, threshold: float, context: int | None = None) -> str:
+    """Return a window with the tokens whose activation reaches ``threshold`` between « and ».
+
+    Args:
+        exemplar: the window.
+        threshold: activation from which on a token is marked.
+        context: tokens kept on either side of the peak; none for the whole window.
+    """
+    start = 0 if context is None else max(0, exemplar.peak - context)
+    stop = len(exemplar.tokens) if context is None else exemplar.peak + context + 1
+    pieces = []
+    for token, activation in list(zip(exemplar.tokens, exemplar.activations, strict=True))[start:stop]:
+        text = quoted(token)
+        pieces.append(f"«{text}»" if activation >= threshold else text)
+    return "".join(pieces).replace("»«", "").strip()
+
+
+_ENVIRONMENT = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+_ENVIRONMENT.filters["quoted"] = quoted
+_ENVIRONMENT.filters["highlighted"] = highlighted
+
+
+class Prompt:
+    """A prompt template of a package.
+
+    Args:
+        package: the package that holds the file; usually the module's own ``__package__``.
+        name: file name inside it, such as ``prompts/rotate_channel.j2``.
+    """
+
+    def __init__(self, package: str, name: str) -> None:
+        self._package, self.name = package, name
+
+    @cached_property
+    def source(self) -> str:
+        """The template's text."""
+        return resources.files(self._package).joinpath(self.name).read_text("utf-8")
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the template, for manifests."""
+        return hashlib.sha256(self.source.encode()).hexdigest()[:12]
+
+    def render(self, **values: Any) -> list[Message]:
+        """Fill in the template and return its turns; a name that is not given raises ``jinja2.UndefinedError``."""
+        before, *turns = _TURN.split(self.source)
+        if before.strip() or not turns:
+            raise ValueError(f"the prompt {self.name} does not start with a turn such as '=== user ==='")
+        roles = cast("list[Literal['system', 'user', 'assistant']]", turns[::2])
+        texts = (_ENVIRONMENT.from_string(text).render(**values).strip() for text in turns[1::2])
+        return [Message(role, text) for role, text in zip(roles, texts, strict=True)]
+
+
+def prompts_of(method: object) -> dict[str, str]:
+    """Return the fingerprint of every prompt that a describer or judge declares as a class attribute, by name."""
+    members = {name: value for kind in reversed(type(method).__mro__) for name, value in vars(kind).items()}
+    return {value.name: value.fingerprint for value in members.values() if isinstance(value, Prompt)}

@@ -1,0 +1,155 @@
+"""An LLM that says what a test tells it to, behind the same interface as every other."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from harness.errors import HarnessError
+from harness.llm.client import Backend, Completion, LLMClient, Message, PromptLogprobs, PromptToken, Sampling
+from harness.llm.probe import PROBE, PROBE_ANSWER
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question that a scripted LLM was asked; ``schema`` and ``sampling`` or ``top`` by its kind."""
+
+    kind: Literal["generate", "token_logprobs"]
+    messages: tuple[Message, ...]
+    schema: Mapping[str, Any] | None = None
+    sampling: Sampling | None = None
+    top: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The contents of all messages, for tests that only look for words."""
+        return "\n".join(message.content for message in self.messages)
+
+
+Output = TypeVar("Output")
+Script = Callable[[Request], Output | Awaitable[Output]] | Sequence[Output]
+Text = str | Completion | Exception
+Logprobs = PromptLogprobs | Exception
+
+
+class ScriptedBackend(Backend):
+    """A back end whose answers are written down beforehand.
+
+    Args:
+        generate: the answers to ``generate``, in order, or a function of the request (async if it likes). An answer is
+            a text, a whole completion, or an exception, which is raised.
+        token_logprobs: the same for ``token_logprobs``.
+        model: the name it goes by; with it, its identity.
+        sampling: default sampling of the role.
+        concurrency: most requests under way at once.
+        server: what :attr:`Backend.server` returns, for tests of what is started and stopped.
+        answers_probe: whether the preflight of a run succeeds without a line of the script being spent on it.
+    """
+
+    def __init__(
+        self,
+        generate: Script[Text] = (),
+        token_logprobs: Script[Logprobs] = (),
+        *,
+        model: str = "scripted",
+        sampling: Sampling | Mapping[str, Any] | None = None,
+        concurrency: int = 64,
+        server: Hashable = None,
+        answers_probe: bool = True,
+    ) -> None:
+        self.model, self.sampling, self.concurrency = model, Sampling.of(sampling), concurrency
+        self.client = ScriptedClient(generate, token_logprobs, sampling=self.sampling, answers_probe=answers_probe)
+        self._server = server
+        #: "start" and "stop", in the order in which they happened.
+        self.history: list[str] = []
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The name alone."""
+        return {"scripted": self.model}
+
+    @property
+    def server(self) -> object | None:
+        """What the constructor was given."""
+        return self._server
+
+    @property
+    def requests(self) -> list[Request]:
+        """What was asked so far."""
+        return self.client.requests
+
+    def check(self) -> None:
+        """Find nothing wrong, unless the model has no name."""
+        if not self.model:
+            raise HarnessError("a scripted LLM needs a name")
+
+    @asynccontextmanager
+    async def open(self, logs: Path) -> AsyncIterator[LLMClient]:
+        """Yield the client; each opening goes on in the script where the last one stopped."""
+        self.history.append("start")
+        try:
+            yield self.client
+        finally:
+            self.history.append("stop")
+
+
+class ScriptedClient(LLMClient):
+    """The client of :class:`ScriptedBackend`, usable alone; takes the same arguments."""
+
+    def __init__(
+        self,
+        generate: Script[Text] = (),
+        token_logprobs: Script[Logprobs] = (),
+        *,
+        sampling: Sampling | None = None,
+        answers_probe: bool = True,
+    ) -> None:
+        self.sampling = sampling or Sampling()
+        self.requests: list[Request] = []
+        self._generate, self._token_logprobs = _player(generate), _player(token_logprobs)
+        self._answers_probe = answers_probe
+
+    async def generate(
+        self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
+    ) -> Completion:
+        """Play the next answer."""
+        if self._answers_probe and tuple(messages) == PROBE:
+            return Completion(PROBE_ANSWER)
+        request = Request("generate", tuple(messages), schema, sampling or self.sampling)
+        output: str | Completion = await self._play(self._generate, request)
+        return Completion(output) if isinstance(output, str) else output
+
+    async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
+        """Play the next answer."""
+        if self._answers_probe and tuple(messages) == PROBE:
+            return PromptLogprobs((PromptToken("", {}),))
+        output: PromptLogprobs = await self._play(
+            self._token_logprobs, Request("token_logprobs", tuple(messages), top=top)
+        )
+        return output
+
+    async def _play(self, player: Callable[[Request], Any], request: Request) -> Any:
+        self.requests.append(request)
+        output = player(request)
+        if inspect.isawaitable(output):
+            output = await output
+        if isinstance(output, Exception):
+            raise output
+        return output
+
+
+def _player(script: Script[Output]) -> Callable[[Request], Output | Awaitable[Output]]:
+    if callable(script):
+        return script
+    outputs: Iterator[Output] = iter(script)
+
+    def play(request: Request) -> Output:
+        for output in outputs:
+            return output
+        raise AssertionError(f"the script ran out of answers at {request}")
+
+    return play

@@ -1,0 +1,42 @@
+"""``python -m harness.report RUN [RUN ...] [--output FILE]``: rebuild statistics and report from the records."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.folder import RunFolder
+from harness.report.build import write_report
+from harness.report.data import load_run, store_leaderboard
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rebuild leaderboard.json, leaderboard.csv and the report; print the report's path; return the exit status.
+
+    One run: its own report.html, unless ``--output`` says otherwise. Several: one joint report,
+    ``joint-report.html`` in the folder that holds the first run.
+    """
+    parser = argparse.ArgumentParser(prog="python -m harness.report", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the report")
+    options = parser.parse_args(arguments)
+    folders = [RunFolder(path) for path in options.runs]
+    try:
+        runs = [load_run(folder, recompute=True) for folder in folders]
+        for folder, run in zip(folders, runs, strict=True):
+            store_leaderboard(folder, run.leaderboard)
+        beside = options.runs[0].resolve().parent / "joint-report.html"
+        output = options.output or (folders[0].report if len(folders) == 1 else beside)
+        write_report(runs, output)
+    except (HarnessError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

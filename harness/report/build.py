@@ -1,0 +1,138 @@
+"""The report: one HTML file without any outside part, from run folders alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from harness.errors import HarnessError
+from harness.folder import RunFolder, replacing
+from harness.report import plots, words
+from harness.report.cards import Card, build_cards, histogram_path
+from harness.report.data import RunData, load_run
+from harness.report.text import number, percent, plural, shown_token, visible
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """One run as the template shows it; ``prefix`` keeps its anchors apart from those of the other runs."""
+
+    prefix: str
+    data: RunData
+    summary: str
+    notice: str | None
+    warnings: list[str]
+    cards: list[Card]
+    figures: dict[str, Markup]
+    config: str
+
+
+def build_report(folders: Sequence[RunFolder], path: Path) -> None:
+    """Write the report of one run, or of several side by side, to ``path``.
+
+    The statistics are those in ``leaderboard.json``, or computed from the records if there is none. Equal folders make
+    equal bytes. The file fetches nothing, and its content security policy forbids to.
+
+    Raises:
+        HarnessError: if a folder is no run folder or damaged, or there are no folders.
+    """
+    write_report([load_run(folder) for folder in folders], path)
+
+
+def write_report(runs: Sequence[RunData], path: Path) -> None:
+    """Write the report of runs that have been read; see :func:`build_report`."""
+    if not runs:
+        raise HarnessError("a report needs at least one run folder")
+    html = render_report(runs)
+    with replacing(path) as aside:
+        aside.write_text(html, encoding="utf-8")
+
+
+def render_report(runs: Sequence[RunData]) -> str:
+    """Return the report as HTML."""
+    sections = [_section(run, f"r{place}-" if len(runs) > 1 else "") for place, run in enumerate(runs, start=1)]
+    script = (_HERE / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            sections=sections,
+            several=len(runs) > 1,
+            differences=words.config_differences(runs),
+            incomparable=words.comparability_warnings(runs),
+            describers=list(dict.fromkeys(name for run in runs for name in run.describers)),
+            controls={row.describer for run in runs for row in run.leaderboard.overall.rows if row.control},
+            style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hash=f"sha256-{digest}",
+        )
+    )
+
+
+def _section(run: RunData, prefix: str) -> RunSection:
+    config = json.dumps(run.part("config"), indent=2, sort_keys=True, ensure_ascii=False, default=str)
+    return RunSection(
+        prefix=prefix,
+        data=run,
+        summary=words.summary(run),
+        notice=words.extractive_notice(run),
+        warnings=words.control_warnings(run),
+        cards=build_cards(run),
+        figures=_figures(run, prefix),
+        config=config,
+    )
+
+
+def _figures(run: RunData, prefix: str) -> dict[str, Markup]:
+    """Return the plots that the run has data for, by name."""
+    board = run.leaderboard
+    figures = {}
+    if board.overall.rows:
+        label = "Win rates of the describers with their intervals; the table below has the figures"
+        figures["leaderboard"] = (plots.leaderboard_figure(board), label)
+    if board.overall.cells:
+        label = "Win rate in percent of each describer, in rows, against each other one, in columns"
+        figures["matrix"] = (plots.win_matrix_figure(board), label)
+    if run.channels and run.vectors:
+        label = "Excess kurtosis of channels against that of the weight vectors they were found in"
+        figures["kurtosis"] = (plots.kurtosis_figure(run.channels, run.vectors), label)
+    if any(vector.reconstruction for vector in run.vectors):
+        label = "Share of the squared weight norm that the first channels reconstruct"
+        figures["reconstruction"] = (plots.reconstruction_figure(run.vectors), label)
+    # matplotlib escapes the names in its texts; the labels above hold none.
+    return {name: Markup(plots.to_svg(figure, prefix + name, label)) for name, (figure, label) in figures.items()}
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_finalise,
+    )
+    environment.filters |= {"percent": percent, "number": number, "token": shown_token, "plural": plural}
+    environment.globals |= {"histogram_path": histogram_path, "failed": _failed}
+    return environment
+
+
+def _finalise(value: Any) -> Any:
+    """Make every string that reaches the page visible, whatever it is and wherever it comes from."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _failed(statuses: dict[str, int]) -> dict[str, int]:
+    """Return the counts of the statuses that are not ok and occur."""
+    return {status: count for status, count in statuses.items() if status != "ok" and count}

@@ -1,0 +1,132 @@
+"""Everything that a report needs of a run, read from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.folder import RunFolder, write_json
+from harness.records import Channel, Description, Exemplar, Neuron, Score, VectorSummary, Verdict
+from harness.stats import Leaderboard, build_leaderboard, leaderboard_from_json, write_csv
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The records of one run and the statistics on them.
+
+    Attributes:
+        folder: name of the run folder, without its path.
+        manifest: what was run; any part of it may be absent.
+        leaderboard: the statistics.
+        descriptions: the describers' descriptions.
+        verdicts: the comparators' verdicts.
+        scores: the scorers' grades.
+        channels: the channels, ordered by neuron, kind and rank.
+        vectors: the weight vectors, ordered by neuron and kind.
+        exemplars: the exemplars of every split.
+    """
+
+    folder: str
+    manifest: Mapping[str, Any]
+    leaderboard: Leaderboard
+    descriptions: tuple[Description, ...]
+    verdicts: tuple[Verdict, ...]
+    scores: tuple[Score, ...]
+    channels: tuple[Channel, ...]
+    vectors: tuple[VectorSummary, ...]
+    exemplars: tuple[Exemplar, ...]
+
+    @property
+    def name(self) -> str:
+        """The run's name, or its folder's."""
+        return str(self.manifest.get("name") or self.folder)
+
+    @property
+    def neurons(self) -> tuple[Neuron, ...]:
+        """Every neuron that any record speaks of, ordered."""
+        groups = (
+            self.descriptions,
+            self.verdicts,
+            self.scores,
+            self.channels,
+            self.vectors,
+            self.exemplars,
+        )
+        return tuple(sorted({record.neuron for group in groups for record in group}))
+
+    @property
+    def describers(self) -> tuple[str, ...]:
+        """The contestants, best first, the unjudged last."""
+        return tuple(row.describer for row in self.leaderboard.overall.rows)
+
+    def part(self, key: str) -> Mapping[str, Any]:
+        """Return a part of the manifest that is a mapping, empty if it is absent."""
+        value = self.manifest.get(key)
+        return value if isinstance(value, Mapping) else {}
+
+    def is_control(self, describer: str) -> bool:
+        """Tell whether a contestant is one that a real method must beat."""
+        entry = self.part("contestants").get(describer)
+        return isinstance(entry, Mapping) and bool(entry.get("control"))
+
+
+def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
+    """Read a run folder.
+
+    Args:
+        folder: the run folder.
+        recompute: whether to compute the statistics from the records even if the folder holds a leaderboard. They are
+            computed as well if it holds none, or one that another version wrote.
+
+    Raises:
+        HarnessError: if this is no run folder, or a file in it is damaged.
+    """
+    try:
+        manifest = folder.read_manifest()
+    except ValueError as error:
+        raise HarnessError(f"{folder.manifest} is not readable JSON ({error}); restore it, or run again") from error
+    if not isinstance(manifest, dict):
+        raise HarnessError(f"{folder.manifest} holds no JSON object: this is not a run folder")
+    descriptions, verdicts, scores = folder.descriptions(), folder.verdicts(), folder.scores()
+    leaderboard = None if recompute else _stored_leaderboard(folder)
+    if leaderboard is None:
+        contestants = manifest.get("contestants") or {}
+        leaderboard = build_leaderboard(
+            verdicts.records(),
+            scores.records(),
+            descriptions.records(),
+            controls={name for name, entry in contestants.items() if entry.get("control")},
+            seed=int(manifest.get("seed") or 0),
+        )
+    return RunData(
+        folder=folder.path.resolve().name,
+        manifest=manifest,
+        leaderboard=leaderboard,
+        descriptions=tuple(sorted(descriptions.records(), key=lambda item: (item.neuron, item.describer))),
+        verdicts=tuple(sorted(verdicts.records(), key=lambda item: (item.neuron, item.judge, item.first, item.second))),
+        scores=tuple(sorted(scores.records(), key=lambda item: (item.neuron, item.scorer, item.describer))),
+        channels=tuple(folder.read_channels()),
+        vectors=tuple(folder.read_vectors()),
+        exemplars=tuple(
+            sorted(
+                folder.read_exemplars(),
+                key=lambda item: (item.neuron, item.split, item.source, item.window, item.document),
+            )
+        ),
+    )
+
+
+def store_leaderboard(folder: RunFolder, leaderboard: Leaderboard) -> None:
+    """Write the statistics into the run folder, as JSON and as CSV."""
+    write_json(folder.leaderboard, leaderboard.to_json())
+    write_csv(leaderboard, folder.leaderboard_csv)
+
+
+def _stored_leaderboard(folder: RunFolder) -> Leaderboard | None:
+    try:
+        return leaderboard_from_json(json.loads(folder.leaderboard.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,233 @@
+"""Plots as matplotlib figures, which the report renders as SVG and experiment tracking as images."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MultipleLocator, NullFormatter
+
+from harness.records import Channel, Neuron, VectorKind, VectorSummary
+from harness.report.text import percent, visible
+from harness.stats import Leaderboard, Row
+
+INK = "#1b1f2a"  # dark, for images on white; :func:`to_svg` turns it into the colour of the surrounding text
+MUTED = "#8b919e"  # the other colours are middle tones, legible on light and on dark
+REAL = "#2a9d8f"
+CONTROL = "#9a8fb0"
+WARM = "#d9733a"
+KINDS = {VectorKind.GATE: "#4f86d9", VectorKind.IN: "#2a9d8f", VectorKind.OUT: "#d9733a"}
+_MARKERS = "osD^vPX*<>"
+
+
+def leaderboard_figure(leaderboard: Leaderboard) -> Figure:
+    """Return win rates with their intervals, all judges together, and each judge's own as small marks.
+
+    The dashed line at 0.5 is where a describer would be that wins as often as it loses.
+    """
+    rows = leaderboard.overall.rows
+    figure = Figure(figsize=(9.6, 1.15 + 0.42 * max(len(rows), 1)), layout="constrained")
+    axes = _bare(figure.add_subplot())
+    axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    several = len(leaderboard.judges) > 1
+    for place, board in enumerate(leaderboard.judges if several else ()):
+        rates = {row.describer: row.win_rate for row in board.rows}
+        points = [(rates.get(row.describer), y) for y, row in enumerate(rows)]
+        known = [(rate, y) for rate, y in points if rate is not None]
+        marker = _MARKERS[place % len(_MARKERS)]
+        axes.scatter(
+            [rate for rate, _ in known],
+            [y + 0.24 for _, y in known],
+            s=15,
+            marker=marker,
+            facecolors="none",
+            edgecolors=MUTED,
+            linewidths=1,
+            label=_safe(board.judge or ""),
+            zorder=2,
+        )
+    for y, row in enumerate(rows):
+        _interval_bar(axes, row, y)
+    axes.set_yticks(range(len(rows)), [_safe(row.describer) for row in rows], parse_math=False)
+    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_color(CONTROL if row.control else INK)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MultipleLocator(0.25))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    axes.grid(axis="x", color=MUTED, alpha=0.25, linewidth=0.7)
+    axes.set_xlabel("win rate, ties as half", color=INK)
+    if several:
+        legend = figure.legend(
+            loc="outside lower center",
+            ncols=min(4, len(leaderboard.judges)),
+            frameon=False,
+            fontsize=8.5,
+            labelcolor=INK,
+            handletextpad=0.2,
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
+def _interval_bar(axes: Axes, row: Row, y: int) -> None:
+    if row.win_rate is None:
+        axes.text(0.5, y, " no decided comparison ", color=MUTED, fontsize=9, va="center", ha="center")
+        return
+    colour = CONTROL if row.control else REAL
+    axes.barh(y, row.win_rate, height=0.3, color=to_rgba(colour, 0.22), zorder=1)
+    if row.interval is not None:
+        axes.plot(row.interval, (y, y), color=colour, linewidth=2.6, solid_capstyle="round", zorder=3)
+    axes.scatter([row.win_rate], [y], s=44, color=colour, zorder=4)
+
+
+def win_matrix_figure(leaderboard: Leaderboard) -> Figure:
+    """Return how often each describer (row) beats each other one (column), in percent, all judges together."""
+    names = [row.describer for row in leaderboard.overall.rows]
+    rates = {(cell.row, cell.column): cell.win_rate for cell in leaderboard.overall.cells}
+    side = 0.62 * max(len(names), 2)
+    figure = Figure(figsize=(min(1.9 + side, 11), min(1.3 + 0.8 * side, 9)), layout="constrained")
+    axes = _bare(figure.add_subplot())
+    axes.spines["bottom"].set_visible(False)
+    colours = np.zeros((len(names), len(names), 4))
+    for y, row in enumerate(names):
+        for x, column in enumerate(names):
+            rate = rates.get((row, column))
+            if rate is None:
+                text, colour = ("" if row == column else "–"), to_rgba(MUTED, 0.12)
+            else:
+                text = percent(rate, 0)
+                colour = to_rgba(REAL if rate >= 0.5 else WARM, 0.06 + 1.5 * abs(rate - 0.5))
+            colours[y, x] = colour
+            axes.text(x, y, text, ha="center", va="center", color=INK, fontsize=9.5)
+    # Cells as a vector mesh: imshow would embed a PNG whose bytes depend on the library's version.
+    edges = np.arange(len(names) + 1) - 0.5
+    if names:
+        axes.pcolormesh(edges, edges, colours, edgecolors="none", rasterized=False)
+    labels = [_safe(name) for name in names]
+    axes.set_yticks(range(len(names)), labels, parse_math=False)
+    axes.set_xticks(range(len(names)), labels, parse_math=False, rotation=35, ha="left", rotation_mode="anchor")
+    axes.xaxis.tick_top()
+    controls = {row.describer for row in leaderboard.overall.rows if row.control}
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        for label, name in zip(ticks, names, strict=True):
+            label.set_color(CONTROL if name in controls else INK)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    return figure
+
+
+def kurtosis_figure(channels: Sequence[Channel], vectors: Sequence[VectorSummary]) -> Figure:
+    """Return the excess kurtosis of channels against that of the weight vector they came from.
+
+    Filled marks are first channels. Above the diagonal a channel is more concentrated on few tokens than its vector.
+    """
+    figure = Figure(figsize=(4.9, 4.1), layout="constrained")
+    axes = _bare(figure.add_subplot(), left=True)
+    of_vector: dict[tuple[Neuron, VectorKind], float] = {(item.neuron, item.kind): item.kurtosis for item in vectors}
+    placed = [item for item in channels if (item.neuron, item.kind) in of_vector]
+    for kind, colour in KINDS.items():
+        for first in (False, True):
+            found = [item for item in placed if item.kind is kind and (item.rank == 0) is first]
+            if found:
+                axes.scatter(
+                    [of_vector[item.neuron, item.kind] for item in found],
+                    [item.kurtosis for item in found],
+                    s=22 if first else 7,
+                    color=to_rgba(colour, 0.95 if first else 0.35),
+                    linewidths=0,
+                    label=str(kind) if first else None,
+                    zorder=3 if first else 2,
+                )
+    whole, parts = [*of_vector.values(), -1.0, 10.0], [item.kurtosis for item in placed] or [0.0]
+    low, high = 1.2 * min(whole), 1.4 * max(whole)  # the lowest is negative
+    axes.plot((low, high), (low, high), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
+        scale("symlog", linthresh=1)
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}".replace("-", "−")))
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(low, high)
+    axes.set_ylim(min(low, 1.2 * min(parts)), max(high, 1.4 * max(parts)))
+    axes.grid(color=MUTED, alpha=0.22, linewidth=0.7)
+    axes.set_xlabel("excess kurtosis of the weight vector", color=INK)
+    axes.set_ylabel("excess kurtosis of its channels", color=INK)
+    if placed:
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right", handletextpad=0.1)
+    return figure
+
+
+def reconstruction_figure(vectors: Sequence[VectorSummary]) -> Figure:
+    """Return the share of the squared weight norm inside the span of the first channels: mean and range of 80 %."""
+    figure = Figure(figsize=(4.9, 4.1), layout="constrained")
+    axes = _bare(figure.add_subplot(), left=True)
+    for kind, colour in KINDS.items():
+        curves = [item.reconstruction for item in vectors if item.kind is kind and item.reconstruction]
+        if not curves:
+            continue
+        length = max(map(len, curves))
+        # A vector with fewer channels stays where its last one left it.
+        table = np.array([[*curve, *[curve[-1]] * (length - len(curve))] for curve in curves])
+        steps = np.arange(1, length + 1)
+        low, high = np.quantile(table, [0.1, 0.9], axis=0)
+        axes.fill_between(steps, low, high, color=to_rgba(colour, 0.16), linewidth=0)
+        mark = "o" if length == 1 else None
+        axes.plot(steps, table.mean(axis=0), color=colour, linewidth=2, marker=mark, label=str(kind))
+    axes.set_ylim(0, 1.03)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    axes.grid(color=MUTED, alpha=0.22, linewidth=0.7)
+    axes.set_xlabel("channels", color=INK)
+    axes.set_ylabel("squared norm reconstructed", color=INK)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
+    return figure
+
+
+def to_svg(figure: Figure, name: str, label: str) -> str:
+    """Render a figure as an inline SVG element; figures made alike give equal text (drawing one twice may not).
+
+    Text stays text, the background is transparent, and what is drawn in :data:`INK` takes the colour of the text
+    around the element, on light and on dark.
+
+    Args:
+        figure: the figure.
+        name: prefix that keeps the element's ids apart from those of other figures on the page (a valid id).
+        label: what the figure shows, for those who cannot see it; it must not contain markup.
+    """
+    buffer = io.StringIO()
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has the glyphs
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<style type=\"text/css\">.*?</style>", "", svg, flags=re.DOTALL)  # it would style the whole page
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg).replace("url(#", f"url(#{name}-")
+    svg = re.sub(INK, "currentColor", svg, flags=re.IGNORECASE)
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"\n\s*", "\n", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()
+
+
+def _bare(axes: Axes, *, left: bool = False) -> Axes:
+    """Strip the axes of their box."""
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom" or (left and side == "left"))
+        spine.set_color(MUTED)
+    axes.tick_params(colors=INK, length=0, labelsize=9.5)
+    axes.tick_params(which="minor", length=0)
+    axes.patch.set_alpha(0)
+    return axes
+
+
+def _safe(name: str) -> str:
+    text = visible(name)
+    return text if len(text) <= 32 else text[:31] + "…"

@@ -1,0 +1,1 @@
+"""A run: setup, stages, manifest, trackers, the command line."""

@@ -1,0 +1,97 @@
+"""Stage: every describer describes every neuron."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+
+from harness.folder import Journal, RunFolder
+from harness.llm.client import LLMClient
+from harness.llm.serving import Serving
+from harness.methods import Describer, DescriberCase, Draft
+from harness.records import Channel, Description, Exemplar, Neuron, Split, Status
+from harness.run.answers import answer_all, attempt
+from harness.run.setup import Setup
+
+OPEN_TO_DESCRIBERS = (Split.EXPLAIN, Split.SELECT)
+
+
+def pending_descriptions(setup: Setup, journal: Journal[Description]) -> dict[str, list[Neuron]]:
+    """Return, for each describer in the order in which they can work, the neurons it has yet to describe."""
+    return {
+        name: [neuron for neuron in setup.neurons if not journal.done((neuron, name))]
+        for name in setup.ordered_describers()
+    }
+
+
+async def describe(setup: Setup, folder: RunFolder, exemplars: Sequence[Exemplar], serving: Serving) -> None:
+    """Make every description that is not there yet."""
+    journal = folder.descriptions()
+    pending = pending_descriptions(setup, journal)
+    if not any(pending.values()):
+        return
+    cases = Cases(setup, folder.read_channels(), exemplars)
+    for name, neurons in pending.items():
+        if not neurons:
+            continue
+        describer = setup.describers[name]
+        llm = await serving.client(describer.role) if describer.role in setup.backends and describer.role else None
+        made = {(record.neuron, record.describer): record for record in journal.records()}
+        others = {
+            other: {neuron: made[neuron, other] for neuron in setup.neurons if (neuron, other) in made}
+            for other in describer.after
+        }
+        work = partial(_describe, setup, cases, name, describer, llm, others)
+        await answer_all(f"describe with {name}", "neurons", neurons, work, journal)
+    journal.close()
+
+
+class Cases:
+    """What describers may see, by neuron: never the splits that judges look at."""
+
+    def __init__(self, setup: Setup, channels: Sequence[Channel], exemplars: Sequence[Exemplar]) -> None:
+        self._setup = setup
+        self._channels: dict[Neuron, list[Channel]] = defaultdict(list)
+        self._exemplars: dict[Neuron, list[Exemplar]] = defaultdict(list)
+        for channel in channels:
+            self._channels[channel.neuron].append(channel)
+        for exemplar in exemplars:
+            if exemplar.split in OPEN_TO_DESCRIBERS:
+                self._exemplars[exemplar.neuron].append(exemplar)
+
+    def case(
+        self, neuron: Neuron, llm: LLMClient | None, others: dict[str, dict[Neuron, Description]]
+    ) -> DescriberCase:
+        """Return one neuron's case."""
+        return DescriberCase(
+            neuron=neuron,
+            exemplars=tuple(self._exemplars[neuron]),
+            subject=self._setup.subject,
+            llm=llm,
+            seed=self._setup.seed,
+            channels=tuple(self._channels[neuron]),
+            neurons=tuple(self._setup.neurons),
+            others=others,
+        )
+
+
+async def _describe(
+    setup: Setup,
+    cases: Cases,
+    name: str,
+    describer: Describer,
+    llm: LLMClient | None,
+    others: dict[str, dict[Neuron, Description]],
+    neuron: Neuron,
+) -> Description:
+    made, status, detail, usage = await attempt(
+        llm, lambda metered: describer.describe(cases.case(neuron, metered, others))
+    )
+    draft = Draft(made) if isinstance(made, str) else made
+    if draft is None:
+        return Description(neuron, name, "", status, detail, usage=usage)
+    text = " ".join(draft.text.split())
+    if not text:
+        return Description(neuron, name, "", Status.FAILED, "the description is empty", usage=usage)
+    return Description(neuron, name, text, status, draft.detail, draft.parts, usage)

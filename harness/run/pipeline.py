@@ -1,0 +1,119 @@
+"""One run from beginning to end: check, gather evidence, decompose, describe, judge, conclude."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.evidence import CorpusSummary, collect_exemplars, gather_windows, summarise
+from harness.folder import RunFolder, replacing, write_json, write_table
+from harness.llm.cache import ResponseCache
+from harness.llm.serving import Serving
+from harness.report import build_report
+from harness.run.decompose import check_weights, decompose_blocks, pending_blocks
+from harness.run.describe import describe, pending_descriptions
+from harness.run.judge import judge, pending_scores, pending_verdicts
+from harness.run.manifest import check_same_run, write_manifest
+from harness.run.progress import progress
+from harness.run.setup import Setup
+from harness.stats import Leaderboard, build_leaderboard, write_csv
+
+logger = logging.getLogger(__name__)
+
+
+def run(setup: Setup) -> Leaderboard:
+    """Run what has not been run yet in the setup's folder, and return the leaderboard.
+
+    Raises:
+        HarnessError: if something is the user's to mend.
+    """
+    return asyncio.run(_run(setup))
+
+
+async def _run(setup: Setup) -> Leaderboard:
+    folder = RunFolder(setup.folder)
+    check_same_run(setup, folder)
+    setup.check()
+    serving_config = setup.config["serving"]
+    cache = ResponseCache(Path(serving_config["cache"]).expanduser()) if setup.backends else None
+    async with Serving(setup.backends, cache, folder.logs, serving_config["max_servers"]) as serving:
+        await _preflight(setup, folder, serving)
+        blocks = pending_blocks(setup, folder)
+        check_weights(setup, blocks)
+        manifest = write_manifest(setup, folder, None)
+        corpus = _gather(setup, folder)
+        if corpus is not None:
+            manifest = write_manifest(setup, folder, corpus)
+        decompose_blocks(setup, folder, blocks)
+        exemplars = folder.read_exemplars()
+        await describe(setup, folder, exemplars, serving)
+        await judge(setup, folder, exemplars, serving)
+    if cache is not None:
+        cache.close()
+    return conclude(setup, folder, manifest)
+
+
+async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
+    """Try every LLM that still has work to do, as far as that is possible before any is started."""
+    waiting = [
+        *(
+            (setup.describers[name], items)
+            for name, items in pending_descriptions(setup, folder.descriptions()).items()
+        ),
+        *((setup.judges[name], items) for name, items in pending_verdicts(setup, folder.verdicts()).items()),
+        *((setup.judges[name], items) for name, items in pending_scores(setup, folder.scores()).items()),
+    ]
+    for method, items in waiting:
+        if items and method.role is not None and method.role in setup.backends:
+            await serving.preflight(method.role)
+
+
+def _gather(setup: Setup, folder: RunFolder) -> CorpusSummary | None:
+    """Gather the exemplars, unless they are there."""
+    if folder.exemplars.exists():
+        return None
+    logger.info("reading the corpus %s", setup.corpus.name)
+    windows = gather_windows(setup.corpus, setup.subject, setup.evidence, setup.seed)
+    with progress("activations", len(windows), "windows") as advance:
+        exemplars = collect_exemplars(
+            windows,
+            setup.subject,
+            setup.neurons,
+            setup.evidence,
+            seed=setup.seed,
+            device=setup.executor.device,
+            progress=advance,
+        )
+    write_table(folder.exemplars, exemplars)
+    return summarise(setup.corpus, windows)
+
+
+def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Leaderboard:
+    """Compute the statistics from the records, write leaderboard and report, and tell the tracker."""
+    leaderboard = build_leaderboard(
+        folder.verdicts().records(),
+        folder.scores().records(),
+        folder.descriptions().records(),
+        controls=setup.controls,
+        seed=setup.seed,
+    )
+    write_json(folder.leaderboard, leaderboard.to_json())
+    write_csv(leaderboard, folder.leaderboard_csv)
+    build_report([folder], folder.report)
+    _track(setup, folder, leaderboard, manifest)
+    return leaderboard
+
+
+def _track(setup: Setup, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
+    """Tell the tracker, unless it has been told of these very results."""
+    digest = hashlib.sha256(folder.leaderboard.read_bytes() + repr(setup.config["tracking"]).encode()).hexdigest()
+    told = folder.path / ".tracked"
+    if told.exists() and told.read_text() == digest:
+        return
+    setup.tracker.log(folder, leaderboard, manifest)
+    with replacing(told) as aside:
+        aside.write_text(digest)

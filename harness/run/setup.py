@@ -1,0 +1,266 @@
+"""From a config to the objects of a run, and everything that can be found wrong with it before time is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from harness.decomposition import AdamWConfig, DecompositionConfig, GeodesicConfig
+from harness.errors import HarnessError
+from harness.evidence import Corpus, EvidenceConfig
+from harness.llm.client import Backend
+from harness.methods import Comparator, Describer, Scorer
+from harness.records import Neuron, VectorKind
+from harness.run.executor import Executor
+from harness.run.tracking import Tracker
+from harness.seeds import derive_rng
+from harness.subject import Subject
+
+
+@dataclass(frozen=True)
+class NeuronSelection:
+    """Which neurons are described, and which of their weight vectors are decomposed.
+
+    Attributes:
+        layers: layers, from 0.
+        kinds: vector kinds: ``gate``, ``in``, ``out``.
+        indices: indices inside each layer; none to draw them.
+        per_layer: how many are drawn from each layer, by the seed; none takes all.
+    """
+
+    layers: Sequence[int]
+    kinds: Sequence[str]
+    indices: Sequence[int] | None = None
+    per_layer: int | None = None
+
+    def select(self, subject: Subject, seed: int) -> list[Neuron]:
+        """Return the neurons, ordered.
+
+        Raises:
+            HarnessError: if a layer, a neuron or a vector kind does not exist.
+        """
+        if not self.layers:
+            raise HarnessError("no layer is chosen (neurons.layers)")
+        try:
+            kinds = [VectorKind(kind) for kind in self.kinds]
+        except ValueError as error:
+            raise HarnessError(f"neurons.kinds: {error}; choose from {', '.join(VectorKind)}") from error
+        if self.indices is not None and self.per_layer is not None:
+            raise HarnessError("neurons.indices and neurons.per_layer are both set; set one of them to null")
+        if self.per_layer is not None and not 1 <= self.per_layer <= subject.d_mlp:
+            raise HarnessError(
+                f"neurons.per_layer={self.per_layer}, but a layer of {subject.name} has {subject.d_mlp} neurons"
+            )
+        neurons = []
+        for layer in sorted(set(self.layers)):
+            if self.indices is not None:
+                indices = sorted(set(self.indices))
+            elif self.per_layer is not None:
+                draw = derive_rng(seed, "neurons", layer).choice(subject.d_mlp, self.per_layer, replace=False)
+                indices = sorted(map(int, draw))
+            else:
+                indices = list(range(subject.d_mlp))
+            subject.check(layer, indices, kinds)
+            neurons += [Neuron(layer, index) for index in indices]
+        if not neurons:
+            raise HarnessError("no neuron is chosen (neurons.indices)")
+        return neurons
+
+
+@dataclass(frozen=True)
+class DecompositionPlan:
+    """Decomposition settings, with exceptions for some layers and vector kinds.
+
+    Attributes:
+        settings: the fields of DecompositionConfig where no exception holds.
+        overrides: exceptions, tried in order: ``layers`` and ``kinds`` (none: all) say where the other keys hold.
+        seed: the run's seed.
+    """
+
+    settings: Mapping[str, Any]
+    overrides: Sequence[Mapping[str, Any]]
+    seed: int
+
+    def config(self, layer: int, kind: VectorKind) -> DecompositionConfig:
+        """Return the settings for one layer and vector kind.
+
+        Raises:
+            HarnessError: if a setting is unknown or out of range.
+        """
+        settings: dict[str, Any] = {
+            name: dict(value) if isinstance(value, Mapping) else value for name, value in self.settings.items()
+        }
+        for exception in self.overrides:
+            layers, kinds = exception.get("layers"), exception.get("kinds")
+            if (layers is None or layer in layers) and (kinds is None or kind in kinds):
+                for name, value in exception.items():
+                    if name in {"layers", "kinds"}:
+                        continue
+                    if isinstance(value, Mapping):
+                        settings[name] = {**settings.get(name, {}), **value}
+                    else:
+                        settings[name] = value
+        try:
+            adamw, geodesic = AdamWConfig(**settings.pop("adamw", {})), GeodesicConfig(**settings.pop("geodesic", {}))
+            return DecompositionConfig(**settings, seed=self.seed, adamw=adamw, geodesic=geodesic)
+        except (TypeError, ValueError) as error:
+            raise HarnessError(f"decomposition: {error}") from error
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The objects of a run.
+
+    Attributes:
+        config: the resolved config as plain types.
+        folder: the run folder's path.
+        seed: the run's seed.
+    """
+
+    config: dict[str, Any]
+    folder: Path
+    seed: int
+    subject: Subject
+    selection: NeuronSelection
+    decomposition: DecompositionPlan
+    corpus: Corpus
+    evidence: EvidenceConfig
+    describers: dict[str, Describer]
+    comparators: dict[str, Comparator]
+    scorers: dict[str, Scorer]
+    backends: dict[str, Backend]
+    executor: Executor
+    tracker: Tracker
+
+    @classmethod
+    def of(cls, composed: DictConfig) -> Setup:
+        """Instantiate everything the config names; nothing heavy is loaded.
+
+        Raises:
+            HarnessError: naming the entry that cannot be built.
+        """
+        config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        judges = _built_all(config, "judges", Comparator | Scorer)
+        describers = _built_all(config, "describers", Describer)
+        settings = {name: value for name, value in config["decomposition"].items() if name != "overrides"}
+        return cls(
+            config=config,
+            folder=Path(config["folder"]),
+            seed=config["seed"],
+            subject=_built(config, "subject", Subject),
+            selection=NeuronSelection(**config["neurons"]),
+            decomposition=DecompositionPlan(settings, config["decomposition"]["overrides"], config["seed"]),
+            corpus=_built(config, "corpus", Corpus),
+            evidence=EvidenceConfig(**config["evidence"]),
+            describers=describers,
+            comparators={name: judge for name, judge in judges.items() if isinstance(judge, Comparator)},
+            scorers={name: judge for name, judge in judges.items() if isinstance(judge, Scorer)},
+            backends=_built_all(config, "llm", Backend),
+            executor=_built(config, "executor", Executor),
+            tracker=_built(config, "tracking", Tracker),
+        )
+
+    @cached_property
+    def neurons(self) -> list[Neuron]:
+        """The neurons of the run, ordered."""
+        return self.selection.select(self.subject, self.seed)
+
+    @property
+    def kinds(self) -> tuple[VectorKind, ...]:
+        """The vector kinds that are decomposed."""
+        return tuple(VectorKind(kind) for kind in self.selection.kinds)
+
+    @property
+    def judges(self) -> dict[str, Comparator | Scorer]:
+        """All judges by name."""
+        return {**self.comparators, **self.scorers}
+
+    @property
+    def controls(self) -> list[str]:
+        """Names of the describers that are controls."""
+        return [name for name, describer in self.describers.items() if describer.control]
+
+    def ordered_describers(self) -> list[str]:
+        """Return the describers so that each stands behind those whose descriptions it reads.
+
+        Raises:
+            HarnessError: if one reads from a describer that is not there, or two from each other.
+        """
+        ordered: list[str] = []
+        waiting = dict(self.describers)
+        while waiting:
+            ready = [name for name, describer in waiting.items() if set(describer.after) <= set(ordered)]
+            if not ready:
+                name, describer = next(iter(waiting.items()))
+                missing = [other for other in describer.after if other not in self.describers]
+                if missing:
+                    raise HarnessError(
+                        f"describers.{name} needs the descriptions of {missing[0]!r}, which is no describer of this run "
+                        f"({', '.join(self.describers)}): add it, or change what {name} reads"
+                    )
+                raise HarnessError(f"the describers {', '.join(waiting)} wait for each other's descriptions")
+            ordered += ready
+            for name in ready:
+                del waiting[name]
+        return ordered
+
+    def check(self) -> None:
+        """Find what can be found wrong with the files and the config alone.
+
+        Raises:
+            HarnessError: one line, the cause and the cure.
+        """
+        if len(self.describers) < 2:
+            raise HarnessError("at least two describers are needed to compare any (describers=[rotate,maxact])")
+        if not self.comparators and not self.scorers:
+            raise HarnessError("no judge is chosen (judges=[embedding_pairwise])")
+        self.ordered_describers()
+        for name, method in {**self.describers, **self.judges}.items():
+            required = getattr(method, "llm_required", True)
+            if method.role is not None and required and method.role not in self.backends:
+                raise HarnessError(
+                    f"{name} needs an LLM as {method.role}, and none is configured: add llm@llm.{method.role}=vllm "
+                    f"llm.{method.role}.model=..., or leave {name} out"
+                )
+        for name, describer in self.describers.items():
+            missing = [kind for kind in describer.kinds if kind not in self.kinds]
+            if describer.needs_channels and missing:
+                raise HarnessError(
+                    f"describers.{name} reads {missing[0]!r} channels, but only {', '.join(self.kinds)} vectors are "
+                    f"decomposed: add it to neurons.kinds, or take it out of describers.{name}.kinds"
+                )
+        assert self.neurons
+        for layer in {neuron.layer for neuron in self.neurons}:
+            for kind in self.kinds:
+                self.decomposition.config(layer, kind)
+        encoders = {id(judge.encoder): judge.encoder for judge in self.judges.values() if hasattr(judge, "encoder")}
+        for encoder in encoders.values():
+            encoder.check()
+
+
+def _built_all(config: Mapping[str, Any], group: str, kind: Any) -> dict[str, Any]:
+    entries = (config.get(group) or {}).items()
+    return {name: _built(entry, f"{group}.{name}", kind, whole=True) for name, entry in entries if entry}
+
+
+def _built(config: Mapping[str, Any], name: str, kind: Any, *, whole: bool = False) -> Any:
+    entry = config if whole else config.get(name)
+    if not isinstance(entry, Mapping) or "_target_" not in entry:
+        raise HarnessError(f"the config entry {name} has no _target_ that says which class to build")
+    try:
+        # "all": mappings and lists arrive as plain Python, which is what a method's author expects.
+        built = instantiate(entry, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise HarnessError(f"{name}: {' '.join(str(cause).split())}") from error
+    if not isinstance(built, kind):
+        wanted = getattr(kind, "__name__", str(kind))
+        raise HarnessError(f"{name}: {entry['_target_']} is no {wanted}")
+    return built

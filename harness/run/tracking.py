@@ -1,0 +1,111 @@
+"""Experiment trackers: told of a run when it is over, from its records, and never able to fail it."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.folder import RunFolder
+from harness.report.plots import leaderboard_figure, win_matrix_figure
+from harness.seeds import derive_seed
+from harness.stats import Leaderboard
+
+logger = logging.getLogger(__name__)
+
+
+class Tracker(ABC):
+    """Logs a finished run somewhere."""
+
+    @abstractmethod
+    def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
+        """Log one run, whole. Called again for the same run only if its results have changed."""
+
+
+class NoTracker(Tracker):
+    """Logs nothing."""
+
+    def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+
+class WandbTracker(Tracker):
+    """Logs to Weights & Biases: tables, figures, win rates and scores as summary metrics, the config.
+
+    A run of the harness is one W&B run: when it is taken up again, so is the W&B run.
+
+    Args:
+        mode: ``online``, or ``offline`` to write beside the run, for ``wandb sync`` later.
+        project: W&B project.
+        entity: W&B user or team; the account's default if none.
+        group: group of runs, for sweeps.
+        tags: tags of the run.
+    """
+
+    def __init__(
+        self,
+        mode: str = "offline",
+        project: str = "neuron-harness",
+        entity: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        self._mode, self._project, self._entity, self._group, self._tags = mode, project, entity, group, tuple(tags)
+
+    def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
+        """Log the run; a failure is a warning, for the results are on disk already."""
+        try:
+            self._log(folder, leaderboard, manifest)
+        except Exception as error:  # a network or a service must never cost a finished run
+            logger.warning("Weights & Biases was not told of this run (%s); its results are in %s", error, folder.path)
+
+    def _log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
+        import wandb
+
+        identity = f"{derive_seed(0, folder.path.resolve(), manifest['created']):x}"[:12]
+        with wandb.init(
+            mode="online" if self._mode == "online" else "offline",
+            project=self._project,
+            entity=self._entity,
+            group=self._group,
+            tags=self._tags,
+            name=manifest["name"],
+            id=identity,
+            resume="allow",
+            dir=str(folder.path),
+            config={
+                **manifest["config"],
+                "manifest": {key: manifest[key] for key in ("subject", "versions", "commit")},
+            },
+            settings=wandb.Settings(silent=True, console="off"),
+        ) as run:
+            rows = leaderboard.to_json()["overall"]["rows"]
+            run.log(
+                {
+                    "leaderboard": _table(wandb, rows),
+                    "win_matrix": _table(wandb, leaderboard.to_json()["overall"]["cells"]),
+                    "scores": _table(wandb, leaderboard.to_json()["scores"]),
+                    "descriptions": _table(wandb, [_flat(record) for record in folder.descriptions().records()]),
+                    "verdicts": _table(wandb, [_flat(record) for record in folder.verdicts().records()]),
+                    "leaderboard_plot": wandb.Image(leaderboard_figure(leaderboard)),
+                    "win_matrix_plot": wandb.Image(win_matrix_figure(leaderboard)),
+                }
+            )
+            for row in leaderboard.overall.rows:
+                run.summary[f"win_rate/{row.describer}"] = row.win_rate
+            for score in leaderboard.scores:
+                run.summary[f"score/{score.scorer}/{score.describer}"] = score.mean
+
+
+def _flat(record: Any) -> dict[str, Any]:
+    values = {name: value for name, value in vars(record).items() if name not in {"usage", "parts"}}
+    return {name: str(value) if value is not None else None for name, value in values.items()}
+
+
+def _table(wandb: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Make a W&B table of rows with equal keys; nested values become text, for a column has one type."""
+    columns = list(rows[0]) if rows else []
+    simple = (str, int, float, bool, type(None))
+    data = [[row[name] if isinstance(row[name], simple) else str(row[name]) for name in columns] for row in rows]
+    return wandb.Table(columns=columns, data=data)

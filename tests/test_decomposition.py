@@ -1,0 +1,409 @@
+"""ROTATE as its users meet it: planted concepts come back, and what the solvers rely on holds."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from harness.decomposition import (
+    AdamWConfig,
+    DecompositionConfig,
+    GeodesicConfig,
+    decompose,
+    kurtosis,
+    reconstruction,
+    skewness,
+    tail_mask,
+    z_scores,
+)
+from harness.decomposition.deflation import deflate
+from harness.decomposition.geodesic import GreatCircle
+from harness.decomposition.objective import Objective, central_moments, centred, kurtosis_gradient
+
+CONCEPTS, TOKENS_PER_CONCEPT = 6, 12
+# The published search, cut short: a planted concept needs far fewer steps than a real neuron.
+QUICK_ADAMW = AdamWConfig(learning_rate=2e-2, max_steps=500, convergence_min_steps=200)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def vocabulary(d_model: int = 96, tokens: int = 1500) -> tuple[Tensor, Tensor]:
+    """A random vocabulary, (d_model, V) of unit columns, in which token i < 72 belongs to concept i // 12."""
+    generator = torch.Generator().manual_seed(11)
+    concepts = torch.linalg.qr(torch.randn(d_model, CONCEPTS, generator=generator)).Q.T
+    columns = torch.randn(d_model, tokens, generator=generator) / math.sqrt(d_model)
+    members = torch.arange(CONCEPTS * TOKENS_PER_CONCEPT)
+    columns[:, members] = 0.9 * concepts[members // TOKENS_PER_CONCEPT].T + 0.4 * columns[:, members]
+    return concepts, columns / columns.norm(dim=0)
+
+
+def random_problem(seed: int, neurons: int = 3, d_model: int = 8, tokens: int = 40) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors, projection and token weights in float64, heavy-tailed and off-centre as real ones are."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    projection = normal(d_model, tokens) * torch.exp(normal(tokens)) + normal(d_model, 1)
+    return normal(neurons, d_model), projection, torch.rand(neurons, tokens, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("solver", ["geodesic", "adamw"])
+def test_channels_are_the_concepts_that_a_neuron_was_mixed_from(solver: str) -> None:
+    concepts, projection = vocabulary()
+    recipes = [{0: 1.0, 1: 0.8, 2: 0.7}, {3: 1.0, 4: -0.9, 5: 0.7}]
+    noise = torch.randn(2, concepts.shape[1], generator=torch.Generator().manual_seed(5))
+    vectors = torch.stack([sum(share * concepts[i] for i, share in recipe.items()) for recipe in recipes])  # type: ignore[misc]
+    vectors = 3.0 * (vectors + 0.02 * noise)
+    config = DecompositionConfig(num_channels=3, solver=solver, adamw=QUICK_ADAMW)  # type: ignore[arg-type]
+
+    found = decompose(vectors, projection, config=config)
+
+    for recipe, directions, skews in zip(recipes, found.directions, found.skewness, strict=True):
+        seen = {}
+        for direction, skew in zip(directions, skews, strict=True):
+            scores = (direction @ projection) * torch.sign(skew)
+            top = scores.topk(TOKENS_PER_CONCEPT).indices // TOKENS_PER_CONCEPT
+            assert len(top.unique()) == 1, "the channel's top tokens are of more than one concept"
+            seen[int(top[0])] = float(torch.sign(skew))
+        assert seen == {concept: math.copysign(1.0, share) for concept, share in recipe.items()}
+    assert (found.kurtosis > 1.5 * kurtosis(vectors @ projection).unsqueeze(-1)).all(), "channels are sparser than w"
+    assert (found.masked_tokens >= TOKENS_PER_CONCEPT).all()
+    assert reconstruction(vectors, found.directions)[:, -1].min() > 0.9
+    assert found.steps.shape == (2, 3)
+    assert (found.steps >= 1).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.floats(0.0, 2.0), st.floats(0.0, 2.0))
+def test_closed_form_gradients_agree_with_autograd(seed: int, kurtosis_weight: float, fidelity_weight: float) -> None:
+    vectors, projection, weights = random_problem(seed)
+    values = (vectors @ projection).requires_grad_()
+    (by_autograd,) = torch.autograd.grad(kurtosis(values).sum(), values)
+    with torch.no_grad():
+        in_closed_form = kurtosis_gradient(centred(values), central_moments(values))
+    torch.testing.assert_close(in_closed_form, by_autograd, rtol=1e-8, atol=1e-9)
+
+    objective = Objective(projection, kurtosis_weight, fidelity_weight)
+    directions = (vectors.flip(0) + 0.5 * vectors).requires_grad_()
+    (by_autograd,) = torch.autograd.grad(objective.loss(directions, vectors, weights).sum(), directions)
+    in_closed_form = objective.gradient(directions.detach(), vectors, weights)
+    torch.testing.assert_close(in_closed_form, by_autograd, rtol=1e-8, atol=1e-9)
+
+
+def circle_and_its_truth(seed: int, dtype: torch.dtype) -> tuple[GreatCircle, Tensor, Tensor, Tensor, Tensor]:
+    """A random great circle per neuron, and what its loss is to be recomputed from."""
+    vectors, projection, weights = random_problem(seed, tokens=700)
+    points = torch.nn.functional.normalize(vectors.roll(1, 0) + vectors, dim=-1)
+    across = vectors.roll(2, 0) - (vectors.roll(2, 0) * points).sum(-1, keepdim=True) * points
+    tangents = torch.nn.functional.normalize(across, dim=-1)
+    targets = torch.nn.functional.normalize(vectors, dim=-1)
+    circle = GreatCircle.through(
+        Objective(projection, 0.3, 1.0),
+        centred((points @ projection) * weights).to(dtype),
+        centred((tangents @ projection) * weights).to(dtype),
+        (points * targets).sum(-1),
+        (tangents * targets).sum(-1),
+    )
+    return circle, points, tangents, vectors, weights
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6))
+def test_the_loss_along_a_great_circle_is_exact_at_every_angle(seed: int) -> None:
+    circle, points, tangents, vectors, weights = circle_and_its_truth(seed, torch.float64)
+    angles = torch.linspace(-math.pi, math.pi, 23, dtype=torch.float64)
+    claimed = circle.loss(angles.expand(len(points), -1))
+    moments = circle.moments(angles.expand(len(points), -1))
+    for column, angle in enumerate(angles):
+        directions = torch.cos(angle) * points + torch.sin(angle) * tangents
+        recomputed = circle.objective.loss(directions, vectors, weights)
+        torch.testing.assert_close(claimed[:, column], recomputed, rtol=1e-9, atol=1e-9)
+        truth = central_moments((directions @ circle.objective.projection) * weights)
+        torch.testing.assert_close(moments.third[:, column], truth.third, rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(moments.skewness[:, column], truth.skewness, rtol=1e-7, atol=1e-8)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6))
+def test_the_line_search_is_no_worse_than_a_dense_scan(seed: int) -> None:
+    circle, *_ = circle_and_its_truth(seed, torch.float32)
+    dense = torch.linspace(-math.pi, math.pi, 5_001, dtype=torch.float64).expand(circle.cosine.shape[0], -1)
+    angles, losses = circle.lowest()
+    assert (losses <= circle.loss(dense).min(dim=-1).values + 1e-5).all()
+    assert (losses <= circle.loss(torch.zeros(len(angles), 1, dtype=torch.float64)).squeeze(-1)).all()
+    torch.testing.assert_close(circle.loss(angles.unsqueeze(-1)).squeeze(-1), losses)
+
+
+def test_a_mask_covers_the_tail_that_carries_the_channel() -> None:
+    ordinary = [0.5, -0.5] * 150
+    upper = [*ordinary, 40.0, 5.0, -5.0, 3.0]  # third powers: 64,027 in 304 tokens, above 10
+    lower = [-value for value in upper]
+    both = [*ordinary, 5.0, 4.1, -5.0, -3.9]
+    mask = tail_mask(torch.tensor([upper, lower, both]), threshold=4.0, skew_threshold=10.0)
+    assert [row.nonzero().squeeze(-1).tolist() for row in mask] == [[300, 301], [300, 301], [300, 301, 302]]
+
+
+def test_a_masked_token_never_gains_weight() -> None:
+    weights = torch.tensor([[1.0, 1.0, 1e-4, 0.0, 0.0]])
+    mask = torch.tensor([[True, False, True, True, False], [False] * 5])
+    assert deflate(weights, mask, 0.01).tolist() == pytest.approx(
+        [pytest.approx([0.01, 1.0, 1e-4, 0.0, 0.0]), pytest.approx([1.0, 1.0, 1e-4, 0.0, 0.0])]
+    )
+
+
+def test_tokens_of_weight_zero_are_never_what_a_channel_is_found_for() -> None:
+    concepts, projection = vocabulary()
+    weights = torch.ones(projection.shape[1])
+    weights[: 2 * TOKENS_PER_CONCEPT] = 0.0  # concepts 0 and 1
+    vector = (concepts[0] + 0.9 * concepts[1] + 0.5 * concepts[2]).unsqueeze(0)
+    found = decompose(vector, projection, token_weights=weights, config=DecompositionConfig(num_channels=1))
+    unseen = decompose(vector, projection, config=DecompositionConfig(num_channels=1))
+    assert float(found.directions[0, 0] @ concepts[2]) > float(unseen.directions[0, 0] @ concepts[2]) + 0.1
+    weighted = (found.directions[0] @ projection) * weights
+    expected = -0.3 * math.log1p(float(kurtosis(weighted))) + 1.0 - float(found.cosine)
+    assert float(found.loss) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_figures_of_a_channel_are_those_of_its_direction() -> None:
+    concepts, projection = vocabulary()
+    vectors = (concepts[:3] + concepts[3:]).double()
+    projection = projection.double()
+    found = decompose(vectors, projection, config=DecompositionConfig(num_channels=2))
+    assert found.directions.dtype == torch.float64
+    projected = found.directions @ projection
+    torch.testing.assert_close(found.kurtosis, kurtosis(projected))
+    torch.testing.assert_close(found.skewness, skewness(projected))
+    torch.testing.assert_close(
+        found.cosine, torch.nn.functional.cosine_similarity(found.directions, vectors.unsqueeze(1), dim=-1)
+    )
+    z = z_scores(projected)
+    heavy_upper = z.pow(3).mean(-1, keepdim=True) > 10
+    assert found.masked_tokens.tolist() == torch.where(heavy_upper, z > 4, z.abs() > 4).sum(-1).tolist()
+    # The second channel's loss is counted with the first one's tokens at weight 0.01.
+    weights = torch.where(torch.where(heavy_upper, z > 4, z.abs() > 4)[:, 0], 0.01, 1.0)
+    expected = -0.3 * torch.log1p(kurtosis(projected[:, 1] * weights)) + 1 - found.cosine[:, 1]
+    torch.testing.assert_close(found.loss[:, 1], expected)
+
+
+@pytest.mark.parametrize("solver", ["geodesic", "adamw"])
+def test_equal_seeds_give_equal_channels_of_the_vectors_norms(solver: str) -> None:
+    concepts, projection = vocabulary()
+    vectors = torch.stack([2.0 * (concepts[0] + concepts[1]), 0.1 * (concepts[2] - concepts[3])])
+
+    def run(seed: int) -> Tensor:
+        adamw = AdamWConfig(learning_rate=2e-2, max_steps=101)
+        config = DecompositionConfig(num_channels=2, solver=solver, seed=seed, adamw=adamw)  # type: ignore[arg-type]
+        return decompose(vectors, projection, config=config).directions
+
+    first = run(3)
+    assert torch.equal(first, run(3))
+    torch.testing.assert_close(first.norm(dim=-1), vectors.norm(dim=-1, keepdim=True).expand(2, 2))
+    assert torch.equal(first, run(4)) == (solver == "geodesic"), "only adamw draws random numbers"
+
+
+@pytest.mark.parametrize("solver", ["geodesic", "adamw"])
+def test_a_vectors_length_changes_nothing_but_the_channels_lengths(solver: str) -> None:
+    concepts, projection = vocabulary()
+    vectors = concepts[:2] + concepts[2:4]
+    adamw = AdamWConfig(learning_rate=2e-2, max_steps=11, checkpoint_every=10)
+    config = DecompositionConfig(num_channels=1, solver=solver, adamw=adamw)  # type: ignore[arg-type]
+    tiny = 2.0**-80  # its square is no float32; a power of two, so that nothing is rounded
+    expected = decompose(vectors, projection, config=config)
+    found = decompose(vectors * tiny, projection, config=config)
+    assert torch.equal(found.directions / tiny, expected.directions)
+    assert torch.equal(found.kurtosis, expected.kurtosis)
+
+
+def test_the_published_search_starts_anywhere_and_stops_when_its_losses_are_flat() -> None:
+    concepts, projection = vocabulary()
+    vectors = concepts[:2] + concepts[2:4]
+
+    def run(**adamw: float) -> tuple[Tensor, Tensor, Tensor]:
+        config = DecompositionConfig(num_channels=1, solver="adamw", adamw=AdamWConfig(**adamw))  # type: ignore[arg-type]
+        found = decompose(vectors, projection, config=config)
+        return found.steps, found.cosine, found.kurtosis
+
+    started, cosine, score = run(max_steps=1)
+    assert started.tolist() == [[1], [1]]
+    assert (cosine < 0.9999).all(), "a random reflection is not the vector"
+    # The only candidate before step 100 is the one at step 0, which the warm-up leaves where it is.
+    assert torch.equal(run(max_steps=100, learning_rate=2e-2)[2], score)
+    assert (run(max_steps=101, learning_rate=2e-2)[2].abs() > score.abs()).all()
+    flat = run(convergence_std=100.0, convergence_min_steps=30, convergence_window=20)[0]
+    assert flat.tolist() == [[30], [30]]
+    never = run(convergence_std=0.0, convergence_min_steps=30, convergence_window=20, max_steps=60)[0]
+    assert never.tolist() == [[60], [60]]
+
+
+def test_a_neurons_channels_do_not_depend_on_its_batch() -> None:
+    concepts, projection = vocabulary()
+    noise = torch.randn(7, concepts.shape[1], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    vectors = 0.5 * noise + concepts.double().roll(1, 0).repeat(2, 1)[:7]
+    config = DecompositionConfig(num_channels=3)
+    order = torch.tensor([4, 0, 6, 2])
+    together = decompose(vectors, projection.double(), config=config)
+    apart = decompose(vectors[order], projection.double(), config=config)
+    torch.testing.assert_close(apart.directions, together.directions[order], rtol=1e-7, atol=1e-7)
+    assert apart.steps.tolist() == together.steps[order].tolist()
+
+
+def test_the_search_never_ends_above_the_vector_itself_and_more_steps_never_hurt() -> None:
+    vectors, projection, weights = random_problem(8, neurons=16, d_model=24, tokens=500)
+    objective = Objective(projection, 0.3, 1.0)
+    previous = objective.loss(vectors, vectors, weights)
+    for max_steps in (1, 2, 3, 5, 8, 30, 60):  # across the refresh at step 25
+        config = DecompositionConfig(num_channels=1, geodesic=GeodesicConfig(max_steps=max_steps))
+        found = decompose(vectors, projection, token_weights=weights, config=config)
+        assert (found.loss[:, 0] <= previous + 1e-9).all()
+        assert (found.steps <= max_steps).all()
+        previous = found.loss[:, 0]
+    gradient = objective.gradient(found.directions[:, 0], vectors, weights)
+    length = found.directions[:, 0].norm(dim=-1)
+    settled = found.steps[:, 0] < 60
+    assert settled.sum() >= 12
+    assert (gradient.norm(dim=-1) * length)[settled].max() < 0.05, "the search stopped where the loss still falls"
+
+
+def test_half_precision_weights_are_computed_in_single_precision() -> None:
+    concepts, projection = vocabulary()
+    vectors = (concepts[:2] + concepts[2:4]).bfloat16()
+    config = DecompositionConfig(num_channels=1)
+    coarse = decompose(vectors, projection.bfloat16(), config=config)
+    assert coarse.directions.dtype == torch.float32
+    fine = decompose(vectors.float(), projection.bfloat16().float(), config=config)
+    torch.testing.assert_close(coarse.directions, fine.directions)
+
+
+def test_a_caller_hears_of_every_channel() -> None:
+    concepts, projection = vocabulary()
+    heard: list[tuple[int, int]] = []
+    decompose(
+        concepts[:1],
+        projection,
+        config=DecompositionConfig(num_channels=3, geodesic=GeodesicConfig(max_steps=3)),
+        progress=lambda done, of: heard.append((done, of)),
+    )
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_vector_that_reaches_no_token_comes_back_as_it_is() -> None:
+    projection = torch.zeros(4, 50)
+    projection[0] = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    found = decompose(torch.tensor([[0.0, 0.0, 0.0, 2.0]]), projection, config=DecompositionConfig(num_channels=1))
+    assert torch.isfinite(found.directions).all()
+    assert float(found.directions.norm()) == pytest.approx(2.0)
+
+
+def test_reconstruction_is_the_share_of_the_norm_in_the_span() -> None:
+    vectors = torch.tensor([[3.0, 0.0, 4.0], [1.0, 1.0, 0.0]])
+    first = torch.tensor([[5.0, 0.0, 0.0], [0.0, 0.0, 7.0], [0.0, 2.0, 0.0]])
+    # (1, 0, 0) holds half of (1, 1, 0); its double and its negative hold no more; (1, 1, 1) completes the plane:
+    # the rest of w, (0, 1, 0), has half of its square in the direction (0, 1, 1).
+    second = torch.tensor([[1.0, 0.0, 0.0], [-2.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    shares = reconstruction(vectors, torch.stack([first, second]))
+    torch.testing.assert_close(shares, torch.tensor([[0.36, 1.0, 1.0], [0.5, 0.5, 0.75]]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.integers(1, 9))
+def test_reconstruction_never_falls_and_matches_least_squares(seed: int, channels: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    directions = torch.randn(2, channels, 6, generator=generator, dtype=torch.float64)
+    shares = reconstruction(vectors, directions)
+    assert (shares.diff(dim=-1) >= 0).all()
+    for row in range(2):
+        fitted = torch.linalg.lstsq(directions[row].T, vectors[row].unsqueeze(-1), driver="gelsd").solution
+        rest = vectors[row] - (directions[row].T @ fitted).squeeze(-1)
+        expected = 1 - float(rest.square().sum() / vectors[row].square().sum())
+        assert float(shares[row, -1]) == pytest.approx(expected, abs=1e-8)
+
+
+def vectors_with(row: int, value: float) -> Tensor:
+    vectors = torch.ones(3, 4)
+    vectors[row] = value
+    return vectors
+
+
+@pytest.mark.parametrize(
+    ("vectors", "projection", "weights", "message"),
+    [
+        (vectors_with(1, math.nan), torch.ones(4, 9), None, r"vectors has NaN or infinite values in rows 1 \(1 of 3\)"),
+        (vectors_with(2, math.inf), torch.ones(4, 9), None, r"NaN or infinite values in rows 2 "),
+        (vectors_with(0, 0.0), torch.ones(4, 9), None, r"vectors is zero, .*rows 0 \(1 of 3\)"),
+        (torch.ones(4), torch.ones(4, 9), None, r"vectors must be \(N, d_model\).* not \(4,\)"),
+        (torch.ones(0, 4), torch.ones(4, 9), None, r"not empty, not \(0, 4\)"),
+        (torch.ones(3, 4), torch.ones(9, 4), None, r"projection must be \(d_model=4, V\).* not \(9, 4\)"),
+        (torch.ones(3, 4), torch.full((4, 9), math.nan), None, r"projection has NaN .*columns 0, 1, .*\(9 of 9\)"),
+        (
+            torch.ones(3, 4),
+            torch.ones(4, 9),
+            torch.ones(4),
+            r"token_weights must be \(V=9,\) or \(N=3, V=9\), not \(4,\)",
+        ),
+        (torch.ones(3, 4), torch.ones(4, 9), -torch.ones(9), r"token_weights is negative"),
+        (torch.ones(3, 4), torch.ones(4, 9), torch.zeros(9), r"token_weights leaves no token"),
+        (torch.ones(3, 4, dtype=torch.int64), torch.ones(4, 9), None, r"vectors must be floating point"),
+        (torch.ones(3, 4), torch.ones(4, 9, device="meta"), None, r"projection is on meta but vectors is on cpu"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(
+    vectors: Tensor, projection: Tensor, weights: Tensor | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as refusal:
+        decompose(vectors, projection, token_weights=weights)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (DecompositionConfig, "num_channels", 0),
+        (DecompositionConfig, "num_channels", 2.5),
+        (DecompositionConfig, "kurtosis_weight", -0.1),
+        (DecompositionConfig, "fidelity_weight", math.nan),
+        (DecompositionConfig, "mask_threshold", math.inf),
+        (DecompositionConfig, "skew_threshold", -1.0),
+        (DecompositionConfig, "masked_token_weight", 1.5),
+        (DecompositionConfig, "solver", "sgd"),
+        (AdamWConfig, "learning_rate", 0.0),
+        (AdamWConfig, "weight_decay", -1.0),
+        (AdamWConfig, "warmup_steps", -1),
+        (AdamWConfig, "max_steps", 0),
+        (AdamWConfig, "checkpoint_every", 0),
+        (AdamWConfig, "convergence_window", 0),
+        (AdamWConfig, "convergence_std", math.nan),
+        (AdamWConfig, "convergence_min_steps", 0),
+        (GeodesicConfig, "max_steps", 0),
+        (GeodesicConfig, "tolerance", -1e-9),
+        (GeodesicConfig, "patience", 0),
+        (GeodesicConfig, "refresh_every", 0),
+    ],
+)
+def test_bad_settings_are_refused_by_name(kind: type, field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"{field} must be .*, not ") as refusal:
+        kind(**{field: value})
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_package_needs_torch_alone() -> None:
+    heavy = "hydra vllm datasets wandb transformers pyarrow sklearn"
+    code = f"import sys, harness.decomposition; print([m for m in {heavy.split()} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,547 @@
+"""The report, from synthetic run folders whose texts are as hostile as a corpus or a model can make them."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import io
+import itertools
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from harness.errors import HarnessError
+from harness.folder import RunFolder, write_json, write_table
+from harness.records import (
+    Channel,
+    Description,
+    Exemplar,
+    Neuron,
+    Score,
+    ScoredToken,
+    Source,
+    Split,
+    Status,
+    Usage,
+    VectorKind,
+    VectorSummary,
+    Verdict,
+    Winner,
+)
+from harness.report import build_report, load_run, print_leaderboard
+from harness.report.__main__ import main
+from harness.report.cards import build_cards, crop, disagreement
+from harness.report.plots import (
+    kurtosis_figure,
+    leaderboard_figure,
+    reconstruction_figure,
+    to_svg,
+    win_matrix_figure,
+)
+from harness.report.text import shown_token, visible
+from harness.report.words import comparability_warnings, config_differences, control_warnings
+from harness.stats import build_leaderboard, leaderboard_from_json
+
+ATTACK = "<script>alert('x')</script><img src=https://evil.example/x.png onerror=alert(1)>"
+HOSTILE = [
+    ATTACK,
+    "\"' onmouseover='alert(2)",
+    "שלום עולם \u202e reversed \u2066 isolated",
+    "nul \x00 bell \x07 escape \x1b[31m del \x7f",
+    "{{ 7 * 7 }} {% raw %} $\\frac{1}{2}$",
+    "lone \ud800 surrogate",
+    "</style></details><!-- ]]>",
+]
+WORDS = ("until", "harbour", "opens", "compare", "version", "size", "edition", "while", "boats", "return", "late")
+DESCRIBERS = {"rotate": "llm", "maxact": "llm", "vocab_proj": "extractive", "shuffled": "llm", "empty": "extractive"}
+CONTROLS = ("shuffled", "empty")
+
+
+def make_run(
+    path: Path,
+    *,
+    name: str = "synthetic",
+    neurons: int = 4,
+    channels: int = 10,
+    config: dict[str, Any] | None = None,
+    llm: bool = True,
+    hostile: bool = True,
+    quality: tuple[str, ...] = ("rotate", "maxact", "vocab_proj", "shuffled", "empty"),
+) -> RunFolder:
+    """Write a run folder with its own writers; ``quality`` ranks the describers, best first."""
+    rng = random.Random(name)
+    folder = RunFolder(path)
+    ids = [Neuron(3 + 2 * (place % 2), 17 * place + 5) for place in range(neurons)]
+    odd = HOSTILE if hostile else ["word"]
+    write_json(
+        folder.manifest,
+        {
+            "name": name + (f" {ATTACK}" if hostile else ""),
+            "seed": 7,
+            "created": "2026-04-07T09:30:00Z",
+            "subject": {
+                "name": "all-MiniLM-L6-v2",
+                "model_type": "bert",
+                "layers": 6,
+                "d_model": 384,
+                "d_mlp": 1536,
+                "vocabulary": 30522,
+                "fingerprint": "53aa5117",
+            },
+            "contestants": {
+                key: {"control": key in CONTROLS, "form": form if llm else "extractive"}
+                for key, form in DESCRIBERS.items()
+            },
+            "judges": {
+                "pairwise": {"kind": "comparator", "role": "judge", "symmetric": False, "protocol": "Both orders."},
+                "embedding": {"kind": "comparator", "role": None, "symmetric": True, "protocol": "AUC of similarity."},
+                "simulation": {"kind": "scorer", "role": "simulator", "symmetric": True, "protocol": "Pearson r."},
+            },
+            "llm": {"judge": {"model": "qwen3-8b"} if llm else None, "simulator": None},
+            "corpus": {"name": "installed-docs", "documents": 4000, "windows": 21000, "tokens": 1340000},
+            "config": config or {"decomposition": {"lambda_k": 0.3, "channels": channels}, "seed": 7},
+            "versions": {"neuron-harness": "0.1.0", "torch": "2.13.0"},
+        },
+    )
+    _write_tables(folder, ids, channels, rng, odd)
+    _write_answers(folder, ids, rng, odd, quality)
+    return folder
+
+
+def _tokens(rng: random.Random, count: int) -> tuple[ScoredToken, ...]:
+    return tuple(ScoredToken(rng.choice(WORDS), round(12 - 0.7 * place, 2)) for place in range(count))
+
+
+def _write_tables(folder: RunFolder, ids: list[Neuron], channels: int, rng: random.Random, odd: list[str]) -> None:
+    found, vectors, exemplars = [], [], []
+    for neuron in ids:
+        for kind in (VectorKind.IN, VectorKind.OUT):
+            base = rng.uniform(-0.2, 3)
+            curve = tuple(1 - 0.8 ** (rank + 1) for rank in range(channels))
+            vectors.append(VectorSummary(neuron, kind, 1.3, base, 0.2, _tokens(rng, 20), _tokens(rng, 20), curve))
+            for rank in range(channels):
+                tokens = _tokens(rng, 20)
+                if rank == 0:
+                    tokens = (ScoredToken(rng.choice(odd), 14.2), ScoredToken("x" * 100_000, 13.0), *tokens)
+                bell = tuple(int(20_000 * 2.7 ** (-((bin_ - 20) ** 2) / 18)) + (bin_ > 36) for bin_ in range(40))
+                kurtosis = 90 / (rank + 1) * rng.uniform(0.5, 1.5)
+                found.append(Channel(neuron, kind, rank, kurtosis, 3.0, 0.6, -1.0, 12, tokens, _tokens(rng, 5), bell))
+        for split in Split:
+            for source, count in ((Source.TOP, 8), (Source.RANDOM, 4)):
+                for window in range(count):
+                    tokens_ = [f" {rng.choice(WORDS)}" for _ in range(64)]
+                    peak = rng.randrange(64)
+                    tokens_[peak] = rng.choice([*odd, " until", "\n", "\t"])
+                    activations = [max(0.0, rng.gauss(0.1, 0.3)) for _ in range(64)]
+                    if source is Source.TOP:
+                        activations[peak] = rng.uniform(2, 5)
+                        activations[(peak + 1) % 64] = rng.uniform(0.5, 3)
+                    exemplars.append(
+                        Exemplar(neuron, split, source, f"d{window}", window, tuple(tokens_), tuple(activations))
+                    )
+    # Parquet holds UTF-8 and no lone surrogates: those come with the journals alone.
+    clean = lambda text: text.encode("utf-8", "replace").decode()  # noqa: E731
+    exemplars = [dataclasses.replace(item, tokens=tuple(map(clean, item.tokens))) for item in exemplars]
+    found = [
+        dataclasses.replace(item, positive=tuple(ScoredToken(clean(t.token), t.z) for t in item.positive))
+        for item in found
+    ]
+    write_table(folder.channels / "L3.channels.parquet", found)
+    write_table(folder.channels / "L3.vectors.parquet", vectors)
+    write_table(folder.exemplars, exemplars)
+
+
+def _write_answers(
+    folder: RunFolder, ids: list[Neuron], rng: random.Random, odd: list[str], quality: tuple[str, ...]
+) -> None:
+    descriptions, verdicts, scores = folder.descriptions(), folder.verdicts(), folder.scores()
+    for place, neuron in enumerate(ids):
+        for name in DESCRIBERS:
+            text = "" if name == "empty" else f"fires on {rng.choice(WORDS)}, as in {name} of {neuron}: "
+            text += odd[(place + len(name)) % len(odd)] if name not in CONTROLS else ""
+            usage = Usage(3, 900, 60, 1.5)
+            parts = tuple(f"channel {number}: {rng.choice(odd)}" for number in range(3)) if name == "rotate" else ()
+            record = Description(neuron, name, text, detail="from 10 channels", parts=parts, usage=usage)
+            if name == "vocab_proj" and place == 1:
+                record = Description(neuron, name, "", Status.TRUNCATED, "hit the limit of 64 tokens", usage=usage)
+            descriptions.append(record)
+            value = 0.6 - 0.12 * quality.index(name) + rng.gauss(0, 0.1)
+            failed = name == "maxact" and place == 0
+            scores.append(
+                Score(neuron, "simulation", name, None, Status.UNPARSED, f"no digits {ATTACK}")
+                if failed
+                else Score(neuron, "simulation", name, round(value, 4), usage=Usage(1, 400, 0, 0.2))
+            )
+        names = sorted(DESCRIBERS)
+        for first in names:
+            for second in names:
+                if first == second:
+                    continue
+                better = quality.index(first) < quality.index(second)
+                winner = Winner.FIRST if better == (rng.random() < 0.8) else Winner.SECOND
+                if rng.random() < 0.1:
+                    winner = Winner.TIE
+                reason = f"{first} before {second} on {neuron}, because {rng.choice(odd)}"
+                if rng.random() < 0.05:
+                    verdicts.append(
+                        Verdict(neuron, "pairwise", first, second, False, None, Status.REFUSED, reason, Usage(1, 700))
+                    )
+                else:
+                    usage = Usage(1, 700, 40, 0.8)
+                    verdicts.append(
+                        Verdict(neuron, "pairwise", first, second, False, winner, reason=reason, usage=usage)
+                    )
+                if first < second:
+                    verdicts.append(Verdict(neuron, "embedding", first, second, True, winner, reason=f"sym {reason}"))
+    for journal in (descriptions, verdicts, scores):
+        journal.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return make_run(tmp_path_factory.mktemp("runs") / "one")
+
+
+@pytest.fixture(scope="module")
+def page(run: RunFolder) -> str:
+    build_report([run], run.report)
+    return run.report.read_text(encoding="utf-8")
+
+
+class Reader(HTMLParser):
+    """What a browser would make of the page: elements and their attributes, and text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_foreign_text_is_text(page: str) -> None:
+    reader = Reader(page)
+    assert [tag for tag, _ in reader.elements].count("script") == 1  # the page's own
+    assert not [tag for tag, _ in reader.elements if tag in {"img", "iframe", "object", "embed", "link", "base"}]
+    assert not [name for _, attributes in reader.elements for name in attributes if name.startswith("on")]
+    assert html.escape(ATTACK) in page.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
+    assert "{{ 7 * 7 }}" in page
+    assert "\\u202e" in page
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
+
+
+def test_nothing_outside_is_fetched(page: str) -> None:
+    for tag, attributes in Reader(page).elements:
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
+            assert (attributes.get(name) or "#").startswith("#"), (tag, attributes)
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    assert "default-src 'none'" in page
+
+
+def test_everything_on_record_is_in_the_page(run: RunFolder, page: str) -> None:
+    text = "".join(Reader(page).text)
+    data = load_run(run)
+    assert len(data.neurons) == 4
+    for neuron in data.neurons:
+        assert f'id="{neuron}"' in page
+    for description in data.descriptions:
+        assert visible(description.text) in text
+        assert all(visible(part) in text for part in description.parts)
+    for verdict in data.verdicts:
+        assert visible(verdict.reason) in text
+    for score in data.scores:
+        assert visible(score.detail) in text
+
+
+def test_a_giant_token_is_cut(page: str) -> None:
+    assert "x" * 20 in page
+    assert "x" * 100 not in page
+
+
+def test_ids_are_unique_and_headings_in_order(page: str) -> None:
+    elements = Reader(page).elements
+    ids = [attributes["id"] for _, attributes in elements if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    levels = [int(tag[1]) for tag, _ in elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    anchors = {attributes["href"][1:] for tag, attributes in elements if tag == "a" and attributes.get("href")}  # type: ignore[index]
+    assert anchors <= set(ids)
+
+
+def test_tables_and_plots_are_accessible(page: str) -> None:
+    for tag, attributes in Reader(page).elements:
+        if tag == "th":
+            assert attributes.get("scope")
+        if tag == "svg":
+            assert attributes.get("aria-label") or attributes.get("aria-hidden")
+
+
+def test_equal_input_makes_equal_bytes(run: RunFolder, tmp_path: Path) -> None:
+    build_report([run], tmp_path / "a.html")
+    build_report([RunFolder(run.path)], tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    copy = make_run(tmp_path / "elsewhere" / "one")  # the same run, written again in another place
+    build_report([copy], tmp_path / "c.html")
+    assert (tmp_path / "c.html").read_bytes() == (tmp_path / "a.html").read_bytes()
+
+
+def test_failures_and_costs_are_shown(page: str) -> None:
+    text = " ".join("".join(Reader(page).text).split())
+    assert "truncated 1" in text
+    assert "unparsed 1" in text
+    assert "refused" in text
+    assert "60" in text  # describer calls: 4 neurons x 5 describers x 3
+
+
+def test_a_control_on_top_is_called_out(tmp_path: Path, page: str) -> None:
+    assert "holds its own" not in page
+    order = ("shuffled", "rotate", "maxact", "vocab_proj", "empty")
+    upset = make_run(tmp_path / "upset", neurons=12, channels=2, quality=order)
+    warnings = control_warnings(load_run(upset))
+    assert warnings[0].startswith("All judges together: the control shuffled")
+    build_report([upset], upset.report)
+    assert "holds its own" in upset.report.read_text()
+
+
+def test_a_run_without_llm_says_so(tmp_path: Path, page: str) -> None:
+    assert "No language model was configured" not in page
+    assert "vocab_proj are extractive" in page
+    folder = make_run(tmp_path / "plain", neurons=2, channels=1, llm=False)
+    build_report([folder], folder.report)
+    assert "No language model was configured" in folder.report.read_text()
+
+
+def test_a_bare_manifest_is_enough(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "bare")
+    write_json(folder.manifest, {})
+    build_report([folder], folder.report)
+    page = folder.report.read_text()
+    assert "<h1><bdi>bare</bdi></h1>" in page
+    assert "No judge has given a verdict or a score yet." in page
+
+
+def test_records_without_decomposition_or_exemplars(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "partial")
+    write_json(folder.manifest, {"name": "partial", "contestants": {"a": {"control": False, "form": "llm"}}})
+    folder.descriptions().append(Description(Neuron(0, 1), "a", "some text"))
+    folder.verdicts().append(Verdict(Neuron(0, 1), "j", "a", "b", False, None, Status.FAILED, "server died"))
+    build_report([folder], folder.report)
+    page = folder.report.read_text()
+    assert "server died" in page
+    assert "failed (failed, missing)" in page
+
+
+def test_joint_report_shows_what_differs(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "one", name="alpha", neurons=2, channels=2, config={"a": {"lambda_k": 0.3, "same": 1}})
+    two = make_run(tmp_path / "two", name="beta", neurons=3, channels=2, config={"a": {"lambda_k": 0.7, "same": 1}})
+    runs = [load_run(one), load_run(two)]
+    assert config_differences(runs) == [("a.lambda_k", ["0.3", "0.7"])]
+    assert comparability_warnings(runs) == ["The runs describe different neurons (2 and 3; 2 in common)."]
+    build_report([one, two], tmp_path / "joint.html")
+    page = (tmp_path / "joint.html").read_text()
+    text = "".join(Reader(page).text)
+    assert "a.lambda_k" in text
+    assert "0.7" in text
+    assert "The runs describe different neurons" in text
+    test_ids_are_unique_and_headings_in_order(page)
+    test_foreign_text_is_text(page)
+    for prefix, run_ in (("r1-", runs[0]), ("r2-", runs[1])):
+        assert all(f'id="{prefix}{neuron}"' in page for neuron in run_.neurons)
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path / "one", neurons=2, channels=1)
+    folder.leaderboard.write_text('{"stale": true}')
+    assert main([str(folder.path)]) == 0
+    assert capsys.readouterr().out == f"{folder.report}\n"
+    stored = leaderboard_from_json(json.loads(folder.leaderboard.read_text()))
+    assert stored == load_run(folder, recompute=True).leaderboard
+    assert folder.leaderboard_csv.read_text().startswith("judge,describer,control,win_rate,low,high,")
+
+    other = make_run(tmp_path / "two", neurons=2, channels=1)
+    assert main([str(folder.path), str(other.path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path.resolve() / 'joint-report.html'}\n"
+    assert main([str(folder.path), "--output", str(tmp_path / "x.html")]) == 0
+    assert (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_a_folder_that_is_no_run(tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    assert main([str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()
+    assert not (tmp_path / "leaderboard.json").exists()
+
+
+def test_no_folders_at_all(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="at least one run folder"):
+        build_report([], tmp_path / "x.html")
+
+
+def test_the_stored_leaderboard_is_used_unless_told_otherwise(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "one", neurons=2, channels=1)
+    stored = build_leaderboard((), (), (), controls=(), seed=99)
+    write_json(folder.leaderboard, stored.to_json())
+    assert load_run(folder).leaderboard == stored
+    assert load_run(folder, recompute=True).leaderboard.seed == 7
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------
+
+
+def test_crop_keeps_the_peak_and_the_tokens() -> None:
+    activations = [0.0] * 64
+    activations[60] = 4.0
+    activations[59] = 1.0
+    tokens = tuple(f" t{number}" for number in range(64))
+    item = Exemplar(Neuron(0, 0), Split.REPORT, Source.TOP, "d", 1, tokens, tuple(activations))
+    window = crop(item, highest=4.0)
+    assert (window.before, window.after, window.activation) == (True, False, 4.0)
+    assert "".join(part.text for part in window.segments) == "".join(tokens[32:])
+    assert [(part.text, part.level) for part in window.segments if part.level] == [(" t59", 3), (" t60", 9)]
+    short = dataclasses.replace(item, tokens=(" a", " b"), activations=(-1.0, -2.0))
+    assert [(part.text, part.level) for part in crop(short, highest=0.0).segments] == [(" a b", 0)]
+
+
+def test_disagreement_by_hand() -> None:
+    def say(first: str, second: str, winner: Winner | None) -> Verdict:
+        return Verdict(Neuron(0, 0), "j", first, second, False, winner)
+
+    assert disagreement([]) is None
+    assert disagreement([say("a", "b", None)]) is None
+    assert disagreement([say("a", "b", Winner.FIRST), say("b", "a", Winner.SECOND)]) == 0.0
+    # a against b is split in halves (1/2), a against c unanimous (0): the mean is 1/4.
+    split = [say("a", "b", Winner.FIRST), say("b", "a", Winner.FIRST), say("a", "c", Winner.TIE)]
+    assert disagreement(split) == 0.25
+
+
+def test_cards_follow_the_leaderboard(run: RunFolder) -> None:
+    data = load_run(run)
+    card = build_cards(data)[0]
+    assert [item.description.describer for item in card.descriptions] == list(data.describers)
+    assert [str(split) for split, _ in card.splits] == ["report", "explain"]
+    assert [len(windows) for _, windows in card.splits] == [8, 8]
+    first = card.splits[0][1]
+    assert [window.activation for window in first[:6]] == sorted((w.activation for w in first[:6]), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [
+        (" until", " until"),
+        ("\n\t", "⏎⇥"),
+        ("  ", "␣␣"),
+        ("", ""),
+        ("\x00\x1b", "␀␛"),
+        ("a\u202eb", "a\\u202eb"),
+        ("x" * 50, "x" * 39 + "…"),
+        ("\ud800", "\\ud800"),
+        ("直到", "直到"),
+    ],
+)
+def test_shown_token(token: str, shown: str) -> None:
+    assert shown_token(token) == shown
+
+
+def test_figures(run: RunFolder) -> None:
+    data = load_run(run)
+    figures: list[Callable[[], Figure]] = [
+        lambda: leaderboard_figure(data.leaderboard),
+        lambda: win_matrix_figure(data.leaderboard),
+        lambda: kurtosis_figure(data.channels, data.vectors),
+        lambda: reconstruction_figure(data.vectors),
+    ]
+    for figure in figures:
+        svg = to_svg(figure(), "name", "a label")
+        assert svg.startswith('<svg role="img" aria-label="a label"')
+        assert svg == to_svg(figure(), "name", "a label")
+        assert "currentColor" in svg
+        assert "<style" not in svg
+        assert "<image" not in svg  # vectors only
+    assert ">rotate<" in to_svg(figures[0](), "x", "a label")
+
+
+def test_figures_of_nothing() -> None:
+    empty = build_leaderboard((), (), (), controls=(), seed=1)
+    for figure in (
+        leaderboard_figure(empty),
+        win_matrix_figure(empty),
+        kurtosis_figure([], []),
+        reconstruction_figure([]),
+    ):
+        assert to_svg(figure, "empty", "nothing").startswith("<svg")
+
+
+def test_names_are_neither_markup_nor_mathematics() -> None:
+    verdicts = [Verdict(Neuron(0, index), "$j$", "$a_1$ <b>", "[red]b", True, Winner.FIRST) for index in range(3)]
+    leaderboard = build_leaderboard(verdicts, (), (), controls=(), seed=1)
+    svg = to_svg(leaderboard_figure(leaderboard), "x", "a label")
+    assert "$a_1$ &lt;b&gt;" in svg
+    console = Console(file=io.StringIO(), width=120)
+    print_leaderboard(leaderboard, console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "$a_1$ <b>" in printed
+    assert "[red]b" in printed
+    assert "100.0" in printed
+
+
+# --- a real browser ------------------------------------------------------------------------------------------------
+
+
+def test_in_a_browser(run: RunFolder, page: str) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome")]
+    browser_path = next((path for path in found if path), None)
+    if browser_path is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    complaints: list[str] = []
+    requests: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto(run.report.resolve().as_uri())
+        cards = tab.locator("details.card")
+        assert cards.count() == 4
+        assert not tab.locator("#L3N5 .inside").is_visible()
+        tab.locator("#L3N5 > summary").click()
+        assert tab.locator("#L3N5 .descriptions").is_visible()
+        assert tab.url.endswith("#L3N5")
+        tab.locator(".filter").fill("of L5N22")
+        assert cards.filter(visible=True).count() == 1
+        tab.locator(".filter").fill("")
+        tab.locator(".sort").select_option("kurtosis")
+        values = [float(card.get_attribute("data-kurtosis") or 0) for card in cards.all()]
+        assert values == sorted(values, reverse=True)
+        tab.goto(run.report.resolve().as_uri() + "#L5N56")
+        assert tab.locator("#L5N56 .descriptions").is_visible()
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        tab.set_viewport_size({"width": 360, "height": 700})
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        browser.close()
+    assert complaints == []
+    assert {url.split("#")[0] for url in requests} == {run.report.resolve().as_uri()}

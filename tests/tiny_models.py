@@ -1,0 +1,292 @@
+"""Tiny real models, made in seconds from the documentation that comes with Python: nothing is downloaded.
+
+``tiny_llm`` makes a chat model that vLLM serves; ``tiny_subject`` makes models to study. ``tiny_vllm`` is the back end
+that serves the former on a CPU; see ``tests/conftest.py`` for the fixtures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pydoc_data.topics
+import random
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from harness.llm.client import Backend, LLMClient
+
+DIGITS = [str(number) for number in range(11)]  # what simulators are asked for after each token's tab
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' }}{{ message['content'] }}"
+    "{% if not loop.last or add_generation_prompt %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+FAMILIES = ("llama", "gemma2", "bert")
+
+
+def tiny_llm(folder: Path, *, steps: int = 150, seed: int = 0) -> Path:
+    """Make a chat LLM of some 0.7 million parameters that has learnt one thing: a digit follows a tab.
+
+    Lines are ``TOKEN<tab>DIGIT``; where a line says ``unknown`` instead of a digit, a digit is still expected.
+    """
+    tokenizer = byte_level_tokenizer(2000)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=128,
+                intermediate_size=256,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=4096,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        )
+        _train(model, _lines(tokenizer, random.Random(seed)), steps)
+    model.save_pretrained(folder)
+    return folder
+
+
+def tiny_subject(folder: Path, family: str, *, seed: int = 0, max_shard_size: str = "1GB") -> Path:
+    """Make a random model of one of ``FAMILIES`` with its tokenizer; a small ``max_shard_size`` splits its weights."""
+    tokenizer = word_piece_tokenizer(800) if family == "bert" else byte_level_tokenizer(800)
+    shape: dict[str, Any] = {"vocab_size": len(tokenizer), "max_position_embeddings": 128}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any
+        if family == "llama":
+            model = LlamaForCausalLM(
+                LlamaConfig(
+                    **shape,
+                    hidden_size=32,
+                    intermediate_size=64,
+                    num_hidden_layers=3,
+                    num_attention_heads=4,
+                    num_key_value_heads=2,
+                    bos_token_id=tokenizer.bos_token_id,
+                    eos_token_id=tokenizer.eos_token_id,
+                    tie_word_embeddings=False,
+                )
+            )
+        elif family == "gemma2":
+            model = Gemma2ForCausalLM(
+                Gemma2Config(
+                    **shape,
+                    hidden_size=48,
+                    intermediate_size=96,
+                    num_hidden_layers=2,
+                    num_attention_heads=4,
+                    num_key_value_heads=2,
+                    head_dim=12,
+                    query_pre_attn_scalar=12,
+                    sliding_window=64,
+                    bos_token_id=tokenizer.bos_token_id,
+                    eos_token_id=tokenizer.eos_token_id,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            )
+        elif family == "bert":
+            model = BertForMaskedLM(
+                BertConfig(
+                    **shape,
+                    hidden_size=64,
+                    intermediate_size=128,
+                    num_hidden_layers=2,
+                    num_attention_heads=4,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            )
+        else:
+            raise ValueError(f"no family {family!r}; there are {', '.join(FAMILIES)}")
+        _unlike_at_start(model)
+    model.eval().save_pretrained(folder, max_shard_size=max_shard_size)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_vllm(model: Path, **arguments: Any) -> Backend:
+    """Return a back end that serves a tiny model on the CPU."""
+    from harness.llm.vllm_server import ManagedVLLM
+
+    options = {
+        "dtype": "float32",
+        "enforce-eager": True,
+        "max-model-len": 2048,
+        "max-logprobs": 50,
+        "structured-outputs-config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        **arguments.pop("options", {}),
+    }
+    defaults: dict[str, Any] = {"env": {"VLLM_CPU_KVCACHE_SPACE": 1}, "startup_timeout_s": 300, "timeout_s": 120}
+    return ManagedVLLM(str(model), options=options, **{**defaults, **arguments})
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running LLM and the event loop it is bound to: ``served.run(served.client.generate(...))``."""
+
+    backend: Backend
+    client: LLMClient
+    logs: Path
+    run: Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@contextmanager
+def served(backend: Backend, logs: Path) -> Iterator[Served]:
+    """Keep a back end open over many tests; at the end, make sure that nothing it started is left."""
+    with asyncio.Runner() as runner:
+        context = backend.open(logs)
+        client = runner.run(context.__aenter__())
+        sessions = leashed()
+        try:
+            yield Served(backend, client, logs, runner.run)
+        finally:
+            runner.run(context.__aexit__(None, None, None))
+    assert not survivors(sessions)
+
+
+def leashed() -> set[int]:
+    """Return the sessions of the servers that this process runs: each leash leads one (Linux only)."""
+    return {
+        process for process, (parent, session) in _processes().items() if parent == os.getpid() and session == process
+    }
+
+
+def survivors(sessions: set[int]) -> list[int]:
+    """Return the processes that are left of some sessions."""
+    return [process for process, (_, session) in _processes().items() if session in sessions]
+
+
+def _processes() -> dict[int, tuple[int, int]]:
+    """Return the parent and the session of every living process."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+            if state != "Z":
+                found[int(stat.parent.name)] = int(parent), int(session)
+    return found
+
+
+def byte_level_tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer whose numbers 0 to 10, ``unknown`` and tab are tokens of their own."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    numbers = [f"unknown\t{digit}\n" for digit in DIGITS] * 500
+    tokenizer.train_from_iterator([*texts(), *numbers], trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        additional_special_tokens=special[2:],
+    )
+    for digit in DIGITS:
+        assert len(fast.encode(f"\t{digit}", add_special_tokens=False)) == 2
+    return fast
+
+
+def word_piece_tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """Train a lower-casing WordPiece tokenizer that frames its input as BERT's does."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        texts(), trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]"))],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def texts() -> list[str]:
+    """Return the documentation of the language, one text per topic."""
+    return [text for _, text in sorted(pydoc_data.topics.topics.items())]
+
+
+def _unlike_at_start(model: torch.nn.Module) -> None:
+    """Give the norms and biases values of their own: at their usual start, 1 and 0, code that ignores them passes."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            elif "embed" not in name:
+                parameter.mul_(4)  # the usual start is so small that hardly a neuron fires
+
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def _lines(tokenizer: PreTrainedTokenizerFast, rng: random.Random, size: int = 16, length: int = 96) -> Iterator[Batch]:
+    """Yield batches of inputs and labels: lines of a token, a tab and a digit that depends on the token."""
+    tab, end = tokenizer.convert_tokens_to_ids(["ĉ", "Ċ"])
+    unknown = tokenizer.encode("unknown", add_special_tokens=False)[0]
+    digits = tokenizer.convert_tokens_to_ids(DIGITS)
+    words = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids) - {tab, end})
+    while True:
+        inputs, labels = [], []
+        for _ in range(size):
+            row, expected = [tokenizer.bos_token_id], [-100]
+            while len(row) < length:
+                word = rng.choice(words)
+                digit = digits[word % len(digits)]
+                row += [word, tab, digit if rng.random() < 0.5 else unknown, end]
+                expected += [-100, tab, digit, end]
+            inputs.append(row[:length])
+            labels.append(expected[:length])
+        yield torch.tensor(inputs), torch.tensor(labels)
+
+
+def _train(model: LlamaForCausalLM, batches: Iterator[Batch], steps: int) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step, (inputs, labels) in zip(range(steps), batches, strict=False):
+        logits = model(input_ids=inputs).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * (1 - step / steps)
+    model.eval()
