@@ -56,12 +56,15 @@ def discretised(exemplar: Exemplar, highest: float) -> list[tuple[str, int]]:
 
 
 def _most_active(shown: Sequence[Exemplar]) -> list[str]:
-    """Return the tokens by their summed positive activation, word pieces joined to the word they belong to."""
-    totals: dict[str, float] = defaultdict(float)
+    """Return the words by their highest activation, then by how much they activate in all."""
+    highest: dict[str, float] = defaultdict(float)
+    total: dict[str, float] = defaultdict(float)
     for exemplar in shown:
         for word, activation in _words(exemplar):
-            totals[word] += max(activation, 0.0)
-    return sorted((word for word in totals if any(map(str.isalnum, word))), key=lambda word: (-totals[word], word))
+            highest[word] = max(highest[word], activation)
+            total[word] += max(activation, 0.0)
+    spoken = (word for word in total if any(map(str.isalnum, word)))
+    return sorted(spoken, key=lambda word: (-highest[word], -total[word], word))
 
 
 def _words(exemplar: Exemplar) -> list[tuple[str, float]]:

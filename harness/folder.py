@@ -87,9 +87,9 @@ class Journal(Generic[Answer]):
         for number, line in enumerate(content[:whole].splitlines(), start=1):
             try:
                 record = from_json(self._kind, json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
+            except ValueError as error:
                 raise HarnessError(
-                    f"{self.path} line {number} is not a {self._kind.__name__} record ({error}); "
+                    f"{self.path} line {number} is not a {self._kind.__name__} record; "
                     "the file was edited or damaged: remove that line, or start a new run folder"
                 ) from error
             self._latest[self._identity(record)] = record

@@ -5,12 +5,13 @@ The records are the run's whole result. Every statistic, table and picture is co
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import types
-import typing
+import functools
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter
 
 T = TypeVar("T")
 
@@ -258,27 +259,19 @@ class Score:
 
 def to_json(record: Any) -> dict[str, Any]:
     """Return a record as plain JSON types."""
-    return dataclasses.asdict(record)
+    data: dict[str, Any] = _adapter(cast(Hashable, type(record))).dump_python(record, mode="json")
+    return data
 
 
 def from_json(kind: type[T], data: dict[str, Any]) -> T:
     """Rebuild a record of type ``kind`` from what :func:`to_json` returned.
 
     Raises:
-        KeyError, TypeError, ValueError: if ``data`` is not such a record.
+        ValueError: if ``data`` is not such a record.
     """
-    return typing.cast(T, _build(kind, data))
+    return cast(T, _adapter(cast(Hashable, kind)).validate_python(data))
 
 
-def _build(kind: Any, value: Any) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
-        return kind(**{key: _build(hints[key], item) for key, item in value.items()})
-    if origin is tuple:
-        return tuple(_build(arguments[0], item) for item in value)
-    if origin is types.UnionType:
-        return None if value is None else _build(arguments[0], value)
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return kind(value)
-    return value
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

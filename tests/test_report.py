@@ -77,7 +77,7 @@ def make_run(
     hostile: bool = True,
     quality: tuple[str, ...] = ("rotate", "maxact", "vocab_proj", "shuffled", "empty"),
 ) -> RunFolder:
-    """Write a run folder with its own writers; ``quality`` ranks the describers, best first."""
+    """Write a run folder with its own writers; ``quality`` ranks the describers by how often they win."""
     rng = random.Random(name)
     folder = RunFolder(path)
     ids = [Neuron(3 + 2 * (place % 2), 17 * place + 5) for place in range(neurons)]
@@ -309,14 +309,20 @@ def test_failures_and_costs_are_shown(page: str) -> None:
     assert "60" in text  # describer calls: 4 neurons x 5 describers x 3
 
 
-def test_a_control_on_top_is_called_out(tmp_path: Path, page: str) -> None:
-    assert "holds its own" not in page
-    order = ("shuffled", "rotate", "maxact", "vocab_proj", "empty")
-    upset = make_run(tmp_path / "upset", neurons=12, channels=2, quality=order)
-    warnings = control_warnings(load_run(upset))
-    assert warnings[0].startswith("All judges together: the control shuffled")
-    build_report([upset], upset.report)
-    assert "holds its own" in upset.report.read_text()
+@pytest.mark.parametrize(("winner", "warned"), [(Winner.FIRST, False), (Winner.TIE, True), (Winner.SECOND, True)])
+def test_a_control_that_is_not_beaten_is_called_out(tmp_path: Path, winner: Winner, warned: bool) -> None:
+    folder = RunFolder(tmp_path)
+    write_json(folder.manifest, {"contestants": {"real": {"control": False}, "shuffled": {"control": True}}})
+    for index in range(3):
+        folder.verdicts().append(Verdict(Neuron(0, index), "j", "real", "shuffled", True, winner))
+    warnings = control_warnings(load_run(folder))
+    build_report([folder], folder.report)
+    assert ("holds its own" in folder.report.read_text()) is warned
+    assert len(warnings) == (2 if warned else 0)  # all judges together, and the one judge
+    if winner is Winner.SECOND:
+        expected = "All judges together: the control shuffled (100.0 %) ranks no lower than real (0.0 %)."
+        assert warnings[0] == expected
+        assert expected in folder.report.read_text()
 
 
 def test_a_run_without_llm_says_so(tmp_path: Path, page: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from harness.errors import HarnessError
@@ -56,6 +58,18 @@ class RunData:
             self.exemplars,
         )
         return tuple(sorted({record.neuron for group in groups for record in group}))
+
+    @cached_property
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds spent by each describer, judge and scorer, by name, summed over items that ran side by side."""
+        totals: dict[str, float] = defaultdict(float)
+        for item in self.descriptions:
+            totals[item.describer] += item.usage.seconds
+        for verdict in self.verdicts:
+            totals[verdict.judge] += verdict.usage.seconds
+        for score in self.scores:
+            totals[score.scorer] += score.usage.seconds
+        return totals
 
     @property
     def describers(self) -> tuple[str, ...]:

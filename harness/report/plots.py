@@ -120,7 +120,7 @@ def win_matrix_figure(leaderboard: Leaderboard) -> Figure:
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         for label, name in zip(ticks, names, strict=True):
             label.set_color(CONTROL if name in controls else INK)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
     return figure
 
 

@@ -6,18 +6,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.text import number, percent, visible
+from harness.report.text import percent, visible
 from harness.stats import Leaderboard
 
 
 def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
     """Print the rows of all judges together; controls are dimmed, failures are shown beside what they are part of."""
-    title = f"Leaderboard: {leaderboard.neurons} neurons, {len(leaderboard.judges)} judges"
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column("Describer", overflow="fold")
-    for heading in ("Win rate %", f"{100 * leaderboard.confidence:g} % interval", "Comparisons"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("Won", "Tied", "Lost", "Failed", "Words"):
+    judges = "judge" if len(leaderboard.judges) == 1 else "judges"
+    title = f"Leaderboard: {leaderboard.neurons} neurons, {len(leaderboard.judges)} comparing {judges}"
+    table = Table(title=title, padding=(0, 1), title_justify="left", caption_justify="left")
+    # Short headings, so that the names keep their room in 80 columns.
+    table.add_column("Describer", overflow="fold", min_width=12)
+    table.add_column("Win rate %", justify="right", no_wrap=True)
+    table.add_column(f"{100 * leaderboard.confidence:g} % interval", justify="right", no_wrap=True)
+    for heading in ("n", "Won", "Tied", "Lost", "Failed"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in leaderboard.overall.rows:
         interval = "–" if row.interval is None else f"{percent(row.interval[0])} to {percent(row.interval[1])}"
@@ -30,16 +32,13 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
             interval,
             *map(str, (row.comparisons, row.wins, row.ties, row.losses)),
             Text(str(row.failed), style="red" if row.failed else ""),
-            number(row.mean_words, 1),
             style="dim" if row.control else "",
         )
     console.print(table)
     for health in leaderboard.health:
-        console.print(
-            Text(
-                f"{visible(health.judge)}: {percent(health.inconsistency)} % inconsistent, "
-                f"{percent(health.first_position_rate)} % for the first shown, "
-                f"{health.failed} of {health.failed + health.comparisons} comparisons failed",
-                style="dim",
-            )
-        )
+        parts = [f"{health.failed} of {health.failed + health.comparisons} comparisons failed"]
+        if health.inconsistency is not None:
+            parts.append(f"{percent(health.inconsistency)} % inconsistent between the two orders")
+        if health.first_position_rate is not None:
+            parts.append(f"{percent(health.first_position_rate)} % won by the first shown")
+        console.print(Text(f"{visible(health.judge)}: {', '.join(parts)}", style="dim"))

@@ -25,13 +25,13 @@ def pending_descriptions(setup: Setup, journal: Journal[Description]) -> dict[st
     }
 
 
-async def describe(setup: Setup, folder: RunFolder, exemplars: Sequence[Exemplar], serving: Serving) -> None:
+async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     """Make every description that is not there yet."""
     journal = folder.descriptions()
     pending = pending_descriptions(setup, journal)
     if not any(pending.values()):
         return
-    cases = Cases(setup, folder.read_channels(), exemplars)
+    cases = Cases(setup, folder.read_channels(), folder.read_exemplars())
     for name, neurons in pending.items():
         if not neurons:
             continue

@@ -108,6 +108,12 @@ def _comments_of(file: Traversable, prefix: list[str]) -> Iterator[tuple[str, li
             pending = []
 
 
+def choices(group: str) -> list[str]:
+    """Return the files to choose from in a group, without their endings."""
+    folder = next((item for item in _folders() if item.name == group), None)
+    return [] if folder is None else [file.name.removesuffix(".yaml") for file in _files(folder)]
+
+
 def _folders() -> list[Traversable]:
     return [item for item in resources.files("conf").iterdir() if item.is_dir() and not item.name.startswith("_")]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from harness.folder import Journal, RunFolder
@@ -45,11 +45,15 @@ def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[tupl
     }
 
 
-async def judge(setup: Setup, folder: RunFolder, exemplars: Sequence[Exemplar], serving: Serving) -> None:
+async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     """Give every verdict and score that is not there yet."""
+    verdicts, scores = folder.verdicts(), folder.scores()
+    comparisons, questions = pending_verdicts(setup, verdicts), pending_scores(setup, scores)
+    if not any(comparisons.values()) and not any(questions.values()):
+        return
     made = {(record.neuron, record.describer): record for record in folder.descriptions().records()}
     held_out: dict[Neuron, list[Exemplar]] = defaultdict(list)
-    for exemplar in exemplars:
+    for exemplar in folder.read_exemplars():
         if exemplar.split in OPEN_TO_JUDGES:
             held_out[exemplar.neuron].append(exemplar)
 
@@ -59,19 +63,17 @@ async def judge(setup: Setup, folder: RunFolder, exemplars: Sequence[Exemplar], 
     def case(neuron: Neuron, llm: LLMClient | None) -> JudgeCase:
         return JudgeCase(neuron, tuple(held_out[neuron]), setup.subject, llm, setup.seed)
 
-    verdicts = folder.verdicts()
-    for name, pairs in pending_verdicts(setup, verdicts).items():
+    for name, pairs in comparisons.items():
         if pairs:
             comparator = setup.comparators[name]
             compare = partial(_compare, case, made, name, comparator, await client(comparator.role))
             await answer_all(f"compare with {name}", "pairs", pairs, compare, verdicts)
     verdicts.close()
-    scores = folder.scores()
-    for name, questions in pending_scores(setup, scores).items():
-        if questions:
+    for name, asked in questions.items():
+        if asked:
             scorer = setup.scorers[name]
             grade = partial(_score, case, made, name, scorer, await client(scorer.role))
-            await answer_all(f"score with {name}", "descriptions", questions, grade, scores)
+            await answer_all(f"score with {name}", "descriptions", asked, grade, scores)
     scores.close()
 
 

@@ -15,7 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +23,7 @@ from rich.console import Console
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
+from harness.run.help import choices, explained, help_text
 
 
 def main() -> None:
@@ -42,6 +43,8 @@ def main() -> None:
             _task()
     except HarnessError as error:
         _fail(str(error))
+    except MissingConfigException as error:
+        _fail(_missing(error))
     except (HydraException, OmegaConfBaseException) as error:
         _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
@@ -50,9 +53,19 @@ def main() -> None:
 
 
 def _explain(what: str, overrides: list[str]) -> None:
-    from harness.run.help import explained, help_text
-
     print(help_text(overrides) if what == "help" else explained(overrides))
+
+
+def _missing(error: MissingConfigException) -> str:
+    """Say which choice does not exist, and which do."""
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    known = {*choices(group), *(error.options or [])}
+    if not known:
+        return " ".join(str(error).split())
+    return (
+        f"there is no {group}={name}; choose from {', '.join(sorted(known))}, "
+        "or add the folder with your own: hydra.searchpath=[file://FOLDER]"
+    )
 
 
 def _fail(message: str) -> NoReturn:
@@ -69,9 +82,16 @@ def _task(config: DictConfig) -> float | None:
     from harness.run.setup import Setup
 
     folder = _folder(config)
-    _log_to(folder)
-    leaderboard = run(Setup.of(config))
-    print_leaderboard(leaderboard, Console())
+    try:
+        setup = Setup.of(config)
+        _log_to(folder)
+        leaderboard = run(setup)
+    except HarnessError as error:
+        # Here, not in main(): Hydra would put a line of its own before ours.
+        _fail(str(error))
+    console = Console()
+    # A log file or a pipe has no width of its own; 80 columns would fold the names.
+    print_leaderboard(leaderboard, console if console.is_terminal else Console(width=110))
     print(folder.report.resolve())
     rates = [row.win_rate for row in leaderboard.overall.rows if not row.control and row.win_rate is not None]
     return max(rates, default=None)

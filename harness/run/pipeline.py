@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from harness.evidence import CorpusSummary, collect_exemplars, gather_windows, summarise
-from harness.folder import RunFolder, replacing, write_json, write_table
+from harness.folder import RunFolder, replacing, write_table
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
-from harness.report import build_report
+from harness.report import build_report, store_leaderboard
 from harness.run.decompose import check_weights, decompose_blocks, pending_blocks
 from harness.run.describe import describe, pending_descriptions
 from harness.run.judge import judge, pending_scores, pending_verdicts
 from harness.run.manifest import check_same_run, write_manifest
 from harness.run.progress import progress
 from harness.run.setup import Setup
-from harness.stats import Leaderboard, build_leaderboard, write_csv
+from harness.stats import Leaderboard, build_leaderboard
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,8 @@ async def _run(setup: Setup) -> Leaderboard:
         if corpus is not None:
             manifest = write_manifest(setup, folder, corpus)
         decompose_blocks(setup, folder, blocks)
-        exemplars = folder.read_exemplars()
-        await describe(setup, folder, exemplars, serving)
-        await judge(setup, folder, exemplars, serving)
+        await describe(setup, folder, serving)
+        await judge(setup, folder, serving)
     if cache is not None:
         cache.close()
     return conclude(setup, folder, manifest)
@@ -101,8 +100,7 @@ def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Le
         controls=setup.controls,
         seed=setup.seed,
     )
-    write_json(folder.leaderboard, leaderboard.to_json())
-    write_csv(leaderboard, folder.leaderboard_csv)
+    store_leaderboard(folder, leaderboard)
     build_report([folder], folder.report)
     _track(setup, folder, leaderboard, manifest)
     return leaderboard
@@ -114,6 +112,11 @@ def _track(setup: Setup, folder: RunFolder, leaderboard: Leaderboard, manifest: 
     told = folder.path / ".tracked"
     if told.exists() and told.read_text() == digest:
         return
-    setup.tracker.log(folder, leaderboard, manifest)
+    try:
+        setup.tracker.log(folder, leaderboard, manifest)
+    except Exception as error:  # a network or a service must never cost a finished run
+        logger.debug("tracking failed", exc_info=True)
+        logger.warning("the tracker could not log this run (%s); run again to try again", error)
+        return
     with replacing(told) as aside:
         aside.write_text(digest)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -22,6 +22,8 @@ from harness.run.executor import Executor
 from harness.run.tracking import Tracker
 from harness.seeds import derive_rng
 from harness.subject import Subject
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -155,10 +157,10 @@ class Setup:
             folder=Path(config["folder"]),
             seed=config["seed"],
             subject=_built(config, "subject", Subject),
-            selection=NeuronSelection(**config["neurons"]),
+            selection=_filled(NeuronSelection, config, "neurons"),
             decomposition=DecompositionPlan(settings, config["decomposition"]["overrides"], config["seed"]),
             corpus=_built(config, "corpus", Corpus),
-            evidence=EvidenceConfig(**config["evidence"]),
+            evidence=_filled(EvidenceConfig, config, "evidence"),
             describers=describers,
             comparators={name: judge for name, judge in judges.items() if isinstance(judge, Comparator)},
             scorers={name: judge for name, judge in judges.items() if isinstance(judge, Scorer)},
@@ -202,7 +204,7 @@ class Setup:
                 missing = [other for other in describer.after if other not in self.describers]
                 if missing:
                     raise HarnessError(
-                        f"describers.{name} needs the descriptions of {missing[0]!r}, which is no describer of this run "
+                        f"describers.{name} needs the descriptions of {missing[0]!r}, which is not in this run "
                         f"({', '.join(self.describers)}): add it, or change what {name} reads"
                     )
                 raise HarnessError(f"the describers {', '.join(waiting)} wait for each other's descriptions")
@@ -243,6 +245,14 @@ class Setup:
         encoders = {id(judge.encoder): judge.encoder for judge in self.judges.values() if hasattr(judge, "encoder")}
         for encoder in encoders.values():
             encoder.check()
+
+
+def _filled(kind: type[T], config: Mapping[str, Any], name: str) -> T:
+    """Make a dataclass of a config section."""
+    try:
+        return kind(**config[name])
+    except (TypeError, ValueError) as error:
+        raise HarnessError(f"{name}: {str(error).replace(f'{kind.__name__}.__init__() ', '')}") from error
 
 
 def _built_all(config: Mapping[str, Any], group: str, kind: Any) -> dict[str, Any]:

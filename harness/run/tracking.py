@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import logging
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from matplotlib.figure import Figure
+from PIL import Image
 
 from harness.folder import RunFolder
 from harness.report.plots import leaderboard_figure, win_matrix_figure
 from harness.seeds import derive_seed
 from harness.stats import Leaderboard
 
-logger = logging.getLogger(__name__)
-
 
 class Tracker(ABC):
-    """Logs a finished run somewhere."""
+    """Logs a finished run somewhere. What it raises is a warning to the run, whose results are on disk already."""
 
     @abstractmethod
     def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
@@ -54,13 +55,7 @@ class WandbTracker(Tracker):
         self._mode, self._project, self._entity, self._group, self._tags = mode, project, entity, group, tuple(tags)
 
     def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
-        """Log the run; a failure is a warning, for the results are on disk already."""
-        try:
-            self._log(folder, leaderboard, manifest)
-        except Exception as error:  # a network or a service must never cost a finished run
-            logger.warning("Weights & Biases was not told of this run (%s); its results are in %s", error, folder.path)
-
-    def _log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
+        """Log the run, as Weights & Biases users expect it."""
         import wandb
 
         identity = f"{derive_seed(0, folder.path.resolve(), manifest['created']):x}"[:12]
@@ -88,14 +83,21 @@ class WandbTracker(Tracker):
                     "scores": _table(wandb, leaderboard.to_json()["scores"]),
                     "descriptions": _table(wandb, [_flat(record) for record in folder.descriptions().records()]),
                     "verdicts": _table(wandb, [_flat(record) for record in folder.verdicts().records()]),
-                    "leaderboard_plot": wandb.Image(leaderboard_figure(leaderboard)),
-                    "win_matrix_plot": wandb.Image(win_matrix_figure(leaderboard)),
+                    "leaderboard_plot": wandb.Image(_picture(leaderboard_figure(leaderboard))),
+                    "win_matrix_plot": wandb.Image(_picture(win_matrix_figure(leaderboard))),
                 }
             )
             for row in leaderboard.overall.rows:
                 run.summary[f"win_rate/{row.describer}"] = row.win_rate
             for score in leaderboard.scores:
                 run.summary[f"score/{score.scorer}/{score.describer}"] = score.mean
+
+
+def _picture(figure: Figure) -> Image.Image:
+    """Draw a figure as a picture: W&B's own conversion needs pyplot and its global state."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, facecolor="white")
+    return Image.open(buffer)
 
 
 def _flat(record: Any) -> dict[str, Any]:

