@@ -6,11 +6,10 @@ ours and stand in full beside this module.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from describers.answers import Explanation, Form, extract
-from harness.llm.asking import ask
+from harness.llm.asking import all_answers, ask
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Describer, DescriberCase, Draft
@@ -59,7 +58,7 @@ class Rotate(Describer):
             raise Unanswered(Status.FAILED, f"no channels of {', '.join(self.kinds)} (neurons.kinds)")
         if case.llm is None:
             return self._extract(channels)
-        parts = await asyncio.gather(*(self._describe_channel(case.llm, channel) for channel in channels))
+        parts = await all_answers(self._describe_channel(case.llm, channel) for channel in channels)
         merged = await ask(
             case.llm,
             self.merge_prompt.render(

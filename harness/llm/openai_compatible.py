@@ -151,7 +151,7 @@ class OpenAIClient(LLMClient):
         epitaph: Callable[[], str] = str,
     ) -> None:
         self.sampling = sampling
-        self._api, self._model, self._retries = api, model, retries
+        self.api, self.model, self._retries = api, model, retries
         self._extra_body, self._limit_field, self._epitaph = dict(extra_body or {}), limit_field, epitaph
 
     async def generate(
@@ -201,14 +201,14 @@ class OpenAIClient(LLMClient):
             reraise=True,
         )
         arguments: dict[str, Any] = {
-            "model": self._model,
+            "model": self.model,
             "messages": [{"role": message.role, "content": message.content} for message in messages],
             "extra_body": dict(extra_body),
             **{name: value for name, value in fields.items() if value is not None},
         }
 
         async def send() -> object:  # the SDK's own method does not look asynchronous to tenacity
-            return await self._api.chat.completions.create(**arguments)
+            return await self.api.chat.completions.create(**arguments)
 
         try:
             answer: object = await retrying(send)
@@ -240,8 +240,8 @@ class OpenAIClient(LLMClient):
 
     def _detail(self, text: str) -> str:
         text = " ".join(text.split())
-        if self._api.api_key != NO_KEY:
-            text = text.replace(self._api.api_key, "***")
+        if self.api.api_key != NO_KEY:
+            text = text.replace(self.api.api_key, "***")
         epitaph = self._epitaph()
         return f"{epitaph} ({text[:DETAIL_LENGTH]})" if epitaph else text[:DETAIL_LENGTH]
 

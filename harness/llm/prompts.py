@@ -82,7 +82,7 @@ class Prompt:
         if before.strip() or not turns:
             raise ValueError(f"the prompt {self.name} does not start with a turn such as '=== user ==='")
         roles = cast("list[Literal['system', 'user', 'assistant']]", turns[::2])
-        texts = (_ENVIRONMENT.from_string(text).render(**values).strip() for text in turns[1::2])
+        texts = (_ENVIRONMENT.from_string(text).render(**values).strip("\n") for text in turns[1::2])
         return [Message(role, text) for role, text in zip(roles, texts, strict=True)]
 
 

@@ -12,6 +12,9 @@ from typing import NoReturn
 # Exceptions are to reach main(), which tells them in one line; Hydra would print its own.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Their bars and notes would draw over ours; the variables are read when the libraries are first imported.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -104,7 +107,7 @@ def _folder(config: DictConfig) -> RunFolder:
         config.folder = settings.runtime.output_dir
         if config.tracking.get("group", "") is None:
             config.tracking.group = config.name
-    return RunFolder(Path(config.folder))
+    return RunFolder(Path(str(config.folder)))
 
 
 def _log_to(folder: RunFolder) -> None:
@@ -123,11 +126,8 @@ def _log_to(folder: RunFolder) -> None:
     root.addHandler(terminal)
     logging.getLogger("harness").setLevel(logging.DEBUG)
     terminal.setLevel(logging.INFO)
-    for noisy in ("httpx", "httpcore", "openai", "matplotlib"):
+    for noisy in ("httpx", "httpx2", "httpcore", "openai", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Their bars would draw over ours; the variables are read when the libraries are first imported.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 if __name__ == "__main__":

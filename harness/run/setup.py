@@ -42,6 +42,12 @@ class NeuronSelection:
     indices: Sequence[int] | None = None
     per_layer: int | None = None
 
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in list(VectorKind)]
+        if unknown or not self.kinds:
+            given = f"{unknown[0]!r} is no vector kind" if unknown else "no vector kind is chosen"
+            raise HarnessError(f"{given}; choose from {', '.join(VectorKind)} (neurons.kinds)")
+
     def select(self, subject: Subject, seed: int) -> list[Neuron]:
         """Return the neurons, ordered.
 
@@ -50,10 +56,7 @@ class NeuronSelection:
         """
         if not self.layers:
             raise HarnessError("no layer is chosen (neurons.layers)")
-        try:
-            kinds = [VectorKind(kind) for kind in self.kinds]
-        except ValueError as error:
-            raise HarnessError(f"neurons.kinds: {error}; choose from {', '.join(VectorKind)}") from error
+        kinds = [VectorKind(kind) for kind in self.kinds]
         if self.indices is not None and self.per_layer is not None:
             raise HarnessError("neurons.indices and neurons.per_layer are both set; set one of them to null")
         if self.per_layer is not None and not 1 <= self.per_layer <= subject.d_mlp:
@@ -149,15 +152,16 @@ class Setup:
             HarnessError: naming the entry that cannot be built.
         """
         config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        selection = _filled(NeuronSelection, config, "neurons")  # first: describers read from it
         judges = _built_all(config, "judges", Comparator | Scorer)
         describers = _built_all(config, "describers", Describer)
         settings = {name: value for name, value in config["decomposition"].items() if name != "overrides"}
         return cls(
             config=config,
-            folder=Path(config["folder"]),
+            folder=Path(str(config["folder"])),
             seed=config["seed"],
             subject=_built(config, "subject", Subject),
-            selection=_filled(NeuronSelection, config, "neurons"),
+            selection=selection,
             decomposition=DecompositionPlan(settings, config["decomposition"]["overrides"], config["seed"]),
             corpus=_built(config, "corpus", Corpus),
             evidence=_filled(EvidenceConfig, config, "evidence"),

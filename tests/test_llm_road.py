@@ -1,0 +1,142 @@
+"""The LLM road for real: a real vLLM explains, judges and simulates, on the CPU, for two subject families."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import tiny_models
+
+from harness.folder import RunFolder
+from harness.records import Status, VectorKind, Winner
+from harness.run.help import compose_config
+from harness.run.pipeline import run
+from harness.run.setup import Setup
+
+ROLES = ("explainer", "judge", "simulator")
+
+
+@pytest.fixture(scope="module")
+def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Part of Python's reference as a corpus."""
+    import pydoc_data.topics
+
+    path = tmp_path_factory.mktemp("corpus") / "topics.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in pydoc_data.topics.topics.values()))
+    return path
+
+
+def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
+    """Return the options of a small run of ``experiment=llm``."""
+    return [
+        "experiment=llm",
+        *("subject=local", f"subject.sources=[{subject}]", f"subject.name={subject.name}"),
+        *("neurons.layers=[1]", "neurons.per_layer=2", "neurons.kinds=[gate,in,out]", "decomposition.num_channels=2"),
+        *("corpus=files", f"corpus.paths=[{topics}]", "evidence.max_documents=40", "evidence.window=16"),
+        *("evidence.top=3", "evidence.random=6", "judges.simulation.windows=2"),
+        *("tracking=none", f"folder={folder}", f"serving.cache={folder.parent / 'cache'}"),
+    ]
+
+
+def managed(model: Path) -> list[str]:
+    """Return the options that make one managed vLLM server serve all roles on a CPU."""
+    each = [
+        "llm@llm.{role}=vllm",
+        f"llm.{{role}}.model={model}",
+        "llm.{role}.sampling.max_tokens=1000",
+        "llm.{role}.options.gpu-memory-utilization=null",
+        "llm.{role}.options.max-model-len=4096",
+        "+llm.{role}.options.dtype=float32",
+        "+llm.{role}.options.enforce-eager=true",
+        "+llm.{role}.env.VLLM_CPU_KVCACHE_SPACE=1",
+    ]
+    return [option.format(role=role) for role in ROLES for option in each]
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_the_whole_road_on_a_managed_server(tiny_llm: Path, topics: Path, tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    subject = tiny_models.tiny_subject(tmp_path / "tiny-llama", "llama")
+    command = [sys.executable, "-m", "harness", *overrides(subject, topics, tmp_path / "llama"), *managed(tiny_llm)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    check_records(RunFolder(tmp_path / "llama"))
+    logs = list((tmp_path / "llama" / "logs").glob("vllm-*.log"))
+    assert len(logs) == 1  # one server served the three roles
+    assert logs[0].read_text().count("Started server process") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_gemma_on_an_endpoint_that_already_runs(
+    vllm: tiny_models.Served, topics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROAD_KEY", vllm.client.api.api_key)
+    subject = tiny_models.tiny_subject(tmp_path / "tiny-gemma", "gemma2")
+    options = [*overrides(subject, topics, tmp_path / "gemma"), *endpoint(vllm, "ROAD_KEY")]
+    run(Setup.of(compose_config(options)))
+    folder = RunFolder(tmp_path / "gemma")
+    check_records(folder)
+    asked = {record.describer: record.usage for record in folder.descriptions().records()}
+    assert asked["rotate"].calls == 3 * 2 + 1  # kinds, channels, and one merge
+    assert asked["maxact"].calls == asked["vocab_proj"].calls == 1
+    assert asked["generic"].calls == 0
+
+    # The same questions again, in another folder: every good answer comes from the cache, and says the same.
+    run(Setup.of(compose_config([*options, f"folder={tmp_path / 'gemma-again'}"])))
+    first, second = (
+        {(item.neuron, item.describer): item.text for item in RunFolder(path).descriptions().records() if item.text}
+        for path in (tmp_path / "gemma", tmp_path / "gemma-again")
+    )
+    assert first == second
+
+
+def endpoint(served: tiny_models.Served, key_variable: str) -> list[str]:
+    """Return the options that attach all roles to a running server."""
+    each = [
+        "llm@llm.{role}=openai",
+        f"llm.{{role}}.model={served.client.model}",
+        f"llm.{{role}}.base_url={served.client.api.base_url}",
+        f"llm.{{role}}.api_key_env={key_variable}",
+        "llm.{role}.sampling.max_tokens=1000",
+    ]
+    return [option.format(role=role) for role in ROLES for option in each]
+
+
+def check_records(folder: RunFolder) -> None:
+    """Check what any LLM, however weak, must leave: a record for every question, each with an honest status."""
+    neurons = folder.read_manifest()["neurons"]
+    assert {channel.kind for channel in folder.read_channels()} == set(VectorKind)
+    descriptions = folder.descriptions().records()
+    assert len(descriptions) == len(neurons) * 5
+    status = {(item.neuron, item.describer): item.status for item in descriptions}
+    assert all(status[neuron, "generic"] is Status.OK for neuron, _ in status)
+    assert any(item.status is Status.OK for item in descriptions if item.describer == "maxact")
+
+    verdicts = folder.verdicts().records()
+    assert len(verdicts) == len(neurons) * 10 * 2  # every pair, in both orders
+    for verdict in verdicts:
+        usable = all(status[verdict.neuron, name] is Status.OK for name in (verdict.first, verdict.second))
+        assert usable or verdict.status is Status.FAILED
+        assert (verdict.status is Status.OK) == (verdict.winner is not None)
+    judged = [item for item in verdicts if item.status is Status.OK]
+    assert judged
+    assert all(item.winner in Winner and item.usage.calls <= 1 for item in judged)
+    scores = folder.scores().records()
+    assert len(scores) == len(neurons) * 5
+    simulated = [item for item in scores if item.status is Status.OK]
+    assert simulated
+    assert all(-1 <= (item.value or 0) <= 1 and item.metrics["digit_mass"] > 0.1 for item in simulated)
+
+    board = json.loads(folder.leaderboard.read_text())
+    (health,) = board["health"]
+    assert health["statuses"] == {**dict.fromkeys(Status, 0), **Counter(item.status for item in verdicts)}
+    counted = {row["describer"]: row["statuses"] for row in board["descriptions"]}
+    for name, counts in counted.items():
+        found = Counter(item.status for item in descriptions if item.describer == name)
+        assert counts == {**dict.fromkeys(Status, 0), **found}

@@ -1,0 +1,440 @@
+"""Stories of whole runs from the command line: results, resume, sweeps, plug-ins, and mistakes told in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny_models
+
+from harness.folder import RunFolder
+from harness.records import Source, Split, Status, Usage, VectorKind
+from harness.run.help import compose_config
+from harness.run.main import main
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Options of a run that takes seconds: a tiny Llama over part of Python's reference."""
+    import pydoc_data.topics
+
+    folder = tmp_path_factory.mktemp("small")
+    tiny_models.tiny_subject(folder / "llama", "llama")
+    topics = [{"text": text} for text in pydoc_data.topics.topics.values()]
+    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    return {
+        "subject": "local",
+        "subject.sources": f"[{folder / 'llama'}]",
+        "subject.name": "tiny-llama",
+        "neurons.layers": "[0,1]",
+        "neurons.per_layer": "3",
+        "corpus": "files",
+        "corpus.paths": f"[{folder / 'topics.jsonl'}]",
+        "evidence.max_documents": "40",
+        "evidence.window": "24",
+        "evidence.top": "5",
+        "evidence.random": "8",
+        "decomposition.num_channels": "3",
+        "tracking": "none",
+    }
+
+
+def options(small: dict[str, str], **changes: str) -> list[str]:
+    """Return the options as overrides; in ``changes``, __ stands for a dot."""
+    merged = {**small, **{name.replace("__", "."): value for name, value in changes.items()}}
+    return [f"{name}={value}" for name, value in merged.items()]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Invoke:
+    """Call the command line as its console script does, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["neuron-harness", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def records(folder: Path) -> dict[str, list[object]]:
+    """Return all of a run's records, what they cost left out, in a fixed order."""
+    run = RunFolder(folder)
+    journals = {"descriptions": run.descriptions(), "verdicts": run.verdicts(), "scores": run.scores()}
+    answers = {
+        name: sorted((dataclasses.replace(item, usage=Usage()) for item in journal.records()), key=repr)
+        for name, journal in journals.items()
+    }
+    return {**answers, "channels": run.read_channels(), "exemplars": run.read_exemplars()}
+
+
+def test_a_run_leaves_everything_it_promises(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    code, out, _ = invoke(*options(small, folder="first"))
+    assert code == 0
+    assert out.strip().splitlines()[-1] == str(tmp_path / "first" / "report.html")
+    run = RunFolder(tmp_path / "first")
+
+    channels = run.read_channels()
+    assert len(channels) == 2 * 3 * 2 * 3  # layers, neurons, kinds, channels
+    assert {channel.kind for channel in channels} == {VectorKind.IN, VectorKind.OUT}
+    exemplars = run.read_exemplars()
+    assert len(exemplars) == 6 * 4 * (5 + 8)  # neurons, splits, top and random
+    documents = {split: {item.document for item in exemplars if item.split is split} for split in Split}
+    assert sum(map(len, documents.values())) == len(set.union(*documents.values()))
+
+    descriptions = run.descriptions().records()
+    assert len(descriptions) == 6 * 5
+    assert all(item.status is Status.OK and item.text for item in descriptions)
+    verdicts = run.verdicts().records()
+    assert len(verdicts) == 6 * 10  # every pair of five, once: the embedding judge minds no order
+    assert len(run.scores().records()) == 6 * 5
+
+    board = json.loads(run.leaderboard.read_text())
+    rows = {row["describer"]: row for row in board["overall"]["rows"]}
+    assert set(rows) == {"rotate", "maxact", "vocab_proj", "shuffled", "generic"}
+    assert {name for name, row in rows.items() if row["control"]} == {"shuffled", "generic"}
+    assert all(row["comparisons"] + row["failed"] == 6 * 4 for row in rows.values())
+    manifest = run.read_manifest()
+    assert manifest["corpus"]["documents"] <= 40
+    assert manifest["contestants"]["rotate"]["form"] == "extractive"
+    assert len(manifest["neurons"]) == 6
+    report = run.report.read_text()
+    assert all(neuron in report for neuron in manifest["neurons"])
+
+
+def test_run_again_changes_nothing_and_another_config_is_refused(
+    invoke: Invoke, small: dict[str, str], tmp_path: Path
+) -> None:
+    assert invoke(*options(small, folder="again"))[0] == 0
+    run = RunFolder(tmp_path / "again")
+    files = sorted(path for path in run.path.rglob("*") if path.is_file() and "logs" not in path.parts)
+    before = {path: path.read_bytes() for path in files}
+    exemplars_written = run.exemplars.stat().st_mtime_ns
+    assert invoke(*options(small, folder="again"))[0] == 0
+    assert {path: path.read_bytes() for path in files} == before
+    board = run.leaderboard.read_bytes()
+    assert invoke(*options(small, folder="again", executor__block="5"))[0] == 0  # how it is run may change
+    assert run.leaderboard.read_bytes() == board
+    before = {path: path.read_bytes() for path in files}
+    assert run.exemplars.stat().st_mtime_ns == exemplars_written
+
+    code, _, err = invoke(*options(small, folder="again", decomposition__kurtosis_weight="0.7"))
+    assert code == 1
+    assert one_line(err)
+    assert "decomposition.kurtosis_weight was 0.3, is now 0.7" in err
+    assert "folder=" in err
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_a_torn_line_and_lost_records_are_made_good(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    assert invoke(*options(small, folder="torn"))[0] == 0
+    whole, board = records(tmp_path / "torn"), (tmp_path / "torn" / "leaderboard.json").read_bytes()
+    journal = tmp_path / "torn" / "verdicts.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:7]) + lines[7][:31])
+    (tmp_path / "torn" / "scores.jsonl").unlink()
+    assert invoke(*options(small, folder="torn"))[0] == 0
+    assert records(tmp_path / "torn") == whole
+    assert journal.read_bytes().splitlines(keepends=True)[:7] == lines[:7]
+    assert (tmp_path / "torn" / "leaderboard.json").read_bytes() == board
+
+
+@pytest.mark.slow
+def test_killed_anywhere_a_run_goes_on_to_the_same_result(small: dict[str, str], tmp_path: Path) -> None:
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "harness", *options(small, folder=folder, executor__block="1")]
+        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    assert start("whole").wait() == 0
+    whole = records(tmp_path / "whole")
+    run = RunFolder(tmp_path / "killed")
+    milestones = [
+        lambda: len(list(run.channels.glob("*.vectors.parquet"))) >= 3,  # inside the decomposition
+        lambda: (run.path / "verdicts.jsonl").exists(),  # inside the judging
+    ]
+    for reached in milestones:
+        process = start("killed")
+        while process.poll() is None and not reached():
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not run.leaderboard.exists()
+    written = {path: path.stat().st_mtime_ns for path in run.channels.iterdir()}
+    assert start("killed").wait() == 0
+    assert records(tmp_path / "killed") == whole
+    assert run.leaderboard.read_bytes() == RunFolder(tmp_path / "whole").leaderboard.read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # finished work was not done again
+
+
+def test_a_sweep_gives_comparable_runs_side_by_side(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    from harness.report.__main__ import main as report
+
+    sweep = [item for item in options(small, name="sweep") if not item.startswith("folder")]
+    assert invoke("-m", "decomposition.kurtosis_weight=0.1,1.0", *sweep)[0] == 0
+    runs = sorted(path.parent for path in (tmp_path / "runs" / "sweep").rglob("manifest.json"))
+    assert len(runs) == 2
+    found = [records(path) for path in runs]
+    assert found[0]["exemplars"] == found[1]["exemplars"]
+    assert found[0]["channels"] != found[1]["channels"]
+    joint = tmp_path / "joint.html"
+    assert report([*map(str, runs), "--output", str(joint)]) == 0
+    assert "decomposition.kurtosis_weight" in joint.read_text()
+
+
+PLUGIN = '''
+from harness.methods import Describer, DescriberCase
+from harness.records import Source, Split
+
+
+class Peaks(Describer):
+    """Names the single strongest token of each of the highest windows."""
+
+    needs_exemplars = True
+
+    def __init__(self, windows: int) -> None:
+        self.windows = windows
+
+    async def describe(self, case: DescriberCase) -> str:
+        shown = case.windows(Split.EXPLAIN, Source.TOP)[: self.windows]
+        return ", ".join(window.tokens[window.peak].strip() or "space" for window in shown)
+'''
+
+
+def test_a_describer_from_somebody_elses_folder_competes(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    (tmp_path / "myconf" / "describers").mkdir(parents=True)
+    (tmp_path / "myconf" / "describers" / "peaks.yaml").write_text("peaks:\n  _target_: mine.Peaks\n  windows: 3\n")
+    search = f"hydra.searchpath=[file://{tmp_path / 'myconf'}]"
+    code, _, err = invoke(*options(small, folder="plugged", describers="[rotate,peaks,shuffled]"), search)
+    assert code == 0, err
+    run = RunFolder(tmp_path / "plugged")
+    mine = [item for item in run.descriptions().records() if item.describer == "peaks"]
+    shown = [item for item in run.read_exemplars() if item.split is Split.EXPLAIN and item.source is Source.TOP]
+    for description in mine:
+        windows = [item for item in shown if item.neuron == description.neuron][:3]
+        expected = ", ".join(item.tokens[item.peak].strip() or "space" for item in windows)
+        assert description.text == " ".join(expected.split())
+    assert "peaks" in run.leaderboard.read_text()
+
+
+def test_a_describer_that_breaks_is_counted_not_hidden(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(
+        textwrap.dedent(
+            """
+            from harness.methods import Describer
+
+            class Broken(Describer):
+                async def describe(self, case):
+                    if case.neuron.layer == 0:
+                        raise ZeroDivisionError("no idea")
+                    return "a description"
+            """
+        )
+    )
+    code, _, err = invoke(*options(small, folder="broken"), "+describers.broken._target_=broken.Broken")
+    assert code == 0, err
+    run = RunFolder(tmp_path / "broken")
+    mine = [item for item in run.descriptions().records() if item.describer == "broken"]
+    failed = [item for item in mine if item.status is Status.FAILED]
+    assert len(failed) == 3
+    assert all(item.detail == "ZeroDivisionError: no idea" for item in failed)
+    row = next(r for r in json.loads(run.leaderboard.read_text())["overall"]["rows"] if r["describer"] == "broken")
+    assert (row["failed"], row["comparisons"]) == (3 * 5, 3 * 5)
+    assert sum(score.status is Status.FAILED for score in run.scores().records()) == 3
+
+
+def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    code, _, err = invoke(*options(small, folder="tracked", tracking="wandb_offline"))
+    assert code == 0, err
+    assert "could not log" not in err
+    run = RunFolder(tmp_path / "tracked")
+    (offline,) = (run.path / "wandb").glob("offline-run-*")
+    tables = {path.name.split("_")[0]: json.loads(path.read_text()) for path in offline.rglob("*.table.json")}
+    board = json.loads(run.leaderboard.read_text())
+    leaderboard = tables["leaderboard"]
+    logged = [dict(zip(leaderboard["columns"], row, strict=True)) for row in leaderboard["data"]]
+    assert [row["describer"] for row in logged] == [row["describer"] for row in board["overall"]["rows"]]
+    assert [row["win_rate"] for row in logged] == [row["win_rate"] for row in board["overall"]["rows"]]
+    assert len(tables["verdicts"]["data"]) == len(run.verdicts().records())
+    assert len(tables["descriptions"]["data"]) == len(run.descriptions().records())
+    assert len(list(offline.rglob("*.png"))) == 2
+    summary = summary_of(next(offline.glob("*.wandb")))
+    assert (
+        summary["win_rate/rotate"]
+        == next(r for r in board["overall"]["rows"] if r["describer"] == "rotate")["win_rate"]
+    )
+    assert invoke(*options(small, folder="tracked", tracking="wandb_offline"))[0] == 0
+    assert len(list((run.path / "wandb").glob("offline-run-*"))) == 1  # nothing new to tell
+
+
+def summary_of(path: Path) -> dict[str, object]:
+    """Read the summary back from the log that the real client wrote: protobuf records in LevelDB's log format."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, block, at = path.read_bytes(), 32768, 7  # seven bytes name the file's format
+    whole, summary = b"", {}
+    while at + 7 <= len(content):
+        if block - at % block < 7:  # a record's header never spans blocks
+            at += block - at % block
+            continue
+        length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        whole += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # complete, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            whole = b""
+            for item in record.summary.update:
+                summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+    return summary
+
+
+def one_line(text: str) -> bool:
+    """Tell whether the error is told in one line, the last on the terminal, after nothing but progress."""
+    *progress, last = text.splitlines()
+    harmless = all(line.startswith(("reading the corpus", "opening")) for line in progress)
+    return harmless and last.startswith("error: ")
+
+
+MISTAKES = [
+    (["describers=[rotate,nonsense]"], ["describers=nonsense", "maxact"]),
+    (["judges=[nonsense]"], ["judges=nonsense", "embedding_pairwise"]),
+    (["neurons.layers=[9]"], ["layer 9", "0 to 2", "neurons.layers"]),
+    (["neurons=listed", "neurons.indices=[99999]"], ["99999", "neurons.indices"]),
+    (["neurons.kinds=[sideways]"], ["sideways", "gate", "neurons.kinds"]),
+    (["subject=minilm", "neurons.layers=[3]", "neurons.kinds=[gate]"], ["not gated", "in, out"]),
+    (["subject.sources=[./nowhere]"], ["./nowhere", "does not exist"]),
+    (["corpus.paths=[EMPTY]"], ["empty"]),
+    (["evidence.max_documents=3"], ["too small for the splits", "evidence"]),
+    (["evidence.max_document=3"], ["max_document"]),
+    (["experiment=llm"], ["explainer", "llm@llm.explainer"]),
+    (["decomposition.kurtosis_weight=-1"], ["kurtosis_weight"]),
+    (["describers.shuffled.source=nobody"], ["nobody"]),
+    (["describers=[rotate]"], ["two describers"]),
+    (["llm@llm.explainer=openai", "llm.explainer.base_url=http://127.0.0.1:9/v1", "llm.explainer.model=m",
+      "llm.explainer.retries=0"], ["explainer", "127.0.0.1:9"]),
+    (["llm@llm.explainer=vllm"], ["llm.explainer", "model"]),
+    (["executor.device=cuda"], ["executor.device=cpu"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mistake", "told"), MISTAKES, ids=[" ".join(mistake) for mistake, _ in MISTAKES])
+def test_a_mistake_is_told_in_one_line_before_time_is_spent(
+    invoke: Invoke, small: dict[str, str], tmp_path: Path, mistake: list[str], told: list[str]
+) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    mistake = [item.replace("EMPTY", str(tmp_path / "empty.txt")) for item in mistake]
+    named = {item.partition("=")[0] for item in mistake}
+    base = {name: value for name, value in small.items() if name not in named}
+    if "subject" in named or "neurons" in named:
+        base = {name: value for name, value in base.items() if name.split(".")[0] not in {"subject", "neurons"}}
+        if "subject" not in named:
+            base |= {name: value for name, value in small.items() if name.startswith("subject")}
+            base["neurons.layers"] = "[0]"
+    code, _, err = invoke(*options(base, folder="mistaken"), *mistake)
+    assert code == 1
+    assert one_line(err), err
+    for words in told:
+        assert words in err
+    assert not (tmp_path / "mistaken" / "descriptions.jsonl").exists()
+    assert not (tmp_path / "mistaken" / "channels").exists()
+
+
+def test_damaged_weights_are_found_before_time_is_spent(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = Path(small["subject.sources"].strip("[]"))
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for file in source.iterdir():
+        (damaged / file.name).write_bytes(file.read_bytes())
+    weights = load_file(damaged / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][:, 0] = float("nan")
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    code, _, err = invoke(*options(small, folder="hurt", subject__sources=f"[{damaged}]"))
+    assert code == 1
+    assert one_line(err)
+    assert "model.layers.1.mlp.up_proj.weight" in err
+    assert "NaN" in err
+    assert not (tmp_path / "hurt" / "exemplars.parquet").exists()
+    (damaged / "model.safetensors").rename(damaged / "pytorch_model.bin")
+    code, _, err = invoke(*options(small, folder="bin", subject__sources=f"[{damaged}]"))
+    assert code == 1
+    assert one_line(err)
+    assert "safetensors" in err
+
+
+def test_secrets_never_reach_the_run_folder(
+    invoke: Invoke, small: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    code, _, err = invoke(
+        *options(small, folder="secret", tracking="wandb_offline", describers="[maxact,generic]"),
+        *["llm@llm.judge=vllm", "llm.judge.model=m", "+llm.judge.env.HF_TOKEN=hf-very-secret"],
+        *["llm@llm.simulator=openai", "llm.simulator.model=m", "llm.simulator.api_key_env=MY_KEY"],
+    )
+    assert code == 0, err  # no judge asks these roles, so nothing is started
+    content = b"".join(path.read_bytes() for path in (tmp_path / "secret").rglob("*") if path.is_file())
+    assert b"very-secret" not in content
+    assert b"MY_KEY" in content
+
+
+def test_the_published_settings(small: dict[str, str]) -> None:
+    from harness.run.setup import Setup
+
+    paper = Path(__file__).parent / "data"
+    gemma = Setup.of(compose_config(["experiment=rotate_gemma2_2b"]))
+    plan = gemma.decomposition
+    assert plan.config(18, VectorKind.GATE).kurtosis_weight == 0.3
+    assert plan.config(18, VectorKind.OUT).kurtosis_weight == 0.5
+    assert plan.config(4, VectorKind.OUT).adamw.learning_rate == 2e-3
+    assert plan.config(4, VectorKind.IN).adamw.learning_rate == 8e-4
+    assert plan.config(18, VectorKind.OUT).solver == "adamw"
+    assert (plan.config(4, VectorKind.IN).num_channels, plan.config(4, VectorKind.IN).mask_threshold) == (50, 4.0)
+    assert gemma.selection.kinds == ["gate", "in", "out"]
+    assert sorted(gemma.selection.indices or []) == sorted(map(int, (paper / "neurons_gemma.txt").read_text().split()))
+    assert gemma.backends["explainer"].server == gemma.backends["judge"].server
+
+    llama = Setup.of(compose_config(["experiment=rotate_llama31_8b"]))
+    plan = llama.decomposition
+    for layer, channels, threshold, rate in ((8, 30, 6.0, 8e-4), (22, 50, 8.0, 2e-3), (12, 50, 6.0, 8e-4)):
+        config = plan.config(layer, VectorKind.GATE)
+        assert (config.num_channels, config.mask_threshold, config.adamw.learning_rate) == (channels, threshold, rate)
+    assert sorted(llama.selection.indices or []) == sorted(map(int, (paper / "neurons_llama.txt").read_text().split()))
+
+
+def test_help_explains_every_option(invoke: Invoke) -> None:
+    code, out, _ = invoke("--help")
+    assert code == 0
+    assert "experiment=demo" in out
+    assert "describers=rotate" in out
+    code, explained, _ = invoke("--cfg", "job", "llm@llm.explainer=vllm")
+    assert code == 0
+    lines = explained.splitlines()
+    unexplained = []
+    for number, line in enumerate(lines):
+        name, _, value = line.strip().partition(":")
+        leaf = value.strip() and not line.strip().startswith(("#", "-"))
+        above = lines[number - 1].strip() if number else ""
+        # One comment may explain a few options that stand together.
+        near = any(item.strip().startswith("#") for item in lines[max(0, number - 5) : number])
+        if leaf and not above.startswith("#") and not near and not name.startswith("_"):
+            unexplained.append(line)
+    assert unexplained == []
