@@ -21,7 +21,7 @@ class Form(enum.StrEnum):
 class Explanation(BaseModel):
     """An explainer's answer."""
 
-    description: str = Field(description="the description, without quotation marks or preamble", max_length=1200)
+    description: str = Field(description="the description, without quotation marks or preamble", max_length=600)
 
 
 def extract(tokens: list[str], count: int) -> str:
