@@ -13,10 +13,11 @@ from harness.subject.files import locate
 
 
 @lru_cache(maxsize=2)
-def _load(reference: str, revision: str | None) -> Any:
+def _load(reference: str, revision: str | None) -> tuple[Any, dict[str, NDArray[np.float32]]]:
+    """Return a model and what it has embedded so far: judges that name the same model share both."""
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(reference, revision=revision, device="cpu")
+    return SentenceTransformer(reference, revision=revision, device="cpu"), {}
 
 
 class SentenceEncoder:
@@ -29,7 +30,6 @@ class SentenceEncoder:
 
     def __init__(self, sources: Sequence[str], revision: str | None = None) -> None:
         self._sources, self._revision = tuple(sources), revision
-        self._known: dict[str, NDArray[np.float32]] = {}
 
     def check(self) -> None:
         """Find the model.
@@ -41,9 +41,9 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts: (len(texts), dimensions), each row of norm 1."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
+        model, known = _load(locate(self._sources, self._revision).reference, self._revision)
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
         if missing:
-            model = _load(locate(self._sources, self._revision).reference, self._revision)
             vectors = model.encode(missing, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
-            self._known.update(zip(missing, vectors, strict=True))
-        return np.stack([self._known[text] for text in texts])
+            known.update(zip(missing, vectors, strict=True))
+        return np.stack([known[text] for text in texts])

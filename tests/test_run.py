@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -198,29 +199,18 @@ def test_a_sweep_gives_comparable_runs_side_by_side(invoke: Invoke, small: dict[
     assert "decomposition.kurtosis_weight" in joint.read_text()
 
 
-PLUGIN = '''
-from harness.methods import Describer, DescriberCase
-from harness.records import Source, Split
-
-
-class Peaks(Describer):
-    """Names the single strongest token of each of the highest windows."""
-
-    needs_exemplars = True
-
-    def __init__(self, windows: int) -> None:
-        self.windows = windows
-
-    async def describe(self, case: DescriberCase) -> str:
-        shown = case.windows(Split.EXPLAIN, Source.TOP)[: self.windows]
-        return ", ".join(window.tokens[window.peak].strip() or "space" for window in shown)
-'''
+def from_readme(language: str, start: str) -> str:
+    """Return the README's code block of a language that starts with some words."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    return next(
+        block for block in re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL) if block.startswith(start)
+    )
 
 
 def test_a_describer_from_somebody_elses_folder_competes(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(PLUGIN)
+    (tmp_path / "mine.py").write_text(from_readme("python", "from harness.methods"))
     (tmp_path / "myconf" / "describers").mkdir(parents=True)
-    (tmp_path / "myconf" / "describers" / "peaks.yaml").write_text("peaks:\n  _target_: mine.Peaks\n  windows: 3\n")
+    (tmp_path / "myconf" / "describers" / "peaks.yaml").write_text(from_readme("yaml", "peaks:"))
     search = f"hydra.searchpath=[file://{tmp_path / 'myconf'}]"
     code, _, err = invoke(*options(small, folder="plugged", describers="[rotate,peaks,shuffled]"), search)
     assert code == 0, err

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError
+from harness.subject.files import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,9 @@ class Document:
 
     @classmethod
     def of(cls, text: str) -> Document:
-        """Make the document of a text."""
-        return cls(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16], text)
+        """Make the document of a text; halves of surrogate pairs, which are no text, become question marks."""
+        encoded = text.encode("utf-8", "replace")
+        return cls(hashlib.sha256(encoded).hexdigest()[:16], encoded.decode())
 
 
 class Corpus(ABC):
@@ -141,12 +143,20 @@ class HuggingFaceDataset(Corpus):
                         f"the dataset {self._path} has no column {self._column!r}; "
                         f"it has {', '.join(example)} (corpus.column)"
                     )
-                yield example[self._column]
+                text = example[self._column]
+                if text is not None and not isinstance(text, str):
+                    raise HarnessError(
+                        f"the column {self._column!r} of the dataset {self._path} holds {type(text).__name__}, "
+                        "not text (corpus.column)"
+                    )
+                yield text or ""
         except HarnessError:
             raise
         except Exception as error:  # the library raises a class of its own for every cause
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise HarnessError(f"the dataset {self._path} cannot be read ({reason})") from error
+            raise HarnessError(
+                f"the dataset {self._path} cannot be read ({first_line(error)}); "
+                "check corpus.path, corpus.subset, corpus.split and corpus.revision"
+            ) from error
 
 
 class TextFiles(Corpus):
@@ -167,20 +177,27 @@ class TextFiles(Corpus):
             path = Path(given).expanduser()
             if not path.exists():
                 raise HarnessError(f"the corpus file {given} does not exist (corpus.paths)")
-            files = sorted(path.rglob("*")) if path.is_dir() else [path]
+            files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
             for file in files:
                 if file.suffix in {".txt", ".md"}:
-                    yield file.read_text(errors="replace")
+                    yield file.read_text("utf-8", "replace")
                 elif file.suffix == ".jsonl":
                     yield from self._lines(file)
                 elif not path.is_dir():
                     raise HarnessError(f"{file} is neither .txt, .md nor .jsonl (corpus.paths)")
 
     def _lines(self, file: Path) -> Iterator[str]:
-        for number, line in enumerate(file.read_text(errors="replace").splitlines(), start=1):
+        # Not splitlines, which also splits at characters that JSON lets stand inside a string.
+        for number, line in enumerate(file.read_text("utf-8", "replace").split("\n"), start=1):
+            if not line.strip():
+                continue
             try:
-                yield str(json.loads(line)[self._column])
-            except (ValueError, KeyError, TypeError) as error:
+                text = json.loads(line)[self._column]
+            except (ValueError, KeyError, TypeError):
+                text = None
+            if not isinstance(text, str):
                 raise HarnessError(
-                    f"{file} line {number} is not a JSON object with a field {self._column!r} (corpus.column)"
-                ) from error
+                    f"{file} line {number} is not a JSON object with a text in the field {self._column!r} "
+                    "(corpus.column)"
+                )
+            yield text

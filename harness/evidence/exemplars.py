@@ -90,8 +90,15 @@ def gather_windows(corpus: Corpus, subject: Subject, config: EvidenceConfig, see
     """Read the corpus and cut it, checking that it suffices.
 
     Raises:
-        HarnessError: if the corpus is empty or too small for the splits.
+        HarnessError: if the corpus is empty or too small for the splits, or a window too long for the model.
     """
+    longest = getattr(subject.config, "max_position_embeddings", None)
+    special = sum(map(len, special_affixes(subject.tokenizer)))
+    if longest is not None and config.window + special > longest:
+        raise HarnessError(
+            f"windows of {config.window} tokens are too long for {subject.name}: it reads {longest} at once, "
+            f"{special} special ones included (evidence.window)"
+        )
     documents = corpus.documents(config.max_documents)
     windows = cut_windows(documents, subject.tokenizer, length=config.window, shares=config.splits, seed=seed)
     check_splits(windows, max(config.top, config.random))

@@ -68,7 +68,8 @@ def cut_windows(
     windows, seen = [], set()
     for document in documents:
         split = split_of(document.id, shares, seed)
-        tokens = tokenizer(document.text, add_special_tokens=False, verbose=False).input_ids
+        # A text that spells out a special token ("</s>") is text all the same.
+        tokens = tokenizer(document.text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
         cut = [tuple(tokens[start : start + length]) for start in range(0, len(tokens), length)]
         for run in cut:
             if (len(run) == length or len(cut) == 1) and run not in seen:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel
 
 from harness.errors import HarnessError
 from harness.records import Neuron
+from harness.subject.files import first_line
 from harness.subject.subject import Subject
 
 
@@ -50,8 +52,10 @@ class ActivationReader:
             model: nn.Module = AutoModel.from_pretrained(
                 subject.files.reference, dtype=subject.dtype, use_safetensors=True, **subject.loading
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise HarnessError(f"{subject.name} cannot be loaded ({str(error).splitlines()[0]})") from error
+        except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
+            raise HarnessError(
+                f"{subject.name} cannot be loaded ({first_line(error)}); check subject.sources and subject.dtype"
+            ) from error
         layers = model.get_submodule(subject.architecture.layer.rpartition(".")[0])
         assert isinstance(layers, nn.ModuleList)
         del layers[max(self._columns) + 1 :]
@@ -73,11 +77,19 @@ class ActivationReader:
 
         Returns:
             (B, T, neurons), float32, on the reader's device.
+
+        Raises:
+            HarnessError: if an activation is not a finite number.
         """
         self._model(input_ids=input_ids.to(self._device), attention_mask=attention_mask.to(self._device))
         activations = torch.empty(*input_ids.shape, self._count, device=self._device)
         for layer, (positions, _) in self._columns.items():
             activations[..., positions] = self._read.pop(layer).float()
+        if not torch.isfinite(activations[attention_mask.to(self._device).bool()]).all():
+            raise HarnessError(
+                f"{self._subject.name} computes activations that are NaN or infinite: its weights are damaged, or too "
+                "large for the number format (subject.dtype=float32)"
+            )
         return activations
 
     def close(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Checkpoint:
         if index is not None:
             try:
                 shards: dict[str, str] = json.loads(index.read_text())["weight_map"]
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise HarnessError(f"{index} is not a safetensors index; download the checkpoint again") from error
             return shards
         single = self._fetch(SINGLE)
@@ -53,14 +54,16 @@ class Checkpoint:
         except Unavailable as error:
             raise HarnessError(str(error)) from error
 
-    def _open(self, name: str) -> Any:
+    @contextmanager
+    def _open(self, name: str) -> Iterator[Any]:
         path = self._fetch(name)
         if path is None:
             raise HarnessError(f"{self._files.reference} lacks the shard {name} named in its index; download it again")
         try:
-            return safe_open(path, framework="pt")
+            with safe_open(path, framework="pt") as file:
+                yield file
         except (SafetensorError, OSError) as error:
-            raise HarnessError(f"{path} is not a readable safetensors file ({error}); download it again") from error
+            raise HarnessError(f"{path} is damaged ({error}); download it again") from error
 
     @property
     def names(self) -> list[str]:

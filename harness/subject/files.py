@@ -9,15 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -80,9 +77,8 @@ class ModelFiles:
             raise Unavailable(
                 f"{repository!r} is neither an existing folder nor a hub name of the form owner/model"
             ) from error
-        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, OSError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise Unavailable(f"{repository} cannot be fetched from the hub ({reason})") from error
+        except Exception as error:  # the errors of the HTTP library beneath, whichever this version of the client uses
+            raise Unavailable(f"{repository} cannot be fetched from the hub ({first_line(error)})") from error
 
 
 def locate(sources: Sequence[str], revision: str | None = None, *, marker: str = "config.json") -> ModelFiles:
@@ -111,7 +107,10 @@ def locate(sources: Sequence[str], revision: str | None = None, *, marker: str =
 def _open(source: str, revision: str | None) -> ModelFiles:
     if source.startswith("package:"):
         package, _, inside = source.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package)
+        try:
+            spec = importlib.util.find_spec(package)
+        except (ImportError, ValueError):  # a parent package is missing, or the name is none
+            spec = None
         if spec is None or spec.origin is None:
             raise Unavailable(f"the Python package {package.replace('_', '-')} is not installed")
         return _folder(Path(spec.origin).parent / inside)
@@ -125,6 +124,11 @@ def _open(source: str, revision: str | None) -> ModelFiles:
 
 def _folder(path: Path) -> ModelFiles:
     return ModelFiles(str(path.resolve()), path.resolve())
+
+
+def first_line(error: Exception) -> str:
+    """Return what a library's error says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def sha256(path: Path) -> str:

@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 from harness.records import Neuron, ScoredToken, VectorKind
 from harness.subject.architecture import Architecture, architecture_of
 from harness.subject.checkpoint import Checkpoint
-from harness.subject.files import ModelFiles, locate, sha256
+from harness.subject.files import ModelFiles, first_line, locate, sha256
 from harness.subject.token_weights import TokenWeighting, is_placeholder
 
 
@@ -76,13 +76,17 @@ class Subject:
 
     @cached_property
     def config(self) -> Any:
-        """The model's transformers config."""
+        """The model's transformers config.
+
+        Raises:
+            HarnessError: if it cannot be read, or is of a family that this project does not know.
+        """
         try:
-            return AutoConfig.from_pretrained(self.files.reference, **self.loading)
+            config = AutoConfig.from_pretrained(self.files.reference, **self.loading)
         except (OSError, ValueError) as error:
-            raise HarnessError(
-                f"the config of {self.files.reference} cannot be read ({str(error).splitlines()[0]})"
-            ) from error
+            raise HarnessError(f"the config of {self.files.reference} cannot be read ({first_line(error)})") from error
+        architecture_of(config.model_type)
+        return config
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -96,8 +100,18 @@ class Subject:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer."""
-        return AutoTokenizer.from_pretrained(self.files.reference, **self.loading)
+        """The model's tokenizer.
+
+        Raises:
+            HarnessError: if it cannot be loaded.
+        """
+        try:
+            return AutoTokenizer.from_pretrained(self.files.reference, **self.loading)
+        except Exception as error:  # each tokenizer library raises classes of its own
+            raise HarnessError(
+                f"the tokenizer of {self.files.reference} cannot be loaded ({first_line(error)}); "
+                "the model needs its tokenizer.json"
+            ) from error
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -198,7 +212,8 @@ class Subject:
         if name is None:
             return vectors
         weight = self.checkpoint.tensor(self._name(name)) + self.architecture.norm_offset
-        return vectors * vectors.pow(2).mean(dim=-1, keepdim=True).add(1e-6).rsqrt() * weight.to(vectors)
+        eps = float(self.config.rms_norm_eps)
+        return vectors * vectors.pow(2).mean(dim=-1, keepdim=True).add(eps).rsqrt() * weight.to(vectors)
 
     @cached_property
     def unused_token_ids(self) -> frozenset[int]:
@@ -206,8 +221,10 @@ class Subject:
         tokenizer, size = self.tokenizer, self.projection(self.num_layers).shape[1]
         names = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
         placeholders = {token for token, name in enumerate(names) if name is None or is_placeholder(name)}
-        special = {token for token in tokenizer.all_special_ids if token < size}
-        return frozenset(special | placeholders | set(range(len(tokenizer), size)))
+        special = set(tokenizer.all_special_ids)
+        # Most special tokens of some models (<|eot_id|> of Llama 3) have no role and are marked only here.
+        special |= {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        return frozenset({token for token in special if token < size} | placeholders | set(range(len(tokenizer), size)))
 
     @lru_cache(maxsize=1 << 16)  # noqa: B019
     def token_text(self, token: int) -> str:
@@ -219,7 +236,7 @@ class Subject:
             return piece
         if "▁" in piece:  # SentencePiece's space; decoding a piece alone would drop it
             return piece.replace("▁", " ")
-        return str(self.tokenizer.decode([token]))
+        return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
 
     def surface(self, tokens: Sequence[int]) -> list[str]:
         """Return the text of each token of a window so that, joined, they read as the text did."""
@@ -243,6 +260,7 @@ class Subject:
         z = (projected - projected.mean()) / projected.std(correction=0).clamp_min(1e-12)
         kept = z.clone()
         hidden = sorted(self.unused_token_ids)
+        count = min(count, len(kept) - len(hidden))
         kept[hidden] = -torch.inf
         high = torch.topk(kept, count)
         kept[hidden] = torch.inf

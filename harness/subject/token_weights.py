@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.errors import HarnessError
+
 #: Names that tokenizers give to places they keep free: [unused12], <unused12>, <|reserved_special_token_12|>.
 _PLACEHOLDER = re.compile(
     r"^[\[<|]+(unused|reserved|extra_id|pad|mask|image|audio|video)[\w\-| ]*[\]>|]+$", re.IGNORECASE
@@ -40,7 +42,17 @@ class TokenWeighting:
 
         Returns:
             (V,), float32, on the projection's device.
+
+        Raises:
+            HarnessError: if an ignored id is no token's.
         """
+        size = projection.shape[1]
+        stray = [token for token in self.ignored_token_ids if not 0 <= token < size]
+        if stray:
+            raise HarnessError(
+                f"there is no token {stray[0]}: the vocabulary has ids 0 to {size - 1} "
+                "(subject.token_weighting.ignored_token_ids)"
+            )
         norms = projection.float().norm(dim=0)
         # kthvalue, not quantile: torch.quantile refuses inputs of more than 16 million elements.
         rank = max(1, min(norms.numel(), round(norms.numel() * self.norm_percentile / 100)))
