@@ -141,10 +141,12 @@ class Comparator(ABC):
 
     Attributes:
         role: the LLM role it asks, or none.
+        needs_logprobs: whether it asks for prompt log-probabilities, which not every server gives.
         symmetric: whether the order in which the two are shown cannot matter; if false, the run asks in both orders.
     """
 
     role: str | None = None
+    needs_logprobs: ClassVar[bool] = False
     symmetric: ClassVar[bool] = False
 
     @abstractmethod
@@ -157,9 +159,11 @@ class Scorer(ABC):
 
     Attributes:
         role: the LLM role it asks, or none.
+        needs_logprobs: whether it asks for prompt log-probabilities, which not every server gives.
     """
 
     role: str | None = None
+    needs_logprobs: ClassVar[bool] = False
 
     @abstractmethod
     async def score(self, case: JudgeCase, description: str) -> Grade:

@@ -39,6 +39,7 @@ class SimulationLLM(Scorer):
             the tab is used ("unknown" as in Bills et al.; many tokenizers join a tab to the letters after it).
     """
 
+    needs_logprobs = True
     prompt = Prompt("judges", "prompts/simulation.j2")
 
     def __init__(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 import tiny_models
 
 from harness.folder import RunFolder
+from harness.llm.scripted import Request, ScriptedBackend
 from harness.records import Status, VectorKind, Winner
 from harness.run.help import compose_config
 from harness.run.pipeline import run
@@ -140,3 +143,66 @@ def check_records(folder: RunFolder) -> None:
     for name, counts in counted.items():
         found = Counter(item.status for item in descriptions if item.describer == name)
         assert counts == {**dict.fromkeys(Status, 0), **found}
+
+
+class Script:
+    """A scripted LLM that tells its roles apart by what it is asked, and can be told to break down."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.breaks_after: int | None = None
+
+    def __call__(self, request: Request) -> str:
+        text = request.text
+        kind = "judge" if "description_A" in text else "merge" if "<part>" in text else "describe"
+        self.asked[kind] += 1
+        if self.breaks_after is not None and self.asked.total() > self.breaks_after:
+            raise KeyboardInterrupt
+        if kind == "judge":
+            return '{"reason": "the first is the first", "verdict": "A"}'
+        return json.dumps({"description": f"{kind} {hashlib.sha256(text.encode()).hexdigest()[:8]}"})
+
+
+def scripted_run(options: list[str], script: Script) -> RunFolder:
+    """Run ``options`` with one scripted LLM as explainer and judge."""
+    setup = Setup.of(compose_config(options))
+    backend = ScriptedBackend(script)
+    setup = dataclasses.replace(setup, backends={"explainer": backend, "judge": backend})
+    run(setup)
+    return RunFolder(setup.folder)
+
+
+def test_a_judge_that_always_prefers_the_first_is_seen_through(topics: Path, tmp_path: Path) -> None:
+    subject = tiny_models.tiny_subject(tmp_path / "tiny", "llama")
+    options = [*overrides(subject, topics, tmp_path / "biased"), "judges=[pairwise]"]
+    folder = scripted_run([item for item in options if "judges.simulation" not in item], Script())
+    board = json.loads(folder.leaderboard.read_text())
+    (health,) = board["health"]
+    assert health["first_position_rate"] == 1.0
+    assert health["inconsistency"] == 1.0
+    assert all(row["win_rate"] == 0.5 and row["ties"] == row["comparisons"] for row in board["overall"]["rows"])
+
+
+def test_interrupted_in_the_middle_nothing_is_asked_twice(topics: Path, tmp_path: Path) -> None:
+    subject = tiny_models.tiny_subject(tmp_path / "tiny", "llama")
+    options = [*overrides(subject, topics, tmp_path / "whole"), "judges=[pairwise]"]
+    options = [item for item in options if "judges.simulation" not in item]
+    script = Script()
+    whole = scripted_run([*options, f"serving.cache={tmp_path / 'cache-whole'}"], script)
+    neurons = 2
+    # Three kinds of two channels each and one merge; maxact and vocab_proj once; ten pairs in two orders.
+    assert script.asked == {"describe": neurons * (3 * 2 + 2), "merge": neurons, "judge": neurons * 10 * 2}
+
+    broken = Script()
+    broken.breaks_after = 25
+    with pytest.raises(KeyboardInterrupt):
+        scripted_run([*options, f"folder={tmp_path / 'broken'}"], broken)
+    resumed = Script()
+    again = scripted_run([*options, f"folder={tmp_path / 'broken'}"], resumed)
+    assert resumed.asked.total() + 25 == script.asked.total()
+    assert again.leaderboard.read_bytes() == whole.leaderboard.read_bytes()
+
+    # The same questions in a folder of their own: all are answered from the cache.
+    silent = Script()
+    scripted_run([*options, f"folder={tmp_path / 'third'}"], silent)
+    assert silent.asked.total() == 0

@@ -69,9 +69,15 @@ async def answer_all(
         advance(1)
 
     with progress(title, len(items), unit) as bar:
-        async with asyncio.TaskGroup() as group:
-            for item in items:
-                group.create_task(one(item, bar))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for item in items:
+                    group.create_task(one(item, bar))
+        except BaseExceptionGroup as errors:
+            mistakes, others = errors.split(HarnessError)
+            if mistakes is None or others is not None:
+                raise
+            raise HarnessError(str(mistakes.exceptions[0])) from errors
     if failures:
         example = next(record for record in reversed(journal.records()) if record.status is not Status.OK)
         reason = getattr(example, "detail", None) or getattr(example, "reason", "")

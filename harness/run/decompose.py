@@ -15,7 +15,6 @@ from torch import Tensor
 from harness.decomposition import Decomposition, decompose, kurtosis, reconstruction, skewness, z_scores
 from harness.folder import RunFolder, replacing, write_table
 from harness.records import Channel, Neuron, VectorKind, VectorSummary
-from harness.run.executor import Executor
 from harness.run.progress import progress
 from harness.run.setup import DecompositionPlan, Setup
 from harness.subject import Subject
@@ -64,10 +63,31 @@ def decompose_blocks(setup: Setup, folder: RunFolder, blocks: Sequence[Block]) -
     """
     if not blocks:
         return
-    work = partial(_decompose_block, setup.subject, setup.decomposition, setup.executor, folder)
+    work = partial(_decompose_block, setup.subject, setup.decomposition, Workbench(setup), folder)
     with progress("decompose", sum(len(block.indices) for block in blocks), "vectors") as advance:
         for count in setup.executor.map(work, blocks):
             advance(count)
+    del work  # and with it what lies on the accelerator, which an LLM may need next
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class Workbench:
+    """What all blocks need on the device: the projection, copied there once rather than once a block."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.device = setup.executor.device
+        self._subject = setup.subject
+        self._ready: tuple[str, Tensor, Tensor] | None = None
+
+    def vocabulary(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the projection (d_model, V) and the token weights (V,) of a layer, on the device."""
+        name = self._subject.projection_name(layer)
+        if self._ready is None or self._ready[0] != name:
+            self._ready = None  # frees the last one before the next takes its place
+            projection, weights = self._subject.projection(layer), self._subject.token_weights(layer)
+            self._ready = (name, projection.to(self.device), weights.to(self.device))
+        return self._ready[1:]
 
 
 def check_weights(setup: Setup, blocks: Sequence[Block]) -> None:
@@ -83,12 +103,10 @@ def check_weights(setup: Setup, blocks: Sequence[Block]) -> None:
 
 
 def _decompose_block(
-    subject: Subject, plan: DecompositionPlan, executor: Executor, folder: RunFolder, block: Block
+    subject: Subject, plan: DecompositionPlan, bench: Workbench, folder: RunFolder, block: Block
 ) -> int:
-    device = executor.device
-    vectors = subject.vectors(block.layer, block.indices, block.kind).to(device)
-    projection = subject.projection(block.layer).to(device)
-    weights = subject.token_weights(block.layer).to(device)
+    vectors = subject.vectors(block.layer, block.indices, block.kind).to(bench.device)
+    projection, weights = bench.vocabulary(block.layer)
     found = decompose(vectors, projection, token_weights=weights, config=plan.config(block.layer, block.kind))
     neurons = [Neuron(block.layer, index) for index in block.indices]
     shares = reconstruction(vectors, found.directions).cpu()

@@ -23,7 +23,7 @@ CaseOf = Callable[[Neuron, LLMClient | None], JudgeCase]
 
 def pending_verdicts(setup: Setup, journal: Journal[Verdict]) -> dict[str, list[Pair]]:
     """Return, for each comparator, the pairs it has yet to judge: all of them, in both orders if the order matters."""
-    pairs = list(itertools.combinations(setup.describers, 2))
+    pairs = list(itertools.combinations(sorted(setup.describers), 2))
     pending = {}
     for name, comparator in setup.comparators.items():
         shown = pairs if comparator.symmetric else [order for a, b in pairs for order in ((a, b), (b, a))]
@@ -57,8 +57,10 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         if exemplar.split in OPEN_TO_JUDGES:
             held_out[exemplar.neuron].append(exemplar)
 
-    async def client(role: str | None) -> LLMClient | None:
-        return await serving.client(role) if role is not None else None
+    async def client(judge: Comparator | Scorer) -> LLMClient | None:
+        if judge.role is None:
+            return None
+        return await serving.client(judge.role, needs_logprobs=judge.needs_logprobs)
 
     def case(neuron: Neuron, llm: LLMClient | None) -> JudgeCase:
         return JudgeCase(neuron, tuple(held_out[neuron]), setup.subject, llm, setup.seed)
@@ -66,13 +68,13 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     for name, pairs in comparisons.items():
         if pairs:
             comparator = setup.comparators[name]
-            compare = partial(_compare, case, made, name, comparator, await client(comparator.role))
+            compare = partial(_compare, case, made, name, comparator, await client(comparator))
             await answer_all(f"compare with {name}", "pairs", pairs, compare, verdicts)
     verdicts.close()
     for name, asked in questions.items():
         if asked:
             scorer = setup.scorers[name]
-            grade = partial(_score, case, made, name, scorer, await client(scorer.role))
+            grade = partial(_score, case, made, name, scorer, await client(scorer))
             await answer_all(f"score with {name}", "descriptions", asked, grade, scores)
     scores.close()
 

@@ -20,7 +20,7 @@ from harness.llm.prompts import prompts_of
 from harness.run.setup import Setup
 
 #: Parts of the config that change how or where a run works, but no result; all else is the run's identity.
-OPERATIONAL = ("folder", "executor", "tracking", "serving", "evidence.batch_windows")
+OPERATIONAL = ("name", "folder", "executor", "tracking", "serving", "evidence.batch_windows")
 #: The same inside each LLM role.
 OPERATIONAL_LLM = (
     "base_url", "api_key_env", "concurrency", "timeout_s", "retries", "startup_timeout_s", "python", "env",

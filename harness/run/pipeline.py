@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.evidence import CorpusSummary, collect_exemplars, gather_windows, summarise
+from harness.evidence import collect_exemplars, gather_windows, summarise
 from harness.folder import RunFolder, replacing, write_table
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
+from harness.methods import Describer
 from harness.report import build_report, store_leaderboard
 from harness.run.decompose import check_weights, decompose_blocks, pending_blocks
 from harness.run.describe import describe, pending_descriptions
@@ -45,9 +46,8 @@ async def _run(setup: Setup) -> Leaderboard:
         blocks = pending_blocks(setup, folder)
         check_weights(setup, blocks)
         manifest = write_manifest(setup, folder, None)
-        corpus = _gather(setup, folder)
-        if corpus is not None:
-            manifest = write_manifest(setup, folder, corpus)
+        if not folder.exemplars.exists():
+            manifest = _gather(setup, folder)
         decompose_blocks(setup, folder, blocks)
         await describe(setup, folder, serving)
         await judge(setup, folder, serving)
@@ -68,15 +68,15 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     ]
     for method, items in waiting:
         if items and method.role is not None and method.role in setup.backends:
-            await serving.preflight(method.role)
+            needs_logprobs = not isinstance(method, Describer) and method.needs_logprobs
+            await serving.preflight(method.role, needs_logprobs=needs_logprobs)
 
 
-def _gather(setup: Setup, folder: RunFolder) -> CorpusSummary | None:
-    """Gather the exemplars, unless they are there."""
-    if folder.exemplars.exists():
-        return None
+def _gather(setup: Setup, folder: RunFolder) -> dict[str, Any]:
+    """Gather the exemplars, and return the manifest that says from how much text."""
     logger.info("reading the corpus %s", setup.corpus.name)
     windows = gather_windows(setup.corpus, setup.subject, setup.evidence, setup.seed)
+    manifest = write_manifest(setup, folder, summarise(setup.corpus, windows))
     with progress("activations", len(windows), "windows") as advance:
         exemplars = collect_exemplars(
             windows,
@@ -88,7 +88,7 @@ def _gather(setup: Setup, folder: RunFolder) -> CorpusSummary | None:
             progress=advance,
         )
     write_table(folder.exemplars, exemplars)
-    return summarise(setup.corpus, windows)
+    return manifest
 
 
 def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Leaderboard:

@@ -35,10 +35,9 @@ class Checkpoint:
         index = self._fetch(INDEX)
         if index is not None:
             try:
-                shards: dict[str, str] = json.loads(index.read_text())["weight_map"]
+                return dict(json.loads(index.read_text())["weight_map"])
             except (ValueError, KeyError, TypeError) as error:
                 raise HarnessError(f"{index} is not a safetensors index; download the checkpoint again") from error
-            return shards
         single = self._fetch(SINGLE)
         if single is None:
             raise HarnessError(
@@ -95,6 +94,8 @@ class Checkpoint:
         """Read single columns of a matrix: (len(indices), rows), float32."""
         with self._open(self._shards[name]) as file:
             matrix = file.get_slice(name)
+            if len(indices) > matrix.get_shape()[1] // 16:  # columns lie apart: many cost more than the whole
+                return self._checked(name, file.get_tensor(name)[:, list(indices)].T.float())
             return self._checked(name, torch.stack([matrix[:, index : index + 1][:, 0] for index in indices]).float())
 
     def _checked(self, name: str, values: Tensor) -> Tensor:

@@ -67,9 +67,10 @@ class ModelFiles:
                 "check the spelling, or set HF_TOKEN if it is private"
             ) from error
         except LocalEntryNotFoundError as error:
+            reason = first_line(error.__cause__ or error)
             raise Unavailable(
-                f"{repository} is not in the local hub cache and the hub cannot be reached: download it where there "
-                "is a network, or name a local folder"
+                f"{repository} is not in the local hub cache and the hub cannot be reached ({reason}): download it "
+                "where there is a network, or name a local folder"
             ) from error
         except EntryNotFoundError:
             return None
@@ -126,7 +127,7 @@ def _folder(path: Path) -> ModelFiles:
     return ModelFiles(str(path.resolve()), path.resolve())
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return what a library's error says, in one line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 

@@ -46,9 +46,8 @@ def main() -> None:
     )
     print(f"torch {torch.__version__}; published settings for adamw")
     print(f"adamw     {baseline:8.2f} s  {adamw.steps.max():6d} steps       mean loss {adamw.loss.mean():.5f}")
-    print(
-        f"geodesic  {seconds:8.2f} s  {geodesic.steps.float().mean():6.1f} steps mean  mean loss {geodesic.loss.mean():.5f}"
-    )
+    steps = geodesic.steps.float().mean()
+    print(f"geodesic  {seconds:8.2f} s  {steps:6.1f} steps mean  mean loss {geodesic.loss.mean():.5f}")
     print(f"geodesic  {again:8.2f} s  (again, after adamw)")
     print(f"time ratio adamw / geodesic: {2 * baseline / (seconds + again):.0f}")
     print(f"share of neurons no worse (within 1e-3): {(difference <= 1e-3).float().mean():.2f}")
