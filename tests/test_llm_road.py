@@ -166,7 +166,7 @@ class Script:
 def scripted_run(options: list[str], script: Script) -> RunFolder:
     """Run ``options`` with one scripted LLM as explainer and judge."""
     setup = Setup.of(compose_config(options))
-    backend = ScriptedBackend(script)
+    backend = ScriptedBackend(script, concurrency=1)  # so that what was asked before a break was also answered
     setup = dataclasses.replace(setup, backends={"explainer": backend, "judge": backend})
     run(setup)
     return RunFolder(setup.folder)

@@ -180,7 +180,8 @@ class CachedClient(LLMClient):
             async with self._places:
                 reply = await request()
             if reply.status is Status.OK:
-                await asyncio.to_thread(lambda: cache.put(key, pack(reply)))
+                # At once, not in a thread: an interruption would cancel what waits there, and the answer is paid for.
+                cache.put(key, pack(reply))
             return reply
 
 
