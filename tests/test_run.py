@@ -428,3 +428,19 @@ def test_help_explains_every_option(invoke: Invoke) -> None:
         if leaf and not above.startswith("#") and not near and not name.startswith("_"):
             unexplained.append(line)
     assert unexplained == []
+
+
+@pytest.mark.slow
+def test_the_demo_in_small_puts_real_evidence_before_the_controls(invoke: Invoke, tmp_path: Path) -> None:
+    code, out, err = invoke(
+        *("experiment=demo", "folder=demo", "neurons.per_layer=20", "evidence.max_documents=600"),
+        *("decomposition.num_channels=4", "tracking=none"),
+    )
+    assert code == 0, err
+    assert out.strip().endswith("report.html")
+    rows = json.loads((tmp_path / "demo" / "leaderboard.json").read_text())["overall"]["rows"]
+    assert rows[0]["describer"] == "maxact"  # it saw evidence of the judge's own kind, from other documents
+    readable = {channel.kurtosis > 5 for channel in RunFolder(tmp_path / "demo").read_channels()}
+    vectors = RunFolder(tmp_path / "demo").read_vectors()
+    assert True in readable
+    assert sum(vector.kurtosis for vector in vectors) / len(vectors) < 2  # whole vectors are a blur
