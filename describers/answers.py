@@ -24,6 +24,12 @@ class Explanation(BaseModel):
     description: str = Field(description="the description, without quotation marks or preamble", max_length=600)
 
 
+class Gist(BaseModel):
+    """An explainer's answer about one channel: short, for many of them have to fit into one merge prompt."""
+
+    description: str = Field(description="the description, without quotation marks or preamble", max_length=160)
+
+
 def extract(tokens: list[str], count: int) -> str:
     """Return the extractive description: the first ``count`` distinct tokens, spaces and word-piece marks stripped.
 

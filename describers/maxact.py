@@ -56,22 +56,22 @@ def discretised(exemplar: Exemplar, highest: float) -> list[tuple[str, int]]:
 
 
 def _most_active(shown: Sequence[Exemplar]) -> list[str]:
-    """Return the words by their highest activation, then by how much they activate in all."""
+    """Return the words that activate, by their highest activation, then by how much they activate in all."""
     highest: dict[str, float] = defaultdict(float)
     total: dict[str, float] = defaultdict(float)
     for exemplar in shown:
         for word, activation in _words(exemplar):
             highest[word] = max(highest[word], activation)
             total[word] += max(activation, 0.0)
-    spoken = (word for word in total if any(map(str.isalnum, word)))
+    spoken = (word for word in total if highest[word] > 0 and any(map(str.isalnum, word)))
     return sorted(spoken, key=lambda word: (-highest[word], -total[word], word))
 
 
 def _words(exemplar: Exemplar) -> list[tuple[str, float]]:
-    """Join tokens into words (a token that starts with a space opens one), each with its highest activation."""
+    """Join tokens into words (what is neither letter nor digit ends one), each with its highest activation."""
     words: list[tuple[str, float]] = []
     for token, activation in zip(exemplar.tokens, exemplar.activations, strict=True):
-        if words and token and not token[0].isspace() and token[0].isalnum():
+        if words and words[-1][0][-1:].isalnum() and token[:1].isalnum():
             word, highest = words[-1]
             words[-1] = (word + token, max(highest, activation))
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from describers.answers import Explanation, Form, extract
+from describers.answers import Explanation, Form, Gist, extract
 from harness.llm.asking import all_answers, ask
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
@@ -80,7 +80,7 @@ class Rotate(Describer):
             tokens=[token.token for token in channel.tokens[: self._tokens]],
             other=[token.token for token in _other_tail(channel)[: self._tokens // 2]],
         )
-        return (await ask(llm, prompt, Explanation)).description
+        return (await ask(llm, prompt, Gist)).description
 
     def _extract(self, channels: Sequence[Channel]) -> Draft:
         """Take tokens from the channels in turn, the strongest of each first.

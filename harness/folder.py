@@ -7,6 +7,7 @@ written aside and renamed, so that a file that exists is complete.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -204,6 +205,23 @@ class RunFolder:
         """Open the journal of scores."""
         return Journal(self.path / "scores.jsonl", Score, score_identity)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from running in this folder meanwhile; the lock ends with the process, however it ends.
+
+        Raises:
+            HarnessError: if another process is at work here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise HarnessError(
+                    f"another process is running in {self.path}: wait for it, stop it, or choose another folder=..."
+                ) from error
+            yield
+
     def read_manifest(self) -> dict[str, Any]:
         """Read the manifest.
 
@@ -229,4 +247,7 @@ class RunFolder:
         return read_table(self.exemplars, Exemplar) if self.exemplars.exists() else []
 
     def _read_blocks(self, pattern: str, kind: type[T]) -> list[T]:
-        return [record for path in sorted(self.channels.glob(pattern)) for record in read_table(path, kind)]
+        # A block's vectors are written last: where they are missing, a kill left the block half done.
+        whole = {path.name.removesuffix(".vectors.parquet") for path in self.channels.glob("*.vectors.parquet")}
+        paths = (path for path in sorted(self.channels.glob(pattern)) if path.name.split(".")[0] in whole)
+        return [record for path in paths for record in read_table(path, kind)]

@@ -150,7 +150,7 @@ class Exemplar:
         document: identity of the document (a hash of its text).
         window: number of the window in the corpus.
         tokens: the window's tokens as text, special tokens left out.
-        activations: one value per token, signed by the run's polarity.
+        activations: one value per token.
     """
 
     neuron: Neuron

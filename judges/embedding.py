@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
-from harness.records import Exemplar, Source, Split, Status, Winner
-from judges.evidence import active_and_silent, excerpt, pearson
+from harness.records import Exemplar, Split, Status, Winner
+from judges.evidence import active_and_silent, excerpt, pearson, top_and_random
 
 
 class EmbeddingPairwise(Comparator):
@@ -70,7 +70,7 @@ class EmbeddingSimulation(Scorer):
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Correlate."""
-        groups = {source: case.windows(Split.REPORT, source) for source in Source}
+        groups = top_and_random(case, Split.REPORT)
         value = self._correlation(description, [item for group in groups.values() for item in group])
         if value is None:
             raise Unanswered(Status.FAILED, "true or predicted activations do not vary over the report split")

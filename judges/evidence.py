@@ -16,6 +16,16 @@ def excerpt(exemplar: Exemplar, context: int) -> str:
     return "".join(exemplar.tokens[start : exemplar.peak + context + 1]).strip()
 
 
+def top_and_random(case: JudgeCase, split: Split, count: int | None = None) -> dict[Source, list[Exemplar]]:
+    """Return at most ``count`` windows of each source, no window twice: a random one may be among the top ones."""
+    top = list(case.windows(split, Source.TOP)[:count])
+    seen = {item.window for item in top}
+    return {
+        Source.TOP: top,
+        Source.RANDOM: [item for item in case.windows(split, Source.RANDOM) if item.window not in seen][:count],
+    }
+
+
 def active_and_silent(case: JudgeCase, count: int, silent_share: float) -> tuple[list[Exemplar], list[Exemplar]]:
     """Return held-out windows that activate the neuron and windows that do not.
 

@@ -7,6 +7,7 @@ activation would stand, and the log-probabilities of the prompt say what the mod
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -14,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.llm.asking import all_answers
-from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
+from harness.llm.client import LLMClient, PromptLogprobs, Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Source, Split, Status
-from judges.evidence import pearson
+from judges.evidence import pearson, top_and_random
 
-LEVELS = {str(level): level for level in range(11)}
+#: Highest level of the scale, and what stands where a level is not known: tried in order, until one fits the tokenizer.
+#: Many tokenizers join a tab to the letters after it, and many write 10 as two tokens, of which the first says 1.
+FORMATS = ((10, "unknown"), (10, "?"), (9, "unknown"), (9, "?"))
 
 
 class SimulationLLM(Scorer):
@@ -34,9 +37,7 @@ class SimulationLLM(Scorer):
         role: the LLM role that simulates; its server must give prompt log-probabilities (vLLM does).
         windows: windows of each source and split.
         logprobs: expectations asked for at each token.
-        min_digit_mass: a window counts as simulated if the mean probability on "0" to "10" reaches this.
-        placeholders: what stands where an activation would; the first that the simulator's tokenizer keeps apart from
-            the tab is used ("unknown" as in Bills et al.; many tokenizers join a tab to the letters after it).
+        min_digit_mass: a window counts as simulated only if the probability on the levels reaches this at every token.
     """
 
     needs_logprobs = True
@@ -47,12 +48,11 @@ class SimulationLLM(Scorer):
         role: str = "simulator",
         windows: int = 5,
         logprobs: int = 20,
-        min_digit_mass: float = 0.1,
-        placeholders: Sequence[str] = ("unknown", "?"),
+        min_digit_mass: float = 0.01,
     ) -> None:
         self.role = role
         self._windows, self._logprobs, self._min_mass = windows, logprobs, min_digit_mass
-        self._placeholders = tuple(placeholders)
+        self._formats = list(FORMATS)
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Simulate all windows and correlate.
@@ -62,8 +62,8 @@ class SimulationLLM(Scorer):
                 which the simulator fails.
         """
         llm = case.asked()
-        report = {source: case.windows(Split.REPORT, source)[: self._windows] for source in Source}
-        calibrate = [item for source in Source for item in case.windows(Split.CALIBRATE, source)[: self._windows]]
+        report = top_and_random(case, Split.REPORT, self._windows)
+        calibrate = [item for items in top_and_random(case, Split.CALIBRATE, self._windows).values() for item in items]
         shown = [*report[Source.TOP], *report[Source.RANDOM], *calibrate]
         simulated = await all_answers(self._simulate(llm, description, item) for item in shown)
         predicted = [values for values, _ in simulated]
@@ -83,31 +83,40 @@ class SimulationLLM(Scorer):
     async def _simulate(
         self, llm: LLMClient, description: str, exemplar: Exemplar
     ) -> tuple[NDArray[np.float64], float]:
-        """Return the expected activation (0-10) at each token, and the mean probability on the levels."""
-        for placeholder in self._placeholders:
-            messages = self._messages(description, exemplar, placeholder)
-            answer = await llm.token_logprobs(messages, top=self._logprobs)
+        """Return the expected level at each token, and the mean probability on the levels."""
+        for form in tuple(self._formats):
+            highest, placeholder = form
+            answer = await llm.token_logprobs(
+                self.prompt.render(
+                    description=description, tokens=exemplar.tokens, placeholder=placeholder, highest=highest
+                ),
+                top=self._logprobs,
+            )
             if answer.status is not Status.OK:
                 raise Unanswered(answer.status, answer.detail)
             positions = _positions(answer, placeholder, len(exemplar.tokens))
-            if positions is not None:
+            if positions is not None and _writes(answer, highest):
+                self._formats = [form]  # a matter of the tokenizer: what fits once fits always
                 break
         else:
             raise Unanswered(
                 Status.FAILED,
-                f"the simulator's tokenizer keeps none of {', '.join(map(repr, self._placeholders))} apart from the "
-                "tab before it; give another (placeholders)",
+                "the simulator's tokenizer keeps no placeholder apart from the tab before it, so no level can be read",
             )
-        expected, masses = zip(*(_expectation(answer, position) for position in positions), strict=True)
-        mass = float(np.mean(masses))
-        if mass < self._min_mass:
+        expected, masses = zip(*(_expectation(answer, at, highest) for at in positions), strict=True)
+        if min(masses) < self._min_mass:
             raise Unanswered(
-                Status.FAILED, f"the simulator puts {mass:.3f} of its probability on 0-10, less than {self._min_mass}"
+                Status.FAILED,
+                f"at {sum(mass < self._min_mass for mass in masses)} of {len(masses)} tokens the simulator puts less "
+                f"than {self._min_mass} of its probability on 0-{highest}",
             )
-        return np.array(expected), mass
+        return np.array(expected), float(np.mean(masses))
 
-    def _messages(self, description: str, exemplar: Exemplar, placeholder: str) -> list[Message]:
-        return self.prompt.render(description=description, tokens=exemplar.tokens, placeholder=placeholder)
+
+def _writes(answer: PromptLogprobs, highest: int) -> bool:
+    """Tell whether the tokenizer writes the highest level, which the worked examples hold, as one token after a tab."""
+    pairs = itertools.pairwise(token.text for token in answer.tokens)
+    return any(before.endswith("\t") and after == str(highest) for before, after in pairs)
 
 
 def _positions(answer: PromptLogprobs, placeholder: str, count: int) -> list[int] | None:
@@ -128,13 +137,11 @@ def _positions(answer: PromptLogprobs, placeholder: str, count: int) -> list[int
     return found[::-1]
 
 
-def _expectation(answer: PromptLogprobs, position: int) -> tuple[float, float]:
+def _expectation(answer: PromptLogprobs, position: int, highest: int) -> tuple[float, float]:
     """Return the expected level at a position given that a level stands there, and the probability that one does."""
-    weights = {
-        LEVELS[text]: math.exp(logprob)
-        for text, logprob in answer.tokens[position].alternatives.items()
-        if text in LEVELS
-    }
+    levels = {str(level): level for level in range(highest + 1)}
+    alternatives = answer.tokens[position].alternatives
+    weights = {levels[text]: math.exp(logprob) for text, logprob in alternatives.items() if text in levels}
     mass = sum(weights.values())
     return (sum(level * weight for level, weight in weights.items()) / mass if mass > 0 else 0.0), mass
 

@@ -475,10 +475,23 @@ def test_only_answers_are_kept(tmp_path: Path, status: Status) -> None:
     assert asyncio.run(client.token_logprobs(HELLO)).status is Status.OK
 
 
+def test_a_text_without_the_object_asked_for_is_asked_again(tmp_path: Path) -> None:
+    backend = ScriptedBackend(["I would rather not say.", '{"b": 1}', 'It is {"a": 1}.'])
+    client = cached(tmp_path, backend)
+    schema = {"properties": {"a": {}}, "required": ["a"]}
+
+    async def run() -> list[str]:
+        return [(await client.generate(HELLO, schema=schema)).text for _ in range(4)]
+
+    answers = asyncio.run(run())
+    assert answers == ["I would rather not say.", '{"b": 1}', 'It is {"a": 1}.', 'It is {"a": 1}.']
+    assert len(backend.requests) == 3
+
+
 def test_whatever_changes_the_answer_misses(tmp_path: Path) -> None:
     def numbered() -> Callable[[Any], str]:
         count = iter(range(100))
-        return lambda request: f"answer {next(count)}"
+        return lambda request: json.dumps({"answer": next(count)})
 
     backend = ScriptedBackend(numbered())
     other = ScriptedBackend(lambda request: "another model", model="other")
@@ -965,6 +978,10 @@ def test_a_run_that_is_cancelled_leaves_no_server(tmp_path: Path) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        # What was just being started may take a moment to die; it must not live on.
+        until = time.monotonic() + 10
+        while tiny_models.survivors(sessions) and time.monotonic() < until:
+            await asyncio.sleep(0.05)
         return tiny_models.survivors(sessions)
 
     assert asyncio.run(run()) == []

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -322,6 +323,7 @@ MISTAKES = [
       "llm.explainer.retries=0"], ["explainer", "127.0.0.1:9"]),
     (["llm@llm.explainer=vllm"], ["llm.explainer", "model"]),
     (["executor.device=cuda"], ["executor.device=cpu"]),
+    (["executor.device=mps"], ["mps", "cpu or cuda"]),
 ]  # fmt: skip
 
 
@@ -371,6 +373,47 @@ def test_damaged_weights_are_found_before_time_is_spent(invoke: Invoke, small: d
     assert "safetensors" in err
 
 
+def test_a_pruned_neuron_is_told_before_time_is_spent(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source, pruned = Path(small["subject.sources"].strip("[]")), tmp_path / "pruned"
+    shutil.copytree(source, pruned)
+    weights = load_file(pruned / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][:] = 0
+    save_file(weights, pruned / "model.safetensors", metadata={"format": "pt"})
+    code, _, err = invoke(*options(small, folder="zero", subject__sources=f"[{pruned}]"))
+    assert code == 1
+    assert one_line(err)
+    assert "in vector of neuron" in err
+    assert "layer 1 is zero" in err
+
+
+def test_two_processes_do_not_run_in_one_folder(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "busy").locked():
+        code, _, err = invoke(*options(small, folder="busy"))
+    assert code == 1
+    assert "another process is running" in err
+
+
+def test_what_only_answers_depend_on_may_change_until_there_are_any(
+    invoke: Invoke, small: dict[str, str], tmp_path: Path
+) -> None:
+    base = options(small, folder="begun")
+    assert invoke(*base, "describers=[rotate,maxact]")[0] == 0
+    code, _, err = invoke(*base, "describers=[rotate,generic]")
+    assert code == 1
+    assert "describers" in err
+    (tmp_path / "begun" / "descriptions.jsonl").unlink()  # as after a kill before the first description
+    (tmp_path / "begun" / "verdicts.jsonl").unlink()
+    (tmp_path / "begun" / "scores.jsonl").unlink()
+    exemplars = (tmp_path / "begun" / "exemplars.parquet").stat().st_mtime_ns
+    assert invoke(*base, "describers=[rotate,generic]")[0] == 0
+    assert (tmp_path / "begun" / "exemplars.parquet").stat().st_mtime_ns == exemplars
+    code, _, err = invoke(*base, "describers=[rotate,generic]", "evidence.top=4")
+    assert code == 1
+    assert "evidence.top was 5, is now 4" in err
+
+
 def test_secrets_never_reach_the_run_folder(
     invoke: Invoke, small: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +421,7 @@ def test_secrets_never_reach_the_run_folder(
     code, _, err = invoke(
         *options(small, folder="secret", tracking="wandb_offline", describers="[maxact,generic]"),
         *["llm@llm.judge=vllm", "llm.judge.model=m", "+llm.judge.env.HF_TOKEN=hf-very-secret"],
+        *['llm.simulator.base_url="https://me:very-secret@host/v1?api_key=very-secret"'],
         *["llm@llm.simulator=openai", "llm.simulator.model=m", "llm.simulator.api_key_env=MY_KEY"],
     )
     assert code == 0, err  # no judge asks these roles, so nothing is started

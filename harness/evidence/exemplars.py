@@ -31,8 +31,6 @@ class EvidenceConfig:
         splits: share of the documents of each split.
         top: windows of highest activation kept per neuron and split.
         random: random windows kept per split, the same for all neurons.
-        polarity: ``positive`` explains what makes a neuron's activation high, ``negative`` what makes it low
-            (activations are then multiplied by -1).
         batch_windows: windows per forward pass; changes speed and memory only.
     """
 
@@ -43,15 +41,12 @@ class EvidenceConfig:
     )
     top: int = 20
     random: int = 40
-    polarity: str = "positive"
     batch_windows: int = 64
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "splits", {Split(name): float(share) for name, share in self.splits.items()})
         if set(self.splits) != set(Split) or min(self.splits.values()) <= 0:
             raise HarnessError(f"evidence.splits needs a positive share for each of {', '.join(Split)}")
-        if self.polarity not in {"positive", "negative"}:
-            raise HarnessError(f"evidence.polarity is positive or negative, not {self.polarity!r}")
         for name in ("window", "top", "random", "batch_windows"):
             if getattr(self, name) < 1:
                 raise HarnessError(f"evidence.{name} must be at least 1, not {getattr(self, name)}")
@@ -138,7 +133,6 @@ def collect_exemplars(
         Ordered by neuron, split, source; top ones by activation, highest first; random ones in corpus order.
     """
     reader = ActivationReader(subject, neurons, device)
-    sign = 1.0 if config.polarity == "positive" else -1.0
     shape = (len(neurons), config.top)
     tops = {
         split: _Top(
@@ -153,7 +147,7 @@ def collect_exemplars(
     try:
         for batch in _batches(windows, config.batch_windows):
             activations, mask = _read(reader, subject.tokenizer, [windows[number].tokens for number in batch], config)
-            activations = (sign * activations).permute(2, 0, 1)  # (neurons, B, T)
+            activations = activations.permute(2, 0, 1)  # (neurons, B, T)
             peaks = activations.masked_fill(~mask, -torch.inf).amax(dim=2)
             numbers = torch.tensor(batch, device=device)
             for split in Split:

@@ -13,6 +13,9 @@ from harness.evidence.corpus import Document
 from harness.records import Split
 from harness.seeds import derive_seed
 
+#: So many tokens in a row in two splits are a copy, not a coincidence.
+SHARED = 16
+
 
 @dataclass(frozen=True)
 class Window:
@@ -55,8 +58,9 @@ def cut_windows(
 ) -> list[Window]:
     """Cut documents into windows that do not overlap; a document's short rest is left out, unless it is all there is.
 
-    A run of tokens that occurs again (a licence, a table of contents) is kept once, wherever it occurs first, so that
-    no window stands in two splits.
+    A window that occurs again (a licence, a table of contents) is kept once, and one that shares ``SHARED`` tokens in a
+    row with a window of another split is left out: documentation is copied between documents, and what a describer has
+    read must not come back as a judge's evidence.
 
     Args:
         documents: the texts.
@@ -65,15 +69,21 @@ def cut_windows(
         shares: share of the documents of each split.
         seed: the run's seed.
     """
-    windows, seen = [], set()
+    windows = []
+    seen: set[tuple[int, ...]] = set()
+    home: dict[tuple[int, ...], Split] = {}  # the split of every run of SHARED tokens that has been kept
     for document in documents:
         split = split_of(document.id, shares, seed)
         # A text that spells out a special token ("</s>") is text all the same.
         tokens = tokenizer(document.text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
         cut = [tuple(tokens[start : start + length]) for start in range(0, len(tokens), length)]
         for run in cut:
-            if (len(run) == length or len(cut) == 1) and run not in seen:
+            if (len(run) < length and len(cut) > 1) or run in seen:
+                continue
+            shared = {run[start : start + SHARED] for start in range(max(1, len(run) - SHARED + 1))}
+            if all(home.get(piece, split) is split for piece in shared):
                 seen.add(run)
+                home.update(dict.fromkeys(shared, split))
                 windows.append(Window(document.id, split, run))
     return windows
 

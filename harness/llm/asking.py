@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import pydantic
@@ -72,6 +72,11 @@ def strict_schema(answer: type[pydantic.BaseModel]) -> Mapping[str, Any]:
 
     schema: Mapping[str, Any] = openai.pydantic_function_tool(answer)["function"]["parameters"]
     return schema
+
+
+def holds_object(text: str, keys: Collection[str]) -> bool:
+    """Tell whether a text holds a JSON object with at least these keys."""
+    return any(set(keys) <= set(found) for found in _objects(text))
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:

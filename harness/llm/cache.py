@@ -38,6 +38,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from harness.errors import HarnessError
+from harness.llm.asking import holds_object
 from harness.llm.client import Backend, Completion, LLMClient, Message, PromptLogprobs, PromptToken, Sampling
 from harness.records import Status
 
@@ -149,7 +150,12 @@ class CachedClient(LLMClient):
         # The schema as text: sorting its keys would make one of two schemas whose properties stand in another order.
         key = self._key("generate", messages, schema=schema and json.dumps(schema), sampling=dataclasses.asdict(drawn))
         return await self._answer(
-            key, lambda: self._client.generate(messages, schema=schema, sampling=drawn), _pack_text, _unpack_text
+            key,
+            lambda: self._client.generate(messages, schema=schema, sampling=drawn),
+            _pack_text,
+            _unpack_text,
+            # A text without the object that was asked for is a failure, to be tried again.
+            usable=lambda reply: schema is None or holds_object(reply.text, schema.get("required", ())),
         )
 
     async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
@@ -168,6 +174,7 @@ class CachedClient(LLMClient):
         request: Callable[[], Awaitable[Reply]],
         pack: Callable[[Reply], dict[str, Any]],
         unpack: Callable[[dict[str, Any]], Reply],
+        usable: Callable[[Reply], bool] = lambda reply: True,
     ) -> Reply:
         cache = self._cache
         if cache is None:
@@ -179,7 +186,7 @@ class CachedClient(LLMClient):
                 return unpack(stored)
             async with self._places:
                 reply = await request()
-            if reply.status is Status.OK:
+            if reply.status is Status.OK and usable(reply):
                 # At once, not in a thread: an interruption would cancel what waits there, and the answer is paid for.
                 cache.put(key, pack(reply))
             return reply

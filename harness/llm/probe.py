@@ -11,7 +11,11 @@ from harness.llm.asking import ask
 from harness.llm.client import Backend, LLMClient, Message, Unanswered
 from harness.records import Status
 
-PROBE = (Message("user", 'Is water wet? Reply with {"answer": "yes"} or {"answer": "no"} and nothing else.'),)
+#: With a system turn, as every prompt of this project has one and some chat templates refuse it.
+PROBE = (
+    Message("system", "You answer with JSON."),
+    Message("user", 'Is water wet? Reply with {"answer": "yes"} or {"answer": "no"} and nothing else.'),
+)
 PROBE_ANSWER = '{"answer": "yes"}'
 
 

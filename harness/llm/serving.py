@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -98,6 +99,10 @@ class Serving:
             self._clients[role] = CachedClient(slot, backend, self._cache)
         return self._clients[role]
 
+    def lazily(self, role: str, *, needs_logprobs: bool = False) -> LLMClient:
+        """Return a client that calls :meth:`client` at the first question: a role that nobody asks starts no server."""
+        return _Lazy(self, role, needs_logprobs)
+
     def _backend(self, role: str) -> Backend:
         if role not in self._backends:
             raise HarnessError(f"no LLM is configured for the role {role!r}: add llm@llm.{role}=vllm or =openai")
@@ -132,6 +137,22 @@ class Serving:
         if needs_logprobs and (role, True) not in self._proven:
             await probe_logprobs(role, backend, slot)
             self._proven.add((role, True))
+
+
+class _Lazy(LLMClient):
+    """A role's client, had at the first question."""
+
+    def __init__(self, serving: Serving, role: str, needs_logprobs: bool) -> None:
+        self.sampling = serving._backend(role).sampling
+        self._open = functools.partial(serving.client, role, needs_logprobs=needs_logprobs)
+
+    async def generate(
+        self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
+    ) -> Completion:
+        return await (await self._open()).generate(messages, schema=schema, sampling=sampling)
+
+    async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
+        return await (await self._open()).token_logprobs(messages, top=top)
 
 
 class _Slot(LLMClient):

@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the report")
     options = parser.parse_args(arguments)
-    folders = [RunFolder(path) for path in options.runs]
+    # A sweep keeps files of its own beside its runs, which `runs/NAME/*` names as well.
+    folders = [RunFolder(path) for path in options.runs if len(options.runs) == 1 or not path.is_file()]
     try:
         runs = [load_run(folder, recompute=True) for folder in folders]
         for folder, run in zip(folders, runs, strict=True):

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.decomposition import Decomposition, decompose, kurtosis, reconstruction, skewness, z_scores
+from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing, write_table
 from harness.records import Channel, Neuron, VectorKind, VectorSummary
 from harness.run.progress import progress
@@ -94,10 +95,15 @@ def check_weights(setup: Setup, blocks: Sequence[Block]) -> None:
     """Read every vector that is to be decomposed, so that damaged weights are found before time is spent.
 
     Raises:
-        HarnessError: if one holds NaN or infinite numbers.
+        HarnessError: if one holds NaN or infinite numbers, or nothing but zeros.
     """
     for block in blocks:
-        setup.subject.vectors(block.layer, block.indices, block.kind)
+        zero = (setup.subject.vectors(block.layer, block.indices, block.kind) == 0).all(dim=1).nonzero().flatten()
+        if len(zero):
+            raise HarnessError(
+                f"the {block.kind} vector of neuron {block.indices[int(zero[0])]} in layer {block.layer} is zero (is "
+                "it pruned?), so it has no direction: leave that neuron out (neurons.indices)"
+            )
     for layer in {block.layer for block in blocks}:
         setup.subject.projection(layer)
 

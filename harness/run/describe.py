@@ -36,7 +36,7 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         if not neurons:
             continue
         describer = setup.describers[name]
-        llm = await serving.client(describer.role) if describer.role in setup.backends and describer.role else None
+        llm = serving.lazily(describer.role) if describer.role in setup.backends and describer.role else None
         made = {(record.neuron, record.describer): record for record in journal.records()}
         others = {
             other: {neuron: made[neuron, other] for neuron in setup.neurons if (neuron, other) in made}

@@ -18,7 +18,7 @@ class Executor(ABC):
     """Runs blocks of work.
 
     Attributes:
-        device: where tensors live: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        device: where tensors live: ``cpu``, ``cuda``, ``cuda:1``.
         block: weight vectors that are decomposed together.
     """
 
@@ -34,7 +34,7 @@ class LocalExecutor(Executor):
     """Does one block after the other in this process.
 
     Args:
-        device: ``auto`` takes the accelerator if there is one.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; ``auto`` takes CUDA if there is a GPU. (Not ``mps``: it lacks float64.)
         threads: CPU threads; none leaves it to PyTorch.
         block: weight vectors that are decomposed together.
     """
@@ -42,12 +42,16 @@ class LocalExecutor(Executor):
     def __init__(self, device: str = "auto", threads: int | None = None, block: int = 64) -> None:
         if block < 1:
             raise HarnessError(f"executor.block must be at least 1, not {block}")
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        self.device = (accelerator.type if accelerator else "cpu") if device == "auto" else device
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if not self.device.startswith(("cuda", "cpu")):
+            raise HarnessError(f"executor.device={self.device} is not supported; choose auto, cpu or cuda")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
             raise HarnessError(
-                f"executor.device={self.device}, but PyTorch sees no CUDA device; use executor.device=cpu"
-            )
+                f"PyTorch cannot use executor.device={self.device} ({str(error).splitlines()[0]}); "
+                "use executor.device=cpu"
+            ) from error
         self.block = block
         if threads is not None:
             torch.set_num_threads(threads)

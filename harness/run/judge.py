@@ -57,10 +57,8 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         if exemplar.split in OPEN_TO_JUDGES:
             held_out[exemplar.neuron].append(exemplar)
 
-    async def client(judge: Comparator | Scorer) -> LLMClient | None:
-        if judge.role is None:
-            return None
-        return await serving.client(judge.role, needs_logprobs=judge.needs_logprobs)
+    def client(judge: Comparator | Scorer) -> LLMClient | None:
+        return None if judge.role is None else serving.lazily(judge.role, needs_logprobs=judge.needs_logprobs)
 
     def case(neuron: Neuron, llm: LLMClient | None) -> JudgeCase:
         return JudgeCase(neuron, tuple(held_out[neuron]), setup.subject, llm, setup.seed)
@@ -68,13 +66,13 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     for name, pairs in comparisons.items():
         if pairs:
             comparator = setup.comparators[name]
-            compare = partial(_compare, case, made, name, comparator, await client(comparator))
+            compare = partial(_compare, case, made, name, comparator, client(comparator))
             await answer_all(f"compare with {name}", "pairs", pairs, compare, verdicts)
     verdicts.close()
     for name, asked in questions.items():
         if asked:
             scorer = setup.scorers[name]
-            grade = partial(_score, case, made, name, scorer, await client(scorer))
+            grade = partial(_score, case, made, name, scorer, client(scorer))
             await answer_all(f"score with {name}", "descriptions", asked, grade, scores)
     scores.close()
 

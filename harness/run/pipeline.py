@@ -32,7 +32,8 @@ def run(setup: Setup) -> Leaderboard:
     Raises:
         HarnessError: if something is the user's to mend.
     """
-    return asyncio.run(_run(setup))
+    with RunFolder(setup.folder).locked():
+        return asyncio.run(_run(setup))
 
 
 async def _run(setup: Setup) -> Leaderboard:
