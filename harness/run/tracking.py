@@ -73,7 +73,8 @@ class WandbTracker(Tracker):
                 **manifest["config"],
                 "manifest": {key: manifest[key] for key in ("subject", "versions", "commit")},
             },
-            settings=wandb.Settings(silent=True, console="off"),
+            # Its own record of the environment would hold the command line, and with it what a user may have put there.
+            settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
         ) as run:
             rows = leaderboard.to_json()["overall"]["rows"]
             run.log(
