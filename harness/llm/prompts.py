@@ -21,6 +21,7 @@ from harness.records import Exemplar
 _TURN = re.compile(r"^=== (system|user|assistant) ===\n", re.MULTILINE)
 _MARKS = str.maketrans({"«": "‹", "»": "›", "<": "‹", ">": "›"})
 _LONGEST = 2000
+_DROPPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, invisible format, surrogates, line and paragraph separators
 
 
 def quoted(text: str) -> str:
@@ -30,7 +31,8 @@ def quoted(text: str) -> str:
     delimiters are replaced by look-alikes, and an overlong text is cut.
     """
     text = text[:_LONGEST].replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
-    return "".join(char for char in text if unicodedata.category(char) not in {"Cc", "Cf", "Cs"}).translate(_MARKS)
+    kept = (char for char in text if unicodedata.category(char) not in _DROPPED)
+    return "".join(kept).translate(_MARKS)
 
 
 def highlighted(exemplar: Exemplar, threshold: float, context: int | None = None) -> str:
