@@ -279,12 +279,14 @@ class Subject:
             neuron: the neuron.
             kind: which weight vector.
             count: tokens per side.
-            final_norm: whether the final norm is applied to the vector first ([O], arXiv:2501.08319).
+            final_norm: whether to look as the model's own output does ([O], arXiv:2501.08319): the final norm applied
+                to the vector, and the unembedding at every layer; if not, through the layer's own :meth:`projection`.
         """
         vector = self.vectors(neuron.layer, [neuron.index], kind)
+        projection = self.projection(self.num_layers if final_norm else neuron.layer)
         if final_norm:
             vector = self.final_norm(vector)
-        return self.extreme_tokens((vector @ self.projection(neuron.layer))[0], count)
+        return self.extreme_tokens((vector @ projection)[0], count)
 
     def _name(self, name: str) -> str:
         found = self.checkpoint.name_of(*(prefix + name for prefix in self.architecture.prefixes))
