@@ -13,7 +13,7 @@ from harness.llm.asking import all_answers, ask
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Describer, DescriberCase, Draft
-from harness.records import Channel, Status, VectorKind
+from harness.records import Channel, ScoredToken, Status, VectorKind
 
 #: What a channel of each vector kind says of the neuron, in words for the explainer.
 MEANING = {
@@ -101,5 +101,5 @@ def _label(channel: Channel) -> str:
     return f"{channel.kind} channel {channel.rank + 1}{'' if channel.skewness >= 0 else ' (negative)'}"
 
 
-def _other_tail(channel: Channel) -> tuple:  # type: ignore[type-arg]
+def _other_tail(channel: Channel) -> tuple[ScoredToken, ...]:
     return channel.negative if channel.skewness >= 0 else channel.positive
