@@ -75,7 +75,8 @@ def decompose(
         _by_adamw(problem, results, noted)
         return results
     pending = dict.fromkeys(range(len(vectors)))
-    slots = slots_within(budget, vectors.device, *projection.shape, vectors.element_size(), config)
+    width, tokens = projection.shape
+    slots = slots_within(budget, vectors.device, width, tokens, vectors.element_size(), config)
 
     def attempt(slots: int) -> None:
         nonlocal done
@@ -146,7 +147,7 @@ def _checked(vectors: Tensor, projection: Tensor, token_weights: Tensor | None) 
 
 def _columns_not_finite(projection: Tensor) -> Tensor:
     """Return which columns hold NaN or infinite values, (V,), in pieces: the temporaries are as large as they are."""
-    pieces = projection.split(max(1, _CHECKED_AT_ONCE // projection.shape[0]), dim=1)
+    pieces = torch.split(projection, max(1, _CHECKED_AT_ONCE // projection.shape[0]), dim=1)
     return torch.cat([~torch.isfinite(piece).all(dim=0) for piece in pieces])
 
 

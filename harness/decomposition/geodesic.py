@@ -85,7 +85,7 @@ class GeodesicSolver:
         del self._waiting[: slots.count]
         slots.row.copy_(rows)
         slots.target.copy_(self._problem.vectors[rows])
-        for some in torch.arange(slots.count, device=rows.device).split(self._turned_over_at_once):
+        for some in torch.split(torch.arange(slots.count, device=rows.device), self._turned_over_at_once):
             self._start(some, slots.target[some])
         step = 0
         while slots.count:
@@ -93,7 +93,7 @@ class GeodesicSolver:
             self._step(refresh=step % self._settings.refresh_every == 0)
             ended = slots.ended[: slots.count].nonzero().squeeze(-1)
             if len(ended) > _SHARE_TURNED_OVER * (slots.count - 1):
-                for some in ended.split(self._turned_over_at_once):
+                for some in torch.split(ended, self._turned_over_at_once):
                     self._turn_over(some)
                 slots.close(slots.idle[: slots.count] < 0)
 
@@ -117,7 +117,7 @@ class GeodesicSolver:
         pulls = self._vocabulary.move_and_pull(here, sideways, weights, cos, sin, self._cubic(moments))
         gradients = self._on_sphere(pulls, moved, targets)
         if refresh:
-            for some in torch.arange(n, device=here.device).split(self._turned_over_at_once):
+            for some in torch.split(torch.arange(n, device=here.device), self._turned_over_at_once):
                 here[some] = self._weighted(moved[some], weights[some])
 
         still = gains < settings.tolerance
@@ -211,7 +211,7 @@ class GeodesicSolver:
         moments = central_moments(projections)
         by_token = kurtosis_gradient(projections, moments).mul_(weights)
         # The mean of a direction's weighted projection is its product with the mean column, for every later step.
-        pulls, means = self._vocabulary.back(torch.cat([by_token, weights])).split(len(some))
+        pulls, means = self._vocabulary.back(torch.cat([by_token, weights])).tensor_split(2)
         slope = self._objective.slope_of_kurtosis(moments.kurtosis).to(points.dtype).unsqueeze(-1)
         gradients = self._on_sphere(pulls * slope, points, slots.target[some])
         slots.weights[some], slots.projection[some] = weights, projections

@@ -50,7 +50,7 @@ class GreatCircle:
             cosine_here: (N,), cosine of c with the neuron's vector.
             cosine_there: (N,), cosine of p with the neuron's vector.
         """
-        second, third, fourth = cross_moments.split((3, 4, 5), dim=-1)
+        second, third, fourth = cross_moments[:, :3], cross_moments[:, 3:7], cross_moments[:, 7:]
         return cls(
             objective=objective,
             second=second * second.new_tensor([1, 2, 1]),
