@@ -71,9 +71,9 @@ class ActivationReader:
             experts: Any = self._submodule(self._model, architecture.module(layer, architecture.experts_module))
             if not hasattr(experts, "_apply_gate") or experts.has_bias or not experts.is_concatenated:
                 raise HarnessError(
-                    f"the activations of {self._subject.name}'s experts cannot be read: {type(experts).__name__} is not "
-                    "of the kind that transformers' Mixtral and Qwen models have (experts without biases, gate before "
-                    "in): choose describers and judges that need no text"
+                    f"the activations of {self._subject.name}'s experts cannot be read: {type(experts).__name__} is "
+                    "not of the kind that transformers' Mixtral and Qwen models have (no biases, gate before in); "
+                    "choose describers and judges that need no text"
                 )
             return cast(nn.Module, experts)
         weight, *_ = self._subject.weights.mlp(layer, None).vectors[VectorKind.OUT]

@@ -174,7 +174,8 @@ class Weights:
 
     def embedding_norms(self) -> Tensor:
         """Return the norm of each row of the embedding as it is stored, (V,)."""
-        return self.checkpoint.tensor(self._embedding_name).norm(dim=1)
+        norms: Tensor = self.checkpoint.tensor(self._embedding_name).norm(dim=1)
+        return norms
 
     def _in_stream(self, matrix: Tensor, name: str) -> Tensor:
         if matrix.shape[0] != self.d_model:
@@ -210,7 +211,8 @@ class Weights:
             return vectors * vectors.pow(2).mean(dim=-1, keepdim=True).add(eps).rsqrt() * weight
         name = self._mapped(f"{self.architecture.final_norm}.bias")
         bias = None if name is None else self.checkpoint.tensor(name).to(vectors)
-        return layer_norm(vectors, weight.shape, weight, bias, eps)
+        normed: Tensor = layer_norm(vectors, weight.shape, weight, bias, eps)
+        return normed
 
     def _mapped(self, name: str | None) -> str | None:
         return None if name is None else self.checkpoint.name_of(self._prefix + name)
