@@ -422,6 +422,10 @@ def test_experts_in_one_tensor_read_like_experts_one_by_one(mixture: Tiny, tmp_p
     neurons = [Neuron(0, 3, 0), Neuron(0, 2, 2)]
     same = [ActivationReader(s, neurons, "cpu").read(ids, torch.ones(1, 4)) for s in (fused, mixture.subject)]
     assert torch.allclose(*same, atol=1e-6)
+    together = {"gate": "mlp.experts.gate_up_proj", "in": "mlp.experts.gate_up_proj", "out": "mlp.experts.down_proj"}
+    given = {"like": family, "experts": {**together, "width": "hidden_size"}}
+    wrong = Subject("wrong", [str(tmp_path / "fused")], architecture=given)
+    told(lambda: wrong.vectors(0, [0], IN, [1]), "experts.gate_up_proj", "not (3, 48, 24)", "width")
 
 
 def test_only_the_experts_that_are_asked_for_are_read(tmp_path: Path) -> None:
