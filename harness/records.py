@@ -9,9 +9,9 @@ import enum
 import functools
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 T = TypeVar("T")
 
@@ -58,16 +58,32 @@ class Winner(enum.StrEnum):
     TIE = "tie"
 
 
-@dataclass(frozen=True, order=True)
+@functools.total_ordering
+@dataclass(frozen=True)
 class Neuron:
-    """One MLP neuron of the subject model: its layer and its index in the MLP's hidden dimension, both from 0."""
+    """One MLP neuron of the subject model; ordered by layer, expert and index, those without an expert first.
+
+    Attributes:
+        layer: its layer, from 0.
+        index: its index in the MLP's hidden dimension, from 0.
+        expert: in layers that are mixtures of experts, the expert, from 0; none in all others, and for the neurons of
+            an expert that all tokens share.
+    """
 
     layer: int
     index: int
+    expert: Annotated[int | None, Field(exclude_if=lambda expert: expert is None)] = None
+
+    def __lt__(self, other: Neuron) -> bool:
+        return self._place < other._place
+
+    @property
+    def _place(self) -> tuple[int, int, int]:
+        return self.layer, -1 if self.expert is None else self.expert, self.index
 
     def __str__(self) -> str:
-        """Return the name used in files and reports, such as ``L3N17``."""
-        return f"L{self.layer}N{self.index}"
+        """Return the name used in files and reports, such as ``L3N17`` or, of an expert, ``L3E2N17``."""
+        return f"L{self.layer}{'' if self.expert is None else f'E{self.expert}'}N{self.index}"
 
 
 @dataclass(frozen=True)

@@ -373,6 +373,44 @@ def test_damaged_weights_are_found_before_time_is_spent(invoke: Invoke, small: d
     assert "safetensors" in err
 
 
+@pytest.mark.slow
+def test_a_run_on_experts_of_a_family_that_the_user_describes(
+    invoke: Invoke, small: dict[str, str], tmp_path: Path
+) -> None:
+    tiny_models.tiny_subject(tmp_path / "olmoe", "olmoe")
+    weights = {
+        kind: f"'mlp.experts.{{expert}}.{name}_proj.weight'"
+        for kind, name in [("gate", "gate"), ("in", "up"), ("out", "down")]
+    }
+    experts = ", ".join(f"{kind}: {name}" for kind, name in weights.items())
+    run = options(
+        small,
+        folder="experts",
+        subject__sources=f"[{tmp_path / 'olmoe'}]",
+        subject__architecture=f"{{like: llama, mlp: null, experts: {{{experts}}}}}",
+        neurons__layers="[1]",
+        neurons__experts="[0,2]",
+        neurons__per_layer="4",
+    )
+    assert invoke(*run)[0] == 0
+    folder = RunFolder(tmp_path / "experts")
+    names = folder.read_manifest()["neurons"]
+    assert {name[:4] for name in names} == {"L1E0", "L1E2"}
+    assert folder.read_manifest()["subject"]["experts"] == 3
+    channels, exemplars = folder.read_channels(), folder.read_exemplars()
+    assert [str(neuron) for neuron in sorted({channel.neuron for channel in channels})] == names
+    assert {str(item.neuron) for item in exemplars} == set(names)
+    report = folder.report.read_text()
+    assert "2 layers × 3 experts × 40 neurons" in report
+    assert all(f'id="{name}"' in report for name in names)
+    before = {path: path.stat().st_mtime_ns for path in folder.channels.iterdir()}
+    assert invoke(*run)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.channels.iterdir()} == before
+    code, _, err = invoke(*run, "subject.fold_norm=true")
+    assert code == 1
+    assert "subject.fold_norm was False, is now True" in err
+
+
 def test_a_pruned_neuron_is_told_before_time_is_spent(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -36,7 +36,37 @@ CHAT_TEMPLATE = (
     "{% if not loop.last or add_generation_prompt %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-FAMILIES = ("llama", "gemma2", "bert")
+FAMILIES = ("llama", "gemma2", "bert")  # which between them have what most tests need
+
+_SMALL = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+_GROUPED = {**_SMALL, "num_key_value_heads": 2}
+_UNTIED = {**_GROUPED, "tie_word_embeddings": False}
+_EXPERTS = {**_UNTIED, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "head_dim": 6}
+VISION = {**_SMALL, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+#: Options of the tiny models' configs, by family. No two widths are alike, so that none can stand for another.
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": {**_UNTIED, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3},
+    "mistral": _UNTIED,
+    "qwen2": _UNTIED,
+    "qwen3": {**_GROUPED, "head_dim": 8},
+    "gemma2": {**_GROUPED, "hidden_size": 48, "intermediate_size": 96, "head_dim": 12, "query_pre_attn_scalar": 12},
+    "gemma3_text": {**_GROUPED, "head_dim": 8},
+    "gemma3": {**_GROUPED, "head_dim": 8},
+    "phi3": _UNTIED,
+    "gpt2": {"n_embd": 24, "n_layer": 2, "n_head": 4, "n_inner": 40},
+    "gpt_neox": {**_SMALL, "tie_word_embeddings": False, "hidden_act": "gelu"},
+    "opt": {**_SMALL, "word_embed_proj_dim": 24, "ffn_dim": 40},
+    "bert": {**_SMALL, "hidden_size": 64, "intermediate_size": 128},
+    "roberta": _SMALL,
+    "mixtral": {**_UNTIED, "num_local_experts": 3},
+    "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 20, "mlp_only_layers": [1]},
+    "qwen3_moe": _EXPERTS,
+    # Unknown to the harness:
+    "olmo2": _UNTIED,
+    "stablelm": _UNTIED,
+    "olmoe": {**_UNTIED, "num_experts": 3, "num_experts_per_tok": 2},
+    "starcoder2": _GROUPED,
+}
 
 
 def tiny_llm(folder: Path, *, steps: int = 150, seed: int = 0) -> Path:
@@ -67,59 +97,31 @@ def tiny_llm(folder: Path, *, steps: int = 150, seed: int = 0) -> Path:
     return folder
 
 
-def tiny_subject(folder: Path, family: str, *, seed: int = 0, max_shard_size: str = "1GB") -> Path:
-    """Make a random model of one of ``FAMILIES`` with its tokenizer; a small ``max_shard_size`` splits its weights."""
-    tokenizer = word_piece_tokenizer(800) if family == "bert" else byte_level_tokenizer(800)
-    shape: dict[str, Any] = {"vocab_size": len(tokenizer), "max_position_embeddings": 128}
+def tiny_subject(
+    folder: Path, family: str, *, seed: int = 0, max_shard_size: str = "1GB", per_expert: bool = True, **config: Any
+) -> Path:
+    """Make a random model of one of transformers' families with its tokenizer.
+
+    Args:
+        folder: where it is saved.
+        family: transformers' ``model_type``: one of ``SHAPES``.
+        seed: of its weights.
+        max_shard_size: a small one splits the weights.
+        per_expert: whether experts are saved one by one, as published, or as transformers holds them, in one tensor.
+        config: options of its config that differ from ``SHAPES``.
+    """
+    tokenizer = word_piece_tokenizer(800) if "bert" in family else byte_level_tokenizer(800)
+    roles = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")}
+    shape = {"vocab_size": len(tokenizer), "max_position_embeddings": 128, **roles, **SHAPES[family], **config}
+    if family == "gemma3":
+        shape = {"text_config": shape, "vision_config": VISION, **roles, "tie_word_embeddings": True}
+    auto = AutoModelForMaskedLM if "bert" in family else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any
-        if family == "llama":
-            model = LlamaForCausalLM(
-                LlamaConfig(
-                    **shape,
-                    hidden_size=32,
-                    intermediate_size=64,
-                    num_hidden_layers=3,
-                    num_attention_heads=4,
-                    num_key_value_heads=2,
-                    bos_token_id=tokenizer.bos_token_id,
-                    eos_token_id=tokenizer.eos_token_id,
-                    tie_word_embeddings=False,
-                )
-            )
-        elif family == "gemma2":
-            model = Gemma2ForCausalLM(
-                Gemma2Config(
-                    **shape,
-                    hidden_size=48,
-                    intermediate_size=96,
-                    num_hidden_layers=2,
-                    num_attention_heads=4,
-                    num_key_value_heads=2,
-                    head_dim=12,
-                    query_pre_attn_scalar=12,
-                    sliding_window=64,
-                    bos_token_id=tokenizer.bos_token_id,
-                    eos_token_id=tokenizer.eos_token_id,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-            )
-        elif family == "bert":
-            model = BertForMaskedLM(
-                BertConfig(
-                    **shape,
-                    hidden_size=64,
-                    intermediate_size=128,
-                    num_hidden_layers=2,
-                    num_attention_heads=4,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-            )
-        else:
-            raise ValueError(f"no family {family!r}; there are {', '.join(FAMILIES)}")
+        made = AutoConfig.for_model(family, **shape)
+        model = Gemma3ForConditionalGeneration(made) if family == "gemma3" else auto.from_config(made)
         _unlike_at_start(model)
-    model.eval().save_pretrained(folder, max_shard_size=max_shard_size)
+    model.eval().save_pretrained(folder, max_shard_size=max_shard_size, save_original_format=per_expert)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -87,7 +87,7 @@ def gather_windows(corpus: Corpus, subject: Subject, config: EvidenceConfig, see
     Raises:
         HarnessError: if the corpus is empty or too small for the splits, or a window too long for the model.
     """
-    longest = getattr(subject.config, "max_position_embeddings", None)
+    longest = subject.max_tokens
     special = sum(map(len, special_affixes(subject.tokenizer)))
     if longest is not None and config.window + special > longest:
         raise HarnessError(

@@ -27,17 +27,27 @@ HISTOGRAM_BINS = 40
 
 @dataclass(frozen=True)
 class Block:
-    """Vectors of one layer and kind that are decomposed together."""
+    """Vectors of one kind, of neurons of one layer, that are decomposed together."""
 
-    layer: int
+    neurons: tuple[Neuron, ...]
     kind: VectorKind
-    indices: tuple[int, ...]
+
+    @property
+    def layer(self) -> int:
+        """The neurons' layer."""
+        return self.neurons[0].layer
 
     @property
     def name(self) -> str:
         """File name of the block: the same vectors always have the same one."""
-        digest = hashlib.sha256(",".join(map(str, self.indices)).encode()).hexdigest()[:8]
-        return f"L{self.layer:02d}-{self.kind}-{self.indices[0]:05d}-{digest}"
+        first, digest = self.neurons[0], hashlib.sha256(",".join(map(str, self.neurons)).encode()).hexdigest()[:8]
+        expert = "" if first.expert is None else f"E{first.expert:03d}-"
+        return f"L{self.layer:02d}-{self.kind}-{expert}{first.index:05d}-{digest}"
+
+    def read(self, subject: Subject) -> Tensor:
+        """Read the vectors, (N, d_model)."""
+        indices, experts = [n.index for n in self.neurons], [n.expert for n in self.neurons]
+        return subject.vectors(self.layer, indices, self.kind, experts)
 
 
 def pending_blocks(setup: Setup, folder: RunFolder) -> list[Block]:
@@ -48,11 +58,9 @@ def pending_blocks(setup: Setup, folder: RunFolder) -> list[Block]:
     blocks = []
     for layer in sorted({neuron.layer for neuron in setup.neurons}):
         for kind in setup.kinds:
-            indices = [n.index for n in setup.neurons if n.layer == layer and (n, kind) not in done]
+            neurons = [n for n in setup.neurons if n.layer == layer and (n, kind) not in done]
             size = setup.executor.block
-            blocks += [
-                Block(layer, kind, tuple(indices[start : start + size])) for start in range(0, len(indices), size)
-            ]
+            blocks += [Block(tuple(neurons[start : start + size]), kind) for start in range(0, len(neurons), size)]
     return blocks
 
 
@@ -65,7 +73,7 @@ def decompose_blocks(setup: Setup, folder: RunFolder, blocks: Sequence[Block]) -
     if not blocks:
         return
     work = partial(_decompose_block, setup.subject, setup.decomposition, Workbench(setup), folder)
-    with progress("decompose", sum(len(block.indices) for block in blocks), "vectors") as advance:
+    with progress("decompose", sum(len(block.neurons) for block in blocks), "vectors") as advance:
         for count in setup.executor.map(work, blocks):
             advance(count)
     del work  # and with it what lies on the accelerator, which an LLM may need next
@@ -98,11 +106,13 @@ def check_weights(setup: Setup, blocks: Sequence[Block]) -> None:
         HarnessError: if one holds NaN or infinite numbers, or nothing but zeros.
     """
     for block in blocks:
-        zero = (setup.subject.vectors(block.layer, block.indices, block.kind) == 0).all(dim=1).nonzero().flatten()
+        zero = (block.read(setup.subject) == 0).all(dim=1).nonzero().flatten()
         if len(zero):
+            neuron = block.neurons[int(zero[0])]
+            expert = "" if neuron.expert is None else f"expert {neuron.expert} of "
             raise HarnessError(
-                f"the {block.kind} vector of neuron {block.indices[int(zero[0])]} in layer {block.layer} is zero (is "
-                "it pruned?), so it has no direction: leave that neuron out (neurons.indices)"
+                f"the {block.kind} vector of neuron {neuron.index} in {expert}layer {neuron.layer} is zero (is it "
+                "pruned?), so it has no direction: leave that neuron out (neurons.indices)"
             )
     for layer in {block.layer for block in blocks}:
         setup.subject.projection(layer)
@@ -111,10 +121,10 @@ def check_weights(setup: Setup, blocks: Sequence[Block]) -> None:
 def _decompose_block(
     subject: Subject, plan: DecompositionPlan, bench: Workbench, folder: RunFolder, block: Block
 ) -> int:
-    vectors = subject.vectors(block.layer, block.indices, block.kind).to(bench.device)
+    vectors = block.read(subject).to(bench.device)
     projection, weights = bench.vocabulary(block.layer)
     found = decompose(vectors, projection, token_weights=weights, config=plan.config(block.layer, block.kind))
-    neurons = [Neuron(block.layer, index) for index in block.indices]
+    neurons = block.neurons
     shares = reconstruction(vectors, found.directions).cpu()
     summaries = [
         _summary(subject, neuron, block.kind, vectors[row], projection, shares[row])

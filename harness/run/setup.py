@@ -33,14 +33,17 @@ class NeuronSelection:
     Attributes:
         layers: layers, from 0.
         kinds: vector kinds: ``gate``, ``in``, ``out``.
-        indices: indices inside each layer; none to draw them.
-        per_layer: how many are drawn from each layer, by the seed; none takes all.
+        experts: in layers that mix experts, only those of these experts (``shared``: the one that all tokens share);
+            none for those of all. Not for layers that mix none.
+        indices: indices inside each layer, or inside each expert; none to draw them.
+        per_layer: how many are drawn from each layer, over all its experts, by the seed; none takes all.
     """
 
     layers: Sequence[int]
     kinds: Sequence[str]
     indices: Sequence[int] | None = None
     per_layer: int | None = None
+    experts: Sequence[int | str] | None = None
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in list(VectorKind)]
@@ -59,21 +62,26 @@ class NeuronSelection:
         kinds = [VectorKind(kind) for kind in self.kinds]
         if self.indices is not None and self.per_layer is not None:
             raise HarnessError("neurons.indices and neurons.per_layer are both set; set one of them to null")
-        if self.per_layer is not None and not 1 <= self.per_layer <= subject.d_mlp:
-            raise HarnessError(
-                f"neurons.per_layer={self.per_layer}, but a layer of {subject.name} has {subject.d_mlp} neurons"
-            )
-        neurons = []
+        neurons: list[Neuron] = []
         for layer in sorted(set(self.layers)):
+            subject.check(layer, [], kinds)
+            there = subject.neurons(layer, self.experts)
             if self.indices is not None:
-                indices = sorted(set(self.indices))
+                chosen = [
+                    Neuron(layer, index, expert) for expert in {n.expert for n in there} for index in self.indices
+                ]
+                subject.check(layer, [n.index for n in chosen], [], [n.expert for n in chosen])
+                neurons += sorted(set(chosen))
             elif self.per_layer is not None:
-                draw = derive_rng(seed, "neurons", layer).choice(subject.d_mlp, self.per_layer, replace=False)
-                indices = sorted(map(int, draw))
+                if not 1 <= self.per_layer <= len(there):
+                    raise HarnessError(
+                        f"neurons.per_layer={self.per_layer}, but layer {layer} of {subject.name} has {len(there)} "
+                        "neurons" + (" in the chosen experts" if self.experts else "")
+                    )
+                draw = derive_rng(seed, "neurons", layer).choice(len(there), self.per_layer, replace=False)
+                neurons += [there[place] for place in sorted(map(int, draw))]
             else:
-                indices = list(range(subject.d_mlp))
-            subject.check(layer, indices, kinds)
-            neurons += [Neuron(layer, index) for index in indices]
+                neurons += there
         if not neurons:
             raise HarnessError("no neuron is chosen (neurons.indices)")
         return neurons

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import AutoModel
 
 from harness.errors import HarnessError
-from harness.records import Neuron
+from harness.records import Neuron, VectorKind
 from harness.subject.files import first_line
 from harness.subject.subject import Subject
 
@@ -20,33 +21,36 @@ from harness.subject.subject import Subject
 class ActivationReader:
     """Runs the subject and reads neurons' activations: the values that enter the down projection.
 
+    A neuron of an expert is active only at the tokens that are routed to the expert; at the others it is 0. Its
+    activation is taken before the router's weight is applied.
+
     Layers above the highest one asked for are dropped, for their work would be thrown away.
 
     Args:
         subject: the model.
         neurons: the neurons, in the order in which they are returned.
         device: where the model runs.
+
+    Raises:
+        HarnessError: if a neuron does not exist, or the model cannot be loaded or has other modules than its
+            architecture says.
     """
 
     def __init__(self, subject: Subject, neurons: Sequence[Neuron], device: str) -> None:
         for neuron in neurons:
-            subject.check(neuron.layer, [neuron.index], [])
-        self._subject, self._device = subject, device
-        self._columns: dict[int, tuple[Tensor, Tensor]] = {}
-        by_layer: dict[int, list[int]] = defaultdict(list)
+            subject.check(neuron.layer, [neuron.index], [], [neuron.expert])
+        self._subject, self._device, self._neurons = subject, device, tuple(neurons)
+        self._model = self._load(max(neuron.layer for neuron in neurons))
+        # Where the activations of one module go: columns of the result, and their values.
+        self._read: list[tuple[list[int], Tensor]] = []
+        groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
         for position, neuron in enumerate(neurons):
-            by_layer[neuron.layer].append(position)
-        for layer, positions in by_layer.items():
-            indices = torch.tensor([neurons[position].index for position in positions], device=device)
-            self._columns[layer] = (torch.tensor(positions, device=device), indices)
-        self._count = len(neurons)
-        self._model = self._load()
-        self._read: dict[int, Tensor] = {}
-        for layer, (_, indices) in self._columns.items():
-            name = f"{subject.architecture.layer.format(layer=layer)}.{subject.architecture.activation}"
-            self._model.get_submodule(name).register_forward_pre_hook(self._hook(layer, indices))
+            groups[neuron.layer, neuron.expert is not None].append(position)
+        for (layer, routed), positions in groups.items():
+            hook = self._experts_hook if routed else self._hook
+            self._module(layer, routed).register_forward_pre_hook(hook(layer, positions))
 
-    def _load(self) -> nn.Module:
+    def _load(self, last: int) -> nn.Module:
         subject = self._subject
         try:
             model: nn.Module = AutoModel.from_pretrained(
@@ -56,16 +60,66 @@ class ActivationReader:
             raise HarnessError(
                 f"{subject.name} cannot be loaded ({first_line(error)}); check subject.sources and subject.dtype"
             ) from error
-        layers = model.get_submodule(subject.architecture.layer.rpartition(".")[0])
+        layers = self._submodule(model, subject.architecture.module(None))
         assert isinstance(layers, nn.ModuleList)
-        del layers[max(self._columns) + 1 :]
+        del layers[last + 1 :]
         return model.eval().to(self._device)
 
-    def _hook(self, layer: int, indices: Tensor) -> Any:
+    def _module(self, layer: int, routed: bool) -> nn.Module:
+        architecture = self._subject.architecture
+        if routed:
+            experts: Any = self._submodule(self._model, architecture.module(layer, architecture.experts_module))
+            if not hasattr(experts, "_apply_gate") or experts.has_bias or not experts.is_concatenated:
+                raise HarnessError(
+                    f"the activations of {self._subject.name}'s experts cannot be read: {type(experts).__name__} is "
+                    "not of the kind that transformers' Mixtral and Qwen models have (no biases, gate before in); "
+                    "choose describers and judges that need no text"
+                )
+            return cast(nn.Module, experts)
+        weight, *_ = self._subject.weights.mlp(layer, None).vectors[VectorKind.OUT]
+        return self._submodule(self._model, architecture.module(layer, weight.removesuffix(".weight")))
+
+    def _submodule(self, model: nn.Module, name: str) -> nn.Module:
+        try:
+            return model.get_submodule(name)
+        except AttributeError as error:
+            raise HarnessError(
+                f"{self._subject.name} has no module {name} ({first_line(error)}): correct subject.architecture "
+                "(base, layer, the name of the out weight, experts_module)"
+            ) from error
+
+    def _hook(self, _layer: int, positions: list[int]) -> Any:
+        indices = torch.tensor([self._neurons[position].index for position in positions], device=self._device)
+
         def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._read[layer] = inputs[0][..., indices]
+            self._read.append((positions, inputs[0][..., indices]))
 
         return keep
+
+    def _experts_hook(self, layer: int, positions: list[int]) -> Any:
+        # Experts are computed in fused kernels that show no module the activations, so those of the chosen neurons are
+        # computed once more from what the experts are given.
+        neurons = [self._neurons[position] for position in positions]
+        experts = torch.tensor([neuron.expert for neuron in neurons], device=self._device)
+        into = self._expert_vectors(layer, neurons, VectorKind.IN)
+        gated = VectorKind.GATE in self._subject.kinds
+        gate = self._expert_vectors(layer, neurons, VectorKind.GATE) if gated else None
+
+        def keep(module: Any, inputs: tuple[Tensor, ...]) -> None:
+            hidden, chosen, _ = inputs  # (tokens, d_model), and (tokens, experts per token) twice
+            value = linear(hidden, into.to(hidden))
+            if gate is None:
+                value = module.act_fn(value)
+            else:
+                value = module._apply_gate(torch.cat([linear(hidden, gate.to(hidden)), value], dim=-1))
+            routed = (chosen[..., None] == experts).any(dim=-2)
+            self._read.append((positions, torch.where(routed, value, 0)))
+
+        return keep
+
+    def _expert_vectors(self, layer: int, neurons: Sequence[Neuron], kind: VectorKind) -> Tensor:
+        vectors = self._subject.vectors(layer, [n.index for n in neurons], kind, [n.expert for n in neurons])
+        return vectors.to(self._device)
 
     @torch.inference_mode()
     def read(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -81,10 +135,12 @@ class ActivationReader:
         Raises:
             HarnessError: if an activation is not a finite number.
         """
+        self._read.clear()
         self._model(input_ids=input_ids.to(self._device), attention_mask=attention_mask.to(self._device))
-        activations = torch.empty(*input_ids.shape, self._count, device=self._device)
-        for layer, (positions, _) in self._columns.items():
-            activations[..., positions] = self._read.pop(layer).float()
+        activations = torch.empty(*input_ids.shape, len(self._neurons), device=self._device)
+        for positions, values in self._read:
+            # Some models (OPT, mixtures) flatten batch and sequence into one dimension.
+            activations[..., positions] = values.float().view(*input_ids.shape, -1)
         if not torch.isfinite(activations[attention_mask.to(self._device).bool()]).all():
             raise HarnessError(
                 f"{self._subject.name} computes activations that are NaN or infinite: its weights are damaged, or too "

@@ -84,19 +84,37 @@ class Checkpoint:
         with self._open(self._shards[name]) as file:
             return self._checked(name, file.get_tensor(name).float())
 
-    def rows(self, name: str, indices: Sequence[int]) -> Tensor:
-        """Read single rows of a matrix: (len(indices), columns), float32."""
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
         with self._open(self._shards[name]) as file:
-            matrix = file.get_slice(name)
-            return self._checked(name, torch.stack([matrix[index : index + 1][0] for index in indices]).float())
+            return tuple(file.get_slice(name).get_shape())
 
-    def columns(self, name: str, indices: Sequence[int]) -> Tensor:
-        """Read single columns of a matrix: (len(indices), rows), float32."""
+    def rows(self, name: str, indices: Sequence[int], page: int | None = None) -> Tensor:
+        """Read single rows of a matrix, or of one page of a tensor (pages, rows, columns).
+
+        Returns:
+            (len(indices), columns), float32.
+        """
+        head = () if page is None else (slice(page, page + 1),)
         with self._open(self._shards[name]) as file:
             matrix = file.get_slice(name)
-            if len(indices) > matrix.get_shape()[1] // 16:  # columns lie apart: many cost more than the whole
-                return self._checked(name, file.get_tensor(name)[:, list(indices)].T.float())
-            return self._checked(name, torch.stack([matrix[:, index : index + 1][:, 0] for index in indices]).float())
+            rows = [matrix[(*head, slice(index, index + 1))].flatten() for index in indices]
+            return self._checked(name, torch.stack(rows).float())
+
+    def columns(self, name: str, indices: Sequence[int], page: int | None = None) -> Tensor:
+        """Read single columns of a matrix, or of one page of a tensor (pages, rows, columns).
+
+        Returns:
+            (len(indices), rows), float32.
+        """
+        head = (slice(None),) if page is None else (slice(page, page + 1), slice(None))
+        with self._open(self._shards[name]) as file:
+            matrix = file.get_slice(name)
+            *_, rows, columns = matrix.get_shape()
+            if len(indices) > columns // 16:  # columns lie apart: many cost more than the whole
+                return self._checked(name, matrix[head].reshape(rows, columns)[:, list(indices)].T.float())
+            single = [matrix[(*head, slice(index, index + 1))].flatten() for index in indices]
+            return self._checked(name, torch.stack(single).float())
 
     def _checked(self, name: str, values: Tensor) -> Tensor:
         if not torch.isfinite(values).all():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -13,10 +13,13 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.errors import HarnessError
 from harness.records import Neuron, ScoredToken, VectorKind
+from harness.seeds import derive_rng
 from harness.subject.architecture import Architecture, architecture_of
 from harness.subject.checkpoint import Checkpoint
 from harness.subject.files import ModelFiles, first_line, locate, sha256
+from harness.subject.projection import SAMPLE, ProjectionRule, Projections
 from harness.subject.token_weights import TokenWeighting, is_placeholder
+from harness.subject.weights import Weights
 
 
 class Subject:
@@ -27,8 +30,12 @@ class Subject:
         sources: where it may be, tried in order: ``package:NAME/FOLDER``, a local folder, or a hub name.
         revision: hub revision.
         sha256: expected SHA-256 of a checkpoint that is a single file; none to skip the check.
-        embedding_layers: layers below this number are projected with the embedding W_E.T, the others with the
-            unembedding (the same matrix where the model ties them). [R] uses 13 for Llama-3.1-8B.
+        architecture: where a family that this project does not know keeps its neurons (see
+            :func:`harness.subject.architecture.architecture_of`); none for the families that it knows.
+        projection: what vectors are projected onto: ``unembedding``, ``embedding``, ``by_layer`` or ``auto`` (see
+            :class:`harness.subject.projection.ProjectionRule`, also for the next two).
+        embedding_layers: with ``by_layer``, how many layers take the embedding. [R] uses 13 for Llama-3.1-8B.
+        fold_norm: whether the unembedding's rows are multiplied with the weight of the final norm.
         token_weighting: weights of the tokens before the first channel.
         dtype: of the model when it runs on text: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         trust_remote_code: whether code from the model's repository may run here.
@@ -40,14 +47,18 @@ class Subject:
         sources: Sequence[str],
         revision: str | None = None,
         sha256: str | None = None,
-        embedding_layers: int = 0,
+        architecture: Architecture | Mapping[str, Any] | str | None = None,
+        projection: str = "unembedding",
+        embedding_layers: int | None = None,
+        fold_norm: bool = False,
         token_weighting: TokenWeighting | Mapping[str, Any] | None = None,
         dtype: str = "auto",
         trust_remote_code: bool = False,
     ) -> None:
         self.name = name
         self._sources, self._revision, self._sha256 = tuple(sources), revision, sha256
-        self._embedding_layers = embedding_layers
+        self._architecture = architecture
+        self._rule = ProjectionRule(projection, embedding_layers, fold_norm)
         self._weighting = (
             token_weighting
             if isinstance(token_weighting, TokenWeighting)
@@ -79,14 +90,12 @@ class Subject:
         """The model's transformers config.
 
         Raises:
-            HarnessError: if it cannot be read, or is of a family that this project does not know.
+            HarnessError: if it cannot be read.
         """
         try:
-            config = AutoConfig.from_pretrained(self.files.reference, **self.loading)
+            return AutoConfig.from_pretrained(self.files.reference, **self.loading)
         except (OSError, ValueError) as error:
             raise HarnessError(f"the config of {self.files.reference} cannot be read ({first_line(error)})") from error
-        architecture_of(config.model_type)
-        return config
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -95,8 +104,12 @@ class Subject:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Where the family keeps its neurons."""
-        return architecture_of(self.config.model_type)
+        """Where the family keeps its neurons.
+
+        Raises:
+            HarnessError: if this project does not know the family, and the user has not said it.
+        """
+        return architecture_of(self.config.model_type, self._architecture)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -118,25 +131,82 @@ class Subject:
         """The model's weights."""
         return Checkpoint(self.files)
 
+    @cached_property
+    def weights(self) -> Weights:
+        """The model's weights by meaning."""
+        return Weights(self.name, self.config.get_text_config(), self.architecture, self.checkpoint)
+
     @property
     def num_layers(self) -> int:
         """Number of layers."""
-        return int(self.config.num_hidden_layers)
+        return self.weights.num_layers
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return int(self.config.hidden_size)
+        return self.weights.d_model
 
     @property
     def d_mlp(self) -> int:
-        """Neurons per layer."""
-        return int(self.config.intermediate_size)
+        """Neurons per layer; in mixtures of experts, per expert."""
+        mlp = self.architecture.experts or self.architecture.mlp
+        assert mlp is not None
+        return self.weights.width(mlp)
+
+    @property
+    def num_experts(self) -> int | None:
+        """Experts of a layer that mixes them, a shared one aside; none in dense models."""
+        return self.weights.num_experts
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding matrix."""
+        return self.weights.vocab_size
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens that the model reads at once, special ones included, if there is a limit."""
+        config = self.config.get_text_config()
+        longest: int | None = getattr(config, "max_position_embeddings", None)
+        if longest is not None and self.architecture.positions_after_padding:
+            return longest - int(config.pad_token_id) - 1
+        return longest
 
     @property
     def kinds(self) -> tuple[VectorKind, ...]:
         """The vector kinds a neuron of this model has."""
-        return tuple(self.architecture.vectors)
+        return self.architecture.kinds
+
+    def neurons(self, layer: int, experts: Sequence[int | str] | None = None) -> list[Neuron]:
+        """Return the neurons of a layer, ordered.
+
+        Args:
+            layer: the layer.
+            experts: in a mixture, only those of these experts; ``shared`` is the one that all tokens share.
+
+        Raises:
+            HarnessError: if the layer or an expert does not exist.
+        """
+        self.check(layer, [], [])
+        widths = self.weights.widths(layer)
+        if experts is not None:
+            chosen = {None if expert == "shared" else expert for expert in experts}
+            for expert in chosen:
+                if expert not in widths or len(widths) == 1:
+                    raise HarnessError(
+                        f"layer {layer} of {self.name} has {self._experts_of(layer)}; there is no expert "
+                        f"{'shared' if expert is None else expert} (neurons.experts)"
+                    )
+            widths = {expert: width for expert, width in widths.items() if expert in chosen}
+        return sorted(Neuron(layer, index, expert) for expert, width in widths.items() for index in range(width))
+
+    def _experts_of(self, layer: int) -> str:
+        widths = self.weights.widths(layer)
+        if len(widths) == 1:
+            return "no experts"
+        return f"experts 0 to {max(expert for expert in widths if expert is not None)}" + (
+            " and a shared one" if None in widths else ""
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -144,11 +214,19 @@ class Subject:
         digest = hashlib.sha256(self.config.to_json_string().encode())
         for name in self.checkpoint.names:
             digest.update(name.encode())
-        digest.update(self._matrix(self._embedding_name).norm(dim=1).numpy().tobytes())
+        digest.update(self.weights.embedding_norms().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def vectors(self, layer: int, indices: Sequence[int], kind: VectorKind) -> Tensor:
+    def vectors(
+        self, layer: int, indices: Sequence[int], kind: VectorKind, experts: Sequence[int | None] | None = None
+    ) -> Tensor:
         """Read weight vectors of some neurons of a layer.
+
+        Args:
+            layer: the layer.
+            indices: the neurons.
+            kind: which of their vectors.
+            experts: the expert of each neuron, in layers that mix experts; none: none has one.
 
         Returns:
             (len(indices), d_model), float32.
@@ -156,13 +234,16 @@ class Subject:
         Raises:
             HarnessError: if the layer, a neuron or the kind does not exist, or the weights are damaged.
         """
-        self.check(layer, indices, [kind])
-        matrix, orientation = self.architecture.vectors[kind]
-        name = self._name(f"{self.architecture.layer.format(layer=layer)}.{matrix}")
-        read = self.checkpoint.rows if orientation == "rows" else self.checkpoint.columns
-        return read(name, indices)
+        self.check(layer, indices, [kind], experts)
+        return self.weights.vectors(layer, indices, kind, experts)
 
-    def check(self, layer: int, indices: Sequence[int], kinds: Sequence[VectorKind]) -> None:
+    def check(
+        self,
+        layer: int,
+        indices: Sequence[int],
+        kinds: Sequence[VectorKind],
+        experts: Sequence[int | None] | None = None,
+    ) -> None:
         """Check that neurons and vector kinds exist.
 
         Raises:
@@ -172,34 +253,53 @@ class Subject:
             raise HarnessError(
                 f"{self.name} has layers 0 to {self.num_layers - 1}; there is no layer {layer} (neurons.layers)"
             )
-        for index in indices:
-            if not 0 <= index < self.d_mlp:
+        widths = self.weights.widths(layer) if indices else {}
+        for index, expert in zip(indices, experts or [None] * len(indices), strict=True):
+            if expert not in widths:
                 raise HarnessError(
-                    f"a layer of {self.name} has neurons 0 to {self.d_mlp - 1}; "
+                    f"layer {layer} of {self.name} has {self._experts_of(layer)}; there is no neuron "
+                    f"{Neuron(layer, index, expert)} (neurons.experts)"
+                )
+            if not 0 <= index < widths[expert]:
+                place = "a layer" if expert is None else "an expert"
+                raise HarnessError(
+                    f"{place} of {self.name} has neurons 0 to {widths[expert] - 1}; "
                     f"there is no neuron {index} (neurons.indices)"
                 )
         for kind in kinds:
-            if kind not in self.architecture.vectors:
+            if kind not in self.kinds:
                 raise HarnessError(
                     f"the MLP of {self.name} is not gated and has no {kind.value!r} vector; "
                     f"choose from {', '.join(self.kinds)} (neurons.kinds)"
                 )
 
+    @cached_property
+    def _projections(self) -> Projections:
+        return Projections(
+            self.weights,
+            self._rule,
+            self._sample,
+            lambda matrix: self._weighting.weights(matrix, self.unused_token_ids),
+        )
+
+    def _sample(self, layer: int) -> Iterator[Tensor]:
+        """Yield the vectors of some neurons of a layer, always the same, kind by kind."""
+        neurons = self.neurons(layer)
+        drawn = derive_rng(0, "projection", layer).choice(len(neurons), min(SAMPLE, len(neurons)), replace=False)
+        indices, experts = zip(*((neurons[i].index, neurons[i].expert) for i in sorted(drawn.tolist())), strict=True)
+        for kind in self.kinds:
+            yield self.vectors(layer, indices, kind, experts)
+
     def projection(self, layer: int) -> Tensor:
         """Return the matrix onto which a layer's vectors are projected, (d_model, V), float32."""
-        return self._projection("embedding" if layer < self._embedding_layers else "unembedding")
+        return self._projections.matrix(layer)
 
     def projection_name(self, layer: int) -> str:
-        """Say which matrix :meth:`projection` returns, for reports."""
-        tied = self._unembedding_name == self._embedding_name
-        return "W_E.T" if tied or layer < self._embedding_layers else "W_U"
+        """Say which matrix :meth:`projection` returns, for reports: W_U, W_E.T, or one with the final norm folded in.
 
-    @lru_cache(maxsize=2)  # noqa: B019 - a subject lives as long as its run
-    def _projection(self, which: str) -> Tensor:
-        name = self._embedding_name if which == "embedding" else self._unembedding_name
-        if which == "unembedding" and name == self._embedding_name:
-            return self._projection("embedding")
-        return self._matrix(name).T.contiguous()
+        Where the two are tied, W_E.T.
+        """
+        return self._projections.name(layer)
 
     @lru_cache(maxsize=2)  # noqa: B019
     def token_weights(self, layer: int) -> Tensor:
@@ -207,18 +307,13 @@ class Subject:
         return self._weighting.weights(self.projection(layer), self.unused_token_ids)
 
     def final_norm(self, vectors: Tensor) -> Tensor:
-        """Apply the final norm's scaling (RMS normalisation and weight) to (N, d_model), where the model has one."""
-        name = self.architecture.final_norm
-        if name is None:
-            return vectors
-        weight = self.checkpoint.tensor(self._name(name)) + self.architecture.norm_offset
-        eps = float(self.config.rms_norm_eps)
-        return vectors * vectors.pow(2).mean(dim=-1, keepdim=True).add(eps).rsqrt() * weight.to(vectors)
+        """Apply the norm before the unembedding to (N, d_model), where the model has one."""
+        return self.weights.final_norm(vectors)
 
     @cached_property
     def unused_token_ids(self) -> frozenset[int]:
         """Ids that are no text: special tokens, places kept free, and rows of the matrix beyond the tokenizer's end."""
-        tokenizer, size = self.tokenizer, self.projection(self.num_layers).shape[1]
+        tokenizer, size = self.tokenizer, self.vocab_size
         names = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
         placeholders = {token for token, name in enumerate(names) if name is None or is_placeholder(name)}
         special = set(tokenizer.all_special_ids)
@@ -282,27 +377,8 @@ class Subject:
             final_norm: whether to look as the model's own output does ([O], arXiv:2501.08319): the final norm applied
                 to the vector, and the unembedding at every layer; if not, through the layer's own :meth:`projection`.
         """
-        vector = self.vectors(neuron.layer, [neuron.index], kind)
-        projection = self.projection(self.num_layers if final_norm else neuron.layer)
+        vector = self.vectors(neuron.layer, [neuron.index], kind, [neuron.expert])
+        projection = self._projections.unembedding() if final_norm else self.projection(neuron.layer)
         if final_norm:
             vector = self.final_norm(vector)
         return self.extreme_tokens((vector @ projection)[0], count)
-
-    def _name(self, name: str) -> str:
-        found = self.checkpoint.name_of(*(prefix + name for prefix in self.architecture.prefixes))
-        if found is None:
-            raise HarnessError(
-                f"the checkpoint of {self.name} has no tensor {name}, which {self.config.model_type} models have"
-            )
-        return found
-
-    @cached_property
-    def _embedding_name(self) -> str:
-        return self._name(self.architecture.embedding)
-
-    @cached_property
-    def _unembedding_name(self) -> str:
-        return self.checkpoint.name_of(self.architecture.unembedding) or self._embedding_name
-
-    def _matrix(self, name: str) -> Tensor:
-        return self.checkpoint.tensor(name)

@@ -1,0 +1,153 @@
+"""The matrix onto which a layer's vectors are projected: the unembedding, the embedding, or whichever aligns better."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from harness.errors import HarnessError
+from harness.subject.weights import Weights
+
+#: Neurons of a layer from which ``auto`` chooses.
+SAMPLE = 64
+
+
+class Rule(enum.StrEnum):
+    """How the matrix is chosen."""
+
+    UNEMBEDDING = "unembedding"
+    EMBEDDING = "embedding"
+    BY_LAYER = "by_layer"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class ProjectionRule:
+    """Which matrix each layer's vectors are projected onto.
+
+    Source of ``by_layer``: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005, who project layers 0 to 12 of Llama-3.1-8B
+    onto its embedding. They fold no norm.
+
+    Attributes:
+        projection: ``unembedding`` (W_U; the same as W_E.T where the model ties the two or has no head), ``embedding``
+            (W_E.T), ``by_layer``, or ``auto`` (:func:`alignment` decides, for each layer; W_U if they are level).
+        embedding_layers: with ``by_layer``, layers below this number take the embedding, the others the unembedding.
+        fold_norm: whether the rows of the unembedding are multiplied with the weight of the final norm, which stands
+            before it in the model.
+    """
+
+    projection: str = Rule.UNEMBEDDING
+    embedding_layers: int | None = None
+    fold_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.projection not in list(Rule):
+            raise HarnessError(f"subject.projection={self.projection!r} is no choice; choose from {', '.join(Rule)}")
+        if self.projection == Rule.BY_LAYER and self.embedding_layers is None:
+            raise HarnessError(
+                "subject.projection=by_layer needs subject.embedding_layers, the number of layers that take the "
+                "embedding (13 as published for Llama-3.1-8B)"
+            )
+
+
+class Projections:
+    """The projections of one model; at most two matrices are held in memory.
+
+    Args:
+        weights: the model's weights.
+        rule: which matrix is taken.
+        vectors: gives weight vectors of a sample of a layer's neurons, (N, d_model) at a time (used by ``auto``).
+        token_weights: gives the weight of each token in a projection, (V,) (used by ``auto``).
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        rule: ProjectionRule,
+        vectors: Callable[[int], Iterable[Tensor]],
+        token_weights: Callable[[Tensor], Tensor],
+    ) -> None:
+        self._weights, self._rule = weights, rule
+        self._vectors, self._token_weights = vectors, token_weights
+        self._chosen: dict[int, Rule] = {}
+
+    def matrix(self, layer: int) -> Tensor:
+        """Return the matrix of a layer, (d_model, V), float32.
+
+        Raises:
+            HarnessError: if the final norm is to be folded in and the model has none.
+        """
+        return self._matrix(self._choice(layer), self._rule.fold_norm)
+
+    def unembedding(self) -> Tensor:
+        """Return the unembedding as the model has it, (d_model, V), float32."""
+        return self._matrix(Rule.UNEMBEDDING, False)
+
+    def name(self, layer: int) -> str:
+        """Say which matrix :meth:`matrix` returns."""
+        if self._choice(layer) is Rule.EMBEDDING:
+            return "W_E.T"
+        name = "W_U" if self._weights.has_unembedding else "W_E.T"
+        return f"diag(final norm) {name}" if self._rule.fold_norm else name
+
+    def _choice(self, layer: int) -> Rule:
+        rule = Rule(self._rule.projection)
+        if rule is Rule.BY_LAYER:
+            assert self._rule.embedding_layers is not None
+            return Rule.EMBEDDING if layer < self._rule.embedding_layers else Rule.UNEMBEDDING
+        if rule is not Rule.AUTO:
+            return rule
+        if not self._weights.has_unembedding and not self._rule.fold_norm:
+            return Rule.UNEMBEDDING  # there is one matrix only
+        if layer not in self._chosen:
+            embedding, unembedding = (self._alignment(layer, which) for which in (Rule.EMBEDDING, Rule.UNEMBEDDING))
+            self._chosen[layer] = Rule.EMBEDDING if embedding > unembedding else Rule.UNEMBEDDING
+        return self._chosen[layer]
+
+    def _alignment(self, layer: int, which: Rule) -> float:
+        matrix = self._matrix(which, self._rule.fold_norm)
+        return alignment(self._vectors(layer), matrix, self._token_weights(matrix))
+
+    def _matrix(self, which: Rule, fold: bool) -> Tensor:
+        if which is Rule.UNEMBEDDING and fold:
+            return self._read("folded")
+        # One copy where the two are one.
+        return self._read("unembedding" if which is Rule.UNEMBEDDING and self._weights.has_unembedding else "embedding")
+
+    @lru_cache(maxsize=2)  # noqa: B019 - lives as long as its subject, and that as long as its run
+    def _read(self, name: str) -> Tensor:
+        if name == "embedding":
+            return self._weights.embedding()
+        if name == "unembedding":
+            return self._weights.unembedding()
+        if not self._weights.has_final_norm:
+            raise HarnessError(
+                f"{self._weights.name} has no final norm to fold into the projection: set subject.fold_norm=false"
+            )
+        return self._weights.unembedding().mul_(self._weights.norm_weight()[:, None])
+
+
+def alignment(vectors: Iterable[Tensor], projection: Tensor, token_weights: Tensor) -> float:
+    """Return how well vectors align with the tokens of a projection.
+
+    That is the mean, over the vectors, of the population excess kurtosis of their projections on the tokens of full
+    weight, for a vector that encodes words has few tokens far out. It does not depend on the scale of anything.
+
+    Args:
+        vectors: batches of (N, d_model).
+        projection: (d_model, V).
+        token_weights: (V,); tokens that weigh less than 1 (special, unused, of extreme norm) are left out.
+    """
+    kept = projection[:, token_weights >= 1]
+    found = []
+    for batch in vectors:
+        z = (batch @ kept).double()
+        z -= z.mean(dim=1, keepdim=True)
+        square = z.square_()
+        found.append(square.square().mean(dim=1) / square.mean(dim=1).square() - 3)
+    return float(torch.cat(found).mean())
