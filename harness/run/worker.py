@@ -17,8 +17,9 @@ from harness.run.executor import Shared
 
 Directions = Literal["float32", "bfloat16", "none"]
 HISTOGRAM_BINS, HISTOGRAM_RANGE = 40, 10.0
-#: Elements of the largest projection (rows, V) that is held beside the shared tensors while records are built.
-_SLICE = 1 << 24
+#: Elements of the projections (rows, V) that are held at once while records are built: few on a CPU, for its caches;
+#: many on a GPU, to keep it busy. But at least so many rows, or products would spend their time on reading the matrix.
+_SLICE_CPU, _SLICE_GPU, _ROWS = 1 << 21, 1 << 26, 64
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ def extremes(directions: Tensor, projection: Tensor, hidden: Tensor, count: int,
 
 
 def _projections(directions: Tensor, projection: Tensor) -> Iterator[Tensor]:
-    for part in torch.split(directions, max(1, _SLICE // projection.shape[1])):
+    elements = _SLICE_GPU if projection.is_cuda else _SLICE_CPU
+    for part in torch.split(directions, max(_ROWS, elements // projection.shape[1])):
         yield part @ projection
 
 
