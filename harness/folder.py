@@ -255,8 +255,8 @@ class RunFolder:
 
     @property
     def timings(self) -> Path:
-        """What the blocks of the decomposition cost, one line each; the only file whose content no seed determines."""
-        return self.channels / "timings.jsonl"
+        """What the blocks of the decomposition cost, one line each."""
+        return self.logs / "decomposition.jsonl"
 
     def write_block(self, name: str, vectors: pa.Table, channels: pa.Table, directions: Tensor | None) -> None:
         """Write a decomposed block, so that it is there whole or not at all.
@@ -278,6 +278,7 @@ class RunFolder:
 
     def append_timing(self, timing: BlockTiming) -> None:
         """Note what a block cost."""
+        self.logs.mkdir(parents=True, exist_ok=True)
         with self.timings.open("a", encoding="utf-8") as file:
             file.write(json.dumps(to_json(timing)) + "\n")
 

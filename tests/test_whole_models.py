@@ -63,7 +63,7 @@ def start(llama: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
 
 def block_files(folder: RunFolder) -> dict[str, bytes]:
     """Return the content of all files of blocks."""
-    return {path.name: path.read_bytes() for path in folder.channels.iterdir() if path != folder.timings}
+    return {path.name: path.read_bytes() for path in folder.channels.iterdir()}
 
 
 @pytest.mark.slow

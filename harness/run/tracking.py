@@ -81,8 +81,8 @@ class WandbTracker(Tracker):
             decomposition = read_decomposition(folder)
             run.log({"decomposition": _table(wandb, [dataclasses.asdict(row) for row in decomposition.rows])})
             if decomposition.total is not None:
-                for name, value in dataclasses.asdict(decomposition.total).items():
-                    run.summary[f"decomposition/{name}"] = value
+                figures = {name: value for name, value in vars(decomposition.total).items() if value is not None}
+                run.summary.update({f"decomposition/{name}": value for name, value in figures.items()})
             rows = leaderboard.to_json()["overall"]["rows"]
             if not rows:
                 return
