@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping
-from contextlib import nullcontext
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +47,40 @@ async def _run(setup: Setup) -> Leaderboard:
     cache = ResponseCache(Path(serving_config["cache"]).expanduser()) if setup.backends else None
     async with Serving(setup.backends, cache, folder.logs, serving_config["max_servers"]) as serving:
         await _preflight(setup, folder, serving)
-        pending = pending_vectors(setup, folder)
-        check_weights(setup, pending)
-        check_space(setup, folder, pending)
-        # Entered before the corpus is read: a cluster that cannot be reached is told at once.
-        with setup.executor if pending else nullcontext():
-            manifest = write_manifest(setup, folder, None)
-            if setup.corpus is not None and setup.compares and not folder.exemplars.exists():
-                manifest = _gather(setup, folder, setup.corpus)
-            decompose_blocks(setup, folder, pending)
+        with _interruptible():
+            manifest = _compute(setup, folder)
         await describe(setup, folder, serving)
         await judge(setup, folder, serving)
     if cache is not None:
         cache.close()
     return conclude(setup, folder, manifest)
+
+
+def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
+    """Do what needs no LLM, and return the manifest."""
+    pending = pending_vectors(setup, folder)
+    check_weights(setup, pending)
+    check_space(setup, folder, pending)
+    # Entered before the corpus is read: a cluster that cannot be reached is told at once.
+    with setup.executor if pending else nullcontext():
+        manifest = write_manifest(setup, folder, None)
+        if setup.corpus is not None and setup.compares and not folder.exemplars.exists():
+            manifest = _gather(setup, folder, setup.corpus)
+        decompose_blocks(setup, folder, pending)
+    return manifest
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end work that awaits nothing: asyncio's own handler would wait for it to await."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, earlier)
 
 
 async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
