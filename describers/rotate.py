@@ -27,7 +27,7 @@ class Rotate(Describer):
     """Describes a neuron from its weights alone.
 
     Args:
-        kinds: vector kinds whose channels are described, in order of importance.
+        kinds: vector kinds whose channels are described, in order of importance; none for whichever are decomposed.
         channels: channels described per vector, in order of discovery.
         tokens: tokens shown of each channel.
         words: length asked of the merged description; in the extractive form, the number of tokens.
@@ -40,22 +40,23 @@ class Rotate(Describer):
 
     def __init__(
         self,
-        kinds: Sequence[str] = ("in", "out"),
+        kinds: Sequence[str] | None = ("in", "out"),
         channels: int = 10,
         tokens: int = 20,
         words: int = 30,
         form: str = "auto",
     ) -> None:
-        self.kinds = tuple(VectorKind(kind) for kind in kinds)
+        self.kinds = tuple(VectorKind(kind) for kind in kinds or ())
         self._channels, self._tokens, self._words = channels, tokens, words
         self.role = None if Form(form) is Form.EXTRACTIVE else "explainer"
         self.llm_required = Form(form) is Form.LLM
 
     async def describe(self, case: DescriberCase) -> Draft:
         """Describe every channel, then merge."""
-        channels = [channel for kind in self.kinds for channel in case.channels_of(kind)[: self._channels]]
+        kinds = self.kinds or tuple(VectorKind)
+        channels = [channel for kind in kinds for channel in case.channels_of(kind)[: self._channels]]
         if not channels:
-            raise Unanswered(Status.FAILED, f"no channels of {', '.join(self.kinds)} (neurons.kinds)")
+            raise Unanswered(Status.FAILED, f"no channels of {', '.join(kinds)} (neurons.kinds)")
         if case.llm is None:
             return self._extract(channels)
         parts = await all_answers(self._describe_channel(case.llm, channel) for channel in channels)

@@ -10,27 +10,33 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import HarnessError
 from harness.records import (
+    BlockTiming,
     Channel,
     Description,
     Exemplar,
+    Neuron,
     Score,
     Status,
     Usage,
+    VectorKind,
     VectorSummary,
     Verdict,
     from_json,
     to_json,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Answer = TypeVar("Answer", Description, Verdict, Score)
 T = TypeVar("T")
@@ -56,14 +62,23 @@ def write_json(path: Path, data: Any) -> None:
 
 def write_table(path: Path, records: Iterable[Any]) -> None:
     """Write records of one type as a parquet table, nested as they are."""
-    table = pa.Table.from_pylist([to_json(record) for record in records])
+    write_columns(path, pa.Table.from_pylist([to_json(record) for record in records]))
+
+
+def write_columns(path: Path, table: pa.Table) -> None:
+    """Write a table whose rows are records in the form that :func:`write_table` gives them."""
     with replacing(path) as aside:
-        pq.write_table(table, aside)
+        # Room for a dictionary of every token of a large vocabulary; without, tokens are spelt out again and again.
+        pq.write_table(table, aside, compression="zstd", dictionary_pagesize_limit=1 << 24)
 
 
 def read_table(path: Path, kind: type[T]) -> list[T]:
     """Read what :func:`write_table` wrote."""
-    return [from_json(kind, row) for row in pq.read_table(path).to_pylist()]
+    return _records(pq.read_table(path), kind)
+
+
+def _records(table: pa.Table, kind: type[T]) -> list[T]:
+    return [from_json(kind, row) for row in table.to_pylist()]
 
 
 class Journal(Generic[Answer]):
@@ -184,6 +199,11 @@ class RunFolder:
         return self.path / "leaderboard.csv"
 
     @property
+    def decomposition(self) -> Path:
+        """What the decomposition found, summed up by layer and vector kind, as JSON."""
+        return self.path / "decomposition.json"
+
+    @property
     def report(self) -> Path:
         """The report, one HTML file."""
         return self.path / "report.html"
@@ -233,21 +253,105 @@ class RunFolder:
         manifest: dict[str, Any] = json.loads(self.manifest.read_text())
         return manifest
 
-    def read_channels(self) -> list[Channel]:
-        """Read every channel found so far, ordered by neuron, kind and rank."""
-        channels = self._read_blocks("*.channels.parquet", Channel)
+    @property
+    def timings(self) -> Path:
+        """What the blocks of the decomposition cost, one line each."""
+        return self.logs / "decomposition.jsonl"
+
+    def write_block(self, name: str, vectors: pa.Table, channels: pa.Table, directions: Tensor | None) -> None:
+        """Write a decomposed block, so that it is there whole or not at all.
+
+        Args:
+            name: file name of the block, without an ending.
+            vectors: its records of type VectorSummary.
+            channels: its records of type Channel.
+            directions: (N, C, d_model), in the order of ``vectors``; none if they are not kept.
+        """
+        from safetensors.torch import save_file  # with torch, which who only reads records can do without
+
+        if directions is not None:
+            with replacing(self.channels / f"{name}.safetensors") as aside:
+                save_file({"directions": directions.contiguous()}, aside)
+        write_columns(self.channels / f"{name}.channels.parquet", channels)
+        # Last, for its presence says that the block is done.
+        write_columns(self.channels / f"{name}.vectors.parquet", vectors)
+
+    def append_timing(self, timing: BlockTiming) -> None:
+        """Note what a block cost."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with self.timings.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(to_json(timing)) + "\n")
+
+    def read_timings(self) -> list[BlockTiming]:
+        """Read what the blocks cost; a line torn by a kill is passed over."""
+        if not self.timings.exists():
+            return []
+        lines = self.timings.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [from_json(BlockTiming, json.loads(line)) for line in lines if line.endswith("}\n")]
+
+    def decomposed(self) -> set[tuple[Neuron, VectorKind]]:
+        """Return which weight vectors have been decomposed so far. Reads their names only, however many there are."""
+        return {key for name in self._blocks() for key in self._keys(name)}
+
+    def read_channels(self, neurons: Collection[Neuron] | None = None) -> list[Channel]:
+        """Read the channels found so far of some neurons, or of all, ordered by neuron, kind and rank."""
+        channels = self._read_blocks("channels", Channel, neurons)
         return sorted(channels, key=lambda channel: (channel.neuron, channel.kind, channel.rank))
 
-    def read_vectors(self) -> list[VectorSummary]:
-        """Read the summary of every weight vector decomposed so far, ordered by neuron and kind."""
-        return sorted(self._read_blocks("*.vectors.parquet", VectorSummary), key=lambda item: (item.neuron, item.kind))
+    def read_vectors(self, neurons: Collection[Neuron] | None = None) -> list[VectorSummary]:
+        """Read the summaries of the weight vectors decomposed so far of some neurons, or of all, ordered likewise."""
+        vectors = self._read_blocks("vectors", VectorSummary, neurons)
+        return sorted(vectors, key=lambda item: (item.neuron, item.kind))
+
+    def read_columns(self, records: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Read columns of all ``channels`` or ``vectors`` found so far, block by block.
+
+        Args:
+            records: ``channels`` or ``vectors``.
+            columns: names of the record's fields, with a dot for those of its neuron: ``neuron.layer``.
+        """
+        for name in self._blocks():
+            yield pq.read_table(self.channels / f"{name}.{records}.parquet", columns=list(columns))
+
+    def read_directions(self) -> Iterator[tuple[list[tuple[Neuron, VectorKind]], Tensor]]:
+        """Read the channels' directions, block by block.
+
+        Yields:
+            The block's vectors, and their channels in order of discovery, (N, C, d_model), in the stored format.
+
+        Raises:
+            HarnessError: if the run did not keep the directions of a block.
+        """
+        from safetensors.torch import load_file
+
+        for name in self._blocks():
+            path = self.channels / f"{name}.safetensors"
+            if not path.exists():
+                raise HarnessError(
+                    f"{self.path} does not hold the directions of its channels ({path.name} is missing): decompose "
+                    "into another folder with storage.directions=bfloat16 or float32"
+                )
+            yield self._keys(name), load_file(path)["directions"]
 
     def read_exemplars(self) -> list[Exemplar]:
         """Read the exemplars, or none if the run has none yet."""
         return read_table(self.exemplars, Exemplar) if self.exemplars.exists() else []
 
-    def _read_blocks(self, pattern: str, kind: type[T]) -> list[T]:
+    def _blocks(self) -> list[str]:
         # A block's vectors are written last: where they are missing, a kill left the block half done.
-        whole = {path.name.removesuffix(".vectors.parquet") for path in self.channels.glob("*.vectors.parquet")}
-        paths = (path for path in sorted(self.channels.glob(pattern)) if path.name.split(".")[0] in whole)
-        return [record for path in paths for record in read_table(path, kind)]
+        return sorted(path.name.removesuffix(".vectors.parquet") for path in self.channels.glob("*.vectors.parquet"))
+
+    def _keys(self, block: str) -> list[tuple[Neuron, VectorKind]]:
+        table = pq.read_table(self.channels / f"{block}.vectors.parquet", columns=["neuron", "kind"])
+        neurons = [Neuron(**row) for row in table["neuron"].to_pylist()]
+        return list(zip(neurons, map(VectorKind, table["kind"].to_pylist()), strict=True))
+
+    def _read_blocks(self, records: str, kind: type[T], neurons: Collection[Neuron] | None) -> Iterator[T]:
+        wanted = None if neurons is None else set(neurons)
+        for block in self._blocks():
+            if wanted is not None and not any(neuron in wanted for neuron, _ in self._keys(block)):
+                continue
+            table = pq.read_table(self.channels / f"{block}.{records}.parquet")
+            if wanted is not None:
+                table = table.filter(pa.array([Neuron(**row) in wanted for row in table["neuron"].to_pylist()]))
+            yield from _records(table, kind)

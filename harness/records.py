@@ -156,6 +156,25 @@ class VectorSummary:
 
 
 @dataclass(frozen=True)
+class BlockTiming:
+    """What one block of the decomposition cost; no other result depends on it.
+
+    Attributes:
+        block: name of the block's files.
+        vectors: how many weight vectors are in it.
+        decompose: seconds in which its worker decomposed.
+        records: seconds in which its records were made and written.
+        wall: seconds since the block before it was finished, or the stage was begun; all workers together.
+    """
+
+    block: str
+    vectors: int
+    decompose: float
+    records: float
+    wall: float
+
+
+@dataclass(frozen=True)
 class Exemplar:
     """A window of text with the neuron's activation at each of its tokens.
 

@@ -161,6 +161,8 @@ def test_rotate_without_an_explainer_takes_tokens_from_its_channels_in_turn() ->
 
 
 def test_rotate_without_channels() -> None:
+    gates = [channel(0, ["in"], kind="in"), channel(0, ["gate"], kind="gate")]
+    assert describe(Rotate(kinds=None), case(channels=gates)).text == "gate, in"  # neurons.kinds=null
     error = failure(Rotate(kinds=["gate"]), case(channels=[channel(0, ["a"])], llm=saying()))
     assert error.status is Status.FAILED
     assert "gate" in error.detail

@@ -8,7 +8,7 @@ from harness.decomposition.config import AdamWConfig, DecompositionConfig, Geode
 from harness.decomposition.decompose import decompose
 from harness.decomposition.deflation import tail_mask
 from harness.decomposition.measures import reconstruction
-from harness.decomposition.memory import vectors_within
+from harness.decomposition.memory import default_budget, vectors_within
 from harness.decomposition.objective import kurtosis, skewness, slog, z_scores
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "DecompositionConfig",
     "GeodesicConfig",
     "decompose",
+    "default_budget",
     "kurtosis",
     "reconstruction",
     "skewness",

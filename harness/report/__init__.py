@@ -2,6 +2,16 @@
 
 from harness.report.build import build_report
 from harness.report.data import RunData, load_run, store_leaderboard
+from harness.report.decomposition import print_decomposition, read_decomposition, store_decomposition
 from harness.report.terminal import print_leaderboard
 
-__all__ = ["RunData", "build_report", "load_run", "print_leaderboard", "store_leaderboard"]
+__all__ = [
+    "RunData",
+    "build_report",
+    "load_run",
+    "print_decomposition",
+    "print_leaderboard",
+    "read_decomposition",
+    "store_decomposition",
+    "store_leaderboard",
+]

@@ -12,7 +12,10 @@ from typing import Any
 from harness.errors import HarnessError
 from harness.folder import RunFolder, write_json
 from harness.records import Channel, Description, Exemplar, Neuron, Score, VectorSummary, Verdict
+from harness.report.decomposition import DecompositionSummary, read_decomposition
 from harness.stats import Leaderboard, build_leaderboard, leaderboard_from_json, write_csv
+
+SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class RunData:
         channels: the channels, ordered by neuron, kind and rank.
         vectors: the weight vectors, ordered by neuron and kind.
         exemplars: the exemplars of every split.
+        decomposition: all channels and weight vectors in figures, those that are left out included.
+        left_out: how many neurons were decomposed whose channels and vectors are left out here: of a run that only
+            decomposes, the report shows no more than ``SHOWN`` neurons.
     """
 
     folder: str
@@ -40,6 +46,13 @@ class RunData:
     channels: tuple[Channel, ...]
     vectors: tuple[VectorSummary, ...]
     exemplars: tuple[Exemplar, ...]
+    decomposition: DecompositionSummary
+    left_out: int = 0
+
+    @property
+    def compares(self) -> bool:
+        """Whether describers are compared in this run; if not, it decomposes and no more."""
+        return bool(self.manifest.get("contestants", True)) or bool(self.leaderboard.overall.rows)
 
     @property
     def name(self) -> str:
@@ -115,6 +128,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
             controls={name for name, entry in contestants.items() if entry.get("control")},
             seed=int(manifest.get("seed") or 0),
         )
+    shown, left_out = (None, 0) if manifest.get("contestants", True) else _choice(folder)
     return RunData(
         folder=folder.path.resolve().name,
         manifest=manifest,
@@ -122,15 +136,24 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         descriptions=tuple(sorted(descriptions.records(), key=lambda item: (item.neuron, item.describer))),
         verdicts=tuple(sorted(verdicts.records(), key=lambda item: (item.neuron, item.judge, item.first, item.second))),
         scores=tuple(sorted(scores.records(), key=lambda item: (item.neuron, item.scorer, item.describer))),
-        channels=tuple(folder.read_channels()),
-        vectors=tuple(folder.read_vectors()),
+        channels=tuple(folder.read_channels(shown)),
+        vectors=tuple(folder.read_vectors(shown)),
         exemplars=tuple(
             sorted(
                 folder.read_exemplars(),
                 key=lambda item: (item.neuron, item.split, item.source, item.window, item.document),
             )
         ),
+        decomposition=read_decomposition(folder),
+        left_out=left_out,
     )
+
+
+def _choice(folder: RunFolder) -> tuple[set[Neuron], int]:
+    """Return at most ``SHOWN`` of the decomposed neurons, evenly spread, and the number of the others."""
+    found = sorted({neuron for neuron, _ in folder.decomposed()})
+    count = min(SHOWN, len(found))
+    return {found[place * len(found) // count] for place in range(count)}, len(found) - count
 
 
 def store_leaderboard(folder: RunFolder, leaderboard: Leaderboard) -> None:

@@ -12,7 +12,9 @@ from harness.stats import Board
 
 
 def summary(run: RunData) -> str:
-    """Return two sentences: what was compared on what, and judged by whom."""
+    """Return two sentences: what was compared on what, and judged by whom; or what was decomposed, if no more was."""
+    if not run.compares:
+        return _decomposed(run)
     controls = [name for name in run.describers if run.is_control(name)]
     real = [name for name in run.describers if name not in controls]
     subject = run.part("subject")
@@ -36,8 +38,26 @@ def summary(run: RunData) -> str:
     return f"{first[0].upper()}{first[1:]} {second}"
 
 
+def _decomposed(run: RunData) -> str:
+    rows, total = run.decomposition.rows, run.decomposition.total
+    if total is None:
+        return "Nothing has been decomposed yet."
+    layers = sorted({row.layer for row in rows if row.layer is not None})
+    whole = layers == list(range(layers[0], layers[-1] + 1)) and len(layers) > 2
+    where = f"{layers[0]} to {layers[-1]}" if whole else listing([str(layer) for layer in layers])
+    kinds = listing(sorted({row.kind for row in rows if row.kind is not None}))
+    neurons = plural(len(run.neurons) + run.left_out, "neuron")
+    return (
+        f"{plural(total.vectors, 'weight vector')} ({kinds}) of {neurons} of "
+        f"{run.part('subject').get('name') or 'an unnamed subject'} (layer{'s' * (len(layers) > 1)} {where}) were "
+        f"decomposed into {plural(total.channels, 'vocabulary channel')}. Nothing was described or judged."
+    )
+
+
 def extractive_notice(run: RunData) -> str | None:
     """Return what a result without an LLM can and cannot say, or none if every part of the run asked one."""
+    if not run.compares:
+        return None
     forms = {
         name: entry.get("form")
         for name, entry in run.part("contestants").items()

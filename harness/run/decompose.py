@@ -1,183 +1,150 @@
-"""Stage: weight vectors into vocabulary channels, block by block."""
+"""Stage: weight vectors into vocabulary channels, block by block, wherever the executor puts the work."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
+import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 
+import pyarrow as pa
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.decomposition import Decomposition, decompose, kurtosis, reconstruction, skewness, z_scores
 from harness.errors import HarnessError
-from harness.folder import RunFolder, replacing, write_table
-from harness.records import Channel, Neuron, VectorKind, VectorSummary
+from harness.folder import RunFolder
+from harness.records import BlockTiming, Neuron, VectorKind
+from harness.run.executor import Shared
 from harness.run.progress import progress
-from harness.run.setup import DecompositionPlan, Setup
-from harness.subject import Subject
+from harness.run.setup import Setup
+from harness.run.tables import channel_table, vector_table
+from harness.run.worker import HISTOGRAM_BINS, Block, BlockTask, decompose_block
 
 logger = logging.getLogger(__name__)
-TOP_TOKENS = 50
-HISTOGRAM_BINS = 40
+_READ_AT_ONCE = 1 << 14
 
 
-@dataclass(frozen=True)
-class Block:
-    """Vectors of one kind, of neurons of one layer, that are decomposed together."""
+def pending_vectors(setup: Setup, folder: RunFolder) -> list[Block]:
+    """Return what is still to be decomposed, as one large block for each layer and vector kind.
 
-    neurons: tuple[Neuron, ...]
-    kind: VectorKind
-
-    @property
-    def layer(self) -> int:
-        """The neurons' layer."""
-        return self.neurons[0].layer
-
-    @property
-    def name(self) -> str:
-        """File name of the block: the same vectors always have the same one."""
-        first, digest = self.neurons[0], hashlib.sha256(",".join(map(str, self.neurons)).encode()).hexdigest()[:8]
-        expert = "" if first.expert is None else f"E{first.expert:03d}-"
-        return f"L{self.layer:02d}-{self.kind}-{expert}{first.index:05d}-{digest}"
-
-    def read(self, subject: Subject) -> Tensor:
-        """Read the vectors, (N, d_model)."""
-        indices, experts = [n.index for n in self.neurons], [n.expert for n in self.neurons]
-        return subject.vectors(self.layer, indices, self.kind, experts)
-
-
-def pending_blocks(setup: Setup, folder: RunFolder) -> list[Block]:
-    """Return what is still to be decomposed; nothing if no describer reads channels."""
-    if not any(describer.needs_channels for describer in setup.describers.values()):
-        return []
-    done = {(summary.neuron, summary.kind) for summary in folder.read_vectors()}
-    blocks = []
-    for layer in sorted({neuron.layer for neuron in setup.neurons}):
-        for kind in setup.kinds:
-            neurons = [n for n in setup.neurons if n.layer == layer and (n, kind) not in done]
-            size = setup.executor.block
-            blocks += [Block(tuple(neurons[start : start + size]), kind) for start in range(0, len(neurons), size)]
-    return blocks
-
-
-def decompose_blocks(setup: Setup, folder: RunFolder, blocks: Sequence[Block]) -> None:
-    """Decompose the blocks; each is on disk, whole, before the next is begun.
-
-    Raises:
-        HarnessError: if the weights are damaged.
+    That is nothing if describers are compared of which none reads channels. A vector that is done is done, whatever
+    block it was in. What shares a projection stands together.
     """
-    if not blocks:
-        return
-    work = partial(_decompose_block, setup.subject, setup.decomposition, Workbench(setup), folder)
-    with progress("decompose", sum(len(block.neurons) for block in blocks), "vectors") as advance:
-        for count in setup.executor.map(work, blocks):
-            advance(count)
-    del work  # and with it what lies on the accelerator, which an LLM may need next
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if setup.compares and not any(describer.needs_channels for describer in setup.describers.values()):
+        return []
+    done = folder.decomposed()
+    groups: dict[tuple[int, VectorKind], list[Neuron]] = defaultdict(list)
+    for neuron in setup.neurons:
+        for kind in setup.kinds:
+            if (neuron, kind) not in done:
+                groups[neuron.layer, kind].append(neuron)
+    ordered = [Block(tuple(neurons), kind) for (_, kind), neurons in groups.items()]
+    return sorted(ordered, key=lambda group: setup.subject.projection_name(group.layer))
 
 
-class Workbench:
-    """What all blocks need on the device: the projection, copied there once rather than once a block."""
-
-    def __init__(self, setup: Setup) -> None:
-        self.device = setup.executor.device
-        self._subject = setup.subject
-        self._ready: tuple[str, Tensor, Tensor] | None = None
-
-    def vocabulary(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return the projection (d_model, V) and the token weights (V,) of a layer, on the device."""
-        name = self._subject.projection_name(layer)
-        if self._ready is None or self._ready[0] != name:
-            self._ready = None  # frees the last one before the next takes its place
-            projection, weights = self._subject.projection(layer), self._subject.token_weights(layer)
-            self._ready = (name, projection.to(self.device), weights.to(self.device))
-        return self._ready[1:]
-
-
-def check_weights(setup: Setup, blocks: Sequence[Block]) -> None:
+def check_weights(setup: Setup, pending: Sequence[Block]) -> None:
     """Read every vector that is to be decomposed, so that damaged weights are found before time is spent.
 
     Raises:
         HarnessError: if one holds NaN or infinite numbers, or nothing but zeros.
     """
-    for block in blocks:
-        zero = (block.read(setup.subject) == 0).all(dim=1).nonzero().flatten()
+    for part, vectors in _read(setup, pending):
+        zero = (vectors == 0).all(dim=1).nonzero().flatten()
         if len(zero):
-            neuron = block.neurons[int(zero[0])]
+            neuron = part.neurons[int(zero[0])]
             expert = "" if neuron.expert is None else f"expert {neuron.expert} of "
             raise HarnessError(
-                f"the {block.kind} vector of neuron {neuron.index} in {expert}layer {neuron.layer} is zero (is it "
+                f"the {part.kind} vector of neuron {neuron.index} in {expert}layer {neuron.layer} is zero (is it "
                 "pruned?), so it has no direction: leave that neuron out (neurons.indices)"
             )
-    for layer in {block.layer for block in blocks}:
+    for layer in {group.layer for group in pending}:
         setup.subject.projection(layer)
 
 
-def _decompose_block(
-    subject: Subject, plan: DecompositionPlan, bench: Workbench, folder: RunFolder, block: Block
-) -> int:
-    vectors = block.read(subject).to(bench.device)
-    projection, weights = bench.vocabulary(block.layer)
-    found = decompose(vectors, projection, token_weights=weights, config=plan.config(block.layer, block.kind))
-    neurons = block.neurons
-    shares = reconstruction(vectors, found.directions).cpu()
-    summaries = [
-        _summary(subject, neuron, block.kind, vectors[row], projection, shares[row])
-        for row, neuron in enumerate(neurons)
-    ]
-    base = folder.channels / block.name
-    write_table(base.with_suffix(".channels.parquet"), _channels(subject, neurons, block.kind, found, projection))
-    with replacing(base.with_suffix(".safetensors")) as aside:
-        save_file({"directions": found.directions.to(torch.float32).cpu().contiguous()}, aside)
-    # Last, for its presence says that the block is done.
-    write_table(base.with_suffix(".vectors.parquet"), summaries)
-    return len(neurons)
+def check_space(setup: Setup, folder: RunFolder, pending: Sequence[Block]) -> None:
+    """Check that the disk has room for what is to be kept.
 
-
-def _summary(
-    subject: Subject, neuron: Neuron, kind: VectorKind, vector: Tensor, projection: Tensor, shares: Tensor
-) -> VectorSummary:
-    projected = vector @ projection
-    positive, negative = subject.extreme_tokens(projected.cpu(), TOP_TOKENS)
-    return VectorSummary(
-        neuron=neuron,
-        kind=kind,
-        norm=_rounded(vector.norm()),
-        kurtosis=_rounded(kurtosis(projected)),
-        skewness=_rounded(skewness(projected)),
-        positive=positive,
-        negative=negative,
-        reconstruction=tuple(_rounded(share) for share in shares),
+    Raises:
+        HarnessError: naming both sizes, and what to leave out.
+    """
+    bytes_each = {"none": 0, "bfloat16": 2, "float32": 4}[setup.storage.directions] * setup.subject.d_model
+    # A scored token takes some 5 bytes and a count 2, as measured on parquet files of MiniLM.
+    bytes_each += 10 * setup.storage.top_tokens + 2 * HISTOGRAM_BINS * setup.storage.histograms
+    needed = bytes_each * sum(
+        len(group.neurons) * setup.decomposition.config(group.layer, group.kind).num_channels for group in pending
     )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.path).free
+    if needed > free:
+        raise HarnessError(
+            f"the channels will take some {needed / 1e9:,.0f} GB, but {folder.path} has {free / 1e9:,.0f} GB left: "
+            "choose another folder=..., storage.directions=none, or fewer storage.top_tokens"
+        )
+    if needed > 1e9:
+        logger.info("the channels will take some %.0f GB of disk", needed / 1e9)
 
 
-def _channels(
-    subject: Subject, neurons: Sequence[Neuron], kind: VectorKind, found: Decomposition, projection: Tensor
-) -> Iterator[Channel]:
-    for row, neuron in enumerate(neurons):
-        projected = (found.directions[row] @ projection).cpu()
-        for rank in range(projected.shape[0]):
-            positive, negative = subject.extreme_tokens(projected[rank], TOP_TOKENS)
-            bins = torch.histc(z_scores(projected[rank]).clamp(-10, 10), HISTOGRAM_BINS, -10, 10)
-            yield Channel(
-                neuron=neuron,
-                kind=kind,
-                rank=rank,
-                kurtosis=_rounded(found.kurtosis[row, rank]),
-                skewness=_rounded(found.skewness[row, rank]),
-                cosine=_rounded(found.cosine[row, rank]),
-                loss=_rounded(found.loss[row, rank]),
-                masked_tokens=int(found.masked_tokens[row, rank]),
-                positive=positive,
-                negative=negative,
-                histogram=tuple(int(count) for count in bins),
-            )
+def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block]) -> None:
+    """Decompose block by block, and write each as soon as it is done. The executor has been entered.
+
+    Raises:
+        HarnessError: if the executor lost its workers.
+    """
+    if not pending:
+        return
+    texts = _texts(setup)
+    last = time.monotonic()
+    with progress("decompose", sum(len(group.neurons) for group in pending), "vectors") as advance:
+        for result in setup.executor.map(decompose_block, _tasks(setup, pending)):
+            start, count = time.monotonic(), len(result.block.neurons)
+            name = _name(result.block)
+            folder.write_block(name, vector_table(result, texts), channel_table(result, texts), result.directions)
+            now = time.monotonic()
+            seconds = (result.seconds, result.record_seconds + now - start, now - last)
+            folder.append_timing(BlockTiming(name, count, *(round(value, 3) for value in seconds)))
+            last = now
+            advance(count)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # an LLM may need the accelerator next
 
 
-def _rounded(value: Tensor) -> float:
-    return round(float(value), 5)
+def _tasks(setup: Setup, pending: Sequence[Block]) -> Iterator[BlockTask]:
+    """Make the tasks one by one; a projection is shared once, and let go before the next one is."""
+    subject, name = setup.subject, ""
+    vocabulary: Shared | None = None
+    hidden = torch.tensor(sorted(subject.unused_token_ids), dtype=torch.int64)
+    for part, vectors in _read(setup, pending):
+        if vocabulary is None or subject.projection_name(part.layer) != name:
+            name, vocabulary = subject.projection_name(part.layer), None
+            weights = subject.token_weights(part.layer)
+            vocabulary = setup.executor.share(subject.projection(part.layer), weights, hidden)
+        config = setup.decomposition.config(part.layer, part.kind)
+        size = setup.executor.block_size(subject.d_model, subject.vocab_size, config)
+        for start in range(0, len(part.neurons), size):
+            block = Block(part.neurons[start : start + size], part.kind)
+            # A copy: a slice would be pickled with all of the part.
+            some = vectors[start : start + size].clone()
+            yield BlockTask(block, some, vocabulary, config, setup.storage, setup.executor.memory_bytes)
+
+
+def _read(setup: Setup, pending: Sequence[Block]) -> Iterator[tuple[Block, Tensor]]:
+    """Read the vectors of each group in parts: large, for a column costs as much as its matrix, and yet bounded."""
+    for group in pending:
+        for start in range(0, len(group.neurons), _READ_AT_ONCE):
+            part = Block(group.neurons[start : start + _READ_AT_ONCE], group.kind)
+            indices, experts = [n.index for n in part.neurons], [n.expert for n in part.neurons]
+            yield part, setup.subject.vectors(part.layer, indices, part.kind, experts)
+
+
+def _texts(setup: Setup) -> pa.Array:
+    subject = setup.subject
+    return pa.array([subject.token_text(token) for token in range(subject.vocab_size)])
+
+
+def _name(block: Block) -> str:
+    """Return the file name of a block: the same vectors always have the same one."""
+    first, digest = block.neurons[0], hashlib.sha256(",".join(map(str, block.neurons)).encode()).hexdigest()[:8]
+    expert = "" if first.expert is None else f"E{first.expert:03d}-"
+    return f"L{block.layer:02d}-{block.kind}-{expert}{first.index:05d}-{digest}"

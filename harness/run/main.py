@@ -80,7 +80,7 @@ def _fail(message: str) -> NoReturn:
 def _task(config: DictConfig) -> float | None:
     """Run one configuration; of a sweep, each in turn. Returns the best real describer's win rate, for optimisers."""
     # Imported here, so that --help and a misspelt option answer at once.
-    from harness.report.terminal import print_leaderboard
+    from harness.report import print_decomposition, print_leaderboard
     from harness.run.pipeline import run
     from harness.run.setup import Setup
 
@@ -94,7 +94,11 @@ def _task(config: DictConfig) -> float | None:
         _fail(str(error))
     console = Console()
     # A log file or a pipe has no width of its own; 80 columns would fold the names.
-    print_leaderboard(leaderboard, console if console.is_terminal else Console(width=110))
+    console = console if console.is_terminal else Console(width=110)
+    if setup.compares:
+        print_leaderboard(leaderboard, console)
+    else:
+        print_decomposition(folder, console)
     print(folder.report.resolve())
     rates = [row.win_rate for row in leaderboard.overall.rows if not row.control and row.win_rate is not None]
     return max(rates, default=None)

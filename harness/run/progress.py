@@ -1,7 +1,8 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a log line at the end elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, a log line now and then elsewhere."""
 
 from __future__ import annotations
 
+import datetime
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 logger = logging.getLogger(__name__)
+LINE_SECONDS = 60
 
 
 class _Rate(ProgressColumn):
@@ -24,18 +26,34 @@ class _Rate(ProgressColumn):
 def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Show progress of ``total`` items; the block calls what it is given with the number done since the last call.
 
-    A bar is drawn only on a terminal; a log line tells the number and the seconds at the end anywhere.
+    A bar with rate and time left is drawn on a terminal. Elsewhere a log line tells them, at most once a minute and
+    once a percent. At the end a log line tells the number and the seconds anywhere.
     """
     start, done = time.monotonic(), 0
+    told, told_at = 0, start
     console = Console(stderr=True)
     columns = [TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), _Rate(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    # The rate of the last ten minutes: a block of work may take longer than the half minute that rich looks back by
+    # default, and would show no rate at all.
+    bar = Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True, speed_estimate_period=600
+    )
+    with bar:
         task = bar.add_task(title, total=total)
 
         def advance(count: int) -> None:
-            nonlocal done
+            nonlocal done, told, told_at
             done += count
             bar.update(task, advance=count)
+            now = time.monotonic()
+            if bar.disable and done < total and now - told_at >= LINE_SECONDS and done - told >= total / 100:
+                told, told_at = done, now
+                logger.info("%s: %s", title, _line(done, total, unit, now - start))
 
         yield advance
     logger.info("%s: %d of %d %s in %.1f s", title, done, total, unit, time.monotonic() - start)
+
+
+def _line(done: int, total: int, unit: str, seconds: float) -> str:
+    left = datetime.timedelta(seconds=round(seconds * (total - done) / done))
+    return f"{done:,} of {total:,} {unit}, {done / seconds:.3g}/s, {left} left"

@@ -20,6 +20,7 @@ from harness.methods import Comparator, Describer, Scorer
 from harness.records import Neuron, VectorKind
 from harness.run.executor import Executor
 from harness.run.tracking import Tracker
+from harness.run.worker import Storage
 from harness.seeds import derive_rng
 from harness.subject import Subject
 
@@ -31,25 +32,29 @@ class NeuronSelection:
     """Which neurons are described, and which of their weight vectors are decomposed.
 
     Attributes:
-        layers: layers, from 0.
-        kinds: vector kinds: ``gate``, ``in``, ``out``.
+        layers: layers, from 0; none for all.
+        kinds: vector kinds: ``gate``, ``in``, ``out``; none for all that the model's neurons have.
         experts: in layers that mix experts, only those of these experts (``shared``: the one that all tokens share);
             none for those of all. Not for layers that mix none.
         indices: indices inside each layer, or inside each expert; none to draw them.
         per_layer: how many are drawn from each layer, over all its experts, by the seed; none takes all.
     """
 
-    layers: Sequence[int]
-    kinds: Sequence[str]
+    layers: Sequence[int] | None
+    kinds: Sequence[str] | None
     indices: Sequence[int] | None = None
     per_layer: int | None = None
     experts: Sequence[int | str] | None = None
 
     def __post_init__(self) -> None:
-        unknown = [kind for kind in self.kinds if kind not in list(VectorKind)]
-        if unknown or not self.kinds:
+        unknown = [kind for kind in self.kinds or () if kind not in list(VectorKind)]
+        if unknown or self.kinds == []:
             given = f"{unknown[0]!r} is no vector kind" if unknown else "no vector kind is chosen"
             raise HarnessError(f"{given}; choose from {', '.join(VectorKind)} (neurons.kinds)")
+
+    def kinds_of(self, subject: Subject) -> tuple[VectorKind, ...]:
+        """Return the vector kinds that are decomposed."""
+        return subject.kinds if self.kinds is None else tuple(VectorKind(kind) for kind in self.kinds)
 
     def select(self, subject: Subject, seed: int) -> list[Neuron]:
         """Return the neurons, ordered.
@@ -57,13 +62,14 @@ class NeuronSelection:
         Raises:
             HarnessError: if a layer, a neuron or a vector kind does not exist.
         """
-        if not self.layers:
+        layers = range(subject.num_layers) if self.layers is None else sorted(set(self.layers))
+        if not layers:
             raise HarnessError("no layer is chosen (neurons.layers)")
-        kinds = [VectorKind(kind) for kind in self.kinds]
+        kinds = self.kinds_of(subject)
         if self.indices is not None and self.per_layer is not None:
             raise HarnessError("neurons.indices and neurons.per_layer are both set; set one of them to null")
         neurons: list[Neuron] = []
-        for layer in sorted(set(self.layers)):
+        for layer in layers:
             subject.check(layer, [], kinds)
             there = subject.neurons(layer, self.experts)
             if self.indices is not None:
@@ -143,7 +149,8 @@ class Setup:
     subject: Subject
     selection: NeuronSelection
     decomposition: DecompositionPlan
-    corpus: Corpus
+    storage: Storage
+    corpus: Corpus | None
     evidence: EvidenceConfig
     describers: dict[str, Describer]
     comparators: dict[str, Comparator]
@@ -171,7 +178,8 @@ class Setup:
             subject=_built(config, "subject", Subject),
             selection=selection,
             decomposition=DecompositionPlan(settings, config["decomposition"]["overrides"], config["seed"]),
-            corpus=_built(config, "corpus", Corpus),
+            storage=_filled(Storage, config, "storage"),
+            corpus=_built(config, "corpus", Corpus) if config.get("corpus") else None,
             evidence=_filled(EvidenceConfig, config, "evidence"),
             describers=describers,
             comparators={name: judge for name, judge in judges.items() if isinstance(judge, Comparator)},
@@ -189,7 +197,12 @@ class Setup:
     @property
     def kinds(self) -> tuple[VectorKind, ...]:
         """The vector kinds that are decomposed."""
-        return tuple(VectorKind(kind) for kind in self.selection.kinds)
+        return self.selection.kinds_of(self.subject)
+
+    @property
+    def compares(self) -> bool:
+        """Whether describers are compared; a run without describers and judges decomposes, and is done."""
+        return bool(self.describers or self.judges)
 
     @property
     def judges(self) -> dict[str, Comparator | Scorer]:
@@ -231,10 +244,23 @@ class Setup:
         Raises:
             HarnessError: one line, the cause and the cure.
         """
+        if self.compares:
+            self._check_comparison()
+        assert self.neurons
+        for layer in {neuron.layer for neuron in self.neurons}:
+            for kind in self.kinds:
+                self.decomposition.config(layer, kind)
+
+    def _check_comparison(self) -> None:
+        alone = "to decompose and no more, leave out describers and judges: experiment=decompose_model"
         if len(self.describers) < 2:
-            raise HarnessError("at least two describers are needed to compare any (describers=[rotate,maxact])")
-        if not self.comparators and not self.scorers:
-            raise HarnessError("no judge is chosen (judges=[embedding_pairwise])")
+            raise HarnessError(
+                f"at least two describers are needed to compare any (describers=[rotate,maxact]); {alone}"
+            )
+        if not self.judges:
+            raise HarnessError(f"no judge is chosen (judges=[embedding_pairwise]); {alone}")
+        if self.corpus is None:
+            raise HarnessError("no text is chosen that describers and judges could see (corpus=installed_docs)")
         self.ordered_describers()
         for name, method in {**self.describers, **self.judges}.items():
             required = getattr(method, "llm_required", True)
@@ -250,10 +276,6 @@ class Setup:
                     f"describers.{name} reads {missing[0]!r} channels, but only {', '.join(self.kinds)} vectors are "
                     f"decomposed: add it to neurons.kinds, or take it out of describers.{name}.kinds"
                 )
-        assert self.neurons
-        for layer in {neuron.layer for neuron in self.neurons}:
-            for kind in self.kinds:
-                self.decomposition.config(layer, kind)
         encoders = {id(judge.encoder): judge.encoder for judge in self.judges.values() if hasattr(judge, "encoder")}
         for encoder in encoders.values():
             encoder.check()

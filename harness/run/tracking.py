@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from harness.folder import RunFolder
+from harness.report.decomposition import read_decomposition
 from harness.report.plots import leaderboard_figure, win_matrix_figure
 from harness.seeds import derive_seed
 from harness.stats import Leaderboard
@@ -76,7 +78,14 @@ class WandbTracker(Tracker):
             # Its own record of the environment would hold the command line, and with it what a user may have put there.
             settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
         ) as run:
+            decomposition = read_decomposition(folder)
+            run.log({"decomposition": _table(wandb, [dataclasses.asdict(row) for row in decomposition.rows])})
+            if decomposition.total is not None:
+                figures = {name: value for name, value in vars(decomposition.total).items() if value is not None}
+                run.summary.update({f"decomposition/{name}": value for name, value in figures.items()})
             rows = leaderboard.to_json()["overall"]["rows"]
+            if not rows:
+                return
             run.log(
                 {
                     "leaderboard": _table(wandb, rows),

@@ -1,0 +1,466 @@
+"""Stories of runs that decompose and no more: records, storage, resume, other people's executors, a Ray cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import namedtuple
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from harness.decomposition import reconstruction
+from harness.errors import HarnessError
+from harness.folder import RunFolder, read_table
+from harness.records import Channel, Neuron, VectorKind, VectorSummary
+from harness.run import progress as progress_module
+from harness.run.help import compose_config
+from harness.run.pipeline import run
+from harness.run.setup import Setup
+
+LAYERS, NEURONS, KINDS, D_MODEL = 3, 64, 3, 32  # of the tiny Llama
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.tiny_subject(tmp_path_factory.mktemp("subject") / "llama", "llama")
+
+
+def options(llama: Path, folder: Path, *more: str) -> list[str]:
+    return [
+        *("experiment=decompose_model", "subject=local", f"subject.sources=[{llama}]", "subject.name=tiny-llama"),
+        *("decomposition.num_channels=3", "tracking=none", "executor.threads=1", f"folder={folder}", *more),
+    ]
+
+
+def decomposed(llama: Path, folder: Path, *more: str) -> RunFolder:
+    run(Setup.of(compose_config(options(llama, folder, *more))))
+    return RunFolder(folder)
+
+
+def start(llama: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness", *options(llama, folder, *more)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def block_files(folder: RunFolder) -> dict[str, bytes]:
+    """Return the content of all files of blocks."""
+    return {path.name: path.read_bytes() for path in folder.channels.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_whole_model_is_decomposed_without_text_describers_or_judges(llama: Path, tmp_path: Path) -> None:
+    process = start(llama, tmp_path / "all", "decomposition.num_channels=1", "tracking=wandb_offline")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    folder = RunFolder(tmp_path / "all")
+    vectors = folder.read_vectors()
+    expected = {
+        (Neuron(layer, index), kind) for layer in range(LAYERS) for index in range(NEURONS) for kind in VectorKind
+    }
+    assert {(vector.neuron, vector.kind) for vector in vectors} == expected == folder.decomposed()
+    assert len(folder.read_channels()) == LAYERS * NEURONS * KINDS
+    assert not folder.exemplars.exists()
+    assert not any(folder.path.glob("*.jsonl"))
+
+    summary = json.loads(folder.decomposition.read_text())
+    assert [(row["layer"], row["kind"], row["vectors"]) for row in summary["rows"]] == [
+        (layer, kind, NEURONS) for layer in range(LAYERS) for kind in ("gate", "in", "out")
+    ]
+    kurtoses = [vector.kurtosis for vector in vectors]
+    assert summary["total"]["vector_kurtosis"] == pytest.approx(np.median(kurtoses), abs=1e-3)
+    assert summary["total"]["reconstruction"] == pytest.approx(
+        np.mean([vector.reconstruction[-1] for vector in vectors]), abs=1e-3
+    )
+    # The end of the run: a table, what it took, the report's path.
+    *table, took, report = out.strip().splitlines()
+    assert any(line.split("│")[1:5] == [" all   ", " all  ", "     576 ", "      576 "] for line in table), out
+    assert took.startswith("576 vectors in ")
+    assert report == str(folder.report)
+    page = folder.report.read_text()
+    assert "576 weight vectors (gate, in and out) of 192 neurons of tiny-llama (layers 0 to 2)" in page
+    assert 'id="leaderboard"' not in page
+    assert 'href="#leaderboard"' not in page
+    (offline,) = (folder.path / "wandb").glob("offline-run-*")
+    (logged,) = offline.rglob("*.table.json")
+    assert len(json.loads(logged.read_text())["data"]) == len(summary["rows"])
+
+
+def test_records_are_those_of_one_projection_at_a_time(llama: Path, tmp_path: Path) -> None:
+    folder = decomposed(llama, tmp_path / "run", "storage.directions=float32", "neurons.per_layer=5")
+    subject = Setup.of(compose_config(options(llama, tmp_path / "run"))).subject
+    vectors = {(item.neuron, item.kind): item for item in folder.read_vectors()}
+    channels = {(item.neuron, item.kind, item.rank): item for item in folder.read_channels()}
+    assert len(vectors) == LAYERS * 5 * KINDS
+    for keys, directions in folder.read_directions():
+        for (neuron, kind), found in zip(keys, directions, strict=True):
+            weights, projection = subject.vectors(neuron.layer, [neuron.index], kind), subject.projection(neuron.layer)
+            summary = vectors[neuron, kind]
+            check_projection(subject, summary, weights[0] @ projection)
+            assert summary.norm == pytest.approx(weights.norm().item(), abs=1e-4)
+            shares = reconstruction(weights, found[None])[0]
+            assert summary.reconstruction == pytest.approx(tuple(shares.tolist()), abs=2e-5)
+            for rank, direction in enumerate(found):
+                channel, projected = channels[neuron, kind, rank], direction @ projection
+                check_projection(subject, channel, projected)
+                z = (projected - projected.mean()) / projected.std(correction=0)
+                counts, _ = np.histogram(z.clamp(-10, 10).numpy(), bins=40, range=(-10, 10))
+                assert sum(channel.histogram) == len(z)
+                assert np.abs(np.cumsum(channel.histogram) - np.cumsum(counts)).max() <= 1  # a value on an edge
+                cosine = torch.cosine_similarity(direction, weights[0], dim=0)
+                assert channel.cosine == pytest.approx(cosine.item(), abs=1e-4)
+
+
+def check_projection(subject: object, record: Channel | VectorSummary, projected: torch.Tensor) -> None:
+    """Compare a record with what the subject says of one projection, and with the definition of kurtosis."""
+    centred = projected.double() - projected.double().mean()
+    kurtosis = (centred**4).mean() / (centred**2).mean() ** 2 - 3
+    assert record.kurtosis == pytest.approx(kurtosis.item(), rel=1e-3, abs=1e-3)
+    for side, expected in zip((record.positive, record.negative), subject.extreme_tokens(projected, 50), strict=True):
+        assert len(side) == 50
+        assert [token.z for token in side] == pytest.approx([token.z for token in expected], abs=2e-3)
+        assert {token.token for token in side[:-2]} <= {token.token for token in expected}
+        assert side[0].token == expected[0].token or side[0].z - side[1].z < 2e-3
+
+
+def test_what_is_stored_is_a_choice_that_changes_no_figure(llama: Path, tmp_path: Path) -> None:
+    few = ("neurons.layers=[1]", "neurons.per_layer=6")
+    full = decomposed(llama, tmp_path / "full", *few, "storage.directions=float32")
+    half = decomposed(llama, tmp_path / "half", *few)
+    least = decomposed(
+        *(llama, tmp_path / "least", *few),
+        *("storage.directions=none", "storage.histograms=false", "storage.top_tokens=7"),
+    )
+    assert half.read_channels() == full.read_channels()
+    cut = [
+        dataclasses.replace(item, positive=item.positive[:7], negative=item.negative[:7], histogram=())
+        for item in full.read_channels()
+    ]
+    assert least.read_channels() == cut
+    for (keys, exact), (same_keys, rounded) in zip(full.read_directions(), half.read_directions(), strict=True):
+        assert keys == same_keys
+        assert (exact.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
+        assert torch.equal(exact.to(torch.bfloat16), rounded)
+        assert torch.cosine_similarity(exact, rounded.float(), dim=-1).min() > 0.99999
+    with pytest.raises(HarnessError, match=r"does not hold the directions.*storage\.directions=bfloat16"):
+        list(least.read_directions())
+    assert "<svg" in least.report.read_text()
+
+    before = block_files(least)
+    decomposed(llama, tmp_path / "least", *few, "storage.top_tokens=50")  # what is done stays as it is
+    assert block_files(least) == before
+
+
+def test_a_vector_is_done_whatever_block_it_was_in(llama: Path, tmp_path: Path) -> None:
+    few = ("neurons.layers=[0]", "neurons.per_layer=6", "neurons.kinds=[in,out]", "decomposition.num_channels=1")
+    whole = decomposed(llama, tmp_path / "whole", *few)
+    again = decomposed(llama, tmp_path / "again", *few, "executor.block=3")
+    for place, path in enumerate(sorted(again.channels.glob("*.vectors.parquet"))):
+        if place % 2:  # as if killed before these were whole
+            path.unlink()
+    assert len(again.decomposed()) == 6
+    kept = {path: path.stat().st_mtime_ns for path in again.channels.glob("*.vectors.parquet")}
+    decomposed(llama, tmp_path / "again", *few, "executor.block=5")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(again.read_vectors()) == 12  # none twice
+    for one, other in zip(again.read_channels(), whole.read_channels(), strict=True):
+        assert (one.neuron, one.kind, one.rank) == (other.neuron, other.kind, other.rank)
+        # The rounding of matrix products depends on their shape, and the search amplifies it, up to its tolerance.
+        assert one.loss == pytest.approx(other.loss, abs=5e-3)
+
+
+def test_the_report_of_many_neurons_shows_some_and_counts_all(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.report.data.SHOWN", 4)
+    folder = decomposed(llama, tmp_path / "run", "neurons.kinds=[out]", "decomposition.num_channels=1")
+    page = folder.report.read_text()
+    assert "Shown are 4 of the 192 neurons" in page
+    assert "192 weight vectors (out) of 192 neurons" in page
+    assert all(f"L{layer}N{index}" in page for layer, index in ((0, 0), (0, 48), (1, 32), (2, 16)))
+    assert "L0N1<" not in page
+
+
+class Pool:
+    """An executor of one's own, in as few lines as it takes: processes that share nothing but a folder."""
+
+    SOURCE = textwrap.dedent(
+        """
+        import pickle
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+        from pathlib import Path
+
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        from harness.run.executor import Executor, Shared
+
+
+        class InFile(Shared):
+            def __init__(self, path):
+                self.path = path
+
+            def on(self, device):
+                return tuple(tensor for _, tensor in sorted(load_file(self.path, device).items()))
+
+
+        def task(pickled):
+            torch.set_num_threads(1)
+            work, item = pickle.loads(pickled)
+            return work(item, "cpu")
+
+
+        class PoolExecutor(Executor):
+            def __init__(self, folder, block, threads):
+                self.device, self.block, self.folder = "cpu", block, Path(folder)
+
+            def __enter__(self):
+                self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+                return self
+
+            def __exit__(self, *error):
+                self.pool.shutdown(cancel_futures=True)
+
+            def share(self, *tensors):
+                path = self.folder / f"shared-{len(list(self.folder.glob('shared-*')))}"
+                save_file({str(place): tensor for place, tensor in enumerate(tensors)}, path)
+                return InFile(path)
+
+            def map(self, work, items):
+                for item in items:
+                    pickled = pickle.dumps((work, item))
+                    with (self.folder / "sizes").open("a") as file:
+                        print(len(pickled), file=file)
+                    yield self.pool.submit(task, pickled).result()
+        """
+    )
+
+
+@pytest.mark.slow
+def test_an_executor_of_ones_own_gets_each_projection_once(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(Pool.SOURCE)
+    (tmp_path / "conf" / "executor").mkdir(parents=True)
+    (tmp_path / "conf" / "executor" / "pool.yaml").write_text(
+        "_target_: mine.PoolExecutor\nblock: 4\nthreads: 1\nfolder: ???\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))  # for the pool's processes
+    few = (
+        "neurons.per_layer=8",
+        "decomposition.num_channels=1",
+        "subject.embedding_layers=1",
+    )  # layer 0 through W_E, layers 1 and 2 through W_U
+    local = decomposed(llama, tmp_path / "local", *few, "executor.block=4")
+    mine = decomposed(
+        *(llama, tmp_path / "mine", *few, f"hydra.searchpath=[file://{tmp_path / 'conf'}]"),
+        *("executor=pool", f"executor.folder={tmp_path}"),
+    )
+    assert block_files(mine) == block_files(local)
+    assert len(list(tmp_path.glob("shared-*"))) == 2
+    sizes = [int(line) for line in (tmp_path / "sizes").read_text().split()]
+    assert len(sizes) == LAYERS * KINDS * 2
+    projection = D_MODEL * 800 * 4
+    assert max(sizes) < 4 * D_MODEL * 4 + 4096 < projection
+
+
+def test_no_room_on_the_disk_is_told_before_time_is_spent(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**5))
+    with pytest.raises(HarnessError, match=r"left: choose another folder=.*storage\.directions=none"):
+        decomposed(llama, tmp_path / "full")
+    assert not (tmp_path / "full" / "channels").exists()
+
+
+def test_where_there_is_no_terminal_lines_tell_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with caplog.at_level(logging.INFO), progress_module.progress("decompose", 10_000, "vectors") as advance:
+        for _ in range(100):
+            now[0] += 12.5
+            advance(100)
+    lines = [record.message for record in caplog.records]
+    assert lines[0] == "decompose: 500 of 10,000 vectors, 8/s, 0:19:48 left"  # a minute has passed after 62.5 s
+    assert len(lines) == 20
+    assert lines[-1] == "decompose: 10000 of 10000 vectors in 1250.0 s"
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Return the command lines of all processes below one."""
+    parents, commands = {}, {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with suppress(OSError, IndexError):
+                parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                commands[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
+    found = {pid}
+    while len(found) < len(found := found | {child for child, parent in parents.items() if parent in found}):
+        pass
+    return {child: commands.get(child, "") for child in found - {pid}}
+
+
+def kill_a_working_worker(process: subprocess.Popen[str]) -> None:
+    """Wait until a Ray worker of this test's cluster is at a task, and kill it."""
+    while process.poll() is None:
+        working = [pid for pid, command in descendants(os.getpid()).items() if command.startswith("ray::_run")]
+        if working:
+            os.kill(working[0], signal.SIGKILL)
+            return
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster of two machines with one CPU each, as far as Ray can tell."""
+    pytest.importorskip("ray", reason="needs Ray: pip install 'neuron-harness[ray]'")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # Ray is polite by default, and starves on a busy machine
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        nodes.add_node(num_cpus=1)
+        yield nodes.address
+        nodes.shutdown()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_worker_gives_the_same_records(cluster: str, llama: Path, tmp_path: Path) -> None:
+    much = ("decomposition.num_channels=6", "executor.block=16", "neurons.kinds=[in,out]", "neurons.per_layer=24")
+    on_cluster = ("executor=ray", f"executor.address={cluster}")
+    local = start(llama, tmp_path / "local", *much)
+    assert local.wait() == 0
+    folder = RunFolder(tmp_path / "ray")
+
+    # Without another attempt, a lost worker ends the run: in one line, and what was finished stays.
+    process = start(llama, folder.path, *much, *on_cluster, "executor.retries=0")
+    while not list(folder.channels.glob("*.vectors.parquet")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    kill_a_working_worker(process)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert err.strip().splitlines()[-1].startswith("error: Ray could not finish a block in 1 attempts")
+    finished = block_files(folder)
+
+    # A killed driver is taken up again, and this time the block of the lost worker goes to another one.
+    process = start(llama, folder.path, *much, *on_cluster)
+    kill_a_working_worker(process)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "2 workers" in err
+    assert block_files(folder) == block_files(RunFolder(tmp_path / "local"))
+    assert finished.items() <= block_files(folder).items()
+    names = ["vectors", "channels"]
+    for name, kind in zip(names, (VectorSummary, Channel), strict=True):
+        assert all(read_table(path, kind) for path in folder.channels.glob(f"*.{name}.parquet"))
+
+
+@pytest.mark.slow
+def test_ray_gets_each_projection_once_and_a_killed_driver_goes_on(
+    cluster: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "counting.py").write_text(
+        textwrap.dedent(
+            """
+            from pathlib import Path
+
+            from harness.run.ray_executor import RayExecutor
+
+
+            class Counting(RayExecutor):
+                def share(self, *tensors):
+                    with Path(__file__).with_name("shared").open("a") as file:
+                        print(*(tuple(tensor.shape) for tensor in tensors), file=file)
+                    return super().share(*tensors)
+            """
+        )
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))
+    much = ("decomposition.num_channels=4", "executor.block=4", "neurons.per_layer=12", "subject.embedding_layers=1")
+    on_cluster = ("executor=ray", f"executor.address={cluster}", "executor._target_=counting.Counting")
+    folder = RunFolder(tmp_path / "ray")
+    process = start(llama, folder.path, *much, *on_cluster)
+    while not list(folder.channels.glob("*.vectors.parquet")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    written = block_files(folder)
+    assert len((tmp_path / "shared").read_text().splitlines()) == 1  # layer 0 alone looks through the embedding
+    process = start(llama, folder.path, *much, *on_cluster)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    shared = (tmp_path / "shared").read_text().splitlines()
+    assert len(shared) == 3  # the embedding again, for the new driver; the unembedding for layers 1 and 2
+    assert all(line.startswith(f"({D_MODEL}, 800) (800,)") for line in shared)
+    assert len(folder.decomposed()) == len(folder.read_vectors()) == LAYERS * 12 * KINDS
+    assert {name: content for name, content in block_files(folder).items() if name in written} == written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_ctrl_c_ends_a_run_and_leaves_no_process(executor: str, llama: Path, tmp_path: Path) -> None:
+    if executor == "ray":
+        pytest.importorskip("ray", reason="needs Ray: pip install 'neuron-harness[ray]'")
+    folder = RunFolder(tmp_path / "run")
+    process = start(llama, folder.path, "decomposition.num_channels=10", f"executor={executor}", "executor.block=4")
+    while not list(folder.channels.glob("*.vectors.parquet")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    below = descendants(process.pid)
+    assert any("raylet" in command for command in below.values()) is (executor == "ray")
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert err.strip().splitlines()[-1].startswith("interrupted: run the same command again")
+    assert 0 < len(folder.decomposed()) < LAYERS * NEURONS * KINDS
+    deadline = time.monotonic() + 20
+    while any(running(pid) for pid in below) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [command for pid, command in below.items() if running(pid)]
+
+
+def running(pid: int) -> bool:
+    """Tell whether a process is there, and not merely its exit status."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "auto"])
+def test_a_cluster_that_is_not_there_is_told_in_one_line(
+    llama: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'neuron-harness[ray]'")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where "auto" looks for a cluster of this machine
+    with pytest.raises(
+        HarnessError, match=r"the Ray cluster executor\.address=.* cannot be reached .*`ray start"
+    ) as it:
+        decomposed(llama, tmp_path / "run", "executor=ray", f"executor.address={address}")
+    assert "\n" not in str(it.value)
+    assert not (tmp_path / "run" / "manifest.json").exists()
