@@ -309,6 +309,17 @@ def test_where_there_is_no_terminal_lines_tell_rate_and_time_left(
     assert lines[-1] == "decompose: 10000 of 10000 vectors in 1250.0 s"
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
+def test_a_cluster_that_is_not_there_is_told_in_one_line(llama: Path, tmp_path: Path, address: str) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'neuron-harness[ray]'")
+    with pytest.raises(
+        HarnessError, match=r"the Ray cluster executor\.address=.* cannot be reached .*`ray start"
+    ) as it:
+        decomposed(llama, tmp_path / "run", "executor=ray", f"executor.address={address}")
+    assert "\n" not in str(it.value)
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
 def descendants(pid: int) -> dict[int, str]:
     """Return the command lines of all processes below one."""
     parents, commands = {}, {}
@@ -450,17 +461,3 @@ def running(pid: int) -> bool:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "auto"])
-def test_a_cluster_that_is_not_there_is_told_in_one_line(
-    llama: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("ray", reason="needs Ray: pip install 'neuron-harness[ray]'")
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where "auto" looks for a cluster of this machine
-    with pytest.raises(
-        HarnessError, match=r"the Ray cluster executor\.address=.* cannot be reached .*`ray start"
-    ) as it:
-        decomposed(llama, tmp_path / "run", "executor=ray", f"executor.address={address}")
-    assert "\n" not in str(it.value)
-    assert not (tmp_path / "run" / "manifest.json").exists()

@@ -12,7 +12,7 @@ from typing import Any
 from harness.errors import HarnessError
 from harness.folder import RunFolder, write_json
 from harness.records import Channel, Description, Exemplar, Neuron, Score, VectorSummary, Verdict
-from harness.report.decomposition import DecompositionSummary, read_decomposition
+from harness.report.decomposition import DecompositionSummary, read_decomposition, sum_up_decomposition
 from harness.stats import Leaderboard, build_leaderboard, leaderboard_from_json, write_csv
 
 SHOWN = 200
@@ -105,8 +105,8 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
 
     Args:
         folder: the run folder.
-        recompute: whether to compute the statistics from the records even if the folder holds a leaderboard. They are
-            computed as well if it holds none, or one that another version wrote.
+        recompute: whether to compute all statistics from the records even if the folder holds them. They are computed
+            as well if it holds none, or some that another version wrote.
 
     Raises:
         HarnessError: if this is no run folder, or a file in it is damaged.
@@ -144,7 +144,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
                 key=lambda item: (item.neuron, item.split, item.source, item.window, item.document),
             )
         ),
-        decomposition=read_decomposition(folder),
+        decomposition=sum_up_decomposition(folder) if recompute else read_decomposition(folder),
         left_out=left_out,
     )
 

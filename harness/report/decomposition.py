@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,16 @@ def _rounded(value: np.floating[Any]) -> float:
 
 
 def read_decomposition(folder: RunFolder) -> DecompositionSummary:
+    """Return the summary that a finished run has stored, or sum up what has been decomposed so far."""
+    try:
+        data = json.loads(folder.decomposition.read_text())
+        total = data["total"] and DecompositionRow(**data["total"])
+        return DecompositionSummary(tuple(DecompositionRow(**row) for row in data["rows"]), total)
+    except (OSError, ValueError, KeyError, TypeError):  # none, or of another version
+        return sum_up_decomposition(folder)
+
+
+def sum_up_decomposition(folder: RunFolder) -> DecompositionSummary:
     """Sum up what has been decomposed so far, without reading a token."""
     groups: defaultdict[tuple[int, str], _Figures] = defaultdict(_Figures)
     for table in folder.read_columns("vectors", ["neuron.layer", "kind", "kurtosis", "reconstruction"]):
@@ -116,9 +127,9 @@ def _add(
                 groups[int(layer), str(kind)].parts[name].append(values[here].astype(np.float32))
 
 
-def store_decomposition(folder: RunFolder, summary: DecompositionSummary) -> None:
-    """Write the summary into the run folder: equal records make equal bytes."""
-    write_json(folder.decomposition, dataclasses.asdict(summary))
+def store_decomposition(folder: RunFolder) -> None:
+    """Sum up what has been decomposed, and write it into the run folder: equal records make equal bytes."""
+    write_json(folder.decomposition, dataclasses.asdict(sum_up_decomposition(folder)))
 
 
 def print_decomposition(folder: RunFolder, console: Console) -> None:

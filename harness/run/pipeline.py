@@ -17,7 +17,7 @@ from harness.folder import RunFolder, replacing, write_table
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
 from harness.methods import Describer
-from harness.report import build_report, read_decomposition, store_decomposition, store_leaderboard
+from harness.report import build_report, store_decomposition, store_leaderboard
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.judge import judge, pending_scores, pending_verdicts
@@ -128,7 +128,7 @@ def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Le
         seed=setup.seed,
     )
     store_leaderboard(folder, leaderboard)
-    store_decomposition(folder, read_decomposition(folder))
+    store_decomposition(folder)
     build_report([folder], folder.report)
     _track(setup, folder, leaderboard, manifest)
     return leaderboard

@@ -137,12 +137,14 @@ class RayExecutor(Executor):
             yield result
 
     def _result(self, reference: Any) -> Any:
+        lost = self._ray.exceptions.RayError
         try:
             return self._ray.get(reference)
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None  # what the work raised, without Ray's account of it
-        except self._ray.exceptions.RayError as error:
-            told = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        except lost as error:
+            cause = getattr(error, "cause", None)
+            if cause is not None and not isinstance(cause, lost):
+                raise cause from None  # what the work raised, without Ray's account of it
+            told = next(iter(str(cause or error).strip().splitlines()), type(error).__name__)
             raise HarnessError(
                 f"Ray could not finish a block in {self._retries + 1} attempts ({told}); is a machine short of memory? "
                 "Finished blocks are kept: run again to go on"
