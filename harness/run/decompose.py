@@ -95,7 +95,7 @@ def check_weights(setup: Setup, blocks: Sequence[Block]) -> None:
     """Read every vector that is to be decomposed, so that damaged weights are found before time is spent.
 
     Raises:
-        HarnessError: if one holds NaN or infinite numbers, or nothing but zeros.
+        HarnessError: if one holds NaN or infinite numbers, or nothing but zeros, or an ignored token does not exist.
     """
     for block in blocks:
         zero = (setup.subject.vectors(block.layer, block.indices, block.kind) == 0).all(dim=1).nonzero().flatten()
@@ -105,7 +105,7 @@ def check_weights(setup: Setup, blocks: Sequence[Block]) -> None:
                 "it pruned?), so it has no direction: leave that neuron out (neurons.indices)"
             )
     for layer in {block.layer for block in blocks}:
-        setup.subject.projection(layer)
+        setup.subject.token_weights(layer)
 
 
 def _decompose_block(
