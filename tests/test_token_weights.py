@@ -162,6 +162,7 @@ def test_word_pieces_that_no_word_is_split_into() -> None:
         "##s",
         "King",
         "##é",
+        "é",
         "##.",
         ".",
         "##中",

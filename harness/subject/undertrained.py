@@ -83,7 +83,8 @@ def _densest(matrix: Tensor) -> list[int]:
     sketch = torch.cat([block @ mixing for block in _blocks(matrix)]) if width > _SKETCH else matrix
     radii = _radii(sketch, anchors)
     densest = (sketch - sketch[anchors[radii.argmin()]]).norm(dim=1)
-    anchors = torch.cat([anchors, densest.topk(min(tokens, _ANCHORS // 4), largest=False).indices]).unique()
+    nearby = densest.topk(min(tokens, _ANCHORS // 4), largest=False).indices
+    anchors = torch.tensor(sorted({*anchors.tolist(), *nearby.tolist()}))
     radii = _radii(sketch, anchors)
     found = torch.tensor(_like(matrix, anchors[radii <= _DENSE * radii.min()].tolist()), dtype=torch.long)
     some = found[torch.randperm(len(found), generator=random)[:1024]]
