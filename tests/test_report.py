@@ -97,6 +97,11 @@ def make_run(
                 "vocabulary": 30522,
                 "fingerprint": "53aa5117",
             },
+            "tokens": {
+                "W_U": [
+                    {"name": "under-trained", "weight": 0.0, "count": 1234, "examples": ["\x11", "ermutation", ATTACK]}
+                ]
+            },
             "contestants": {
                 key: {"control": key in CONTROLS, "form": form if llm else "extractive"}
                 for key, form in DESCRIBERS.items()

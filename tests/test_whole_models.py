@@ -259,10 +259,10 @@ class Pool:
 def test_an_executor_of_ones_own_gets_each_projection_once(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine.py").write_text(Pool.SOURCE)
+    (tmp_path / "my_pool.py").write_text(Pool.SOURCE)
     (tmp_path / "conf" / "executor").mkdir(parents=True)
     (tmp_path / "conf" / "executor" / "pool.yaml").write_text(
-        "_target_: mine.PoolExecutor\nblock: 4\nthreads: 1\nfolder: ???\n"
+        "_target_: my_pool.PoolExecutor\nblock: 4\nthreads: 1\nfolder: ???\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))  # for the pool's processes

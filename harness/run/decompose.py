@@ -48,7 +48,7 @@ def check_weights(setup: Setup, pending: Sequence[Block]) -> None:
     """Read every vector that is to be decomposed, so that damaged weights are found before time is spent.
 
     Raises:
-        HarnessError: if one holds NaN or infinite numbers, or nothing but zeros.
+        HarnessError: if one holds NaN or infinite numbers, or nothing but zeros, or an ignored token does not exist.
     """
     for part, vectors in _read(setup, pending):
         zero = (vectors == 0).all(dim=1).nonzero().flatten()
@@ -60,7 +60,7 @@ def check_weights(setup: Setup, pending: Sequence[Block]) -> None:
                 "pruned?), so it has no direction: leave that neuron out (neurons.indices)"
             )
     for layer in {group.layer for group in pending}:
-        setup.subject.projection(layer)
+        setup.subject.token_weights(layer)
 
 
 def check_space(setup: Setup, folder: RunFolder, pending: Sequence[Block]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import inspect
 import json
 import platform
@@ -67,8 +68,12 @@ def identity(setup: Setup) -> dict[str, Any]:
     config = {
         name: value for name, value in flatten(without_secrets(setup.config)).items() if not _in(name, OPERATIONAL)
     }
+    ignored = setup.subject.ignored_token_ids  # what the file of them holds, not its name alone
     beyond: dict[str, Any] = {
-        "subject": {"fingerprint": setup.subject.fingerprint},
+        "subject": {
+            "fingerprint": setup.subject.fingerprint,
+            "ignored_tokens": hashlib.sha256(repr(sorted(ignored)).encode()).hexdigest()[:16],
+        },
         "prompts": {name: prompts_of(method) for name, method in {**setup.describers, **setup.judges}.items()},
         "llm": {
             role: {**backend.identity, "sampling": dataclasses.asdict(backend.sampling)}
@@ -138,6 +143,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
             "fingerprint": subject.fingerprint,
             "projections": {str(layer): subject.projection_name(layer) for layer in {n.layer for n in setup.neurons}},
         },
+        "tokens": earlier.get("tokens") or _census(setup),
         "neurons": [str(neuron) for neuron in setup.neurons],
         "corpus": vars(corpus) if corpus else earlier.get("corpus"),
         "contestants": {
@@ -167,6 +173,15 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
     }
     write_json(folder.manifest, manifest)
     return manifest
+
+
+def _census(setup: Setup) -> dict[str, list[dict[str, Any]]]:
+    """Return the tokens that do not weigh 1, by projection."""
+    layers = {setup.subject.projection_name(neuron.layer): neuron.layer for neuron in setup.neurons}
+    return {
+        name: [dataclasses.asdict(group) for group in setup.subject.token_census(layer)]
+        for name, layer in sorted(layers.items())
+    }
 
 
 def _protocol(method: object) -> str:

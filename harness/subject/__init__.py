@@ -2,6 +2,6 @@
 
 from harness.subject.activations import ActivationReader
 from harness.subject.subject import Subject
-from harness.subject.token_weights import TokenWeighting
+from harness.subject.token_weights import TokenGroup, TokenWeighting
 
-__all__ = ["ActivationReader", "Subject", "TokenWeighting"]
+__all__ = ["ActivationReader", "Subject", "TokenGroup", "TokenWeighting"]

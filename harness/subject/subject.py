@@ -18,8 +18,13 @@ from harness.subject.architecture import Architecture, architecture_of
 from harness.subject.checkpoint import Checkpoint
 from harness.subject.files import ModelFiles, first_line, locate, sha256
 from harness.subject.projection import SAMPLE, ProjectionRule, Projections
-from harness.subject.token_weights import TokenWeighting, is_placeholder
+from harness.subject.token_weights import TokenGroup, TokenWeighting
+from harness.subject.undertrained import under_trained
+from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, UNREACHABLE, groups_without_text
 from harness.subject.weights import Weights
+
+#: Tokens that stand for their group in a census.
+EXAMPLES = 12
 
 
 class Subject:
@@ -310,16 +315,52 @@ class Subject:
         """Apply the norm before the unembedding to (N, d_model), where the model has one."""
         return self.weights.final_norm(vectors)
 
+    @property
+    def ignored_token_ids(self) -> frozenset[int]:
+        """Ids that the configuration leaves out, of its list and of its file."""
+        return self._weighting.ignored
+
     @cached_property
     def unused_token_ids(self) -> frozenset[int]:
-        """Ids that are no text: special tokens, places kept free, and rows of the matrix beyond the tokenizer's end."""
-        tokenizer, size = self.tokenizer, self.vocab_size
-        names = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
-        placeholders = {token for token, name in enumerate(names) if name is None or is_placeholder(name)}
-        special = set(tokenizer.all_special_ids)
-        # Most special tokens of some models (<|eot_id|> of Llama 3) have no role and are marked only here.
-        special |= {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-        return frozenset({token for token in special if token < size} | placeholders | set(range(len(tokenizer), size)))
+        """Ids of weight 0: no text, unreachable, under-trained, or left out by the configuration."""
+        return frozenset().union(*self._unused_groups.values())
+
+    @cached_property
+    def _unused_groups(self) -> dict[str, frozenset[int]]:
+        """The tokens of weight 0 by the reason, each in one group; see :class:`TokenGroup`."""
+        size, detect = self.vocab_size, self._weighting.detect
+        groups = groups_without_text(self.tokenizer, size)
+        if "undertrained" in detect:
+            known = [groups[name] for name in (KEPT_FREE, BEYOND, NO_UTF8, UNREACHABLE)]
+            # A token that training did not show lies with the unused ones in every matrix, and stands out in one more.
+            matrices = [self._projections.unembedding().T]
+            if self.weights.has_unembedding:
+                matrices.append(self.weights.embedding().T)
+            groups["under-trained"] = frozenset().union(*(under_trained(matrix, known) for matrix in matrices))
+        if "unreachable" not in detect:
+            groups[UNREACHABLE] = frozenset()
+        groups["ignored"] = self._weighting.ignored
+        seen: set[int] = set()
+        for name, tokens in groups.items():
+            groups[name] = tokens - seen
+            seen |= tokens
+        return groups
+
+    def token_census(self, layer: int) -> tuple[TokenGroup, ...]:
+        """Return which tokens do not weigh 1 before the first channel of a layer, by the reason and with examples."""
+        weights = self.token_weights(layer)
+        groups = {name: sorted(tokens) for name, tokens in self._unused_groups.items()}
+        groups["high norm"] = sorted(set((weights != 1).nonzero().flatten().tolist()) - self.unused_token_ids)
+        return tuple(
+            TokenGroup(
+                name,
+                round(float(weights[tokens[0]]), 6),
+                len(tokens),
+                tuple(map(self.token_text, tokens[:: -(-len(tokens) // EXAMPLES)])),
+            )
+            for name, tokens in groups.items()
+            if tokens
+        )
 
     @lru_cache(maxsize=1 << 16)  # noqa: B019
     def token_text(self, token: int) -> str:
