@@ -90,7 +90,7 @@ def solve(
     """
     device = vectors.device
     mixed = device.type == "cuda" and config.mixed_precision is not False
-    mirrors = _random_mirrors(vectors, seed, channel).requires_grad_()
+    mirrors = random_mirrors(vectors, seed, channel).requires_grad_()
     optimiser = torch.optim.AdamW(
         [mirrors], lr=config.learning_rate, betas=_BETAS, eps=_EPSILON, weight_decay=config.weight_decay
     )
@@ -124,7 +124,7 @@ def _reflect(vectors: Tensor, mirrors: Tensor) -> Tensor:
     return vectors - 2.0 * share * mirrors
 
 
-def _random_mirrors(vectors: Tensor, seed: int, channel: int) -> Tensor:
+def random_mirrors(vectors: Tensor, seed: int, channel: int) -> Tensor:
     """Draw u ~ N(0, I) for every vector from the seed, the channel and the vector's own bytes."""
     drawn = []
     for vector in vectors.detach().cpu().contiguous():

@@ -122,7 +122,10 @@ def decompose(
     channels: list[tuple[Tensor, ...]] = []
     for channel in range(config.num_channels):
         if config.solver == "geodesic":
-            found, steps = geodesic.solve(objective, units, weights, config.geodesic)
+            tangents = normalize(adamw.random_mirrors(units, config.seed, channel), dim=-1)
+            tangents = tangents - (tangents * units).sum(dim=-1, keepdim=True) * units
+            starts = normalize(units + config.geodesic.jitter * normalize(tangents, dim=-1), dim=-1)
+            found, steps = geodesic.solve(objective, units, weights, config.geodesic, starts)
         else:
             found, steps = adamw.solve(objective, units, weights, config.adamw, seed=config.seed, channel=channel)
         directions = normalize(found, dim=-1)

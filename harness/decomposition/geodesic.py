@@ -38,6 +38,7 @@ class GeodesicConfig:
         patience: consecutive idle steps after which a neuron is finished.
         refresh_every: steps after which the projection, otherwise updated as a linear combination, is recomputed
             from the direction, against the drift of rounding.
+        jitter: length of a random tangent that is added to the unit vector to start from.
 
     Raises:
         ValueError: if a value is out of range.
@@ -47,12 +48,14 @@ class GeodesicConfig:
     tolerance: float = 1e-5
     patience: int = 3
     refresh_every: int = 25
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
         require_count("geodesic.max_steps", self.max_steps, 1)
         require(0 <= self.tolerance < math.inf, "geodesic.tolerance", self.tolerance, "finite and not negative")
         require_count("geodesic.patience", self.patience, 1)
         require_count("geodesic.refresh_every", self.refresh_every, 1)
+        require(0 <= self.jitter < math.inf, "geodesic.jitter", self.jitter, "finite and not negative")
 
 
 @dataclass(frozen=True)
@@ -191,16 +194,16 @@ class _Batch:
     noted: Tensor  # (n,) whether the result is already written
 
     @classmethod
-    def at(cls, objective: Objective, targets: Tensor, weights: Tensor) -> _Batch:
-        """Return the batch at the targets themselves."""
-        projections = _project(objective, targets, weights)
-        gradients = _gradients(objective, targets, targets, projections, central_moments(projections), weights)
+    def at(cls, objective: Objective, targets: Tensor, weights: Tensor, starts: Tensor) -> _Batch:
+        """Return the batch at its starts."""
+        projections = _project(objective, starts, weights)
+        gradients = _gradients(objective, starts, targets, projections, central_moments(projections), weights)
         count = torch.arange(len(targets), device=targets.device)
         return cls(
             rows=count,
             targets=targets,
             weights=weights,
-            points=targets,
+            points=starts,
             projections=projections,
             gradients=gradients,
             headings=-gradients,
@@ -284,7 +287,9 @@ def _conjugate(
 
 
 @torch.no_grad()
-def solve(objective: Objective, vectors: Tensor, weights: Tensor, config: GeodesicConfig) -> tuple[Tensor, Tensor]:
+def solve(
+    objective: Objective, vectors: Tensor, weights: Tensor, config: GeodesicConfig, starts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Find one channel per vector, starting from the vector itself.
 
     No random number is drawn, and no neuron's path depends on the others in the batch beyond rounding. The loss falls
@@ -295,13 +300,14 @@ def solve(objective: Objective, vectors: Tensor, weights: Tensor, config: Geodes
         vectors: (N, d_model), of unit length.
         weights: (1, V) or (N, V), the token weights.
         config: limits and tolerance.
+        starts: (N, d_model), of unit length; None: the vectors themselves.
 
     Returns:
         (N, d_model) unit directions, and (N,) int64, the steps each neuron took.
     """
     directions = vectors.clone()
     steps = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
-    batch = _Batch.at(objective, vectors, weights)
+    batch = _Batch.at(objective, vectors, weights, vectors if starts is None else starts)
     for step in range(1, config.max_steps + 1):
         batch.step(objective, config.tolerance, refresh=step % config.refresh_every == 0)
         new = ((batch.idle >= config.patience) | (step == config.max_steps)) & ~batch.noted
