@@ -10,7 +10,7 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,6 +23,9 @@ from harness.records import (
     Channel,
     Description,
     Exemplar,
+    Neuron,
+    RandomVector,
+    Restart,
     Score,
     Status,
     Usage,
@@ -61,9 +64,13 @@ def write_table(path: Path, records: Iterable[Any]) -> None:
         pq.write_table(table, aside)
 
 
-def read_table(path: Path, kind: type[T]) -> list[T]:
-    """Read what :func:`write_table` wrote."""
-    return [from_json(kind, row) for row in pq.read_table(path).to_pylist()]
+def read_table(path: Path, kind: type[T], neurons: Collection[Neuron] | None = None) -> list[T]:
+    """Read what :func:`write_table` wrote; of some neurons only, if they are given."""
+    table = pq.read_table(path)
+    if neurons is not None:
+        wanted = {(neuron.layer, neuron.index) for neuron in neurons}
+        table = table.filter([(item["layer"], item["index"]) in wanted for item in table["neuron"].to_pylist()])
+    return [from_json(kind, row) for row in table.to_pylist()]
 
 
 class Journal(Generic[Answer]):
@@ -169,6 +176,16 @@ class RunFolder:
         return self.path / "channels"
 
     @property
+    def merit(self) -> Path:
+        """Folder of what was decomposed to judge the decomposition: NAME.restarts.parquet, NAME.random.parquet."""
+        return self.path / "merit"
+
+    @property
+    def merit_table(self) -> Path:
+        """The decomposition's figures of merit by layer and kind, as JSON."""
+        return self.path / "merit.json"
+
+    @property
     def exemplars(self) -> Path:
         """The exemplars of every neuron and split."""
         return self.path / "exemplars.parquet"
@@ -233,21 +250,41 @@ class RunFolder:
         manifest: dict[str, Any] = json.loads(self.manifest.read_text())
         return manifest
 
-    def read_channels(self) -> list[Channel]:
-        """Read every channel found so far, ordered by neuron, kind and rank."""
-        channels = self._read_blocks("*.channels.parquet", Channel)
+    def read_channels(self, neurons: Collection[Neuron] | None = None) -> list[Channel]:
+        """Read every channel found so far, or those of some neurons, ordered by neuron, kind and rank."""
+        channels = self._read_blocks("*.channels.parquet", Channel, neurons)
         return sorted(channels, key=lambda channel: (channel.neuron, channel.kind, channel.rank))
 
-    def read_vectors(self) -> list[VectorSummary]:
-        """Read the summary of every weight vector decomposed so far, ordered by neuron and kind."""
-        return sorted(self._read_blocks("*.vectors.parquet", VectorSummary), key=lambda item: (item.neuron, item.kind))
+    def read_vectors(self, neurons: Collection[Neuron] | None = None) -> list[VectorSummary]:
+        """Read the summary of every weight vector decomposed so far, or of some neurons, by neuron and kind."""
+        vectors = self._read_blocks("*.vectors.parquet", VectorSummary, neurons)
+        return sorted(vectors, key=lambda item: (item.neuron, item.kind))
+
+    def read_columns(self, what: str, columns: Sequence[str]) -> pa.Table | None:
+        """Read some columns of the ``channels`` or ``vectors`` of all blocks; none if there are no blocks.
+
+        Whole models have millions of rows: figures over all of them need no record objects.
+        """
+        # A column of a column, such as neuron.layer, comes back under its own dotted name.
+        tables = [pq.read_table(path, columns=list(columns)).flatten() for path in self._whole(f"*.{what}.parquet")]
+        return pa.concat_tables(tables) if tables else None
+
+    def read_restarts(self) -> list[Restart]:
+        """Read how the channels that were sought again agree with the first ones."""
+        return [item for path in sorted(self.merit.glob("*.restarts.parquet")) for item in read_table(path, Restart)]
+
+    def read_random_vectors(self) -> list[RandomVector]:
+        """Read what was found in random vectors."""
+        return [item for path in sorted(self.merit.glob("*.random.parquet")) for item in read_table(path, RandomVector)]
 
     def read_exemplars(self) -> list[Exemplar]:
         """Read the exemplars, or none if the run has none yet."""
         return read_table(self.exemplars, Exemplar) if self.exemplars.exists() else []
 
-    def _read_blocks(self, pattern: str, kind: type[T]) -> list[T]:
+    def _read_blocks(self, pattern: str, kind: type[T], neurons: Collection[Neuron] | None = None) -> list[T]:
+        return [record for path in self._whole(pattern) for record in read_table(path, kind, neurons)]
+
+    def _whole(self, pattern: str) -> list[Path]:
         # A block's vectors are written last: where they are missing, a kill left the block half done.
         whole = {path.name.removesuffix(".vectors.parquet") for path in self.channels.glob("*.vectors.parquet")}
-        paths = (path for path in sorted(self.channels.glob(pattern)) if path.name.split(".")[0] in whole)
-        return [record for path in paths for record in read_table(path, kind)]
+        return [path for path in sorted(self.channels.glob(pattern)) if path.name.split(".")[0] in whole]

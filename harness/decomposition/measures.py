@@ -158,7 +158,8 @@ def random_vectors(population: Tensor, count: int, *, seed: int, covariance: boo
     else:
         drawn = torch.randn(count, population.shape[1], generator=generator, dtype=population.dtype)
         drawn = drawn.to(population.device)
-    return normalize(drawn, dim=-1) * population[of_whom].norm(dim=-1, keepdim=True)
+    vectors: Tensor = normalize(drawn, dim=-1) * population[of_whom].norm(dim=-1, keepdim=True)
+    return vectors
 
 
 def _shapes(*tensors: Tensor) -> str:

@@ -1,7 +1,7 @@
 """The report of a run: one HTML file, its plots, and the table in the terminal; all from the run folder alone."""
 
 from harness.report.build import build_report
-from harness.report.data import RunData, load_run, store_leaderboard
+from harness.report.data import RunData, load_run, store_leaderboard, store_merit
 from harness.report.terminal import print_leaderboard
 
-__all__ = ["RunData", "build_report", "load_run", "print_leaderboard", "store_leaderboard"]
+__all__ = ["RunData", "build_report", "load_run", "print_leaderboard", "store_leaderboard", "store_merit"]

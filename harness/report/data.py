@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from harness.errors import HarnessError
 from harness.folder import RunFolder, write_json
 from harness.records import Channel, Description, Exemplar, Neuron, Score, VectorSummary, Verdict
-from harness.stats import Leaderboard, build_leaderboard, leaderboard_from_json, write_csv
+from harness.stats import (
+    Leaderboard,
+    MeritGroup,
+    build_leaderboard,
+    leaderboard_from_json,
+    merit_groups,
+    merit_json,
+    write_csv,
+)
+
+MOST_SHOWN = 400
+"""Neurons without a description are shown one by one only up to so many in all, for the page's sake."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +40,10 @@ class RunData:
         descriptions: the describers' descriptions.
         verdicts: the comparators' verdicts.
         scores: the scorers' grades.
-        channels: the channels, ordered by neuron, kind and rank.
-        vectors: the weight vectors, ordered by neuron and kind.
+        channels: the channels of the neurons that are shown, ordered by neuron, kind and rank.
+        vectors: their weight vectors, ordered by neuron and kind.
         exemplars: the exemplars of every split.
+        merit: the figures of all vectors and channels, shown or not, by layer and kind.
     """
 
     folder: str
@@ -40,15 +55,22 @@ class RunData:
     channels: tuple[Channel, ...]
     vectors: tuple[VectorSummary, ...]
     exemplars: tuple[Exemplar, ...]
+    merit: tuple[MeritGroup, ...]
 
     @property
     def name(self) -> str:
         """The run's name, or its folder's."""
         return str(self.manifest.get("name") or self.folder)
 
-    @property
+    @cached_property
     def neurons(self) -> tuple[Neuron, ...]:
         """Every neuron that any record speaks of, ordered."""
+        decomposed = {Neuron(group.layer, index) for group in self.merit for index in group.indices.tolist()}
+        return tuple(sorted(decomposed.union(self.shown)))
+
+    @cached_property
+    def shown(self) -> tuple[Neuron, ...]:
+        """The neurons that the report shows one by one, ordered."""
         groups = (
             self.descriptions,
             self.verdicts,
@@ -58,6 +80,16 @@ class RunData:
             self.exemplars,
         )
         return tuple(sorted({record.neuron for group in groups for record in group}))
+
+    @property
+    def vector_count(self) -> int:
+        """How many weight vectors were decomposed."""
+        return sum(len(group.indices) for group in self.merit)
+
+    @property
+    def channel_count(self) -> int:
+        """How many channels were found."""
+        return sum(int((~np.isnan(group.kurtosis)).sum()) for group in self.merit)
 
     @cached_property
     def seconds(self) -> Mapping[str, float]:
@@ -105,6 +137,8 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
     if not isinstance(manifest, dict):
         raise HarnessError(f"{folder.manifest} holds no JSON object: this is not a run folder")
     descriptions, verdicts, scores = folder.descriptions(), folder.verdicts(), folder.scores()
+    merit = merit_groups(folder)
+    shown = _shown(merit, [record.neuron for record in descriptions.records()])
     leaderboard = None if recompute else _stored_leaderboard(folder)
     if leaderboard is None:
         contestants = manifest.get("contestants") or {}
@@ -122,21 +156,40 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         descriptions=tuple(sorted(descriptions.records(), key=lambda item: (item.neuron, item.describer))),
         verdicts=tuple(sorted(verdicts.records(), key=lambda item: (item.neuron, item.judge, item.first, item.second))),
         scores=tuple(sorted(scores.records(), key=lambda item: (item.neuron, item.scorer, item.describer))),
-        channels=tuple(folder.read_channels()),
-        vectors=tuple(folder.read_vectors()),
+        channels=tuple(folder.read_channels(shown)),
+        vectors=tuple(folder.read_vectors(shown)),
         exemplars=tuple(
             sorted(
                 folder.read_exemplars(),
                 key=lambda item: (item.neuron, item.split, item.source, item.window, item.document),
             )
         ),
+        merit=merit,
     )
+
+
+def _shown(merit: Sequence[MeritGroup], described: Iterable[Neuron]) -> set[Neuron]:
+    """Return the neurons to show one by one: those described, then those with the sharpest channels, while few."""
+    shown = set(described)
+    sharpest: dict[Neuron, float] = {}
+    for group in merit:
+        for index, kurtosis in zip(group.indices.tolist(), np.nanmax(group.kurtosis, axis=1).tolist(), strict=True):
+            neuron = Neuron(group.layer, index)
+            sharpest[neuron] = max(kurtosis, sharpest.get(neuron, -np.inf))
+    others = heapq.nlargest(MOST_SHOWN, sharpest.keys() - shown, key=lambda neuron: (sharpest[neuron], neuron))
+    return shown.union(others[: max(0, MOST_SHOWN - len(shown))])
 
 
 def store_leaderboard(folder: RunFolder, leaderboard: Leaderboard) -> None:
     """Write the statistics into the run folder, as JSON and as CSV."""
     write_json(folder.leaderboard, leaderboard.to_json())
     write_csv(leaderboard, folder.leaderboard_csv)
+
+
+def store_merit(folder: RunFolder, merit: Sequence[MeritGroup]) -> None:
+    """Write the decomposition's figures of merit into the run folder, if anything was decomposed."""
+    if merit:
+        write_json(folder.merit_table, merit_json(merit))
 
 
 def _stored_leaderboard(folder: RunFolder) -> Leaderboard | None:

@@ -18,6 +18,12 @@ def summary(run: RunData) -> str:
     subject = run.part("subject")
     layers = sorted({neuron.layer for neuron in run.neurons})
     where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {listing([str(layer) for layer in layers])}"
+    if not run.describers and run.merit:
+        vectors = plural(run.vector_count, "weight vector")
+        return (
+            f"{vectors} of {subject.get('name') or 'an unnamed subject'} ({where}) were taken apart into "
+            f"{plural(run.channel_count, 'vocabulary channel')}. Nothing was described or judged."
+        )
     compared = f"{plural(len(real), 'way')} of describing a neuron ({listing(real)})"
     if controls:
         compared += f" and {plural(len(controls), 'control')} ({listing(controls)})"
@@ -43,6 +49,8 @@ def extractive_notice(run: RunData) -> str | None:
         for name, entry in run.part("contestants").items()
         if isinstance(entry, Mapping) and not entry.get("control")
     }
+    if not forms and not run.describers:
+        return None
     extractive = sorted(name for name, form in forms.items() if form == "extractive")
     configured = any(run.part("llm").values())
     if not configured and ("llm" in run.manifest or (extractive and len(extractive) == len(forms))):

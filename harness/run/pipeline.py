@@ -14,14 +14,15 @@ from harness.folder import RunFolder, replacing, write_table
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
 from harness.methods import Describer
-from harness.report import build_report, store_leaderboard
+from harness.report import build_report, store_leaderboard, store_merit
 from harness.run.decompose import check_weights, decompose_blocks, pending_blocks
 from harness.run.describe import describe, pending_descriptions
 from harness.run.judge import judge, pending_scores, pending_verdicts
 from harness.run.manifest import check_same_run, write_manifest
+from harness.run.merit import measure_merit
 from harness.run.progress import progress
 from harness.run.setup import Setup
-from harness.stats import Leaderboard, build_leaderboard
+from harness.stats import Leaderboard, build_leaderboard, merit_groups
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ async def _run(setup: Setup) -> Leaderboard:
         if not folder.exemplars.exists():
             manifest = _gather(setup, folder)
         decompose_blocks(setup, folder, blocks)
+        measure_merit(setup, folder)
         await describe(setup, folder, serving)
         await judge(setup, folder, serving)
     if cache is not None:
@@ -102,6 +104,7 @@ def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Le
         seed=setup.seed,
     )
     store_leaderboard(folder, leaderboard)
+    store_merit(folder, merit_groups(folder))
     build_report([folder], folder.report)
     _track(setup, folder, leaderboard, manifest)
     return leaderboard
@@ -109,7 +112,8 @@ def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Le
 
 def _track(setup: Setup, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
     """Tell the tracker, unless it has been told of these very results."""
-    digest = hashlib.sha256(folder.leaderboard.read_bytes() + repr(setup.config["tracking"]).encode()).hexdigest()
+    results = [path.read_bytes() for path in (folder.leaderboard, folder.merit_table) if path.exists()]
+    digest = hashlib.sha256(b"".join([*results, repr(setup.config["tracking"]).encode()])).hexdigest()
     told = folder.path / ".tracked"
     if told.exists() and told.read_text() == digest:
         return

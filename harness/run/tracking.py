@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from harness.folder import RunFolder
+from harness.report.build import decomposition_figures
 from harness.report.plots import leaderboard_figure, win_matrix_figure
 from harness.seeds import derive_seed
-from harness.stats import Leaderboard
+from harness.stats import Leaderboard, merit_groups, merit_json
 
 
 class Tracker(ABC):
@@ -77,6 +78,7 @@ class WandbTracker(Tracker):
             settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
         ) as run:
             rows = leaderboard.to_json()["overall"]["rows"]
+            merit = merit_groups(folder)
             run.log(
                 {
                     "leaderboard": _table(wandb, rows),
@@ -86,6 +88,11 @@ class WandbTracker(Tracker):
                     "verdicts": _table(wandb, [_flat(record) for record in folder.verdicts().records()]),
                     "leaderboard_plot": wandb.Image(_picture(leaderboard_figure(leaderboard))),
                     "win_matrix_plot": wandb.Image(_picture(win_matrix_figure(leaderboard))),
+                    "decomposition": _table(wandb, merit_json(merit)),
+                    **{
+                        f"decomposition_{name}": wandb.Image(_picture(figure))
+                        for name, (figure, _) in decomposition_figures(merit).items()
+                    },
                 }
             )
             for row in leaderboard.overall.rows:
