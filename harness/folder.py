@@ -263,9 +263,9 @@ class RunFolder:
     def read_columns(self, what: str, columns: Sequence[str]) -> pa.Table | None:
         """Read some columns of the ``channels`` or ``vectors`` of all blocks; none if there are no blocks.
 
-        Whole models have millions of rows: figures over all of them need no record objects.
+        Whole models have millions of rows: figures over all of them need no record objects. The parts of a nested
+        column come back under dotted names: ``neuron`` as ``neuron.layer`` and ``neuron.index``.
         """
-        # A column of a column, such as neuron.layer, comes back under its own dotted name.
         tables = [pq.read_table(path, columns=list(columns)).flatten() for path in self._whole(f"*.{what}.parquet")]
         return pa.concat_tables(tables) if tables else None
 

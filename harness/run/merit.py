@@ -70,12 +70,14 @@ def measure_merit(setup: Setup, folder: RunFolder) -> None:
 
 
 def _groups(setup: Setup, folder: RunFolder) -> Iterator[Group]:
-    decomposed = folder.read_columns("vectors", ["neuron.layer", "neuron.index", "kind"])
+    decomposed = folder.read_columns("vectors", ["neuron", "kind"])
     if decomposed is None:
         return
     merit = setup.merit
     indices: dict[tuple[int, VectorKind], list[int]] = {}
-    for layer, index, kind in zip(*(column.to_pylist() for column in decomposed.columns), strict=True):
+    for layer, index, kind in zip(
+        *(decomposed[name].to_pylist() for name in ("neuron.layer", "neuron.index", "kind")), strict=True
+    ):
         indices.setdefault((layer, VectorKind(kind)), []).append(index)
     for (layer, kind), known in sorted(indices.items()):
         rng = derive_rng(setup.seed, "merit", layer, kind)

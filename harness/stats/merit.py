@@ -102,9 +102,8 @@ class MeritRow:
 
 def merit_groups(folder: RunFolder) -> tuple[MeritGroup, ...]:
     """Read the figures of every decomposed vector and its channels, ordered by layer and kind; no tokens are read."""
-    names = ["neuron.layer", "neuron.index", "kind"]
-    vectors = folder.read_columns("vectors", [*names, "kurtosis", "reconstruction"])
-    channels = folder.read_columns("channels", [*names, "rank", *_OF_CHANNELS])
+    vectors = folder.read_columns("vectors", ["neuron", "kind", "kurtosis", "reconstruction"])
+    channels = folder.read_columns("channels", ["neuron", "kind", "rank", *_OF_CHANNELS])
     if vectors is None or channels is None:
         return ()
     restarts, random = defaultdict(list), defaultdict(list)
