@@ -201,15 +201,16 @@ def test_a_sweep_gives_comparable_runs_side_by_side(invoke: Invoke, small: dict[
 
 
 def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
-    base = options(small, folder="worth", merit__sample="2", merit__restarts="2", merit__jitter="1e-7")
-    base += ["neurons.per_layer=16", "merit.random_vectors=24", "merit.random_channels=2"]
+    changes = {"describers": "[rotate,generic]", "judges": "[embedding_pairwise]", "neurons.per_layer": "12"}
+    base = options(small | changes, folder="worth", merit__sample="2", merit__restarts="2", merit__jitter="1e-7")
+    base += ["merit.random_vectors=24", "merit.random_channels=2"]
     assert invoke(*base)[0] == 0
     run = RunFolder(tmp_path / "worth")
     rows = json.loads(run.merit_table.read_text())
     assert [(row["layer"], row["kind"]) for row in rows] == [(0, "in"), (0, "out"), (1, "in"), (1, "out")]
-    assert all((row["vectors"], row["channels"], row["again"], row["random"]) == (16, 3, 2, 24) for row in rows)
+    assert all((row["vectors"], row["channels"], row["again"], row["random"]) == (12, 3, 2, 24) for row in rows)
     # From a start that is hardly another the same channels come back, and what they share alone is less.
-    assert all(row["consistency"] > 0.999 and row["jaccard"] > 0.95 and row["apart"] < 0.9 for row in rows)
+    assert all(row["consistency"] > 0.999 and row["jaccard"] > 0.95 and row["apart"] < 0.95 for row in rows)
     # The weights of an untrained model are random vectors.
     assert 0.35 < sum(row["chance_below"] for row in rows) / len(rows) < 0.65
     assert [len(item.loss) for item in run.read_random_vectors()] == [2] * 24 * 4

@@ -166,6 +166,6 @@ def _line(axes: Axes, values: Floats, colour: str, label: str, first: int = 1) -
         linewidth=2,
         linestyle=(0, (4, 2)) if colour == MUTED else "-",
         marker="o" if len(values) <= 15 else None,
-        markersize=3.5,
+        markersize=3.5 if len(values) > 1 else 6,
         label=label,
     )
