@@ -200,6 +200,7 @@ def test_a_sweep_gives_comparable_runs_side_by_side(invoke: Invoke, small: dict[
     assert "decomposition.kurtosis_weight" in joint.read_text()
 
 
+@pytest.mark.slow
 def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     changes = {"describers": "[rotate,generic]", "judges": "[embedding_pairwise]", "neurons.per_layer": "12"}
     base = options(small | changes, folder="worth", merit__sample="2", merit__restarts="2", merit__jitter="1e-7")
@@ -233,9 +234,6 @@ def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: d
     assert not kept & set(run.merit.iterdir())
     assert all(row["consistency"] is None for row in json.loads(run.merit_table.read_text()))
     assert run.leaderboard.read_bytes() == board
-    assert invoke(*base, "merit.sample=0", "merit.random_vectors=0")[0] == 0
-    assert list(run.merit.iterdir()) == []
-    assert all(row["random"] == 0 and row["first_kurtosis"] for row in json.loads(run.merit_table.read_text()))
 
 
 def from_readme(language: str, start: str) -> str:
