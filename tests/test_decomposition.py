@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,11 +23,14 @@ from harness.decomposition import (
     reconstruction,
     skewness,
     tail_mask,
+    vectors_within,
     z_scores,
 )
-from harness.decomposition.deflation import deflate
-from harness.decomposition.geodesic import GreatCircle
+from harness.decomposition import vocabulary as passes
+from harness.decomposition.deflation import deflate, subtract
+from harness.decomposition.great_circle import GreatCircle
 from harness.decomposition.objective import Objective, central_moments, centred, kurtosis_gradient
+from harness.decomposition.vocabulary import Vocabulary
 
 CONCEPTS, TOKENS_PER_CONCEPT = 6, 12
 # The published search, cut short: a planted concept needs far fewer steps than a real neuron.
@@ -113,13 +117,16 @@ def circle_and_its_truth(seed: int, dtype: torch.dtype) -> tuple[GreatCircle, Te
     across = vectors.roll(2, 0) - (vectors.roll(2, 0) * points).sum(-1, keepdim=True) * points
     tangents = torch.nn.functional.normalize(across, dim=-1)
     targets = torch.nn.functional.normalize(vectors, dim=-1)
-    circle = GreatCircle.through(
-        Objective(projection, 0.3, 1.0),
-        centred((points @ projection) * weights).to(dtype),
-        centred((tangents @ projection) * weights).to(dtype),
-        (points * targets).sum(-1),
-        (tangents * targets).sum(-1),
+    here = centred((points @ projection) * weights)
+    sideways = torch.empty_like(here, dtype=dtype)
+    means = weights @ projection.T / projection.shape[1]
+    vocabulary = Vocabulary(projection.to(dtype), "float32", fuse=False)
+    cross_moments = vocabulary.cross_moments(
+        here.to(dtype), tangents.to(dtype), weights.to(dtype), means.to(dtype), sideways
     )
+    torch.testing.assert_close(sideways, centred((tangents @ projection) * weights).to(dtype), rtol=1e-4, atol=1e-4)
+    cosines = (points * targets).sum(-1), (tangents * targets).sum(-1)
+    circle = GreatCircle.through(Objective(projection, 0.3, 1.0), cross_moments, *cosines)
     return circle, points, tangents, vectors, weights
 
 
@@ -280,6 +287,209 @@ def test_the_search_never_ends_above_the_vector_itself_and_more_steps_never_hurt
     assert (gradient.norm(dim=-1) * length)[settled].max() < 0.05, "the search stopped where the loss still falls"
 
 
+def crowded_problem(neurons: int = 9) -> tuple[Tensor, Tensor]:
+    """Vectors that mix two to three concepts each, and their projection, in float64: several optima per vector."""
+    concepts, projection = vocabulary()
+    generator = torch.Generator().manual_seed(2)
+    shares = torch.rand(neurons, CONCEPTS, generator=generator).topk(3).indices
+    vectors = concepts[shares].mul(torch.tensor([1.0, 0.9, 0.8]).unsqueeze(-1)).sum(dim=1)
+    noise = 0.05 * torch.randn(vectors.shape, generator=generator)
+    return (vectors + noise).double(), projection.double()
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_the_memory_allowed_changes_how_many_are_worked_on_at_once_and_no_result(lookahead: int) -> None:
+    vectors, projection = crowded_problem()
+    config = DecompositionConfig(num_channels=3, geodesic=GeodesicConfig(lookahead=lookahead))
+    roomy = decompose(vectors, projection, config=config)
+    # Room for two searches: every slot works for several vectors, one after the other.
+    tight = decompose(vectors, projection, config=config, memory_budget=6 * 2**17 * 8 + 2 * 9 * 1500 * 13)
+    torch.testing.assert_close(tight.directions, roomy.directions, rtol=1e-6, atol=1e-6)
+    assert torch.equal(tight.masked_tokens, roomy.masked_tokens)
+    with pytest.raises(ValueError, match=r"memory_budget of 0.0 MiB is too small: one vector .* 1500 tokens needs 6"):
+        decompose(vectors, projection, config=config, memory_budget=1000)
+
+
+def test_where_memory_runs_out_half_as_many_are_worked_on_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, projection = crowded_problem()
+    config = DecompositionConfig(num_channels=2)
+    expected = decompose(vectors, projection, config=config)
+    pass_over = Vocabulary.cross_moments
+    tried: list[int] = []
+
+    def out_of_memory_beyond_two(self: Vocabulary, here: Tensor, *rest: Tensor) -> Tensor:
+        tried.append(len(here))
+        # As on a real device, the first steps still fit: memory runs out when others take theirs.
+        if len(here) > 2 and len(tried) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return pass_over(self, here, *rest)
+
+    monkeypatch.setattr(Vocabulary, "cross_moments", out_of_memory_beyond_two)
+    heard: list[tuple[int, int]] = []
+    found = decompose(vectors, projection, config=config, progress=lambda done, of: heard.append((done, of)))
+    torch.testing.assert_close(found.directions, expected.directions, rtol=1e-6, atol=1e-6)
+    assert {9, 4, 2} <= set(tried)
+    assert heard[-1] == (18, 18)
+
+
+def test_the_published_optimiser_is_not_cut_into_other_batches_behind_the_callers_back() -> None:
+    vectors, projection = crowded_problem()
+    config = DecompositionConfig(num_channels=1, solver="adamw", adamw=QUICK_ADAMW)
+    message = "adamw needs about 1.4 MiB for 9 vectors of 1500 tokens.*at most 6 vectors at a time"
+    with pytest.raises(ValueError, match=message):
+        decompose(vectors, projection, config=config, memory_budget=2**20)
+
+
+def test_looking_ahead_finds_channels_of_lower_loss_that_are_true_optima() -> None:
+    vectors, projection, _ = random_problem(8, neurons=24, d_model=24, tokens=500)
+    objective = Objective(projection, 0.3, 1.0)
+    weights = torch.ones(1, 500, dtype=torch.float64)
+
+    def losses(lookahead: int) -> Tensor:
+        config = DecompositionConfig(num_channels=1, geodesic=GeodesicConfig(lookahead=lookahead))
+        found = decompose(vectors, projection, config=config)
+        directions = found.directions[:, 0]
+        torch.testing.assert_close(found.loss[:, 0], objective.loss(directions, vectors, weights))
+        gradient = objective.gradient(directions, vectors, weights).norm(dim=-1) * directions.norm(dim=-1)
+        assert gradient.max() < 0.05, "not an optimum under the channel's own token weights"
+        return found.loss[:, 0]
+
+    one, three, five = losses(0), losses(2), losses(4)
+    assert (three <= one + 1e-6).all()
+    assert (five <= three + 1e-6).all()
+    assert (five < one - 1e-2).double().mean() > 0.25, "the optimum downhill from a vector is often not the lowest"
+
+
+def test_a_jittered_start_depends_on_the_seed_and_the_vector_alone() -> None:
+    vectors, projection = crowded_problem()
+
+    def run(rows: list[int], seed: int) -> Tensor:
+        geodesic = GeodesicConfig(jitter=0.5, max_steps=3)
+        config = DecompositionConfig(num_channels=2, seed=seed, geodesic=geodesic)
+        return decompose(vectors[rows], projection, config=config).directions
+
+    first = run([0, 1, 2, 3], seed=1)
+    torch.testing.assert_close(run([3, 1], seed=1), first[[3, 1]], rtol=1e-9, atol=1e-9)
+    assert (run([0, 1, 2, 3], seed=2) - first).norm(dim=-1).min() > 1e-3
+
+
+@pytest.mark.parametrize("settings_of", [{"products": "bfloat16"}, {"products": "tf32"}, {"refresh_every": 1}])
+def test_coarse_products_lead_to_the_same_losses(settings_of: dict[str, object]) -> None:
+    vectors, projection = crowded_problem(24)
+    exact = decompose(vectors, projection, config=DecompositionConfig(num_channels=2))
+    coarse = decompose(
+        vectors.float(),
+        projection.float(),
+        config=DecompositionConfig(num_channels=2, geodesic=GeodesicConfig(**settings_of)),  # type: ignore[arg-type]
+    )
+    assert coarse.directions.dtype == torch.float32
+    same = (coarse.loss - exact.loss).abs() < 1e-3
+    assert same.float().mean() > 0.9, "another optimum, seldom, where rounding decides"
+    assert float(coarse.loss.mean() - exact.loss.mean()) < 1e-3
+    # Whatever the search was computed in, the figures that come back are exact.
+    torch.testing.assert_close(coarse.kurtosis, kurtosis(coarse.directions @ projection.float()), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_fused_passes_agree_with_plain_ones() -> None:
+    vectors, projection = crowded_problem(4)
+    config = DecompositionConfig(num_channels=2)
+    plain = decompose(vectors, projection, config=config)
+    fused = decompose(vectors, projection, config=replace(config, geodesic=GeodesicConfig(compile=True)))
+    torch.testing.assert_close(fused.directions, plain.directions, rtol=1e-6, atol=1e-6)
+
+
+def test_where_nothing_can_be_compiled_the_plain_passes_take_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    vectors, projection = crowded_problem(2)
+    config = DecompositionConfig(num_channels=1)
+    plain = decompose(vectors, projection, config=config)
+
+    def without_compiler(_function: object, **_options: object) -> object:
+        def fail(*_tensors: Tensor) -> Tensor:
+            raise RuntimeError("no C++ compiler found\nand much else")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", without_compiler)
+    passes._fused.cache_clear()
+    found = decompose(vectors, projection, config=replace(config, geodesic=GeodesicConfig(compile=True)))
+    passes._fused.cache_clear()
+    torch.testing.assert_close(found.directions, plain.directions, rtol=1e-9, atol=1e-9)
+    said = {record.getMessage() for record in caplog.records}
+    assert said == {"torch.compile failed (no C++ compiler found); going on without it, more slowly"}
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 150), st.integers(2, 3000))
+def test_the_passes_over_the_vocabulary_are_what_they_say_in_any_number_of_blocks(
+    seed: int, rows: int, tokens: int
+) -> None:
+    tangents, projection, _ = random_problem(seed, neurons=rows, d_model=5, tokens=tokens)
+    generator = torch.Generator().manual_seed(seed)
+    here = torch.randn(rows, tokens, generator=generator, dtype=torch.float64)
+    weights = torch.rand(rows, tokens, generator=generator, dtype=torch.float64)
+    passes_of = Vocabulary(projection, "float32", fuse=False)
+    sideways = torch.empty_like(here)
+    found = passes_of.cross_moments(here, tangents, weights, weights @ projection.T / tokens, sideways)
+    there = centred((tangents @ projection) * weights)
+    torch.testing.assert_close(sideways, there, rtol=1e-7, atol=1e-7)
+    truth = torch.stack([(here**i * there**j).mean(dim=-1) for i, j in passes.ORDERS], dim=-1)
+    torch.testing.assert_close(found, truth, rtol=1e-7, atol=1e-7)
+
+    cos, sin, a, b, c = torch.rand(5, rows, 1, generator=generator, dtype=torch.float64)
+    moved = cos * here + sin * there
+    pull = passes_of.move_and_pull(here, sideways, weights, cos, sin, (a, b, c))
+    torch.testing.assert_close(here, moved, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(pull, (((a * moved**2 - b) * moved - c) * weights) @ projection.T, rtol=1e-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["geodesic", "adamw"])
+def test_subtraction_seeks_the_next_channel_in_what_is_left_of_the_vector(solver: str) -> None:
+    concepts, projection = vocabulary()
+    vector = (2.0 * (concepts[0] + 0.8 * concepts[1])).unsqueeze(0)
+    config = DecompositionConfig(
+        num_channels=2,
+        deflation="subtract",
+        solver=solver,
+        adamw=QUICK_ADAMW,  # type: ignore[arg-type]
+    )
+    found = decompose(vector, projection, config=config)
+    first, second = found.directions[0]
+    cosine = float(found.cosine[0, 0])
+    alpha = round(20 * cosine) / 20  # of the grid, the nearest to the cosine leaves the shortest rest
+    rest = vector[0] - alpha * first
+    assert float(second.norm()) == pytest.approx(float(rest.norm()), rel=1e-4)
+    expected = -0.3 * math.log1p(float(kurtosis(second @ projection)))
+    expected += 1 - float(torch.nn.functional.cosine_similarity(second, rest, dim=0))
+    assert float(found.loss[0, 1]) == pytest.approx(expected, abs=1e-4), "no token has lost weight"
+    all_of_it = decompose(vector, projection, config=replace(config, subtraction=0.0))
+    torch.testing.assert_close(all_of_it.directions[0, 1].norm(), vector.norm())
+    if solver == "geodesic":
+        first, again = all_of_it.directions[0]  # nothing was taken away
+        torch.testing.assert_close(first, again, rtol=1e-3, atol=1e-3)
+
+
+def test_where_subtraction_leaves_nothing_the_vector_is_searched_again() -> None:
+    targets = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    rest, length = subtract(targets, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), None)
+    torch.testing.assert_close(rest, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    torch.testing.assert_close(length, torch.tensor([[1.0], [0.8]]))
+
+
+def test_a_block_of_a_long_run_keeps_the_solver_busy_within_the_budget() -> None:
+    cpu = torch.device("cpu")
+    few = vectors_within(2**30, 384, 30522, 4, DecompositionConfig(num_channels=10), cpu)
+    assert few == 8 * 64
+    channels = 50 * 2304 * 4
+    gemma = vectors_within(2**30, 2304, 256_000, 4, DecompositionConfig(), cpu)
+    assert gemma * channels <= 2**29
+    published = DecompositionConfig(solver="adamw")
+    fitting = vectors_within(2**28, 384, 30522, 4, published, cpu)
+    decompose(torch.randn(fitting, 3), torch.randn(3, 30522), config=replace(published, adamw=AdamWConfig(max_steps=1)))
+
+
 def test_half_precision_weights_are_computed_in_single_precision() -> None:
     concepts, projection = vocabulary()
     vectors = (concepts[:2] + concepts[2:4]).bfloat16()
@@ -382,6 +592,8 @@ def test_bad_input_is_refused_in_one_line(
         (DecompositionConfig, "skew_threshold", -1.0),
         (DecompositionConfig, "masked_token_weight", 1.5),
         (DecompositionConfig, "solver", "sgd"),
+        (DecompositionConfig, "deflation", "none"),
+        (DecompositionConfig, "subtraction", 1.5),
         (AdamWConfig, "learning_rate", 0.0),
         (AdamWConfig, "weight_decay", -1.0),
         (AdamWConfig, "warmup_steps", -1),
@@ -394,6 +606,9 @@ def test_bad_input_is_refused_in_one_line(
         (GeodesicConfig, "tolerance", -1e-9),
         (GeodesicConfig, "patience", 0),
         (GeodesicConfig, "refresh_every", 0),
+        (GeodesicConfig, "lookahead", -1),
+        (GeodesicConfig, "jitter", math.inf),
+        (GeodesicConfig, "products", "int8"),
     ],
 )
 def test_bad_settings_are_refused_by_name(kind: type, field: str, value: object) -> None:

@@ -3,11 +3,12 @@
 Source: Avrahamy, Gur-Arieh, Geva 2026, "Disentangling MLP Neuron Weights in Vocabulary Space", arXiv:2604.06005 ([R]).
 """
 
-from harness.decomposition.adamw import AdamWConfig
-from harness.decomposition.decompose import Decomposition, DecompositionConfig, decompose
+from harness.decomposition.channels import Decomposition
+from harness.decomposition.config import AdamWConfig, DecompositionConfig, GeodesicConfig
+from harness.decomposition.decompose import decompose
 from harness.decomposition.deflation import tail_mask
-from harness.decomposition.geodesic import GeodesicConfig
 from harness.decomposition.measures import Consistency, consistency, random_vectors, reconstruction
+from harness.decomposition.memory import vectors_within
 from harness.decomposition.objective import kurtosis, skewness, slog, z_scores
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "skewness",
     "slog",
     "tail_mask",
+    "vectors_within",
     "z_scores",
 ]

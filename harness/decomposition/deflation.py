@@ -1,9 +1,13 @@
-"""How the next channel is kept from being the last one again: the last one's tokens lose their weight ([R])."""
+"""How the next channel is kept from being the last one again ([R])."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
+
+# Where the vector is all but explained, what is left of it is rounding, and no direction to search from.
+_SHORTEST_REST = 1e-3
 
 
 def tail_mask(z: Tensor, threshold: float, skew_threshold: float) -> Tensor:
@@ -27,11 +31,34 @@ def deflate(weights: Tensor, mask: Tensor, masked_weight: float) -> Tensor:
     """Return token weights in which masked tokens have at most ``masked_weight``; smaller ones, such as 0, stay.
 
     Args:
-        weights: (1, V) or (N, V), the weights so far.
-        mask: (N, V) bool.
+        weights: (1, V) or (N, V), the weights before any channel.
+        mask: (N, V) bool, the tokens of all channels so far.
         masked_weight: the weight of a masked token.
 
     Returns:
         (N, V), new.
     """
     return torch.where(mask, weights.clamp_max(masked_weight), weights)
+
+
+def subtract(targets: Tensor, directions: Tensor, share: float | None) -> tuple[Tensor, Tensor]:
+    """Take a channel away from what is left of a vector: the ablation of [R].
+
+    Args:
+        targets: (N, d_model), of unit length.
+        directions: (N, d_model), the channels, of unit length.
+        share: alpha; None: of the grid 0, 0.05, ..., 1 the one that leaves the shortest rest.
+
+    Returns:
+        (N, d_model) the rest, of unit length, and (N, 1) the length it had. Where almost nothing is left, the target.
+    """
+    if share is None:
+        # |w - alpha c|^2 = 1 - 2 alpha cos + alpha^2 is least at alpha = cos.
+        cosine = (targets * directions).sum(dim=-1, keepdim=True)
+        alpha = (cosine * 20.0).round().div(20.0).clamp(0.0, 1.0)
+    else:
+        alpha = torch.full_like(targets[:, :1], share)
+    rest = targets - alpha * directions
+    length = rest.norm(dim=-1, keepdim=True)
+    gone = length < _SHORTEST_REST
+    return torch.where(gone, targets, normalize(rest, dim=-1)), torch.where(gone, torch.ones_like(length), length)

@@ -1,275 +1,334 @@
 """The default solver: Riemannian conjugate gradient on the sphere with an exact line search.
 
 A single Householder reflection takes a vector to every point of the sphere |c| = |w|, so the published search ([R]) is
-smooth optimisation on that sphere. Along a great circle the moments of the projection are trigonometric polynomials,
-whose coefficients one pass over the vocabulary gives: the loss is then known at every angle, and the line search needs
-no matrix product. A step costs two products, as a step of the published optimiser does, and some dozens suffice.
+smooth optimisation on that sphere. A step costs two products with the vocabulary, as a step of the published optimiser
+does, and some dozens suffice. Searches run side by side in slots, each at its own channel: a slot whose search is over
+goes on to the next channel, or the next vector, so that the products stay large until little is left to do.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.decomposition.checks import require, require_count
-from harness.decomposition.objective import CentralMoments, Objective, central_moments
+from harness.decomposition.channels import Decomposition, Found
+from harness.decomposition.config import DecompositionConfig
+from harness.decomposition.deflation import deflate, subtract, tail_mask
+from harness.decomposition.drawing import random_directions
+from harness.decomposition.great_circle import GreatCircle
+from harness.decomposition.objective import CentralMoments, Objective, central_moments, kurtosis_gradient, z_scores
+from harness.decomposition.vocabulary import Vocabulary
 
-# Elements of one block of the vocabulary pass: few enough for the processor's cache, many enough for a GPU's launch.
-_BLOCK_ELEMENTS = {"cpu": 2**17, "cuda": 2**25}
-_FEWEST_TOKENS_IN_A_BLOCK = 256
-# Finished neurons stay in the batch, their results already noted, until they are this share of it:
-# leaving costs a copy of the others' projections.
-_SHARE_THAT_LEAVES = 0.125
-_ZOOM_POINTS = 17
-_ZOOM_ROUNDS = 4
-
-
-@dataclass(frozen=True)
-class GeodesicConfig:
-    """How the geodesic solver runs. The solver is this project's own, and so are its defaults.
-
-    Attributes:
-        max_steps: most steps per channel; the few neurons that reach it keep the best point they found.
-        tolerance: a step that lowers a neuron's loss (nats of slog-kurtosis) by less than this is idle.
-        patience: consecutive idle steps after which a neuron is finished.
-        refresh_every: steps after which the projection, otherwise updated as a linear combination, is recomputed
-            from the direction, against the drift of rounding.
-        jitter: length of a random tangent that is added to the unit vector to start from.
-
-    Raises:
-        ValueError: if a value is out of range.
-    """
-
-    max_steps: int = 500
-    tolerance: float = 1e-5
-    patience: int = 3
-    refresh_every: int = 25
-    jitter: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_count("geodesic.max_steps", self.max_steps, 1)
-        require(0 <= self.tolerance < math.inf, "geodesic.tolerance", self.tolerance, "finite and not negative")
-        require_count("geodesic.patience", self.patience, 1)
-        require_count("geodesic.refresh_every", self.refresh_every, 1)
-        require(0 <= self.jitter < math.inf, "geodesic.jitter", self.jitter, "finite and not negative")
+# Searches that are over wait, their results noted, until they are this share of the slots: to turn them over costs
+# products of its own, which are worth more for several at a time.
+_SHARE_TURNED_OVER = 0.125
+# So many numbers of a projection are turned over at once even if they are more than an eighth of the slots.
+_ELEMENTS_TURNED_OVER = 2**21
 
 
 @dataclass(frozen=True)
-class GreatCircle:
-    """The loss of N neurons along one great circle each: directions cos(a) c + sin(a) p.
+class Problem:
+    """What is asked of the solver.
 
     Attributes:
+        vectors: (N, d_model), of unit length.
+        norms: (N, 1), the lengths they had.
+        weights: (1, V) or (N, V), the token weights before the first channel.
         objective: the loss.
-        second: (N, 3) float64, coefficients of cos^2, cos sin, sin^2 in the projection's second central moment.
-        third: (N, 4), likewise for the third moment.
-        fourth: (N, 5), likewise for the fourth moment.
-        cosine: (N, 2), coefficients of cos, sin in the cosine with the neuron's vector.
+        config: the settings.
     """
 
+    vectors: Tensor
+    norms: Tensor
+    weights: Tensor
     objective: Objective
-    second: Tensor
-    third: Tensor
-    fourth: Tensor
-    cosine: Tensor
-
-    @classmethod
-    def through(
-        cls, objective: Objective, here: Tensor, there: Tensor, cosine_here: Tensor, cosine_there: Tensor
-    ) -> GreatCircle:
-        """Return the circle from the centred weighted projections of c and p.
-
-        Args:
-            objective: the loss.
-            here: (N, V), the projection of the unit direction c, less its mean.
-            there: (N, V), the projection of the unit tangent p, less its mean.
-            cosine_here: (N,), cosine of c with the neuron's vector.
-            cosine_there: (N,), cosine of p with the neuron's vector.
-        """
-        gram = _gram(here, there) / here.shape[-1]
-        z, q, zz, zq, qq = range(5)
-
-        def coefficients(*entries: tuple[int, int, int]) -> Tensor:
-            return torch.stack([factor * gram[:, row, column] for factor, row, column in entries], dim=-1)
-
-        return cls(
-            objective=objective,
-            second=coefficients((1, z, z), (2, z, q), (1, q, q)),
-            third=coefficients((1, z, zz), (3, zz, q), (3, z, qq), (1, q, qq)),
-            fourth=coefficients((1, zz, zz), (4, zz, zq), (6, zz, qq), (4, zq, qq), (1, qq, qq)),
-            cosine=torch.stack([cosine_here, cosine_there], dim=-1).double(),
-        )
-
-    def moments(self, angles: Tensor) -> CentralMoments:
-        """Return the central moments of the projections at ``angles`` (N, A), each (N, A)."""
-        cos, sin = torch.cos(angles), torch.sin(angles)
-        # A variance is not negative; rounding of a near-constant projection could make it so.
-        return CentralMoments(
-            second=_homogeneous(self.second, cos, sin).clamp_min(0.0),
-            third=_homogeneous(self.third, cos, sin),
-            fourth=_homogeneous(self.fourth, cos, sin),
-        )
-
-    def loss(self, angles: Tensor) -> Tensor:
-        """Return the loss at ``angles`` (N, A), as (N, A)."""
-        cosine = _homogeneous(self.cosine, torch.cos(angles), torch.sin(angles))
-        return self.objective.combine(self.moments(angles).kurtosis, cosine)
-
-    def lowest(self) -> tuple[Tensor, Tensor]:
-        """Return the angle of the lowest loss on each circle and that loss, each (N,).
-
-        A grid over the whole circle, geometric near zero, finds the bracket; zooming finds the angle in it. Angle 0 is
-        on the grid, so the loss returned is never above the one at the start.
-        """
-        count = self.cosine.shape[0]
-        grid = _grid(self.cosine.device)
-        losses = self.loss(grid.expand(count, -1))
-        best = losses.argmin(dim=-1, keepdim=True)
-        # The grid's two ends are one point of the circle, but each has only one neighbour, which is bracket enough.
-        low, high = grid[(best - 1).clamp_min(0)], grid[(best + 1).clamp_max(len(grid) - 1)]
-        angle, loss = grid[best], losses.gather(-1, best)
-        fractions = torch.linspace(0.0, 1.0, _ZOOM_POINTS, dtype=grid.dtype, device=grid.device)
-        for _ in range(_ZOOM_ROUNDS):
-            spacing = (high - low) / (_ZOOM_POINTS - 1)
-            finer = low + (high - low) * fractions
-            losses = self.loss(finer)
-            best = losses.argmin(dim=-1, keepdim=True)
-            found, lower = finer.gather(-1, best), losses.gather(-1, best)
-            angle, loss = torch.where(lower < loss, found, angle), torch.minimum(lower, loss)
-            low, high = found - spacing, found + spacing
-        return angle.squeeze(-1), loss.squeeze(-1)
+    config: DecompositionConfig
 
 
-def _homogeneous(coefficients: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Evaluate sum_j coefficients[:, j] cos^(k-j) sin^j at (N, A) angles, k the highest order, by Horner's rule."""
-    value = coefficients[:, :1] * torch.ones_like(cos)
-    power = torch.ones_like(sin)
-    for order in range(1, coefficients.shape[-1]):
-        power = power * sin
-        value = value * cos + coefficients[:, order : order + 1] * power
-    return value
+class GeodesicSolver:
+    """Finds all channels of all vectors of a problem.
 
+    No vector's path depends on the others beyond rounding. Unless ``jitter`` asks for it, no random number is drawn.
 
-def _grid(device: torch.device) -> Tensor:
-    """Angles in [-pi, pi], sorted: geometric from 1e-5 to 0.1 on either side of 0, then 0.1 apart or less."""
-    near = torch.logspace(-5, -1, 17, dtype=torch.float64, device=device)
-    far = torch.linspace(0.1, math.pi, 32, dtype=torch.float64, device=device)[1:]
-    positive = torch.cat([near, far])
-    return torch.cat([-positive.flip(0), positive.new_zeros(1), positive])
-
-
-def _gram(here: Tensor, there: Tensor) -> Tensor:
-    """Return the (N, 5, 5) float64 sums over the vocabulary of all products of two of z, q, z^2, zq, q^2.
-
-    They hold every cross-moment of order 2 to 4. One small matrix product per block of the vocabulary is about ten
-    times as fast on a CPU as one reduction per moment, and summing the blocks in float64 costs nothing.
+    Args:
+        problem: what is asked.
+        slots: searches side by side.
+        results: where channels are noted.
+        pending: rows of the vectors still to be done, in order; a row leaves when its last channel is noted.
+        noted: called with the number of channels just noted.
     """
-    count, tokens = here.shape
-    block = max(
-        _FEWEST_TOKENS_IN_A_BLOCK, _BLOCK_ELEMENTS.get(here.device.type, _BLOCK_ELEMENTS["cuda"]) // max(1, count)
-    )
-    total = torch.zeros(count, 5, 5, dtype=torch.float64, device=here.device)
-    for start in range(0, tokens, block):
-        z, q = here[:, start : start + block], there[:, start : start + block]
-        terms = torch.stack([z, q, z * z, z * q, q * q], dim=1)
-        total += torch.bmm(terms, terms.transpose(1, 2))
-    return total
 
+    def __init__(
+        self,
+        problem: Problem,
+        slots: int,
+        results: Decomposition,
+        pending: dict[int, None],
+        noted: Callable[[int], None],
+    ) -> None:
+        self._problem, self._results, self._pending, self._noted = problem, results, pending, noted
+        self._config, self._settings = problem.config, problem.config.geodesic
+        self._objective = problem.objective
+        self._vocabulary = Vocabulary(problem.objective.projection, self._settings.products, self._settings.compile)
+        self._waiting = list(pending)
+        self._slots = _Slots.empty(min(slots, len(pending)), problem)
+        self._turned_over_at_once = rows_turned_over_at_once(slots, self._vocabulary.tokens)
 
-@dataclass
-class _Batch:
-    """The neurons still in the search; every tensor's first dimension is the batch, save that of shared weights."""
+    def run(self) -> None:
+        """Search until every vector has its channels."""
+        slots = self._slots
+        rows = torch.tensor(self._waiting[: slots.count], device=slots.row.device)
+        del self._waiting[: slots.count]
+        slots.row.copy_(rows)
+        slots.target.copy_(self._problem.vectors[rows])
+        for some in torch.split(torch.arange(slots.count, device=rows.device), self._turned_over_at_once):
+            self._start(some, slots.target[some])
+        step = 0
+        while slots.count:
+            step += 1
+            self._step(refresh=step % self._settings.refresh_every == 0)
+            ended = slots.ended[: slots.count].nonzero().squeeze(-1)
+            if len(ended) > _SHARE_TURNED_OVER * (slots.count - 1):
+                for some in torch.split(ended, self._turned_over_at_once):
+                    self._turn_over(some)
+                slots.close(slots.idle[: slots.count] < 0)
 
-    rows: Tensor  # (n,) place of each neuron in the caller's batch
-    targets: Tensor  # (n, d) unit vectors
-    weights: Tensor  # (1, V) or (n, V)
-    points: Tensor  # (n, d) current unit directions
-    projections: Tensor  # (n, V) their weighted projections, centred
-    gradients: Tensor  # (n, d) Riemannian gradients there
-    headings: Tensor  # (n, d) search directions: tangent, of any length
-    idle: Tensor  # (n,) consecutive idle steps
-    noted: Tensor  # (n,) whether the result is already written
-
-    @classmethod
-    def at(cls, objective: Objective, targets: Tensor, weights: Tensor, starts: Tensor) -> _Batch:
-        """Return the batch at its starts."""
-        projections = _project(objective, starts, weights)
-        gradients = _gradients(objective, starts, targets, projections, central_moments(projections), weights)
-        count = torch.arange(len(targets), device=targets.device)
-        return cls(
-            rows=count,
-            targets=targets,
-            weights=weights,
-            points=starts,
-            projections=projections,
-            gradients=gradients,
-            headings=-gradients,
-            idle=torch.zeros_like(count),
-            noted=torch.zeros_like(count, dtype=torch.bool),
-        )
-
-    def keep(self, rows: Tensor) -> None:
-        """Let all neurons but those of ``rows`` leave."""
-        for field in fields(self):
-            if field.name != "weights" or len(self.weights) > 1:
-                setattr(self, field.name, getattr(self, field.name)[rows])
-
-    def step(self, objective: Objective, tolerance: float, refresh: bool) -> None:
-        """Move every neuron to the lowest point of the great circle along its heading."""
-        tangents = normalize(self.headings, dim=-1)
-        sideways = _project(objective, tangents, self.weights)
-        circle = GreatCircle.through(
-            objective,
-            self.projections,
-            sideways,
-            (self.points * self.targets).sum(dim=-1),
-            (tangents * self.targets).sum(dim=-1),
-        )
+    def _step(self, refresh: bool) -> None:
+        """Move every slot to the lowest point of the great circle along its heading."""
+        slots, settings = self._slots, self._settings
+        n = slots.count
+        points, targets, weights = slots.point[:n], slots.target[:n], slots.weights[:n]
+        here, sideways = slots.projection[:n], slots.sideways[:n]
+        tangents = normalize(slots.heading[:n], dim=-1)
+        cross_moments = self._vocabulary.cross_moments(here, tangents, weights, slots.mean[:n], sideways)
+        cosines = (points * targets).sum(dim=-1), (tangents * targets).sum(dim=-1)
+        circle = GreatCircle.through(self._objective, cross_moments, *cosines)
         angles, losses = circle.lowest()
         angles = angles.unsqueeze(-1)
         gains = circle.loss(torch.zeros_like(angles)).squeeze(-1) - losses
+        cos, sin = torch.cos(angles).to(points.dtype), torch.sin(angles).to(points.dtype)
+        moved = normalize(cos * points + sin * tangents, dim=-1)
+        arriving = cos * tangents - sin * points  # the tangent at the circle's other end
         moments = circle.moments(angles)
-        moments = CentralMoments(*(getattr(moments, field.name).squeeze(-1) for field in fields(moments)))
-        cos, sin = torch.cos(angles).to(tangents.dtype), torch.sin(angles).to(tangents.dtype)
-
-        points = normalize(cos * self.points + sin * tangents, dim=-1)
-        arriving = cos * tangents - sin * self.points  # the tangent at the circle's other end
+        pulls = self._vocabulary.move_and_pull(here, sideways, weights, cos, sin, self._cubic(moments))
+        gradients = self._on_sphere(pulls, moved, targets)
         if refresh:
-            self.projections = _project(objective, points, self.weights)
-        else:
-            self.projections.mul_(cos).addcmul_(sideways, sin)
-        gradients = _gradients(objective, points, self.targets, self.projections, moments, self.weights)
+            for some in torch.split(torch.arange(n, device=here.device), self._turned_over_at_once):
+                here[some] = self._weighted(moved[some], weights[some])
 
-        still = gains < tolerance
-        self.idle = torch.where(still, self.idle + 1, 0)
-        conjugate = _conjugate(gradients, self.gradients, self.headings, tangents, arriving, points)
+        still = gains < settings.tolerance
+        slots.idle[:n] = torch.where(still, slots.idle[:n] + 1, 0)
+        conjugate = _conjugate(gradients, slots.gradient[:n], slots.heading[:n], tangents, arriving, moved)
         # After an idle step only the steepest descent can tell a minimum from a heading that has gone stale.
-        self.headings = torch.where(still.unsqueeze(-1), -gradients, conjugate)
-        self.points, self.gradients = points, gradients
+        slots.heading[:n] = torch.where(still.unsqueeze(-1), -gradients, conjugate)
+        slots.gradient[:n], slots.point[:n] = gradients, moved
+        slots.age[:n] += 1
+
+        over = (slots.idle[:n] >= settings.patience) | (slots.age[:n] >= settings.max_steps)
+        new = (over & ~slots.ended[:n]).unsqueeze(-1)
+        slots.found[:n] = torch.where(new, moved, slots.found[:n])
+        slots.found_loss[:n] = torch.where(new.squeeze(-1), losses, slots.found_loss[:n])
+        slots.steps[:n] += torch.where(new.squeeze(-1), slots.age[:n], 0)
+        slots.ended[:n] |= over
+
+    def _turn_over(self, ended: Tensor) -> None:
+        """Let each of some ended searches be followed by the next: another optimum, channel or vector."""
+        slots, ahead = self._slots, self._settings.lookahead
+        stage = slots.stage[ended]
+        brought_home = stage % 2 == 0
+        better = brought_home & (slots.found_loss[ended] < slots.best_loss[ended])
+        slots.best[ended] = torch.where(better.unsqueeze(-1), slots.found[ended], slots.best[ended])
+        slots.best_loss[ended] = torch.where(better, slots.found_loss[ended], slots.best_loss[ended])
+        complete = stage == 2 * ahead
+        if ahead:
+            self._extend_mask_ahead(ended[(stage % 2 == 1) | (stage == 0)])
+        self._complete(ended[complete])
+        slots.stage[ended] = torch.where(complete, 0, stage + 1)
+        going_on = ended[slots.idle[ended] >= 0]
+        from_found = (slots.stage[going_on] % 2 == 0) & (slots.stage[going_on] > 0)
+        self._start(going_on, torch.where(from_found.unsqueeze(-1), slots.found[going_on], slots.target[going_on]))
+
+    def _extend_mask_ahead(self, some: Tensor) -> None:
+        """Mask what was just found, as if it were the channel, so that the next search ahead finds another."""
+        slots, config = self._slots, self._config
+        assert slots.masked_ahead is not None
+        if len(some) == 0:
+            return
+        mask = tail_mask(
+            z_scores(self._vocabulary.project(slots.found[some])), config.mask_threshold, config.skew_threshold
+        )
+        first = (slots.stage[some] == 0).unsqueeze(-1)
+        slots.masked_ahead[some] = torch.where(first, slots.masked[some], slots.masked_ahead[some]) | mask
+
+    def _complete(self, some: Tensor) -> None:
+        """Note the best of what was found as the channel, and give the slot its next channel or vector, if any."""
+        slots, config, problem = self._slots, self._config, self._problem
+        if len(some) == 0:
+            return
+        rows, targets = slots.row[some], slots.target[some]
+        weights = deflate(self._base_weights(rows), slots.masked[some], config.masked_token_weight)
+        found = Found.at(slots.best[some], targets, weights, self._objective, config)
+        del weights
+        lengths = problem.norms[rows] * slots.length[some]
+        found.write(self._results, rows, slots.channel[some], problem.vectors[rows], lengths, slots.steps[some])
+        if config.deflation == "mask":
+            slots.masked[some] |= found.mask
+        else:
+            slots.target[some], left = subtract(targets, found.directions, config.subtraction)
+            slots.length[some] *= left
+        slots.channel[some] += 1
+        slots.steps[some], slots.best_loss[some] = 0, torch.inf
+        self._noted(len(some))
+        finished = some[slots.channel[some] == config.num_channels]
+        for slot, row in zip(finished.tolist(), slots.row[finished].tolist(), strict=True):
+            del self._pending[row]
+            if not self._waiting:
+                slots.idle[slot] = -1  # closed
+                continue
+            slots.row[slot] = row = self._waiting.pop(0)
+            slots.target[slot], slots.length[slot] = problem.vectors[row], 1.0
+            slots.masked[slot], slots.channel[slot] = False, 0
+
+    def _start(self, some: Tensor, points: Tensor) -> None:
+        """Begin searches at ``points``, with the token weights of the slots' stages."""
+        slots = self._slots
+        if len(some) == 0:
+            return
+        masked = slots.masked[some]
+        if slots.masked_ahead is not None:
+            masked = torch.where((slots.stage[some] % 2 == 1).unsqueeze(-1), slots.masked_ahead[some], masked)
+        rows = slots.row[some]
+        if self._settings.jitter:
+            channels = slots.channel[some].tolist()
+            drawn = random_directions(self._problem.vectors[rows], self._config.seed, channels)
+            points = normalize(points + self._settings.jitter * _tangential(drawn, points), dim=-1)
+        weights = deflate(self._base_weights(rows), masked, self._config.masked_token_weight)
+        projections = self._weighted(points, weights)
+        moments = central_moments(projections)
+        by_token = kurtosis_gradient(projections, moments).mul_(weights)
+        # The mean of a direction's weighted projection is its product with the mean column, for every later step.
+        pulls, means = self._vocabulary.back(torch.cat([by_token, weights])).tensor_split(2)
+        slope = self._objective.slope_of_kurtosis(moments.kurtosis).to(points.dtype).unsqueeze(-1)
+        gradients = self._on_sphere(pulls * slope, points, slots.target[some])
+        slots.weights[some], slots.projection[some] = weights, projections
+        slots.mean[some] = means / self._vocabulary.tokens
+        slots.point[some], slots.gradient[some], slots.heading[some] = points, gradients, -gradients
+        slots.idle[some], slots.age[some], slots.ended[some] = 0, 0, False
+
+    def _base_weights(self, rows: Tensor) -> Tensor:
+        return self._problem.weights if len(self._problem.weights) == 1 else self._problem.weights[rows]
+
+    def _weighted(self, directions: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted projections of ``directions`` (n, d_model) less their means, (n, V)."""
+        projections = self._vocabulary.project(directions).mul_(weights)
+        return projections.sub_(projections.mean(dim=-1, keepdim=True))
+
+    def _cubic(self, moments: CentralMoments) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the cubic of a projection whose product with U.T is the gradient of the kurtosis term."""
+        slope = self._objective.slope_of_kurtosis(moments.kurtosis)
+        a, b, c = moments.gradient_coefficients(self._vocabulary.tokens)
+        dtype = self._problem.vectors.dtype
+        # The cubic is (a z^2 - b) z - c with a factored slope, which may not be divided out: it can be zero.
+        return (slope * a).to(dtype), (slope * b).to(dtype), (slope * c).to(dtype)
+
+    def _on_sphere(self, pulls: Tensor, points: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss's gradients on the sphere at ``points``, from those of the kurtosis term."""
+        return _tangential(pulls - self._objective.fidelity_weight * targets, points)
 
 
-def _project(objective: Objective, directions: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted projections of ``directions`` (n, d) less their means, (n, V)."""
-    projections = directions @ objective.projection
-    projections *= weights
-    projections -= projections.mean(dim=-1, keepdim=True)
-    return projections
+@dataclass
+class _Slots:
+    """The searches; the first dimension of every tensor is the slot, and those beyond ``count`` are closed."""
+
+    count: int
+    row: Tensor  # (S,) the vector's place in the problem
+    channel: Tensor  # (S,) the channel that is sought
+    stage: Tensor  # (S,) 0: down from the vector; odd: ahead, under further masks; even: back under the channel's own
+    target: Tensor  # (S, d) unit: the vector, or what subtraction left of it
+    length: Tensor  # (S, 1) how much of the vector's length that is
+    masked: Tensor  # (S, V) bool: tokens of the channels so far
+    masked_ahead: Tensor | None  # (S, V) bool: those, and of the optima found ahead
+    weights: Tensor  # (S, V) token weights in force
+    mean: Tensor  # (S, d) whose product with a direction is the mean of its weighted projection
+    point: Tensor  # (S, d) current unit directions
+    projection: Tensor  # (S, V) their weighted projections, centred
+    sideways: Tensor  # (S, V) room for the projections of the tangents
+    gradient: Tensor  # (S, d) Riemannian gradients at the points
+    heading: Tensor  # (S, d) search directions: tangent, of any length
+    idle: Tensor  # (S,) consecutive idle steps; -1: the slot is to be closed
+    age: Tensor  # (S,) steps of this search
+    steps: Tensor  # (S,) steps of all searches for this channel
+    ended: Tensor  # (S,) bool: the search is over, and its result noted in found
+    found: Tensor  # (S, d)
+    found_loss: Tensor  # (S,) float64
+    best: Tensor  # (S, d) lowest loss of this channel's searches
+    best_loss: Tensor  # (S,) float64
+
+    @classmethod
+    def empty(cls, count: int, problem: Problem) -> _Slots:
+        """Return room for ``count`` searches."""
+        vectors, tokens = problem.vectors, problem.weights.shape[1]
+
+        def wide(dtype: torch.dtype | None = None) -> Tensor:
+            return vectors.new_zeros(count, tokens, dtype=dtype)
+
+        def narrow() -> Tensor:
+            return vectors.new_zeros(count, vectors.shape[1])
+
+        def number(value: float = 0, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.full((count,), value, dtype=dtype, device=vectors.device)
+
+        return cls(
+            count=count,
+            row=number(),
+            channel=number(),
+            stage=number(),
+            target=narrow(),
+            length=vectors.new_ones(count, 1),
+            masked=wide(torch.bool),
+            masked_ahead=wide(torch.bool) if problem.config.geodesic.lookahead else None,
+            weights=wide(),
+            mean=narrow(),
+            point=narrow(),
+            projection=wide(),
+            sideways=wide(),
+            gradient=narrow(),
+            heading=narrow(),
+            idle=number(),
+            age=number(),
+            steps=number(),
+            ended=number(dtype=torch.bool),
+            found=narrow(),
+            found_loss=number(torch.inf, torch.float64),
+            best=narrow(),
+            best_loss=number(torch.inf, torch.float64),
+        )
+
+    def close(self, closing: Tensor) -> None:
+        """Close slots (n,) bool: open ones from the end take their places, in the same memory."""
+        left = self.count - int(closing.sum())
+        holes = closing[:left].nonzero().squeeze(-1)
+        movers = (~closing[left:]).nonzero().squeeze(-1) + left
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor) and field.name != "sideways":
+                for hole, mover in zip(holes.tolist(), movers.tolist(), strict=True):
+                    value[hole] = value[mover]
+        self.count = left
+
+
+def rows_turned_over_at_once(slots: int, tokens: int) -> int:
+    """Return how many slots are turned over together, which bounds the memory that takes."""
+    return max(1, slots // 8, min(slots, _ELEMENTS_TURNED_OVER // tokens))
 
 
 def _tangential(vectors: Tensor, points: Tensor) -> Tensor:
     """Return what is left of ``vectors`` without their part along the unit ``points``."""
     return vectors - (vectors * points).sum(dim=-1, keepdim=True) * points
-
-
-def _gradients(
-    objective: Objective, points: Tensor, targets: Tensor, projections: Tensor, moments: CentralMoments, weights: Tensor
-) -> Tensor:
-    """Return the loss's gradients on the sphere at ``points``."""
-    pull = objective.kurtosis_pull(projections, moments, weights)
-    return _tangential(pull - objective.fidelity_weight * targets, points)
 
 
 def _conjugate(
@@ -284,39 +343,3 @@ def _conjugate(
     headings = _tangential(beta * old_headings.norm(dim=-1, keepdim=True) * arriving - gradients, points)
     descends = (headings * gradients).sum(dim=-1, keepdim=True) < 0
     return torch.where(descends, headings, -gradients)
-
-
-@torch.no_grad()
-def solve(
-    objective: Objective, vectors: Tensor, weights: Tensor, config: GeodesicConfig, starts: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Find one channel per vector, starting from the vector itself.
-
-    No random number is drawn, and no neuron's path depends on the others in the batch beyond rounding. The loss falls
-    at every step.
-
-    Args:
-        objective: the loss.
-        vectors: (N, d_model), of unit length.
-        weights: (1, V) or (N, V), the token weights.
-        config: limits and tolerance.
-        starts: (N, d_model), of unit length; None: the vectors themselves.
-
-    Returns:
-        (N, d_model) unit directions, and (N,) int64, the steps each neuron took.
-    """
-    directions = vectors.clone()
-    steps = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
-    batch = _Batch.at(objective, vectors, weights, vectors if starts is None else starts)
-    for step in range(1, config.max_steps + 1):
-        batch.step(objective, config.tolerance, refresh=step % config.refresh_every == 0)
-        new = ((batch.idle >= config.patience) | (step == config.max_steps)) & ~batch.noted
-        directions[batch.rows[new]] = batch.points[new]
-        steps[batch.rows[new]] = step
-        batch.noted |= new
-        staying = (~batch.noted).nonzero().squeeze(-1)
-        if len(staying) == 0:
-            break
-        if len(staying) <= (1.0 - _SHARE_THAT_LEAVES) * len(batch.rows):
-            batch.keep(staying)
-    return directions, steps

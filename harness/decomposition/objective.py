@@ -38,6 +38,15 @@ class CentralMoments:
         """Population skewness; 0 where the values do not vary at all."""
         return self.third / self.second.clamp_min(_SMALLEST_VARIANCE) ** 1.5
 
+    def gradient_coefficients(self, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (a, b, c) such that the excess kurtosis has the derivative (a z^2 - b) z - c at a deviation z.
+
+        dK/dz_j = (4/V) [ ((z_j - mean)^3 - m3) / m2^2 - (m4 / m2^3) (z_j - mean) ], V = ``tokens``.
+        """
+        second = self.second.clamp_min(_SMALLEST_VARIANCE)
+        cubic = 4.0 / (tokens * second**2)
+        return cubic, cubic * self.fourth / second, cubic * self.third
+
 
 def centred(values: Tensor) -> Tensor:
     """Return ``values`` less their mean along the last dimension."""
@@ -79,8 +88,6 @@ def skewness(values: Tensor) -> Tensor:
 def kurtosis_gradient(deviations: Tensor, moments: CentralMoments) -> Tensor:
     """Return the derivative of the excess kurtosis with respect to every value, in closed form.
 
-    dK/dz_j = (4/V) [ ((z_j - mean)^3 - m3) / m2^2 - (m4 / m2^3) (z_j - mean) ].
-
     Args:
         deviations: (N, V) values less their mean.
         moments: their central moments, each (N,).
@@ -88,17 +95,13 @@ def kurtosis_gradient(deviations: Tensor, moments: CentralMoments) -> Tensor:
     Returns:
         (N, V), in the dtype of ``deviations``.
     """
-    second = moments.second.clamp_min(_SMALLEST_VARIANCE)
-    cubic = 4.0 / (deviations.shape[-1] * second**2)
-    linear = (cubic * moments.fourth / second).to(deviations.dtype).unsqueeze(-1)
-    constant = (cubic * moments.third).to(deviations.dtype).unsqueeze(-1)
+    a, b, c = (
+        coefficient.to(deviations.dtype).unsqueeze(-1)
+        for coefficient in moments.gradient_coefficients(deviations.shape[-1])
+    )
     # In place on one buffer: at a vocabulary of 256,000 every further temporary is a pass through memory.
     gradient = deviations * deviations
-    gradient *= cubic.to(deviations.dtype).unsqueeze(-1)
-    gradient -= linear
-    gradient *= deviations
-    gradient -= constant
-    return gradient
+    return gradient.mul_(a).sub_(b).mul_(deviations).sub_(c)
 
 
 @dataclass(frozen=True)
@@ -138,26 +141,12 @@ class Objective:
         slope: Tensor = -self.kurtosis_weight / (1.0 + kurtosis.abs())
         return slope
 
-    def kurtosis_pull(self, deviations: Tensor, moments: CentralMoments, weights: Tensor) -> Tensor:
-        """Return the kurtosis term's gradient with respect to the direction, from an already computed projection.
-
-        Args:
-            deviations: (N, V), the weighted projection less its mean.
-            moments: its central moments.
-            weights: (1, V) or (N, V), the token weights.
-
-        Returns:
-            (N, d_model).
-        """
-        by_token = kurtosis_gradient(deviations, moments)
-        by_token *= weights
-        pull = by_token @ self.projection.T
-        return pull * self.slope_of_kurtosis(moments.kurtosis).to(pull.dtype).unsqueeze(-1)
-
     def gradient(self, directions: Tensor, vectors: Tensor, weights: Tensor) -> Tensor:
         """Return the gradient of :meth:`loss` with respect to ``directions`` in closed form, (N, d_model)."""
         deviations = centred((directions @ self.projection) * weights)
-        pull = self.kurtosis_pull(deviations, central_moments(deviations), weights)
+        moments = central_moments(deviations)
+        pull = (kurtosis_gradient(deviations, moments) * weights) @ self.projection.T
+        pull *= self.slope_of_kurtosis(moments.kurtosis).to(pull.dtype).unsqueeze(-1)
         length = directions.norm(dim=-1, keepdim=True)
         unit, target = directions / length, torch.nn.functional.normalize(vectors, dim=-1)
         along = (unit * target).sum(dim=-1, keepdim=True)

@@ -1,0 +1,118 @@
+"""The loss along a great circle, exact at every angle, from one pass over the vocabulary.
+
+Directions of unit length are points of a sphere. Along cos(a) c + sin(a) p the moments of the projection are
+trigonometric polynomials in a, whose coefficients are the cross-moments of the projections of c and p.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.decomposition.objective import CentralMoments, Objective
+
+_ZOOM_POINTS = 17
+_ZOOM_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class GreatCircle:
+    """The loss of N neurons along one great circle each: directions cos(a) c + sin(a) p.
+
+    Attributes:
+        objective: the loss.
+        second: (N, 3) float64, coefficients of cos^2, cos sin, sin^2 in the projection's second central moment.
+        third: (N, 4), likewise for the third moment.
+        fourth: (N, 5), likewise for the fourth moment.
+        cosine: (N, 2), coefficients of cos, sin in the cosine with the neuron's vector.
+    """
+
+    objective: Objective
+    second: Tensor
+    third: Tensor
+    fourth: Tensor
+    cosine: Tensor
+
+    @classmethod
+    def through(
+        cls, objective: Objective, cross_moments: Tensor, cosine_here: Tensor, cosine_there: Tensor
+    ) -> GreatCircle:
+        """Return the circle.
+
+        Args:
+            objective: the loss.
+            cross_moments: (N, 12) float64, of the centred weighted projections of c and p, in the order of
+                ``vocabulary.ORDERS``.
+            cosine_here: (N,), cosine of c with the neuron's vector.
+            cosine_there: (N,), cosine of p with the neuron's vector.
+        """
+        second, third, fourth = cross_moments[:, :3], cross_moments[:, 3:7], cross_moments[:, 7:]
+        return cls(
+            objective=objective,
+            second=second * second.new_tensor([1, 2, 1]),
+            third=third * third.new_tensor([1, 3, 3, 1]),
+            fourth=fourth * fourth.new_tensor([1, 4, 6, 4, 1]),
+            cosine=torch.stack([cosine_here, cosine_there], dim=-1).double(),
+        )
+
+    def moments(self, angles: Tensor) -> CentralMoments:
+        """Return the central moments of the projections at ``angles`` (N, A), each (N, A)."""
+        cos, sin = torch.cos(angles), torch.sin(angles)
+        # A variance is not negative; rounding of a near-constant projection could make it so.
+        return CentralMoments(
+            second=_homogeneous(self.second, cos, sin).clamp_min(0.0),
+            third=_homogeneous(self.third, cos, sin),
+            fourth=_homogeneous(self.fourth, cos, sin),
+        )
+
+    def loss(self, angles: Tensor) -> Tensor:
+        """Return the loss at ``angles`` (N, A), as (N, A)."""
+        cosine = _homogeneous(self.cosine, torch.cos(angles), torch.sin(angles))
+        return self.objective.combine(self.moments(angles).kurtosis, cosine)
+
+    def lowest(self) -> tuple[Tensor, Tensor]:
+        """Return the angle of the lowest loss on each circle and that loss, each (N,).
+
+        A grid over the whole circle, geometric near zero, finds the bracket; zooming finds the angle in it. Angle 0 is
+        on the grid, so the loss returned is never above the one at the start.
+        """
+        count = self.cosine.shape[0]
+        grid = _grid(self.cosine.device)
+        losses = self.loss(grid.expand(count, -1))
+        best = losses.argmin(dim=-1, keepdim=True)
+        # The grid's two ends are one point of the circle, but each has only one neighbour, which is bracket enough.
+        low, high = grid[(best - 1).clamp_min(0)], grid[(best + 1).clamp_max(len(grid) - 1)]
+        angle, loss = grid[best], losses.gather(-1, best)
+        fractions = torch.linspace(0.0, 1.0, _ZOOM_POINTS, dtype=grid.dtype, device=grid.device)
+        for _ in range(_ZOOM_ROUNDS):
+            spacing = (high - low) / (_ZOOM_POINTS - 1)
+            finer = low + (high - low) * fractions
+            losses = self.loss(finer)
+            best = losses.argmin(dim=-1, keepdim=True)
+            found, lower = finer.gather(-1, best), losses.gather(-1, best)
+            angle, loss = torch.where(lower < loss, found, angle), torch.minimum(lower, loss)
+            low, high = found - spacing, found + spacing
+        return angle.squeeze(-1), loss.squeeze(-1)
+
+
+def _homogeneous(coefficients: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Evaluate sum_j coefficients[:, j] cos^(k-j) sin^j at (N, A) angles, k the highest order, by Horner's rule."""
+    value = coefficients[:, :1] * torch.ones_like(cos)
+    power = torch.ones_like(sin)
+    for order in range(1, coefficients.shape[-1]):
+        power = power * sin
+        value = value * cos + coefficients[:, order : order + 1] * power
+    return value
+
+
+@functools.cache
+def _grid(device: torch.device) -> Tensor:
+    """Angles in [-pi, pi], sorted: geometric from 1e-5 to 0.1 on either side of 0, then 0.1 apart or less."""
+    near = torch.logspace(-5, -1, 17, dtype=torch.float64, device=device)
+    far = torch.linspace(0.1, math.pi, 32, dtype=torch.float64, device=device)[1:]
+    positive = torch.cat([near, far])
+    return torch.cat([-positive.flip(0), positive.new_zeros(1), positive])

@@ -1,0 +1,124 @@
+"""How much fits: the sizes of blocks from a memory budget, and smaller ones where the budget was too hopeful."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from harness.decomposition.config import DecompositionConfig
+from harness.decomposition.geodesic import rows_turned_over_at_once
+from harness.decomposition.vocabulary import BLOCK_BUFFERS, block_elements
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+# Beyond these the products of a step are as fast per vector as they get, and more slots only take memory.
+_MOST_SLOTS = {"cpu": 64, "cuda": 2048}
+_SHARE_OF_FREE_MEMORY = 0.8
+_CPU_BUDGET = 2**30
+# Floating-point rows of V that lie in memory for one slot: projection, sideways, token weights; for each of those that
+# are turned over together; and for one vector of the published optimiser with its autograd graph.
+_ROWS_PER_SLOT = 3
+_ROWS_PER_TURN = 12
+_ROWS_PER_VECTOR_OF_ADAMW = 14
+
+
+def default_budget(device: torch.device) -> int:
+    """Return the bytes that may be used beside the inputs: on CUDA 80 % of what is free, else 1 GiB."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(_SHARE_OF_FREE_MEMORY * free)
+    return _CPU_BUDGET
+
+
+def slots_within(
+    budget: int, device: torch.device, d_model: int, tokens: int, element_bytes: int, config: DecompositionConfig
+) -> int:
+    """Return how many searches of the geodesic solver fit side by side, at most as many as are of use.
+
+    Args:
+        budget: bytes.
+        device: where they run.
+        d_model: width of the residual stream.
+        tokens: size of the vocabulary.
+        element_bytes: bytes of one number.
+        config: what is run.
+
+    Raises:
+        ValueError: in one line, if not even one fits.
+    """
+    fixed = BLOCK_BUFFERS * block_elements(device) * element_bytes
+    if config.geodesic.products == "bfloat16":
+        fixed += 2 * d_model * tokens
+    masks = 1 + (config.geodesic.lookahead > 0)
+    each = tokens * (_ROWS_PER_SLOT * element_bytes + masks) + 16 * d_model * element_bytes
+
+    def needed(slots: int) -> int:
+        turned_over = rows_turned_over_at_once(slots, tokens)
+        return fixed + slots * each + turned_over * _ROWS_PER_TURN * tokens * element_bytes
+
+    if needed(1) > budget:
+        raise ValueError(
+            f"memory_budget of {_in_words(budget)} is too small: one vector of a vocabulary of {tokens} tokens needs "
+            f"{_in_words(needed(1))} beside the projection"
+        )
+    slots = _MOST_SLOTS.get(device.type, _MOST_SLOTS["cuda"])
+    while needed(slots) > budget:
+        slots -= max(1, slots // 8)
+    return slots
+
+
+def vectors_within(
+    budget: int, d_model: int, tokens: int, element_bytes: int, config: DecompositionConfig, device: torch.device
+) -> int:
+    """Return how many vectors one call of ``decompose`` should be given, whatever their number: a block of a long run.
+
+    Enough to keep the slots of the geodesic solver busy, few enough that the channels fit beside them.
+    """
+    if config.solver == "adamw":
+        return max(1, int(budget / (_ROWS_PER_VECTOR_OF_ADAMW * tokens * element_bytes)))
+    slots = slots_within(budget // 2, device, d_model, tokens, element_bytes, config)
+    channels = config.num_channels * d_model * element_bytes
+    return max(1, min(8 * slots, int(budget / 2 / channels)))
+
+
+def check_adamw_fits(budget: int, vectors: int, tokens: int, element_bytes: int) -> None:
+    """Raise ValueError in one line if the published optimiser needs more memory than it may use.
+
+    It is not cut into smaller batches behind the caller's back: when a batch stops depends on all that are in it.
+    """
+    needed = _ROWS_PER_VECTOR_OF_ADAMW * vectors * tokens * element_bytes
+    if needed > budget:
+        raise ValueError(
+            f"adamw needs about {_in_words(needed)} for {vectors} vectors of {tokens} tokens, and the budget is "
+            f"{_in_words(budget)}: give it at most {int(vectors * budget / needed)} vectors at a time, or a larger one"
+        )
+
+
+def halving(slots: int, attempt: Callable[[int], T]) -> T:
+    """Call ``attempt`` with ``slots``, and with half as many as long as memory runs out.
+
+    Raises:
+        RuntimeError: PyTorch's own, if not even one slot fits.
+    """
+    while True:
+        try:
+            return attempt(slots)
+        except RuntimeError as error:
+            if slots == 1 or not _out_of_memory(error):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning("out of memory with %d searches side by side; going on with %d", slots, slots // 2)
+        slots //= 2
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether memory ran out; the CPU's allocator has no error class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def _in_words(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"

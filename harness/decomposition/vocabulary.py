@@ -1,0 +1,222 @@
+"""A projection and the passes over it: everything a solver step does at the size of the vocabulary.
+
+The passes walk the vocabulary in blocks that stay in the processor's cache between the matrix product that fills them
+and the sums that read them; that is most of what a step saves over one operation after the other on whole projections.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+# Elements of one block: few enough for a processor's cache, many enough to fill a GPU.
+_BLOCK_ELEMENTS = {"cpu": 2**17, "cuda": 2**25}
+_FEWEST_TOKENS_IN_A_BLOCK = 1024
+# What lies in memory for one element of a block: five products of two projections, and one gradient.
+BLOCK_BUFFERS = 6
+#: The cross-moments of order 2 to 4, as powers of (here, there).
+ORDERS = ((2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3), (4, 0), (3, 1), (2, 2), (1, 3), (0, 4))
+# Where in the products of two of (z, q, zz, zq, qq) each of them is found.
+_IN_GRAM = ((0, 0), (0, 1), (1, 1), (0, 2), (2, 1), (0, 4), (1, 4), (2, 2), (2, 3), (2, 4), (3, 4), (4, 4))
+
+
+def block_elements(device: torch.device) -> int:
+    """Return how many elements one block of a pass has on a device."""
+    return _BLOCK_ELEMENTS.get(device.type, _BLOCK_ELEMENTS["cuda"])
+
+
+class Vocabulary:
+    """A projection U (d_model, V), and products with it.
+
+    Args:
+        projection: U, floating point.
+        products: arithmetic of :meth:`project` and :meth:`pull`; see GeodesicConfig.
+        fuse: whether torch.compile may fuse the passes.
+    """
+
+    def __init__(
+        self, projection: Tensor, products: Literal["auto", "float32", "tf32", "bfloat16"], fuse: bool | None
+    ) -> None:
+        self.projection = projection
+        on_gpu = projection.device.type == "cuda"
+        if products == "auto":
+            products = "bfloat16" if on_gpu and projection.dtype == torch.float32 else "float32"
+        self._coarse = projection.bfloat16() if products == "bfloat16" else None
+        if self._coarse is not None and on_gpu and not _sums_bfloat16_in_float32(self._coarse):
+            products, self._coarse = "tf32", None
+        self._tf32 = products == "tf32" and on_gpu
+        self._fuse = on_gpu if fuse is None else fuse
+
+    @property
+    def tokens(self) -> int:
+        """Size of the vocabulary, V."""
+        return self.projection.shape[1]
+
+    def blocks(self, rows: int) -> Iterator[slice]:
+        """Walk the vocabulary in blocks fit for ``rows`` projections at a time."""
+        size = max(_FEWEST_TOKENS_IN_A_BLOCK, block_elements(self.projection.device) // max(1, rows))
+        for start in range(0, self.tokens, size):
+            yield slice(start, min(start + size, self.tokens))
+
+    def cross_moments(self, here: Tensor, tangents: Tensor, weights: Tensor, means: Tensor, sideways: Tensor) -> Tensor:
+        """Project tangents, and return all cross-moments of order 2 to 4 of the two projections, in one pass.
+
+        Args:
+            here: (n, V), weighted projections of the current points, centred.
+            tangents: (n, d_model).
+            weights: (n, V), the token weights.
+            means: (n, d_model), the mean weighted column of U: its product with a direction is its projection's mean.
+            sideways: (n, V), receives the weighted projections of the tangents, centred.
+
+        Returns:
+            (n, 12) float64, the means over the vocabulary of here^i there^j in the order of ORDERS.
+        """
+        offset = (tangents * means).sum(dim=-1, keepdim=True)
+        total = torch.zeros(len(here), len(ORDERS), dtype=torch.float64, device=here.device)
+        terms: Tensor | None = None
+        with self._precision():
+            for block in self.blocks(len(here)):
+                there = sideways[:, block]
+                self._product(tangents, block, out=there)
+                if self._fuse:
+                    total += _fused(_finish_and_sum)(here[:, block], there, weights[:, block], offset)
+                    continue
+                there.mul_(weights[:, block]).sub_(offset)
+                if terms is None or terms.shape[-1] != there.shape[-1]:
+                    terms = here.new_empty(len(here), 5, there.shape[-1])
+                total += _sums(here[:, block], there, terms)
+        return total / self.tokens
+
+    def move_and_pull(
+        self,
+        here: Tensor,
+        sideways: Tensor,
+        weights: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cubic: tuple[Tensor, Tensor, Tensor],
+    ) -> Tensor:
+        """Move projections along their great circles, in place, and pull a cubic of them back to the residual stream.
+
+        Args:
+            here: (n, V), becomes cos * here + sin * sideways.
+            sideways: (n, V).
+            weights: (n, V), the token weights.
+            cos: (n, 1).
+            sin: (n, 1).
+            cubic: (a, b, c), each (n, 1): the pulled-back value of a token is (a z^2 - b) z - c at its z in ``here``.
+
+        Returns:
+            (n, d_model): (((a z^2 - b) z - c) * weights) @ U.T.
+        """
+        pull = here.new_zeros(len(here), self.projection.shape[0])
+        with self._precision():
+            for block in self.blocks(len(here)):
+                by_token = (_fused(_move) if self._fuse else _move)(
+                    here[:, block], sideways[:, block], weights[:, block], cos, sin, *cubic
+                )
+                self._add_back(pull, by_token, block)
+        return pull
+
+    def project(self, directions: Tensor) -> Tensor:
+        """Return ``directions`` (n, d_model) @ U at full precision, (n, V)."""
+        return directions @ self.projection
+
+    def back(self, by_token: Tensor) -> Tensor:
+        """Return ``by_token`` (n, V) @ U.T at full precision, (n, d_model)."""
+        return by_token @ self.projection.T
+
+    def _product(self, directions: Tensor, block: slice, out: Tensor) -> None:
+        if self._coarse is None:
+            torch.mm(directions, self.projection[:, block], out=out)
+        elif out.device.type == "cuda":  # sums, and the result, in float32
+            torch.mm(directions.bfloat16(), self._coarse[:, block], out_dtype=torch.float32, out=out)
+        else:
+            out.copy_(directions.bfloat16() @ self._coarse[:, block])
+
+    def _add_back(self, pull: Tensor, by_token: Tensor, block: slice) -> None:
+        if self._coarse is None:
+            pull.addmm_(by_token, self.projection[:, block].T)
+        elif pull.device.type == "cuda":
+            pull += torch.mm(by_token.bfloat16(), self._coarse[:, block].T, out_dtype=torch.float32)
+        else:
+            pull += by_token.bfloat16() @ self._coarse[:, block].T
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        """Let float32 products run in TF32 inside, if chosen; PyTorch knows no such setting per product."""
+        before = torch.get_float32_matmul_precision()
+        if self._tf32:
+            torch.set_float32_matmul_precision("high")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+def _sums_bfloat16_in_float32(coarse: Tensor) -> bool:
+    """Tell whether this GPU and this PyTorch multiply bfloat16 matrices into float32 ones, as a step does."""
+    try:
+        torch.mm(coarse[:1], coarse[:1].T, out_dtype=torch.float32)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def _sums(here: Tensor, there: Tensor, terms: Tensor) -> Tensor:
+    """Return the (n, 12) float64 sums of here^i there^j over a block, by one small matrix product per row.
+
+    All are products of two of z, q, z^2, zq, q^2. On a CPU this takes a tenth of one reduction per moment.
+    """
+    terms[:, 0], terms[:, 1] = here, there
+    torch.mul(here, here, out=terms[:, 2])
+    torch.mul(here, there, out=terms[:, 3])
+    torch.mul(there, there, out=terms[:, 4])
+    gram = torch.bmm(terms, terms.transpose(1, 2))
+    return torch.stack([gram[:, row, column] for row, column in _IN_GRAM], dim=-1).double()
+
+
+def _finish_and_sum(here: Tensor, there: Tensor, weights: Tensor, offset: Tensor) -> Tensor:
+    """Weight and centre ``there`` in place and return what :func:`_sums` does, in a form that compiles to one loop."""
+    there.mul_(weights).sub_(offset)
+    zz, zq, qq = here * here, here * there, there * there
+    products = (zz, zq, qq, zz * here, zz * there, qq * here, qq * there, zz * zz, zz * zq, zz * qq, zq * qq, qq * qq)
+    return torch.stack([product.sum(dim=-1) for product in products], dim=-1).double()
+
+
+def _move(
+    here: Tensor, sideways: Tensor, weights: Tensor, cos: Tensor, sin: Tensor, a: Tensor, b: Tensor, c: Tensor
+) -> Tensor:
+    """Move ``here`` in place and return the weighted cubic of it."""
+    here.mul_(cos).addcmul_(sideways, sin)
+    by_token = here * here
+    return by_token.mul_(a).sub_(b).mul_(here).sub_(c).mul_(weights)
+
+
+@functools.cache
+def _fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the compiled form of a pass, which gives way to the plain one where compilation fails."""
+    compiled = torch.compile(function, dynamic=True)
+    broken = False
+
+    def run(*tensors: Any) -> Tensor:
+        nonlocal broken
+        if not broken:
+            try:
+                return compiled(*tensors)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever compiler is missing or broken says so in its own way
+                broken = True
+                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                logger.warning("torch.compile failed (%s); going on without it, more slowly", reason)
+        return function(*tensors)
+
+    return run
