@@ -81,17 +81,16 @@ class Vocabulary:
         offset = (tangents * means).sum(dim=-1, keepdim=True)
         total = torch.zeros(len(here), len(ORDERS), dtype=torch.float64, device=here.device)
         terms: Tensor | None = None
-        with self._precision():
-            for block in self.blocks(len(here)):
-                there = sideways[:, block]
-                self._product(tangents, block, out=there)
-                if self._fuse:
-                    total += _fused(_finish_and_sum)(here[:, block], there, weights[:, block], offset)
-                    continue
-                there.mul_(weights[:, block]).sub_(offset)
-                if terms is None or terms.shape[-1] != there.shape[-1]:
-                    terms = here.new_empty(len(here), 5, there.shape[-1])
-                total += _sums(here[:, block], there, terms)
+        for block in self.blocks(len(here)):
+            there = sideways[:, block]
+            self._product(tangents, block, out=there)
+            if self._fuse:
+                total += _fused(_finish_and_sum)(here[:, block], there, weights[:, block], offset)
+                continue
+            there.mul_(weights[:, block]).sub_(offset)
+            if terms is None or terms.shape[-1] != there.shape[-1]:
+                terms = here.new_empty(len(here), 5, there.shape[-1])
+            total += _sums(here[:, block], there, terms)
         return total / self.tokens
 
     def move_and_pull(
@@ -117,12 +116,11 @@ class Vocabulary:
             (n, d_model): (((a z^2 - b) z - c) * weights) @ U.T.
         """
         pull = here.new_zeros(len(here), self.projection.shape[0])
-        with self._precision():
-            for block in self.blocks(len(here)):
-                by_token = (_fused(_move) if self._fuse else _move)(
-                    here[:, block], sideways[:, block], weights[:, block], cos, sin, *cubic
-                )
-                self._add_back(pull, by_token, block)
+        for block in self.blocks(len(here)):
+            by_token = (_fused(_move) if self._fuse else _move)(
+                here[:, block], sideways[:, block], weights[:, block], cos, sin, *cubic
+            )
+            self._add_back(pull, by_token, block)
         return pull
 
     def project(self, directions: Tensor) -> Tensor:
@@ -135,7 +133,8 @@ class Vocabulary:
 
     def _product(self, directions: Tensor, block: slice, out: Tensor) -> None:
         if self._coarse is None:
-            torch.mm(directions, self.projection[:, block], out=out)
+            with self._precision():
+                torch.mm(directions, self.projection[:, block], out=out)
         elif out.device.type == "cuda":  # sums, and the result, in float32
             torch.mm(directions.bfloat16(), self._coarse[:, block], out_dtype=torch.float32, out=out)
         else:
@@ -143,7 +142,8 @@ class Vocabulary:
 
     def _add_back(self, pull: Tensor, by_token: Tensor, block: slice) -> None:
         if self._coarse is None:
-            pull.addmm_(by_token, self.projection[:, block].T)
+            with self._precision():
+                pull.addmm_(by_token, self.projection[:, block].T)
         elif pull.device.type == "cuda":
             pull += torch.mm(by_token.bfloat16(), self._coarse[:, block].T, out_dtype=torch.float32)
         else:
@@ -152,9 +152,11 @@ class Vocabulary:
     @contextmanager
     def _precision(self) -> Iterator[None]:
         """Let float32 products run in TF32 inside, if chosen; PyTorch knows no such setting per product."""
+        if not self._tf32:
+            yield
+            return
         before = torch.get_float32_matmul_precision()
-        if self._tf32:
-            torch.set_float32_matmul_precision("high")
+        torch.set_float32_matmul_precision("high")
         try:
             yield
         finally:
