@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +21,6 @@ from harness.decomposition import (
 )
 from harness.folder import RunFolder, write_table
 from harness.records import Neuron, RandomVector, Restart, VectorKind
-from harness.run.decompose import Workbench
 from harness.run.progress import progress
 from harness.run.setup import MeritConfig, Setup
 from harness.seeds import derive_rng, derive_seed
@@ -63,9 +61,10 @@ def measure_merit(setup: Setup, folder: RunFolder) -> None:
     pending = [job for job, path in zip(jobs, paths, strict=True) if not path.exists()]
     if not pending:
         return
-    work = partial(_measure, setup.subject, Workbench(setup), folder)
     with progress("figures of merit", len(pending), "measurements") as advance:
-        for _ in setup.executor.map(work, pending):
+        for group, what in pending:
+            measure = _restarts if what == "restarts" else _random
+            write_table(group.path(folder, what), measure(setup.subject, setup.executor.device, group))
             advance(1)
 
 
@@ -89,17 +88,15 @@ def _wanted(merit: MeritConfig) -> list[str]:
     return ["restarts"] * (merit.sample > 0) + ["random"] * (merit.random_vectors > 0)
 
 
-def _measure(subject: Subject, bench: Workbench, folder: RunFolder, job: tuple[Group, str]) -> None:
-    group, what = job
-    measure = _restarts if what == "restarts" else _random
-    write_table(group.path(folder, what), measure(subject, bench, group))
+def _vocabulary(subject: Subject, device: str, group: Group) -> tuple[Tensor, Tensor]:
+    return subject.projection(group.layer).to(device), subject.token_weights(group.layer).to(device)
 
 
-def _restarts(subject: Subject, bench: Workbench, group: Group) -> Iterator[Restart]:
+def _restarts(subject: Subject, device: str, group: Group) -> Iterator[Restart]:
     """Decompose the sample as the run did and from other starts, and compare."""
-    vectors = subject.vectors(group.layer, group.sample, group.kind).to(bench.device)
-    projection, weights = bench.vocabulary(group.layer)
-    words = torch.ones(projection.shape[1], dtype=torch.bool, device=bench.device)
+    vectors = subject.vectors(group.layer, group.sample, group.kind).to(device)
+    projection, weights = _vocabulary(subject, device, group)
+    words = torch.ones(projection.shape[1], dtype=torch.bool, device=device)
     words[sorted(subject.unused_token_ids)] = False
     # Once more rather than from the run's files, which need not hold the directions in full.
     first = decompose(vectors, projection, token_weights=weights, config=group.config).directions
@@ -122,15 +119,15 @@ def _restarts(subject: Subject, bench: Workbench, group: Group) -> Iterator[Rest
             )
 
 
-def _random(subject: Subject, bench: Workbench, group: Group) -> Iterator[RandomVector]:
+def _random(subject: Subject, device: str, group: Group) -> Iterator[RandomVector]:
     """Decompose random vectors as the run's own."""
     vectors = random_vectors(
         subject.vectors(group.layer, range(subject.d_mlp), group.kind),
         group.merit.random_vectors,
         seed=derive_seed(group.config.seed, "random vectors", group.layer, group.kind),
         covariance=group.merit.random == "covariance",
-    ).to(bench.device)
-    projection, weights = bench.vocabulary(group.layer)
+    ).to(device)
+    projection, weights = _vocabulary(subject, device, group)
     channels = min(group.merit.random_channels, group.config.num_channels)
     config = dataclasses.replace(group.config, num_channels=channels)
     found = decompose(vectors, projection, token_weights=weights, config=config)
