@@ -25,6 +25,8 @@ from harness.records import (
     Description,
     Exemplar,
     Neuron,
+    RandomVector,
+    Restart,
     Score,
     Status,
     Usage,
@@ -184,6 +186,11 @@ class RunFolder:
         return self.path / "channels"
 
     @property
+    def merit(self) -> Path:
+        """Folder of what was decomposed to judge the decomposition: NAME.restarts.parquet, NAME.random.parquet."""
+        return self.path / "merit"
+
+    @property
     def exemplars(self) -> Path:
         """The exemplars of every neuron and split."""
         return self.path / "exemplars.parquet"
@@ -308,10 +315,11 @@ class RunFolder:
 
         Args:
             records: ``channels`` or ``vectors``.
-            columns: names of the record's fields, with a dot for those of its neuron: ``neuron.layer``.
+            columns: names of the record's fields; ``neuron`` comes back as ``neuron.layer``, ``neuron.index`` and,
+                where there are experts, ``neuron.expert``.
         """
         for name in self._blocks():
-            yield pq.read_table(self.channels / f"{name}.{records}.parquet", columns=list(columns))
+            yield pq.read_table(self.channels / f"{name}.{records}.parquet", columns=list(columns)).flatten()
 
     def read_directions(self) -> Iterator[tuple[list[tuple[Neuron, VectorKind]], Tensor]]:
         """Read the channels' directions, block by block.
@@ -332,6 +340,14 @@ class RunFolder:
                     "into another folder with storage.directions=bfloat16 or float32"
                 )
             yield self._keys(name), load_file(path)["directions"]
+
+    def read_restarts(self) -> list[Restart]:
+        """Read how the channels that were sought again agree with the first ones."""
+        return [item for path in sorted(self.merit.glob("*.restarts.parquet")) for item in read_table(path, Restart)]
+
+    def read_random_vectors(self) -> list[RandomVector]:
+        """Read what was found in random vectors."""
+        return [item for path in sorted(self.merit.glob("*.random.parquet")) for item in read_table(path, RandomVector)]
 
     def read_exemplars(self) -> list[Exemplar]:
         """Read the exemplars, or none if the run has none yet."""

@@ -175,6 +175,52 @@ class BlockTiming:
 
 
 @dataclass(frozen=True)
+class Restart:
+    """A weight vector's channels sought again from another start, and how they agree with the first ones.
+
+    Attributes:
+        neuron: the neuron.
+        kind: which of its weight vectors.
+        restart: number of the other start, from 1.
+        cosine: of each channel, in order of discovery, with its partner among those found again.
+        jaccard: of the top tokens of the same partners.
+        apart: mean cosine of channels that are not partners; none if there is one channel only.
+    """
+
+    neuron: Neuron
+    kind: VectorKind
+    restart: int
+    cosine: tuple[float, ...]
+    jaccard: tuple[float, ...]
+    apart: float | None
+
+
+@dataclass(frozen=True)
+class RandomVector:
+    """A random vector decomposed as the weight vectors of a layer and kind are, for comparison.
+
+    Attributes:
+        layer: the layer.
+        kind: the vector kind.
+        place: its number among those drawn, from 0.
+        kurtosis: population excess kurtosis of its own projection on the vocabulary.
+        channel_kurtosis: that of its channels, in order of discovery.
+        cosine: between each channel and the vector.
+        loss: ROTATE's objective at each channel.
+        reconstruction: share of the squared norm inside the span of the first 1, 2, ... channels.
+    """
+
+    layer: int
+    kind: VectorKind
+    place: int
+    kurtosis: float
+    channel_kurtosis: tuple[float, ...]
+    cosine: tuple[float, ...]
+    loss: tuple[float, ...]
+    reconstruction: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Exemplar:
     """A window of text with the neuron's activation at each of its tokens.
 

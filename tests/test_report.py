@@ -26,6 +26,8 @@ from harness.records import (
     Description,
     Exemplar,
     Neuron,
+    RandomVector,
+    Restart,
     Score,
     ScoredToken,
     Source,
@@ -39,14 +41,10 @@ from harness.records import (
 )
 from harness.report import build_report, load_run, print_leaderboard
 from harness.report.__main__ import main
+from harness.report.build import decomposition_figures
 from harness.report.cards import build_cards, crop, disagreement
-from harness.report.plots import (
-    kurtosis_figure,
-    leaderboard_figure,
-    reconstruction_figure,
-    to_svg,
-    win_matrix_figure,
-)
+from harness.report.data import SHOWN
+from harness.report.plots import leaderboard_figure, to_svg, win_matrix_figure
 from harness.report.text import shown_token, visible
 from harness.report.words import comparability_warnings, config_differences, control_warnings
 from harness.stats import build_leaderboard, leaderboard_from_json
@@ -160,6 +158,10 @@ def _write_tables(folder: RunFolder, ids: list[Neuron], channels: int, rng: rand
         dataclasses.replace(item, positive=tuple(ScoredToken(clean(t.token), t.z) for t in item.positive))
         for item in found
     ]
+    restarts = [Restart(neuron, VectorKind.IN, 1, (0.98,) * channels, (0.9,) * channels, 0.4) for neuron in ids]
+    write_table(folder.merit / "L03-in.restarts.parquet", restarts)
+    drawn = [RandomVector(3, VectorKind.IN, place, 0.1, (20.0 + place,), (0.7,), (-0.5,), (0.5,)) for place in range(4)]
+    write_table(folder.merit / "L03-in.random.parquet", drawn)
     write_table(folder.channels / "L3.channels.parquet", found)
     write_table(folder.channels / "L3.vectors.parquet", vectors)
     write_table(folder.exemplars, exemplars)
@@ -358,6 +360,61 @@ def test_records_without_decomposition_or_exemplars(tmp_path: Path) -> None:
     assert "failed (failed, missing)" in page
 
 
+def decomposed_only(path: Path, neurons: int) -> RunFolder:
+    """A run that took whole layers apart and asked nobody about them."""
+    folder, rng = RunFolder(path), random.Random(3)
+    write_json(folder.manifest, {"name": "layers", "subject": {"name": "a-model"}, "llm": {}, "contestants": {}})
+    tokens = _tokens(rng, 3)
+    for layer in (0, 1):
+        ids = [Neuron(layer, index) for index in range(neurons)]
+        vectors = [VectorSummary(item, VectorKind.OUT, 1.0, 0.5, 0.1, tokens, tokens, (0.4, 0.6)) for item in ids]
+        channels = [
+            Channel(item, VectorKind.OUT, rank, rng.uniform(5, 50), 1.0, 0.7, rng.gauss(-0.4, 0.1), 9, tokens, tokens)
+            for item in ids
+            for rank in range(2)
+        ]
+        write_table(folder.channels / f"L{layer}.channels.parquet", channels)
+        write_table(folder.channels / f"L{layer}.vectors.parquet", vectors)
+    return folder
+
+
+def test_whole_layers_without_describers_make_a_small_page_about_the_decomposition(tmp_path: Path) -> None:
+    pages = {}
+    for neurons in (300, 900):
+        folder = decomposed_only(tmp_path / str(neurons), neurons)
+        build_report([folder], folder.report)
+        pages[neurons] = folder.report.read_text(encoding="utf-8")
+    page = pages[900]
+    text = " ".join("".join(Reader(page).text).split())
+    assert "1,800 weight vectors (out) of 1,800 neurons of a-model (layers 0 and 1) were decomposed into 3,600" in text
+    assert f"Shown are {SHOWN} of the 1,800 neurons" in text
+    assert "Leaderboard" not in page
+    assert "No language model was configured" not in page
+    test_ids_are_unique_and_headings_in_order(page)
+    # Three times the vectors are drawn and tabulated in the same space.
+    assert abs(len(page) - len(pages[300])) < 0.02 * len(page)
+    assert json.loads(main_json(tmp_path / "900"))["total"]["found"] == 3600
+
+
+def main_json(run: Path) -> str:
+    """The figures of merit as `python -m harness.report` stores them."""
+    assert main([str(run)]) == 0
+    return (run / "decomposition.json").read_text()
+
+
+def test_figures_of_merit_are_tabulated(page: str) -> None:
+    table = re.search(r'<table class="merit">.*?</table>', page, re.DOTALL)
+    assert table is not None
+    body = re.sub(r"<thead>.*</thead>", "", table[0], flags=re.DOTALL)
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", body, re.DOTALL)]
+    inward, outward = rows[:2]
+    assert [row[:3] for row in rows[:-1]] == [[layer, kind, "2"] for layer in "35" for kind in ("in", "out")]
+    assert rows[-1][:3] == ["all", "all", "8"]
+    # Every first channel has loss -1, every random vector's -0.5: all neurons lie below them.
+    assert inward[-8:] == ["2", "0.98", "0.40", "0.90", "−1.000", "−0.500", "100", "100"]
+    assert outward[-8:] == ["–", "–", "–", "–", "−1.000", "–", "–", "–"]
+
+
 def test_joint_report_shows_what_differs(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", name="alpha", neurons=2, channels=2, config={"a": {"lambda_k": 0.3, "same": 1}})
     two = make_run(tmp_path / "two", name="beta", neurons=3, channels=2, config={"a": {"lambda_k": 0.7, "same": 1}})
@@ -480,9 +537,10 @@ def test_figures(run: RunFolder) -> None:
     figures: list[Callable[[], Figure]] = [
         lambda: leaderboard_figure(data.leaderboard),
         lambda: win_matrix_figure(data.leaderboard),
-        lambda: kurtosis_figure(data.channels, data.vectors),
-        lambda: reconstruction_figure(data.vectors),
     ]
+    names = list(decomposition_figures(data.merit))
+    assert names == ["kurtosis", "loss", "cosine", "reconstruction", "skew", "consistency"]
+    figures += [lambda name=name: decomposition_figures(data.merit)[name][0] for name in names]  # type: ignore[misc]
     for figure in figures:
         svg = to_svg(figure(), "name", "a label")
         assert svg.startswith('<svg role="img" aria-label="a label"')
@@ -495,13 +553,9 @@ def test_figures(run: RunFolder) -> None:
 
 def test_figures_of_nothing() -> None:
     empty = build_leaderboard((), (), (), controls=(), seed=1)
-    for figure in (
-        leaderboard_figure(empty),
-        win_matrix_figure(empty),
-        kurtosis_figure([], []),
-        reconstruction_figure([]),
-    ):
+    for figure in (leaderboard_figure(empty), win_matrix_figure(empty)):
         assert to_svg(figure, "empty", "nothing").startswith("<svg")
+    assert decomposition_figures(()) == {}
 
 
 def test_names_are_neither_markup_nor_mathematics() -> None:

@@ -200,6 +200,42 @@ def test_a_sweep_gives_comparable_runs_side_by_side(invoke: Invoke, small: dict[
     assert "decomposition.kurtosis_weight" in joint.read_text()
 
 
+@pytest.mark.slow
+def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    changes = {"describers": "[rotate,generic]", "judges": "[embedding_pairwise]", "neurons.per_layer": "12"}
+    base = options(small | changes, folder="worth", merit__sample="2", merit__restarts="2", merit__jitter="1e-7")
+    base += ["merit.random_vectors=24", "merit.random_channels=2"]
+    assert invoke(*base)[0] == 0
+    run = RunFolder(tmp_path / "worth")
+    rows = json.loads(run.merit_table.read_text())
+    assert [(row["layer"], row["kind"]) for row in rows] == [(0, "in"), (0, "out"), (1, "in"), (1, "out")]
+    assert all((row["vectors"], row["channels"], row["again"], row["random"]) == (12, 3, 2, 24) for row in rows)
+    # From a start that is hardly another the same channels come back, and what they share alone is less.
+    assert all(row["consistency"] > 0.999 and row["jaccard"] > 0.95 and row["apart"] < 0.95 for row in rows)
+    # The weights of an untrained model are random vectors.
+    assert 0.35 < sum(row["chance_below"] for row in rows) / len(rows) < 0.65
+    assert [len(item.loss) for item in run.read_random_vectors()] == [2] * 24 * 4
+    assert [item.restart for item in run.read_restarts()] == [1, 1, 2, 2] * 4
+
+    files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.merit.iterdir()}
+    assert len(files) == 2 * 4
+    board, table = run.leaderboard.read_bytes(), run.merit_table.read_bytes()
+    lost = sorted(files)[3]
+    lost.unlink()  # as after a kill before it was written
+    assert invoke(*base)[0] == 0
+    assert {path: path.read_bytes() for path in run.merit.iterdir()} == {path: old for path, (old, _) in files.items()}
+    kept = set(files) - {lost}
+    assert all(path.stat().st_mtime_ns == files[path][1] for path in kept)
+    assert run.merit_table.read_bytes() == table
+
+    # What is measured may change on a finished run: the rest stands, and nothing of the old measurement stays.
+    assert invoke(*base, "merit.sample=0", "merit.random=isotropic")[0] == 0
+    assert len(list(run.merit.iterdir())) == 4
+    assert not kept & set(run.merit.iterdir())
+    assert all(row["consistency"] is None for row in json.loads(run.merit_table.read_text()))
+    assert run.leaderboard.read_bytes() == board
+
+
 def from_readme(language: str, start: str) -> str:
     """Return the README's code block of a language that starts with some words."""
     readme = (Path(__file__).parent.parent / "README.md").read_text()
@@ -265,7 +301,9 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
     assert [row["win_rate"] for row in logged] == [row["win_rate"] for row in board["overall"]["rows"]]
     assert len(tables["verdicts"]["data"]) == len(run.verdicts().records())
     assert len(tables["descriptions"]["data"]) == len(run.descriptions().records())
-    assert len(list(offline.rglob("*.png"))) == 2
+    assert len(list(offline.rglob("*.png"))) == 2 + 6  # leaderboard and win matrix, and six of the decomposition
+    merit = [dict(zip(tables["decomposition"]["columns"], row, strict=True)) for row in tables["decomposition"]["data"]]
+    assert merit == json.loads(run.merit_table.read_text())
     summary = summary_of(next(offline.glob("*.wandb")))
     assert (
         summary["win_rate/rotate"]
@@ -317,6 +355,9 @@ MISTAKES = [
     (["evidence.max_document=3"], ["max_document"]),
     (["experiment=llm"], ["explainer", "llm@llm.explainer"]),
     (["decomposition.kurtosis_weight=-1"], ["kurtosis_weight"]),
+    (["merit.jitter=0"], ["merit: jitter must be finite and positive, not 0"]),
+    (["merit.random=gaussian"], ["merit: random must be 'covariance' or 'isotropic'"]),
+    (["merit.samples=3"], ["samples"]),
     (["describers.shuffled.source=nobody"], ["nobody"]),
     (["describers=[rotate]"], ["two describers"]),
     (["llm@llm.explainer=openai", "llm.explainer.base_url=http://127.0.0.1:9/v1", "llm.explainer.model=m",

@@ -7,18 +7,21 @@ from harness.decomposition.channels import Decomposition
 from harness.decomposition.config import AdamWConfig, DecompositionConfig, GeodesicConfig
 from harness.decomposition.decompose import decompose
 from harness.decomposition.deflation import tail_mask
-from harness.decomposition.measures import reconstruction
+from harness.decomposition.measures import Consistency, consistency, random_vectors, reconstruction
 from harness.decomposition.memory import default_budget, vectors_within
 from harness.decomposition.objective import kurtosis, skewness, slog, z_scores
 
 __all__ = [
     "AdamWConfig",
+    "Consistency",
     "Decomposition",
     "DecompositionConfig",
     "GeodesicConfig",
+    "consistency",
     "decompose",
     "default_budget",
     "kurtosis",
+    "random_vectors",
     "reconstruction",
     "skewness",
     "slog",

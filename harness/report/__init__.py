@@ -2,7 +2,7 @@
 
 from harness.report.build import build_report
 from harness.report.data import RunData, load_run, store_leaderboard
-from harness.report.decomposition import print_decomposition, read_decomposition, store_decomposition
+from harness.report.decomposition import print_decomposition, store_decomposition
 from harness.report.terminal import print_leaderboard
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "load_run",
     "print_decomposition",
     "print_leaderboard",
-    "read_decomposition",
     "store_decomposition",
     "store_leaderboard",
 ]

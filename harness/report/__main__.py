@@ -11,10 +11,11 @@ from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.report.build import write_report
 from harness.report.data import load_run, store_leaderboard
+from harness.report.decomposition import store_decomposition
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rebuild leaderboard.json, leaderboard.csv and the report; print the report's path; return the exit status.
+    """Rebuild leaderboard, decomposition.json and the report; print the report's path; return the exit status.
 
     One run: its own report.html, unless ``--output`` says otherwise. Several: one joint report,
     ``joint-report.html`` in the folder that holds the first run.
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = [load_run(folder, recompute=True) for folder in folders]
         for folder, run in zip(folders, runs, strict=True):
             store_leaderboard(folder, run.leaderboard)
+            store_decomposition(folder)
         beside = options.runs[0].resolve().parent / "joint-report.html"
         output = options.output or (folders[0].report if len(folders) == 1 else beside)
         write_report(runs, output)

@@ -12,20 +12,34 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing
-from harness.report import plots, words
+from harness.report import decomposition_plots, plots, words
 from harness.report.cards import Card, build_cards, histogram_path
 from harness.report.data import RunData, load_run
 from harness.report.text import number, percent, plural, shown_token, visible
+from harness.stats import MeritGroup, MeritRow, merit_row, together
 
 _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class RunSection:
-    """One run as the template shows it; ``prefix`` keeps its anchors apart from those of the other runs."""
+    """One run as the template shows it.
+
+    Attributes:
+        prefix: keeps its anchors apart from those of the other runs.
+        data: the run.
+        summary: the run in two sentences.
+        notice: what its results cannot say, if there is more than usual.
+        warnings: controls that hold their own.
+        cards: the neurons.
+        figures: the plots, by name.
+        merit: the figures of merit of the decomposition by layer and kind, those of all behind them.
+        config: the configuration as JSON.
+    """
 
     prefix: str
     data: RunData
@@ -34,6 +48,7 @@ class RunSection:
     warnings: list[str]
     cards: list[Card]
     figures: dict[str, Markup]
+    merit: list[MeritRow]
     config: str
 
 
@@ -90,6 +105,7 @@ def _section(run: RunData, prefix: str) -> RunSection:
         warnings=words.control_warnings(run),
         cards=build_cards(run),
         figures=_figures(run, prefix),
+        merit=[merit_row(group) for group in (*run.merit, together(run.merit))] if run.merit else [],
         config=config,
     )
 
@@ -104,14 +120,32 @@ def _figures(run: RunData, prefix: str) -> dict[str, Markup]:
     if board.overall.cells:
         label = "Win rate in percent of each describer, in rows, against each other one, in columns"
         figures["matrix"] = (plots.win_matrix_figure(board), label)
-    if run.channels and run.vectors:
-        label = "Excess kurtosis of channels against that of the weight vectors they were found in"
-        figures["kurtosis"] = (plots.kurtosis_figure(run.channels, run.vectors), label)
-    if any(vector.reconstruction for vector in run.vectors):
-        label = "Share of the squared weight norm that the first channels reconstruct"
-        figures["reconstruction"] = (plots.reconstruction_figure(run.vectors), label)
+    figures |= decomposition_figures(run.merit)
     # matplotlib escapes the names in its texts; the labels above hold none.
     return {name: Markup(plots.to_svg(figure, prefix + name, label)) for name, (figure, label) in figures.items()}
+
+
+def decomposition_figures(merit: Sequence[MeritGroup]) -> dict[str, tuple[Figure, str]]:
+    """Return the plots of a decomposition and what they show, by name; none if nothing was decomposed."""
+    if not merit:
+        return {}
+    figures = {
+        "kurtosis": (
+            decomposition_plots.kurtosis_figure(merit),
+            "Excess kurtosis of weight vectors and of their channels in order of discovery",
+        ),
+        "loss": (decomposition_plots.loss_figure(merit), "Losses of first channels beside those of random vectors"),
+        "cosine": (decomposition_plots.cosine_figure(merit), "Cosine of channels and their weight vector"),
+        "reconstruction": (
+            decomposition_plots.reconstruction_figure(merit),
+            "Share of the squared weight norm in the span of the first channels",
+        ),
+        "skew": (decomposition_plots.skew_figure(merit), "Share of channels carried by the upper tail"),
+    }
+    if any(group.restarts for group in merit):
+        label = "Agreement of channels found from two starts, in cosine and in top tokens"
+        figures["consistency"] = (decomposition_plots.consistency_figure(merit), label)
+    return figures
 
 
 def _environment() -> jinja2.Environment:

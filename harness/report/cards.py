@@ -137,7 +137,7 @@ class Card:
 
 
 def build_cards(run: RunData) -> list[Card]:
-    """Return one card for each neuron, ordered."""
+    """Return one card for each neuron that is shown, ordered."""
     vectors, channels, exemplars = _by_neuron(run.vectors), _by_neuron(run.channels), _by_neuron(run.exemplars)
     descriptions, verdicts, scores = _by_neuron(run.descriptions), _by_neuron(run.verdicts), _by_neuron(run.scores)
     return [

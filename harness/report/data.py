@@ -12,8 +12,14 @@ from typing import Any
 from harness.errors import HarnessError
 from harness.folder import RunFolder, write_json
 from harness.records import Channel, Description, Exemplar, Neuron, Score, VectorSummary, Verdict
-from harness.report.decomposition import DecompositionSummary, read_decomposition, sum_up_decomposition
-from harness.stats import Leaderboard, build_leaderboard, leaderboard_from_json, write_csv
+from harness.stats import (
+    Leaderboard,
+    MeritGroup,
+    build_leaderboard,
+    leaderboard_from_json,
+    merit_groups,
+    write_csv,
+)
 
 SHOWN = 200
 
@@ -29,10 +35,10 @@ class RunData:
         descriptions: the describers' descriptions.
         verdicts: the comparators' verdicts.
         scores: the scorers' grades.
-        channels: the channels, ordered by neuron, kind and rank.
-        vectors: the weight vectors, ordered by neuron and kind.
+        channels: the channels of the neurons that are shown, ordered by neuron, kind and rank.
+        vectors: their weight vectors, ordered by neuron and kind.
         exemplars: the exemplars of every split.
-        decomposition: all channels and weight vectors in figures, those that are left out included.
+        merit: the figures of all vectors and channels, shown or not, by layer and kind.
         left_out: how many neurons were decomposed whose channels and vectors are left out here: of a run that only
             decomposes, the report shows no more than ``SHOWN`` neurons.
     """
@@ -46,7 +52,7 @@ class RunData:
     channels: tuple[Channel, ...]
     vectors: tuple[VectorSummary, ...]
     exemplars: tuple[Exemplar, ...]
-    decomposition: DecompositionSummary
+    merit: tuple[MeritGroup, ...]
     left_out: int = 0
 
     @property
@@ -59,9 +65,9 @@ class RunData:
         """The run's name, or its folder's."""
         return str(self.manifest.get("name") or self.folder)
 
-    @property
+    @cached_property
     def neurons(self) -> tuple[Neuron, ...]:
-        """Every neuron that any record speaks of, ordered."""
+        """Every neuron that any record speaks of, ordered; those left out are not among them."""
         groups = (
             self.descriptions,
             self.verdicts,
@@ -144,7 +150,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
                 key=lambda item: (item.neuron, item.split, item.source, item.window, item.document),
             )
         ),
-        decomposition=sum_up_decomposition(folder) if recompute else read_decomposition(folder),
+        merit=merit_groups(folder),
         left_out=left_out,
     )
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MultipleLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from harness.records import Channel, Neuron, VectorKind, VectorSummary
+from harness.records import VectorKind
 from harness.report.text import percent, visible
 from harness.stats import Leaderboard, Row
 
@@ -34,7 +33,7 @@ def leaderboard_figure(leaderboard: Leaderboard) -> Figure:
     """
     rows = leaderboard.overall.rows
     figure = Figure(figsize=(9.6, 1.15 + 0.42 * max(len(rows), 1)), layout="constrained")
-    axes = _bare(figure.add_subplot())
+    axes = bare(figure.add_subplot())
     axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     several = len(leaderboard.judges) > 1
     for place, board in enumerate(leaderboard.judges if several else ()):
@@ -95,7 +94,7 @@ def win_matrix_figure(leaderboard: Leaderboard) -> Figure:
     rates = {(cell.row, cell.column): cell.win_rate for cell in leaderboard.overall.cells}
     side = 0.62 * max(len(names), 2)
     figure = Figure(figsize=(min(1.9 + side, 11), min(1.3 + 0.8 * side, 9)), layout="constrained")
-    axes = _bare(figure.add_subplot())
+    axes = bare(figure.add_subplot())
     axes.spines["bottom"].set_visible(False)
     colours = np.zeros((len(names), len(names), 4))
     for y, row in enumerate(names):
@@ -121,71 +120,6 @@ def win_matrix_figure(leaderboard: Leaderboard) -> Figure:
         for label, name in zip(ticks, names, strict=True):
             label.set_color(CONTROL if name in controls else INK)
     axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
-    return figure
-
-
-def kurtosis_figure(channels: Sequence[Channel], vectors: Sequence[VectorSummary]) -> Figure:
-    """Return the excess kurtosis of channels against that of the weight vector they came from.
-
-    Filled marks are first channels. Above the diagonal a channel is more concentrated on few tokens than its vector.
-    """
-    figure = Figure(figsize=(4.9, 4.1), layout="constrained")
-    axes = _bare(figure.add_subplot(), left=True)
-    of_vector: dict[tuple[Neuron, VectorKind], float] = {(item.neuron, item.kind): item.kurtosis for item in vectors}
-    placed = [item for item in channels if (item.neuron, item.kind) in of_vector]
-    for kind, colour in KINDS.items():
-        for first in (False, True):
-            found = [item for item in placed if item.kind is kind and (item.rank == 0) is first]
-            if found:
-                axes.scatter(
-                    [of_vector[item.neuron, item.kind] for item in found],
-                    [item.kurtosis for item in found],
-                    s=22 if first else 7,
-                    color=to_rgba(colour, 0.95 if first else 0.35),
-                    linewidths=0,
-                    label=str(kind) if first else None,
-                    zorder=3 if first else 2,
-                )
-    whole, parts = [*of_vector.values(), -1.0, 10.0], [item.kurtosis for item in placed] or [0.0]
-    low, high = 1.2 * min(whole), 1.4 * max(whole)  # the lowest is negative
-    axes.plot((low, high), (low, high), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
-        scale("symlog", linthresh=1)
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}".replace("-", "−")))
-        axis.set_minor_formatter(NullFormatter())
-    axes.set_xlim(low, high)
-    axes.set_ylim(min(low, 1.2 * min(parts)), max(high, 1.4 * max(parts)))
-    axes.grid(color=MUTED, alpha=0.22, linewidth=0.7)
-    axes.set_xlabel("excess kurtosis of the weight vector", color=INK)
-    axes.set_ylabel("excess kurtosis of its channels", color=INK)
-    if placed:
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right", handletextpad=0.1)
-    return figure
-
-
-def reconstruction_figure(vectors: Sequence[VectorSummary]) -> Figure:
-    """Return the share of the squared weight norm inside the span of the first channels: mean and range of 80 %."""
-    figure = Figure(figsize=(4.9, 4.1), layout="constrained")
-    axes = _bare(figure.add_subplot(), left=True)
-    for kind, colour in KINDS.items():
-        curves = [item.reconstruction for item in vectors if item.kind is kind and item.reconstruction]
-        if not curves:
-            continue
-        length = max(map(len, curves))
-        # A vector with fewer channels stays where its last one left it.
-        table = np.array([[*curve, *[curve[-1]] * (length - len(curve))] for curve in curves])
-        steps = np.arange(1, length + 1)
-        low, high = np.quantile(table, [0.1, 0.9], axis=0)
-        axes.fill_between(steps, low, high, color=to_rgba(colour, 0.16), linewidth=0)
-        mark = "o" if length == 1 else None
-        axes.plot(steps, table.mean(axis=0), color=colour, linewidth=2, marker=mark, label=str(kind))
-    axes.set_ylim(0, 1.03)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-    axes.grid(color=MUTED, alpha=0.22, linewidth=0.7)
-    axes.set_xlabel("channels", color=INK)
-    axes.set_ylabel("squared norm reconstructed", color=INK)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
     return figure
 
 
@@ -217,7 +151,7 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()
 
 
-def _bare(axes: Axes, *, left: bool = False) -> Axes:
+def bare(axes: Axes, *, left: bool = False) -> Axes:
     """Strip the axes of their box."""
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom" or (left and side == "left"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.report.data import RunData
 from harness.report.text import listing, percent, plural
-from harness.stats import Board
+from harness.stats import Board, merit_row, together
 
 
 def summary(run: RunData) -> str:
@@ -39,18 +39,18 @@ def summary(run: RunData) -> str:
 
 
 def _decomposed(run: RunData) -> str:
-    rows, total = run.decomposition.rows, run.decomposition.total
-    if total is None:
+    if not run.merit:
         return "Nothing has been decomposed yet."
-    layers = sorted({row.layer for row in rows if row.layer is not None})
+    total = merit_row(together(run.merit))
+    layers = sorted({group.layer for group in run.merit if group.layer is not None})
     whole = layers == list(range(layers[0], layers[-1] + 1)) and len(layers) > 2
     where = f"{layers[0]} to {layers[-1]}" if whole else listing([str(layer) for layer in layers])
-    kinds = listing(sorted({row.kind for row in rows if row.kind is not None}))
+    kinds = listing(sorted({group.kind.value for group in run.merit if group.kind is not None}))
     neurons = plural(len(run.neurons) + run.left_out, "neuron")
     return (
         f"{plural(total.vectors, 'weight vector')} ({kinds}) of {neurons} of "
         f"{run.part('subject').get('name') or 'an unnamed subject'} (layer{'s' * (len(layers) > 1)} {where}) were "
-        f"decomposed into {plural(total.channels, 'vocabulary channel')}. Nothing was described or judged."
+        f"decomposed into {plural(total.found, 'vocabulary channel')}. Nothing was described or judged."
     )
 
 
@@ -63,6 +63,8 @@ def extractive_notice(run: RunData) -> str | None:
         for name, entry in run.part("contestants").items()
         if isinstance(entry, Mapping) and not entry.get("control")
     }
+    if not forms and not run.describers:
+        return None
     extractive = sorted(name for name, form in forms.items() if form == "extractive")
     configured = any(run.part("llm").values())
     if not configured and ("llm" in run.manifest or (extractive and len(extractive) == len(forms))):

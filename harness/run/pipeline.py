@@ -22,6 +22,7 @@ from harness.run.decompose import check_space, check_weights, decompose_blocks, 
 from harness.run.describe import describe, pending_descriptions
 from harness.run.judge import judge, pending_scores, pending_verdicts
 from harness.run.manifest import check_same_run, write_manifest
+from harness.run.merit import measure_merit
 from harness.run.progress import progress
 from harness.run.setup import Setup
 from harness.stats import Leaderboard, build_leaderboard
@@ -67,6 +68,7 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
         if setup.corpus is not None and setup.compares and not folder.exemplars.exists():
             manifest = _gather(setup, folder, setup.corpus)
         decompose_blocks(setup, folder, pending)
+    measure_merit(setup, folder)
     return manifest
 
 

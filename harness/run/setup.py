@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from harness.decomposition import AdamWConfig, DecompositionConfig, GeodesicConfig
+from harness.decomposition.checks import require, require_count
 from harness.errors import HarnessError
 from harness.evidence import Corpus, EvidenceConfig
 from harness.llm.client import Backend
@@ -134,6 +136,40 @@ class DecompositionPlan:
 
 
 @dataclass(frozen=True)
+class MeritConfig:
+    """What is decomposed besides the run's vectors, to judge the decomposition.
+
+    Attributes:
+        sample: vectors of each layer and kind that are decomposed again; 0 for none.
+        restarts: from how many other starts each.
+        jitter: how far from the vector another start of the geodesic solver lies: the length of a random tangent that
+            is added to the unit vector.
+        top_tokens: tokens of two channels that are compared.
+        random_vectors: random vectors decomposed for each layer and kind; 0 for none.
+        random: ``covariance`` (mean and covariance of the layer's vectors of that kind) or ``isotropic``.
+        random_channels: how many channels of each are sought, at most as many as of the run's vectors.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    sample: int
+    restarts: int
+    jitter: float
+    top_tokens: int
+    random_vectors: int
+    random: Literal["covariance", "isotropic"]
+    random_channels: int
+
+    def __post_init__(self) -> None:
+        least = {"sample": 0, "restarts": 1, "top_tokens": 1, "random_vectors": 0, "random_channels": 1}
+        for name, bound in least.items():
+            require_count(name, getattr(self, name), bound)
+        require(0 < self.jitter < math.inf, "jitter", self.jitter, "finite and positive")
+        require(self.random in ("covariance", "isotropic"), "random", self.random, "'covariance' or 'isotropic'")
+
+
+@dataclass(frozen=True)
 class Setup:
     """The objects of a run.
 
@@ -150,6 +186,7 @@ class Setup:
     selection: NeuronSelection
     decomposition: DecompositionPlan
     storage: Storage
+    merit: MeritConfig
     corpus: Corpus | None
     evidence: EvidenceConfig
     describers: dict[str, Describer]
@@ -179,6 +216,7 @@ class Setup:
             selection=selection,
             decomposition=DecompositionPlan(settings, config["decomposition"]["overrides"], config["seed"]),
             storage=_filled(Storage, config, "storage"),
+            merit=_filled(MeritConfig, config, "merit"),
             corpus=_built(config, "corpus", Corpus) if config.get("corpus") else None,
             evidence=_filled(EvidenceConfig, config, "evidence"),
             describers=describers,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from harness.folder import RunFolder
-from harness.report.decomposition import read_decomposition
+from harness.report.build import decomposition_figures
 from harness.report.plots import leaderboard_figure, win_matrix_figure
 from harness.seeds import derive_seed
-from harness.stats import Leaderboard
+from harness.stats import Leaderboard, merit_groups, merit_json
 
 
 class Tracker(ABC):
@@ -78,11 +77,7 @@ class WandbTracker(Tracker):
             # Its own record of the environment would hold the command line, and with it what a user may have put there.
             settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
         ) as run:
-            decomposition = read_decomposition(folder)
-            run.log({"decomposition": _table(wandb, [dataclasses.asdict(row) for row in decomposition.rows])})
-            if decomposition.total is not None:
-                figures = {name: value for name, value in vars(decomposition.total).items() if value is not None}
-                run.summary.update({f"decomposition/{name}": value for name, value in figures.items()})
+            _log_decomposition(wandb, run, folder)
             rows = leaderboard.to_json()["overall"]["rows"]
             if not rows:
                 return
@@ -101,6 +96,22 @@ class WandbTracker(Tracker):
                 run.summary[f"win_rate/{row.describer}"] = row.win_rate
             for score in leaderboard.scores:
                 run.summary[f"score/{score.scorer}/{score.describer}"] = score.mean
+
+
+def _log_decomposition(wandb: Any, run: Any, folder: RunFolder) -> None:
+    """Log the figures of merit: a table, plots, and the totals as the run's summary."""
+    groups = merit_groups(folder)
+    if not groups:
+        return
+    summary = merit_json(groups)
+    pictures = {
+        f"decomposition_{name}": wandb.Image(_picture(figure))
+        for name, (figure, _) in decomposition_figures(groups).items()
+    }
+    run.log({"decomposition": _table(wandb, summary["rows"]), **pictures})
+    run.summary.update(
+        {f"decomposition/{name}": value for name, value in summary["total"].items() if value is not None}
+    )
 
 
 def _picture(figure: Figure) -> Image.Image:

@@ -13,6 +13,7 @@ from harness.stats.boards import (
 from harness.stats.bootstrap import clustered_interval, clustered_intervals
 from harness.stats.comparisons import MISSING, Comparison, merge_verdicts
 from harness.stats.leaderboard import build_leaderboard
+from harness.stats.merit import Floats, MeritGroup, MeritRow, merit_groups, merit_json, merit_row, rectangle, together
 from harness.stats.table import write_csv
 
 __all__ = [
@@ -21,8 +22,11 @@ __all__ = [
     "Cell",
     "Comparison",
     "DescriptionRow",
+    "Floats",
     "JudgeHealth",
     "Leaderboard",
+    "MeritGroup",
+    "MeritRow",
     "Row",
     "ScoreRow",
     "build_leaderboard",
@@ -30,5 +34,10 @@ __all__ = [
     "clustered_intervals",
     "leaderboard_from_json",
     "merge_verdicts",
+    "merit_groups",
+    "merit_json",
+    "merit_row",
+    "rectangle",
+    "together",
     "write_csv",
 ]

@@ -1,0 +1,167 @@
+"""Stage: what the decomposition is worth. Some vectors are decomposed again from another start, and random ones too."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.decomposition import (
+    DecompositionConfig,
+    consistency,
+    decompose,
+    kurtosis,
+    random_vectors,
+    reconstruction,
+)
+from harness.folder import RunFolder, write_table
+from harness.records import Neuron, RandomVector, Restart, VectorKind
+from harness.run.progress import progress
+from harness.run.setup import MeritConfig, Setup
+from harness.seeds import derive_rng, derive_seed
+from harness.subject import Subject
+
+_POPULATION = 1 << 14
+
+
+@dataclass(frozen=True)
+class Group:
+    """The vectors of one layer and kind, and how some of them are to be judged.
+
+    Attributes:
+        layer: the layer.
+        kind: the vector kind.
+        sample: neurons whose vectors are decomposed again.
+        config: how the run's vectors were decomposed.
+        merit: how much is done.
+        memory: bytes that a decomposition may use beside the projection; none for its own choice.
+    """
+
+    layer: int
+    kind: VectorKind
+    sample: tuple[Neuron, ...]
+    config: DecompositionConfig
+    merit: MeritConfig
+    memory: int | None
+
+    def path(self, folder: RunFolder, what: str) -> Path:
+        """Return where the group's records of one sort go; the name changes with all that can change what is found."""
+        digest = hashlib.sha256(repr((self.sample, self.config, self.merit)).encode()).hexdigest()[:8]
+        return folder.merit / f"L{self.layer:02d}-{self.kind}-{digest}.{what}.parquet"
+
+
+def measure_merit(setup: Setup, folder: RunFolder) -> None:
+    """Measure what is not measured yet with this configuration; what another one measured is removed."""
+    jobs = [(group, what) for group in _groups(setup, folder) for what in _wanted(setup.merit)]
+    paths = [group.path(folder, what) for group, what in jobs]
+    for path in folder.merit.glob("*.parquet"):
+        if path not in paths:
+            path.unlink()
+    pending = [job for job, path in zip(jobs, paths, strict=True) if not path.exists()]
+    if not pending:
+        return
+    with progress("figures of merit", len(pending), "measurements") as advance:
+        for group, what in pending:
+            measure = _restarts if what == "restarts" else _random
+            write_table(group.path(folder, what), measure(setup.subject, setup.executor.device, group))
+            advance(1)
+
+
+def _groups(setup: Setup, folder: RunFolder) -> Iterator[Group]:
+    decomposed: dict[tuple[int, VectorKind], list[Neuron]] = {}
+    for neuron, kind in sorted(folder.decomposed()):
+        decomposed.setdefault((neuron.layer, kind), []).append(neuron)
+    merit = setup.merit
+    for (layer, kind), known in sorted(decomposed.items()):
+        rng = derive_rng(setup.seed, "merit", layer, kind)
+        sample = rng.choice(len(known), min(merit.sample, len(known)), replace=False)
+        neurons = tuple(known[place] for place in sorted(sample.tolist()))
+        yield Group(layer, kind, neurons, setup.decomposition.config(layer, kind), merit, setup.executor.memory_bytes)
+
+
+def _wanted(merit: MeritConfig) -> list[str]:
+    return ["restarts"] * (merit.sample > 0) + ["random"] * (merit.random_vectors > 0)
+
+
+def _vocabulary(subject: Subject, device: str, group: Group) -> tuple[Tensor, Tensor]:
+    return subject.projection(group.layer).to(device), subject.token_weights(group.layer).to(device)
+
+
+def _vectors(subject: Subject, group: Group, neurons: Sequence[Neuron]) -> Tensor:
+    indices, experts = [neuron.index for neuron in neurons], [neuron.expert for neuron in neurons]
+    return subject.vectors(group.layer, indices, group.kind, experts)
+
+
+def _population(subject: Subject, group: Group) -> list[Neuron]:
+    """Return the neurons whose mean and covariance random vectors take: the layer's, or of very many a part."""
+    neurons = subject.neurons(group.layer, None)
+    if len(neurons) <= _POPULATION:
+        return neurons
+    rng = derive_rng(group.config.seed, "population", group.layer, group.kind)
+    return [neurons[place] for place in sorted(rng.choice(len(neurons), _POPULATION, replace=False).tolist())]
+
+
+def _restarts(subject: Subject, device: str, group: Group) -> Iterator[Restart]:
+    """Decompose the sample as the run did and from other starts, and compare."""
+    vectors = _vectors(subject, group, group.sample).to(device)
+    projection, weights = _vocabulary(subject, device, group)
+    words = torch.ones(projection.shape[1], dtype=torch.bool, device=device)
+    words[sorted(subject.unused_token_ids)] = False
+    # Once more rather than from the run's files, which need not hold the directions in full.
+    first = decompose(
+        vectors, projection, token_weights=weights, config=group.config, memory_budget=group.memory
+    ).directions
+    geodesic = dataclasses.replace(group.config.geodesic, jitter=group.merit.jitter)
+    for restart in range(1, group.merit.restarts + 1):
+        # The published optimiser starts elsewhere with another seed; the geodesic one only where it is jittered too.
+        seed = derive_seed(group.config.seed, "restart", restart)
+        config = dataclasses.replace(group.config, seed=seed, geodesic=geodesic)
+        second = decompose(
+            vectors, projection, token_weights=weights, config=config, memory_budget=group.memory
+        ).directions
+        count = min(group.merit.top_tokens, int(words.sum()))
+        found = consistency(first, second, projection, top_tokens=count, tokens=words)
+        for row, neuron in enumerate(group.sample):
+            yield Restart(
+                neuron=neuron,
+                kind=group.kind,
+                restart=restart,
+                cosine=_rounded(found.cosine[row]),
+                jaccard=_rounded(found.jaccard[row]),
+                apart=None if found.apart[row].isnan() else _rounded(found.apart[row : row + 1])[0],
+            )
+
+
+def _random(subject: Subject, device: str, group: Group) -> Iterator[RandomVector]:
+    """Decompose random vectors as the run's own."""
+    vectors = random_vectors(
+        _vectors(subject, group, _population(subject, group)),
+        group.merit.random_vectors,
+        seed=derive_seed(group.config.seed, "random vectors", group.layer, group.kind),
+        covariance=group.merit.random == "covariance",
+    ).to(device)
+    projection, weights = _vocabulary(subject, device, group)
+    channels = min(group.merit.random_channels, group.config.num_channels)
+    config = dataclasses.replace(group.config, num_channels=channels)
+    found = decompose(vectors, projection, token_weights=weights, config=config, memory_budget=group.memory)
+    shares = reconstruction(vectors, found.directions)
+    for place, vector in enumerate(vectors):
+        yield RandomVector(
+            layer=group.layer,
+            kind=group.kind,
+            place=place,
+            kurtosis=round(float(kurtosis(vector @ projection)), 5),
+            channel_kurtosis=_rounded(found.kurtosis[place]),
+            cosine=_rounded(found.cosine[place]),
+            loss=_rounded(found.loss[place]),
+            reconstruction=_rounded(shares[place]),
+        )
+
+
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    return tuple(round(value, 5) for value in values.tolist())
