@@ -63,7 +63,7 @@ class GeodesicConfig:
     Attributes:
         lookahead: further optima tried for every channel: those that deflation would lead to next, brought back to the
             channel's own token weights; the one of lowest loss is the channel. 0 keeps the optimum that is downhill
-            from the vector. Time grows about with 1 + 1.5 * lookahead.
+            from the vector. Time grows about with 1 + lookahead.
         max_steps: most steps per search; the few that reach it keep the best point they found.
         tolerance: a step that lowers a neuron's loss (nats of slog-kurtosis) by less than this is idle.
         patience: consecutive idle steps after which a search is finished.
@@ -83,7 +83,7 @@ class GeodesicConfig:
 
     lookahead: int = 0
     max_steps: int = 500
-    tolerance: float = 1e-5
+    tolerance: float = 1e-4
     patience: int = 2
     refresh_every: int = 25
     jitter: float = 0.0

@@ -26,6 +26,7 @@ from harness.decomposition.vocabulary import Vocabulary
 # Searches that are over wait, their results noted, until they are this share of the slots: to turn them over costs
 # products of its own, which are worth more for several at a time.
 _SHARE_TURNED_OVER = 0.125
+_COARSER_AHEAD = 10.0
 # So many numbers of a projection are turned over at once even if they are more than an eighth of the slots.
 _ELEMENTS_TURNED_OVER = 2**21
 
@@ -102,9 +103,9 @@ class GeodesicSolver:
         slots, settings = self._slots, self._settings
         n = slots.count
         points, targets, weights = slots.point[:n], slots.target[:n], slots.weights[:n]
-        here, sideways = slots.projection[:n], slots.sideways[:n]
+        both = slots.projections[:n]
         tangents = normalize(slots.heading[:n], dim=-1)
-        cross_moments = self._vocabulary.cross_moments(here, tangents, weights, slots.mean[:n], sideways)
+        cross_moments = self._vocabulary.cross_moments(both, tangents, weights, slots.mean[:n])
         cosines = (points * targets).sum(dim=-1), (tangents * targets).sum(dim=-1)
         circle = GreatCircle.through(self._objective, cross_moments, *cosines)
         angles, losses = circle.lowest()
@@ -114,13 +115,15 @@ class GeodesicSolver:
         moved = normalize(cos * points + sin * tangents, dim=-1)
         arriving = cos * tangents - sin * points  # the tangent at the circle's other end
         moments = circle.moments(angles)
-        pulls = self._vocabulary.move_and_pull(here, sideways, weights, cos, sin, self._cubic(moments))
+        pulls = self._vocabulary.move_and_pull(both, weights, cos, sin, self._cubic(moments))
         gradients = self._on_sphere(pulls, moved, targets)
         if refresh:
-            for some in torch.split(torch.arange(n, device=here.device), self._turned_over_at_once):
-                here[some] = self._weighted(moved[some], weights[some])
+            for some in torch.split(torch.arange(n, device=both.device), self._turned_over_at_once):
+                both[some, 0] = self._weighted(moved[some], weights[some])
 
-        still = gains < settings.tolerance
+        # What is found ahead is searched again under the channel's own weights: near enough is enough.
+        tolerance = torch.where(slots.stage[:n] % 2 == 1, _COARSER_AHEAD * settings.tolerance, settings.tolerance)
+        still = gains < tolerance
         slots.idle[:n] = torch.where(still, slots.idle[:n] + 1, 0)
         conjugate = _conjugate(gradients, slots.gradient[:n], slots.heading[:n], tangents, arriving, moved)
         # After an idle step only the steepest descent can tell a minimum from a heading that has gone stale.
@@ -214,7 +217,7 @@ class GeodesicSolver:
         pulls, means = self._vocabulary.back(torch.cat([by_token, weights])).tensor_split(2)
         slope = self._objective.slope_of_kurtosis(moments.kurtosis).to(points.dtype).unsqueeze(-1)
         gradients = self._on_sphere(pulls * slope, points, slots.target[some])
-        slots.weights[some], slots.projection[some] = weights, projections
+        slots.weights[some], slots.projections[some, 0] = weights, projections
         slots.mean[some] = means / self._vocabulary.tokens
         slots.point[some], slots.gradient[some], slots.heading[some] = points, gradients, -gradients
         slots.idle[some], slots.age[some], slots.ended[some] = 0, 0, False
@@ -255,8 +258,7 @@ class _Slots:
     weights: Tensor  # (S, V) token weights in force
     mean: Tensor  # (S, d) whose product with a direction is the mean of its weighted projection
     point: Tensor  # (S, d) current unit directions
-    projection: Tensor  # (S, V) their weighted projections, centred
-    sideways: Tensor  # (S, V) room for the projections of the tangents
+    projections: Tensor  # (S, 2, V) weighted projections, centred, of the points and of the last tangents
     gradient: Tensor  # (S, d) Riemannian gradients at the points
     heading: Tensor  # (S, d) search directions: tangent, of any length
     idle: Tensor  # (S,) consecutive idle steps; -1: the slot is to be closed
@@ -294,8 +296,7 @@ class _Slots:
             weights=wide(),
             mean=narrow(),
             point=narrow(),
-            projection=wide(),
-            sideways=wide(),
+            projections=vectors.new_zeros(count, 2, tokens),
             gradient=narrow(),
             heading=narrow(),
             idle=number(),
@@ -315,7 +316,7 @@ class _Slots:
         movers = (~closing[left:]).nonzero().squeeze(-1) + left
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Tensor) and field.name != "sideways":
+            if isinstance(value, Tensor):
                 for hole, mover in zip(holes.tolist(), movers.tolist(), strict=True):
                     value[hole] = value[mover]
         self.count = left

@@ -37,7 +37,7 @@ from harness.run.setup import Setup
 from harness.subject import Subject
 
 FAST = DecompositionConfig(num_channels=1)
-BEST = replace(FAST, geodesic=GeodesicConfig(lookahead=4))
+BEST = replace(FAST, geodesic=GeodesicConfig(lookahead=2))
 ADAMW = replace(FAST, solver="adamw")
 PLACES = ((3, VectorKind.OUT), (1, VectorKind.IN))
 TOLERANCE = 1e-3
