@@ -49,11 +49,14 @@ def slots_within(
     Raises:
         ValueError: in one line, if not even one fits.
     """
-    fixed = BLOCK_BUFFERS * block_elements(device) * element_bytes
+    fused = device.type == "cuda" if config.geodesic.compile is None else config.geodesic.compile
+    # Compiled passes take the vocabulary whole: their buffers grow with the slots.
+    fixed = 0 if fused else BLOCK_BUFFERS * block_elements(device) * element_bytes
     if config.geodesic.products == "bfloat16":
         fixed += 2 * d_model * tokens
     masks = 1 + (config.geodesic.lookahead > 0)
-    each = tokens * (_ROWS_PER_SLOT * element_bytes + masks) + 16 * d_model * element_bytes
+    rows = _ROWS_PER_SLOT + (2 if fused else 0)
+    each = tokens * (rows * element_bytes + masks) + 16 * d_model * element_bytes
 
     def needed(slots: int) -> int:
         turned_over = rows_turned_over_at_once(slots, tokens)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
-# Elements of one block: few enough for a processor's cache, many enough to fill a GPU.
+# Elements of one block: few enough for the cache of one core, many enough to fill a GPU.
 _BLOCK_ELEMENTS = {"cpu": 2**17, "cuda": 2**25}
 _FEWEST_TOKENS_IN_A_BLOCK = 1024
 # What lies in memory for one element of a block: three products of two projections, and one gradient.
@@ -26,8 +26,9 @@ ORDERS = ((2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3), (4, 0), (3, 1)
 
 
 def block_elements(device: torch.device) -> int:
-    """Return how many elements one block of a pass has on a device."""
-    return _BLOCK_ELEMENTS.get(device.type, _BLOCK_ELEMENTS["cuda"])
+    """Return how many elements one block of a pass has on a device, all its cores together."""
+    elements = _BLOCK_ELEMENTS.get(device.type, _BLOCK_ELEMENTS["cuda"])
+    return elements * torch.get_num_threads() if device.type == "cpu" else elements
 
 
 class Vocabulary:
@@ -36,7 +37,11 @@ class Vocabulary:
     Args:
         projection: U, floating point.
         products: arithmetic of :meth:`project` and :meth:`pull`; see GeodesicConfig.
-        fuse: whether torch.compile may fuse the passes.
+        fuse: whether torch.compile may fuse the passes; none: on CUDA.
+
+    Attributes:
+        projection: U.
+        fused: whether the passes are compiled.
     """
 
     def __init__(
@@ -50,7 +55,7 @@ class Vocabulary:
         if self._coarse is not None and on_gpu and not _sums_bfloat16_in_float32(self._coarse):
             products, self._coarse = "tf32", None
         self._tf32 = products == "tf32" and on_gpu
-        self._fuse = on_gpu if fuse is None else fuse
+        self.fused = on_gpu if fuse is None else fuse
 
     @property
     def tokens(self) -> int:
@@ -59,6 +64,9 @@ class Vocabulary:
 
     def blocks(self, rows: int) -> Iterator[slice]:
         """Walk the vocabulary in blocks fit for ``rows`` projections at a time."""
+        if self.fused:  # a compiled pass needs no cache between its operations, and one shape needs compiling once
+            yield slice(0, self.tokens)
+            return
         size = max(_FEWEST_TOKENS_IN_A_BLOCK, block_elements(self.projection.device) // max(1, rows))
         for start in range(0, self.tokens, size):
             yield slice(start, min(start + size, self.tokens))
@@ -82,7 +90,7 @@ class Vocabulary:
         for block in self.blocks(len(both)):
             pair, some = both[:, :, block], weights[:, block]
             self._product(tangents, block, out=pair[:, 1])
-            if self._fuse:
+            if self.fused:
                 total += _fused(_finish_and_sum)(pair[:, 0], pair[:, 1], some, offset)
                 continue
             torch.addcmul(offset, pair[:, 1], some, out=pair[:, 1])
@@ -113,7 +121,7 @@ class Vocabulary:
         """
         a, b, c = cubic[0], -cubic[1], -cubic[2]
         pull = both.new_zeros(len(both), self.projection.shape[0])
-        move = _fused(_move) if self._fuse else _move
+        move = _fused(_move) if self.fused else _move
         for block in self.blocks(len(both)):
             by_token = move(both[:, 0, block], both[:, 1, block], weights[:, block], cos, sin, a, b, c)
             self._add_back(pull, by_token, block)
