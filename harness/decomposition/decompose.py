@@ -13,7 +13,7 @@ from harness.decomposition.channels import Decomposition, Found
 from harness.decomposition.config import DecompositionConfig
 from harness.decomposition.deflation import deflate, subtract
 from harness.decomposition.geodesic import GeodesicSolver, Problem
-from harness.decomposition.memory import check_adamw_fits, default_budget, halving, slots_within
+from harness.decomposition.memory import bytes_returned, check_adamw_fits, default_budget, halving, slots_within
 from harness.decomposition.objective import Objective
 
 _ROWS_NAMED = 10
@@ -44,9 +44,9 @@ def decompose(
         projection: (d_model, V), floating point, finite: the unembedding or the transposed embedding.
         token_weights: (V,) or (N, V), finite and not negative; None: ones. Weight 0 takes a token out of the search.
         config: what to look for; None: the published settings with the geodesic solver.
-        memory_budget: bytes that may be used beside the inputs (a narrower projection is first widened to float32) and
-            the channels that are returned; None: on CUDA 80 % of what is free, else 1 GiB. The geodesic solver works
-            on as many vectors at once as fit, and on half as many whenever memory runs out.
+        memory_budget: bytes that may be used beside the inputs (a narrower projection is first widened to float32), the
+            channels that are returned included; None: on CUDA 80 % of what is free, else 1 GiB and the channels. The
+            geodesic solver works on as many vectors at once as fit, and on half as many whenever memory runs out.
         progress: called with the number of channels done so far, of all vectors together, and N * C.
 
     Returns:
@@ -57,7 +57,11 @@ def decompose(
     """
     config = DecompositionConfig() if config is None else config
     vectors, projection, weights = _checked(vectors, projection, token_weights)
-    budget = default_budget(vectors.device) if memory_budget is None else memory_budget
+    (width, tokens), bytes_each = projection.shape, vectors.element_size()
+    returned = bytes_returned(len(vectors), width, config.num_channels, bytes_each)
+    if memory_budget is None:
+        memory_budget = default_budget(vectors.device) + (0 if vectors.is_cuda else returned)
+    budget = memory_budget - returned
     objective = Objective(projection, config.kurtosis_weight, config.fidelity_weight)
     units, norms = _directions_and_norms(vectors)
     problem = Problem(units, norms, weights, objective, config)
@@ -71,12 +75,11 @@ def decompose(
             progress(done, total)
 
     if config.solver == "adamw":
-        check_adamw_fits(budget, len(vectors), projection.shape[1], vectors.element_size())
+        check_adamw_fits(budget, len(vectors), tokens, bytes_each)
         _by_adamw(problem, results, noted)
         return results
     pending = dict.fromkeys(range(len(vectors)))
-    width, tokens = projection.shape
-    slots = slots_within(budget, vectors.device, width, tokens, vectors.element_size(), config)
+    slots = slots_within(budget, vectors.device, width, tokens, bytes_each, config)
 
     def attempt(slots: int) -> None:
         nonlocal done

@@ -18,6 +18,8 @@ T = TypeVar("T")
 _MOST_SLOTS = {"cpu": 64, "cuda": 2048}
 _SHARE_OF_FREE_MEMORY = 0.8
 _CPU_BUDGET = 2**30
+# Of the memory of a block of a long run: what its channels may take.
+_SHARE_RETURNED = 0.125
 # Floating-point rows of V that lie in memory for one slot: projection, sideways, token weights; for each of those that
 # are turned over together; and for one vector of the published optimiser with its autograd graph.
 _ROWS_PER_SLOT = 3
@@ -31,6 +33,11 @@ def default_budget(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(_SHARE_OF_FREE_MEMORY * free)
     return _CPU_BUDGET
+
+
+def bytes_returned(vectors: int, d_model: int, channels: int, element_bytes: int) -> int:
+    """Return what the channels of some vectors take, and the vectors themselves at unit length."""
+    return vectors * ((channels + 1) * d_model + 8 * channels) * element_bytes
 
 
 def slots_within(
@@ -64,8 +71,8 @@ def slots_within(
 
     if needed(1) > budget:
         raise ValueError(
-            f"memory_budget of {_in_words(budget)} is too small: one vector of a vocabulary of {tokens} tokens needs "
-            f"{_in_words(needed(1))} beside the projection"
+            f"memory_budget leaves {_in_words(max(0, budget))} for the search, too little: one vector of a vocabulary "
+            f"of {tokens} tokens needs {_in_words(needed(1))} beside the projection and the channels that are returned"
         )
     slots = _MOST_SLOTS.get(device.type, _MOST_SLOTS["cuda"])
     while needed(slots) > budget:
@@ -80,11 +87,12 @@ def vectors_within(
 
     Enough to keep the slots of the geodesic solver busy, few enough that the channels fit beside them.
     """
+    each = bytes_returned(1, d_model, config.num_channels, element_bytes)
     if config.solver == "adamw":
-        return max(1, int(budget / (_ROWS_PER_VECTOR_OF_ADAMW * tokens * element_bytes)))
-    slots = slots_within(budget // 2, device, d_model, tokens, element_bytes, config)
-    channels = config.num_channels * d_model * element_bytes
-    return max(1, min(8 * slots, int(budget / 2 / channels)))
+        return max(1, int(budget / (_ROWS_PER_VECTOR_OF_ADAMW * tokens * element_bytes + each)))
+    rest = int(budget * (1 - _SHARE_RETURNED))
+    slots = slots_within(rest, device, d_model, tokens, element_bytes, config)
+    return max(1, min(8 * slots, int(budget * _SHARE_RETURNED / each)))
 
 
 def check_adamw_fits(budget: int, vectors: int, tokens: int, element_bytes: int) -> None:

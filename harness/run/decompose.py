@@ -48,7 +48,8 @@ def check_weights(setup: Setup, pending: Sequence[Block]) -> None:
     """Read every vector that is to be decomposed, so that damaged weights are found before time is spent.
 
     Raises:
-        HarnessError: if one holds NaN or infinite numbers, or nothing but zeros, or an ignored token does not exist.
+        HarnessError: if one holds NaN or infinite numbers, or nothing but zeros, an ignored token does not exist, or
+            the memory does not suffice.
     """
     for part, vectors in _read(setup, pending):
         zero = (vectors == 0).all(dim=1).nonzero().flatten()
@@ -59,8 +60,9 @@ def check_weights(setup: Setup, pending: Sequence[Block]) -> None:
                 f"the {part.kind} vector of neuron {neuron.index} in {expert}layer {neuron.layer} is zero (is it "
                 "pruned?), so it has no direction: leave that neuron out (neurons.indices)"
             )
-    for layer in {group.layer for group in pending}:
-        setup.subject.token_weights(layer)
+    for group in pending:
+        setup.subject.token_weights(group.layer)
+        _block_size(setup, group)
 
 
 def check_space(setup: Setup, folder: RunFolder, pending: Sequence[Block]) -> None:
@@ -120,13 +122,17 @@ def _tasks(setup: Setup, pending: Sequence[Block]) -> Iterator[BlockTask]:
             name, vocabulary = subject.projection_name(part.layer), None
             weights = subject.token_weights(part.layer)
             vocabulary = setup.executor.share(subject.projection(part.layer), weights, hidden)
-        config = setup.decomposition.config(part.layer, part.kind)
-        size = setup.executor.block_size(subject.d_model, subject.vocab_size, config)
+        config, size = setup.decomposition.config(part.layer, part.kind), _block_size(setup, part)
         for start in range(0, len(part.neurons), size):
             block = Block(part.neurons[start : start + size], part.kind)
             # A copy: a slice would be pickled with all of the part.
             some = vectors[start : start + size].clone()
             yield BlockTask(block, some, vocabulary, config, setup.storage, setup.executor.memory_bytes)
+
+
+def _block_size(setup: Setup, group: Block) -> int:
+    config = setup.decomposition.config(group.layer, group.kind)
+    return setup.executor.block_size(setup.subject.d_model, setup.subject.vocab_size, config)
 
 
 def _read(setup: Setup, pending: Sequence[Block]) -> Iterator[tuple[Block, Tensor]]:

@@ -52,13 +52,17 @@ class Executor(ABC):
         Raises:
             HarnessError: if the memory does not suffice for one.
         """
-        if self.block is not None:
-            return self.block
         device = torch.device(self.device)
         try:
-            return vectors_within(self.memory_bytes or default_budget(device), d_model, tokens, 4, config, device)
+            fitting = vectors_within(self.memory_bytes or default_budget(device), d_model, tokens, 4, config, device)
         except ValueError as error:
             raise HarnessError(f"{error} (executor.memory)") from error
+        if config.solver == "adamw" and (self.block or 0) > fitting:
+            raise HarnessError(
+                f"adamw takes {fitting} vectors at once in the memory it may use, and executor.block={self.block}: "
+                "lower it, or raise executor.memory"
+            )
+        return self.block or fitting
 
     def __enter__(self) -> Self:
         """Get ready: start or reach whatever does the work.

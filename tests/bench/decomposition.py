@@ -54,13 +54,14 @@ def main() -> None:
     parser.add_argument("--neurons", type=int, default=64, help="neurons per layer, spread evenly over it")
     parser.add_argument("--channel-neurons", type=int, default=256, help="neurons of the section channels")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, the same for all")
-    parser.add_argument("--peak-of", nargs=5, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--peak-of", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := [name for name in options.sections if name not in sections]:
         parser.error(f"there is no section {unknown[0]}; choose from {', '.join(sections)}")
     torch.set_num_threads(options.threads)
     if options.peak_of:
-        _print_peak(*options.peak_of)
+        *sizes, solver = options.peak_of
+        _print_peak(*map(int, sizes), solver)
         return
     print(f"torch {torch.__version__}, {options.threads} thread(s)")
     for name in options.sections or [name for name in sections if name != "channels"]:
@@ -225,27 +226,30 @@ def growth(options: argparse.Namespace) -> None:
 
 def memory(options: argparse.Namespace) -> None:
     """Peak memory beside the projection against the budget, each shape in a process of its own."""
-    for d_model, tokens, vectors, mib, lookahead in (
-        (384, 30_522, 256, 256, 0),
-        (384, 30_522, 256, 1024, 4),
-        (2304, 256_000, 16, 512, 0),
-        (2304, 256_000, 16, 1024, 4),
+    for d_model, tokens, vectors, mib, solver in (
+        (384, 30_522, 256, 256, "fast"),
+        (384, 30_522, 256, 128, "best"),
+        (384, 30_522, 64, 128, "adamw"),
+        (2304, 256_000, 16, 256, "fast"),
+        (2304, 256_000, 16, 512, "best"),
     ):
-        arguments = [str(value) for value in (d_model, tokens, vectors, mib, lookahead)]
+        arguments = [str(value) for value in (d_model, tokens, vectors, mib, solver)]
         command = [sys.executable, __file__, "--threads", str(options.threads), "--peak-of", *arguments]
         peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        what = f"d_model {d_model}, V {tokens}, {vectors} vectors, lookahead {lookahead}"
+        what = f"{solver}: d_model {d_model}, V {tokens}, {vectors} vectors"
         line(what, f"<= {mib} MiB", f"{peak:.0f} MiB", peak <= mib)
 
 
-def _print_peak(d_model: int, tokens: int, vectors: int, mib: int, lookahead: int) -> None:
+def _print_peak(d_model: int, tokens: int, vectors: int, mib: int, solver: str) -> None:
     """Print the MiB by which a decomposition raises this process's peak above what its inputs take."""
     projection = clustered_vocabulary(d_model, tokens)
     some = mixed_vectors(projection, vectors)
     # The first product makes the matrix library take its own buffers, which no budget counts.
     some[:1] @ projection
     held = _resident()
-    config = replace(FAST, num_channels=2, geodesic=GeodesicConfig(max_steps=4, lookahead=lookahead))
+    chosen = {"fast": FAST, "best": BEST, "adamw": ADAMW}[solver]
+    short = replace(chosen.geodesic, max_steps=4), replace(chosen.adamw, max_steps=4)
+    config = replace(chosen, num_channels=2, geodesic=short[0], adamw=short[1])
     decompose(some, projection, config=config, memory_budget=mib * 2**20)
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held) / 2**20)
 
