@@ -269,6 +269,7 @@ def test_an_executor_of_ones_own_gets_each_projection_once(
     few = (
         "neurons.per_layer=8",
         "decomposition.num_channels=1",
+        "subject.projection=by_layer",
         "subject.embedding_layers=1",
     )  # layer 0 through W_E, layers 1 and 2 through W_U
     local = decomposed(llama, tmp_path / "local", *few, "executor.block=4")
@@ -320,6 +321,10 @@ def test_a_cluster_that_is_not_there_is_told_in_one_line(llama: Path, tmp_path: 
     assert not (tmp_path / "run" / "manifest.json").exists()
 
 
+#: Blocks that take long enough to be killed in the middle.
+SLOWLY = ("decomposition.geodesic.patience=60", "decomposition.geodesic.max_steps=60")
+
+
 def descendants(pid: int) -> dict[int, str]:
     """Return the command lines of all processes below one."""
     parents, commands = {}, {}
@@ -360,7 +365,8 @@ def cluster() -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_cluster_that_loses_a_worker_gives_the_same_records(cluster: str, llama: Path, tmp_path: Path) -> None:
-    much = ("decomposition.num_channels=6", "executor.block=16", "neurons.kinds=[in,out]", "neurons.per_layer=24")
+    much = ("decomposition.num_channels=6", "executor.block=16", "neurons.kinds=[in,out]", *SLOWLY)
+    much += ("neurons.per_layer=24",)
     on_cluster = ("executor=ray", f"executor.address={cluster}")
     local = start(llama, tmp_path / "local", *much)
     assert local.wait() == 0
@@ -411,7 +417,8 @@ def test_ray_gets_each_projection_once_and_a_killed_driver_goes_on(
         )
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))
-    much = ("decomposition.num_channels=4", "executor.block=4", "neurons.per_layer=12", "subject.embedding_layers=1")
+    much = ("decomposition.num_channels=4", "executor.block=4", "neurons.per_layer=12", *SLOWLY)
+    much += ("subject.projection=by_layer", "subject.embedding_layers=1")
     on_cluster = ("executor=ray", f"executor.address={cluster}", "executor._target_=counting.Counting")
     folder = RunFolder(tmp_path / "ray")
     process = start(llama, folder.path, *much, *on_cluster)
@@ -438,7 +445,7 @@ def test_ctrl_c_ends_a_run_and_leaves_no_process(executor: str, llama: Path, tmp
     if executor == "ray":
         pytest.importorskip("ray", reason="needs Ray: pip install 'neuron-harness[ray]'")
     folder = RunFolder(tmp_path / "run")
-    process = start(llama, folder.path, "decomposition.num_channels=10", f"executor={executor}", "executor.block=4")
+    process = start(llama, folder.path, *SLOWLY, f"executor={executor}", "executor.block=4")
     while not list(folder.channels.glob("*.vectors.parquet")):
         assert process.poll() is None
         time.sleep(0.02)

@@ -38,8 +38,8 @@ class Executor(ABC):
     """
 
     device: str
-    block: int | None
-    memory: float | None
+    block: int | None = None
+    memory: float | None = None
 
     @property
     def memory_bytes(self) -> int | None:
