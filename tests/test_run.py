@@ -207,7 +207,7 @@ def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: d
     base += ["merit.random_vectors=24", "merit.random_channels=2"]
     assert invoke(*base)[0] == 0
     run = RunFolder(tmp_path / "worth")
-    rows = json.loads(run.merit_table.read_text())
+    rows = json.loads(run.decomposition.read_text())["rows"]
     assert [(row["layer"], row["kind"]) for row in rows] == [(0, "in"), (0, "out"), (1, "in"), (1, "out")]
     assert all((row["vectors"], row["channels"], row["again"], row["random"]) == (12, 3, 2, 24) for row in rows)
     # From a start that is hardly another the same channels come back, and what they share alone is less.
@@ -219,20 +219,20 @@ def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: d
 
     files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.merit.iterdir()}
     assert len(files) == 2 * 4
-    board, table = run.leaderboard.read_bytes(), run.merit_table.read_bytes()
+    board, table = run.leaderboard.read_bytes(), run.decomposition.read_bytes()
     lost = sorted(files)[3]
     lost.unlink()  # as after a kill before it was written
     assert invoke(*base)[0] == 0
     assert {path: path.read_bytes() for path in run.merit.iterdir()} == {path: old for path, (old, _) in files.items()}
     kept = set(files) - {lost}
     assert all(path.stat().st_mtime_ns == files[path][1] for path in kept)
-    assert run.merit_table.read_bytes() == table
+    assert run.decomposition.read_bytes() == table
 
     # What is measured may change on a finished run: the rest stands, and nothing of the old measurement stays.
     assert invoke(*base, "merit.sample=0", "merit.random=isotropic")[0] == 0
     assert len(list(run.merit.iterdir())) == 4
     assert not kept & set(run.merit.iterdir())
-    assert all(row["consistency"] is None for row in json.loads(run.merit_table.read_text()))
+    assert all(row["consistency"] is None for row in json.loads(run.decomposition.read_text())["rows"])
     assert run.leaderboard.read_bytes() == board
 
 
@@ -303,7 +303,7 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
     assert len(tables["descriptions"]["data"]) == len(run.descriptions().records())
     assert len(list(offline.rglob("*.png"))) == 2 + 6  # leaderboard and win matrix, and six of the decomposition
     merit = [dict(zip(tables["decomposition"]["columns"], row, strict=True)) for row in tables["decomposition"]["data"]]
-    assert merit == json.loads(run.merit_table.read_text())
+    assert merit == json.loads(run.decomposition.read_text())["rows"]
     summary = summary_of(next(offline.glob("*.wandb")))
     assert (
         summary["win_rate/rotate"]
