@@ -379,3 +379,9 @@ def test_a_model_that_never_saw_parts_of_its_vocabulary(tmp_path: Path, tied: bo
     assert (found & often).sum() <= 0.001 * often.sum()
     assert max(shares["without"]) > 0.05, shares
     assert max(shares["with"]) <= 0.01, shares
+
+
+def test_a_dense_place_of_a_few_rows_is_no_cloud() -> None:
+    matrix = torch.randn(400, 200, generator=torch.Generator().manual_seed(0))
+    matrix[7] = 0.0  # a padding row, nearer to all others than they are to each other
+    assert under_trained(matrix) == frozenset()

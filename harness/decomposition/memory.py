@@ -24,7 +24,7 @@ _SHARE_RETURNED = 0.125
 # are turned over together; and for one vector of the published optimiser with its autograd graph.
 _ROWS_PER_SLOT = 3
 _ROWS_PER_TURN = 12
-_ROWS_PER_VECTOR_OF_ADAMW = 14
+_ROWS_PER_VECTOR_OF_ADAMW = 20
 
 
 def default_budget(device: torch.device) -> int:

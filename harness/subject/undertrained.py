@@ -57,7 +57,9 @@ def under_trained(matrix: Tensor, known: Iterable[Collection[int]] = ()) -> froz
 
 
 def _like(matrix: Tensor, group: list[int]) -> list[int]:
-    """Return the tokens that lie in the cloud of known-unused tokens, or none if that is no cloud."""
+    """Return the tokens that lie in the cloud of known-unused tokens, or none if it is no cloud or they are few."""
+    if len(group) < _MIN_KNOWN:
+        return []
     rows = matrix[group[:: math.ceil(len(group) / _MAX_KNOWN)]]
     # Some of the known ones may have been trained after all: start from the half nearest to their median.
     nearest = (rows - rows.median(dim=0).values).norm(dim=1).argsort()[: math.ceil(len(rows) / 2)]

@@ -229,7 +229,7 @@ def memory(options: argparse.Namespace) -> None:
     for d_model, tokens, vectors, mib, solver in (
         (384, 30_522, 256, 256, "fast"),
         (384, 30_522, 256, 128, "best"),
-        (384, 30_522, 64, 128, "adamw"),
+        (384, 30_522, 64, 192, "adamw"),
         (2304, 256_000, 16, 256, "fast"),
         (2304, 256_000, 16, 512, "best"),
     ):
