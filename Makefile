@@ -20,7 +20,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/neuron-harness experiment=demo
 
 test: check $(VENV)/.vllm
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
