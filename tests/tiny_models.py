@@ -156,9 +156,9 @@ class Served:
 def served(backend: Backend, logs: Path) -> Iterator[Served]:
     """Keep a back end open over many tests; at the end, make sure that nothing it started is left."""
     with asyncio.Runner() as runner:
-        context = backend.open(logs)
+        context, before = backend.open(logs), leashed()  # W&B keeps a service of its own once it has been used
         client = runner.run(context.__aenter__())
-        sessions = leashed()
+        sessions = leashed() - before
         try:
             yield Served(backend, client, logs, runner.run)
         finally:
@@ -167,7 +167,7 @@ def served(backend: Backend, logs: Path) -> Iterator[Served]:
 
 
 def leashed() -> set[int]:
-    """Return the sessions of the servers that this process runs: each leash leads one (Linux only)."""
+    """Return the sessions that children of this process lead, as every server's leash does (Linux only)."""
     return {
         process for process, (parent, session) in _processes().items() if parent == os.getpid() and session == process
     }
