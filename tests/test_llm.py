@@ -971,9 +971,9 @@ def test_a_server_that_dies_in_the_middle(tmp_path: Path) -> None:
 
 def test_a_run_that_is_cancelled_leaves_no_server(tmp_path: Path) -> None:
     async def run() -> list[int]:
-        backend = impostor(tmp_path, "import time; time.sleep(600)")
+        backend, before = impostor(tmp_path, "import time; time.sleep(600)"), tiny_models.leashed()
         task = asyncio.create_task(start(backend, tmp_path / "logs"))
-        while not (sessions := tiny_models.leashed()):
+        while not (sessions := tiny_models.leashed() - before):
             await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
