@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from harness.decomposition.checks import require, require_count
+
+Products = Literal["auto", "float32", "tf32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class GeodesicConfig:
     patience: int = 2
     refresh_every: int = 25
     jitter: float = 0.0
-    products: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    products: Products = "auto"
     compile: bool | None = None
 
     def __post_init__(self) -> None:
@@ -97,7 +99,7 @@ class GeodesicConfig:
         require_count("geodesic.patience", self.patience, 1)
         require_count("geodesic.refresh_every", self.refresh_every, 1)
         require(0 <= self.jitter < math.inf, "geodesic.jitter", self.jitter, "finite and not negative")
-        known = ("auto", "float32", "tf32", "bfloat16")
+        known = get_args(Products)
         require(self.products in known, "geodesic.products", self.products, f"one of {', '.join(known)}")
 
 

@@ -10,7 +10,7 @@ import torch
 
 from harness.decomposition.config import DecompositionConfig
 from harness.decomposition.geodesic import rows_turned_over_at_once
-from harness.decomposition.vocabulary import BLOCK_BUFFERS, block_elements
+from harness.decomposition.vocabulary import BLOCK_BUFFERS, block_elements, passes_fused, products_used
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,10 +56,10 @@ def slots_within(
     Raises:
         ValueError: in one line, if not even one fits.
     """
-    fused = device.type == "cuda" if config.geodesic.compile is None else config.geodesic.compile
+    fused = passes_fused(config.geodesic.compile, device)
     # Compiled passes take the vocabulary whole: their buffers grow with the slots.
     fixed = 0 if fused else BLOCK_BUFFERS * block_elements(device) * element_bytes
-    if config.geodesic.products == "bfloat16":
+    if products_used(config.geodesic.products, device, element_bytes) == "bfloat16":  # a copy of the projection
         fixed += 2 * d_model * tokens
     masks = 1 + (config.geodesic.lookahead > 0)
     rows = _ROWS_PER_SLOT + (2 if fused else 0)

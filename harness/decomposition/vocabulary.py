@@ -10,10 +10,12 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from harness.decomposition.config import Products
 
 logger = logging.getLogger(__name__)
 # Elements of one block: few enough for the cache of one core, many enough to fill a GPU.
@@ -31,6 +33,18 @@ def block_elements(device: torch.device) -> int:
     return elements * torch.get_num_threads() if device.type == "cpu" else elements
 
 
+def products_used(chosen: Products, device: torch.device, element_bytes: int) -> Products:
+    """Return the arithmetic that "auto" stands for on a device, for numbers of so many bytes; or what was chosen."""
+    if chosen != "auto":
+        return chosen
+    return "bfloat16" if device.type == "cuda" and element_bytes == 4 else "float32"
+
+
+def passes_fused(chosen: bool | None, device: torch.device) -> bool:
+    """Return whether passes are compiled on a device, if that was left open; or what was chosen."""
+    return device.type == "cuda" if chosen is None else chosen
+
+
 class Vocabulary:
     """A projection U (d_model, V), and products with it.
 
@@ -44,18 +58,15 @@ class Vocabulary:
         fused: whether the passes are compiled.
     """
 
-    def __init__(
-        self, projection: Tensor, products: Literal["auto", "float32", "tf32", "bfloat16"], fuse: bool | None
-    ) -> None:
+    def __init__(self, projection: Tensor, products: Products, fuse: bool | None) -> None:
         self.projection = projection
         on_gpu = projection.device.type == "cuda"
-        if products == "auto":
-            products = "bfloat16" if on_gpu and projection.dtype == torch.float32 else "float32"
+        products = products_used(products, projection.device, projection.element_size())
         self._coarse = projection.bfloat16() if products == "bfloat16" else None
         if self._coarse is not None and on_gpu and not _sums_bfloat16_in_float32(self._coarse):
             products, self._coarse = "tf32", None
         self._tf32 = products == "tf32" and on_gpu
-        self.fused = on_gpu if fuse is None else fuse
+        self.fused = passes_fused(fuse, projection.device)
 
     @property
     def tokens(self) -> int:
