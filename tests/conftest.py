@@ -7,6 +7,16 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+import torch
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors only wait for a second thread: on a busy machine two were seen to take eight times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from mistakes import told
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, relu, silu, softmax
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, Gemma3ForConditionalGeneration
 
 from harness.decomposition import DecompositionConfig, decompose, kurtosis
-from harness.errors import HarnessError
 from harness.folder import read_table, write_table
 from harness.records import Neuron, VectorKind, VectorSummary, from_json, to_json
 from harness.run.setup import NeuronSelection
@@ -197,12 +197,7 @@ class Tiny:
         return torch.zeros(len(x), len(block.experts.gate_up_proj)).scatter(1, top.indices, values)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(folder: Path, family: str, **options: Any) -> Tiny:
@@ -226,16 +221,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
 @pytest.fixture(params=FAMILIES)
 def each(request: pytest.FixtureRequest, tiny: Callable[[str], Tiny]) -> Tiny:
     return tiny(request.param)
-
-
-def told(action: Callable[[], object], *words: str) -> None:
-    """Assert that an action fails with one line that has these words."""
-    with pytest.raises(HarnessError) as caught:
-        action()
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1, message
-    for word in words:
-        assert word in message
 
 
 def assert_rows_are_the_models(tiny: Tiny, subject: Subject) -> None:

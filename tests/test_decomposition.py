@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -38,13 +37,7 @@ CONCEPTS, TOKENS_PER_CONCEPT = 6, 12
 QUICK_ADAMW = AdamWConfig(learning_rate=2e-2, max_steps=500, convergence_min_steps=200)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def vocabulary(d_model: int = 96, tokens: int = 1500) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ import tiny_models
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mistakes import told
 from tokenizers import processors
 from transformers import AutoModel
 
-from harness.errors import HarnessError
 from harness.evidence import (
     Corpus,
     CorpusSummary,
@@ -53,12 +53,7 @@ class Listed(Corpus):
         yield from self._texts
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -91,16 +86,6 @@ def llama(subjects: dict[str, Subject]) -> Subject:
 def texts() -> list[str]:
     """Sixty beginnings of texts, some so short that they are less than a window."""
     return [text[: 20 if number % 6 == 0 else 150] for number, text in enumerate(tiny_models.texts()[:60])]
-
-
-def told(action: Callable[[], object], *words: str) -> None:
-    """Assert that an action fails with one line that has these words."""
-    with pytest.raises(HarnessError) as caught:
-        action()
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1, message
-    for word in words:
-        assert word in message
 
 
 # --- splits and windows -----------------------------------------------------------------------------------------------

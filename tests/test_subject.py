@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,12 +16,12 @@ import huggingface_hub.constants
 import pytest
 import tiny_models
 import torch
+from mistakes import told
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import BertForMaskedLM, Gemma2ForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from harness.errors import HarnessError
 from harness.records import Neuron, VectorKind
 from harness.subject import ActivationReader, Subject, TokenWeighting
 
@@ -30,12 +30,7 @@ CLASSES = {"llama": LlamaForCausalLM, "gemma2": Gemma2ForCausalLM, "bert": BertF
 TEXT = "The with statement is used to wrap the execution of a block with methods defined by a context manager"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass(frozen=True)
@@ -102,17 +97,6 @@ def copy(tiny: Tiny, folder: Path, **config: Any) -> Path:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
     return folder
-
-
-def told(action: Callable[[], object], *words: str) -> str:
-    """Assert that an action fails with one line that has these words."""
-    with pytest.raises(HarnessError) as caught:
-        action()
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1, message
-    for word in words:
-        assert word in message
-    return message
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
