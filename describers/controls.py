@@ -23,10 +23,12 @@ class Shuffled(Describer):
 
     async def describe(self, case: DescriberCase) -> Draft:
         """Look up whose description this neuron gets."""
-        if len(case.neurons) < 2:
+        # Of neurons whatever the sign: the other sign of the same neuron is not another neuron.
+        neurons = sorted({neuron.whole for neuron in case.neurons})
+        if len(neurons) < 2:
             raise Unanswered(Status.FAILED, "a single neuron has nobody to swap descriptions with")
-        order = derangement(len(case.neurons), case.seed, "shuffled", self._source)
-        donor = case.neurons[order[case.neurons.index(case.neuron)]]
+        order = derangement(len(neurons), case.seed, "shuffled", self._source)
+        donor = neurons[order[neurons.index(case.neuron.whole)]].at(case.neuron.sign)
         given = case.others[self._source].get(donor)
         if given is None or given.status is not Status.OK:
             raise Unanswered(Status.FAILED, f"{self._source} has no description of {donor}")

@@ -26,8 +26,9 @@ class Case:
         exemplars: windows of the splits open to the method: explain and select for describers, calibrate and report
             for judges. The two sets share no document.
         subject: the subject model, for methods that read its weights.
-        llm: the method's LLM role, metered; none if the method asked for no role or the run has none.
+        llm: the LLM of the method's role, metered; none if the method asked for no role or the run has none.
         seed: the run's seed; derive from it with :func:`harness.seeds.derive_rng` and the item's identity.
+        llms: the LLM of each role that the method asks and the run has, metered.
     """
 
     neuron: Neuron
@@ -35,6 +36,7 @@ class Case:
     subject: Subject
     llm: LLMClient | None
     seed: int
+    llms: Mapping[str, LLMClient] = field(default_factory=dict, kw_only=True)
 
     def windows(self, split: Split, source: Source) -> tuple[Exemplar, ...]:
         """Return the exemplars of one split and source: top by activation, highest first; random in corpus order."""
@@ -106,7 +108,28 @@ class Grade:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Describer(ABC):
+class Method:
+    """What describers and judges have in common.
+
+    Attributes:
+        role: the LLM role it asks, or none; if the run has no LLM in that role, ``case.llm`` is none.
+        needs_logprobs: whether it asks its role for log-probabilities of prompts, which not every server gives.
+        further_roles: other LLM roles that it asks, found in ``case.llms``, each with whether for log-probabilities.
+        llm_required: whether it cannot work without the LLMs of its roles; the run then refuses to start without one.
+    """
+
+    role: str | None = None
+    needs_logprobs: bool = False
+    further_roles: Mapping[str, bool] = {}
+    llm_required: bool = True
+
+    @property
+    def roles(self) -> dict[str, bool]:
+        """All LLM roles that it asks, each with whether for log-probabilities."""
+        return {**({self.role: self.needs_logprobs} if self.role is not None else {}), **self.further_roles}
+
+
+class Describer(Method, ABC):
     """Says in words what a neuron does.
 
     Attributes:
@@ -115,8 +138,6 @@ class Describer(ABC):
         needs_exemplars: whether the run must collect activations for it.
         kinds: the vector kinds whose channels it reads; empty means whichever are decomposed.
         after: names of the describers whose descriptions it reads.
-        role: the LLM role it asks, or none; if the run has no LLM in that role, ``case.llm`` is none.
-        llm_required: whether it cannot work without its role's LLM; the run then refuses to start without one.
     """
 
     control: ClassVar[bool] = False
@@ -124,7 +145,6 @@ class Describer(ABC):
     needs_exemplars: ClassVar[bool] = False
     kinds: tuple[VectorKind, ...] = ()
     after: tuple[str, ...] = ()
-    role: str | None = None
     llm_required: bool = False
 
     @abstractmethod
@@ -136,17 +156,13 @@ class Describer(ABC):
         """
 
 
-class Comparator(ABC):
+class Comparator(Method, ABC):
     """Says which of two descriptions of a neuron is better.
 
     Attributes:
-        role: the LLM role it asks, or none.
-        needs_logprobs: whether it asks for prompt log-probabilities, which not every server gives.
         symmetric: whether the order in which the two are shown cannot matter; if false, the run asks in both orders.
     """
 
-    role: str | None = None
-    needs_logprobs: ClassVar[bool] = False
     symmetric: ClassVar[bool] = False
 
     @abstractmethod
@@ -154,16 +170,8 @@ class Comparator(ABC):
         """Compare two descriptions of one neuron; raises as :meth:`Describer.describe` does."""
 
 
-class Scorer(ABC):
-    """Grades one description on its own.
-
-    Attributes:
-        role: the LLM role it asks, or none.
-        needs_logprobs: whether it asks for prompt log-probabilities, which not every server gives.
-    """
-
-    role: str | None = None
-    needs_logprobs: ClassVar[bool] = False
+class Scorer(Method, ABC):
+    """Grades one description on its own."""
 
     @abstractmethod
     async def score(self, case: JudgeCase, description: str) -> Grade:

@@ -5,13 +5,14 @@ The records are the run's whole result. Every statistic, table and picture is co
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter
 
 T = TypeVar("T")
 
@@ -34,6 +35,13 @@ class VectorKind(enum.StrEnum):
     OUT = "out"
 
 
+class Sign(enum.StrEnum):
+    """Which of a neuron's activations are meant: those above zero, or those below."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+
+
 class Split(enum.StrEnum):
     """Document-disjoint parts of the corpus; describers see the first two, judges the last two."""
 
@@ -44,10 +52,11 @@ class Split(enum.StrEnum):
 
 
 class Source(enum.StrEnum):
-    """Why a window became an exemplar: among the highest activations, or a random draw."""
+    """Why a window became an exemplar."""
 
-    TOP = "top"
-    RANDOM = "random"
+    TOP = "top"  # among the highest activations
+    QUANTILE = "quantile"  # drawn from one of several equal parts of the windows that activate, by their activation
+    RANDOM = "random"  # drawn from all windows
 
 
 class Winner(enum.StrEnum):
@@ -61,29 +70,63 @@ class Winner(enum.StrEnum):
 @functools.total_ordering
 @dataclass(frozen=True)
 class Neuron:
-    """One MLP neuron of the subject model; ordered by layer, expert and index, those without an expert first.
+    """One MLP neuron of the subject model, at one of its two signs.
+
+    Ordered by layer, expert (those without one first), index and sign. A neuron can mean one thing when it is active
+    above zero and another below, so each sign is described and judged as a neuron of its own: whatever belongs to the
+    negative one is told as if the neuron's sign were turned round. The decomposition knows :attr:`whole` neurons only.
 
     Attributes:
         layer: its layer, from 0.
         index: its index in the MLP's hidden dimension, from 0.
         expert: in layers that are mixtures of experts, the expert, from 0; none in all others, and for the neurons of
             an expert that all tokens share.
+        sign: which of its activations are meant.
     """
 
     layer: int
     index: int
     expert: Annotated[int | None, Field(exclude_if=lambda expert: expert is None)] = None
+    # A column of a table that holds both signs says null of the positive one.
+    sign: Annotated[
+        Sign,
+        BeforeValidator(lambda sign: sign or Sign.POSITIVE),
+        Field(exclude_if=lambda sign: sign is Sign.POSITIVE),
+    ] = Sign.POSITIVE
 
     def __lt__(self, other: Neuron) -> bool:
         return self._place < other._place
 
     @property
-    def _place(self) -> tuple[int, int, int]:
-        return self.layer, -1 if self.expert is None else self.expert, self.index
+    def _place(self) -> tuple[int, int, int, bool]:
+        return self.layer, -1 if self.expert is None else self.expert, self.index, self.negative
 
     def __str__(self) -> str:
-        """Return the name used in files and reports, such as ``L3N17`` or, of an expert, ``L3E2N17``."""
-        return f"L{self.layer}{'' if self.expert is None else f'E{self.expert}'}N{self.index}"
+        """Return the name used in files and reports: ``L3N17``, with an expert ``L3E2N17``, negative ``L3N17-``."""
+        expert = "" if self.expert is None else f"E{self.expert}"
+        return f"L{self.layer}{expert}N{self.index}{'-' if self.negative else ''}"
+
+    @property
+    def negative(self) -> bool:
+        """Whether activations below zero are meant."""
+        return self.sign is Sign.NEGATIVE
+
+    @property
+    def whole(self) -> Neuron:
+        """The neuron whatever the sign: what is decomposed, and what observations are clustered by."""
+        return self.at(Sign.POSITIVE)
+
+    def at(self, sign: Sign) -> Neuron:
+        """Return the neuron at a sign."""
+        return self if sign is self.sign else dataclasses.replace(self, sign=sign)
+
+    def turns(self, kind: VectorKind) -> bool:
+        """Tell whether a weight vector of the neuron is to be read the other way round for this sign.
+
+        A gate opens for both signs; ``in`` makes the activation negative where it points away, and a negative
+        activation writes the opposite of ``out``.
+        """
+        return self.negative and kind is not VectorKind.GATE
 
 
 @dataclass(frozen=True)
@@ -129,6 +172,11 @@ class Channel:
         """The tokens of the heavier tail."""
         return self.positive if self.skewness >= 0 else self.negative
 
+    def at(self, sign: Sign) -> Channel:
+        """Return the channel as the neuron at a sign has it: the other way round where its vector is."""
+        turned = _at(self, sign)
+        return dataclasses.replace(turned, histogram=self.histogram[::-1]) if turned.neuron.turns(self.kind) else turned
+
 
 @dataclass(frozen=True)
 class VectorSummary:
@@ -153,6 +201,26 @@ class VectorSummary:
     positive: tuple[ScoredToken, ...]
     negative: tuple[ScoredToken, ...]
     reconstruction: tuple[float, ...]
+
+    def at(self, sign: Sign) -> VectorSummary:
+        """Return the vector as the neuron at a sign has it, as :meth:`Channel.at` does."""
+        return _at(self, sign)
+
+
+Projected = TypeVar("Projected", Channel, VectorSummary)
+
+
+def _at(record: Projected, sign: Sign) -> Projected:
+    neuron = record.neuron.at(sign)
+    if not neuron.turns(record.kind):
+        return dataclasses.replace(record, neuron=neuron)
+    return dataclasses.replace(
+        record,
+        neuron=neuron,
+        skewness=-record.skewness,
+        positive=tuple(ScoredToken(token.token, -token.z) for token in record.negative),
+        negative=tuple(ScoredToken(token.token, -token.z) for token in record.positive),
+    )
 
 
 @dataclass(frozen=True)
@@ -231,7 +299,7 @@ class Exemplar:
         document: identity of the document (a hash of its text).
         window: number of the window in the corpus.
         tokens: the window's tokens as text, special tokens left out.
-        activations: one value per token.
+        activations: one value per token; of a neuron at its negative sign, those of the neuron times -1.
     """
 
     neuron: Neuron

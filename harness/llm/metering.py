@@ -34,9 +34,10 @@ class MeteredClient(LLMClient):
         self._add(found.prompt_tokens, 0)
         return found
 
-    def usage(self, seconds: float) -> Usage:
-        """Return what the item cost so far; ``seconds`` is its wall time, which the caller knows."""
-        return Usage(self._calls, self._prompt_tokens, self._completion_tokens, seconds)
+    @property
+    def usage(self) -> Usage:
+        """What the item cost so far, its wall time aside, which the caller knows."""
+        return Usage(self._calls, self._prompt_tokens, self._completion_tokens)
 
     def _add(self, prompt_tokens: int, completion_tokens: int) -> None:
         self._calls += 1

@@ -141,7 +141,16 @@ def build_cards(run: RunData) -> list[Card]:
     vectors, channels, exemplars = _by_neuron(run.vectors), _by_neuron(run.channels), _by_neuron(run.exemplars)
     descriptions, verdicts, scores = _by_neuron(run.descriptions), _by_neuron(run.verdicts), _by_neuron(run.scores)
     return [
-        _card(run, n, vectors[n], channels[n], exemplars[n], descriptions[n], verdicts[n], scores[n])
+        _card(
+            run,
+            n,
+            [vector.at(n.sign) for vector in vectors[n.whole]],
+            [channel.at(n.sign) for channel in channels[n.whole]],
+            exemplars[n],
+            descriptions[n],
+            verdicts[n],
+            scores[n],
+        )
         for n in run.neurons
     ]
 

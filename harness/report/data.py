@@ -67,16 +67,17 @@ class RunData:
 
     @cached_property
     def neurons(self) -> tuple[Neuron, ...]:
-        """Every neuron that any record speaks of, ordered; those left out are not among them."""
-        groups = (
-            self.descriptions,
-            self.verdicts,
-            self.scores,
-            self.channels,
-            self.vectors,
-            self.exemplars,
-        )
-        return tuple(sorted({record.neuron for group in groups for record in group}))
+        """Every neuron that any record speaks of, ordered; those left out are not among them.
+
+        A neuron that is described at its negative sign alone stands there once, at that sign.
+        """
+        signed = {
+            record.neuron
+            for group in (self.descriptions, self.verdicts, self.scores, self.exemplars)
+            for record in group
+        }
+        whole = {record.neuron for group in (self.channels, self.vectors) for record in group}
+        return tuple(sorted(signed | (whole - {neuron.whole for neuron in signed})))
 
     @cached_property
     def seconds(self) -> Mapping[str, float]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from harness.errors import HarnessError
 from harness.folder import Answer, Journal
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.metering import MeteredClient
+from harness.llm.serving import Serving
+from harness.methods import Method
 from harness.records import Status, Usage
 from harness.run.progress import progress
+from harness.run.setup import Setup
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -23,22 +26,27 @@ UNDER_WAY = 256
 
 
 async def attempt(
-    llm: LLMClient | None, work: Callable[[LLMClient | None], Awaitable[Result]]
+    llms: Mapping[str, LLMClient], work: Callable[[Mapping[str, LLMClient]], Awaitable[Result]]
 ) -> tuple[Result | None, Status, str, Usage]:
-    """Run one item and tell its result or why there is none, and what it cost.
+    """Run one item with the LLM of each role, metered, and tell its result or why there is none, and what it cost.
 
     Whatever a method raises is the item's failure, not the run's; only a HarnessError, which is the user's to mend,
     goes through.
     """
     start = time.monotonic()
-    meter = MeteredClient(llm) if llm is not None else None
+    meters = {role: MeteredClient(llm) for role, llm in llms.items()}
 
     def usage() -> Usage:
-        seconds = round(time.monotonic() - start, 3)
-        return meter.usage(seconds) if meter is not None else Usage(seconds=seconds)
+        spent = [meter.usage for meter in meters.values()]
+        return Usage(
+            sum(one.calls for one in spent),
+            sum(one.prompt_tokens for one in spent),
+            sum(one.completion_tokens for one in spent),
+            round(time.monotonic() - start, 3),
+        )
 
     try:
-        result = await work(meter)
+        result = await work(meters)
     except HarnessError:
         raise
     except Unanswered as error:
@@ -47,6 +55,15 @@ async def attempt(
         logger.debug("an item failed", exc_info=True)
         return None, Status.FAILED, f"{type(error).__name__}: {error}", usage()
     return result, Status.OK, "", usage()
+
+
+def clients_of(method: Method, setup: Setup, serving: Serving) -> dict[str, LLMClient]:
+    """Return the LLM of each role that a method asks and the run has; its server starts at the first question."""
+    return {
+        role: serving.lazily(role, needs_logprobs=needs_logprobs)
+        for role, needs_logprobs in method.roles.items()
+        if role in setup.backends
+    }
 
 
 async def answer_all(

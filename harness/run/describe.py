@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from harness.folder import Journal, RunFolder
@@ -11,7 +11,7 @@ from harness.llm.client import LLMClient
 from harness.llm.serving import Serving
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Channel, Description, Exemplar, Neuron, Split, Status
-from harness.run.answers import answer_all, attempt
+from harness.run.answers import answer_all, attempt, clients_of
 from harness.run.setup import Setup
 
 OPEN_TO_DESCRIBERS = (Split.EXPLAIN, Split.SELECT)
@@ -20,7 +20,7 @@ OPEN_TO_DESCRIBERS = (Split.EXPLAIN, Split.SELECT)
 def pending_descriptions(setup: Setup, journal: Journal[Description]) -> dict[str, list[Neuron]]:
     """Return, for each describer in the order in which they can work, the neurons it has yet to describe."""
     return {
-        name: [neuron for neuron in setup.neurons if not journal.done((neuron, name))]
+        name: [neuron for neuron in setup.described if not journal.done((neuron, name))]
         for name in setup.ordered_describers()
     }
 
@@ -36,13 +36,13 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         if not neurons:
             continue
         describer = setup.describers[name]
-        llm = serving.lazily(describer.role) if describer.role in setup.backends and describer.role else None
+        llms = clients_of(describer, setup, serving)
         made = {(record.neuron, record.describer): record for record in journal.records()}
         others = {
-            other: {neuron: made[neuron, other] for neuron in setup.neurons if (neuron, other) in made}
+            other: {neuron: made[neuron, other] for neuron in setup.described if (neuron, other) in made}
             for other in describer.after
         }
-        work = partial(_describe, setup, cases, name, describer, llm, others)
+        work = partial(_describe, setup, cases, name, describer, llms, others)
         await answer_all(f"describe with {name}", "neurons", neurons, work, journal)
     journal.close()
 
@@ -61,17 +61,22 @@ class Cases:
                 self._exemplars[exemplar.neuron].append(exemplar)
 
     def case(
-        self, neuron: Neuron, llm: LLMClient | None, others: dict[str, dict[Neuron, Description]]
+        self,
+        neuron: Neuron,
+        describer: Describer,
+        llms: Mapping[str, LLMClient],
+        others: dict[str, dict[Neuron, Description]],
     ) -> DescriberCase:
-        """Return one neuron's case."""
+        """Return one neuron's case for a describer."""
         return DescriberCase(
             neuron=neuron,
             exemplars=tuple(self._exemplars[neuron]),
             subject=self._setup.subject,
-            llm=llm,
+            llm=llms.get(describer.role or ""),
             seed=self._setup.seed,
-            channels=tuple(self._channels[neuron]),
-            neurons=tuple(self._setup.neurons),
+            llms=llms,
+            channels=tuple(channel.at(neuron.sign) for channel in self._channels[neuron.whole]),
+            neurons=tuple(self._setup.described),
             others=others,
         )
 
@@ -81,12 +86,12 @@ async def _describe(
     cases: Cases,
     name: str,
     describer: Describer,
-    llm: LLMClient | None,
+    llms: Mapping[str, LLMClient],
     others: dict[str, dict[Neuron, Description]],
     neuron: Neuron,
 ) -> Description:
     made, status, detail, usage = await attempt(
-        llm, lambda metered: describer.describe(cases.case(neuron, metered, others))
+        llms, lambda metered: describer.describe(cases.case(neuron, describer, metered, others))
     )
     draft = Draft(made) if isinstance(made, str) else made
     if draft is None:

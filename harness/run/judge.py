@@ -13,12 +13,12 @@ from harness.llm.client import LLMClient
 from harness.llm.serving import Serving
 from harness.methods import Comparator, JudgeCase, Judgement, Scorer
 from harness.records import Description, Exemplar, Neuron, Score, Split, Status, Usage, Verdict, Winner
-from harness.run.answers import answer_all, attempt
+from harness.run.answers import answer_all, attempt, clients_of
 from harness.run.setup import Setup
 
 OPEN_TO_JUDGES = (Split.CALIBRATE, Split.REPORT)
 Pair = tuple[Neuron, str, str]
-CaseOf = Callable[[Neuron, LLMClient | None], JudgeCase]
+CaseOf = Callable[[Neuron, Comparator | Scorer, Mapping[str, LLMClient]], JudgeCase]
 
 
 def pending_verdicts(setup: Setup, journal: Journal[Verdict]) -> dict[str, list[Pair]]:
@@ -27,7 +27,7 @@ def pending_verdicts(setup: Setup, journal: Journal[Verdict]) -> dict[str, list[
     pending = {}
     for name, comparator in setup.comparators.items():
         shown = pairs if comparator.symmetric else [order for a, b in pairs for order in ((a, b), (b, a))]
-        asked = ((neuron, first, second) for neuron in setup.neurons for first, second in shown)
+        asked = ((neuron, first, second) for neuron in setup.described for first, second in shown)
         pending[name] = [pair for pair in asked if not journal.done((pair[0], name, pair[1], pair[2]))]
     return pending
 
@@ -37,7 +37,7 @@ def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[tupl
     return {
         name: [
             (neuron, describer)
-            for neuron in setup.neurons
+            for neuron in setup.described
             for describer in setup.describers
             if not journal.done((neuron, name, describer))
         ]
@@ -57,22 +57,20 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         if exemplar.split in OPEN_TO_JUDGES:
             held_out[exemplar.neuron].append(exemplar)
 
-    def client(judge: Comparator | Scorer) -> LLMClient | None:
-        return None if judge.role is None else serving.lazily(judge.role, needs_logprobs=judge.needs_logprobs)
-
-    def case(neuron: Neuron, llm: LLMClient | None) -> JudgeCase:
-        return JudgeCase(neuron, tuple(held_out[neuron]), setup.subject, llm, setup.seed)
+    def case(neuron: Neuron, judge: Comparator | Scorer, llms: Mapping[str, LLMClient]) -> JudgeCase:
+        llm = llms.get(judge.role or "")
+        return JudgeCase(neuron, tuple(held_out[neuron]), setup.subject, llm, setup.seed, llms=llms)
 
     for name, pairs in comparisons.items():
         if pairs:
             comparator = setup.comparators[name]
-            compare = partial(_compare, case, made, name, comparator, client(comparator))
+            compare = partial(_compare, case, made, name, comparator, clients_of(comparator, setup, serving))
             await answer_all(f"compare with {name}", "pairs", pairs, compare, verdicts)
     verdicts.close()
     for name, asked in questions.items():
         if asked:
             scorer = setup.scorers[name]
-            grade = partial(_score, case, made, name, scorer, client(scorer))
+            grade = partial(_score, case, made, name, scorer, clients_of(scorer, setup, serving))
             await answer_all(f"score with {name}", "descriptions", asked, grade, scores)
     scores.close()
 
@@ -82,7 +80,7 @@ async def _compare(
     made: Mapping[tuple[Neuron, str], Description],
     name: str,
     comparator: Comparator,
-    llm: LLMClient | None,
+    llms: Mapping[str, LLMClient],
     pair: Pair,
 ) -> Verdict:
     neuron, first, second = pair
@@ -97,7 +95,7 @@ async def _compare(
     if one.text == two.text:
         return verdict(Winner.TIE, Status.OK, "the two descriptions are the same", Usage())
     judged, status, reason, usage = await attempt(
-        llm, lambda metered: comparator.compare(case(neuron, metered), one.text, two.text)
+        llms, lambda metered: comparator.compare(case(neuron, comparator, metered), one.text, two.text)
     )
     if not isinstance(judged, Judgement):
         return verdict(None, status, reason, usage)
@@ -109,7 +107,7 @@ async def _score(
     made: Mapping[tuple[Neuron, str], Description],
     name: str,
     scorer: Scorer,
-    llm: LLMClient | None,
+    llms: Mapping[str, LLMClient],
     question: tuple[Neuron, str],
 ) -> Score:
     neuron, describer = question
@@ -118,7 +116,7 @@ async def _score(
     if missing:
         return Score(neuron, name, describer, None, Status.FAILED, missing)
     grade, status, detail, usage = await attempt(
-        llm, lambda metered: scorer.score(case(neuron, metered), description.text)
+        llms, lambda metered: scorer.score(case(neuron, scorer, metered), description.text)
     )
     if grade is None:
         return Score(neuron, name, describer, None, status, detail, usage=usage)

@@ -145,7 +145,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
             "projections": {str(layer): subject.projection_name(layer) for layer in {n.layer for n in setup.neurons}},
         },
         "tokens": earlier.get("tokens") or _census(setup),
-        "neurons": [str(neuron) for neuron in setup.neurons],
+        "neurons": [str(neuron) for neuron in setup.described],
         "corpus": vars(corpus) if corpus else earlier.get("corpus"),
         "contestants": {
             name: {

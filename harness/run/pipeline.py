@@ -16,7 +16,6 @@ from harness.evidence import Corpus, collect_exemplars, gather_windows, summaris
 from harness.folder import RunFolder, replacing, write_table
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
-from harness.methods import Describer
 from harness.report import build_report, store_decomposition, store_leaderboard
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
@@ -96,9 +95,9 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         *((setup.judges[name], items) for name, items in pending_scores(setup, folder.scores()).items()),
     ]
     for method, items in waiting:
-        if items and method.role is not None and method.role in setup.backends:
-            needs_logprobs = not isinstance(method, Describer) and method.needs_logprobs
-            await serving.preflight(method.role, needs_logprobs=needs_logprobs)
+        for role, needs_logprobs in method.roles.items() if items else ():
+            if role in setup.backends:
+                await serving.preflight(role, needs_logprobs=needs_logprobs)
 
 
 def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:

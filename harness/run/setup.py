@@ -19,7 +19,7 @@ from harness.errors import HarnessError
 from harness.evidence import Corpus, EvidenceConfig
 from harness.llm.client import Backend
 from harness.methods import Comparator, Describer, Scorer
-from harness.records import Neuron, VectorKind
+from harness.records import Neuron, Sign, VectorKind
 from harness.run.executor import Executor
 from harness.run.tracking import Tracker
 from harness.run.worker import Storage
@@ -38,6 +38,7 @@ class NeuronSelection:
         kinds: vector kinds: ``gate``, ``in``, ``out``; none for all that the model's neurons have.
         experts: in layers that mix experts, only those of these experts (``shared``: the one that all tokens share);
             none for those of all. Not for layers that mix none.
+        signs: which of a neuron's activations are described, each as a neuron of its own: ``positive``, ``negative``.
         indices: indices inside each layer, or inside each expert; none to draw them.
         per_layer: how many are drawn from each layer, over all its experts, by the seed; none takes all.
     """
@@ -47,12 +48,15 @@ class NeuronSelection:
     indices: Sequence[int] | None = None
     per_layer: int | None = None
     experts: Sequence[int | str] | None = None
+    signs: Sequence[str] = (Sign.POSITIVE,)
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds or () if kind not in list(VectorKind)]
         if unknown or self.kinds == []:
             given = f"{unknown[0]!r} is no vector kind" if unknown else "no vector kind is chosen"
             raise HarnessError(f"{given}; choose from {', '.join(VectorKind)} (neurons.kinds)")
+        if not self.signs or not set(self.signs) <= set(Sign):
+            raise HarnessError(f"choose one or both of {', '.join(Sign)} (neurons.signs)")
 
     def kinds_of(self, subject: Subject) -> tuple[VectorKind, ...]:
         """Return the vector kinds that are decomposed."""
@@ -229,8 +233,13 @@ class Setup:
 
     @cached_property
     def neurons(self) -> list[Neuron]:
-        """The neurons of the run, ordered."""
+        """The neurons of the run as they are decomposed, ordered."""
         return self.selection.select(self.subject, self.seed)
+
+    @cached_property
+    def described(self) -> list[Neuron]:
+        """The neurons of the run as they are described and judged, each sign for itself, ordered."""
+        return sorted({neuron.at(Sign(sign)) for neuron in self.neurons for sign in self.selection.signs})
 
     @property
     def kinds(self) -> tuple[VectorKind, ...]:
@@ -301,11 +310,11 @@ class Setup:
             raise HarnessError("no text is chosen that describers and judges could see (corpus=installed_docs)")
         self.ordered_describers()
         for name, method in {**self.describers, **self.judges}.items():
-            required = getattr(method, "llm_required", True)
-            if method.role is not None and required and method.role not in self.backends:
+            absent = [role for role in method.roles if role not in self.backends]
+            if absent and method.llm_required:
                 raise HarnessError(
-                    f"{name} needs an LLM as {method.role}, and none is configured: add llm@llm.{method.role}=vllm "
-                    f"llm.{method.role}.model=..., or leave {name} out"
+                    f"{name} needs an LLM as {absent[0]}, and none is configured: add llm@llm.{absent[0]}=vllm "
+                    f"llm.{absent[0]}.model=..., or leave {name} out"
                 )
         for name, describer in self.describers.items():
             missing = [kind for kind in describer.kinds if kind not in self.kinds]

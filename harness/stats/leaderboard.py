@@ -68,7 +68,7 @@ def build_leaderboard(
         seed=seed,
         draws=draws,
         confidence=confidence,
-        neurons=len({item.neuron for item in comparisons}),
+        neurons=len({item.neuron.whole for item in comparisons}),
         overall=_board(None, comparisons, names, words, controls, bootstrap),
         judges=tuple(_board(judge, by_judge[judge], names, words, controls, bootstrap) for judge in judges),
         health=tuple(
@@ -122,7 +122,7 @@ def _board(
         pairs.setdefault((item.right, item.left), []).append(item)
     cells = tuple(_cell(row, column, items) for (row, column), items in sorted(pairs.items()))
     own = {name: [item for item in comparisons if name in (item.left, item.right)] for name in names}
-    clusters = [_per_neuron((item.neuron, _points(item, name)) for item in own[name]) for name in names]
+    clusters = [_per_neuron((item.neuron.whole, _points(item, name)) for item in own[name]) for name in names]
     rows = [
         _row(name, name in controls, own[name], interval, words[name])
         for name, interval in zip(names, bootstrap.intervals(clusters), strict=True)
@@ -191,7 +191,7 @@ def _score_rows(scores: Sequence[Score], controls: Collection[str], bootstrap: _
     groups: dict[tuple[str, str], list[Score]] = {}
     for item in scores:
         groups.setdefault((item.scorer, item.describer), []).append(item)
-    clusters = [_per_neuron((item.neuron, _value(item)) for item in items) for items in groups.values()]
+    clusters = [_per_neuron((item.neuron.whole, _value(item)) for item in items) for items in groups.values()]
     rows = []
     for ((scorer, describer), items), interval in zip(groups.items(), bootstrap.intervals(clusters), strict=True):
         values = [value for value in map(_value, items) if value is not None]

@@ -409,7 +409,7 @@ class Subject:
     def vocabulary_tokens(
         self, neuron: Neuron, kind: VectorKind, count: int, *, final_norm: bool = False
     ) -> tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]:
-        """Return the tokens that a neuron's weight vector promotes most and suppresses most.
+        """Return the tokens that a neuron's weight vector, at the neuron's sign, promotes most and suppresses most.
 
         Args:
             neuron: the neuron.
@@ -419,6 +419,7 @@ class Subject:
                 to the vector, and the unembedding at every layer; if not, through the layer's own :meth:`projection`.
         """
         vector = self.vectors(neuron.layer, [neuron.index], kind, [neuron.expert])
+        vector = -vector if neuron.turns(kind) else vector
         projection = self._projections.unembedding() if final_norm else self.projection(neuron.layer)
         if final_norm:
             vector = self.final_norm(vector)
