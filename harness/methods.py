@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from harness.errors import HarnessError
 from harness.llm.client import LLMClient
-from harness.records import Channel, Description, Exemplar, Neuron, Source, Split, VectorKind, Winner
+from harness.records import Channel, Description, EvidenceSize, Exemplar, Neuron, Source, Split, VectorKind, Winner
 from harness.subject import Subject
 
 
@@ -85,11 +85,13 @@ class Draft:
         text: the description.
         detail: how it was made, if that is worth telling.
         parts: intermediate results worth reading, such as one description per channel.
+        evidence: how much it was made from.
     """
 
     text: str
     detail: str = ""
     parts: tuple[str, ...] = ()
+    evidence: EvidenceSize = field(default_factory=EvidenceSize)
 
 
 @dataclass(frozen=True)

@@ -332,6 +332,14 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class EvidenceSize:
+    """How much a describer was shown: windows of text, and tokens, be they of text or of the vocabulary."""
+
+    windows: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Description:
     """What one describer says of one neuron.
 
@@ -342,6 +350,7 @@ class Description:
         status: how it ended.
         detail: why it is not ok, or how it was made (for the report).
         parts: intermediate results worth reading, such as one description per channel.
+        evidence: how much it was made from.
         usage: what it cost.
     """
 
@@ -351,6 +360,7 @@ class Description:
     status: Status = Status.OK
     detail: str = ""
     parts: tuple[str, ...] = ()
+    evidence: EvidenceSize = field(default_factory=EvidenceSize)
     usage: Usage = field(default_factory=Usage)
 
 

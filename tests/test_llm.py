@@ -670,7 +670,7 @@ def test_what_an_item_cost(tmp_path: Path) -> None:
 
     meter = MeteredClient(cached(tmp_path, backend))
     asyncio.run(run(meter))
-    assert meter.usage(1.5) == Usage(4, 5 + 5 + 5 + 11, 2 + 2 + 9, 1.5)
+    assert meter.usage == Usage(4, 5 + 5 + 5 + 11, 2 + 2 + 9)
     assert meter.sampling.max_tokens == 9
 
 

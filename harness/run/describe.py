@@ -99,4 +99,4 @@ async def _describe(
     text = " ".join(draft.text.split())
     if not text:
         return Description(neuron, name, "", Status.FAILED, "the description is empty", usage=usage)
-    return Description(neuron, name, text, status, draft.detail, draft.parts, usage)
+    return Description(neuron, name, text, status, draft.detail, draft.parts, draft.evidence, usage)
