@@ -1,7 +1,7 @@
 """Descriptions from what a neuron, clamped, does to the model's next token.
 
-Source: Gur-Arieh et al. 2025, arXiv:2501.08319 (TokenChange): the neuron is clamped to +-10 over 32 prompts of 32 tokens,
-and the tokens whose logits move most are described. The prompt is ours and stands in full beside this module.
+Source: Gur-Arieh et al. 2025, arXiv:2501.08319 (TokenChange): the neuron is clamped to +-10 over 32 prompts of 32
+tokens, and the tokens whose logits move most are described. The prompt is ours and stands in full beside this module.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from harness.llm.asking import ask
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Describer, DescriberCase, Draft
-from harness.records import Effect, EvidenceSize, Status
+from harness.records import Effect, EvidenceSize, ScoredToken, Status
 
 
 class TokenChange(Describer):
@@ -44,14 +44,10 @@ class TokenChange(Describer):
         if case.llm is None:
             return self._extract(shown, detail)
         values = [
-            {
-                "on": effect.value > 0,
-                "raised": [token.token for token in effect.promoted[: self._tokens]],
-                "lowered": [token.token for token in effect.suppressed[: self._tokens]],
-            }
+            (effect.value > 0, _texts(effect.promoted[: self._tokens]), _texts(effect.suppressed[: self._tokens]))
             for effect in shown
         ]
-        count = sum(len(value["raised"]) + len(value["lowered"]) for value in values)
+        count = sum(len(raised) + len(lowered) for _, raised, lowered in values)
         answer = await ask(case.llm, self.prompt.render(values=values, words=self._words), Explanation)
         return Draft(answer.description, detail, evidence=EvidenceSize(tokens=count))
 
@@ -59,8 +55,12 @@ class TokenChange(Describer):
         """Take the tokens that the neuron makes likelier at its highest value, or unlikelier at its lowest."""
         highest, lowest = shown[0], shown[-1]
         found = highest.promoted if highest.value > 0 else lowest.suppressed
-        tokens = [token.token for token in found[: self._tokens]]
+        tokens = _texts(found[: self._tokens])
         return Draft(extract(tokens, self._words), detail, evidence=EvidenceSize(tokens=len(tokens)))
+
+
+def _texts(tokens: Sequence[ScoredToken]) -> list[str]:
+    return [token.token for token in tokens]
 
 
 def _nothing(effects: Sequence[Effect]) -> str:

@@ -156,6 +156,23 @@ def peaks(exemplars: Sequence[Exemplar]) -> dict[Neuron, float]:
     return found
 
 
+def strengths(
+    neurons: Sequence[Neuron], config: EffectsConfig | TextsConfig, scales: Mapping[Neuron, float]
+) -> dict[Neuron, dict[float, float]]:
+    """Return each neuron's strengths as the config tells them, with their values in units of its activation.
+
+    Args:
+        neurons: the neurons.
+        config: the strengths.
+        scales: the neurons' peaks; where the strengths are told in these, a neuron without one is left out.
+    """
+    if config.unit == Unit.ABSOLUTE:
+        return {neuron: {value: value for value in config.values} for neuron in neurons}
+    return {
+        neuron: {value: value * scales[neuron] for value in config.values} for neuron in neurons if neuron in scales
+    }
+
+
 def _check_counts(section: str, config: Any, names: Sequence[str]) -> None:
     for name in names:
         value = getattr(config, name)

@@ -162,15 +162,11 @@ class CausalModel:
         Raises:
             HarnessError: if a neuron does not exist, or a logit is not a finite number.
         """
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        mask = mask.to(self._device)
+        mask = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).to(self._device)
         with self._in_force(interventions, positions):
             logits: Tensor = self._model(input_ids=input_ids.to(self._device), attention_mask=mask).logits
-        if not torch.isfinite(logits[mask.bool()]).all():
-            raise HarnessError(
-                f"{self._subject.name} computes logits that are NaN or infinite under an intervention: smaller values "
-                "(steering), or subject.dtype=float32"
-            )
+        # At padding anything may come out; copied only where there is some.
+        _check_finite(logits if bool(mask.all()) else logits[mask.bool()], self._subject.name)
         return logits
 
     @torch.inference_mode()
@@ -198,12 +194,12 @@ class CausalModel:
             The new tokens of each row, without the token that ends a text.
 
         Raises:
-            HarnessError: if a neuron does not exist.
+            HarnessError: if a neuron does not exist, or a logit is not a finite number.
         """
         ids = torch.tensor(list(prompt), device=self._device).repeat(len(interventions), 1)
         positions = torch.ones_like(ids, dtype=torch.bool)
         positions[:, :spare] = False
-        steps: list[LogitsProcessor] = []
+        steps: list[LogitsProcessor] = [_Checked(self._subject.name)]
         if decoding.temperature > 0:
             steps.append(TemperatureLogitsWarper(float(decoding.temperature)))
             if decoding.top_p < 1:
@@ -331,6 +327,27 @@ class _ExpertChange:
         result = split(output).clone()
         result[rows] += (moved[..., None] * self._out[:, None].to(moved)).to(result)
         return result.view(output.shape)
+
+
+def _check_finite(logits: Tensor, name: str) -> None:
+    # By the extremes: a mask of all of them would take a quarter of their memory once more.
+    low, high = logits.aminmax(dim=-1)
+    if not torch.isfinite(high - low).all():
+        raise HarnessError(
+            f"{name} computes logits that are NaN or infinite under an intervention: choose smaller values (steering), "
+            "or subject.dtype=float32"
+        )
+
+
+class _Checked(LogitsProcessor):
+    """Lets through what is finite."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        _check_finite(scores, self._name)
+        return scores
 
 
 class _Drawn(LogitsProcessor):
