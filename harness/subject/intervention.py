@@ -332,7 +332,7 @@ class _ExpertChange:
 def _check_finite(logits: Tensor, name: str) -> None:
     # By the extremes: a mask of all of them would take a quarter of their memory once more.
     low, high = logits.aminmax(dim=-1)
-    if not torch.isfinite(high - low).all():
+    if not torch.isfinite(high.float() - low.float()).all():
         raise HarnessError(
             f"{name} computes logits that are NaN or infinite under an intervention: choose smaller values (steering), "
             "or subject.dtype=float32"
