@@ -240,6 +240,34 @@ def test_what_cannot_be_steered_is_told(tmp_path: Path, tiny: Callable[[str], Ti
     told(lambda: check_causal(Subject("base", [str(tmp_path / "base")]), "token_change"), "no language-model head")
 
 
+def test_in_half_precision_the_same_happens(tiny: Callable[[str], Tiny]) -> None:
+    llama = tiny("llama")
+    half = CausalModel(Subject("half", [str(llama.folder)], dtype="bfloat16"), "cpu")
+    given = [Intervention(Neuron(1, 2), 25.0), Intervention(Neuron(2, 2), -9.0, Mode.ADD), None]
+    ids = llama.ids.repeat(3, 1)
+    found, expected = half.logits(ids, given), llama.steered.logits(ids, given)
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).std() < 0.03 * expected.std()
+    assert len(half.generate(llama.ids[0].tolist(), given, Decoding(4), numbers(3))) == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU on this machine")
+@pytest.mark.parametrize("family", ["gemma2", "opt", "qwen2_moe"])
+def test_a_gpu_computes_and_writes_the_same(tiny: Callable[[str], Tiny], family: str) -> None:
+    cpu = tiny(family)
+    gpu = CausalModel(cpu.subject, "cuda")
+    expert = 1 if family == "qwen2_moe" else None
+    given = [Intervention(Neuron(0, 2), 25.0), Intervention(Neuron(0, 2, expert), -9.0, Mode.ADD), None]
+    ids, positions = cpu.ids.repeat(3, 1), torch.ones_like(cpu.ids).repeat(3, 1)
+    positions[:, 0] = 0
+    found = gpu.logits(ids, given, positions=positions)
+    assert found.is_cuda
+    assert torch.allclose(found.cpu(), cpu.steered.logits(ids, given, positions=positions), atol=1e-3)
+    prompt, decoding = cpu.ids[0].tolist(), Decoding(8)
+    texts = [model.generate(prompt, given, decoding, numbers(3), spare=1) for model in (cpu.steered, gpu)]
+    assert texts[0] == texts[1]
+
+
 # --- texts ------------------------------------------------------------------------------------------------------------
 
 
