@@ -472,21 +472,31 @@ def test_an_encoder_is_told_in_one_line_before_time_is_spent(base: list[str], tm
 
 
 @pytest.mark.parametrize(
+    ("section", "option", "value", "words"),
+    [
+        ("effects", "values", [], ["steering.effects.values"]),
+        ("effects", "values", [0, 1], ["steering.effects.values", "other than 0"]),
+        ("effects", "values", 10, ["steering.effects.values must be a list"]),
+        ("effects", "prompts", 0, ["steering.effects.prompts"]),
+        ("effects", "unit", "sigma", ["steering.effects.unit=sigma", "absolute, peak"]),
+        ("texts", "values", [1, 1], ["steering.texts.values", "twice"]),
+        ("texts", "mode", "shout", ["steering.texts.mode=shout", "clamp, add"]),
+        ("texts", "prompts", [], ["steering.texts.prompts"]),
+        ("texts", "prompts", ["a", "a"], ["steering.texts.prompts"]),
+        ("texts", "top_p", 0, ["steering.texts.top_p"]),
+        ("texts", "temperature", -1, ["steering.texts.temperature"]),
+        ("texts", "token", 3, ["steering.texts", "'token'"]),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_told(section: str, option: str, value: Any, words: list[str]) -> None:
+    settings: Any = {section: {option: value}}
+    told(lambda: SteeringConfig(**settings), *words)
+
+
+@pytest.mark.parametrize(
     ("mistake", "words"),
     [
-        ("steering.effects.values=[]", ["steering.effects.values"]),
-        ("steering.effects.values=[0,1]", ["steering.effects.values", "other than 0"]),
-        ("steering.texts.values=[1,1]", ["steering.texts.values", "twice"]),
-        ("steering.effects.values=10", ["steering.effects.values must be a list"]),
-        ("steering.effects.prompts=0", ["steering.effects.prompts"]),
-        ("steering.effects.unit=sigma", ["steering.effects.unit=sigma", "absolute, peak"]),
-        ("steering.texts.mode=shout", ["steering.texts.mode=shout", "clamp, add"]),
-        ("steering.texts.prompts=[]", ["steering.texts.prompts"]),
-        ("steering.texts.prompts=[a,a]", ["steering.texts.prompts"]),
-        ("steering.texts.top_p=0", ["steering.texts.top_p"]),
-        ("steering.texts.temperature=-1", ["steering.texts.temperature"]),
         ("steering.rows=0", ["steering.rows"]),
-        ("+steering.texts.token=3", ["steering.texts", "'token'"]),
         ("steering.effects.tokens=129", ["129 tokens are too long", "steering.effects.tokens"]),
         ("steering.texts.tokens=127", ["127 more", "steering.texts.tokens"]),
         ("steering.effects.prompts=100000", ["pieces of 32 tokens and needs 100000"]),
