@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,23 @@ import pytest
 import tiny_models
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from made_up import NEURON, NOWHERE, case, channel, describe, failure, saying, shown_tokens, window
 
 from describers.controls import Generic, Shuffled
-from describers.maxact import MaxAct, discretised
+from describers.evidence import Excerpt, Group
+from describers.maxact import MaxAct
 from describers.rotate import Rotate
 from describers.vocab_proj import VocabProj
+from describers.windows import discretised
 from harness.errors import HarnessError
-from harness.llm.client import Completion, LLMClient, Message, Unanswered
+from harness.llm.client import Completion, LLMClient, Message
 from harness.llm.prompts import Prompt, highlighted, quoted
 from harness.llm.scripted import Request, ScriptedClient
-from harness.methods import Describer, DescriberCase, Draft
+from harness.methods import Describer, DescriberCase
 from harness.records import (
-    Channel,
     Description,
     Exemplar,
     Neuron,
-    ScoredToken,
     Source,
     Split,
     Status,
@@ -38,61 +38,7 @@ from harness.records import (
 from harness.seeds import derangement
 from harness.subject import Subject
 
-NEURON = Neuron(3, 17)
 TINY = Neuron(2, 11)  # one that tiny models have
-NOWHERE = Subject("unused", [])
-
-
-def case(
-    *,
-    channels: Sequence[Channel] = (),
-    exemplars: Sequence[Exemplar] = (),
-    llm: LLMClient | None = None,
-    subject: Subject = NOWHERE,
-    **more: Any,
-) -> DescriberCase:
-    neuron = more.pop("neuron", NEURON)
-    return DescriberCase(neuron, tuple(exemplars), subject, llm, 0, channels=tuple(channels), **more)
-
-
-def describe(describer: Describer, given: DescriberCase) -> Draft:
-    draft = asyncio.run(describer.describe(given))
-    assert isinstance(draft, Draft)
-    return draft
-
-
-def saying(*texts: str) -> ScriptedClient:
-    return ScriptedClient([json.dumps({"description": text}) for text in texts])
-
-
-def failure(describer: Describer, given: DescriberCase) -> Unanswered:
-    with pytest.raises(Unanswered) as caught:
-        asyncio.run(describer.describe(given))
-    return caught.value
-
-
-def scored(tokens: Sequence[str]) -> tuple[ScoredToken, ...]:
-    return tuple(ScoredToken(token, 9.0 - place) for place, token in enumerate(tokens))
-
-
-def channel(
-    rank: int, positive: Sequence[str], negative: Sequence[str] = (), kind: str = "in", skewness: float = 12.0
-) -> Channel:
-    return Channel(NEURON, VectorKind(kind), rank, 80.0, skewness, 0.6, -1.0, 9, scored(positive), scored(negative))
-
-
-def window(
-    tokens: Sequence[str],
-    activations: Sequence[float],
-    split: Split = Split.EXPLAIN,
-    source: Source = Source.TOP,
-    number: int = 0,
-) -> Exemplar:
-    return Exemplar(NEURON, split, source, f"document {number}", number, tuple(tokens), tuple(activations))
-
-
-def shown_tokens(text: str) -> list[str]:
-    return re.findall(r"<token>(.*?)</token>", text)
 
 
 # --- rotate -----------------------------------------------------------------------------------------------------------
@@ -402,7 +348,10 @@ FRAGMENTS = [
 hostile = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=8), max_size=6).map("".join)
 MARKS = "<>«»\t\n\r"
 PROMPTS: list[tuple[str, str]] = [
+    ("describers", "contrastive.j2"),
+    ("describers", "ensemble_raw.j2"),
     ("describers", "maxact.j2"),
+    ("describers", "maxact_spans.j2"),
     ("describers", "rotate_channel.j2"),
     ("describers", "rotate_merge.j2"),
     ("describers", "vocab_proj.j2"),
@@ -414,9 +363,26 @@ PROMPTS: list[tuple[str, str]] = [
 def rendered(package: str, name: str, text: str) -> list[Message]:
     """Fill a prompt in with the same text wherever text from outside goes."""
     tokens = [text, text]
+    excerpts = [Excerpt(window([text, "a", text], [1.0, 0.0, 0.2]), 7, 0.5)]
     values: dict[str, dict[str, Any]] = {
-        "maxact.j2": {"records": [[(text, 3), (text, 0)], [(text, 10)]], "words": 30},
-        "rotate_channel.j2": {"meaning": "the neuron reads", "promoted": True, "tokens": tokens, "other": tokens},
+        "maxact.j2": {"chosen": "some", "records": [[(text, 3), (text, 0)], [(text, 10)]], "words": 30},
+        "maxact_spans.j2": {"chosen": "some", "excerpts": excerpts, "words": 30},
+        "contrastive.j2": {"active": excerpts, "silent": excerpts, "words": 30},
+        "ensemble_raw.j2": {
+            "groups": [
+                Group("Tokens.", tokens=(text, text)),
+                Group("Records.", records=(((text, 3), (text, 0)),)),
+                Group("Excerpts.", excerpts=tuple(excerpts)),
+            ],
+            "words": 30,
+        },
+        "rotate_channel.j2": {
+            "meaning": "the neuron reads",
+            "promoted": True,
+            "tokens": tokens,
+            "other": tokens,
+            "words": 15,
+        },
         "rotate_merge.j2": {"channels": [{"meaning": "the neuron reads", "description": text}] * 2, "words": 30},
         "vocab_proj.j2": {"writes": True, "top": tokens, "bottom": tokens, "words": 30},
         "pairwise.j2": {
