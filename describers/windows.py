@@ -49,24 +49,32 @@ def activating(
         top = []
     if not top and not quantile:
         raise Unanswered(Status.FAILED, "the neuron is never active on the explain split")
-    if budget is not None:  # fewer windows, not the first of the same: else a small budget would show top ones only
-        longest = max(len(window.tokens) for window in [*top, *quantile])
-        count = min(count, max(1, budget // longest))
-    of_top = {Sampling.TOP: count, Sampling.QUANTILE: 0, Sampling.MIXED: math.ceil(top_share * count)}[sampling]
-    chosen = top[:of_top]
-    seen = {window.window for window in chosen}
-    if sampling is not Sampling.TOP:
-        chosen += _spread([window for window in quantile if window.window not in seen], count - len(chosen))
+    # What fills a budget is fewer windows, chosen as any number of them are: not the first of many, all top ones.
+    for number in range(1 if budget is not None else count, count + 1):
+        chosen = _chosen(top, quantile, sampling, number, top_share)
+        if budget is not None and sum(len(window.tokens) for window in chosen) >= budget:
+            break
     shown = within(sorted(chosen, key=lambda window: -window.activation), budget)
     if not shown:
         raise Unanswered(Status.FAILED, f"a budget of {budget} tokens leaves no room for a window")
     return shown
 
 
+def _chosen(
+    top: Sequence[Exemplar], quantile: Sequence[Exemplar], sampling: Sampling, count: int, top_share: float
+) -> list[Exemplar]:
+    of_top = {Sampling.TOP: count, Sampling.QUANTILE: 0, Sampling.MIXED: math.ceil(top_share * count)}[sampling]
+    chosen = list(top[:of_top])
+    if sampling is Sampling.TOP:
+        return chosen
+    seen = {window.window for window in chosen}
+    return chosen + _spread([window for window in quantile if window.window not in seen], count - len(chosen))
+
+
 def _spread(windows: Sequence[Exemplar], count: int) -> list[Exemplar]:
     """Return ``count`` windows at equal distances in the list, both ends among them."""
-    if count >= len(windows):
-        return list(windows)
+    if count == 0 or count >= len(windows):
+        return list(windows[:count])
     if count == 1:
         return [windows[len(windows) // 2]]
     return [windows[round(place * (len(windows) - 1) / (count - 1))] for place in range(count)]

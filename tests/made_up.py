@@ -53,9 +53,14 @@ def scored(tokens: Sequence[str]) -> tuple[ScoredToken, ...]:
 
 
 def channel(
-    rank: int, positive: Sequence[str], negative: Sequence[str] = (), kind: str = "in", skewness: float = 12.0
+    rank: int,
+    positive: Sequence[str],
+    negative: Sequence[str] = (),
+    kind: str = "in",
+    skewness: float = 12.0,
+    kurtosis: float = 80.0,
 ) -> Channel:
-    return Channel(NEURON, VectorKind(kind), rank, 80.0, skewness, 0.6, -1.0, 9, scored(positive), scored(negative))
+    return Channel(NEURON, VectorKind(kind), rank, kurtosis, skewness, 0.6, -1.0, 9, scored(positive), scored(negative))
 
 
 def window(
