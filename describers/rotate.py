@@ -124,6 +124,7 @@ class Rotate(ExplainerDescriber):
                 tokens=view.tokens,
             )
             for view in self._views(self._chosen(case), case.budget, contrast=False)
+            if view.tokens
         ]
 
     def _chosen(self, case: DescriberCase) -> list[Channel]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,48 @@ def test_a_description_set_competes_and_is_part_of_what_was_run(
     code, err = invoke(*given)
     assert code == 1
     assert "inputs.precomputed" in err
+
+
+def test_with_an_explainer_each_description_tells_what_it_cost(
+    invoke: Invoke, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "explainers.py").write_text(
+        textwrap.dedent(
+            """
+            import json
+            from harness.llm.client import Completion
+            from harness.llm.scripted import ScriptedBackend
+
+            class Explainer(ScriptedBackend):
+                def __init__(self):
+                    super().__init__(self.answer)
+
+                def answer(self, request):
+                    if request.sampling.temperature == 1 and request.sampling.seed % 2:
+                        return "no idea"
+                    return Completion(json.dumps({"description": f"seed {request.sampling.seed}"}), completion_tokens=3)
+            """
+        )
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    asked = [
+        *(*small, "folder=asked", "form=llm", "+llm.explainer._target_=explainers.Explainer"),
+        "describers=[rotate,maxact,best_of_k,contrastive,ensemble_raw,ensemble_concat,vocab_proj]",
+    ]
+    code, err = invoke(*asked)
+    assert code == 0, err
+    run = RunFolder(tmp_path / "asked")
+    made = {(item.describer, item.neuron): item for item in run.descriptions().records()}
+    calls = {"rotate": 2 * 3 + 1, "best_of_k": 5, "ensemble_concat": 0}
+    for (name, _), item in made.items():
+        assert item.usage.calls == calls.get(name, 1)
+        if name == "best_of_k":
+            lost = sum(part.startswith("no description") for part in item.parts)
+            assert (len(item.parts), item.usage.completion_tokens) == (5, 3 * (5 - lost))
+            assert (f"{lost} of 5 without a description: unparsed" in item.detail) == (lost > 0)
+        elif name != "ensemble_concat":
+            assert item.text == "seed 0"
+    assert {entry["form"] for entry in run.read_manifest()["contestants"].values()} == {"llm"}
 
 
 MISTAKES = [
