@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.llm.client import Unanswered
 from harness.methods import Describer, DescriberCase, Draft
-from harness.records import Status
+from harness.records import Description, Neuron, Status
 from harness.seeds import derangement
 
 
@@ -32,7 +32,40 @@ class Shuffled(Describer):
         given = case.others[self._source].get(donor)
         if given is None or given.status is not Status.OK:
             raise Unanswered(Status.FAILED, f"{self._source} has no description of {donor}")
-        return Draft(given.text, f"{self._source}'s description of {donor}")
+        return _taken(given, f"{self._source}'s description of {donor}")
+
+
+class Longest(Describer):
+    """Gives every neuron the longest description that the source has of any other neuron.
+
+    It is wrong in content as ``shuffled`` is, and as long as the source's descriptions come: a judge that takes length
+    for quality prefers it. Length is counted in words, then in characters; equal ones go by the order of the neurons.
+
+    Args:
+        source: the describer whose longest description is handed out. The neuron that it is of gets the second longest.
+    """
+
+    control = True
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self.after = (source,)
+
+    async def describe(self, case: DescriberCase) -> Draft:
+        """Look up the longest description of another neuron."""
+        made = [
+            given
+            for neuron, given in case.others[self._source].items()
+            if neuron.whole != case.neuron.whole and given.status is Status.OK
+        ]
+        if not made:
+            raise Unanswered(Status.FAILED, f"{self._source} has no description of another neuron")
+
+        def by_length(given: Description) -> tuple[int, int, Neuron]:
+            return -len(given.text.split()), -len(given.text), given.neuron
+
+        longest = min(made, key=by_length)
+        return _taken(longest, f"{self._source}'s description of {longest.neuron}, its longest")
 
 
 class Generic(Describer):
@@ -50,3 +83,20 @@ class Generic(Describer):
     async def describe(self, case: DescriberCase) -> Draft:
         """Return the text."""
         return Draft(self._text)
+
+
+class Empty(Generic):
+    """Says of every neuron that nothing is said of it.
+
+    An empty text would be a failure, and leave the judges nothing to compare; what they see in its place is this.
+
+    Args:
+        text: what stands for no description.
+    """
+
+    def __init__(self, text: str = "(no description)") -> None:
+        super().__init__(text)
+
+
+def _taken(given: Description, detail: str) -> Draft:
+    return Draft(given.text, detail, evidence=given.evidence)

