@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from harness.errors import HarnessError
-from harness.planted.planting import PlantedWeights, plant, soil, tokenizer_of
+from harness.planted.planting import PlantedWeights, plant, soil
 from harness.planted.settings import Planting
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _tensors(planted: PlantedWeights) -> dict[str, torch.Tensor]:
 
 def _tokenizer(planting: Planting) -> PreTrainedTokenizerFast:
     """Return the embedding's tokenizer as a causal model has it: one token before the text, none after it."""
-    given: Any = tokenizer_of(soil(planting))
+    given: Any = soil(planting).tokenizer
     first, last = given.bos_token or given.cls_token, given.eos_token or given.sep_token
     backend = getattr(given, "backend_tokenizer", None)
     if backend is None or first is None or last is None:

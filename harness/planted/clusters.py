@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from harness.errors import HarnessError
+from harness.planted.settings import concept_list
 
 #: Shrinkage of the covariance towards a multiple of the identity, in units of its mean eigenvalue.
 _SHRINKAGE = 1.0
@@ -55,7 +55,7 @@ class Cluster:
 @cache
 def beginnings() -> tuple[Beginning, ...]:
     """Return the hand-written beginnings of all concepts."""
-    listed: Any = OmegaConf.create(resources.files("harness.planted").joinpath("concepts.yaml").read_text("utf-8"))
+    listed: Any = OmegaConf.create(concept_list())
     return tuple(
         Beginning(name, broader, tuple(labels.split()), tuple(words.split()))
         for name, (broader, labels, words) in listed.items()

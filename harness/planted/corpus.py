@@ -11,7 +11,7 @@ import numpy as np
 from harness.errors import HarnessError
 from harness.evidence import Corpus
 from harness.planted.naming import stem
-from harness.planted.planting import plant, soil, tokenizer_of
+from harness.planted.planting import soil, truth_of
 from harness.planted.settings import Planting
 from harness.planted.truth import Seen, Truth
 from harness.seeds import derive_rng
@@ -72,7 +72,7 @@ class PlantedCorpus(Corpus):
 
     def texts(self) -> Iterator[str]:
         """Write the documents, each from a seed of its own."""
-        truth = plant(self._planting).truth
+        truth = truth_of(self._planting)
         fillers = self._fillers(truth)
         told = [concept.words for concept in truth.concepts if concept.seen is not Seen.WEIGHTS]
         frames = _frames(truth)
@@ -83,7 +83,7 @@ class PlantedCorpus(Corpus):
     def _fillers(self, truth: Truth) -> list[str]:
         """Return the whole words of the vocabulary that are of no concept, ordered."""
         taken = _stems(truth)
-        words = (word for word in tokenizer_of(soil(self._planting)).get_vocab() if len(word) > 2)
+        words = (word for word in soil(self._planting).tokenizer.get_vocab() if len(word) > 2)
         return sorted(
             word for word in words if word.isascii() and word.isalpha() and word.islower() and stem(word) not in taken
         )

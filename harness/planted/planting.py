@@ -20,11 +20,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.errors import HarnessError
 from harness.planted.clusters import Cluster, grow, neighbours
-from harness.planted.settings import Level, Planting
+from harness.planted.settings import Planting
 from harness.planted.truth import Concept, Part, PlantedNeuron, Seen, Truth
 from harness.seeds import derive_rng
 from harness.subject.checkpoint import Checkpoint
-from harness.subject.files import ModelFiles, first_line, locate
+from harness.subject.files import first_line, locate
 from harness.subject.files import sha256 as sha256_of
 
 #: gate . h at the words of a concept of weight 1: silu is open there.
@@ -56,44 +56,59 @@ class PlantedWeights:
     out: Tensor
 
 
-def soil(planting: Planting) -> ModelFiles:
-    """Return the files of the model whose embedding is used.
+@dataclass(frozen=True)
+class Soil:
+    """The model whose embedding is used.
+
+    Attributes:
+        tokenizer: its tokenizer.
+        embedding: (V, d_model), float32, as it is in the model.
+        clusters: the concepts found in it.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    embedding: Tensor
+    clusters: tuple[Cluster, ...]
+
+
+def soil(planting: Planting) -> Soil:
+    """Return the model whose embedding is used, with its concepts.
 
     Raises:
-        HarnessError: if no source has them, or they are not the expected ones.
+        HarnessError: if no source has it, it is not the expected one, or concepts are not to be found in it.
     """
-    files = locate(planting.sources)
-    weights = files.fetch("model.safetensors")
-    if planting.sha256 is not None and (weights is None or sha256_of(weights) != planting.sha256):
-        raise HarnessError(
-            f"the embedding at {files.reference} is not the expected one (SHA-256 {planting.sha256}): take it from "
-            "another source, or set subject.planting.sha256=null if you mean this one"
-        )
-    return files
-
-
-def tokenizer_of(files: ModelFiles) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of the model whose embedding is used.
-
-    Raises:
-        HarnessError: if it cannot be loaded.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(files.reference)
-    except Exception as error:  # each tokenizer library raises classes of its own
-        raise HarnessError(f"the tokenizer of {files.reference} cannot be loaded ({first_line(error)})") from error
-
-
-def truth_of(planting: Planting) -> Truth:
-    """Return what the settings plant, without making a checkpoint."""
-    return plant(planting).truth
+    return _soil(planting.sources, planting.sha256, planting.embedding, planting.words)
 
 
 @lru_cache(maxsize=1)
-def _grown(sources: tuple[str, ...], sha256: str | None, name: str, words: int) -> tuple[Tensor, list[Cluster]]:
-    files = soil(Planting(sources, {"any": Level(1)}, sha256))
-    embedding = Checkpoint(files).tensor(name)
-    return embedding, grow(embedding, tokenizer_of(files).get_vocab(), words)
+def _soil(sources: tuple[str, ...], sha256: str | None, name: str, words: int) -> Soil:
+    files = locate(sources)
+    weights = files.fetch("model.safetensors")
+    if sha256 is not None and (weights is None or sha256_of(weights) != sha256):
+        raise HarnessError(
+            f"the embedding at {files.reference} is not the expected one (SHA-256 {sha256}): take it from another "
+            "source, or set subject.planting.sha256=null if you mean this one"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.reference)
+    except Exception as error:  # each tokenizer library raises classes of its own
+        raise HarnessError(f"the tokenizer of {files.reference} cannot be loaded ({first_line(error)})") from error
+    checkpoint = Checkpoint(files)
+    found = checkpoint.name_of(name)
+    if found is None:
+        raise HarnessError(f"{files.reference} has no tensor {name!r} (subject.planting.embedding)")
+    embedding = checkpoint.tensor(found)
+    return Soil(tokenizer, embedding, tuple(grow(embedding, tokenizer.get_vocab(), words)))
+
+
+def truth_of(planting: Planting) -> Truth:
+    """Return what the settings plant, without making a checkpoint.
+
+    Raises:
+        HarnessError: as :func:`plant`.
+    """
+    concepts = _concepts(planting, soil(planting))
+    return Truth(planting.key, concepts, tuple(_neurons(planting, concepts)))
 
 
 def plant(planting: Planting) -> PlantedWeights:
@@ -102,15 +117,14 @@ def plant(planting: Planting) -> PlantedWeights:
     Raises:
         HarnessError: if the embedding cannot be had, or there are fewer concepts than a neuron is to have.
     """
-    real, clusters = _grown(planting.sources, planting.sha256, planting.embedding, planting.words)
-    tokenizer = tokenizer_of(soil(planting))
-    concepts = _concepts(planting, clusters, tokenizer)
-    neurons = tuple(_neurons(planting, concepts))
+    ground, truth = soil(planting), truth_of(planting)
+    clusters, concepts, neurons = ground.clusters, truth.concepts, truth.neurons
+    real = ground.embedding.double()
     places = {concept.name: place for place, concept in enumerate(concepts)}
-    embedding, directions = _hidden(planting, real.double(), clusters, concepts)
+    embedding, directions = _hidden(planting, real, clusters, concepts)
     normed = embedding / embedding.square().mean(dim=1, keepdim=True).sqrt()
     read = torch.stack([_scaled(directions[place], normed, concept) for place, concept in enumerate(concepts)])
-    write = torch.stack([_scaled(item.direction, real.double(), c) for item, c in zip(clusters, concepts, strict=True)])
+    write = torch.stack([_scaled(item.direction, real, c) for item, c in zip(clusters, concepts, strict=True)])
     gate: list[Tensor] = []
     into: list[Tensor] = []
     out: list[Tensor] = []
@@ -126,19 +140,18 @@ def plant(planting: Planting) -> PlantedWeights:
         written = _noisy(mixture, level.noise if writes else 1.0, planting, neuron.index, "out")
         out.append(OUT_NORM * written / written.norm())
     return PlantedWeights(
-        truth=Truth(planting.key, concepts, neurons),
+        truth=truth,
         embedding=embedding.float(),
-        unembedding=real.float().clone(),
+        unembedding=real.float(),
         gate=torch.stack(gate).float(),
         into=torch.stack(into).float(),
         out=torch.stack(out).float(),
     )
 
 
-def _concepts(
-    planting: Planting, clusters: Sequence[Cluster], tokenizer: PreTrainedTokenizerBase
-) -> tuple[Concept, ...]:
+def _concepts(planting: Planting, ground: Soil) -> tuple[Concept, ...]:
     """Decide which concepts only weights or only text can show, and say all that is known of each."""
+    clusters = ground.clusters
     order = derive_rng(planting.seed, "planted", "seen").permutation(len(clusters)).tolist()
     only_weights, only_text = (round(share * len(order)) for share in (planting.only_weights, planting.only_text))
     seen = dict.fromkeys(range(len(order)), Seen.BOTH)
@@ -150,7 +163,7 @@ def _concepts(
             name=item.beginning.name,
             broader=item.beginning.broader,
             labels=item.beginning.labels,
-            words=tuple(map(str, tokenizer.convert_ids_to_tokens(list(item.tokens)))),
+            words=tuple(map(str, ground.tokenizer.convert_ids_to_tokens(list(item.tokens)))),
             tokens=item.tokens,
             seen=seen[place],
             neighbour=clusters[nearest[place]].beginning.name,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
+from harness.planted.checkpoint import TRUTH
 from harness.planted.naming import naming
 from harness.planted.planting import truth_of
 from harness.planted.settings import Planting
@@ -141,7 +143,9 @@ def rows_of_run(folder: RunFolder, *, words: int = 2) -> tuple[Truth, list[Recal
     subject: Mapping[str, Any] = manifest["config"]["subject"]
     if "planting" not in subject:
         raise HarnessError(f"the subject of {folder.path} is {subject.get('name')}, in which nothing was planted")
-    truth = truth_of(Planting.of(subject["planting"]))
+    planting = Planting.of(subject["planting"])
+    written = Path(subject["cache"]).expanduser() / planting.key / TRUTH
+    truth = Truth.read(written) if written.is_file() else truth_of(planting)
     controls = [name for name, contestant in manifest["contestants"].items() if contestant["control"]]
     return truth, recall_rows(truth, folder.descriptions().records(), controls, words=words, seed=manifest["seed"])
 

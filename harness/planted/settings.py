@@ -7,12 +7,20 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
 from typing import Any
 
 from harness.errors import HarnessError
 
 #: Part of the key of everything planted: to be raised by whoever changes what equal settings give.
 FORMAT = 1
+
+
+@cache
+def concept_list() -> str:
+    """Return ``concepts.yaml``: the concepts, and the words that each begins with."""
+    return resources.files("harness.planted").joinpath("concepts.yaml").read_text("utf-8")
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,11 @@ class Level:
     negatives: int = 0
     falloff: float = 1.0
     noise: float = 0.0
+
+    @property
+    def difficulty(self) -> tuple[float, ...]:
+        """By what difficulties are ordered: concepts to find, noise, unevenness."""
+        return self.reads + self.negatives + self.writes, self.noise, 1 - self.falloff
 
 
 @dataclass(frozen=True)
@@ -83,11 +96,14 @@ class Planting:
             f"planting.only_weights ({self.only_weights}) and planting.only_text ({self.only_text}) are more than all",
         )
         _require(self.words >= 8, f"planting.words must be at least 8, not {self.words}")
+        # The easiest first, whatever the order in a file: it decides which neuron gets what.
+        ordered = sorted(self.levels.items(), key=lambda item: (item[1].difficulty, item[0]))
+        object.__setattr__(self, "levels", dict(ordered))
         # Where the embedding is found changes nothing as long as it is the expected one.
         chosen = {name: value for name, value in dataclasses.asdict(self).items() if name not in {"key", "sources"}}
         if self.sha256 is None:
             chosen["sources"] = self.sources
-        digest = hashlib.sha256(json.dumps([FORMAT, chosen], sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps([FORMAT, concept_list(), chosen], sort_keys=True).encode())
         object.__setattr__(self, "key", digest.hexdigest()[:16])
 
     @classmethod
