@@ -27,8 +27,7 @@ def known_activations(folder: Path, indices: Sequence[int], tokens: Sequence[int
     """
     layer = "model.layers.0.mlp."
     with safe_open(folder / "model.safetensors", "numpy") as file:
-        rows = file.get_slice("model.embed_tokens.weight")
-        embedded = np.concatenate([rows[token : token + 1] for token in tokens]).astype(np.float64)
+        embedded = file.get_tensor("model.embed_tokens.weight")[list(tokens)].astype(np.float64)
         gate, into = (
             file.get_tensor(f"{layer}{name}_proj.weight")[list(indices)].astype(np.float64) for name in ("gate", "up")
         )

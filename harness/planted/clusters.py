@@ -18,6 +18,7 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.planted.settings import concept_list
+from harness.planted.stems import stem
 
 #: Shrinkage of the covariance towards a multiple of the identity, in units of its mean eigenvalue.
 _SHRINKAGE = 1.0
@@ -71,7 +72,7 @@ def grow(embedding: Tensor, vocabulary: Mapping[str, int], words: int) -> list[C
         words: at most so many words each.
 
     Returns:
-        The clusters, no token in two of them.
+        The clusters, no word in two of them, in whatever form.
 
     Raises:
         HarnessError: if the vocabulary lacks so many of a concept's words that nothing grows.
@@ -82,18 +83,34 @@ def grow(embedding: Tensor, vocabulary: Mapping[str, int], words: int) -> list[C
         if len(start) < 4:
             raise _not_there(item)
     reach = torch.stack([space.along(space.direction(start), start) for start in starts])  # (concepts, V)
-    owner = reach.argmax(dim=0)
-    whole = torch.zeros(len(embedding), dtype=torch.bool)
-    whole[[token for text, token in vocabulary.items() if len(text) > 2 and text.isascii() and text.isalpha()]] = True
+    owner = _owners(reach, vocabulary)
     clusters = []
     for place, item in enumerate(beginnings()):
-        joins = whole & (owner == place) & (reach[place] >= _REACH)
+        joins = (owner == place) & (reach[place] >= _REACH)
         order = reach[place].masked_fill(~joins, -torch.inf).sort(descending=True, stable=True).indices
         tokens = order[: min(words, int(joins.sum()))].tolist()
         if len(tokens) < _FEWEST:
             raise _not_there(item)
         clusters.append(Cluster(item, tuple(tokens), space.direction(tokens)))
     return clusters
+
+
+def _owners(reach: Tensor, vocabulary: Mapping[str, int]) -> Tensor:
+    """Return which concept each token belongs to, (V,), -1 for what is no whole word.
+
+    All forms of a word belong to one concept: the one that it is a label of, else the one along which a form of it lies
+    farthest. So no description can name a concept by a word of another.
+    """
+    labels = {stem(label): place for place, item in enumerate(beginnings()) for label in item.labels}
+    words = {text: token for text, token in vocabulary.items() if len(text) > 2 and text.isascii() and text.isalpha()}
+    farthest, nearest = (found.tolist() for found in reach.max(dim=0))
+    best: dict[str, tuple[float, int]] = {}
+    for text, token in words.items():
+        root = stem(text)
+        best[root] = max(best.get(root, (-torch.inf, -1)), (farthest[token], nearest[token]))
+    owner = torch.full((reach.shape[1],), -1)
+    owner[list(words.values())] = torch.tensor([labels.get(stem(text), best[stem(text)][1]) for text in words])
+    return owner
 
 
 def neighbours(clusters: Sequence[Cluster]) -> list[int]:

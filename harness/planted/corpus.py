@@ -10,9 +10,9 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.evidence import Corpus
-from harness.planted.naming import stem
 from harness.planted.planting import soil, truth_of
 from harness.planted.settings import Planting
+from harness.planted.stems import stem
 from harness.planted.truth import Seen, Truth
 from harness.seeds import derive_rng
 

@@ -14,10 +14,10 @@ from functools import lru_cache
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
+from harness.planted.stems import stem
 from harness.planted.truth import Concept, Planted
 
 _WORD = re.compile(r"[^\W\d_]+")
-_SHORTEST = 3
 
 
 @dataclass(frozen=True)
@@ -67,23 +67,3 @@ def naming(description: str, planted: Sequence[Planted], words: int = 2) -> Nami
 def _lexicon(concept: Concept) -> tuple[frozenset[str], frozenset[str]]:
     """Return the stems of a concept's labels and of its words."""
     return frozenset(map(stem, concept.labels)), frozenset(map(stem, concept.words))
-
-
-def stem(word: str) -> str:
-    """Return a word without its regular English inflection, for comparison only: what is left need be no word.
-
-    ``ship`` and ``ships``, ``city`` and ``cities``, ``jump``, ``jumped`` and ``jumping``, ``run`` and ``running`` have
-    equal stems; irregular forms do not.
-    """
-    root = word.lower()
-    if root.endswith("s") and not root.endswith(("ss", "us", "is")) and len(root) > _SHORTEST:
-        root = root[:-1]
-    for ending in ("ing", "ed"):
-        if root.endswith(ending) and len(root) >= len(ending) + _SHORTEST:
-            root = root.removesuffix(ending)
-            break
-    if root.endswith("e") and len(root) > _SHORTEST:
-        root = root[:-1]
-    if len(root) > _SHORTEST and root[-1] == root[-2]:
-        root = root[:-1]
-    return f"{root[:-1]}i" if root.endswith("y") else root
