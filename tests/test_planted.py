@@ -51,7 +51,7 @@ SOIL = {
 #: Two difficulties, and neurons with a negative side.
 LEVELS: dict[str, Any] = {
     "clear": {"neurons": 14, "reads": 1, "writes": 1},
-    "drowned": {"neurons": 5, "reads": 3, "writes": 1, "falloff": 0.7, "noise": 6.0},
+    "drowned": {"neurons": 5, "reads": 3, "writes": 1, "falloff": 0.7, "noise": 20.0},
     "two_sided": {"neurons": 2, "reads": 1, "writes": 0, "negatives": 1},
 }
 SETTINGS: dict[str, Any] = {**SOIL, "levels": LEVELS, "only_weights": 0.35, "only_text": 0.35}
@@ -113,7 +113,7 @@ def test_the_truth_is_read_from_disk_alone(subject: PlantedSubject, truth: Truth
         assert subject.tokenizer.convert_tokens_to_ids(list(concept.words)) == list(concept.tokens)
         assert concept.neighbour != concept.name
     shares = [sum(concept.seen is seen for concept in truth.concepts) for seen in (Seen.WEIGHTS, Seen.TEXT)]
-    assert shares == [22, 22]  # 0.35 of 64
+    assert shares == [22, 22]  # 0.35 of 63
 
 
 def test_concepts_are_what_their_names_say(truth: Truth) -> None:
@@ -263,15 +263,24 @@ def test_what_names_a_concept(truth: Truth) -> None:
         "watch watches watched",
         "glance glanced glancing",
         "movie movies",
+        "fall falls falling",
+        "rose roses",
+        "horse horses",
+        "stare stares stared staring",
     ],
 )
 def test_inflections_are_one_word(forms: str) -> None:
     assert len(set(map(stem, forms.split()))) == 1
 
 
+def test_other_words_stay_others() -> None:
+    words = "star stare her here herring car care king sing red bed mass mas"
+    assert len(set(map(stem, words.split()))) == len(words.split())
+
+
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyzé", min_size=1, max_size=12))
-def test_a_stem_is_never_empty_nor_longer(word: str) -> None:
-    assert 0 < len(stem(word)) <= len(word)
+def test_a_stem_is_never_empty(word: str) -> None:
+    assert 0 < len(stem(word)) <= len(word) + 1
 
 
 def test_corruptions_get_worse_as_they_say(truth: Truth) -> None:
@@ -432,7 +441,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     told(lambda: Planting.of({**SOIL, "levels": {"a": {"neurons": 1, "depth": 2}}}), "planting", "depth")
     told(lambda: Planting.of({**SETTINGS, "only_text": 0.9}), "planting.only_text", "more than all")
     greedy = Planting.of({**SOIL, "levels": {"greedy": {"neurons": 1, "reads": 60, "writes": 10}}})
-    told(lambda: truth_of(greedy), "planting.levels.greedy", "more concepts than there are (64)")
+    told(lambda: truth_of(greedy), "planting.levels.greedy", "more concepts than there are (63)")
     told(lambda: truth_of(Planting.of({**SETTINGS, "sha256": "0"})), "not the expected one", "subject.planting.sha256")
     told(lambda: truth_of(Planting.of({**SETTINGS, "embedding": "wte"})), "no tensor 'wte'", "planting.embedding")
     (tmp_path / "file").write_text("")

@@ -13,9 +13,9 @@ from harness.seeds import derangement
 GENERIC = "common words and punctuation in everyday written English text"
 #: Adds no content; the description is filled up with as much of it as it takes.
 PADDING = (
-    "That is to say, this is what can be seen when one looks at the neuron as a whole, with due care, and it is stated "
-    "here at some length, for the sake of completeness, so that nothing is left unsaid about it, whatever the case may "
-    "be and however one may come to look at it in the end."
+    "In other terms, this holds of the neuron as a whole, with all due caution, and it is set down at some length, for "
+    "the sake of completeness, so that nothing that matters is left out of it, whatever the case and however often it "
+    "is turned over in the end."
 )
 
 

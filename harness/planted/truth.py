@@ -190,7 +190,7 @@ def in_words(planted: Sequence[Planted], neuron: Neuron) -> str:
     writes = [item for item in planted if item.seen is Seen.OUTPUT]
     parts = []
     if reads:
-        parts.append(f"responds to {_listed(reads)}")
+        parts.append(f"is active on {_listed(reads)}")
     if writes:
         parts.append(f"promotes {_listed(writes)}")
     return "; ".join(parts)
