@@ -13,7 +13,19 @@ from typing import ClassVar
 
 from harness.errors import HarnessError
 from harness.llm.client import LLMClient
-from harness.records import Channel, Description, EvidenceSize, Exemplar, Neuron, Source, Split, VectorKind, Winner
+from harness.records import (
+    Channel,
+    Description,
+    Effect,
+    EvidenceSize,
+    Exemplar,
+    Neuron,
+    Source,
+    Split,
+    SteeredText,
+    VectorKind,
+    Winner,
+)
 from harness.subject import Subject
 
 
@@ -29,6 +41,9 @@ class Case:
         llm: the LLM of the method's role, metered; none if the method asked for no role or the run has none.
         seed: the run's seed; derive from it with :func:`harness.seeds.derive_rng` and the item's identity.
         llms: the LLM of each role that the method asks and the run has, metered.
+        effects: what clamping the neuron does to the next token, one for each value, if the method needs effects;
+            averaged over text of the explain split for describers, of the report split for judges. None at all if the
+            values are told in peaks and the neuron is never active.
     """
 
     neuron: Neuron
@@ -37,6 +52,7 @@ class Case:
     llm: LLMClient | None
     seed: int
     llms: Mapping[str, LLMClient] = field(default_factory=dict, kw_only=True)
+    effects: tuple[Effect, ...] = field(default=(), kw_only=True)
 
     def windows(self, split: Split, source: Source) -> tuple[Exemplar, ...]:
         """Return the exemplars of one split and source: top by activation, highest first; random in corpus order."""
@@ -74,7 +90,14 @@ class DescriberCase(Case):
 
 @dataclass(frozen=True)
 class JudgeCase(Case):
-    """What a judge sees of one neuron: evidence that no describer saw."""
+    """What a judge sees of one neuron: evidence that no describer saw.
+
+    Attributes:
+        steered: texts generated under interventions on each neuron of the run, and beside them without, if the judge
+            needs them. They start from prompts of the config, not of the corpus, and no describer sees them.
+    """
+
+    steered: Mapping[Neuron, tuple[SteeredText, ...]] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -118,8 +141,12 @@ class Method:
         needs_logprobs: whether it asks its role for log-probabilities of prompts, which not every server gives.
         further_roles: other LLM roles that it asks, found in ``case.llms``, each with whether for log-probabilities.
         llm_required: whether it cannot work without the LLMs of its roles; the run then refuses to start without one.
+        needs_effects: whether the run must measure what clamping the neurons does to the next token for it.
+        needs_steered: whether the run must generate steered texts for it; only judges get them.
     """
 
+    needs_effects: ClassVar[bool] = False
+    needs_steered: ClassVar[bool] = False
     role: str | None = None
     needs_logprobs: bool = False
     further_roles: Mapping[str, bool] = {}
