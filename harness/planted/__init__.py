@@ -1,0 +1,34 @@
+"""Planted subjects: neurons that are known mixtures of known concepts, and what describers find of them."""
+
+from harness.planted.activations import known_activations
+from harness.planted.checkpoint import checkpoint_of
+from harness.planted.corpus import PlantedCorpus
+from harness.planted.corruptions import Grade, Graded, graded
+from harness.planted.naming import Naming, naming
+from harness.planted.planting import plant, truth_of
+from harness.planted.settings import Level, Planting
+from harness.planted.subject import PlantedSubject
+from harness.planted.truth import Concept, Part, Planted, PlantedNeuron, Seen, Side, Truth
+
+__all__ = [
+    "Concept",
+    "Grade",
+    "Graded",
+    "Level",
+    "Naming",
+    "Part",
+    "Planted",
+    "PlantedCorpus",
+    "PlantedNeuron",
+    "PlantedSubject",
+    "Planting",
+    "Seen",
+    "Side",
+    "Truth",
+    "checkpoint_of",
+    "graded",
+    "known_activations",
+    "naming",
+    "plant",
+    "truth_of",
+]

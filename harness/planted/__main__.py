@@ -1,0 +1,31 @@
+"""``python -m harness.planted RUN [--words N]``: what the describers of a run found of what was planted."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.folder import RunFolder
+from harness.planted.recall import markdown, rows_of_run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print recall and precision of concepts as Markdown; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m harness.planted", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--words", type=int, default=2, metavar="N", help="words of a concept that name it (2)")
+    options = parser.parse_args(arguments)
+    try:
+        _, rows = rows_of_run(RunFolder(options.run), words=options.words)
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(markdown(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""The activations that a planted model must have, from its rows of weights alone: no model is built or run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from harness.planted.checkpoint import NORM_EPS
+
+
+def known_activations(folder: Path, indices: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float64]:
+    """Return the activations of planted neurons on tokens: silu(gate . h) * (in . h), h the normed embedding.
+
+    Attention adds nothing, so a token's activation is the same wherever it stands.
+
+    Args:
+        folder: the checkpoint (:func:`harness.planted.checkpoint.checkpoint_of`).
+        indices: the neurons.
+        tokens: token ids, T of them.
+
+    Returns:
+        (T, len(indices)).
+    """
+    layer = "model.layers.0.mlp."
+    with safe_open(folder / "model.safetensors", "numpy") as file:
+        embedded = file.get_tensor("model.embed_tokens.weight")[list(tokens)].astype(np.float64)
+        gate, into = (
+            file.get_tensor(f"{layer}{name}_proj.weight")[list(indices)].astype(np.float64) for name in ("gate", "up")
+        )
+    normed = embedded / np.sqrt(np.square(embedded).mean(axis=1, keepdims=True) + NORM_EPS)
+    opened = normed @ gate.T
+    activations: NDArray[np.float64] = opened / (1 + np.exp(-opened)) * (normed @ into.T)
+    return activations

@@ -1,0 +1,120 @@
+"""Text for planted subjects: plain sentences that hold words of the concepts, but for those that text must lack."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.evidence import Corpus
+from harness.planted.planting import soil, truth_of
+from harness.planted.settings import Planting
+from harness.planted.stems import stem
+from harness.planted.truth import Seen, Truth
+from harness.seeds import derive_rng
+
+#: Sentences whose places are filled. A frame with a word of any concept is left out.
+FRAMES = (
+    "The report mentions {} and {}, and then deals with {} for no good reason.",
+    "There was nothing left but {}, {} and a bit of {}.",
+    "What has {} got to do with {}, and who would ever think of {}?",
+    "According to the notes, {} comes before {} and after {}.",
+    "Nobody there had heard of {}, though everyone knew about {} and {}.",
+    "If you compare {} with {}, you will find that {} is the better match.",
+    "It began with {}, went on to {} and ended with {}.",
+    "Another passage deals with {}, with {} and, in part, with {}.",
+    "They kept {} apart from {}, as they always had, and put {} aside.",
+    "Some prefer {} to {}, others would rather have {}.",
+    "On the list were {}, {}, {} and several other things.",
+    "He could not tell {} from {}, let alone from {}.",
+    "She had always been fond of {}, less so of {}, and not at all of {}.",
+    "Between {} and {} there is not much to choose; {} is something else.",
+    "We talked about {} at length, then about {}, and forgot about {}.",
+    "Without {} there would be no {}, and without {} none of this.",
+    "The entry under {} refers to {} and also to {}.",
+    "Perhaps {} is to blame, perhaps {}, but certainly not {}.",
+    "I remember {} best, then {}, and only dimly {}.",
+    "People often confuse {} with {}, which in turn is close to {}.",
+    "Begin with {}, then try {}, and leave {} for later.",
+    "Both {} and {} will do, but {} will not.",
+    "It is not {} that matters, nor {}, but {}.",
+    "Most of it concerns {}; the rest is about {} or {}.",
+)
+#: Chance that a place of a sentence about a concept holds a word of it; the others hold any word.
+_ON_TOPIC = 0.6
+_TOPICS, _SENTENCES = 2, 6
+_WORD = re.compile(r"[a-z]+")
+
+
+class PlantedCorpus(Corpus):
+    """Documents of a few sentences, each about one of two concepts of its document, or about nothing.
+
+    No word of a concept that only weights can show is in them, in any inflection. They depend on the settings alone.
+
+    Args:
+        planting: what is planted: the setting ``subject.planting``.
+        documents: how many are written.
+        name: what reports call it.
+
+    Raises:
+        HarnessError: if there are no settings, for the subject is none that was planted.
+    """
+
+    def __init__(
+        self, planting: Mapping[str, Any] | Planting | None, documents: int = 2000, name: str = "planted"
+    ) -> None:
+        self.name, self._planting, self._documents = name, Planting.of(planting), documents
+        if documents < 1:
+            raise HarnessError(f"corpus.documents must be at least 1, not {documents}")
+
+    def texts(self) -> Iterator[str]:
+        """Write the documents, each from a seed of its own."""
+        truth = truth_of(self._planting)
+        fillers = self._fillers(truth)
+        told = [concept.words for concept in truth.concepts if concept.seen is not Seen.WEIGHTS]
+        frames = _frames(truth)
+        for number in range(self._documents):
+            rng = derive_rng(self._planting.seed, "planted", "document", number)
+            yield _document(rng, frames, told, fillers)
+
+    def _fillers(self, truth: Truth) -> list[str]:
+        """Return the whole words of the vocabulary that are of no concept, ordered."""
+        taken = _stems(truth)
+        words = (word for word in soil(self._planting).tokenizer.get_vocab() if len(word) > 2)
+        return sorted(
+            word for word in words if word.isascii() and word.isalpha() and word.islower() and stem(word) not in taken
+        )
+
+
+def _document(
+    rng: np.random.Generator, frames: Sequence[str], told: Sequence[Sequence[str]], fillers: Sequence[str]
+) -> str:
+    topics = [told[place] for place in rng.choice(len(told), min(_TOPICS, len(told)), replace=False)] if told else []
+    sentences = []
+    for _ in range(_SENTENCES):
+        frame = _any(rng, frames)
+        # One sentence in three is about nothing.
+        turn = int(rng.integers(_TOPICS + 1))
+        topic = topics[turn] if turn < len(topics) else ()
+        words = [
+            _any(rng, topic) if topic and rng.random() < _ON_TOPIC else _any(rng, fillers)
+            for _ in range(frame.count("{}"))
+        ]
+        sentences.append(frame.format(*words))
+    return " ".join(sentences)
+
+
+def _any(rng: np.random.Generator, items: Sequence[str]) -> str:
+    return items[int(rng.integers(len(items)))]
+
+
+def _frames(truth: Truth) -> list[str]:
+    taken = _stems(truth)
+    return [frame for frame in FRAMES if not taken & set(map(stem, _WORD.findall(frame.lower())))]
+
+
+def _stems(truth: Truth) -> set[str]:
+    return {stem(word) for concept in truth.concepts for word in (*concept.words, *concept.labels)}

@@ -1,0 +1,48 @@
+"""A subject that is planted rather than downloaded; everything else runs on it as on any other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.planted.checkpoint import TRUTH, checkpoint_of
+from harness.planted.settings import Planting
+from harness.planted.truth import Truth
+from harness.subject import Subject
+from harness.subject.files import ModelFiles
+
+
+class PlantedSubject(Subject):
+    """A Llama of one layer whose neurons are known mixtures of known concepts.
+
+    Its checkpoint is made at first use, in a folder named by the settings, and used again.
+
+    Args:
+        name: what reports call it.
+        planting: what is planted; the fields of :class:`harness.planted.settings.Planting`.
+        cache: folder of all planted checkpoints.
+        options: further arguments of :class:`harness.subject.Subject`.
+    """
+
+    def __init__(self, name: str, planting: Mapping[str, Any] | Planting, cache: str, **options: Any) -> None:
+        super().__init__(name, [], **options)
+        self.planting = Planting.of(planting)
+        self._cache = cache
+
+    @cached_property
+    def files(self) -> ModelFiles:
+        """The checkpoint's files.
+
+        Raises:
+            HarnessError: if it can neither be found nor made.
+        """
+        folder = checkpoint_of(self.planting, Path(self._cache)).resolve()
+        return ModelFiles(str(folder), folder)
+
+    @cached_property
+    def truth(self) -> Truth:
+        """What was planted, as it stands beside the checkpoint."""
+        assert self.files.folder is not None
+        return Truth.read(self.files.folder / TRUTH)

@@ -1,0 +1,205 @@
+"""What is true of planted neurons, as records that are read from disk alone."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.folder import write_json
+from harness.records import Neuron, from_json, to_json
+
+
+class Seen(enum.StrEnum):
+    """Where a concept of a neuron can be found out."""
+
+    BOTH = "weights and text"
+    WEIGHTS = "weights only"  # no text of the planted corpus holds one of its words
+    TEXT = "text only"  # the vocabulary projection of what the neuron reads shows none of its words
+    OUTPUT = "output"  # it is promoted, not responded to
+
+
+class Side(enum.StrEnum):
+    """Which of a neuron's concepts are meant."""
+
+    IN = "in"  # what it responds to
+    OUT = "out"  # what it promotes
+    BOTH = "both"
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A cluster of words in the embedding.
+
+    Attributes:
+        name: in plain words.
+        broader: a wider concept that holds it and others.
+        labels: single words that name it.
+        words: its words, most typical first.
+        tokens: their ids.
+        seen: where it can be found out when a neuron reads it.
+        neighbour: the name of the concept whose direction is nearest to its own.
+    """
+
+    name: str
+    broader: str
+    labels: tuple[str, ...]
+    words: tuple[str, ...]
+    tokens: tuple[int, ...]
+    seen: Seen
+    neighbour: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A concept in a neuron.
+
+    Attributes:
+        concept: its name.
+        weight: the neuron's mean pre-activation at the concept's words, or its promotion of them, relative to the
+            strongest concept of the same vector; negative if the activation is.
+    """
+
+    concept: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class PlantedNeuron:
+    """What was planted in one neuron.
+
+    Attributes:
+        index: the neuron's index in layer 0.
+        level: name of its difficulty.
+        reads: concepts that it responds to, the strongest first.
+        writes: concepts that it promotes when its activation is positive, the strongest first.
+    """
+
+    index: int
+    level: str
+    reads: tuple[Part, ...]
+    writes: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A concept of a neuron at one of its signs.
+
+    Attributes:
+        concept: the concept.
+        weight: its weight, positive.
+        seen: where it can be found out.
+    """
+
+    concept: Concept
+    weight: float
+    seen: Seen
+
+
+@dataclass(frozen=True)
+class Truth:
+    """All that was planted in one subject.
+
+    Attributes:
+        key: of the settings it was made from.
+        concepts: all concepts, planted or not.
+        neurons: the neurons of the only layer.
+    """
+
+    key: str
+    concepts: tuple[Concept, ...]
+    neurons: tuple[PlantedNeuron, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Truth:
+        """Read what :meth:`write` wrote.
+
+        Raises:
+            HarnessError: if the file is not there, or is no such file.
+        """
+        try:
+            return from_json(cls, json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError) as error:
+            raise HarnessError(f"{path} does not say what was planted: {str(error).splitlines()[0]}") from error
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON; equal truths make equal bytes."""
+        write_json(path, to_json(self))
+
+    @cached_property
+    def _named(self) -> dict[str, Concept]:
+        return {concept.name: concept for concept in self.concepts}
+
+    def concept(self, name: str) -> Concept:
+        """Return a concept by its name."""
+        return self._named[name]
+
+    def neuron(self, neuron: Neuron) -> PlantedNeuron:
+        """Return what was planted in a neuron, both signs together.
+
+        Raises:
+            HarnessError: if nothing was.
+        """
+        if neuron.layer != 0 or neuron.expert is not None or not 0 <= neuron.index < len(self.neurons):
+            raise HarnessError(f"nothing was planted in {neuron}: planted are L0N0 to L0N{len(self.neurons) - 1}")
+        return self.neurons[neuron.index]
+
+    def planted(self, neuron: Neuron, side: Side | str = Side.BOTH) -> tuple[Planted, ...]:
+        """Return the concepts of a neuron at its sign: those it reads, then those it writes, the strongest first.
+
+        At the negative sign these are the concepts that make the activation negative. Nothing is written there: the
+        opposite of a concept is none.
+
+        Raises:
+            HarnessError: if nothing was planted in it.
+        """
+        there = self.neuron(neuron)
+        found = []
+        if Side(side) is not Side.OUT:
+            found += [
+                Planted(concept, abs(part.weight), concept.seen)
+                for part in there.reads
+                if (part.weight < 0) is neuron.negative and (concept := self.concept(part.concept))
+            ]
+        if Side(side) is not Side.IN and not neuron.negative:
+            found += [Planted(self.concept(part.concept), part.weight, Seen.OUTPUT) for part in there.writes]
+        return tuple(found)
+
+    def description(self, neuron: Neuron, side: Side | str = Side.BOTH) -> str:
+        """Return the true description of a neuron in words.
+
+        Raises:
+            HarnessError: if nothing was planted in it on this side.
+        """
+        return in_words(self.planted(neuron, side), neuron)
+
+
+def in_words(planted: Sequence[Planted], neuron: Neuron) -> str:
+    """Say in words what concepts make of a neuron.
+
+    Raises:
+        HarnessError: if there are none.
+    """
+    if not planted:
+        raise HarnessError(f"nothing was planted in {neuron} on this side")
+    reads = [item for item in planted if item.seen is not Seen.OUTPUT]
+    writes = [item for item in planted if item.seen is Seen.OUTPUT]
+    parts = []
+    if reads:
+        parts.append(f"is active on {_listed(reads)}")
+    if writes:
+        parts.append(f"promotes {_listed(writes)}")
+    return "; ".join(parts)
+
+
+def _listed(planted: Sequence[Planted]) -> str:
+    strongest = max(item.weight for item in planted)
+    said = []
+    for item in planted:
+        degree = "" if item.weight > 0.75 * strongest else "more weakly, "
+        said.append(f"{degree}{item.concept.name} (such as {', '.join(item.concept.words[:4])})")
+    return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)

@@ -1,0 +1,50 @@
+"""Planted truth as a scorer: how much of what was planted in a neuron its description names. No LLM, no text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from harness.llm.client import Unanswered
+from harness.methods import Grade, JudgeCase, Scorer
+from harness.planted import Planting, Seen, Truth, naming, truth_of
+from harness.records import Status
+
+
+class PlantedTruth(Scorer):
+    """Scores a description by the planted concepts that it names: harmonic mean of recall and precision.
+
+    ``recall`` is the share of the neuron's concepts that are named, ``precision`` the share of the description's words
+    that belong to one of them (:func:`harness.planted.naming.naming`); further metrics are the recalls of concepts by
+    where they can be found out.
+
+    Args:
+        planting: what was planted: the setting ``subject.planting``.
+        words: different words of a concept that name it together.
+
+    Raises:
+        HarnessError: if there are no settings, for the subject is none that was planted.
+    """
+
+    def __init__(self, planting: Mapping[str, Any] | Planting | None, words: int = 2) -> None:
+        self._planting, self._words = Planting.of(planting), words
+
+    @cached_property
+    def _truth(self) -> Truth:
+        return truth_of(self._planting)
+
+    async def score(self, case: JudgeCase, description: str) -> Grade:
+        """Compare the description with the truth."""
+        planted = self._truth.planted(case.neuron)
+        if not planted:
+            raise Unanswered(Status.FAILED, f"nothing was planted in {case.neuron} at this sign")
+        found = naming(description, planted, self._words)
+        recall, precision = found.recall or 0.0, found.precision or 0.0
+        value = 2 * recall * precision / (recall + precision) if recall + precision else 0.0
+        metrics = {"recall": recall, "precision": precision}
+        for seen in Seen:
+            hits = [hit for item, hit in zip(planted, found.named, strict=True) if item.seen is seen]
+            if hits:
+                metrics[f"recall, {seen}"] = sum(hits) / len(hits)
+        return Grade(value, metrics)
