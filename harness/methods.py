@@ -13,7 +13,18 @@ from typing import ClassVar
 
 from harness.errors import HarnessError
 from harness.llm.client import LLMClient
-from harness.records import Channel, Description, EvidenceSize, Exemplar, Neuron, Source, Split, VectorKind, Winner
+from harness.records import (
+    Activity,
+    Channel,
+    Description,
+    EvidenceSize,
+    Exemplar,
+    Neuron,
+    Source,
+    Split,
+    VectorKind,
+    Winner,
+)
 from harness.subject import Subject
 
 
@@ -29,6 +40,7 @@ class Case:
         llm: the LLM of the method's role, metered; none if the method asked for no role or the run has none.
         seed: the run's seed; derive from it with :func:`harness.seeds.derive_rng` and the item's identity.
         llms: the LLM of each role that the method asks and the run has, metered.
+        activity: how often and how strongly the neuron is active, in each of the splits open to the method.
     """
 
     neuron: Neuron
@@ -37,9 +49,10 @@ class Case:
     llm: LLMClient | None
     seed: int
     llms: Mapping[str, LLMClient] = field(default_factory=dict, kw_only=True)
+    activity: Mapping[Split, Activity] = field(default_factory=dict, kw_only=True)
 
     def windows(self, split: Split, source: Source) -> tuple[Exemplar, ...]:
-        """Return the exemplars of one split and source: top by activation, highest first; random in corpus order."""
+        """Return the exemplars of one split and source: random ones in corpus order, others highest first."""
         return tuple(item for item in self.exemplars if item.split is split and item.source is source)
 
     def asked(self) -> LLMClient:

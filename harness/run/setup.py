@@ -24,7 +24,7 @@ from harness.run.executor import Executor
 from harness.run.tracking import Tracker
 from harness.run.worker import Storage
 from harness.seeds import derive_rng
-from harness.subject import Subject
+from harness.subject import Subject, check_signs
 
 T = TypeVar("T")
 
@@ -308,6 +308,7 @@ class Setup:
             raise HarnessError(f"no judge is chosen (judges=[embedding_pairwise]); {alone}")
         if self.corpus is None:
             raise HarnessError("no text is chosen that describers and judges could see (corpus=installed_docs)")
+        check_signs(self.subject, self.described)
         self.ordered_describers()
         for name, method in {**self.describers, **self.judges}.items():
             absent = [role for role in method.roles if role not in self.backends]

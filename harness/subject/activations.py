@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -41,14 +41,22 @@ class ActivationReader:
             subject.check(neuron.layer, [neuron.index], [], [neuron.expert])
         self._subject, self._device, self._neurons = subject, device, tuple(neurons)
         self._model = self._load(max(neuron.layer for neuron in neurons))
-        # Where the activations of one module go: columns of the result, and their values.
-        self._read: list[tuple[list[int], Tensor]] = []
+        # What the modules were given, by group: the activations of its neurons, in order.
+        self._read: dict[int, Tensor] = {}
         groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
         for position, neuron in enumerate(neurons):
             groups[neuron.layer, neuron.expert is not None].append(position)
-        for (layer, routed), positions in groups.items():
+        for number, ((layer, routed), positions) in enumerate(groups.items()):
             hook = self._experts_hook if routed else self._hook
-            self._module(layer, routed).register_forward_pre_hook(hook(layer, positions))
+            self._module(layer, routed).register_forward_pre_hook(hook(number, layer, positions))
+        places = [position for positions in groups.values() for position in positions]
+        # Neurons in order of their layers, as most callers give them, need no sorting.
+        self._order = None if places == sorted(places) else torch.tensor(places, device=device).argsort()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format in which the model computes activations."""
+        return next(self._model.parameters()).dtype
 
     def _load(self, last: int) -> nn.Module:
         subject = self._subject
@@ -88,15 +96,15 @@ class ActivationReader:
                 "(base, layer, the name of the out weight, experts_module)"
             ) from error
 
-    def _hook(self, _layer: int, positions: list[int]) -> Any:
+    def _hook(self, group: int, _layer: int, positions: list[int]) -> Any:
         indices = torch.tensor([self._neurons[position].index for position in positions], device=self._device)
 
         def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._read.append((positions, inputs[0][..., indices]))
+            self._read[group] = inputs[0].index_select(-1, indices)
 
         return keep
 
-    def _experts_hook(self, layer: int, positions: list[int]) -> Any:
+    def _experts_hook(self, group: int, layer: int, positions: list[int]) -> Any:
         # Experts are computed in fused kernels that show no module the activations, so those of the chosen neurons are
         # computed once more from what the experts are given.
         neurons = [self._neurons[position] for position in positions]
@@ -113,7 +121,7 @@ class ActivationReader:
             else:
                 value = module._apply_gate(torch.cat([linear(hidden, gate.to(hidden)), value], dim=-1))
             routed = (chosen[..., None] == experts).any(dim=-2)
-            self._read.append((positions, torch.where(routed, value, 0)))
+            self._read[group] = torch.where(routed, value, 0)
 
         return keep
 
@@ -137,11 +145,14 @@ class ActivationReader:
         """
         self._read.clear()
         self._model(input_ids=input_ids.to(self._device), attention_mask=attention_mask.to(self._device))
-        activations = torch.empty(*input_ids.shape, len(self._neurons), device=self._device)
-        for positions, values in self._read:
-            # Some models (OPT, mixtures) flatten batch and sequence into one dimension.
-            activations[..., positions] = values.float().view(*input_ids.shape, -1)
-        if not torch.isfinite(activations[attention_mask.to(self._device).bool()]).all():
+        # Some models (OPT, mixtures) flatten batch and sequence into one dimension.
+        parts = [self._read[group].float().view(*input_ids.shape, -1) for group in sorted(self._read)]
+        self._read.clear()
+        activations = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        if self._order is not None:
+            activations = activations[..., self._order]
+        # A sum is finite if all that is summed is.
+        if not torch.isfinite(activations.sum(dim=-1)[attention_mask.to(self._device).bool()]).all():
             raise HarnessError(
                 f"{self._subject.name} computes activations that are NaN or infinite: its weights are damaged, or too "
                 "large for the number format (subject.dtype=float32)"
@@ -154,3 +165,27 @@ class ActivationReader:
         self._read.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+#: Activation functions that are never below zero, by transformers' names.
+NEVER_NEGATIVE = frozenset({"relu", "relu2", "relu6", "sigmoid"})
+
+
+def check_signs(subject: Subject, neurons: Iterable[Neuron]) -> None:
+    """Check that no neuron is asked for at a sign that it never has.
+
+    A gated neuron has both, whatever its function: ``in`` turns the sign.
+
+    Raises:
+        HarnessError: if one is.
+    """
+    if VectorKind.GATE in subject.kinds or not any(neuron.negative for neuron in neurons):
+        return
+    config = subject.config.get_text_config()
+    options = ("hidden_act", "hidden_activation", "activation_function")
+    function = next((found for name in options if isinstance(found := getattr(config, name, None), str)), None)
+    if function in NEVER_NEGATIVE:
+        raise HarnessError(
+            f"the neurons of {subject.name} are never active below zero (their function is {function}): describe the "
+            "positive sign alone (neurons.signs=[positive])"
+        )
