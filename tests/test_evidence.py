@@ -38,8 +38,8 @@ from harness.evidence import (
     Window,
     gathered,
 )
-from harness.evidence.capture import POOL, State, batches, check_window
 from harness.evidence.copies import CopyTable
+from harness.evidence.corpus_pass import POOL, State, batches, check_window
 from harness.evidence.encoding import CONTEXT, TEXT, TURN, Encoder, special_affixes
 from harness.evidence.running import PEAKS, SPARE, Rows, Sample
 from harness.evidence.tables import activities, exemplar_tables, quantile_picks
@@ -500,7 +500,7 @@ def planted(
         Window(f"{first + place:016x}", split, 0, tuple(range(5, 5 + len(values))), bytes([TEXT] * len(values)))
         for place, values in enumerate(windows)
     ]
-    return made, torch.tensor(windows)[..., None]
+    return made, torch.tensor(windows, dtype=torch.float32)[..., None]
 
 
 def test_peaks_densities_and_means_by_hand(tmp_path: Path, llama: Subject) -> None:
@@ -639,7 +639,7 @@ def test_a_pass_that_is_killed_goes_on_where_it_was_and_ends_the_same(
     pool: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("harness.evidence.capture.POOL", pool)
+    monkeypatch.setattr("harness.evidence.corpus_pass.POOL", pool)
     neurons = both_signs(Neuron(0, 1), Neuron(1, 5))
     config = replace(SMALL, checkpoint_s=0)
     whole = collect(Listed(texts), llama, neurons, config, folder=tmp_path / "whole")

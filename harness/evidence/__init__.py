@@ -1,8 +1,8 @@
 """Activation evidence: corpora, windows, one pass over them, and the store that runs share."""
 
-from harness.evidence.capture import capture
 from harness.evidence.config import CorpusSummary, EvidenceConfig
 from harness.evidence.corpus import Corpus, Document, Message
+from harness.evidence.corpus_pass import capture
 from harness.evidence.sources import Conversations, HuggingFaceDataset, InstalledDocs, Rows, TextFiles
 from harness.evidence.store import Gathered, gathered
 from harness.evidence.windows import Window

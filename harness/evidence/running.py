@@ -169,10 +169,10 @@ class Tally:
         both = self._width > 1 + BINS
         self.tokens += tokens
         positive = activations.clamp_min(0)
-        # What is summed up in float32 is one batch.
-        total = positive.sum(dim=(0, 1))
+        # In float64, so that the order, which depends on the shape, does not show.
+        total = positive.sum(dim=(0, 1), dtype=torch.float64)
         self.sums[:, 0] += total
-        self.sums[:, 1] += activations.sum(dim=(0, 1)) - total
+        self.sums[:, 1] += activations.sum(dim=(0, 1), dtype=torch.float64) - total
         self.highest[:, 0] = torch.maximum(self.highest[:, 0], activations.amax(dim=(0, 1)))
         bits = (activations if both else positive).contiguous().view(torch.int32)
         bins = ((bits & 0x7FFFFFFF) >> _SHIFT).sub_(_LOWEST - 1).clamp_(0, BINS)

@@ -20,9 +20,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness.evidence.capture import capture
 from harness.evidence.config import CorpusSummary, EvidenceConfig
 from harness.evidence.corpus import Corpus
+from harness.evidence.corpus_pass import capture
 from harness.evidence.tables import activities, exemplar_tables
 from harness.exemplar_table import TOGETHER, ExemplarTable, write_exemplars
 from harness.folder import read_table, replacing, write_json, write_table
@@ -102,7 +102,7 @@ def gathered(
         The evidence, which others leave alone meanwhile.
 
     Raises:
-        HarnessError: as :func:`harness.evidence.capture.capture` does.
+        HarnessError: as :func:`harness.evidence.corpus_pass.capture` does.
     """
     own = own / ".evidence"
     identity = identity_of(corpus, subject, config, seed)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.evidence.capture import State
+from harness.evidence.corpus_pass import State
 from harness.evidence.encoding import TURN
 from harness.evidence.running import NEVER, Sample, Tally, lower_edges
 from harness.exemplar_table import SCHEMA, TOGETHER, neuron_column, sign_of
