@@ -568,7 +568,7 @@ def sampled(peaks: Sequence[float], cuts: Sequence[int], count: int = 8) -> Samp
     chosen = sorted(active, key=priorities.__getitem__)
     kept = min(len(chosen), count)
     assert sample.windows[0, :kept].tolist() == chosen[:kept]  # the smallest priorities among those that activate
-    assert sample.activations[0, :kept, 0].tolist() == [np.float32(peaks[number]) for number in chosen[:kept]]
+    assert sample.of(0, torch.arange(kept))[:, 0].tolist() == [np.float32(peaks[number]) for number in chosen[:kept]]
     assert sample.values[0, : min(len(chosen), PEAKS)].tolist() == [np.float32(peaks[n]) for n in chosen[:PEAKS]]
     return sample
 
@@ -695,7 +695,10 @@ def test_runs_share_what_was_captured(llama: Subject, texts: list[str], tmp_path
     third = collect(Listed(texts), llama, more, config, folder=tmp_path / "d")
     assert set(forwards) == {1}  # the one neuron that was not
     alone = collect(Listed(texts), llama, more, folder=tmp_path / "e")
-    assert third == alone
+    assert third.exemplars == alone.exemplars
+    for one, two in zip(third.activity, alone.activity, strict=True):  # sums differ in the last digit
+        assert replace(one, mean=0, mean_active=0) == replace(two, mean=0, mean_active=0)
+        assert (one.mean, one.mean_active) == pytest.approx((two.mean, two.mean_active), abs=1e-6)
     for changed in (
         replace(config, window=13),
         replace(config, stride=6),

@@ -57,76 +57,105 @@ class Rows:
             highest = torch.where(self.negative, -activations.amin(dim=1)[:, self.whole], highest)
         return highest.T.contiguous()
 
-    def of(self, rows: Tensor, columns: Tensor, activations: Tensor, window: int) -> Tensor:
-        """Return the activations of some rows in some windows, filled up to the window's length: (rows, columns, T)."""
-        chosen = activations[columns][:, :, self.whole[rows]].permute(2, 0, 1) * self.signs[rows, None, None]
-        return pad(chosen, (0, window - chosen.shape[2]))
+
+class Kept:
+    """The activations of the windows kept for each row, which stay where they are while their order changes.
+
+    Attributes:
+        slots: for each row and place in its order, where in ``activations`` that place's are (R, k).
+        activations: (R, k, T).
+    """
+
+    def __init__(self, rows: Rows, count: int, window: int, dtype: torch.dtype) -> None:
+        self._rows = rows
+        self.slots = torch.arange(count, device=rows.device).repeat(rows.count, 1)
+        self.activations = torch.zeros(rows.count, count, window, dtype=dtype, device=rows.device)
+
+    def reorder(self, rows: Tensor, order: Tensor, columns: Tensor, activations: Tensor) -> None:
+        """Take up a new order of some rows.
+
+        Args:
+            rows: the rows (r,).
+            order: for each place, the place it had before; from k on, the place in ``columns`` of a new window (r, k).
+            columns: windows of the batch.
+            activations: those of the batch (B, T, neurons).
+        """
+        count = self.slots.shape[1]
+        new = order >= count
+        slots = self.slots[rows].gather(1, order.clamp_max(count - 1))
+        # As many slots are free in a row as windows are new, and both are found row by row.
+        taken = torch.zeros_like(slots).scatter_add_(1, slots, (~new).long())
+        slots[new] = (taken == 0).nonzero()[:, 1]
+        self.slots[rows] = slots
+        which, place = new.nonzero(as_tuple=True)
+        into, window = rows[which], columns[order[which, place] - count]
+        values = activations[window, :, self._rows.whole[into]] * self._rows.signs[into, None]
+        self.activations[into, slots[which, place]] = pad(
+            values.to(self.activations.dtype), (0, self.activations.shape[2] - values.shape[1])
+        )
+
+    def of(self, row: int, places: Tensor) -> Tensor:
+        """Return the activations at some places of a row's order (places, T)."""
+        return self.activations[row, self.slots[row, places]]
 
 
-class Top:
-    """The highest windows of each row: values (R, k), window numbers (R, k), activations (R, k, T).
+class Top(Kept):
+    """The highest windows of each row: values (R, k), window numbers (R, k), and their activations.
 
     Only windows that activate the row are among them; a free place has value 0 and number -1.
     """
 
     def __init__(self, rows: Rows, count: int, window: int, dtype: torch.dtype) -> None:
-        self._rows = rows
+        super().__init__(rows, count, window, dtype)
         self.values = torch.zeros(rows.count, count, device=rows.device)
         self.windows = torch.full((rows.count, count), -1, dtype=torch.int32, device=rows.device)
-        self.activations = torch.zeros(rows.count, count, window, dtype=dtype, device=rows.device)
 
     def update(self, peaks: Tensor, numbers: Tensor, activations: Tensor) -> None:
         """Merge a batch: peaks (R, B), window numbers (B,), activations (B, T, neurons)."""
-        enters = peaks > self.values[:, -1:]
-        for rows, columns in _parts(enters):
+        for rows, columns in _parts(peaks > self.values[:, -1:]):
             values = torch.cat([self.values[rows], peaks[rows][:, columns]], dim=1)
             # Stable, and earlier windows stand first: of equal activations those read first are kept.
             order = values.sort(dim=1, descending=True, stable=True).indices[:, : self.values.shape[1]]
             self.values[rows] = values.gather(1, order)
             windows = torch.cat([self.windows[rows], numbers[columns].expand(len(rows), -1)], dim=1)
             self.windows[rows] = windows.gather(1, order)
-            new = self._rows.of(rows, columns, activations, self.activations.shape[2])
-            self.activations[rows] = _gathered(self.activations[rows], new, order)
+            self.reorder(rows, order, columns, activations)
 
 
-class Sample:
+class Sample(Kept):
     """A uniform sample of the windows that activate each row, by priority.
 
     Peaks (R, ``PEAKS``) and priorities (R, ``PEAKS``), in order of priority; of the first ``count`` of them the window
-    numbers (R, count) and activations (R, count, T). A free place has priority ``NEVER``.
+    numbers (R, count) and the activations. A free place has priority ``NEVER``.
     """
 
     def __init__(self, rows: Rows, count: int, window: int, dtype: torch.dtype) -> None:
-        self._rows = rows
+        super().__init__(rows, count, window, dtype)
         size = max(PEAKS, count)
         self.values = torch.zeros(rows.count, size, device=rows.device)
         self.priorities = torch.full((rows.count, size), NEVER, dtype=torch.int32, device=rows.device)
         self.windows = torch.full((rows.count, count), -1, dtype=torch.int32, device=rows.device)
-        self.activations = torch.zeros(rows.count, count, window, dtype=dtype, device=rows.device)
 
     def update(self, peaks: Tensor, priorities: Tensor, numbers: Tensor, activations: Tensor) -> None:
         """Merge a batch: peaks (R, B), priorities (B,), window numbers (B,), activations (B, T, neurons)."""
-        count = self.windows.shape[1]
-        enters = (peaks > 0) & (priorities < self.priorities[:, -1:])
-        for rows, columns in _parts(enters):
+        count, size = self.windows.shape[1], self.priorities.shape[1]
+        for rows, columns in _parts((peaks > 0) & (priorities < self.priorities[:, -1:])):
             peaked = peaks[rows][:, columns]
             given = torch.where(peaked > 0, priorities[columns], NEVER)
             merged = torch.cat([self.priorities[rows], given], dim=1)
-            order = merged.sort(dim=1, stable=True).indices[:, : self.priorities.shape[1]]
-            first = order[:, :count]
-            changed = (first >= self.priorities.shape[1]).any(dim=1)
+            ordered = merged.sort(dim=1, stable=True)
+            order = ordered.indices[:, :size]
             self.values[rows] = torch.cat([self.values[rows], peaked], dim=1).gather(1, order)
-            self.priorities[rows] = merged.gather(1, order)
-            some = rows[changed]
+            self.priorities[rows] = ordered.values[:, :size]
+            # An old window among the first ``count`` was among them before.
+            first = order[:, :count]
+            changed = (first >= size).any(dim=1)
+            some, first = rows[changed], first[changed]
             if len(some):
-                # An old window among the first ``count`` was among them before.
-                first = first[changed]
-                first = torch.where(first < self.priorities.shape[1], first, first - self.priorities.shape[1] + count)
+                first = torch.where(first < size, first, first - size + count)
                 windows = torch.cat([self.windows[some], numbers[columns].expand(len(some), -1)], dim=1)
                 self.windows[some] = windows.gather(1, first)
-                new = self._rows.of(some, columns, activations, self.activations.shape[2])
-                self.activations[some] = _gathered(self.activations[some], new, first)
-        return
+                self.reorder(some, first, columns, activations)
 
 
 class Drawn:
@@ -151,41 +180,42 @@ class Drawn:
 class Tally:
     """How often and how strongly each neuron is active.
 
-    ``counts`` (neurons, 1 + BINS or, with negative activations, 1 + 2 BINS): how many activations lie in each bin; the
-    first bin is for 0 and what is nearer to it than 2**-36. ``sums`` (neurons, 2), float64: of the positive and of the
-    negative activations. ``highest`` (neurons, 2): the maximum, and of the activations times -1.
+    ``counts`` (neurons, 1 + BINS or, with negative activations, 1 + 2 BINS): how many activations lie in each bin,
+    from the lowest to the highest; one bin is for 0 and what is nearer to it than 2**-36. ``sums`` (neurons, 2),
+    float64: of the positive and of the negative activations. ``highest`` (neurons, 2): the maximum, and that of the
+    activations times -1.
     """
 
     def __init__(self, neurons: int, both: bool, device: str) -> None:
-        self._width = 1 + BINS * (2 if both else 1)
-        self.counts = torch.zeros(neurons, self._width, dtype=torch.int64, device=device)
+        self._zero = BINS if both else 0
+        width = self._zero + 1 + BINS
+        self.counts = torch.zeros(neurons, width, dtype=torch.int64, device=device)
         self.sums = torch.zeros(neurons, 2, dtype=torch.float64, device=device)
         self.highest = torch.zeros(neurons, 2, device=device)
         self.tokens = torch.zeros((), dtype=torch.int64)
-        self._offsets = torch.arange(neurons, dtype=torch.int32, device=device) * self._width
+        self._offsets = torch.arange(neurons, dtype=torch.int32, device=device) * width + self._zero
 
     def update(self, activations: Tensor, tokens: int) -> None:
         """Count a batch of activations (B, T, neurons), 0 at the positions that do not count, of so many tokens."""
-        both = self._width > 1 + BINS
         self.tokens += tokens
+        activations = activations.reshape(-1, activations.shape[-1])
         positive = activations.clamp_min(0)
-        # In float64, so that the order, which depends on the shape, does not show.
-        total = positive.sum(dim=(0, 1), dtype=torch.float64)
+        # What is summed up in float32 is one batch.
+        total = positive.sum(dim=0)
         self.sums[:, 0] += total
-        self.sums[:, 1] += activations.sum(dim=(0, 1), dtype=torch.float64) - total
-        self.highest[:, 0] = torch.maximum(self.highest[:, 0], activations.amax(dim=(0, 1)))
-        bits = (activations if both else positive).contiguous().view(torch.int32)
+        self.sums[:, 1] += activations.sum(dim=0) - total
+        self.highest[:, 0] = torch.maximum(self.highest[:, 0], activations.amax(dim=0))
+        bits = (activations if self._zero else positive).view(torch.int32)
         bins = ((bits & 0x7FFFFFFF) >> _SHIFT).sub_(_LOWEST - 1).clamp_(0, BINS)
-        if both:
-            self.highest[:, 1] = torch.maximum(self.highest[:, 1], -activations.amin(dim=(0, 1)))
-            bins += ((bits < 0) & (bins > 0)) * BINS
+        if self._zero:
+            self.highest[:, 1] = torch.maximum(self.highest[:, 1], -activations.amin(dim=0))
+            bins *= (bits >> 31) | 1
         counts = torch.bincount(bins.add_(self._offsets).flatten(), minlength=self.counts.numel())
         self.counts += counts.view_as(self.counts)
 
     def active(self, sign: int) -> Tensor:
-        """Return how many activations lie in each bin at a sign (neurons, BINS)."""
-        start = 1 if sign > 0 else 1 + BINS
-        return self.counts[:, start : start + BINS]
+        """Return how many activations lie in each bin at a sign (neurons, BINS), the weakest first."""
+        return self.counts[:, self._zero + 1 :] if sign > 0 else self.counts[:, : self._zero].flip(1)
 
 
 def lower_edges() -> Tensor:
@@ -199,8 +229,3 @@ def _parts(enters: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     for some in torch.split(rows, ROWS):
         if len(some):
             yield some, enters[some].any(dim=0).nonzero().flatten()
-
-
-def _gathered(old: Tensor, new: Tensor, order: Tensor) -> Tensor:
-    both = torch.cat([old, new.to(old.dtype)], dim=1)
-    return both.gather(1, order[..., None].expand(-1, -1, old.shape[2]))

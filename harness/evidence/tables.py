@@ -70,11 +70,11 @@ def _of(state: State, row: int, split: Split) -> Iterator[tuple[Source, NDArray[
     """Yield the windows (n,) of a row and split and their activations (n, T), source by source."""
     top = state.top[split]
     kept = top.windows[row] >= 0
-    yield Source.TOP, _numpy(top.windows[row][kept]), _numpy(top.activations[row][kept])
+    yield Source.TOP, _numpy(top.windows[row][kept]), _numpy(top.of(row, kept))
     if state.sample:
         sample = state.sample[split]
         picked = quantile_picks(sample, row, state.config.quantiles, state.config.per_quantile)
-        yield Source.QUANTILE, _numpy(sample.windows[row][picked]), _numpy(sample.activations[row][picked])
+        yield Source.QUANTILE, _numpy(sample.windows[row][picked]), _numpy(sample.of(row, picked))
     drawn = state.drawn[split]
     order = drawn.windows.argsort()
     own = drawn.activations[:, :, state.columns[row]][order.to(drawn.activations.device)]
