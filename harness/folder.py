@@ -19,7 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import HarnessError
+from harness.exemplar_table import ExemplarTable
 from harness.records import (
+    Activity,
     BlockTiming,
     Channel,
     Description,
@@ -198,6 +200,11 @@ class RunFolder:
         return self.path / "exemplars.parquet"
 
     @property
+    def activity(self) -> Path:
+        """How often and how strongly every neuron is active, by split."""
+        return self.path / "activity.parquet"
+
+    @property
     def effects(self) -> Path:
         """Folder of what clamping neurons does to the next token, and of the text it was averaged over."""
         return self.path / "effects"
@@ -361,9 +368,18 @@ class RunFolder:
         """Read what was found in random vectors."""
         return [item for path in sorted(self.merit.glob("*.random.parquet")) for item in read_table(path, RandomVector)]
 
-    def read_exemplars(self) -> list[Exemplar]:
-        """Read the exemplars, or none if the run has none yet."""
-        return read_table(self.exemplars, Exemplar) if self.exemplars.exists() else []
+    def read_exemplars(self, neurons: Collection[Neuron] | None = None) -> list[Exemplar]:
+        """Read the exemplars of some neurons, or of all, ordered by neuron; none if the run has none yet."""
+        table = self.exemplar_table()
+        return [] if table is None else table.read(neurons)
+
+    def exemplar_table(self) -> ExemplarTable | None:
+        """Open the exemplars, to read them neuron by neuron; none if the run has none yet."""
+        return ExemplarTable(self.exemplars) if self.exemplars.exists() else None
+
+    def read_activity(self) -> list[Activity]:
+        """Read how active the neurons are, or nothing if the run does not know yet."""
+        return read_table(self.activity, Activity) if self.activity.exists() else []
 
     def read_effects(self) -> list[Effect]:
         """Read what clamping neurons does, or none if the run has not measured it, ordered by neuron and split."""

@@ -14,6 +14,7 @@ from typing import ClassVar
 from harness.errors import HarnessError
 from harness.llm.client import LLMClient
 from harness.records import (
+    Activity,
     Channel,
     Description,
     Effect,
@@ -44,6 +45,7 @@ class Case:
         effects: what clamping the neuron does to the next token, one for each value, if the method needs effects;
             averaged over text of the explain split for describers, of the report split for judges. None at all if the
             values are told in peaks and the neuron is never active.
+        activity: how often and how strongly the neuron is active, in each of the splits open to the method.
     """
 
     neuron: Neuron
@@ -53,9 +55,10 @@ class Case:
     seed: int
     llms: Mapping[str, LLMClient] = field(default_factory=dict, kw_only=True)
     effects: tuple[Effect, ...] = field(default=(), kw_only=True)
+    activity: Mapping[Split, Activity] = field(default_factory=dict, kw_only=True)
 
     def windows(self, split: Split, source: Source) -> tuple[Exemplar, ...]:
-        """Return the exemplars of one split and source: top by activation, highest first; random in corpus order."""
+        """Return the exemplars of one split and source: random ones in corpus order, others highest first."""
         return tuple(item for item in self.exemplars if item.split is split and item.source is source)
 
     def asked(self) -> LLMClient:

@@ -22,6 +22,7 @@ from harness.folder import RunFolder
 from harness.records import Source, Split, Status, Usage, VectorKind
 from harness.run.help import compose_config
 from harness.run.main import main
+from harness.subject import ActivationReader
 
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -97,7 +98,10 @@ def test_a_run_leaves_everything_it_promises(invoke: Invoke, small: dict[str, st
     assert len(channels) == 2 * 3 * 2 * 3  # layers, neurons, kinds, channels
     assert {channel.kind for channel in channels} == {VectorKind.IN, VectorKind.OUT}
     exemplars = run.read_exemplars()
-    assert len(exemplars) == 6 * 4 * (5 + 8)  # neurons, splits, top and random
+    assert len(exemplars) == 6 * 4 * (5 + 5 * 2 + 8)  # neurons, splits, top, quantiles and random
+    assert {(item.neuron, item.split) for item in run.read_activity()} == {
+        (item.neuron, item.split) for item in exemplars
+    }
     documents = {split: {item.document for item in exemplars if item.split is split} for split in Split}
     assert sum(map(len, documents.values())) == len(set.union(*documents.values()))
 
@@ -185,7 +189,12 @@ def test_killed_anywhere_a_run_goes_on_to_the_same_result(small: dict[str, str],
     assert {path: path.stat().st_mtime_ns for path in written} == written  # finished work was not done again
 
 
-def test_a_sweep_gives_comparable_runs_side_by_side(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+def test_a_sweep_gives_comparable_runs_side_by_side(
+    invoke: Invoke, small: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[ActivationReader] = []
+    init = ActivationReader.__init__
+    monkeypatch.setattr(ActivationReader, "__init__", lambda *given: (readers.append(given[0]), init(*given))[1])
     from harness.report.__main__ import main as report
 
     sweep = [item for item in options(small, name="sweep") if not item.startswith("folder")]
@@ -194,6 +203,7 @@ def test_a_sweep_gives_comparable_runs_side_by_side(invoke: Invoke, small: dict[
     assert len(runs) == 2
     found = [records(path) for path in runs]
     assert found[0]["exemplars"] == found[1]["exemplars"]
+    assert len(readers) == 1  # activations were captured once
     assert found[0]["channels"] != found[1]["channels"]
     joint = tmp_path / "joint.html"
     assert report([*map(str, runs), "--output", str(joint)]) == 0

@@ -1,29 +1,29 @@
-"""Activation evidence: corpora, windows, exemplars, document-disjoint splits."""
+"""Activation evidence: corpora, windows, one pass over them, and the store that runs share."""
 
-from harness.evidence.corpus import Corpus, Document, HuggingFaceDataset, InstalledDocs, TextFiles
-from harness.evidence.exemplars import (
-    CorpusSummary,
-    EvidenceConfig,
-    collect_exemplars,
-    gather_windows,
-    special_affixes,
-    summarise,
-)
+from harness.evidence.config import CorpusSummary, EvidenceConfig
+from harness.evidence.corpus import Corpus, Document, Message
+from harness.evidence.corpus_pass import capture
+from harness.evidence.encoding import special_affixes
 from harness.evidence.prompts import draw_prompts
+from harness.evidence.sources import Conversations, HuggingFaceDataset, InstalledDocs, Rows, TextFiles
+from harness.evidence.store import Gathered, gathered
 from harness.evidence.windows import Window
 
 __all__ = [
+    "Conversations",
     "Corpus",
     "CorpusSummary",
     "Document",
     "EvidenceConfig",
+    "Gathered",
     "HuggingFaceDataset",
     "InstalledDocs",
+    "Message",
+    "Rows",
     "TextFiles",
     "Window",
-    "collect_exemplars",
+    "capture",
     "draw_prompts",
-    "gather_windows",
+    "gathered",
     "special_affixes",
-    "summarise",
 ]

@@ -1,38 +1,61 @@
-"""Where text comes from. A corpus yields documents; everything else about evidence is the same for all of them."""
+"""What a corpus is: a source of documents. Everything else about evidence is the same for all of them."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import heapq
-import inspect
 import json
-import logging
-import pydoc_data.topics
-import sysconfig
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from harness.errors import HarnessError
-from harness.subject.files import first_line
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Message:
+    """A turn of a conversation."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text and its identity, a hash of the text: the same text is the same document wherever it is found."""
+    """A text or a conversation and its identity, a hash of it: the same text is the same document wherever it is found.
+
+    Attributes:
+        id: the identity, 16 hexadecimal digits.
+        text: the text; of a conversation, the messages' contents, one below the other.
+        messages: the conversation; empty for a plain text.
+    """
 
     id: str
     text: str
+    messages: tuple[Message, ...] = ()
 
     @classmethod
-    def of(cls, text: str) -> Document:
-        """Make the document of a text; halves of surrogate pairs, which are no text, become question marks."""
-        encoded = text.encode("utf-8", "replace")
-        return cls(hashlib.sha256(encoded).hexdigest()[:16], encoded.decode())
+    def of(cls, given: str | tuple[Message, ...]) -> Document:
+        """Make the document of a text or a conversation.
+
+        Halves of surrogate pairs, which are no text, become question marks.
+        """
+        if isinstance(given, str):
+            encoded = given.encode("utf-8", "replace")
+            return cls(_digest(encoded), encoded.decode())
+        messages = tuple(Message(_clean(message.role), _clean(message.content)) for message in given)
+        whole = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
+        return cls(_digest(whole.encode()), "\n".join(message.content for message in messages), messages)
+
+
+def _digest(encoded: bytes) -> str:
+    return hashlib.sha256(encoded).hexdigest()[:16]
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 class Corpus(ABC):
@@ -40,164 +63,105 @@ class Corpus(ABC):
 
     Attributes:
         name: what reports call it.
+        template: chat template of its conversations; none for the tokenizer's own.
     """
 
     name: str
+    template: str | None = None
 
     @abstractmethod
-    def texts(self) -> Iterator[str]:
-        """Yield the texts, in an order that is the same at every run.
+    def texts(self) -> Iterator[str | tuple[Message, ...]]:
+        """Yield texts or conversations, in an order that is the same at every run.
 
         Raises:
             HarnessError: if the source cannot be read.
         """
 
-    def documents(self, limit: int | None) -> list[Document]:
-        """Return the documents, each text once.
+    def identity(self) -> dict[str, Any]:
+        """Return what says which texts these are, as plain JSON types: equal identities, equal texts.
+
+        Evidence is shared by runs under it. A corpus that does not say reads and hashes all its texts.
+        """
+        digest = hashlib.sha256()
+        for text in self.texts():
+            digest.update(Document.of(text).id.encode())
+        return {"texts": digest.hexdigest()}
+
+    def documents(self, limit: int | None) -> Documents:
+        """Return the documents that hold any text.
 
         Args:
-            limit: at most so many; those with the smallest hash are taken, a fixed pseudo-random choice.
+            limit: at most so many, each text once; those with the smallest hash are taken, a fixed pseudo-random
+                choice that does not depend on the order of the corpus. The corpus is read to its end at once, and the
+                texts lie in a temporary file. None: all, streamed in the corpus's own order.
 
         Raises:
             HarnessError: if there are none.
         """
-        distinct = {document.id: document for text in self.texts() if text.strip() and (document := Document.of(text))}
-        if not distinct:
+        return Documents(self, limit)
+
+    def stream(self) -> Iterator[Document]:
+        """Yield all documents that hold any text.
+
+        Raises:
+            HarnessError: if there are none.
+        """
+        empty = True
+        for text in self.texts():
+            document = Document.of(text)
+            if document.text.strip():
+                empty = False
+                yield document
+        if empty:
             raise HarnessError(f"the corpus {self.name} is empty: no text was found in it (corpus)")
-        chosen = sorted(distinct) if limit is None else heapq.nsmallest(limit, distinct)
-        return [distinct[identity] for identity in chosen]
 
 
-class InstalledDocs(Corpus):
-    """The documentation already on the machine: Python's reference and the docstrings of installed packages.
+class Documents:
+    """The documents of a corpus, to be gone through as often as need be; no more than one is held in memory.
 
-    Sources are parsed, never imported.
-
-    Args:
-        name: what reports call it.
-        min_characters: shorter texts are passed over.
-        max_files: at most so many source files are parsed, in alphabetical order of package and path.
+    Attributes:
+        count: how many there are; none if that is not known before the corpus is read.
     """
 
-    def __init__(self, name: str = "installed-docs", min_characters: int = 200, max_files: int = 4000) -> None:
-        self.name, self._minimum, self._max_files = name, min_characters, max_files
+    def __init__(self, corpus: Corpus, limit: int | None) -> None:
+        self._corpus = corpus
+        self._file: BinaryIO | None = None
+        self._chosen: list[tuple[str, int, int]] = []
+        self.count: int | None = None
+        if limit is not None:
+            self._file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - it lives as long as this object
+            self._chosen = sorted(self._choose(limit, self._file))
+            self.count = len(self._chosen)
 
-    def texts(self) -> Iterator[str]:
-        """Yield the reference topics, then the docstrings."""
-        candidates = [*pydoc_data.topics.topics.values(), *self._docstrings()]
-        yield from (text for text in candidates if len(text) >= self._minimum)
+    def _choose(self, limit: int, file: BinaryIO) -> list[tuple[str, int, int]]:
+        """Write every text to the file that is among the ``limit`` of smallest hash so far; return where those are.
 
-    def _docstrings(self) -> Iterator[str]:
-        folders = [Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))]
-        sources = (path for folder in folders for path in sorted(folder.rglob("*.py")) if "tests" not in path.parts)
-        for count, path in enumerate(sources):
-            if count >= self._max_files:
-                return
-            try:
-                tree = ast.parse(path.read_bytes())
-            except (SyntaxError, ValueError, RecursionError, OSError):
-                continue  # test data of Python itself is broken on purpose
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                    text = ast.get_docstring(node)
-                    if text:
-                        yield inspect.cleandoc(text)
-
-
-class HuggingFaceDataset(Corpus):
-    """A text column of a dataset on the Hugging Face hub, streamed.
-
-    Args:
-        path: dataset name.
-        subset: its configuration, if it has several.
-        split: its split.
-        column: the text column.
-        revision: hub revision.
-        max_examples: examples read from the stream.
-        name: what reports call it; the dataset's name if none.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        subset: str | None = None,
-        split: str = "train",
-        column: str = "text",
-        revision: str | None = None,
-        max_examples: int = 100_000,
-        name: str | None = None,
-    ) -> None:
-        self.name = name or path
-        self._path, self._subset, self._split, self._column = path, subset, split, column
-        self._revision, self._max_examples = revision, max_examples
-
-    def texts(self) -> Iterator[str]:
-        """Yield the column's values."""
-        from datasets import load_dataset
-
-        try:
-            stream = load_dataset(self._path, self._subset, split=self._split, revision=self._revision, streaming=True)
-            for example in stream.take(self._max_examples):
-                if self._column not in example:
-                    raise HarnessError(
-                        f"the dataset {self._path} has no column {self._column!r}; "
-                        f"it has {', '.join(example)} (corpus.column)"
-                    )
-                text = example[self._column]
-                if text is not None and not isinstance(text, str):
-                    raise HarnessError(
-                        f"the column {self._column!r} of the dataset {self._path} holds {type(text).__name__}, "
-                        "not text (corpus.column)"
-                    )
-                yield text or ""
-        except HarnessError:
-            raise
-        except Exception as error:  # the library raises a class of its own for every cause
-            raise HarnessError(
-                f"the dataset {self._path} cannot be read ({first_line(error)}); "
-                "check corpus.path, corpus.subset, corpus.split and corpus.revision"
-            ) from error
-
-
-class TextFiles(Corpus):
-    """Local files: ``.txt`` and ``.md`` (one document a file), ``.jsonl`` (one document a line).
-
-    Args:
-        paths: files, or folders that are searched for such files.
-        column: the text field of JSON lines.
-        name: what reports call it.
-    """
-
-    def __init__(self, paths: Sequence[str], column: str = "text", name: str = "files") -> None:
-        self.name, self._paths, self._column = name, tuple(paths), column
-
-    def texts(self) -> Iterator[str]:
-        """Yield the documents, files in alphabetical order."""
-        for given in self._paths:
-            path = Path(given).expanduser()
-            if not path.exists():
-                raise HarnessError(f"the corpus file {given} does not exist (corpus.paths)")
-            files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
-            for file in files:
-                if file.suffix in {".txt", ".md"}:
-                    yield file.read_text("utf-8", "replace")
-                elif file.suffix == ".jsonl":
-                    yield from self._lines(file)
-                elif not path.is_dir():
-                    raise HarnessError(f"{file} is neither .txt, .md nor .jsonl (corpus.paths)")
-
-    def _lines(self, file: Path) -> Iterator[str]:
-        # Not splitlines, which also splits at characters that JSON lets stand inside a string.
-        for number, line in enumerate(file.read_text("utf-8", "replace").split("\n"), start=1):
-            if not line.strip():
+        Of n documents some limit * (1 + ln(n / limit)) are written, and ``limit`` places are held.
+        """
+        heap: list[tuple[int, str, int, int]] = []  # the greatest hash first
+        held: set[str] = set()
+        for document in self._corpus.stream():
+            rank = -int(document.id, 16)
+            if document.id in held or (len(heap) == limit and rank < heap[0][0]):
                 continue
-            try:
-                text = json.loads(line)[self._column]
-            except (ValueError, KeyError, TypeError):
-                text = None
-            if not isinstance(text, str):
-                raise HarnessError(
-                    f"{file} line {number} is not a JSON object with a text in the field {self._column!r} "
-                    "(corpus.column)"
-                )
-            yield text
+            given = [[m.role, m.content] for m in document.messages] if document.messages else document.text
+            line = json.dumps(given).encode()
+            entry = (rank, document.id, file.tell(), len(line))
+            file.write(line)
+            held.add(document.id)
+            if len(heap) == limit:
+                held.discard(heapq.heapreplace(heap, entry)[1])
+            else:
+                heapq.heappush(heap, entry)
+        return [entry[1:] for entry in heap]
+
+    def __iter__(self) -> Iterator[Document]:
+        if self._file is None:
+            yield from self._corpus.stream()
+        for identity, start, length in self._chosen:
+            assert self._file is not None
+            self._file.seek(start)
+            given = json.loads(self._file.read(length))
+            messages = () if isinstance(given, str) else tuple(Message(*message) for message in given)
+            text = given if isinstance(given, str) else "\n".join(message.content for message in messages)
+            yield Document(identity, text, messages)

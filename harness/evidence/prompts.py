@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
+
 from harness.errors import HarnessError
+from harness.evidence.config import EvidenceConfig
 from harness.evidence.corpus import Corpus
-from harness.evidence.exemplars import EvidenceConfig
 from harness.evidence.windows import split_of
 from harness.records import Split, TextPrompt
 from harness.seeds import derive_rng, derive_seed
 from harness.subject import Subject
+
+#: Documents held for each piece that is drawn: some are too short, and the memory must not grow with the corpus.
+CANDIDATES = 64
 
 
 def draw_prompts(
@@ -28,12 +33,16 @@ def draw_prompts(
     Raises:
         HarnessError: if the split has less text.
     """
-    documents = [
-        document
-        for document in corpus.documents(config.max_documents)
-        if split_of(document.id, config.splits, seed) is split
-    ]
-    documents.sort(key=lambda document: derive_seed(seed, "prompts", document.id))
+    documents = heapq.nsmallest(
+        CANDIDATES * count,
+        (
+            document
+            for document in corpus.documents(config.max_documents)
+            # A text of fewer characters than tokens has too few tokens.
+            if len(document.text) >= tokens and split_of(document.id, config.splits, seed) is split
+        ),
+        key=lambda document: derive_seed(seed, "prompts", document.id),
+    )
     pieces: list[list[TextPrompt]] = []  # of each document, in the order in which they are taken
     for document in documents:
         # A text that spells out a special token ("</s>") is text all the same.

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 
-from transformers import PreTrainedTokenizerBase
+import numpy as np
 
 from harness.errors import HarnessError
+from harness.evidence.config import EvidenceConfig
+from harness.evidence.copies import CopyTable
 from harness.evidence.corpus import Document
+from harness.evidence.encoding import Encoded, Encoder
 from harness.records import Split
 from harness.seeds import derive_seed
 
-#: So many tokens in a row in two splits are a copy, not a coincidence.
-SHARED = 16
+#: Documents tokenized at once.
+TOGETHER = 32
 
 
 @dataclass(frozen=True)
 class Window:
-    """A run of tokens of one document; special tokens are not among them.
+    """A run of tokens of one document; the special tokens that the model's tokenizer adds are not among them.
 
     Attributes:
         document: identity of the document.
         split: the split the document belongs to.
+        start: position of the first token in the document.
         tokens: token ids.
+        marks: what each token is to the evidence (see :mod:`harness.evidence.encoding`), one byte each.
     """
 
     document: str
     split: Split
+    start: int
     tokens: tuple[int, ...]
+    marks: bytes
 
 
 def split_of(document: str, shares: Mapping[Split, float], seed: int) -> Split:
@@ -48,59 +56,83 @@ def split_of(document: str, shares: Mapping[Split, float], seed: int) -> Split:
     return list(shares)[-1]
 
 
-def cut_windows(
-    documents: Sequence[Document],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    length: int,
-    shares: Mapping[Split, float],
-    seed: int,
-) -> list[Window]:
-    """Cut documents into windows that do not overlap; a document's short rest is left out, unless it is all there is.
+@dataclass
+class Cutter:
+    """Cuts documents into windows; a document's short rest is left out, unless it is all there is.
 
-    A window that occurs again (a licence, a table of contents) is kept once, and one that shares ``SHARED`` tokens in a
-    row with a window of another split is left out: documentation is copied between documents, and what a describer has
-    read must not come back as a judge's evidence.
+    A window that occurs again (a licence, a table of contents) is kept once, and one that shares text with a window of
+    another split is left out (see :mod:`harness.evidence.copies`). A window none of whose tokens count is left out too.
 
-    Args:
-        documents: the texts.
-        tokenizer: the subject's.
-        length: tokens per window.
-        shares: share of the documents of each split.
+    Attributes:
+        encoder: makes tokens of documents.
+        config: length, stride, splits and the size of the table that finds copies.
         seed: the run's seed.
+        read: documents read.
+        documents: those of which at least one window was kept.
+        windows: windows kept, by split.
+        tokens: tokens in them that count.
+        copies: windows left out as copies.
+        complete: whether all documents were read; if not, the table that finds copies was full.
     """
-    windows = []
-    seen: set[tuple[int, ...]] = set()
-    home: dict[tuple[int, ...], Split] = {}  # the split of every run of SHARED tokens that has been kept
-    for document in documents:
-        split = split_of(document.id, shares, seed)
-        # A text that spells out a special token ("</s>") is text all the same.
-        tokens = tokenizer(document.text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
-        cut = [tuple(tokens[start : start + length]) for start in range(0, len(tokens), length)]
-        for run in cut:
-            if (len(run) < length and len(cut) > 1) or run in seen:
-                continue
-            shared = {run[start : start + SHARED] for start in range(max(1, len(run) - SHARED + 1))}
-            if all(home.get(piece, split) is split for piece in shared):
-                seen.add(run)
-                home.update(dict.fromkeys(shared, split))
-                windows.append(Window(document.id, split, run))
-    return windows
 
+    encoder: Encoder
+    config: EvidenceConfig
+    seed: int
+    read: int = 0
+    documents: int = 0
+    windows: Counter[Split] = field(default_factory=Counter)
+    tokens: int = 0
+    copies: int = 0
+    complete: bool = True
 
-def check_splits(windows: Sequence[Window], needed: int) -> None:
-    """Check that every split has enough windows, and that no document stands in two splits.
+    def cut(self, documents: Iterable[Document]) -> Iterator[Window]:
+        """Yield the windows of documents, in their order."""
+        table = CopyTable(self.config.copy_table_mib)
+        rest = iter(documents)
+        while some := list(islice(rest, TOGETHER)):
+            for document, encoded in zip(some, self.encoder.encode(some), strict=True):
+                if table.full:
+                    self.complete = False
+                    return
+                kept = self._windows(document, encoded, table)
+                self.read += 1
+                self.documents += bool(kept)
+                yield from kept
 
-    Raises:
-        HarnessError: naming the split that falls short.
-    """
-    counts = Counter(window.split for window in windows)
-    for split in Split:
-        if counts[split] < needed:
-            raise HarnessError(
-                f"the corpus is too small for the splits: {split.value} has {counts[split]} windows and needs "
-                f"{needed}; give more text (corpus), ask for fewer exemplars (evidence.top, evidence.random) "
-                "or shift evidence.splits"
+    def _windows(self, document: Document, encoded: Encoded, table: CopyTable) -> list[Window]:
+        length, count = self.config.window, len(encoded.tokens)
+        starts = range(0, count - length + 1, self.config.step) if count > length else range(1)
+        counted = encoded.marks != 0
+        before = np.concatenate([[0], np.cumsum(counted)])
+        spans = [(start, min(start + length, count)) for start in starts]
+        spans = [(start, end) for start, end in spans if before[end] > before[start]]
+        split = split_of(document.id, self.config.splits, self.seed)
+        places = [(int(before[start]), int(before[end])) for start, end in spans]
+        good = table.keep(encoded.tokens[counted], places, split) if spans else []
+        kept = [
+            Window(
+                document.id, split, start, tuple(encoded.tokens[start:end].tolist()), encoded.marks[start:end].tobytes()
             )
-    homes = {(window.document, window.split) for window in windows}
-    assert len(homes) == len({document for document, _ in homes}), "a document stands in two splits"
+            for (start, end), keep in zip(spans, good, strict=True)
+            if keep
+        ]
+        self.copies += len(spans) - len(kept)
+        self.windows[split] += len(kept)
+        self.tokens += sum(end - start for (start, end), keep in zip(places, good, strict=True) if keep)
+        return kept
+
+    def check(self) -> None:
+        """Check that every split has enough windows.
+
+        Raises:
+            HarnessError: naming the split that falls short.
+        """
+        self.encoder.check(self.documents)
+        needed = max(self.config.top, self.config.random)
+        for split in Split:
+            if self.windows[split] < needed:
+                raise HarnessError(
+                    f"the corpus is too small for the splits: {split.value} has {self.windows[split]} windows and "
+                    f"needs {needed}; give more text (corpus), ask for fewer exemplars (evidence.top, evidence.random) "
+                    "or shift evidence.splits"
+                )

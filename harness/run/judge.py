@@ -15,7 +15,6 @@ from harness.methods import Comparator, JudgeCase, Judgement, Scorer
 from harness.records import (
     Description,
     Effect,
-    Exemplar,
     Neuron,
     Score,
     Split,
@@ -26,6 +25,7 @@ from harness.records import (
     Winner,
 )
 from harness.run.answers import answer_all, attempt, clients_of
+from harness.run.open_evidence import Evidence
 from harness.run.setup import Setup
 
 OPEN_TO_JUDGES = (Split.CALIBRATE, Split.REPORT)
@@ -64,10 +64,7 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     if not any(comparisons.values()) and not any(questions.values()):
         return
     made = {(record.neuron, record.describer): record for record in folder.descriptions().records()}
-    held_out: dict[Neuron, list[Exemplar]] = defaultdict(list)
-    for exemplar in folder.read_exemplars():
-        if exemplar.split in OPEN_TO_JUDGES:
-            held_out[exemplar.neuron].append(exemplar)
+    held_out = Evidence(folder.exemplar_table(), folder.read_activity(), OPEN_TO_JUDGES)
 
     effects: dict[Neuron, list[Effect]] = defaultdict(list)
     for effect in folder.read_effects():
@@ -82,11 +79,12 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         llm = llms.get(judge.role or "")
         return JudgeCase(
             neuron,
-            tuple(held_out[neuron]),
+            held_out.exemplars(neuron),
             setup.subject,
             llm,
             setup.seed,
             llms=llms,
+            activity=held_out.activity(neuron),
             effects=tuple(effects[neuron]) if judge.needs_effects else (),
             steered=steered if judge.needs_steered else {},
         )

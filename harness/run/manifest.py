@@ -28,7 +28,7 @@ from harness.run.setup import Setup
 #: its files, for nothing else depends on it.
 OPERATIONAL = (
     *("name", "folder", "executor", "storage", "tracking", "serving", "llm", "merit"),
-    *("evidence.batch_windows", "steering.rows", "subject.cache"),
+    *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s", "steering.rows", "subject.cache"),
 )
 #: What only the answers depend on: free to change until there are any.
 OF_ANSWERS = ("llm", "describers", "judges", "form", "words", "evidence_budget", "prompts", "inputs", "steering")

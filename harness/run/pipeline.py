@@ -12,8 +12,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from harness.evidence import Corpus, collect_exemplars, gather_windows, summarise
-from harness.folder import RunFolder, replacing, write_table
+from harness.evidence import Corpus, gathered
+from harness.folder import RunFolder, replacing
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
 from harness.report import build_report, store_decomposition, store_leaderboard
@@ -105,20 +105,21 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
 
 def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
     """Gather the exemplars, and return the manifest that says from how much text."""
-    logger.info("reading the corpus %s", corpus.name)
-    windows = gather_windows(corpus, setup.subject, setup.evidence, setup.seed)
-    manifest = write_manifest(setup, folder, summarise(corpus, windows))
-    with progress("activations", len(windows), "windows") as advance:
-        exemplars = collect_exemplars(
-            windows,
+    with (
+        progress("activations", None, "documents") as advance,
+        gathered(
+            corpus,
             setup.subject,
-            setup.neurons,
+            setup.described,
             setup.evidence,
             seed=setup.seed,
             device=setup.executor.device,
-            progress=advance,
-        )
-    write_table(folder.exemplars, exemplars)
+            own=folder.path,
+            progress=lambda total, done: advance(done, total),
+        ) as evidence,
+    ):
+        manifest = write_manifest(setup, folder, evidence.summary)
+        evidence.write(folder.exemplars, folder.activity)
     return manifest
 
 

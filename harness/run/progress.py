@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -22,9 +23,16 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
 
 
+class Advance(Protocol):
+    """Called with the number of items done since the last call, and how many there are once that is known."""
+
+    def __call__(self, count: int, total_now: int | None = None, /) -> None:
+        """Tell of them."""
+
+
 @contextmanager
-def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show progress of ``total`` items; the block calls what it is given with the number done since the last call.
+def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
+    """Show progress of ``total`` items (none: not known yet); the block calls what it is given as they are done.
 
     A bar with rate and time left is drawn on a terminal. Elsewhere a log line tells them, at most once a minute and
     once a percent. At the end a log line tells the number and the seconds anywhere.
@@ -41,19 +49,30 @@ def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int], None
     with bar:
         task = bar.add_task(title, total=total)
 
-        def advance(count: int) -> None:
-            nonlocal done, told, told_at
-            done += count
-            bar.update(task, advance=count)
+        def advance(count: int, total_now: int | None = None, /) -> None:
+            nonlocal done, told, told_at, total
+            done, total = done + count, total if total_now is None else total_now
+            bar.update(task, advance=count, total=total)
             now = time.monotonic()
-            if bar.disable and done < total and now - told_at >= LINE_SECONDS and done - told >= total / 100:
+            enough = done - told >= (total or 0) / 100 and done != total
+            if bar.disable and enough and now - told_at >= LINE_SECONDS:
                 told, told_at = done, now
                 logger.info("%s: %s", title, _line(done, total, unit, now - start))
 
         yield advance
-    logger.info("%s: %d of %d %s in %.1f s", title, done, total, unit, time.monotonic() - start)
+    if total is not None or done:
+        logger.info(
+            "%s: %d%s %s in %.1f s",
+            title,
+            done,
+            "" if total is None else f" of {total}",
+            unit,
+            time.monotonic() - start,
+        )
 
 
-def _line(done: int, total: int, unit: str, seconds: float) -> str:
+def _line(done: int, total: int | None, unit: str, seconds: float) -> str:
+    if total is None:
+        return f"{done:,} {unit}, {done / seconds:.3g}/s"
     left = datetime.timedelta(seconds=round(seconds * (total - done) / done))
     return f"{done:,} of {total:,} {unit}, {done / seconds:.3g}/s, {left} left"

@@ -25,7 +25,7 @@ from harness.run.steering import SteeringConfig
 from harness.run.tracking import Tracker
 from harness.run.worker import Storage
 from harness.seeds import derive_rng
-from harness.subject import Subject, check_causal
+from harness.subject import Subject, check_causal, check_signs
 
 T = TypeVar("T")
 
@@ -330,6 +330,7 @@ class Setup:
             raise HarnessError(f"no judge is chosen (judges=[embedding_pairwise]); {alone}")
         if self.corpus is None:
             raise HarnessError("no text is chosen that describers and judges could see (corpus=installed_docs)")
+        check_signs(self.subject, self.described)
         self.ordered_describers()
         for name, method in {**self.describers, **self.judges}.items():
             required = [role for one in method.everyone if one.llm_required for role in one.roles]

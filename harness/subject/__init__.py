@@ -1,6 +1,6 @@
 """The model under study: files, architecture, weight vectors, token weights, activations, interventions."""
 
-from harness.subject.activations import ActivationReader
+from harness.subject.activations import ActivationReader, check_signs
 from harness.subject.intervention import CausalModel, Decoding, Intervention, Mode, check_causal
 from harness.subject.subject import Subject
 from harness.subject.token_weights import TokenGroup, TokenWeighting
@@ -15,4 +15,5 @@ __all__ = [
     "TokenGroup",
     "TokenWeighting",
     "check_causal",
+    "check_signs",
 ]

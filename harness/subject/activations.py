@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from harness.errors import HarnessError
-from harness.records import Neuron
+from harness.records import Neuron, VectorKind
 from harness.subject.modules import Modules, expert_activations, load_model
 from harness.subject.subject import Subject
 
@@ -42,24 +42,33 @@ class ActivationReader:
         modules = Modules(subject, self._model)
         del modules.layers()[max(neuron.layer for neuron in neurons) + 1 :]
         self._model.to(device)
-        # Where the activations of one module go: columns of the result, and their values.
-        self._read: list[tuple[list[int], Tensor]] = []
+        # What the modules were given, by group: the activations of its neurons, in order.
+        self._read: dict[int, Tensor] = {}
         groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
         for position, neuron in enumerate(neurons):
             groups[neuron.layer, neuron.expert is not None].append(position)
-        for (layer, routed), positions in groups.items():
+        for number, ((layer, routed), positions) in enumerate(groups.items()):
             module = modules.experts(layer) if routed else modules.down_projection(layer)
-            module.register_forward_pre_hook((self._experts_hook if routed else self._hook)(positions))
+            module.register_forward_pre_hook((self._experts_hook if routed else self._hook)(number, positions))
+        places = [position for positions in groups.values() for position in positions]
+        # Neurons in order of their layers, as most callers give them, need no sorting.
+        self._order = None if places == sorted(places) else torch.tensor(places, device=device).argsort()
 
-    def _hook(self, positions: list[int]) -> Any:
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format in which the model computes activations."""
+        return next(self._model.parameters()).dtype
+
+    def _hook(self, group: int, positions: list[int]) -> Any:
         indices = torch.tensor([self._neurons[position].index for position in positions], device=self._device)
 
         def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._read.append((positions, inputs[0][..., indices]))
+            given = inputs[0].flatten(0, -2)  # of two dimensions: with more, picking columns takes five times as long
+            self._read[group] = given.index_select(1, indices)
 
         return keep
 
-    def _experts_hook(self, positions: list[int]) -> Any:
+    def _experts_hook(self, group: int, positions: list[int]) -> Any:
         neurons = [self._neurons[position] for position in positions]
         experts = torch.tensor([neuron.expert for neuron in neurons], device=self._device)
         compute = expert_activations(self._subject, neurons, self._device)
@@ -67,7 +76,7 @@ class ActivationReader:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             hidden, chosen, _ = inputs  # (tokens, d_model), and (tokens, experts per token) twice
             routed = (chosen[..., None] == experts).any(dim=-2)
-            self._read.append((positions, torch.where(routed, compute(module, hidden), 0)))
+            self._read[group] = torch.where(routed, compute(module, hidden), 0)
 
         return keep
 
@@ -87,11 +96,14 @@ class ActivationReader:
         """
         self._read.clear()
         self._model(input_ids=input_ids.to(self._device), attention_mask=attention_mask.to(self._device))
-        activations = torch.empty(*input_ids.shape, len(self._neurons), device=self._device)
-        for positions, values in self._read:
-            # Some models (OPT, mixtures) flatten batch and sequence into one dimension.
-            activations[..., positions] = values.float().view(*input_ids.shape, -1)
-        if not torch.isfinite(activations[attention_mask.to(self._device).bool()]).all():
+        # Some models (OPT, mixtures) flatten batch and sequence into one dimension.
+        parts = [self._read[group].float().view(*input_ids.shape, -1) for group in sorted(self._read)]
+        self._read.clear()
+        activations = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        if self._order is not None:
+            activations = activations[..., self._order]
+        # A sum is finite if all that is summed is.
+        if not torch.isfinite(activations.sum(dim=-1)[attention_mask.to(self._device).bool()]).all():
             raise HarnessError(
                 f"{self._subject.name} computes activations that are NaN or infinite: its weights are damaged, or too "
                 "large for the number format (subject.dtype=float32)"
@@ -104,3 +116,27 @@ class ActivationReader:
         self._read.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+#: Activation functions that are never below zero, by transformers' names.
+NEVER_NEGATIVE = frozenset({"relu", "relu2", "relu6", "sigmoid"})
+
+
+def check_signs(subject: Subject, neurons: Iterable[Neuron]) -> None:
+    """Check that no neuron is asked for at a sign that it never has.
+
+    A gated neuron has both, whatever its function: ``in`` turns the sign.
+
+    Raises:
+        HarnessError: if one is.
+    """
+    if VectorKind.GATE in subject.kinds or not any(neuron.negative for neuron in neurons):
+        return
+    config = subject.config.get_text_config()
+    options = ("hidden_act", "hidden_activation", "activation_function")
+    function = next((found for name in options if isinstance(found := getattr(config, name, None), str)), None)
+    if function in NEVER_NEGATIVE:
+        raise HarnessError(
+            f"the neurons of {subject.name} are never active below zero (their function is {function}): describe the "
+            "positive sign alone (neurons.signs=[positive])"
+        )

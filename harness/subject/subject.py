@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -22,6 +25,12 @@ from harness.subject.token_weights import TokenGroup, TokenWeighting
 from harness.subject.undertrained import under_trained
 from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, UNREACHABLE, groups_without_text
 from harness.subject.weights import Weights
+
+# How byte-level vocabularies spell bytes (GPT-2's table), and how SentencePiece names a byte that has no piece.
+_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = [byte for byte in range(256) if byte not in _PRINTED]
+_BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + place): byte for place, byte in enumerate(_HIDDEN)}
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 
 #: Tokens that stand for their group in a census.
 EXAMPLES = 12
@@ -375,11 +384,39 @@ class Subject:
         return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
 
     def surface(self, tokens: Sequence[int]) -> list[str]:
-        """Return the text of each token of a window so that, joined, they read as the text did."""
-        texts = [self.token_text(token) for token in tokens]
+        """Return the text of each token of a window so that, joined, they read as the text did.
+
+        A character that several tokens make up stands whole at the last of them; the others' own text may be empty.
+        One of which a part is missing, before the window or behind it, is shown as the replacement character.
+        """
         if not self._word_pieces:
-            return texts
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            last = len(tokens) - 1
+            return [decoder.decode(self._token_bytes(token), at == last) for at, token in enumerate(tokens)]
+        texts = [self.token_text(token) for token in tokens]
         return [text[2:] if text.startswith("##") else f" {text}" for text in texts]
+
+    @lru_cache(maxsize=1 << 16)  # noqa: B019
+    def _token_bytes(self, token: int) -> bytes:
+        """Return what a token stands for in UTF-8, which may begin or end inside a character."""
+        if token < len(self.tokenizer) and token not in self._added:
+            piece = str(self.tokenizer.convert_ids_to_tokens(token))
+            if self._byte_level and all(letter in _BYTES for letter in piece):
+                return bytes(_BYTES[letter] for letter in piece)
+            if _BYTE_PIECE.fullmatch(piece):
+                return bytes([int(piece[3:5], 16)])
+        return self.token_text(token).encode("utf-8", "replace")
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        """Whether the vocabulary spells bytes as letters, as GPT-2's does."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        return backend is not None and "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder"))
+
+    @cached_property
+    def _added(self) -> frozenset[int]:
+        """Ids of the tokens that were added to the trained vocabulary: they are spelt as the text is."""
+        return frozenset(getattr(self.tokenizer, "added_tokens_decoder", {}))
 
     @cached_property
     def _word_pieces(self) -> bool:
