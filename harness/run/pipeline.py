@@ -91,7 +91,7 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             (setup.describers[name], items)
             for name, items in pending_descriptions(setup, folder.descriptions()).items()
         ),
-        *((setup.judges[name], items) for name, items in pending_verdicts(setup, folder.verdicts()).items()),
+        *((setup.judges[name], items) for name, items in pending_verdicts(setup, folder, folder.verdicts()).items()),
         *((setup.judges[name], items) for name, items in pending_scores(setup, folder.scores()).items()),
     ]
     for method, items in waiting:

@@ -21,6 +21,7 @@ from harness.llm.client import Backend
 from harness.methods import Comparator, Describer, Scorer
 from harness.records import Neuron, Sign, VectorKind
 from harness.run.executor import Executor
+from harness.run.schedule import ComparisonConfig
 from harness.run.tracking import Tracker
 from harness.run.worker import Storage
 from harness.seeds import derive_rng
@@ -194,6 +195,7 @@ class Setup:
     corpus: Corpus | None
     evidence: EvidenceConfig
     describers: dict[str, Describer]
+    comparisons: ComparisonConfig
     comparators: dict[str, Comparator]
     scorers: dict[str, Scorer]
     backends: dict[str, Backend]
@@ -224,6 +226,7 @@ class Setup:
             corpus=_built(config, "corpus", Corpus) if config.get("corpus") else None,
             evidence=_filled(EvidenceConfig, config, "evidence"),
             describers=describers,
+            comparisons=_filled(ComparisonConfig, config, "comparisons"),
             comparators={name: judge for name, judge in judges.items() if isinstance(judge, Comparator)},
             scorers={name: judge for name, judge in judges.items() if isinstance(judge, Scorer)},
             backends=_built_all(config, "llm", Backend),
@@ -310,8 +313,9 @@ class Setup:
             raise HarnessError("no text is chosen that describers and judges could see (corpus=installed_docs)")
         self.ordered_describers()
         for name, method in {**self.describers, **self.judges}.items():
-            absent = [role for role in method.roles if role not in self.backends]
-            if absent and method.llm_required:
+            required = [role for one in method.everyone if one.llm_required for role in one.roles]
+            absent = [role for role in required if role not in self.backends]
+            if absent:
                 raise HarnessError(
                     f"{name} needs an LLM as {absent[0]}, and none is configured: add llm@llm.{absent[0]}=vllm "
                     f"llm.{absent[0]}.model=..., or leave {name} out"
@@ -323,7 +327,18 @@ class Setup:
                     f"describers.{name} reads {missing[0]!r} channels, but only {', '.join(self.kinds)} vectors are "
                     f"decomposed: add it to neurons.kinds, or take it out of describers.{name}.kinds"
                 )
-        encoders = {id(judge.encoder): judge.encoder for judge in self.judges.values() if hasattr(judge, "encoder")}
+        baseline = self.comparisons.baseline
+        if baseline is not None and baseline not in self.describers:
+            raise HarnessError(
+                f"comparisons.baseline={baseline} is not in this run; choose from {', '.join(self.describers)}"
+            )
+        for name, comparator in self.comparators.items():
+            try:
+                comparator.check(self.described, list(self.describers))
+            except HarnessError as error:
+                raise HarnessError(f"judges.{name}: {error}") from error
+        methods = [one for method in (*self.describers.values(), *self.judges.values()) for one in method.everyone]
+        encoders = {id(one.encoder): one.encoder for one in methods if hasattr(one, "encoder")}
         for encoder in encoders.values():
             encoder.check()
 
