@@ -352,14 +352,15 @@ class Corruption:
     """What is known of a contestant's descriptions before anyone judges them: how they were made from right ones.
 
     Attributes:
-        grade: what was done: ``right`` (nothing), ``too_broad``, ``half`` and so on.
-        strength: how much of it, from 0 (nothing) to 1 (as much as there is); comparable inside one grade only.
-        harmless: whether the descriptions still say just what the right ones say, as padded and rephrased ones do.
+        grade: what was done: ``right`` (nothing), ``too broad``, ``half`` and so on.
+        quality: how good they are; higher is better, and equal ones have no order: right, padded and rephrased ones are
+            equal, and a judge that prefers one of them shows a bias.
+        strength: how much was done, from 0 (nothing) to 1 (as much as there is); comparable inside one grade only.
     """
 
     grade: str
+    quality: float
     strength: float = 1.0
-    harmless: bool = False
 
 
 @dataclass(frozen=True)

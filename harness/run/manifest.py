@@ -174,6 +174,10 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
                 "symmetric": getattr(judge, "symmetric", True),
                 "side": getattr(judge, "side", None),
                 "models": _models(judge, setup),
+                "members": {
+                    member: {"side": inner.side, "models": _models(inner, setup)}
+                    for member, inner in getattr(judge, "members", {}).items()
+                },
                 "protocol": _protocol(judge),
                 "prompts": prompts_of(judge),
             }

@@ -16,7 +16,7 @@ from harness.evidence import Corpus, collect_exemplars, gather_windows, summaris
 from harness.folder import RunFolder, replacing, write_table
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
-from harness.report import build_report, store_decomposition, store_leaderboard
+from harness.report import build_report, store_decomposition, store_judge_checks, store_leaderboard
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.judge import judge, pending_scores, pending_verdicts
@@ -130,6 +130,7 @@ def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Le
     )
     store_leaderboard(folder, leaderboard)
     store_decomposition(folder)
+    store_judge_checks(folder)
     build_report([folder], folder.report)
     _track(setup, folder, leaderboard, manifest)
     return leaderboard
