@@ -73,7 +73,7 @@ class Graded(Describer):
     Args:
         grade: the grade of its descriptions, as the source names it.
         quality: how good they are; higher is better, equal ones have no order.
-        strength: how much was done to them, from 0 to 1.
+        strength: how much was done to them, from 0 to 1; 0 of the right ones alone.
         truth: who knows; none for the subject itself, which must be a planted one then.
     """
 
@@ -194,8 +194,8 @@ class Corrupted(Describer):
             raise HarnessError(f"strength is {strength}; it must lie between 0 and 1")
         self.after = (source,)
         self._source, self._grade, self._strength = source, grade, strength
-        done = {"right": 0.0, "padded": 0.0, "swapped": strength, "dropped": strength}.get(grade, 1.0)
-        self.corruption = Corruption(grade, quality=round(1 - done, 6), strength=strength if done else done)
+        done = {"right": 0.0, "swapped": strength, "dropped": strength}.get(grade, 1.0)
+        self.corruption = Corruption(grade, 1.0 if grade == "padded" else round(1 - done, 6), done)
 
     async def describe(self, case: DescriberCase) -> Draft:
         """Take the description, and do to it what is to be done."""
@@ -262,7 +262,7 @@ class Rephrased(Describer):
 
     def __init__(self, source: str, quality: float = 1.0, role: str = "explainer") -> None:
         self.after, self.role = (source,), role
-        self.corruption = Corruption("rephrased", quality, strength=0.0)
+        self.corruption = Corruption("rephrased", quality)
 
     async def describe(self, case: DescriberCase) -> Draft:
         """Ask for other words."""

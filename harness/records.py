@@ -355,7 +355,8 @@ class Corruption:
         grade: what was done: ``right`` (nothing), ``too broad``, ``half`` and so on.
         quality: how good they are; higher is better, and equal ones have no order: right, padded and rephrased ones are
             equal, and a judge that prefers one of them shows a bias.
-        strength: how much was done, from 0 (nothing) to 1 (as much as there is); comparable inside one grade only.
+        strength: how much was done, from 0 (nothing, which is right) to 1 (as much as there is); comparable inside one
+            grade only.
     """
 
     grade: str

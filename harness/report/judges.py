@@ -62,38 +62,31 @@ def print_judge_checks(folder: RunFolder, console: Console) -> None:
     checks = read_judge_checks(folder)
     if not checks:
         return
+    columns = {
+        "Right %": [percent(check.accuracy) for check in checks],
+        "95 % interval": [_range(check.interval) for check in checks],
+        "Brier": [_figure(check.brier) for check in checks],
+        "n": [str(check.comparisons) for check in checks],
+        "Failed": [str(check.failed) for check in checks],
+        "Orders agree %": [percent(check.consistency) for check in checks],
+        "First wins %": [percent(check.first_position_rate) for check in checks],
+        "Longer": [_figure(check.length_effect, sign=True) for check in checks],
+        "Self": [_figure(check.self_preference, sign=True) for check in checks],
+        "Again": [_figure(check.retest) for check in checks],
+    }
+    missing = {percent(None), _figure(None)}
+    shown = {heading: values for heading, values in columns.items() if not set(values) <= missing}
     table = Table(title="Judging the judges", padding=(0, 1), title_justify="left")
     table.add_column("Judge", overflow="fold", min_width=12)
-    headings = (
-        "Right %",
-        "95 % interval",
-        "Brier",
-        "n",
-        "Failed",
-        "Consistent %",
-        "First %",
-        "Longer",
-        "Self",
-        "Again",
-    )
-    for heading in headings:
+    for heading in shown:
         table.add_column(heading, justify="right", no_wrap=True)
-    for check in checks:
-        low_high = check.interval
-        table.add_row(
-            Text(visible(check.judge)),
-            Text(percent(check.accuracy), style="bold"),
-            "–" if low_high is None else f"{percent(low_high[0])} to {percent(low_high[1])}",
-            _figure(check.brier),
-            str(check.comparisons),
-            Text(str(check.failed), style="red" if check.failed else ""),
-            percent(check.consistency),
-            percent(check.first_position_rate),
-            _figure(check.length_effect, sign=True),
-            _figure(check.self_preference, sign=True),
-            _figure(check.retest),
-        )
+    for check, *values in zip(checks, *shown.values(), strict=True):
+        table.add_row(Text(visible(check.judge)), *values)
     console.print(table)
+
+
+def _range(interval: tuple[float, float] | None) -> str:
+    return "–" if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
 
 
 def _figure(value: float | None, *, sign: bool = False) -> str:

@@ -143,7 +143,8 @@ def judge_checks(
         verdicts: of all comparators; the votes of panels count as judges of their own.
         scores: of all scorers.
         descriptions: for their lengths.
-        known: the contestants of known quality. Those of highest quality are the right ones.
+        known: the contestants of known quality. Of those of the highest quality, the ones to which least was done are
+            the right ones, on which accuracy is measured: all judges on the same pairs, if all were asked them.
         seed: the run's seed, for the intervals.
         retests: verdicts given again.
         score_retests: scores given again.
@@ -224,6 +225,8 @@ def _check(
     seed: int,
 ) -> JudgeCheck:
     best = max((item.quality for item in known.values()), default=math.inf)
+    least = min((item.strength for item in known.values() if item.quality == best), default=math.inf)
+    right = {name for name, item in known.items() if (item.quality, item.strength) == (best, least)}
     groups: dict[Pair, list[Comparison]] = defaultdict(list)
     for item in comparisons:
         if item.left in known and item.right in known:
@@ -233,8 +236,7 @@ def _check(
         (item, *_ordered((item.left, item.right), known))
         for items in groups.values()
         for item in items
-        if known[item.left].quality != known[item.right].quality
-        and max(known[item.left].quality, known[item.right].quality) == best
+        if known[item.left].quality != known[item.right].quality and right & {item.left, item.right}
     ]
     outcomes = [(item.neuron.whole, _points(item, better), _given(item, better, soft)) for item, better, _ in tested]
     decided = [(neuron, points, given) for neuron, points, given in outcomes if points is not None]
