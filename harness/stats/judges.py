@@ -238,8 +238,11 @@ def _check(
         for item in items
         if known[item.left].quality != known[item.right].quality and right & {item.left, item.right}
     ]
-    outcomes = [(item.neuron.whole, _points(item, better), _given(item, better, soft)) for item, better, _ in tested]
-    decided = [(neuron, points, given) for neuron, points, given in outcomes if points is not None]
+    decided = [
+        (item.neuron.whole, points, _given(item, better, soft))
+        for item, better, _ in tested
+        if (points := _points(item, better)) is not None
+    ]
     longer = [
         (item.neuron.whole, points)
         for items in groups.values()
@@ -257,7 +260,7 @@ def _check(
         kind=kind,
         side=sides.pop() if len(sides) == 1 else None,
         comparisons=len(decided),
-        failed=len(outcomes) - len(decided),
+        failed=len(tested) - len(decided),
         accuracy=_mean([points for _, points, _ in decided]),
         interval=_interval([(neuron, points) for neuron, points, _ in decided], seed),
         brier=_mean([(1 - given) ** 2 for _, _, given in decided]),
