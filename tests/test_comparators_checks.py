@@ -34,7 +34,7 @@ Rule = Callable[[Neuron, str, str], Winner]
 
 
 def descriptions() -> list[Description]:
-    return [Description(neuron, name, "word " * count) for neuron in NEURONS for name, count in WORDS.items()]
+    return [Description(neuron, name, f"{name} " * count) for neuron in NEURONS for name, count in WORDS.items()]
 
 
 def asked(rule: Rule, judge: str = "judge", pairs: Sequence[tuple[str, str]] = PAIRS) -> list[Verdict]:
@@ -133,6 +133,18 @@ def test_a_soft_preference_is_what_the_brier_score_is_made_of() -> None:
     assert pair.brier == found.brier == pytest.approx((1 - 0.8) ** 2 / 2)
     assert (pair.soft, found.preferences) == (1, 3)
     assert found.mass == pytest.approx((0.8 + 0.6 + 0.7 + 0.01) / 4)
+
+
+def test_a_pair_of_equal_texts_tells_nothing_of_a_judge() -> None:
+    same = [
+        Description(item.neuron, item.describer, "same" if item.neuron == NEURONS[0] else item.text)
+        for item in descriptions()
+    ]
+    (found,) = judge_checks(asked(wrong_on_the_first), [], same, KNOWN, seed=0)
+    assert (found.comparisons, found.accuracy) == (6, 1.0)  # the one neuron on which it is wrong is left out
+    values = [Score(neuron, "s", name, float(name == "right")) for neuron in NEURONS for name in ("right", "half")]
+    (scorer,) = judge_checks([], values, same, KNOWN, seed=0)
+    assert scorer.comparisons == 3
 
 
 def test_a_judge_asked_again() -> None:

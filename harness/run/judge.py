@@ -175,7 +175,12 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
 
     second_verdicts, second_scores = folder.retests(), folder.score_retests()
     for name in setup.comparators:
-        given = [(item.neuron, item.first, item.second) for item in _ok(verdicts) if item.judge == name]
+        given = [
+            (item.neuron, item.first, item.second)
+            for item in _ok(verdicts)
+            # Of two equal texts no judge was asked, so none can agree with itself.
+            if item.judge == name and made[item.neuron, item.first].text != made[item.neuron, item.second].text
+        ]
         again = [
             pair for pair in _sampled(setup, name, given) if not second_verdicts.done((pair[0], name, pair[1], pair[2]))
         ]

@@ -110,8 +110,10 @@ def next_round(
     left = math.floor(config.budget * len(given) * len(order) + 1e-9) - sum(given.values())
     evidence = _evidence(given, comparisons, order)
     bar = threshold(config.confidence, len(rounds))
+    # What did not go on in the last round was settled at an earlier look, and stays so though the bar has risen since.
+    going = [pair for pair, count in given.items() if len(rounds) == 1 or count > rounds[-2].get(pair, 0)]
     # Closest first, so that a budget that does not suffice for all is spent where it tells most.
-    unsettled = sorted((found, pair) for pair, found in evidence.items() if found < bar and given[pair] < len(order))
+    unsettled = sorted((evidence[pair], pair) for pair in going if evidence[pair] < bar and given[pair] < len(order))
     plan = dict(given)
     for _, pair in unsettled:
         more = min(config.step, len(order) - given[pair], left)

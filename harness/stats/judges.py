@@ -137,12 +137,14 @@ def judge_checks(
     the pairs for what a judge can and cannot tell.
 
     *Degenerate cases.* No contestant of known quality: accuracy and what hangs on it are none, position, consistency
-    and retest are those of all verdicts. Failed comparisons are counted, and part of no figure.
+    and retest are those of all verdicts. Failed comparisons are counted, and part of no figure. Two descriptions of the
+    same text (a corruption may leave a short one as it was) are left out: there is nothing to tell, and no judge was
+    asked.
 
     Args:
         verdicts: of all comparators; the votes of panels count as judges of their own.
         scores: of all scorers.
-        descriptions: for their lengths.
+        descriptions: for their texts' lengths, and for which are the same.
         known: the contestants of known quality. Of those of the highest quality, the ones to which least was done are
             the right ones, on which accuracy is measured: all judges on the same pairs, if all were asked them.
         seed: the run's seed, for the intervals.
@@ -154,11 +156,24 @@ def judge_checks(
     Raises:
         ValueError: if two records answer the same question.
     """
-    said, again = with_members(verdicts), with_members(retests)
+    texts = {(item.neuron, item.describer): item.text for item in descriptions if item.status is Status.OK}
+    words = {key: len(text.split()) for key, text in texts.items()}
+
+    def alike(neuron: Neuron, one: str, two: str) -> bool:
+        return (neuron, one) in texts and texts[neuron, one] == texts.get((neuron, two))
+
+    said, again = (
+        [item for item in with_members(records) if not alike(item.neuron, item.first, item.second)]
+        for records in (verdicts, retests)
+    )
     graded, regraded = list(scores), list(score_retests)
-    words = {(item.neuron, item.describer): len(item.text.split()) for item in descriptions if item.status is Status.OK}
     judged = merge_verdicts(said)
-    scored = [item for scorer in sorted({item.scorer for item in graded}) for item in _compared(graded, scorer, known)]
+    scored = [
+        item
+        for scorer in sorted({item.scorer for item in graded})
+        for item in _compared(graded, scorer, known)
+        if not alike(item.neuron, item.left, item.right)
+    ]
     soft = _soft(said)
     own = _self_preferences(judged, known, models or {}, seed)
     checks = []
