@@ -17,6 +17,7 @@ from harness.records import (
     Channel,
     Corruption,
     Description,
+    Effect,
     EvidenceSize,
     Exemplar,
     Neuron,
@@ -24,6 +25,7 @@ from harness.records import (
     Source,
     Split,
     Status,
+    SteeredText,
     VectorKind,
     Vote,
     Winner,
@@ -43,6 +45,9 @@ class Case:
         llm: the LLM of the method's role, metered; none if the method asked for no role or the run has none.
         seed: the run's seed; derive from it with :func:`harness.seeds.derive_rng` and the item's identity.
         llms: the LLM of each role that the method asks and the run has, metered.
+        effects: what clamping the neuron does to the next token, one for each value, if the method needs effects;
+            averaged over text of the explain split for describers, of the report split for judges. None at all if the
+            values are told in peaks and the neuron is never active.
     """
 
     neuron: Neuron
@@ -51,6 +56,7 @@ class Case:
     llm: LLMClient | None
     seed: int
     llms: Mapping[str, LLMClient] = field(default_factory=dict, kw_only=True)
+    effects: tuple[Effect, ...] = field(default=(), kw_only=True)
 
     def windows(self, split: Split, source: Source) -> tuple[Exemplar, ...]:
         """Return the exemplars of one split and source: top by activation, highest first; random in corpus order."""
@@ -93,9 +99,12 @@ class JudgeCase(Case):
     Attributes:
         contestants: names of the describers whose descriptions are judged, in the order in which they are shown: for
             judges that look an answer up, such as a file of human labels. They belong in no prompt.
+        steered: texts generated under interventions on each neuron of the run, and beside them without, if the judge
+            needs them. They start from prompts of the config, not of the corpus, and no describer sees them.
     """
 
     contestants: tuple[str, ...] = ()
+    steered: Mapping[Neuron, tuple[SteeredText, ...]] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -154,8 +163,12 @@ class Method:
         llm_required: whether it cannot work without the LLMs of its roles; the run then refuses to start without one.
         inner: the methods that it calls in its turn; it asks their roles as ``further_roles``. What the run checks of
             a method, and keeps of its prompts, it checks and keeps of these as well.
+        needs_effects: whether the run must measure what clamping the neurons does to the next token for it.
+        needs_steered: whether the run must generate steered texts for it; only judges get them.
     """
 
+    needs_effects: bool = False
+    needs_steered: bool = False
     role: str | None = None
     needs_logprobs: bool = False
     further_roles: Mapping[str, bool] = {}

@@ -45,6 +45,8 @@ class Panel(Comparator):
         self.symmetric = all(member.symmetric for member in members.values())
         sides = {member.side for member in members.values()}
         self.side = sides.pop() if len(sides) == 1 else Side.BOTH
+        self.needs_effects = any(member.needs_effects for member in members.values())
+        self.needs_steered = any(member.needs_steered for member in members.values())
         self.llm_required = False  # its members say what they need
         roles: dict[str, bool] = {}
         for member in self.inner:

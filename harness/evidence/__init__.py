@@ -9,6 +9,7 @@ from harness.evidence.exemplars import (
     special_affixes,
     summarise,
 )
+from harness.evidence.prompts import draw_prompts
 from harness.evidence.windows import Window
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "TextFiles",
     "Window",
     "collect_exemplars",
+    "draw_prompts",
     "gather_windows",
     "special_affixes",
     "summarise",

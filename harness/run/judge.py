@@ -16,7 +16,19 @@ from harness.llm.client import LLMClient
 from harness.llm.reseeding import ReseededClient
 from harness.llm.serving import Serving
 from harness.methods import Comparator, JudgeCase, Judgement, Scorer
-from harness.records import Description, Exemplar, Neuron, Score, Split, Status, Usage, Verdict, Winner
+from harness.records import (
+    Description,
+    Effect,
+    Exemplar,
+    Neuron,
+    Score,
+    Split,
+    Status,
+    SteeredText,
+    Usage,
+    Verdict,
+    Winner,
+)
 from harness.run.answers import answer_all, attempt, clients_of
 from harness.run.schedule import Plan, first_round, next_round, shuffled
 from harness.run.setup import Setup
@@ -132,6 +144,15 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         if exemplar.split in OPEN_TO_JUDGES:
             held_out[exemplar.neuron].append(exemplar)
 
+    effects: dict[Neuron, list[Effect]] = defaultdict(list)
+    for effect in folder.read_effects():
+        if effect.split in OPEN_TO_JUDGES:
+            effects[effect.neuron].append(effect)
+    texts: dict[Neuron, list[SteeredText]] = defaultdict(list)
+    for text in folder.read_steered():
+        texts[text.neuron].append(text)
+    steered = {neuron: tuple(own) for neuron, own in texts.items()}
+
     def case(
         seed: int,
         neuron: Neuron,
@@ -139,9 +160,17 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         llms: Mapping[str, LLMClient],
         contestants: tuple[str, ...],
     ) -> JudgeCase:
-        llm = llms.get(judge.role or "")
-        shown = tuple(held_out[neuron])
-        return JudgeCase(neuron, shown, setup.subject, llm, seed, llms=llms, contestants=contestants)
+        return JudgeCase(
+            neuron,
+            tuple(held_out[neuron]),
+            setup.subject,
+            llms.get(judge.role or ""),
+            seed,
+            llms=llms,
+            contestants=contestants,
+            effects=tuple(effects[neuron]) if judge.needs_effects else (),
+            steered=steered if judge.needs_steered else {},
+        )
 
     def comparing(name: str, *, again: bool = False) -> Callable[[Pair], Awaitable[Verdict]]:
         comparator = setup.comparators[name]

@@ -16,16 +16,17 @@ from omegaconf import DictConfig, OmegaConf
 from harness.decomposition import AdamWConfig, DecompositionConfig, GeodesicConfig
 from harness.decomposition.checks import require, require_count
 from harness.errors import HarnessError
-from harness.evidence import Corpus, EvidenceConfig
+from harness.evidence import Corpus, EvidenceConfig, special_affixes
 from harness.llm.client import Backend
 from harness.methods import Comparator, Describer, Scorer
-from harness.records import Neuron, Sign, VectorKind
+from harness.records import Neuron, Sign, Split, VectorKind
 from harness.run.executor import Executor
 from harness.run.schedule import ComparisonConfig
+from harness.run.steering import SteeringConfig
 from harness.run.tracking import Tracker
 from harness.run.worker import Storage
 from harness.seeds import derive_rng
-from harness.subject import Subject
+from harness.subject import Subject, check_causal
 
 T = TypeVar("T")
 
@@ -194,6 +195,7 @@ class Setup:
     merit: MeritConfig
     corpus: Corpus | None
     evidence: EvidenceConfig
+    steering: SteeringConfig
     describers: dict[str, Describer]
     comparisons: ComparisonConfig
     comparators: dict[str, Comparator]
@@ -225,6 +227,7 @@ class Setup:
             merit=_filled(MeritConfig, config, "merit"),
             corpus=_built(config, "corpus", Corpus) if config.get("corpus") else None,
             evidence=_filled(EvidenceConfig, config, "evidence"),
+            steering=_filled(SteeringConfig, config, "steering"),
             describers=describers,
             comparisons=_filled(ComparisonConfig, config, "comparisons"),
             comparators={name: judge for name, judge in judges.items() if isinstance(judge, Comparator)},
@@ -258,6 +261,25 @@ class Setup:
     def judges(self) -> dict[str, Comparator | Scorer]:
         """All judges by name."""
         return {**self.comparators, **self.scorers}
+
+    @property
+    def effect_splits(self) -> list[Split]:
+        """The splits over whose text effects are measured: one that describers may see, one that judges may see."""
+        needed = {
+            Split.EXPLAIN: any(describer.needs_effects for describer in self.describers.values()),
+            Split.REPORT: any(judge.needs_effects for judge in self.judges.values()),
+        }
+        return [split for split, wanted in needed.items() if wanted]
+
+    @property
+    def needs_steered(self) -> bool:
+        """Whether texts are generated under interventions."""
+        return any(judge.needs_steered for judge in self.judges.values())
+
+    @cached_property
+    def beginning(self) -> list[int]:
+        """The special tokens that the subject's tokenizer puts before a text."""
+        return special_affixes(self.subject.tokenizer)[0]
 
     @property
     def controls(self) -> list[str]:
@@ -337,6 +359,10 @@ class Setup:
                 comparator.check(self.described, list(self.describers))
             except HarnessError as error:
                 raise HarnessError(f"judges.{name}: {error}") from error
+        for name, method in {**self.describers, **self.judges}.items():
+            if method.needs_effects or method.needs_steered:
+                check_causal(self.subject, name)
+        self.steering.check_lengths(self.subject, effects=bool(self.effect_splits), texts=self.needs_steered)
         methods = [one for method in (*self.describers.values(), *self.judges.values()) for one in method.everyone]
         encoders = {id(one.encoder): one.encoder for one in methods if hasattr(one, "encoder")}
         for encoder in encoders.values():
