@@ -13,7 +13,8 @@ from sklearn.metrics import roc_auc_score
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, JudgeCase, Judgement
-from harness.records import ScoredToken, Side, Status, VectorKind, Winner
+from harness.records import ScoredToken, Side, Status, Winner
+from judges.evidence import written
 
 
 class EmbeddingOutput(Comparator):
@@ -21,10 +22,12 @@ class EmbeddingOutput(Comparator):
 
     A describer that reads the projection of the output weights has seen these very tokens: a neuron has one output
     vector, and nothing of it can be held out. Read its verdicts on such describers as an upper bound, and beside those
-    of the input side.
+    of the input side; where the subject is causal, take measured effects on held-out text.
 
     Args:
         encoder: the sentence encoder.
+        effects: whether to take the tokens that clamping the neuron promotes and suppresses over text of the report
+            split, which a causal subject must be able to write, instead of the projection of its output weights.
         tokens: tokens taken from each end of the projection.
         final_norm: whether the final norm is applied to the output weights first, where the model has one.
         tie_margin: smallest difference in AUC that is a preference.
@@ -34,17 +37,22 @@ class EmbeddingOutput(Comparator):
     side = Side.OUTPUT
 
     def __init__(
-        self, encoder: SentenceEncoder, tokens: int = 40, final_norm: bool = True, tie_margin: float = 0.01
+        self,
+        encoder: SentenceEncoder,
+        effects: bool = False,
+        tokens: int = 40,
+        final_norm: bool = True,
+        tie_margin: float = 0.01,
     ) -> None:
-        self.encoder = encoder
+        self.encoder, self.needs_effects = encoder, effects
         self._tokens, self._final_norm, self._margin = tokens, final_norm, tie_margin
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Compare the two AUCs."""
-        ends = case.subject.vocabulary_tokens(case.neuron, VectorKind.OUT, self._tokens, final_norm=self._final_norm)
+        ends = written(case, self._tokens, measured=self.needs_effects, final_norm=self._final_norm)
         promoted, suppressed = map(_words, ends)
         if not promoted or not suppressed:
-            raise Unanswered(Status.FAILED, "the output weights promote or suppress no token with a letter or a digit")
+            raise Unanswered(Status.FAILED, "the neuron promotes or suppresses no token with a letter or a digit")
         tokens = self.encoder.encode([*promoted, *suppressed])
         labels = [1] * len(promoted) + [0] * len(suppressed)
         one, two = (float(roc_auc_score(labels, tokens @ vector)) for vector in self.encoder.encode([first, second]))

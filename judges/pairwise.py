@@ -8,7 +8,8 @@ allowed.
 on the output side (tokens) whoever describes from the output weights. So each verdict says which side it was given on,
 and figures stand apart by side as well as together. There is one asymmetry that no split mends: text is held out by
 document, but a neuron has one output vector, and a describer that reads its projection has seen the very tokens that
-the judge is shown. Read output-side verdicts on such a describer as an upper bound.
+the judge is shown. Read output-side verdicts on such a describer as an upper bound; where the subject is causal, take
+measured effects on held-out text, or steered texts, which no describer sees.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
 from harness.llm.prompts import Prompt, quoted
 from harness.methods import Comparator, JudgeCase, Judgement
-from harness.records import Side, Status, VectorKind, Winner
-from judges.evidence import active_and_silent, over_the_range
+from harness.records import Side, Status, Winner
+from judges.evidence import active_and_silent, over_the_range, steered_pairs, written
 
 
 class PairwiseVerdict(BaseModel):
@@ -52,7 +53,10 @@ class PairwiseLLM(Comparator):
         context: tokens on either side of an excerpt's peak.
         silent_share: a random window is silent if its peak is below this share of the lowest activating one's.
         mark_share: tokens are marked as activating from this share of the highest shown activation on.
-        tokens: tokens shown from each end of the output weights' projection.
+        tokens: tokens shown that the neuron promotes, and that it suppresses; 0 for none.
+        effects: whether these are measured, by clamping the neuron over text of the report split, which needs a causal
+            subject, or those of its output weights' projection.
+        steered: texts shown that a causal subject wrote with the neuron held active, each beside the one without.
         final_norm: whether the final norm is applied to the output weights first, where the model has one.
         preference: whether to ask, in a second request, for the log-probabilities of the verdicts given the reason:
             the judge's soft preference. The server must give prompt log-probabilities, as vLLM does.
@@ -72,6 +76,8 @@ class PairwiseLLM(Comparator):
         silent_share: float = 0.5,
         mark_share: float = 0.5,
         tokens: int = 20,
+        effects: bool = False,
+        steered: int = 0,
         final_norm: bool = True,
         preference: bool = False,
         min_mass: float = 0.1,
@@ -82,7 +88,11 @@ class PairwiseLLM(Comparator):
         self.role, self.side, self.needs_logprobs = role, Side(side), preference
         self._windows, self._weaker, self._context = windows, weaker, context
         self._silent_share, self._mark = silent_share, mark_share
-        self._tokens, self._final_norm = tokens, final_norm
+        self._tokens, self._steered, self._final_norm = tokens, steered, final_norm
+        if self.side is not Side.INPUT and tokens < 1 and steered < 1:
+            raise HarnessError("of the output side neither tokens nor steered texts are to be shown: raise one of them")
+        self.needs_effects = effects and self.side is not Side.INPUT and tokens > 0
+        self.needs_steered = steered > 0 and self.side is not Side.INPUT
         self._min_mass, self._logprobs = min_mass, logprobs
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
@@ -111,10 +121,13 @@ class PairwiseLLM(Comparator):
         }
 
     def _output(self, case: JudgeCase) -> dict[str, Any]:
-        promoted, suppressed = case.subject.vocabulary_tokens(
-            case.neuron, VectorKind.OUT, self._tokens, final_norm=self._final_norm
-        )
-        return {"promoted": promoted, "suppressed": suppressed}
+        shown: dict[str, Any] = {"promoted": (), "suppressed": (), "steered": ()}
+        if self._tokens > 0:
+            ends = written(case, self._tokens, measured=self.needs_effects, final_norm=self._final_norm)
+            shown["promoted"], shown["suppressed"] = ends
+        if self.needs_steered:
+            shown["steered"] = steered_pairs(case, self._steered)
+        return shown
 
     async def _preference(self, llm: LLMClient, prompt: list[Message], reason: str) -> tuple[float | None, float]:
         """Return the soft preference for the first, and the probability on the verdicts.
