@@ -225,6 +225,16 @@ class RunFolder:
         return self.path / "leaderboard.csv"
 
     @property
+    def schedule(self) -> Path:
+        """The rounds of an adaptive schedule, by judge: describer, describer, and on how many neurons, as JSON."""
+        return self.path / "schedule.json"
+
+    @property
+    def judge_checks(self) -> Path:
+        """What each judge is worth where the truth is known, as JSON."""
+        return self.path / "judges.json"
+
+    @property
     def decomposition(self) -> Path:
         """What the decomposition found, summed up by layer and vector kind, as JSON."""
         return self.path / "decomposition.json"
@@ -250,6 +260,14 @@ class RunFolder:
     def scores(self) -> Journal[Score]:
         """Open the journal of scores."""
         return Journal(self.path / "scores.jsonl", Score, score_identity)
+
+    def retests(self) -> Journal[Verdict]:
+        """Open the journal of verdicts that were asked for again with another seed."""
+        return Journal(self.path / "retests.jsonl", Verdict, verdict_identity)
+
+    def score_retests(self) -> Journal[Score]:
+        """Open the journal of scores that were asked for again with another seed."""
+        return Journal(self.path / "score_retests.jsonl", Score, score_identity)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

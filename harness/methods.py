@@ -16,15 +16,19 @@ from harness.llm.client import LLMClient
 from harness.records import (
     Activity,
     Channel,
+    Corruption,
     Description,
     Effect,
     EvidenceSize,
     Exemplar,
     Neuron,
+    Side,
     Source,
     Split,
+    Status,
     SteeredText,
     VectorKind,
+    Vote,
     Winner,
 )
 from harness.subject import Subject
@@ -98,10 +102,13 @@ class JudgeCase(Case):
     """What a judge sees of one neuron: evidence that no describer saw.
 
     Attributes:
+        contestants: names of the describers whose descriptions are judged, in the order in which they are shown: for
+            judges that look an answer up, such as a file of human labels. They belong in no prompt.
         steered: texts generated under interventions on each neuron of the run, and beside them without, if the judge
             needs them. They start from prompts of the config, not of the corpus, and no describer sees them.
     """
 
+    contestants: tuple[str, ...] = ()
     steered: Mapping[Neuron, tuple[SteeredText, ...]] = field(default_factory=dict, kw_only=True)
 
 
@@ -124,10 +131,23 @@ class Draft:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A comparator's verdict and its reason."""
+    """A comparator's verdict and its reason.
 
-    winner: Winner
+    Attributes:
+        winner: the verdict; none with a status that is not ok, for a comparator that has votes to tell all the same.
+        reason: why.
+        preference: probability that it prefers the first, a tie as half, given that it says one of the verdicts.
+        mass: probability that it says one of the verdicts at all.
+        votes: the members' verdicts, if it is a panel.
+        status: how it ended.
+    """
+
+    winner: Winner | None
     reason: str = ""
+    preference: float | None = None
+    mass: float | None = None
+    votes: tuple[Vote, ...] = ()
+    status: Status = Status.OK
 
 
 @dataclass(frozen=True)
@@ -188,6 +208,7 @@ class Describer(Method, ABC):
         kinds: the vector kinds whose channels it reads; empty means whichever are decomposed.
         after: names of the describers whose descriptions it reads.
         extractive: whether its descriptions are the evidence's own tokens where it asks no LLM and reads no others.
+        corruption: what is known of its descriptions before anyone judges them, if it is there to judge the judges.
     """
 
     control: ClassVar[bool] = False
@@ -196,6 +217,7 @@ class Describer(Method, ABC):
     kinds: tuple[VectorKind, ...] = ()
     after: tuple[str, ...] = ()
     extractive: bool = True
+    corruption: Corruption | None = None
     llm_required: bool = False
 
     def check(self, neurons: Sequence[Neuron]) -> None:
@@ -219,9 +241,23 @@ class Comparator(Method, ABC):
 
     Attributes:
         symmetric: whether the order in which the two are shown cannot matter; if false, the run asks in both orders.
+        side: which side of the neuron it is shown. Verdicts of the two sides are reported apart as well as together,
+            for evidence of one side favours the describers that use the same side.
     """
 
-    symmetric: ClassVar[bool] = False
+    symmetric: bool = False
+    side: Side = Side.INPUT
+
+    def check(self, neurons: Sequence[Neuron], describers: Sequence[str]) -> None:
+        """Find what can be found wrong before any time is spent, knowing what is to be compared.
+
+        Raises:
+            HarnessError: one line, the cause and the cure.
+        """
+
+    def covers(self, neuron: Neuron, first: str, second: str) -> bool:
+        """Tell whether it has anything to say of a pair of describers; the run does not ask it of the others."""
+        return True
 
     @abstractmethod
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:

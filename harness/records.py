@@ -67,6 +67,14 @@ class Winner(enum.StrEnum):
     TIE = "tie"
 
 
+class Side(enum.StrEnum):
+    """Which side of a neuron a judge looks at. Evidence of one side favours the methods that use the same side."""
+
+    INPUT = "input"  # what makes it active
+    OUTPUT = "output"  # what its activation does to the model's output
+    BOTH = "both"
+
+
 @functools.total_ordering
 @dataclass(frozen=True)
 class Neuron:
@@ -438,6 +446,23 @@ class EvidenceSize:
 
 
 @dataclass(frozen=True)
+class Corruption:
+    """What is known of a contestant's descriptions before anyone judges them: how they were made from right ones.
+
+    Attributes:
+        grade: what was done: ``right`` (nothing), ``too broad``, ``half`` and so on.
+        quality: how good they are; higher is better, and equal ones have no order: right, padded and rephrased ones are
+            equal, and a judge that prefers one of them shows a bias.
+        strength: how much was done, from 0 (nothing, which is right) to 1 (as much as there is); comparable inside one
+            grade only.
+    """
+
+    grade: str
+    quality: float
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
 class Description:
     """What one describer says of one neuron.
 
@@ -462,6 +487,35 @@ class Description:
     usage: Usage = field(default_factory=Usage)
 
 
+def _absent(value: object) -> bool:
+    return value is None or value == ()
+
+
+#: A figure that only some judges give: left out of the JSON where there is none, for verdicts are many.
+Figure = Annotated[float | None, Field(exclude_if=_absent)]
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one member of a panel says of the two descriptions: a judge's verdict inside another's.
+
+    Attributes:
+        judge: the member's name inside the panel.
+        winner: its verdict; none if the status is not ok.
+        status: how it ended.
+        reason: its reason, or why there is no verdict.
+        preference: as in :class:`Verdict`.
+        mass: as in :class:`Verdict`.
+    """
+
+    judge: str
+    winner: Winner | None
+    status: Status = Status.OK
+    reason: str = ""
+    preference: Figure = None
+    mass: Figure = None
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What one judge says of two descriptions of one neuron, shown in one order.
@@ -476,6 +530,12 @@ class Verdict:
         status: how it ended.
         reason: the judge's reason, or why there is no verdict.
         usage: what it cost.
+        side: which side of the neuron the judge was shown.
+        preference: probability, by the judge's own log-probabilities, that it prefers the description shown first, a
+            tie as half, given that it says one of the verdicts; of a panel, the mean over its members. None if it was
+            not asked for, or no verdict was likely.
+        mass: probability that it says one of the verdicts at all; none if it was not asked for.
+        votes: the members' verdicts, if the judge is a panel.
     """
 
     neuron: Neuron
@@ -487,6 +547,10 @@ class Verdict:
     status: Status = Status.OK
     reason: str = ""
     usage: Usage = field(default_factory=Usage)
+    side: Annotated[Side | None, Field(exclude_if=_absent)] = None
+    preference: Figure = None
+    mass: Figure = None
+    votes: Annotated[tuple[Vote, ...], Field(exclude_if=_absent)] = ()
 
 
 @dataclass(frozen=True)

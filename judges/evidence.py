@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.llm.client import Unanswered
 from harness.methods import JudgeCase
-from harness.records import Exemplar, Source, Split, Status
+from harness.records import Exemplar, ScoredToken, Source, Split, Status, SteeredText, VectorKind
+
+Tails = tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]
 
 
 def excerpt(exemplar: Exemplar, context: int) -> str:
@@ -43,6 +47,63 @@ def active_and_silent(case: JudgeCase, count: int, silent_share: float) -> tuple
     if not silent:
         raise Unanswered(Status.FAILED, "the neuron is active on every random window of the report split")
     return active, silent
+
+
+def over_the_range(case: JudgeCase, count: int, *, without: Sequence[Exemplar]) -> list[Exemplar]:
+    """Return held-out windows of weaker activation, strongest first: ``count`` spread evenly over those drawn.
+
+    They are the report split's windows that were drawn by quantile of activation, ``without`` those given; none if the
+    run drew none.
+    """
+    seen = {item.window for item in without}
+    drawn = {item.window: item for item in case.windows(Split.REPORT, Source.QUANTILE)}
+    rest = [item for window, item in drawn.items() if window not in seen and item.activation > 0]
+    rest.sort(key=lambda item: (-item.activation, item.window))
+    if len(rest) <= count:
+        return rest
+    return [rest[round(place)] for place in np.linspace(0, len(rest) - 1, count)] if count > 0 else []
+
+
+def written(case: JudgeCase, count: int, *, measured: bool, final_norm: bool) -> Tails:
+    """Return the tokens that the neuron promotes most, and those that it suppresses most, ``count`` of each.
+
+    Args:
+        case: the neuron.
+        count: tokens of each kind.
+        measured: whether to take what clamping the neuron does to the next token over held-out text (at the highest
+            value that was measured), or to project its output weights on the vocabulary.
+        final_norm: whether to apply the final norm to the weights first, where the model has one.
+
+    Raises:
+        Unanswered: if nothing was measured at a value above zero.
+    """
+    if not measured:
+        return case.subject.vocabulary_tokens(case.neuron, VectorKind.OUT, count, final_norm=final_norm)
+    effects = [effect for effect in case.effects if effect.value > 0 and effect.split is Split.REPORT]
+    if not effects:
+        raise Unanswered(Status.FAILED, "no effect of the neuron was measured at a value above zero (steering.effects)")
+    strongest = max(effects, key=lambda effect: effect.value)
+    return strongest.promoted[:count], strongest.suppressed[:count]
+
+
+def steered_pairs(case: JudgeCase, count: int) -> list[tuple[SteeredText, SteeredText]]:
+    """Return texts with the neuron held at the highest value, each beside the one without, at most ``count`` pairs.
+
+    Raises:
+        Unanswered: if there is none.
+    """
+    texts = case.steered.get(case.neuron, ())
+    plain = {(text.prompt, text.sample): text for text in texts if text.value is None}
+    held = [text for text in texts if text.value is not None and text.value > 0]
+    most = max((text.value for text in held if text.value is not None), default=None)
+    pairs = [
+        (text, plain[text.prompt, text.sample])
+        for text in held
+        if text.value == most and (text.prompt, text.sample) in plain
+    ]
+    if not pairs:
+        raise Unanswered(Status.FAILED, "no text was generated with the neuron active (steering.texts)")
+    return pairs[:count]
 
 
 def pearson(predicted: NDArray[np.floating], true: NDArray[np.floating]) -> float | None:

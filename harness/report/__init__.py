@@ -3,6 +3,7 @@
 from harness.report.build import build_report
 from harness.report.data import RunData, load_run, store_leaderboard
 from harness.report.decomposition import print_decomposition, store_decomposition
+from harness.report.judges import print_judge_checks, store_judge_checks
 from harness.report.terminal import print_leaderboard
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "build_report",
     "load_run",
     "print_decomposition",
+    "print_judge_checks",
     "print_leaderboard",
     "store_decomposition",
+    "store_judge_checks",
     "store_leaderboard",
 ]

@@ -12,6 +12,7 @@ from harness.folder import RunFolder
 from harness.report.build import write_report
 from harness.report.data import load_run, store_leaderboard
 from harness.report.decomposition import store_decomposition
+from harness.report.judges import store_judge_checks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for folder, run in zip(folders, runs, strict=True):
             store_leaderboard(folder, run.leaderboard)
             store_decomposition(folder)
+            store_judge_checks(folder)
         beside = options.runs[0].resolve().parent / "joint-report.html"
         output = options.output or (folders[0].report if len(folders) == 1 else beside)
         write_report(runs, output)

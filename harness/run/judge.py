@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
+import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
-from harness.folder import Journal, RunFolder
+from harness.errors import HarnessError
+from harness.folder import Answer, Journal, RunFolder, write_json
 from harness.llm.client import LLMClient
+from harness.llm.reseeding import ReseededClient
 from harness.llm.serving import Serving
 from harness.methods import Comparator, JudgeCase, Judgement, Scorer
 from harness.records import (
@@ -26,25 +30,96 @@ from harness.records import (
 )
 from harness.run.answers import answer_all, attempt, clients_of
 from harness.run.open_evidence import Evidence
+from harness.run.schedule import Plan, first_round, next_round, shuffled
 from harness.run.setup import Setup
+from harness.seeds import derive_rng, derive_seed
+from harness.stats import merge_verdicts
 
 OPEN_TO_JUDGES = (Split.CALIBRATE, Split.REPORT)
 Pair = tuple[Neuron, str, str]
-CaseOf = Callable[[Neuron, Comparator | Scorer, Mapping[str, LLMClient]], JudgeCase]
+Question = tuple[Neuron, str]
+Item = TypeVar("Item", Pair, Question)
+CaseOf = Callable[[Neuron, Comparator | Scorer, Mapping[str, LLMClient], tuple[str, ...]], JudgeCase]
 
 
-def pending_verdicts(setup: Setup, journal: Journal[Verdict]) -> dict[str, list[Pair]]:
-    """Return, for each comparator, the pairs it has yet to judge: all of them, in both orders if the order matters."""
-    pairs = list(itertools.combinations(sorted(setup.describers), 2))
+class Rounds:
+    """The rounds of comparisons by each judge: what is planned, what is still to be asked, and what comes next.
+
+    An adaptive plan is written down before it is carried out, so that a run that is taken up again goes on with it,
+    whatever the answers that are there by then.
+    """
+
+    def __init__(self, setup: Setup, folder: RunFolder, journal: Journal[Verdict]) -> None:
+        self._setup, self._folder, self._journal = setup, folder, journal
+        self._order = shuffled(setup.described, setup.seed)
+        self._rounds: dict[str, list[Plan]] = self._read()
+        pairs = setup.comparisons.pairs(setup.describers)
+        for name in setup.comparators:
+            if not self._rounds.get(name):
+                self._rounds[name] = [first_round(setup.comparisons, pairs, len(self._order))]
+
+    def pending(self, name: str) -> list[Pair]:
+        """Return what a comparator has yet to judge of all that is planned, in both orders if the order matters."""
+        comparator, plan = self._setup.comparators[name], self._rounds[name][-1]
+        chosen = {pair: set(self._order[:count]) for pair, count in plan.items()}
+        asked = (
+            (neuron, *order)
+            for neuron in self._setup.described
+            for (a, b), neurons in chosen.items()
+            if neuron.whole in neurons
+            for order in (((a, b),) if comparator.symmetric else ((a, b), (b, a)))
+        )
+        return [
+            (neuron, first, second)
+            for neuron, first, second in asked
+            if comparator.covers(neuron, first, second) and not self._journal.done((neuron, name, first, second))
+        ]
+
+    def extend(self, name: str) -> bool:
+        """Plan a comparator's next round from what it said so far; return whether there is one."""
+        said = merge_verdicts(record for record in self._journal.records() if record.judge == name)
+        plan = next_round(self._setup.comparisons, self._rounds[name], said, self._order)
+        if plan is None:
+            return False
+        self._rounds[name].append(plan)
+        return True
+
+    def write(self) -> None:
+        """Write the plans down, if they are not the same for every judge and run."""
+        if self._setup.comparisons.schedule == "adaptive":
+            rounds = {
+                name: [[[*pair, count] for pair, count in plan.items()] for plan in plans]
+                for name, plans in self._rounds.items()
+            }
+            write_json(self._folder.schedule, rounds)
+
+    def _read(self) -> dict[str, list[Plan]]:
+        path = self._folder.schedule
+        if self._setup.comparisons.schedule != "adaptive" or not path.exists():
+            return {}
+        try:
+            found = json.loads(path.read_text())
+            return {
+                name: [{(a, b): int(count) for a, b, count in plan} for plan in plans] for name, plans in found.items()
+            }
+        except (ValueError, TypeError, AttributeError) as error:
+            raise HarnessError(
+                f"{path} is damaged ({error}); delete it: it is planned anew from the verdicts"
+            ) from error
+
+
+def pending_verdicts(setup: Setup, folder: RunFolder, journal: Journal[Verdict]) -> dict[str, list[Pair]]:
+    """Return, for each comparator, what it has yet to judge in the round that it is in."""
+    rounds = Rounds(setup, folder, journal)
     pending = {}
-    for name, comparator in setup.comparators.items():
-        shown = pairs if comparator.symmetric else [order for a, b in pairs for order in ((a, b), (b, a))]
-        asked = ((neuron, first, second) for neuron in setup.described for first, second in shown)
-        pending[name] = [pair for pair in asked if not journal.done((pair[0], name, pair[1], pair[2]))]
+    for name in setup.comparators:
+        pending[name] = rounds.pending(name)
+        if not pending[name] and rounds.extend(name):
+            pending[name] = rounds.pending(name)
     return pending
 
 
-def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[tuple[Neuron, str]]]:
+def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[Question]]:
     """Return, for each scorer, the descriptions it has yet to grade."""
     return {
         name: [
@@ -58,10 +133,10 @@ def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[tupl
 
 
 async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
-    """Give every verdict and score that is not there yet."""
+    """Give every verdict and score that is not there yet, and ask for some again."""
     verdicts, scores = folder.verdicts(), folder.scores()
-    comparisons, questions = pending_verdicts(setup, verdicts), pending_scores(setup, scores)
-    if not any(comparisons.values()) and not any(questions.values()):
+    comparisons, questions = pending_verdicts(setup, folder, verdicts), pending_scores(setup, scores)
+    if not any(comparisons.values()) and not any(questions.values()) and not setup.comparisons.retest:
         return
     made = {(record.neuron, record.describer): record for record in folder.descriptions().records()}
     held_out = Evidence(folder.exemplar_table(), folder.read_activity(), OPEN_TO_JUDGES)
@@ -75,32 +150,94 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         texts[text.neuron].append(text)
     steered = {neuron: tuple(own) for neuron, own in texts.items()}
 
-    def case(neuron: Neuron, judge: Comparator | Scorer, llms: Mapping[str, LLMClient]) -> JudgeCase:
-        llm = llms.get(judge.role or "")
+    def case(
+        seed: int,
+        neuron: Neuron,
+        judge: Comparator | Scorer,
+        llms: Mapping[str, LLMClient],
+        contestants: tuple[str, ...],
+    ) -> JudgeCase:
         return JudgeCase(
             neuron,
             held_out.exemplars(neuron),
             setup.subject,
-            llm,
-            setup.seed,
+            llms.get(judge.role or ""),
+            seed,
             llms=llms,
             activity=held_out.activity(neuron),
+            contestants=contestants,
             effects=tuple(effects[neuron]) if judge.needs_effects else (),
             steered=steered if judge.needs_steered else {},
         )
 
-    for name, pairs in comparisons.items():
-        if pairs:
-            comparator = setup.comparators[name]
-            compare = partial(_compare, case, made, name, comparator, clients_of(comparator, setup, serving))
-            await answer_all(f"compare with {name}", "pairs", pairs, compare, verdicts)
+    def comparing(name: str, *, again: bool = False) -> Callable[[Pair], Awaitable[Verdict]]:
+        comparator = setup.comparators[name]
+        seed = derive_seed(setup.seed, "retest") if again else setup.seed
+        llms = clients_of(comparator, setup, serving)
+        return partial(_compare, partial(case, seed), made, name, comparator, _reseeded(llms) if again else llms)
+
+    def scoring(name: str, *, again: bool = False) -> Callable[[Question], Awaitable[Score]]:
+        scorer = setup.scorers[name]
+        seed = derive_seed(setup.seed, "retest") if again else setup.seed
+        llms = clients_of(scorer, setup, serving)
+        return partial(_score, partial(case, seed), made, name, scorer, _reseeded(llms) if again else llms)
+
+    rounds = Rounds(setup, folder, verdicts)
+    for name in setup.comparators:
+        # What failed in this run is tried again by the next run, not by the next round.
+        tried: set[Pair] = set()
+        while True:
+            pairs = [pair for pair in rounds.pending(name) if pair not in tried]
+            if pairs:
+                rounds.write()
+                await answer_all(f"compare with {name}", "pairs", pairs, comparing(name), verdicts)
+                tried.update(pairs)
+            if not rounds.extend(name):
+                break
     verdicts.close()
     for name, asked in questions.items():
         if asked:
-            scorer = setup.scorers[name]
-            grade = partial(_score, case, made, name, scorer, clients_of(scorer, setup, serving))
-            await answer_all(f"score with {name}", "descriptions", asked, grade, scores)
+            await answer_all(f"score with {name}", "descriptions", asked, scoring(name), scores)
     scores.close()
+
+    second_verdicts, second_scores = folder.retests(), folder.score_retests()
+    for name in setup.comparators:
+        given = [
+            (item.neuron, item.first, item.second)
+            for item in _ok(verdicts)
+            # Of two equal texts no judge was asked, so none can agree with itself.
+            if item.judge == name and made[item.neuron, item.first].text != made[item.neuron, item.second].text
+        ]
+        again = [
+            pair for pair in _sampled(setup, name, given) if not second_verdicts.done((pair[0], name, pair[1], pair[2]))
+        ]
+        if again:
+            await answer_all(f"ask {name} again", "pairs", again, comparing(name, again=True), second_verdicts)
+    second_verdicts.close()
+    for name in setup.scorers:
+        graded = [(item.neuron, item.describer) for item in _ok(scores) if item.scorer == name]
+        once_more = [
+            question
+            for question in _sampled(setup, name, graded)
+            if not second_scores.done((question[0], name, question[1]))
+        ]
+        if once_more:
+            await answer_all(f"ask {name} again", "descriptions", once_more, scoring(name, again=True), second_scores)
+    second_scores.close()
+
+
+def _ok(journal: Journal[Answer]) -> list[Answer]:
+    return [record for record in journal.records() if record.status is Status.OK]
+
+
+def _sampled(setup: Setup, name: str, items: Sequence[Item]) -> list[Item]:
+    """Return the share of a judge's answers that is asked for again: each by a draw of its own."""
+    share = setup.comparisons.retest
+    return [item for item in items if share and derive_rng(setup.seed, "retest", name, *item).random() < share]
+
+
+def _reseeded(llms: Mapping[str, LLMClient]) -> dict[str, LLMClient]:
+    return {role: ReseededClient(llm) for role, llm in llms.items()}
 
 
 async def _compare(
@@ -115,7 +252,8 @@ async def _compare(
     one, two = made[neuron, first], made[neuron, second]
 
     def verdict(winner: Winner | None, status: Status, reason: str, usage: Usage) -> Verdict:
-        return Verdict(neuron, name, first, second, comparator.symmetric, winner, status, reason, usage)
+        side = comparator.side
+        return Verdict(neuron, name, first, second, comparator.symmetric, winner, status, reason, usage, side=side)
 
     missing = _missing(one, two)
     if missing:
@@ -123,11 +261,15 @@ async def _compare(
     if one.text == two.text:
         return verdict(Winner.TIE, Status.OK, "the two descriptions are the same", Usage())
     judged, status, reason, usage = await attempt(
-        llms, lambda metered: comparator.compare(case(neuron, comparator, metered), one.text, two.text)
+        llms,
+        lambda metered: comparator.compare(case(neuron, comparator, metered, (first, second)), one.text, two.text),
     )
     if not isinstance(judged, Judgement):
         return verdict(None, status, reason, usage)
-    return verdict(judged.winner, status, judged.reason, usage)
+    if judged.winner is None and judged.status is Status.OK:
+        return verdict(None, Status.FAILED, judged.reason or "the comparator gave no verdict", usage)
+    given = verdict(judged.winner, judged.status, judged.reason, usage)
+    return dataclasses.replace(given, preference=judged.preference, mass=judged.mass, votes=judged.votes)
 
 
 async def _score(
@@ -136,7 +278,7 @@ async def _score(
     name: str,
     scorer: Scorer,
     llms: Mapping[str, LLMClient],
-    question: tuple[Neuron, str],
+    question: Question,
 ) -> Score:
     neuron, describer = question
     description = made[neuron, describer]
@@ -144,7 +286,7 @@ async def _score(
     if missing:
         return Score(neuron, name, describer, None, Status.FAILED, missing)
     grade, status, detail, usage = await attempt(
-        llms, lambda metered: scorer.score(case(neuron, scorer, metered), description.text)
+        llms, lambda metered: scorer.score(case(neuron, scorer, metered, (describer,)), description.text)
     )
     if grade is None:
         return Score(neuron, name, describer, None, status, detail, usage=usage)

