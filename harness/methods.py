@@ -7,11 +7,12 @@ of the config, hands it one case at a time, many at once, and turns what it retu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from harness.errors import HarnessError
+from harness.evidence import ReadText, TextReader
 from harness.llm.client import LLMClient
 from harness.records import Channel, Description, EvidenceSize, Exemplar, Neuron, Source, Split, VectorKind, Winner
 from harness.subject import Subject
@@ -74,7 +75,23 @@ class DescriberCase(Case):
 
 @dataclass(frozen=True)
 class JudgeCase(Case):
-    """What a judge sees of one neuron: evidence that no describer saw."""
+    """What a judge sees of one neuron: evidence that no describer saw.
+
+    Attributes:
+        reader: runs the subject on new text.
+    """
+
+    reader: TextReader | None = field(default=None, kw_only=True)
+
+    async def read(self, texts: Sequence[str]) -> list[ReadText]:
+        """Return new texts with the neuron's activations on them.
+
+        Raises:
+            HarnessError: if the run has nothing to read them with, or the subject cannot be run.
+        """
+        if self.reader is None:
+            raise HarnessError("this method runs the subject on new text, and there is nothing to run it with")
+        return await self.reader.read(self.neuron, texts)
 
 
 @dataclass(frozen=True)
@@ -117,7 +134,8 @@ class Method:
         role: the LLM role it asks, or none; if the run has no LLM in that role, ``case.llm`` is none.
         needs_logprobs: whether it asks its role for log-probabilities of prompts, which not every server gives.
         further_roles: other LLM roles that it asks, found in ``case.llms``, each with whether for log-probabilities.
-        llm_required: whether it cannot work without the LLMs of its roles; the run then refuses to start without one.
+        llm_required: whether it cannot work without the LLMs of its roles; the run then refuses to start without one,
+            or, if it is a scorer, leaves it out.
     """
 
     role: str | None = None
@@ -129,6 +147,14 @@ class Method:
     def roles(self) -> dict[str, bool]:
         """All LLM roles that it asks, each with whether for log-probabilities."""
         return {**({self.role: self.needs_logprobs} if self.role is not None else {}), **self.further_roles}
+
+    def unavailable(self, subject: Subject) -> str | None:
+        """Say why it can tell nothing of a subject, such as one that writes no text; none if it can.
+
+        A describer or comparator of which this is true ends the run before it starts. A scorer is left out of it, and
+        that is said once: it is no failure of the descriptions, and no zero.
+        """
+        return None
 
 
 class Describer(Method, ABC):

@@ -9,6 +9,7 @@ from harness.evidence.exemplars import (
     special_affixes,
     summarise,
 )
+from harness.evidence.reading import ReadText, TextReader
 from harness.evidence.windows import Window
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "EvidenceConfig",
     "HuggingFaceDataset",
     "InstalledDocs",
+    "ReadText",
     "TextFiles",
+    "TextReader",
     "Window",
     "collect_exemplars",
     "gather_windows",

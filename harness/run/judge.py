@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from harness.evidence import TextReader
 from harness.folder import Journal, RunFolder
 from harness.llm.client import LLMClient
 from harness.llm.serving import Serving
@@ -41,7 +42,8 @@ def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[tupl
             for describer in setup.describers
             if not journal.done((neuron, name, describer))
         ]
-        for name in setup.scorers
+        for name in setup.judges
+        if name in setup.scorers
     }
 
 
@@ -59,8 +61,9 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
 
     def case(neuron: Neuron, judge: Comparator | Scorer, llms: Mapping[str, LLMClient]) -> JudgeCase:
         llm = llms.get(judge.role or "")
-        return JudgeCase(neuron, tuple(held_out[neuron]), setup.subject, llm, setup.seed, llms=llms)
+        return JudgeCase(neuron, tuple(held_out[neuron]), setup.subject, llm, setup.seed, llms=llms, reader=reader)
 
+    reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
     for name, pairs in comparisons.items():
         if pairs:
             comparator = setup.comparators[name]
@@ -73,6 +76,7 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             grade = partial(_score, case, made, name, scorer, clients_of(scorer, setup, serving))
             await answer_all(f"score with {name}", "descriptions", asked, grade, scores)
     scores.close()
+    reader.close()
 
 
 async def _compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from harness.decomposition.checks import require, require_count
 from harness.errors import HarnessError
 from harness.evidence import Corpus, EvidenceConfig
 from harness.llm.client import Backend
-from harness.methods import Comparator, Describer, Scorer
+from harness.methods import Comparator, Describer, Method, Scorer
 from harness.records import Neuron, Sign, VectorKind
 from harness.run.executor import Executor
 from harness.run.tracking import Tracker
@@ -26,6 +27,7 @@ from harness.run.worker import Storage
 from harness.seeds import derive_rng
 from harness.subject import Subject
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -249,12 +251,29 @@ class Setup:
     @property
     def compares(self) -> bool:
         """Whether describers are compared; a run without describers and judges decomposes, and is done."""
-        return bool(self.describers or self.judges)
+        return bool(self.describers or self.comparators or self.scorers)
 
     @property
     def judges(self) -> dict[str, Comparator | Scorer]:
-        """All judges by name."""
-        return {**self.comparators, **self.scorers}
+        """All judges by name, those that are left out aside."""
+        able = {name: scorer for name, scorer in self.scorers.items() if name not in self.left_out}
+        return {**self.comparators, **able}
+
+    @cached_property
+    def left_out(self) -> dict[str, str]:
+        """Scorers that can tell nothing of this subject, or have no LLM to ask, each with the reason."""
+        reasons = {name: self._hindrance(scorer) for name, scorer in self.scorers.items()}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def _hindrance(self, method: Method) -> str | None:
+        """Say why a method cannot work in this run, if it cannot."""
+        absent = [role for role in method.roles if role not in self.backends]
+        if absent and method.llm_required:
+            return (
+                f"needs an LLM as {absent[0]}, and none is configured: add llm@llm.{absent[0]}=vllm "
+                f"llm.{absent[0]}.model=..."
+            )
+        return method.unavailable(self.subject)
 
     @property
     def controls(self) -> list[str]:
@@ -304,18 +323,19 @@ class Setup:
             raise HarnessError(
                 f"at least two describers are needed to compare any (describers=[rotate,maxact]); {alone}"
             )
-        if not self.judges:
+        if not self.comparators and not self.scorers:
             raise HarnessError(f"no judge is chosen (judges=[embedding_pairwise]); {alone}")
         if self.corpus is None:
             raise HarnessError("no text is chosen that describers and judges could see (corpus=installed_docs)")
         self.ordered_describers()
-        for name, method in {**self.describers, **self.judges}.items():
-            absent = [role for role in method.roles if role not in self.backends]
-            if absent and method.llm_required:
-                raise HarnessError(
-                    f"{name} needs an LLM as {absent[0]}, and none is configured: add llm@llm.{absent[0]}=vllm "
-                    f"llm.{absent[0]}.model=..., or leave {name} out"
-                )
+        for name, method in {**self.describers, **self.comparators}.items():
+            reason = self._hindrance(method)
+            if reason:
+                raise HarnessError(f"{name} {reason}, or leave {name} out")
+        for name, reason in self.left_out.items():
+            if not self.judges:
+                raise HarnessError(f"no judge is left for this run: {name} {reason}")
+            logger.warning("%s is left out of this run: it %s", name, reason)
         for name, describer in self.describers.items():
             missing = [kind for kind in describer.kinds if kind not in self.kinds]
             if describer.needs_channels and missing:
