@@ -154,6 +154,7 @@ class MeritConfig:
         random_vectors: random vectors decomposed for each layer and kind; 0 for none.
         random: ``covariance`` (mean and covariance of the layer's vectors of that kind) or ``isotropic``.
         random_channels: how many channels of each are sought, at most as many as of the run's vectors.
+        ablated: vectors of each layer and kind whose channels are taken out of them; 0 for none.
 
     Raises:
         ValueError: if a value is out of range.
@@ -166,9 +167,10 @@ class MeritConfig:
     random_vectors: int
     random: Literal["covariance", "isotropic"]
     random_channels: int
+    ablated: int
 
     def __post_init__(self) -> None:
-        least = {"sample": 0, "restarts": 1, "top_tokens": 1, "random_vectors": 0, "random_channels": 1}
+        least = {"sample": 0, "restarts": 1, "top_tokens": 1, "random_vectors": 0, "random_channels": 1, "ablated": 0}
         for name, bound in least.items():
             require_count(name, getattr(self, name), bound)
         require(0 < self.jitter < math.inf, "jitter", self.jitter, "finite and positive")
