@@ -24,12 +24,14 @@ from harness.records import (
     BlockTiming,
     Channel,
     Description,
+    Effect,
     Exemplar,
     Neuron,
     RandomVector,
     Restart,
     Score,
     Status,
+    SteeredText,
     Usage,
     VectorKind,
     VectorSummary,
@@ -198,6 +200,16 @@ class RunFolder:
     def exemplars(self) -> Path:
         """The exemplars of every neuron and split."""
         return self.path / "exemplars.parquet"
+
+    @property
+    def effects(self) -> Path:
+        """Folder of what clamping neurons does to the next token, and of the text it was averaged over."""
+        return self.path / "effects"
+
+    @property
+    def steered(self) -> Path:
+        """Folder of the texts generated under interventions."""
+        return self.path / "steered"
 
     @property
     def leaderboard(self) -> Path:
@@ -369,6 +381,16 @@ class RunFolder:
     def read_exemplars(self) -> list[Exemplar]:
         """Read the exemplars, or none if the run has none yet."""
         return read_table(self.exemplars, Exemplar) if self.exemplars.exists() else []
+
+    def read_effects(self) -> list[Effect]:
+        """Read what clamping neurons does, or none if the run has not measured it, ordered by neuron and split."""
+        effects = [item for path in self.effects.glob("*.effects.parquet") for item in read_table(path, Effect)]
+        return sorted(effects, key=lambda item: (item.neuron, item.split))
+
+    def read_steered(self) -> list[SteeredText]:
+        """Read the steered texts, or none if the run has none, ordered by neuron."""
+        texts = [item for path in self.steered.glob("*.parquet") for item in read_table(path, SteeredText)]
+        return sorted(texts, key=lambda item: item.neuron)
 
     def _blocks(self) -> list[str]:
         # A block's vectors are written last: where they are missing, a kill left the block half done.

@@ -14,8 +14,20 @@ from typing import ClassVar
 from harness.errors import HarnessError
 from harness.evidence import ReadText, TextReader
 from harness.llm.client import LLMClient
-from harness.records import Channel, Description, EvidenceSize, Exemplar, Neuron, Source, Split, VectorKind, Winner
-from harness.subject import Subject
+from harness.records import (
+    Channel,
+    Description,
+    Effect,
+    EvidenceSize,
+    Exemplar,
+    Neuron,
+    Source,
+    Split,
+    SteeredText,
+    VectorKind,
+    Winner,
+)
+from harness.subject import Subject, lacks_head
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,9 @@ class Case:
         llm: the LLM of the method's role, metered; none if the method asked for no role or the run has none.
         seed: the run's seed; derive from it with :func:`harness.seeds.derive_rng` and the item's identity.
         llms: the LLM of each role that the method asks and the run has, metered.
+        effects: what clamping the neuron does to the next token, one for each value, if the method needs effects;
+            averaged over text of the explain split for describers, of the report split for judges. None at all if the
+            values are told in peaks and the neuron is never active.
     """
 
     neuron: Neuron
@@ -38,6 +53,7 @@ class Case:
     llm: LLMClient | None
     seed: int
     llms: Mapping[str, LLMClient] = field(default_factory=dict, kw_only=True)
+    effects: tuple[Effect, ...] = field(default=(), kw_only=True)
 
     def windows(self, split: Split, source: Source) -> tuple[Exemplar, ...]:
         """Return the exemplars of one split and source: top by activation, highest first; random in corpus order."""
@@ -79,9 +95,12 @@ class JudgeCase(Case):
 
     Attributes:
         reader: runs the subject on new text.
+        steered: texts generated under interventions on each neuron of the run, and beside them without, if the judge
+            needs them. They start from prompts of the config, not of the corpus, and no describer sees them.
     """
 
     reader: TextReader | None = field(default=None, kw_only=True)
+    steered: Mapping[Neuron, tuple[SteeredText, ...]] = field(default_factory=dict, kw_only=True)
 
     async def read(self, texts: Sequence[str]) -> list[ReadText]:
         """Return new texts with the neuron's activations on them.
@@ -136,8 +155,12 @@ class Method:
         further_roles: other LLM roles that it asks, found in ``case.llms``, each with whether for log-probabilities.
         llm_required: whether it cannot work without the LLMs of its roles; the run then refuses to start without one,
             or, if it is a scorer, leaves it out.
+        needs_effects: whether the run must measure what clamping the neurons does to the next token for it.
+        needs_steered: whether the run must generate steered texts for it; only judges get them.
     """
 
+    needs_effects: ClassVar[bool] = False
+    needs_steered: ClassVar[bool] = False
     role: str | None = None
     needs_logprobs: bool = False
     further_roles: Mapping[str, bool] = {}
@@ -154,7 +177,7 @@ class Method:
         A describer or comparator of which this is true ends the run before it starts. A scorer is left out of it, and
         that is said once: it is no failure of the descriptions, and no zero.
         """
-        return None
+        return lacks_head(subject) if self.needs_effects or self.needs_steered else None
 
 
 class Describer(Method, ABC):

@@ -346,6 +346,71 @@ class Exemplar:
 
 
 @dataclass(frozen=True)
+class TextPrompt:
+    """A piece of the corpus over which the effects of interventions are averaged.
+
+    Attributes:
+        split: the part of the corpus that its document belongs to.
+        document: identity of the document.
+        tokens: its token ids, special ones left out.
+        text: the same as text.
+    """
+
+    split: Split
+    document: str
+    tokens: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What clamping a neuron does to the logits of the next token, on average over pieces of text.
+
+    The change of the log-probabilities differs from that of the logits by the same number for every token: order and
+    z-scores are those of both.
+
+    Attributes:
+        neuron: the neuron.
+        split: the part of the corpus that the pieces come from.
+        value: what its activation was clamped to at every token of the text; of a neuron at its negative sign, told as
+            if the neuron were turned round.
+        scale: standard deviation of the mean change over the vocabulary, in logits.
+        promoted: tokens whose logits rise most, best first, each with the z-score of its change.
+        suppressed: tokens whose logits fall most, lowest first, likewise.
+    """
+
+    neuron: Neuron
+    split: Split
+    value: float
+    scale: float
+    promoted: tuple[ScoredToken, ...]
+    suppressed: tuple[ScoredToken, ...]
+
+
+@dataclass(frozen=True)
+class SteeredText:
+    """How the subject goes on from a neutral prompt while a neuron is held or pushed, or while nothing is done.
+
+    Texts of the same neuron, prompt and sample are drawn from the same random numbers: they differ by the intervention.
+
+    Attributes:
+        neuron: the neuron.
+        prompt: the prompt, of the config and not of the corpus.
+        sample: number of the draw, from 0.
+        strength: how strongly, in the config's unit; none if nothing is done.
+        value: the same in units of the activation, of a neuron at its negative sign as if it were turned round.
+        text: what follows the prompt.
+    """
+
+    neuron: Neuron
+    prompt: str
+    sample: int
+    strength: float | None
+    value: float | None
+    text: str
+
+
+@dataclass(frozen=True)
 class Usage:
     """What an item cost: LLM calls asked for (cached ones included), tokens in and out, wall seconds."""
 

@@ -33,6 +33,8 @@ LLM_SCORERS = [
     "clarity",
     "responsiveness",
     "purity",
+    "output_based",
+    "faithfulness",
 ]
 
 
@@ -46,13 +48,14 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         *("subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny-llama", "neurons.layers=[1]"),
         *(
-            "neurons.per_layer=2",
+            "neurons.per_layer=3",
             "neurons.signs=[positive,negative]",
             "neurons.kinds=[in]",
             "describers=[maxact,generic]",
         ),
         *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=60"),
         *("evidence.window=16", "evidence.top=6", "evidence.random=20", "decomposition.num_channels=1"),
+        *("steering.texts.tokens=6", "steering.texts.values=[1,4]", "merit.ablated=0"),
         *("merit.sample=0", "merit.random_vectors=0", "tracking=none"),
         f"serving.cache={folder / 'cache'}",
     ]
@@ -83,7 +86,7 @@ def test_every_scorer_scores_a_real_subject(options: list[str], tmp_path: Path) 
     run(made(options, judges, f"folder={tmp_path / 'run'}", "judges.input_based.sentences=3"))
     folder = RunFolder(tmp_path / "run")
     scores = folder.scores().records()
-    assert len(scores) == len(names) * 2 * 2 * 2  # neurons, signs, describers
+    assert len(scores) == len(names) * 3 * 2 * 2  # neurons, signs, describers
     for name in names:
         own = [score for score in scores if score.scorer == name]
         good = [score for score in own if score.status is Status.OK]
@@ -93,6 +96,7 @@ def test_every_scorer_scores_a_real_subject(options: list[str], tmp_path: Path) 
             assert all(score.usage.calls for score in good)
     ranges = {
         "clarity": -1,
+        "faithfulness": -1,
         "own_words": -1,
         "responsiveness": -1,
         "simulation_written": -1,

@@ -9,6 +9,7 @@ from harness.evidence.exemplars import (
     special_affixes,
     summarise,
 )
+from harness.evidence.prompts import draw_prompts
 from harness.evidence.reading import ReadText, TextReader
 from harness.evidence.windows import Window
 
@@ -24,6 +25,7 @@ __all__ = [
     "TextReader",
     "Window",
     "collect_exemplars",
+    "draw_prompts",
     "gather_windows",
     "special_affixes",
     "summarise",

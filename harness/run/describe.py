@@ -10,7 +10,7 @@ from harness.folder import Journal, RunFolder
 from harness.llm.client import LLMClient
 from harness.llm.serving import Serving
 from harness.methods import Describer, DescriberCase, Draft
-from harness.records import Channel, Description, Exemplar, Neuron, Split, Status
+from harness.records import Channel, Description, Effect, Exemplar, Neuron, Split, Status
 from harness.run.answers import answer_all, attempt, clients_of
 from harness.run.setup import Setup
 
@@ -31,7 +31,7 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     pending = pending_descriptions(setup, journal)
     if not any(pending.values()):
         return
-    cases = Cases(setup, folder.read_channels(), folder.read_exemplars())
+    cases = Cases(setup, folder.read_channels(), folder.read_exemplars(), folder.read_effects())
     for name, neurons in pending.items():
         if not neurons:
             continue
@@ -50,15 +50,21 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
 class Cases:
     """What describers may see, by neuron: never the splits that judges look at."""
 
-    def __init__(self, setup: Setup, channels: Sequence[Channel], exemplars: Sequence[Exemplar]) -> None:
+    def __init__(
+        self, setup: Setup, channels: Sequence[Channel], exemplars: Sequence[Exemplar], effects: Sequence[Effect]
+    ) -> None:
         self._setup = setup
         self._channels: dict[Neuron, list[Channel]] = defaultdict(list)
         self._exemplars: dict[Neuron, list[Exemplar]] = defaultdict(list)
+        self._effects: dict[Neuron, list[Effect]] = defaultdict(list)
         for channel in channels:
             self._channels[channel.neuron].append(channel)
         for exemplar in exemplars:
             if exemplar.split in OPEN_TO_DESCRIBERS:
                 self._exemplars[exemplar.neuron].append(exemplar)
+        for effect in effects:
+            if effect.split in OPEN_TO_DESCRIBERS:
+                self._effects[effect.neuron].append(effect)
 
     def case(
         self,
@@ -75,6 +81,7 @@ class Cases:
             llm=llms.get(describer.role or ""),
             seed=self._setup.seed,
             llms=llms,
+            effects=tuple(self._effects[neuron]) if describer.needs_effects else (),
             channels=tuple(channel.at(neuron.sign) for channel in self._channels[neuron.whole]),
             neurons=tuple(self._setup.described),
             others=others,

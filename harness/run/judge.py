@@ -13,7 +13,19 @@ from harness.folder import Journal, RunFolder
 from harness.llm.client import LLMClient
 from harness.llm.serving import Serving
 from harness.methods import Comparator, JudgeCase, Judgement, Scorer
-from harness.records import Description, Exemplar, Neuron, Score, Split, Status, Usage, Verdict, Winner
+from harness.records import (
+    Description,
+    Effect,
+    Exemplar,
+    Neuron,
+    Score,
+    Split,
+    Status,
+    SteeredText,
+    Usage,
+    Verdict,
+    Winner,
+)
 from harness.run.answers import answer_all, attempt, clients_of
 from harness.run.setup import Setup
 
@@ -59,9 +71,28 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         if exemplar.split in OPEN_TO_JUDGES:
             held_out[exemplar.neuron].append(exemplar)
 
+    effects: dict[Neuron, list[Effect]] = defaultdict(list)
+    for effect in folder.read_effects():
+        if effect.split in OPEN_TO_JUDGES:
+            effects[effect.neuron].append(effect)
+    texts: dict[Neuron, list[SteeredText]] = defaultdict(list)
+    for text in folder.read_steered():
+        texts[text.neuron].append(text)
+    steered = {neuron: tuple(own) for neuron, own in texts.items()}
+
     def case(neuron: Neuron, judge: Comparator | Scorer, llms: Mapping[str, LLMClient]) -> JudgeCase:
         llm = llms.get(judge.role or "")
-        return JudgeCase(neuron, tuple(held_out[neuron]), setup.subject, llm, setup.seed, llms=llms, reader=reader)
+        return JudgeCase(
+            neuron,
+            tuple(held_out[neuron]),
+            setup.subject,
+            llm,
+            setup.seed,
+            llms=llms,
+            reader=reader,
+            effects=tuple(effects[neuron]) if judge.needs_effects else (),
+            steered=steered if judge.needs_steered else {},
+        )
 
     reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
     for name, pairs in comparisons.items():

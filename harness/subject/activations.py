@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers import AutoModel
 
 from harness.errors import HarnessError
-from harness.records import Neuron, VectorKind
-from harness.subject.files import first_line
+from harness.records import Neuron
+from harness.subject.modules import Modules, expert_activations, load_model
 from harness.subject.subject import Subject
 
 
@@ -40,55 +38,20 @@ class ActivationReader:
         for neuron in neurons:
             subject.check(neuron.layer, [neuron.index], [], [neuron.expert])
         self._subject, self._device, self._neurons = subject, device, tuple(neurons)
-        self._model = self._load(max(neuron.layer for neuron in neurons))
+        self._model = load_model(subject, AutoModel)
+        modules = Modules(subject, self._model)
+        del modules.layers()[max(neuron.layer for neuron in neurons) + 1 :]
+        self._model.to(device)
         # Where the activations of one module go: columns of the result, and their values.
         self._read: list[tuple[list[int], Tensor]] = []
         groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
         for position, neuron in enumerate(neurons):
             groups[neuron.layer, neuron.expert is not None].append(position)
         for (layer, routed), positions in groups.items():
-            hook = self._experts_hook if routed else self._hook
-            self._module(layer, routed).register_forward_pre_hook(hook(layer, positions))
+            module = modules.experts(layer) if routed else modules.down_projection(layer)
+            module.register_forward_pre_hook((self._experts_hook if routed else self._hook)(positions))
 
-    def _load(self, last: int) -> nn.Module:
-        subject = self._subject
-        try:
-            model: nn.Module = AutoModel.from_pretrained(
-                subject.files.reference, dtype=subject.dtype, use_safetensors=True, **subject.loading
-            )
-        except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
-            raise HarnessError(
-                f"{subject.name} cannot be loaded ({first_line(error)}); check subject.sources and subject.dtype"
-            ) from error
-        layers = self._submodule(model, subject.architecture.module(None))
-        assert isinstance(layers, nn.ModuleList)
-        del layers[last + 1 :]
-        return model.eval().to(self._device)
-
-    def _module(self, layer: int, routed: bool) -> nn.Module:
-        architecture = self._subject.architecture
-        if routed:
-            experts: Any = self._submodule(self._model, architecture.module(layer, architecture.experts_module))
-            if not hasattr(experts, "_apply_gate") or experts.has_bias or not experts.is_concatenated:
-                raise HarnessError(
-                    f"the activations of {self._subject.name}'s experts cannot be read: {type(experts).__name__} is "
-                    "not of the kind that transformers' Mixtral and Qwen models have (no biases, gate before in); "
-                    "choose describers and judges that need no text"
-                )
-            return cast(nn.Module, experts)
-        weight, *_ = self._subject.weights.mlp(layer, None).vectors[VectorKind.OUT]
-        return self._submodule(self._model, architecture.module(layer, weight.removesuffix(".weight")))
-
-    def _submodule(self, model: nn.Module, name: str) -> nn.Module:
-        try:
-            return model.get_submodule(name)
-        except AttributeError as error:
-            raise HarnessError(
-                f"{self._subject.name} has no module {name} ({first_line(error)}): correct subject.architecture "
-                "(base, layer, the name of the out weight, experts_module)"
-            ) from error
-
-    def _hook(self, _layer: int, positions: list[int]) -> Any:
+    def _hook(self, positions: list[int]) -> Any:
         indices = torch.tensor([self._neurons[position].index for position in positions], device=self._device)
 
         def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -96,30 +59,17 @@ class ActivationReader:
 
         return keep
 
-    def _experts_hook(self, layer: int, positions: list[int]) -> Any:
-        # Experts are computed in fused kernels that show no module the activations, so those of the chosen neurons are
-        # computed once more from what the experts are given.
+    def _experts_hook(self, positions: list[int]) -> Any:
         neurons = [self._neurons[position] for position in positions]
         experts = torch.tensor([neuron.expert for neuron in neurons], device=self._device)
-        into = self._expert_vectors(layer, neurons, VectorKind.IN)
-        gated = VectorKind.GATE in self._subject.kinds
-        gate = self._expert_vectors(layer, neurons, VectorKind.GATE) if gated else None
+        compute = expert_activations(self._subject, neurons, self._device)
 
-        def keep(module: Any, inputs: tuple[Tensor, ...]) -> None:
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             hidden, chosen, _ = inputs  # (tokens, d_model), and (tokens, experts per token) twice
-            value = linear(hidden, into.to(hidden))
-            if gate is None:
-                value = module.act_fn(value)
-            else:
-                value = module._apply_gate(torch.cat([linear(hidden, gate.to(hidden)), value], dim=-1))
             routed = (chosen[..., None] == experts).any(dim=-2)
-            self._read.append((positions, torch.where(routed, value, 0)))
+            self._read.append((positions, torch.where(routed, compute(module, hidden), 0)))
 
         return keep
-
-    def _expert_vectors(self, layer: int, neurons: Sequence[Neuron], kind: VectorKind) -> Tensor:
-        vectors = self._subject.vectors(layer, [n.index for n in neurons], kind, [n.expert for n in neurons])
-        return vectors.to(self._device)
 
     @torch.inference_mode()
     def read(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

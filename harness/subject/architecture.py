@@ -64,6 +64,7 @@ class Architecture:
         d_model: config option with the width of the residual stream.
         positions_after_padding: whether positions are counted from the padding token's id on (RoBERTa), so that the
             model reads that many tokens less at once.
+        causal: whether the family predicts the next token; BERT and its like, which read in both directions, do not.
     """
 
     embedding: str = "embed_tokens.weight"
@@ -86,6 +87,7 @@ class Architecture:
     num_layers: str = "num_hidden_layers"
     d_model: str = "hidden_size"
     positions_after_padding: bool = False
+    causal: bool = True
 
     def __post_init__(self) -> None:
         if self.mlp is None and self.experts is None:
@@ -130,6 +132,7 @@ _BERT = Architecture(
     layer="encoder.layer.{layer}",
     unembedding=("cls.predictions.decoder.weight",),
     final_norm=None,
+    causal=False,
 )
 _QWEN_EXPERT = "mlp.experts.{expert}."
 _QWEN3_MOE = replace(

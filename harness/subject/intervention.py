@@ -1,0 +1,375 @@
+"""The subject with neurons held, pushed or silenced: what it then predicts, and how it then goes on.
+
+Sources: clamping as in Gur-Arieh et al. 2025, arXiv:2501.08319, who set a feature to +-10.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from harness.errors import HarnessError
+from harness.records import Neuron, VectorKind
+from harness.subject.modules import Modules, expert_activations, load_model
+from harness.subject.subject import Subject
+
+
+class Mode(enum.StrEnum):
+    """What is done to an activation."""
+
+    CLAMP = "clamp"  # it is set to the value
+    ADD = "add"  # the value is added to it
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """What is done to the activation of one neuron, the value that enters the down projection.
+
+    Since the down projection is linear, adding ``a`` to the activation adds ``a`` times the neuron's out vector to what
+    the MLP gives out. Families that norm the MLP's output (Gemma) do so after that.
+
+    Attributes:
+        neuron: the neuron; at its negative sign, the value is told as if the neuron were turned round.
+        value: in the units of the activation.
+        mode: whether the value is set or added.
+    """
+
+    neuron: Neuron
+    value: float
+    mode: Mode = Mode.CLAMP
+
+    @classmethod
+    def ablation(cls, neuron: Neuron, mean: float = 0.0) -> Intervention:
+        """Return the intervention that takes a neuron out: its activation is always 0, or always its mean."""
+        return cls(neuron, mean)
+
+    @property
+    def raw(self) -> float:
+        """The value as the model has it, whatever the neuron's sign."""
+        return -self.value if self.neuron.negative else self.value
+
+
+#: transformers has no types for it.
+_config: Any = GenerationConfig
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a text is continued.
+
+    Attributes:
+        tokens: at most so many new ones; fewer if the model ends the text.
+        temperature: of the distribution that is drawn from; 0 takes the likeliest token.
+        top_p: only the likeliest tokens that together have this share are drawn.
+    """
+
+    tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+def check_causal(subject: Subject, what: str) -> None:
+    """Check that a subject predicts next tokens, from its config and the names of its weights alone.
+
+    Args:
+        subject: the model.
+        what: what needs that, for the message.
+
+    Raises:
+        HarnessError: if it does not.
+    """
+    reason = lacks_head(subject)
+    if reason:
+        raise HarnessError(f"{what} {reason}, or leave it out")
+
+
+def lacks_head(subject: Subject) -> str | None:
+    """Say why a subject does not predict next tokens, from its config and the names of its weights alone."""
+    config = subject.config
+    if not subject.architecture.causal:
+        return f"needs a causal language model; {subject.name} is a masked/encoder model: choose another subject"
+    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if not known and "AutoModelForCausalLM" not in (getattr(config, "auto_map", None) or {}):
+        return (
+            f"needs a causal language model; transformers has none of the family {config.model_type!r} of "
+            f"{subject.name}: choose another subject"
+        )
+    if not config.get_text_config().tie_word_embeddings and not subject.weights.has_unembedding:
+        return (
+            f"needs a causal language model; the checkpoint of {subject.name} has no language-model head "
+            f"({' or '.join(subject.architecture.unembedding)}): take the whole model"
+        )
+    return None
+
+
+class CausalModel:
+    """Runs the subject with its language-model head, with an intervention of its own for each row of a batch.
+
+    A neuron of an expert is changed at the tokens that are routed to the expert; at the others it has no part in what
+    the model computes. Its activation is counted before the router's weight is applied.
+
+    Args:
+        subject: the model.
+        device: where it runs.
+
+    Raises:
+        HarnessError: if it is no causal language model, or cannot be loaded.
+    """
+
+    def __init__(self, subject: Subject, device: str) -> None:
+        check_causal(subject, "an intervention")
+        self._subject, self._device = subject, device
+        model: Any = load_model(subject, AutoModelForCausalLM)
+        self._model = model.to(device)
+        self._modules = Modules(subject, self._model.base_model)
+        end = self._model.generation_config.eos_token_id
+        ends = end if isinstance(end, list) else [end]
+        self._ends = {int(token) for token in [*ends, subject.tokenizer.eos_token_id] if token is not None}
+        # A checkpoint's own settings (a repetition penalty, a top-k) would stand behind what a run asks for.
+        self._model.generation_config = _config()
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        input_ids: Tensor,
+        interventions: Sequence[Intervention | None],
+        *,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Return the logits of the next token, as the model gives them out.
+
+        Args:
+            input_ids: (B, T) token ids, special tokens included.
+            interventions: what is done in each row; none for nothing.
+            attention_mask: (B, T), 1 where there is a token; everywhere, if none.
+            positions: (B, T), true where the intervention is in force; everywhere, if none.
+
+        Returns:
+            (B, T, V) on the model's device, in the model's number format.
+
+        Raises:
+            HarnessError: if a neuron does not exist, or a logit is not a finite number.
+        """
+        mask = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).to(self._device)
+        with self._in_force(interventions, positions):
+            logits: Tensor = self._model(input_ids=input_ids.to(self._device), attention_mask=mask).logits
+        # At padding anything may come out; copied only where there is some.
+        _check_finite(logits if bool(mask.all()) else logits[mask.bool()], self._subject.name)
+        return logits
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompt: Sequence[int],
+        interventions: Sequence[Intervention | None],
+        decoding: Decoding,
+        rows: Sequence[np.random.Generator],
+        *,
+        spare: int = 0,
+    ) -> list[list[int]]:
+        """Continue one prompt in every row, each with its own intervention and its own random numbers.
+
+        What a row says depends on no other row, beyond the rounding of batched products.
+
+        Args:
+            prompt: token ids, special tokens included.
+            interventions: what is done in each row, throughout the text that follows as well; none for nothing.
+            decoding: how it goes on.
+            rows: gives the random numbers of each row; one is drawn for each token.
+            spare: leading tokens of the prompt at which nothing is changed, such as the special ones.
+
+        Returns:
+            The new tokens of each row, without the token that ends a text.
+
+        Raises:
+            HarnessError: if a neuron does not exist, or a logit is not a finite number.
+        """
+        ids = torch.tensor(list(prompt), device=self._device).repeat(len(interventions), 1)
+        positions = torch.ones_like(ids, dtype=torch.bool)
+        positions[:, :spare] = False
+        steps: list[LogitsProcessor] = [_Checked(self._subject.name)]
+        if decoding.temperature > 0:
+            steps.append(TemperatureLogitsWarper(float(decoding.temperature)))
+            if decoding.top_p < 1:
+                steps.append(TopPLogitsWarper(decoding.top_p))
+            steps.append(_Drawn(rows))
+        config = _config(
+            max_new_tokens=decoding.tokens,
+            do_sample=False,  # the draw is a step of its own, so that each row has its own random numbers
+            eos_token_id=sorted(self._ends) or None,
+            pad_token_id=next(iter(sorted(self._ends)), 0),
+            disable_compile=True,  # a compiled model would not see the hooks
+        )
+        with self._in_force(interventions, positions):
+            whole = self._model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=config,
+                logits_processor=LogitsProcessorList(steps),
+            )
+        return [self._until_end(row) for row in whole[:, len(prompt) :].tolist()]
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        stop = next((place for place, token in enumerate(tokens) if token in self._ends), len(tokens))
+        return tokens[:stop]
+
+    @contextmanager
+    def _in_force(self, interventions: Sequence[Intervention | None], positions: Tensor | None) -> Iterator[None]:
+        """Change activations while the context lasts."""
+        groups: dict[tuple[int, bool], list[tuple[int, Intervention]]] = defaultdict(list)
+        for row, given in enumerate(interventions):
+            if given is not None:
+                neuron = given.neuron
+                self._subject.check(neuron.layer, [neuron.index], [], [neuron.expert])
+                groups[neuron.layer, neuron.expert is not None].append((row, given))
+        if positions is not None:
+            positions = positions.to(self._device).bool()
+        hooks = []
+        try:
+            for (layer, routed), members in groups.items():
+                change = _Change(members, len(interventions), positions, self._device)
+                if routed:
+                    experts = _ExpertChange(change, self._subject, [given.neuron for _, given in members], self._device)
+                    hooks.append(self._modules.experts(layer).register_forward_hook(experts))
+                else:
+                    hooks.append(self._modules.down_projection(layer).register_forward_pre_hook(change.enter))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def close(self) -> None:
+        """Free the memory that the model holds, on the accelerator too."""
+        del self._model, self._modules
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class _Change:
+    """Changes the activations of one layer, of one neuron in each of some rows.
+
+    Args:
+        members: rows, and what is done there.
+        rows: rows of the whole batch.
+        positions: (rows, T) where it is done, everywhere if none; what comes after T is generated, and counts.
+        device: where the model runs.
+    """
+
+    def __init__(
+        self, members: Sequence[tuple[int, Intervention]], rows: int, positions: Tensor | None, device: str
+    ) -> None:
+        self._batch = rows
+        self.rows = torch.tensor([row for row, _ in members], device=device)
+        self._indices = torch.tensor([given.neuron.index for _, given in members], device=device)
+        self._values = torch.tensor([given.raw for _, given in members], device=device)[:, None]
+        self._added = torch.tensor([given.mode is Mode.ADD for _, given in members], device=device)[:, None]
+        self._positions = None if positions is None else positions[self.rows]
+        self._seen = 0  # tokens of every row that have passed; a text grows one by one
+
+    def enter(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Change what enters the down projection: (B, T, neurons), which some families flatten to (B T, neurons)."""
+        given = inputs[0]
+        activations = given.reshape(self._batch, -1, given.shape[-1]).clone()
+        activations[self.rows, :, self._indices] = self.changed(activations[self.rows, :, self._indices])
+        return activations.view(given.shape), *inputs[1:]
+
+    def changed(self, activations: Tensor) -> Tensor:
+        """Return what becomes of the activations (members, T) of the chosen neurons."""
+        values = self._values.to(activations)
+        result = torch.where(self._added, activations + values, values)
+        length = activations.shape[1]
+        if self._positions is not None:
+            here = self._positions[:, self._seen : self._seen + length]
+            here = torch.nn.functional.pad(here, (0, length - here.shape[1]), value=True)
+            result = torch.where(here, result, activations)
+        self._seen += length
+        return result
+
+    def split(self, values: Tensor) -> Tensor:
+        """Return (B T, ...) values of all rows as (B, T, ...)."""
+        return values.reshape(self._batch, -1, *values.shape[1:])
+
+
+class _ExpertChange:
+    """Changes what the experts of a layer give out as a change of activations inside would.
+
+    Their output is linear in the activations: it changes by the change times the router's weight times the out vector.
+    """
+
+    def __init__(self, change: _Change, subject: Subject, neurons: Sequence[Neuron], device: str) -> None:
+        self._change, self._compute = change, expert_activations(subject, neurons, device)
+        self._experts = torch.tensor([neuron.expert for neuron in neurons], device=device)
+        indices, experts = [n.index for n in neurons], [n.expert for n in neurons]
+        self._out = subject.vectors(neurons[0].layer, indices, VectorKind.OUT, experts).to(device)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        hidden, chosen, weights = inputs
+        split, rows = self._change.split, self._change.rows
+        # (members, T) each: of a member's own row, and of its own neuron there.
+        every = split(self._compute(module, hidden))[rows]
+        own = torch.arange(len(rows), device=every.device)
+        activations = every[own, :, own]
+        here = split(chosen)[rows] == self._experts[:, None, None]
+        weight = (split(weights)[rows] * here).sum(dim=-1)
+        moved = (self._change.changed(activations) - activations) * weight
+        result = split(output).clone()
+        result[rows] += (moved[..., None] * self._out[:, None].to(moved)).to(result)
+        return result.view(output.shape)
+
+
+def _check_finite(logits: Tensor, name: str) -> None:
+    # By the extremes: a mask of all of them would take a quarter of their memory once more.
+    low, high = logits.aminmax(dim=-1)
+    if not torch.isfinite(high.float() - low.float()).all():
+        raise HarnessError(
+            f"{name} computes logits that are NaN or infinite under an intervention: choose smaller values (steering), "
+            "or subject.dtype=float32"
+        )
+
+
+class _Checked(LogitsProcessor):
+    """Lets through what is finite."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        _check_finite(scores, self._name)
+        return scores
+
+
+class _Drawn(LogitsProcessor):
+    """Leaves one token of each row, drawn by inverting the distribution's cumulative sum at the row's next number.
+
+    Rows whose distributions are alike draw alike tokens from the same numbers, so that texts that start from the same
+    numbers differ by the intervention, not by luck.
+    """
+
+    def __init__(self, rows: Sequence[np.random.Generator]) -> None:
+        self._rows = rows
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        cumulative = torch.softmax(scores.double(), dim=-1).cumsum(dim=-1)
+        numbers = torch.tensor([row.random() for row in self._rows], dtype=torch.float64, device=scores.device)
+        # Of the total, for rounding leaves it a little short of 1; a token without probability is never met.
+        drawn = torch.searchsorted(cumulative, (numbers * cumulative[:, -1])[:, None], right=True)
+        drawn = drawn.clamp_max(scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)

@@ -1,0 +1,120 @@
+"""The subject's modules in transformers' model of it: loading them, and finding those at which neurons are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from harness.errors import HarnessError
+from harness.records import Neuron, VectorKind
+from harness.subject.files import first_line
+from harness.subject.subject import Subject
+
+
+def load_model(subject: Subject, auto: Any) -> nn.Module:
+    """Load a subject's model on the CPU.
+
+    Args:
+        subject: the model.
+        auto: the class of transformers' that loads it, such as ``AutoModel``.
+
+    Raises:
+        HarnessError: if it cannot be loaded.
+    """
+    try:
+        model: nn.Module = auto.from_pretrained(
+            subject.files.reference, dtype=subject.dtype, use_safetensors=True, **subject.loading
+        )
+    except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
+        raise HarnessError(
+            f"{subject.name} cannot be loaded ({first_line(error)}); check subject.sources and subject.dtype"
+        ) from error
+    return model.eval()
+
+
+class Modules:
+    """Finds the modules of a subject's base model by what they do.
+
+    Args:
+        subject: the model.
+        base: transformers' base model of it, the one without a head.
+
+    Raises, on looking up:
+        HarnessError: if the model has other modules than its architecture says.
+    """
+
+    def __init__(self, subject: Subject, base: nn.Module) -> None:
+        self._subject, self._base = subject, base
+
+    def layers(self) -> nn.ModuleList:
+        """Return the list of layers."""
+        return cast(nn.ModuleList, self._submodule(self._subject.architecture.module(None)))
+
+    def down_projection(self, layer: int) -> nn.Module:
+        """Return the module that the activations of a layer enter; of a mixture, those of its shared expert."""
+        weight, *_ = self._subject.weights.mlp(layer, None).vectors[VectorKind.OUT]
+        return self._submodule(self._subject.architecture.module(layer, weight.removesuffix(".weight")))
+
+    def experts(self, layer: int) -> nn.Module:
+        """Return the module that is called with hidden states, the experts chosen for them and these experts' weights.
+
+        Raises:
+            HarnessError: also if it computes otherwise than transformers' Mixtral and Qwen models.
+        """
+        architecture = self._subject.architecture
+        experts: Any = self._submodule(architecture.module(layer, architecture.experts_module))
+        if not hasattr(experts, "_apply_gate") or experts.has_bias or not experts.is_concatenated:
+            raise HarnessError(
+                f"the activations of {self._subject.name}'s experts cannot be read: {type(experts).__name__} is "
+                "not of the kind that transformers' Mixtral and Qwen models have (no biases, gate before in); "
+                "choose describers and judges that need no text"
+            )
+        return cast(nn.Module, experts)
+
+    def _submodule(self, name: str) -> nn.Module:
+        try:
+            return self._base.get_submodule(name)
+        except AttributeError as error:
+            raise HarnessError(
+                f"{self._subject.name} has no module {name} ({first_line(error)}): correct subject.architecture "
+                "(base, layer, the name of the out weight, experts_module)"
+            ) from error
+
+
+def expert_activations(subject: Subject, neurons: Sequence[Neuron], device: str) -> Callable[[Any, Tensor], Tensor]:
+    """Return a function that computes the activations of some neurons of experts from what the experts are given.
+
+    Experts are computed in fused kernels that show no module the activations, so those of the chosen neurons are
+    computed once more.
+
+    Args:
+        subject: the model.
+        neurons: neurons of experts, all of one layer.
+        device: where the model runs.
+
+    Returns:
+        A function of the experts' module and the hidden states (tokens, d_model) that returns (tokens, neurons), as if
+        every token were routed to every expert, before the router's weight is applied.
+    """
+
+    def vectors(kind: VectorKind) -> Tensor:
+        found = subject.vectors(neurons[0].layer, [n.index for n in neurons], kind, [n.expert for n in neurons])
+        return found.to(device)
+
+    into = vectors(VectorKind.IN)
+    gate = vectors(VectorKind.GATE) if VectorKind.GATE in subject.kinds else None
+
+    def compute(module: Any, hidden: Tensor) -> Tensor:
+        value = linear(hidden, into.to(hidden))
+        if gate is None:
+            activated: Tensor = module.act_fn(value)
+        else:
+            activated = module._apply_gate(torch.cat([linear(hidden, gate.to(hidden)), value], dim=-1))
+        return activated
+
+    return compute
