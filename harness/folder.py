@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from harness.errors import HarnessError
 from harness.exemplar_table import ExemplarTable
 from harness.records import (
+    AblatedChannels,
     Activity,
     BlockTiming,
     Channel,
@@ -191,7 +192,10 @@ class RunFolder:
 
     @property
     def merit(self) -> Path:
-        """Folder of what was decomposed to judge the decomposition: NAME.restarts.parquet, NAME.random.parquet."""
+        """Folder of what judges the decomposition: NAME.restarts.parquet, NAME.random.parquet, NAME.ablations.parquet.
+
+        A name tells what was measured with which settings.
+        """
         return self.path / "merit"
 
     @property
@@ -358,8 +362,13 @@ class RunFolder:
         for name in self._blocks():
             yield pq.read_table(self.channels / f"{name}.{records}.parquet", columns=list(columns)).flatten()
 
-    def read_directions(self) -> Iterator[tuple[list[tuple[Neuron, VectorKind]], Tensor]]:
+    def read_directions(
+        self, wanted: Collection[tuple[Neuron, VectorKind]] | None = None
+    ) -> Iterator[tuple[list[tuple[Neuron, VectorKind]], Tensor]]:
         """Read the channels' directions, block by block.
+
+        Args:
+            wanted: vectors of which at least one stands in each block that is read; none for all blocks.
 
         Yields:
             The block's vectors, and their channels in order of discovery, (N, C, d_model), in the stored format.
@@ -370,17 +379,25 @@ class RunFolder:
         from safetensors.torch import load_file
 
         for name in self._blocks():
+            keys = self._keys(name)
+            if wanted is not None and not any(key in wanted for key in keys):
+                continue
             path = self.channels / f"{name}.safetensors"
             if not path.exists():
                 raise HarnessError(
                     f"{self.path} does not hold the directions of its channels ({path.name} is missing): decompose "
                     "into another folder with storage.directions=bfloat16 or float32"
                 )
-            yield self._keys(name), load_file(path)["directions"]
+            yield keys, load_file(path)["directions"]
 
     def read_restarts(self) -> list[Restart]:
         """Read how the channels that were sought again agree with the first ones."""
         return [item for path in sorted(self.merit.glob("*.restarts.parquet")) for item in read_table(path, Restart)]
+
+    def read_ablations(self) -> list[AblatedChannels]:
+        """Read what weight vectors lose without their channels."""
+        files = sorted(self.merit.glob("*.ablations.parquet"))
+        return [item for path in files for item in read_table(path, AblatedChannels)]
 
     def read_random_vectors(self) -> list[RandomVector]:
         """Read what was found in random vectors."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from harness.errors import HarnessError
+from harness.evidence import ReadText, TextReader
 from harness.llm.client import LLMClient
 from harness.records import (
     Activity,
@@ -31,7 +32,7 @@ from harness.records import (
     Vote,
     Winner,
 )
-from harness.subject import Subject
+from harness.subject import Subject, lacks_head
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,24 @@ class JudgeCase(Case):
     Attributes:
         contestants: names of the describers whose descriptions are judged, in the order in which they are shown: for
             judges that look an answer up, such as a file of human labels. They belong in no prompt.
+        reader: runs the subject on new text.
         steered: texts generated under interventions on each neuron of the run, and beside them without, if the judge
             needs them. They start from prompts of the config, not of the corpus, and no describer sees them.
     """
 
     contestants: tuple[str, ...] = ()
+    reader: TextReader | None = field(default=None, kw_only=True)
     steered: Mapping[Neuron, tuple[SteeredText, ...]] = field(default_factory=dict, kw_only=True)
+
+    async def read(self, texts: Sequence[str]) -> list[ReadText]:
+        """Return new texts with the neuron's activations on them.
+
+        Raises:
+            HarnessError: if the run has nothing to read them with, or the subject cannot be run.
+        """
+        if self.reader is None:
+            raise HarnessError("this method runs the subject on new text, and there is nothing to run it with")
+        return await self.reader.read(self.neuron, texts)
 
 
 @dataclass(frozen=True)
@@ -165,7 +178,8 @@ class Method:
         role: the LLM role it asks, or none; if the run has no LLM in that role, ``case.llm`` is none.
         needs_logprobs: whether it asks its role for log-probabilities of prompts, which not every server gives.
         further_roles: other LLM roles that it asks, found in ``case.llms``, each with whether for log-probabilities.
-        llm_required: whether it cannot work without the LLMs of its roles; the run then refuses to start without one.
+        llm_required: whether it cannot work without the LLMs of its roles; the run then refuses to start without one,
+            or, if it is a scorer, leaves it out.
         needs_effects: whether the run must measure what clamping the neurons does to the next token for it.
         needs_steered: whether the run must generate steered texts for it; only judges get them.
         inner: the methods that it calls in its turn; it asks their roles as ``further_roles``. What the run checks of
@@ -196,6 +210,14 @@ class Method:
     def inputs(self) -> str | None:
         """What its answers depend on beside its options and prompts, such as a hash of a file that it reads."""
         return None
+
+    def unavailable(self, subject: Subject) -> str | None:
+        """Say why it can tell nothing of a subject, such as one that writes no text; none if it can.
+
+        A describer or comparator of which this is true ends the run before it starts. A scorer is left out of it, and
+        that is said once: it is no failure of the descriptions, and no zero.
+        """
+        return lacks_head(subject) if self.needs_effects or self.needs_steered else None
 
 
 class Describer(Method, ABC):

@@ -272,6 +272,30 @@ class Restart:
 
 
 @dataclass(frozen=True)
+class AblatedChannels:
+    """What a weight vector loses without its channels; see :class:`harness.decomposition.Ablation` for the figures.
+
+    Attributes:
+        neuron: the neuron.
+        kind: which of its weight vectors.
+        faithful: of each channel, in order of discovery, the share of the response on its own tokens that goes with it;
+            none if there is no response.
+        kept: likewise, the share of the response on the other channels' tokens that stays; none if there is none.
+        chance: likewise, its squared cosine with the vector: what ``faithful`` would be of a random direction as near.
+        complete: share of the response on the vector's strongest tokens that goes with all channels together.
+        complete_chance: the same of as many random directions as near.
+    """
+
+    neuron: Neuron
+    kind: VectorKind
+    faithful: tuple[float | None, ...]
+    kept: tuple[float | None, ...]
+    chance: tuple[float, ...]
+    complete: float
+    complete_chance: float
+
+
+@dataclass(frozen=True)
 class RandomVector:
     """A random vector decomposed as the weight vectors of a layer and kind are, for comparison.
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Exemplar, Split, Status, Winner
 from judges.evidence import active_and_silent, excerpt, pearson, top_and_random
+from judges.excerpts import Excerpts
 
 
 class EmbeddingPairwise(Comparator):
@@ -83,3 +84,44 @@ class EmbeddingSimulation(Scorer):
         texts = self.encoder.encode([excerpt(item, self._context) for item in exemplars])
         predicted = texts @ self.encoder.encode([description])[0]
         return pearson(predicted, np.array([item.activation for item in exemplars]))
+
+
+class EmbeddingDetection(Scorer):
+    """Scores a description by how well its similarity to excerpts tells activating from silent ones.
+
+    The value is the AUC of the cosine similarity: from 0 to 1, chance 0.5. ``average_precision`` is from 0 to 1, chance
+    the share of activating excerpts, ``base``. Excerpts that activate the neuron less stand among them too, where the
+    run keeps such (``Source.QUANTILE``).
+
+    Args:
+        encoder: the sentence encoder.
+        active: activating excerpts, spread evenly over the activations of the top and quantile windows.
+        silent: silent excerpts, at most.
+        context: tokens on either side of an excerpt's peak.
+        active_share: a window activates the neuron if its peak reaches this share of the highest one.
+        silent_share: a random window is silent if its peak is below this share of the lowest activating one shown.
+    """
+
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        active: int = 20,
+        silent: int = 40,
+        context: int = 12,
+        active_share: float = 0.3,
+        silent_share: float = 0.5,
+    ) -> None:
+        self.encoder = encoder
+        self._excerpts = Excerpts(active, silent, context, active_share, silent_share)
+
+    async def score(self, case: JudgeCase, description: str) -> Grade:
+        """Compare similarities."""
+        active, silent = self._excerpts.draw(case)
+        texts = self.encoder.encode([excerpt(item, self._excerpts.context) for item in [*active, *silent]])
+        similarity = texts @ self.encoder.encode([description])[0]
+        labels = [1] * len(active) + [0] * len(silent)
+        metrics = {
+            "average_precision": float(average_precision_score(labels, similarity)),
+            "base": len(active) / len(labels),
+        }
+        return Grade(float(roc_auc_score(labels, similarity)), metrics)

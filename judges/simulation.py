@@ -1,7 +1,7 @@
 """An LLM predicts a neuron's activations from its description alone; the score is how well it does.
 
-Source: Bills et al. 2023 (all-at-once simulation: expected value over the probabilities of "0" to "10" at every token)
-and Choi et al. 2024. One request per window: the tokens are laid out one to a line with a placeholder where the
+Source: Bills et al. 2023 (all-at-once simulation: expected value over the probabilities of "0" to "10" at every token;
+and the slower original, one token at a time). The tokens are laid out one to a line with a placeholder where the
 activation would stand, and the log-probabilities of the prompt say what the model expected in its place.
 """
 
@@ -9,33 +9,32 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from harness.decomposition.checks import require_count
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, PromptLogprobs, Unanswered
 from harness.llm.prompts import Prompt
-from harness.methods import Grade, JudgeCase, Scorer
-from harness.records import Exemplar, Source, Split, Status
-from judges.evidence import pearson, top_and_random
+from harness.records import Exemplar, Status
+from judges.numbered import batches
+from judges.simulated import FIGURES, Floats, Prediction, Simulation
 
 #: Highest level of the scale, and what stands where a level is not known: tried in order, until one fits the tokenizer.
 #: Many tokenizers join a tab to the letters after it, and many write 10 as two tokens, of which the first says 1.
 FORMATS = ((10, "unknown"), (10, "?"), (9, "unknown"), (9, "?"))
 
 
-class SimulationLLM(Scorer):
-    """Scores a description by simulation: Pearson's r of predicted and true activation, signed, over pooled tokens.
+class SimulationLLM(Simulation):
+    """Simulates a window in one request, and reads the level at each token from the prompt's log-probabilities.
 
-    The windows are those of the report split, top and random 1:1. A linear calibration is fitted on the calibrate
-    split alone; on the report split it gives ``r2`` = 1 - mean((t-p)^2) / mean(t^2) and ``absolute`` =
-    1 - mean|t-p| / mean|t|. ``top`` and ``random`` are r for each source alone.
+    The figures are those of :class:`judges.simulated.Simulation`.
 
     Args:
         role: the LLM role that simulates; its server must give prompt log-probabilities (vLLM does).
         windows: windows of each source and split.
+        figure: which r is the value: ``top_and_random``, ``top`` or ``random``.
         logprobs: expectations asked for at each token.
         min_digit_mass: a window counts as simulated only if the probability on the levels reaches this at every token.
     """
@@ -47,54 +46,29 @@ class SimulationLLM(Scorer):
         self,
         role: str = "simulator",
         windows: int = 5,
+        figure: str = FIGURES[0],
         logprobs: int = 20,
         min_digit_mass: float = 0.01,
     ) -> None:
-        self.role = role
-        self._windows, self._logprobs, self._min_mass = windows, logprobs, min_digit_mass
+        super().__init__(role, windows, figure)
+        self._logprobs, self._min_mass = logprobs, min_digit_mass
         self._formats = list(FORMATS)
 
-    async def score(self, case: JudgeCase, description: str) -> Grade:
-        """Simulate all windows and correlate.
+    async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
+        """Lay out the whole window and read what is expected behind each token."""
+        levels, masses = await self._read(llm, len(exemplar.tokens), description=description, tokens=exemplar.tokens)
+        return Prediction(levels, float(np.mean(masses)))
 
-        Raises:
-            Unanswered: if any window could not be simulated: a score over the others would favour descriptions on
-                which the simulator fails.
-        """
-        llm = case.asked()
-        report = top_and_random(case, Split.REPORT, self._windows)
-        calibrate = [item for items in top_and_random(case, Split.CALIBRATE, self._windows).values() for item in items]
-        shown = [*report[Source.TOP], *report[Source.RANDOM], *calibrate]
-        simulated = await all_answers(self._simulate(llm, description, item) for item in shown)
-        predicted = [values for values, _ in simulated]
-        true = [np.array(item.activations) for item in shown]
-        tops, ends = len(report[Source.TOP]), len(shown) - len(calibrate)
-        value = _pooled(predicted[:ends], true[:ends])
-        if value is None:
-            raise Unanswered(Status.FAILED, "true or predicted activations do not vary over the report split")
-        metrics = {
-            "top": _pooled(predicted[:tops], true[:tops]),
-            "random": _pooled(predicted[tops:ends], true[tops:ends]),
-            "digit_mass": float(np.mean([mass for _, mass in simulated])),
-            **_calibrated(predicted, true, ends),
-        }
-        return Grade(value, {name: metric for name, metric in metrics.items() if metric is not None})
-
-    async def _simulate(
-        self, llm: LLMClient, description: str, exemplar: Exemplar
-    ) -> tuple[NDArray[np.float64], float]:
-        """Return the expected level at each token, and the mean probability on the levels."""
+    async def _read(self, llm: LLMClient, count: int, **shown: Any) -> tuple[Floats, Floats]:
+        """Return the expected level and the probability on the levels at each of ``count`` placeholders."""
         for form in tuple(self._formats):
             highest, placeholder = form
             answer = await llm.token_logprobs(
-                self.prompt.render(
-                    description=description, tokens=exemplar.tokens, placeholder=placeholder, highest=highest
-                ),
-                top=self._logprobs,
+                self.prompt.render(**shown, placeholder=placeholder, highest=highest), top=self._logprobs
             )
             if answer.status is not Status.OK:
                 raise Unanswered(answer.status, answer.detail)
-            positions = _positions(answer, placeholder, len(exemplar.tokens))
+            positions = _positions(answer, placeholder, count)
             if positions is not None and _writes(answer, highest):
                 self._formats = [form]  # a matter of the tokenizer: what fits once fits always
                 break
@@ -110,7 +84,56 @@ class SimulationLLM(Scorer):
                 f"at {sum(mass < self._min_mass for mass in masses)} of {len(masses)} tokens the simulator puts less "
                 f"than {self._min_mass} of its probability on 0-{highest}",
             )
-        return np.array(expected), float(np.mean(masses))
+        return np.array(expected), np.array(masses)
+
+
+class SimulationPerToken(SimulationLLM):
+    """Simulates a window in many requests: each shows the text up to a few tokens, and asks for the levels of these.
+
+    This is the original protocol where ``tokens`` is 1: no level depends on what was asked of another token, at the
+    price of a request for each. The figures are those of :class:`judges.simulated.Simulation`.
+
+    Args:
+        role: the LLM role that simulates; its server must give prompt log-probabilities (vLLM does).
+        windows: windows of each source and split.
+        figure: which r is the value: ``top_and_random``, ``top`` or ``random``.
+        tokens: tokens asked for in one request.
+        whole_text: whether the text behind those tokens is shown too: for subjects that read in both directions.
+        logprobs: expectations asked for at each token.
+        min_digit_mass: a window counts as simulated only if the probability on the levels reaches this at every token.
+    """
+
+    prompt = Prompt("judges", "prompts/simulation_per_token.j2")
+
+    def __init__(
+        self,
+        role: str = "simulator",
+        windows: int = 5,
+        figure: str = FIGURES[0],
+        tokens: int = 1,
+        whole_text: bool = False,
+        logprobs: int = 20,
+        min_digit_mass: float = 0.01,
+    ) -> None:
+        super().__init__(role, windows, figure, logprobs, min_digit_mass)
+        require_count("tokens", tokens, 1)
+        self._tokens, self._whole_text = tokens, whole_text
+
+    async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
+        """Ask for a few tokens at a time."""
+        tokens = exemplar.tokens
+        parts = await all_answers(
+            self._read(
+                llm,
+                len(places),
+                description=description,
+                text=tokens if self._whole_text else tokens[: places.stop],
+                tokens=tokens[places.start : places.stop],
+            )
+            for places in batches(len(tokens), self._tokens)
+        )
+        levels, masses = (np.concatenate(figures) for figures in zip(*parts, strict=True))
+        return Prediction(levels, float(np.mean(masses)))
 
 
 def _writes(answer: PromptLogprobs, highest: int) -> bool:
@@ -144,21 +167,3 @@ def _expectation(answer: PromptLogprobs, position: int, highest: int) -> tuple[f
     weights = {levels[text]: math.exp(logprob) for text, logprob in alternatives.items() if text in levels}
     mass = sum(weights.values())
     return (sum(level * weight for level, weight in weights.items()) / mass if mass > 0 else 0.0), mass
-
-
-def _pooled(predicted: Sequence[NDArray[np.float64]], true: Sequence[NDArray[np.float64]]) -> float | None:
-    return pearson(np.concatenate(predicted), np.concatenate(true)) if predicted else None
-
-
-def _calibrated(
-    predicted: Sequence[NDArray[np.float64]], true: Sequence[NDArray[np.float64]], ends: int
-) -> dict[str, float]:
-    """Fit a line on the windows from ``ends`` on, and measure how it does on those before."""
-    if ends == len(predicted) or np.ptp(np.concatenate(predicted[ends:])) < 1e-9:
-        return {}
-    slope, intercept = np.polyfit(np.concatenate(predicted[ends:]), np.concatenate(true[ends:]), 1)
-    fitted, actual = slope * np.concatenate(predicted[:ends]) + intercept, np.concatenate(true[:ends])
-    return {
-        "r2": float(1 - np.mean((actual - fitted) ** 2) / np.mean(actual**2)),
-        "absolute": float(1 - np.mean(np.abs(actual - fitted)) / np.mean(np.abs(actual))),
-    }

@@ -17,13 +17,14 @@ from torch import Tensor
 from harness.decomposition import (
     DecompositionConfig,
     GeodesicConfig,
+    ablation,
     consistency,
     decompose,
     random_vectors,
     reconstruction,
 )
 from harness.folder import RunFolder, write_table
-from harness.records import Channel, Neuron, RandomVector, Restart, VectorKind, VectorSummary
+from harness.records import AblatedChannels, Channel, Neuron, RandomVector, Restart, VectorKind, VectorSummary
 from harness.stats import merit_groups, merit_json, merit_row
 from harness.stats.merit import chance_below, share_below
 
@@ -171,6 +172,87 @@ def test_the_span_of_directions_at_one_angle_is_known_in_closed_form() -> None:
     assert 0.979 < shares[0, -1] < 0.980
 
 
+def skewed(axis: int, width: int, count: int = 4) -> Tensor:
+    """Tokens along an axis, (width, 4 * count): the first ``count`` far out, the others as far in sum on its back."""
+    columns = torch.zeros(width, 4 * count)
+    columns[axis, :count], columns[axis, count:] = 3.0, -1.0
+    return columns
+
+
+def test_ablation_by_hand() -> None:
+    # Two concepts at right angles, the vector 0.8 of one and 0.6 of the other; the vocabulary's mean is zero.
+    projection = torch.cat([skewed(0, 3), skewed(1, 3), torch.zeros(3, 8)], dim=1)
+    vectors = torch.tensor([[0.8, 0.6, 0.0], [0.8, -0.6, 0.0]]) * 5
+    axes = torch.eye(3)
+    directions = torch.stack([torch.stack([axes[0], 2 * axes[1]]), torch.stack([axes[0], vectors[1]])])
+    found = ablation(vectors, directions, projection, top_tokens=4)
+    # The concepts' own axes take all of their tokens, and nothing of the other's.
+    assert found.faithful[0].tolist() == pytest.approx([1, 1])
+    assert found.kept[0].tolist() == pytest.approx([1, 1])
+    assert found.chance.flatten().tolist() == pytest.approx([0.64, 0.36, 0.64, 1.0], abs=1e-5)
+    assert found.complete.tolist() == pytest.approx([1, 1], abs=1e-6)
+    assert float(found.complete_chance[0]) == pytest.approx(1 - 1 / (1 + 0.64 / 0.36 + 0.36 / 0.64))
+    # The vector as its own channel: its tail holds the first concept's tokens too (2.4 beyond 0.6), so both channels
+    # have the same tokens, and no other is left to keep.
+    assert found.faithful[1].tolist() == pytest.approx([1, 1], abs=1e-5)
+    assert found.kept[1].isnan().all()
+    # A channel between the two concepts, at 45 degrees, takes (0.8 + 0.6) / 2 of both: of the response 0.8 * 3 stays
+    # 0.1 * 3, of 0.6 * 3 nothing. Its own tokens are those of both.
+    between = (axes[0] + axes[1]).expand(1, 1, 3)
+    half = ablation(vectors[:1], between, projection, top_tokens=8)
+    assert half.faithful.item() == pytest.approx(1 - 0.1 / (0.8 + 0.6))
+    assert half.kept.isnan().all()
+    strongest = ablation(vectors[:1], between, projection, top_tokens=4)
+    assert strongest.complete.item() == pytest.approx(1 - 0.1 / 0.8)  # the first concept's tokens
+    # Tokens that may not count are passed over: without the first, three are left far out.
+    some = torch.ones(projection.shape[1], dtype=torch.bool)
+    some[0] = False
+    assert ablation(vectors[:1], directions[:1], projection, top_tokens=3, tokens=some).faithful.tolist() == [[1, 1]]
+
+
+def test_what_a_channel_does_not_touch_is_kept() -> None:
+    projection = torch.cat([skewed(axis, 4) for axis in range(4)], dim=1)
+    vector, axes = torch.tensor([[0.5, 0.5, 0.5, 0.5]]), torch.eye(4)
+    # Channels lean on the vector: removing one takes cos^2 of everything, and of its own tokens more.
+    leaning = torch.nn.functional.normalize(axes + 0.5 * vector, dim=1).unsqueeze(0)
+    found = ablation(vector, leaning, projection, top_tokens=4)
+    length = (1.25**2 + 3 * 0.25**2) ** 0.5
+    along = (0.5 * 1.25 + 3 * 0.5 * 0.25) / length
+    assert found.chance.flatten().tolist() == pytest.approx([along**2] * 4)
+    assert found.faithful.flatten().tolist() == pytest.approx([min(1.0, along * 1.25 / length / 0.5)] * 4)
+    assert found.kept.flatten().tolist() == pytest.approx([1 - along * 0.25 / length / 0.5] * 4)
+    assert (found.faithful > found.chance).all()
+    assert (found.kept > 1 - found.chance).all()
+
+
+def test_random_directions_are_complete_as_chance_says() -> None:
+    width, count, cosine = 1500, 30, 0.3
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.nn.functional.normalize(torch.randn(12, width, generator=generator), dim=1)
+    noise = torch.randn(12, count, width, generator=generator)
+    noise -= (noise @ vectors.unsqueeze(2)) * vectors.unsqueeze(1)
+    directions = cosine * vectors.unsqueeze(1) + (1 - cosine**2) ** 0.5 * torch.nn.functional.normalize(noise, dim=2)
+    found = ablation(vectors, directions, torch.randn(width, 4000, generator=generator), top_tokens=20)
+    assert found.complete_chance.tolist() == pytest.approx([1 - 1 / (1 + count * 0.09 / 0.91)] * 12, abs=1e-4)
+    assert found.complete.mean().item() == pytest.approx(found.complete_chance.mean().item(), abs=0.03)
+    assert found.kept.nanmean().item() == pytest.approx(1 - cosine**2, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "directions", "tokens", "message"),
+    [
+        ((2, 4), (3, 2, 4), 5, r"must be \(N, C, d_model\) for vectors"),
+        ((2, 4), (2, 4), 5, r"must be \(N, C, d_model\) for vectors"),
+        ((2, 4), (2, 3, 4), 10, r"top_tokens must be from 1 to the number of tokens, 9, not 10"),
+    ],
+)
+def test_what_cannot_be_ablated_is_refused(
+    vectors: tuple[int, ...], directions: tuple[int, ...], tokens: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ablation(torch.ones(vectors), torch.ones(directions), torch.ones(4, 9), top_tokens=tokens)
+
+
 floats = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
 
 
@@ -209,7 +291,11 @@ def test_figures_of_a_layer_by_hand(tmp_path: Path) -> None:
     ]
     write_table(folder.merit / "a.random.parquet", drawn)
 
+    ablated = AblatedChannels(Neuron(2, 9), VectorKind.IN, (0.9, None), (0.5, 0.7), (0.36, 0.64), 0.8, 0.7)
+    write_table(folder.merit / "a.ablations.parquet", [ablated])
+
     (group,) = merit_groups(folder)
+    assert group.ablations == (ablated,)
     assert group.vector_kurtosis.tolist() == [-0.1, 0.5]
     assert group.reconstruction.tolist() == [[0.25, 0.25], [0.36, 0.7]]
     row = merit_row(group)
@@ -221,6 +307,8 @@ def test_figures_of_a_layer_by_hand(tmp_path: Path) -> None:
     assert row.positive == pytest.approx(1 / 3, abs=1e-5)
     assert (row.consistency, row.jaccard, row.apart) == (0.9, 0.375, 0.3)
     assert (row.first_loss, row.random_first_loss) == (-0.5, -0.3)
+    assert (row.ablated, row.faithful, row.faithful_chance, row.kept) == (1, 0.9, 0.5, 0.6)
+    assert (row.complete, row.complete_chance) == (0.8, 0.7)
     # Neuron 9 (-0.8) lies below all three, neuron 4 (-0.2) below one of them.
     assert row.chance_below == pytest.approx(4 / 6)
     assert row.below == 0.5  # the 5 % quantile lies between -0.5 and -0.48

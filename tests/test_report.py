@@ -22,6 +22,7 @@ from rich.console import Console
 from harness.errors import HarnessError
 from harness.folder import RunFolder, write_json, write_table
 from harness.records import (
+    AblatedChannels,
     Channel,
     Description,
     Exemplar,
@@ -162,6 +163,8 @@ def _write_tables(folder: RunFolder, ids: list[Neuron], channels: int, rng: rand
     write_table(folder.merit / "L03-in.restarts.parquet", restarts)
     drawn = [RandomVector(3, VectorKind.IN, place, 0.1, (20.0 + place,), (0.7,), (-0.5,), (0.5,)) for place in range(4)]
     write_table(folder.merit / "L03-in.random.parquet", drawn)
+    ablated = AblatedChannels(ids[0], VectorKind.IN, (0.9, None), (0.5, 0.7), (0.36, 0.64), 0.8, 0.7)
+    write_table(folder.merit / "L03-in.ablations.parquet", [ablated])
     write_table(folder.channels / "L3.channels.parquet", found)
     write_table(folder.channels / "L3.vectors.parquet", vectors)
     write_table(folder.exemplars, exemplars)
@@ -411,8 +414,11 @@ def test_figures_of_merit_are_tabulated(page: str) -> None:
     assert [row[:3] for row in rows[:-1]] == [[layer, kind, "2"] for layer in "35" for kind in ("in", "out")]
     assert rows[-1][:3] == ["all", "all", "8"]
     # Every first channel has loss -1, every random vector's -0.5: all neurons lie below them.
-    assert inward[-8:] == ["2", "0.98", "0.40", "0.90", "−1.000", "−0.500", "100", "100"]
-    assert outward[-8:] == ["–", "–", "–", "–", "−1.000", "–", "–", "–"]
+    assert inward[-15:-7] == ["2", "0.98", "0.40", "0.90", "−1.000", "−0.500", "100", "100"]
+    assert outward[-12:-4] == ["–", "–", "–", "–", "−1.000", "–", "–", "–"]
+    # One vector without its channels, each figure with that of chance behind it.
+    assert inward[-7:] == ["1", "0.90", "0.50", "0.60", "0.50", "0.80", "0.70"]
+    assert outward[-4:] == ["–"] * 4
 
 
 def test_joint_report_shows_what_differs(tmp_path: Path) -> None:

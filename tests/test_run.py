@@ -228,7 +228,9 @@ def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: d
     assert [item.restart for item in run.read_restarts()] == [1, 1, 2, 2] * 4
 
     files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.merit.iterdir()}
-    assert len(files) == 2 * 4
+    assert len(files) == 3 * 4
+    # Channels, once removed, take more of their own tokens with them than of the others.
+    assert all(row["ablated"] == 12 and row["faithful"] > 1 - row["kept"] for row in rows)
     board, table = run.leaderboard.read_bytes(), run.decomposition.read_bytes()
     lost = sorted(files)[3]
     lost.unlink()  # as after a kill before it was written
@@ -240,7 +242,7 @@ def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: d
 
     # What is measured may change on a finished run: the rest stands, and nothing of the old measurement stays.
     assert invoke(*base, "merit.sample=0", "merit.random=isotropic")[0] == 0
-    assert len(list(run.merit.iterdir())) == 4
+    assert len(list(run.merit.iterdir())) == 2 * 4
     assert not kept & set(run.merit.iterdir())
     assert all(row["consistency"] is None for row in json.loads(run.decomposition.read_text())["rows"])
     assert run.leaderboard.read_bytes() == board

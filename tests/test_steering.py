@@ -465,10 +465,16 @@ def test_an_encoder_is_told_in_one_line_before_time_is_spent(base: list[str], tm
     without = [item for item in base if not item.startswith(("subject", "neurons", "judges", "+judges"))]
     demo = [*without, "experiment=demo", "judges=[embedding_simulation]"]
     message = told(lambda: start(demo, tmp_path / "run"), "token_change needs a causal language model")
-    assert message.endswith("all-MiniLM-L6-v2 is a masked/encoder model: leave it out")
+    assert message.endswith(
+        "all-MiniLM-L6-v2 is a masked/encoder model: choose another subject, or leave token_change out"
+    )
     assert not (tmp_path / "run" / "exemplars.parquet").exists()
     judged = [*[item.replace("token_change,", "") for item in demo], "+judges.gain._target_=gain.Gain"]
-    told(lambda: start(judged, tmp_path / "run"), "gain needs a causal language model")
+    # A scorer is left out, and the run goes on with the others, for which no text is steered.
+    setup = Setup.of(compose_config(judged))
+    assert setup.left_out["gain"].startswith("needs a causal language model")
+    assert not setup.needs_steered
+    setup.check()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 Source: Avrahamy, Gur-Arieh, Geva 2026, "Disentangling MLP Neuron Weights in Vocabulary Space", arXiv:2604.06005 ([R]).
 """
 
+from harness.decomposition.ablation import Ablation, ablation
 from harness.decomposition.channels import Decomposition
 from harness.decomposition.config import AdamWConfig, DecompositionConfig, GeodesicConfig
 from harness.decomposition.decompose import decompose
@@ -12,11 +13,13 @@ from harness.decomposition.memory import default_budget, vectors_within
 from harness.decomposition.objective import kurtosis, skewness, slog, z_scores
 
 __all__ = [
+    "Ablation",
     "AdamWConfig",
     "Consistency",
     "Decomposition",
     "DecompositionConfig",
     "GeodesicConfig",
+    "ablation",
     "consistency",
     "decompose",
     "default_budget",

@@ -5,6 +5,7 @@ from harness.evidence.corpus import Corpus, Document, Message
 from harness.evidence.corpus_pass import capture
 from harness.evidence.encoding import special_affixes
 from harness.evidence.prompts import draw_prompts
+from harness.evidence.reading import ReadText, TextReader
 from harness.evidence.sources import Conversations, HuggingFaceDataset, InstalledDocs, Rows, TextFiles
 from harness.evidence.store import Gathered, gathered
 from harness.evidence.windows import Window
@@ -19,8 +20,10 @@ __all__ = [
     "HuggingFaceDataset",
     "InstalledDocs",
     "Message",
+    "ReadText",
     "Rows",
     "TextFiles",
+    "TextReader",
     "Window",
     "capture",
     "draw_prompts",

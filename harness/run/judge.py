@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from harness.errors import HarnessError
+from harness.evidence import TextReader
 from harness.folder import Answer, Journal, RunFolder, write_json
 from harness.llm.client import LLMClient
 from harness.llm.reseeding import ReseededClient
@@ -128,7 +129,8 @@ def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[Ques
             for describer in setup.describers
             if not journal.done((neuron, name, describer))
         ]
-        for name in setup.scorers
+        for name in setup.judges
+        if name in setup.scorers
     }
 
 
@@ -150,6 +152,8 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         texts[text.neuron].append(text)
     steered = {neuron: tuple(own) for neuron, own in texts.items()}
 
+    reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
+
     def case(
         seed: int,
         neuron: Neuron,
@@ -166,6 +170,7 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             llms=llms,
             activity=held_out.activity(neuron),
             contestants=contestants,
+            reader=reader,
             effects=tuple(effects[neuron]) if judge.needs_effects else (),
             steered=steered if judge.needs_steered else {},
         )
@@ -224,6 +229,7 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         if once_more:
             await answer_all(f"ask {name} again", "descriptions", once_more, scoring(name, again=True), second_scores)
     second_scores.close()
+    reader.close()
 
 
 def _ok(journal: Journal[Answer]) -> list[Answer]:

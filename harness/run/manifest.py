@@ -192,6 +192,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
             }
             for name, judge in setup.judges.items()
         },
+        "left_out": dict(setup.left_out),
         "llm": {role: without_secrets(dict(backend.identity)) for role, backend in setup.backends.items()},
         "identity": identity(setup),
         "config": without_secrets(setup.config),

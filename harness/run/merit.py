@@ -1,18 +1,21 @@
-"""Stage: what the decomposition is worth. Some vectors are decomposed again from another start, and random ones too."""
+"""Stage: what the decomposition is worth: vectors decomposed again, random ones, and vectors without their channels."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.decomposition import (
     DecompositionConfig,
+    ablation,
     consistency,
     decompose,
     kurtosis,
@@ -20,7 +23,7 @@ from harness.decomposition import (
     reconstruction,
 )
 from harness.folder import RunFolder, write_table
-from harness.records import Neuron, RandomVector, Restart, VectorKind
+from harness.records import AblatedChannels, Neuron, RandomVector, Restart, VectorKind
 from harness.run.progress import progress
 from harness.run.setup import MeritConfig, Setup
 from harness.seeds import derive_rng, derive_seed
@@ -37,6 +40,7 @@ class Group:
         layer: the layer.
         kind: the vector kind.
         sample: neurons whose vectors are decomposed again.
+        ablated: neurons whose channels are taken out of their vectors.
         config: how the run's vectors were decomposed.
         merit: how much is done.
         memory: bytes that a decomposition may use beside the projection; none for its own choice.
@@ -45,19 +49,20 @@ class Group:
     layer: int
     kind: VectorKind
     sample: tuple[Neuron, ...]
+    ablated: tuple[Neuron, ...]
     config: DecompositionConfig
     merit: MeritConfig
     memory: int | None
 
     def path(self, folder: RunFolder, what: str) -> Path:
         """Return where the group's records of one sort go; the name changes with all that can change what is found."""
-        digest = hashlib.sha256(repr((self.sample, self.config, self.merit)).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(repr((self.sample, self.ablated, self.config, self.merit)).encode()).hexdigest()[:8]
         return folder.merit / f"L{self.layer:02d}-{self.kind}-{digest}.{what}.parquet"
 
 
 def measure_merit(setup: Setup, folder: RunFolder) -> None:
     """Measure what is not measured yet with this configuration; what another one measured is removed."""
-    jobs = [(group, what) for group in _groups(setup, folder) for what in _wanted(setup.merit)]
+    jobs = [(group, what) for group in _groups(setup, folder) for what in _wanted(setup)]
     paths = [group.path(folder, what) for group, what in jobs]
     for path in folder.merit.glob("*.parquet"):
         if path not in paths:
@@ -67,8 +72,7 @@ def measure_merit(setup: Setup, folder: RunFolder) -> None:
         return
     with progress("figures of merit", len(pending), "measurements") as advance:
         for group, what in pending:
-            measure = _restarts if what == "restarts" else _random
-            write_table(group.path(folder, what), measure(setup.subject, setup.executor.device, group))
+            write_table(group.path(folder, what), _measured(what, setup.subject, setup.executor.device, group, folder))
             advance(1)
 
 
@@ -79,17 +83,38 @@ def _groups(setup: Setup, folder: RunFolder) -> Iterator[Group]:
     merit = setup.merit
     for (layer, kind), known in sorted(decomposed.items()):
         rng = derive_rng(setup.seed, "merit", layer, kind)
-        sample = rng.choice(len(known), min(merit.sample, len(known)), replace=False)
-        neurons = tuple(known[place] for place in sorted(sample.tolist()))
-        yield Group(layer, kind, neurons, setup.decomposition.config(layer, kind), merit, setup.executor.memory_bytes)
+        sample, ablated = (
+            tuple(
+                known[place] for place in sorted(rng.choice(len(known), min(count, len(known)), replace=False).tolist())
+            )
+            for count in (merit.sample, merit.ablated)
+        )
+        yield Group(
+            layer, kind, sample, ablated, setup.decomposition.config(layer, kind), merit, setup.executor.memory_bytes
+        )
 
 
-def _wanted(merit: MeritConfig) -> list[str]:
-    return ["restarts"] * (merit.sample > 0) + ["random"] * (merit.random_vectors > 0)
+def _wanted(setup: Setup) -> list[str]:
+    merit = setup.merit
+    ablations = merit.ablated > 0 and setup.storage.directions != "none"
+    return ["restarts"] * (merit.sample > 0) + ["random"] * (merit.random_vectors > 0) + ["ablations"] * ablations
+
+
+def _measured(what: str, subject: Subject, device: str, group: Group, folder: RunFolder) -> Iterator[Any]:
+    if what == "ablations":
+        return _ablations(subject, device, group, folder)
+    return _restarts(subject, device, group) if what == "restarts" else _random(subject, device, group)
 
 
 def _vocabulary(subject: Subject, device: str, group: Group) -> tuple[Tensor, Tensor]:
     return subject.projection(group.layer).to(device), subject.token_weights(group.layer).to(device)
+
+
+def _words(subject: Subject, projection: Tensor) -> Tensor:
+    """Return which tokens are text that the model knows, (V,) bool."""
+    words = torch.ones(projection.shape[1], dtype=torch.bool, device=projection.device)
+    words[sorted(subject.unused_token_ids)] = False
+    return words
 
 
 def _vectors(subject: Subject, group: Group, neurons: Sequence[Neuron]) -> Tensor:
@@ -110,8 +135,7 @@ def _restarts(subject: Subject, device: str, group: Group) -> Iterator[Restart]:
     """Decompose the sample as the run did and from other starts, and compare."""
     vectors = _vectors(subject, group, group.sample).to(device)
     projection, weights = _vocabulary(subject, device, group)
-    words = torch.ones(projection.shape[1], dtype=torch.bool, device=device)
-    words[sorted(subject.unused_token_ids)] = False
+    words = _words(subject, projection)
     # Once more rather than from the run's files, which need not hold the directions in full.
     first = decompose(
         vectors, projection, token_weights=weights, config=group.config, memory_budget=group.memory
@@ -134,6 +158,29 @@ def _restarts(subject: Subject, device: str, group: Group) -> Iterator[Restart]:
                 cosine=_rounded(found.cosine[row]),
                 jaccard=_rounded(found.jaccard[row]),
                 apart=None if found.apart[row].isnan() else _rounded(found.apart[row : row + 1])[0],
+            )
+
+
+def _ablations(subject: Subject, device: str, group: Group, folder: RunFolder) -> Iterator[AblatedChannels]:
+    """Take the run's own channels out of some vectors."""
+    wanted = {(neuron, group.kind) for neuron in group.ablated}
+    projection, _ = _vocabulary(subject, device, group)
+    words = _words(subject, projection)
+    count = min(group.merit.top_tokens, int(words.sum()))
+    for keys, directions in folder.read_directions(wanted):
+        places = [place for place, key in enumerate(keys) if key in wanted]
+        neurons = [keys[place][0] for place in places]
+        vectors = _vectors(subject, group, neurons).to(device)
+        found = ablation(vectors, directions[places].float().to(device), projection, top_tokens=count, tokens=words)
+        for row, neuron in enumerate(neurons):
+            yield AblatedChannels(
+                neuron=neuron,
+                kind=group.kind,
+                faithful=_known(found.faithful[row]),
+                kept=_known(found.kept[row]),
+                chance=_rounded(found.chance[row]),
+                complete=round(float(found.complete[row]), 5),
+                complete_chance=round(float(found.complete_chance[row]), 5),
             )
 
 
@@ -165,3 +212,7 @@ def _random(subject: Subject, device: str, group: Group) -> Iterator[RandomVecto
 
 def _rounded(values: Tensor) -> tuple[float, ...]:
     return tuple(round(value, 5) for value in values.tolist())
+
+
+def _known(values: Tensor) -> tuple[float | None, ...]:
+    return tuple(None if math.isnan(value) else round(value, 5) for value in values.tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ from harness.run.steering import SteeringConfig
 from harness.run.tracking import Tracker
 from harness.run.worker import Storage
 from harness.seeds import derive_rng
-from harness.subject import Subject, check_causal, check_signs
+from harness.subject import Subject, check_signs
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -154,6 +156,7 @@ class MeritConfig:
         random_vectors: random vectors decomposed for each layer and kind; 0 for none.
         random: ``covariance`` (mean and covariance of the layer's vectors of that kind) or ``isotropic``.
         random_channels: how many channels of each are sought, at most as many as of the run's vectors.
+        ablated: vectors of each layer and kind whose channels are taken out of them; 0 for none.
 
     Raises:
         ValueError: if a value is out of range.
@@ -166,9 +169,10 @@ class MeritConfig:
     random_vectors: int
     random: Literal["covariance", "isotropic"]
     random_channels: int
+    ablated: int
 
     def __post_init__(self) -> None:
-        least = {"sample": 0, "restarts": 1, "top_tokens": 1, "random_vectors": 0, "random_channels": 1}
+        least = {"sample": 0, "restarts": 1, "top_tokens": 1, "random_vectors": 0, "random_channels": 1, "ablated": 0}
         for name, bound in least.items():
             require_count(name, getattr(self, name), bound)
         require(0 < self.jitter < math.inf, "jitter", self.jitter, "finite and positive")
@@ -255,12 +259,33 @@ class Setup:
     @property
     def compares(self) -> bool:
         """Whether describers are compared; a run without describers and judges decomposes, and is done."""
-        return bool(self.describers or self.judges)
+        return bool(self.describers or self.comparators or self.scorers)
 
     @property
     def judges(self) -> dict[str, Comparator | Scorer]:
-        """All judges by name."""
-        return {**self.comparators, **self.scorers}
+        """All judges by name, those that are left out aside."""
+        able = {name: scorer for name, scorer in self.scorers.items() if name not in self.left_out}
+        return {**self.comparators, **able}
+
+    @cached_property
+    def left_out(self) -> dict[str, str]:
+        """Scorers that can tell nothing of this subject, or have no LLM to ask, each with the reason."""
+        reasons = {name: self._hindrance(scorer) for name, scorer in self.scorers.items()}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def _hindrance(self, method: Method) -> str | None:
+        """Say why a method cannot work in this run, if it cannot."""
+        for one in method.everyone:
+            absent = [role for role in one.roles if role not in self.backends]
+            if absent and one.llm_required:
+                return (
+                    f"needs an LLM as {absent[0]}, and none is configured: add llm@llm.{absent[0]}=vllm "
+                    f"llm.{absent[0]}.model=..."
+                )
+            reason = one.unavailable(self.subject)
+            if reason:
+                return reason
+        return None
 
     @property
     def effect_splits(self) -> list[Split]:
@@ -329,20 +354,21 @@ class Setup:
             raise HarnessError(
                 f"at least two describers are needed to compare any (describers=[rotate,maxact]); {alone}"
             )
-        if not self.judges:
+        if not self.comparators and not self.scorers:
             raise HarnessError(f"no judge is chosen (judges=[embedding_pairwise]); {alone}")
         if self.corpus is None:
             raise HarnessError("no text is chosen that describers and judges could see (corpus=installed_docs)")
         check_signs(self.subject, self.described)
         self.ordered_describers()
+        for name, method in {**self.describers, **self.comparators}.items():
+            reason = self._hindrance(method)
+            if reason:
+                raise HarnessError(f"{name} {reason}, or leave {name} out")
+        for name, reason in self.left_out.items():
+            if not self.judges:
+                raise HarnessError(f"no judge is left for this run: {name} {reason}")
+            logger.warning("%s is left out of this run: it %s", name, reason)
         for name, method in {**self.describers, **self.judges}.items():
-            required = [role for one in method.everyone if one.llm_required for role in one.roles]
-            absent = [role for role in required if role not in self.backends]
-            if absent:
-                raise HarnessError(
-                    f"{name} needs an LLM as {absent[0]}, and none is configured: add llm@llm.{absent[0]}=vllm "
-                    f"llm.{absent[0]}.model=..., or leave {name} out"
-                )
             self._check_servers(name, method)
         for name, describer in self.describers.items():
             missing = [kind for kind in describer.kinds if kind not in self.kinds]
@@ -361,9 +387,6 @@ class Setup:
                 comparator.check(self.described, list(self.describers))
             except HarnessError as error:
                 raise HarnessError(f"judges.{name}: {error}") from error
-        for name, method in {**self.describers, **self.judges}.items():
-            if method.needs_effects or method.needs_steered:
-                check_causal(self.subject, name)
         self.steering.check_lengths(self.subject, effects=bool(self.effect_splits), texts=self.needs_steered)
         budget = self.config["evidence_budget"]
         if budget is not None and (not isinstance(budget, int) or budget < 1):

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harness.folder import RunFolder
-from harness.records import RandomVector, Restart, VectorKind
+from harness.records import AblatedChannels, RandomVector, Restart, VectorKind
 
 Floats = NDArray[np.float64]
 QUANTILE = 0.05
@@ -35,6 +35,7 @@ class MeritGroup:
         reconstruction: (n, C), share of the squared norm in the span of the first channels; then its last value.
         restarts: those of its vectors that were decomposed again.
         random: random vectors that were decomposed alike.
+        ablations: those of its vectors that their channels were taken out of.
     """
 
     layer: int | None
@@ -45,8 +46,9 @@ class MeritGroup:
     cosine: Floats
     loss: Floats
     reconstruction: Floats
-    restarts: tuple[Restart, ...]
-    random: tuple[RandomVector, ...]
+    restarts: tuple[Restart, ...] = ()
+    random: tuple[RandomVector, ...] = ()
+    ablations: tuple[AblatedChannels, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ class MeritRow:
         random_first_loss: of the random vectors' first channels.
         below: share of neurons whose first channel has a loss below the 5 % quantile of that of random vectors.
         chance_below: probability that a neuron's first channel has a lower loss than a random vector's; 1/2 if alike.
+        ablated: vectors that their channels were taken out of.
+        faithful: mean share of the response on a channel's tokens that goes with the channel.
+        faithful_chance: with a random direction as near to the vector.
+        kept: mean share of the response on the other channels' tokens that stays; 1 - faithful_chance by chance.
+        complete: mean share of the response on a vector's strongest tokens that goes with all its channels.
+        complete_chance: with as many random directions as near to the vector.
     """
 
     layer: int | None
@@ -98,6 +106,12 @@ class MeritRow:
     random_first_loss: float | None
     below: float | None
     chance_below: float | None
+    ablated: int
+    faithful: float | None
+    faithful_chance: float | None
+    kept: float | None
+    complete: float | None
+    complete_chance: float | None
 
 
 def merit_groups(folder: RunFolder) -> tuple[MeritGroup, ...]:
@@ -106,14 +120,21 @@ def merit_groups(folder: RunFolder) -> tuple[MeritGroup, ...]:
     channels = _columns(folder, "channels", ["neuron", "kind", "rank", *_OF_CHANNELS])
     if vectors is None or channels is None:
         return ()
-    restarts, random = defaultdict(list), defaultdict(list)
+    restarts, random, ablations = defaultdict(list), defaultdict(list), defaultdict(list)
     for again in folder.read_restarts():
         restarts[again.neuron.layer, again.kind].append(again)
     for drawn in folder.read_random_vectors():
         random[drawn.layer, drawn.kind].append(drawn)
+    for ablated in folder.read_ablations():
+        ablations[ablated.neuron.layer, ablated.kind].append(ablated)
     rows_of, channels_of = _by_group(vectors), _by_group(channels)
     return tuple(
-        _group(layer, kind, vectors.take(rows), channels.take(channels_of[layer, kind]), restarts, random)
+        dataclasses.replace(
+            _group(layer, kind, vectors.take(rows), channels.take(channels_of[layer, kind])),
+            restarts=tuple(restarts[layer, kind]),
+            random=tuple(random[layer, kind]),
+            ablations=tuple(ablations[layer, kind]),
+        )
         for (layer, kind), rows in sorted(rows_of.items())
     )
 
@@ -147,14 +168,7 @@ def _places(table: pa.Table) -> NDArray[np.int64]:
     return places
 
 
-def _group(
-    layer: int,
-    kind: VectorKind,
-    vectors: pa.Table,
-    channels: pa.Table,
-    restarts: dict[tuple[int, VectorKind], list[Restart]],
-    random: dict[tuple[int, VectorKind], list[RandomVector]],
-) -> MeritGroup:
+def _group(layer: int, kind: VectorKind, vectors: pa.Table, channels: pa.Table) -> MeritGroup:
     places = _places(vectors)
     order = np.argsort(places)
     row, rank = np.searchsorted(places[order], _places(channels)), channels["rank"].to_numpy()
@@ -167,9 +181,10 @@ def _group(
         kind=kind,
         vector_kurtosis=vectors["kurtosis"].to_numpy()[order],
         reconstruction=_rectangle_of(shares)[order],
-        restarts=tuple(restarts[layer, kind]),
-        random=tuple(random[layer, kind]),
-        **figures,
+        kurtosis=figures["kurtosis"],
+        skewness=figures["skewness"],
+        cosine=figures["cosine"],
+        loss=figures["loss"],
     )
 
 
@@ -199,6 +214,7 @@ def together(groups: Sequence[MeritGroup]) -> MeritGroup:
         reconstruction=stacked("reconstruction"),
         restarts=tuple(item for group in groups for item in group.restarts),
         random=tuple(item for group in groups for item in group.random),
+        ablations=tuple(item for group in groups for item in group.ablations),
         **{name: stacked(name) for name in _OF_CHANNELS},
     )
 
@@ -235,6 +251,12 @@ def merit_row(group: MeritGroup) -> MeritRow:
         random_first_loss=_median(random_losses),
         below=share_below(losses, random_losses) if compared else None,
         chance_below=chance_below(losses, random_losses) if compared else None,
+        ablated=len(group.ablations),
+        faithful=_mean([value for item in group.ablations for value in item.faithful if value is not None]),
+        faithful_chance=_mean([value for item in group.ablations for value in item.chance]),
+        kept=_mean([value for item in group.ablations for value in item.kept if value is not None]),
+        complete=_mean([item.complete for item in group.ablations]),
+        complete_chance=_mean([item.complete_chance for item in group.ablations]),
     )
 
 

@@ -1,7 +1,7 @@
 """The model under study: files, architecture, weight vectors, token weights, activations, interventions."""
 
 from harness.subject.activations import ActivationReader, check_signs
-from harness.subject.intervention import CausalModel, Decoding, Intervention, Mode, check_causal
+from harness.subject.intervention import CausalModel, Decoding, Intervention, Mode, check_causal, lacks_head
 from harness.subject.subject import Subject
 from harness.subject.token_weights import TokenGroup, TokenWeighting
 
@@ -16,4 +16,5 @@ __all__ = [
     "TokenWeighting",
     "check_causal",
     "check_signs",
+    "lacks_head",
 ]

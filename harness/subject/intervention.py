@@ -95,22 +95,28 @@ def check_causal(subject: Subject, what: str) -> None:
     Raises:
         HarnessError: if it does not.
     """
+    reason = lacks_head(subject)
+    if reason:
+        raise HarnessError(f"{what} {reason}, or leave it out")
+
+
+def lacks_head(subject: Subject) -> str | None:
+    """Say why a subject does not predict next tokens, from its config and the names of its weights alone."""
     config = subject.config
     if not subject.architecture.causal:
-        raise HarnessError(
-            f"{what} needs a causal language model; {subject.name} is a masked/encoder model: leave it out"
-        )
+        return f"needs a causal language model; {subject.name} is a masked/encoder model: choose another subject"
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if not known and "AutoModelForCausalLM" not in (getattr(config, "auto_map", None) or {}):
-        raise HarnessError(
-            f"{what} needs a causal language model; transformers has none of the family {config.model_type!r} of "
-            f"{subject.name}: leave it out"
+        return (
+            f"needs a causal language model; transformers has none of the family {config.model_type!r} of "
+            f"{subject.name}: choose another subject"
         )
     if not config.get_text_config().tie_word_embeddings and not subject.weights.has_unembedding:
-        raise HarnessError(
-            f"{what} needs a causal language model; the checkpoint of {subject.name} has no language-model head "
-            f"({' or '.join(subject.architecture.unembedding)}): take the whole model, or leave it out"
+        return (
+            f"needs a causal language model; the checkpoint of {subject.name} has no language-model head "
+            f"({' or '.join(subject.architecture.unembedding)}): take the whole model"
         )
+    return None
 
 
 class CausalModel:

@@ -1,0 +1,69 @@
+"""Held-out evidence made by hand, and the judges put before it: what the tests of comparators and scorers share."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from harness.evidence import TextReader
+from harness.llm.client import LLMClient, Unanswered
+from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
+from harness.records import Exemplar, Neuron, Source, Split
+from harness.subject import Subject
+
+NEURON = Neuron(3, 17)
+NOWHERE = Subject("unused", [])
+NUMBERS = itertools.count()
+MARKER = "xyzzy"  # stands in every window that no judge may show
+
+
+def window(
+    tokens: Sequence[str] | str,
+    activations: Sequence[float],
+    source: Source = Source.TOP,
+    split: Split = Split.REPORT,
+    number: int | None = None,
+) -> Exemplar:
+    """Make a window; without a number, one of its own."""
+    number = next(NUMBERS) if number is None else number
+    words = re.findall(r"\s?\S+", tokens) if isinstance(tokens, str) else tokens
+    return Exemplar(NEURON, split, source, f"document {number}", number, tuple(words), tuple(activations))
+
+
+def peaked(text: str, peak: float, source: Source = Source.TOP, split: Split = Split.REPORT) -> Exemplar:
+    """Make a window that is most active at its middle token."""
+    words = re.findall(r"\s?\S+", text)
+    return window(words, [peak if place == len(words) // 2 else 0.0 for place in range(len(words))], source, split)
+
+
+def forbidden() -> list[Exemplar]:
+    """Windows of the describers' splits, more active than any other."""
+    return [peaked(MARKER, 99.0, source, split) for source in Source for split in (Split.EXPLAIN, Split.SELECT)]
+
+
+def case(
+    exemplars: Sequence[Exemplar],
+    llm: LLMClient | None = None,
+    reader: TextReader | None = None,
+    neuron: Neuron = NEURON,
+    seed: int = 0,
+) -> JudgeCase:
+    return JudgeCase(neuron, tuple(exemplars), NOWHERE, llm, seed, reader=reader)
+
+
+def compare(judge: Comparator, given: JudgeCase, first: str, second: str) -> Judgement:
+    return asyncio.run(judge.compare(given, first, second))
+
+
+def score(judge: Scorer, given: JudgeCase, description: str) -> Grade:
+    return asyncio.run(judge.score(given, description))
+
+
+def failure(action: Callable[[], object]) -> Unanswered:
+    with pytest.raises(Unanswered) as caught:
+        action()
+    return caught.value

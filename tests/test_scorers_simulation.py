@@ -1,0 +1,414 @@
+"""Simulation scorers: figures derived by hand, and simulators that do not do as they should."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from held_out import MARKER, case, failure, forbidden, score, window
+
+from harness.llm.client import PromptLogprobs, PromptToken
+from harness.llm.scripted import Request, ScriptedClient
+from harness.records import Exemplar, Source, Split, Status
+from judges.simulated import FIGURES
+from judges.simulation import SimulationLLM, SimulationPerToken
+from judges.simulation_written import SimulationWritten
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Expectation = Mapping[str, float]
+Rule = Callable[[str, str], Expectation]  # of the description and the token: probabilities of what stands behind it
+
+
+def simulator(rule: Rule, *, merges: tuple[str, ...] = (), tokens_of: str = r"\t|\n|[^\t\n]+") -> ScriptedClient:
+    """Make an LLM that expects after each line's tab what a rule says.
+
+    Args:
+        rule: probabilities of the tokens that may stand behind a token.
+        merges: placeholders that its tokenizer joins to the tab before them.
+        tokens_of: what else is a token.
+    """
+    pattern = "|".join([*(rf"\t{re.escape(word)}(?=\n|$)" for word in merges), tokens_of])
+
+    def answer(request: Request) -> PromptLogprobs:
+        assert [message.role for message in request.messages][-2:] == ["user", "assistant"]
+        description = request.messages[-2].content.removeprefix("The neuron responds to: ")
+        whole = "\n".join(f"<|{message.role}|>{message.content}" for message in request.messages)
+        texts = re.findall(pattern, whole)
+        assert "".join(texts) == whole
+        tokens, seen = [PromptToken("", {})], 0
+        before = whole.count("\t") - request.messages[-1].content.count("\t") + 1  # tabs of examples and header
+        for place, text in enumerate(texts):
+            behind = place > 1 and texts[place - 1] == "\t" and seen > before
+            expected = rule(description, texts[place - 2]) if behind else {"the": 1.0}
+            seen += text.count("\t")
+            tokens.append(PromptToken(text, {word: math.log(share) for word, share in expected.items()}))
+        return PromptLogprobs(tuple(tokens))
+
+    return ScriptedClient(token_logprobs=answer)
+
+
+LEVEL = {" calm": 0, " breeze": 2, " wind": 4, " gale": 7, " storm": 10}
+
+
+def surely(description: str, token: str) -> Expectation:
+    """Know every level."""
+    return {str(LEVEL[token]): 1.0}
+
+
+def inverted(description: str, token: str) -> Expectation:
+    return {str(10 - LEVEL[token]): 1.0}
+
+
+def weather(scale: float = 1.0, offset: float = 0.0, split: Split = Split.REPORT) -> list[Exemplar]:
+    """Windows whose activation is the token's level, scaled and shifted."""
+
+    def of(source: Source, *tokens: str) -> Exemplar:
+        return window(tokens, [scale * LEVEL[token] + offset for token in tokens], source, split)
+
+    return [
+        of(Source.TOP, " storm", " calm", " wind"),
+        of(Source.TOP, " calm", " gale"),
+        of(Source.RANDOM, " calm", " breeze", " calm", " wind"),
+        of(Source.RANDOM, " gale", " calm"),
+    ]
+
+
+@pytest.mark.parametrize(("rule", "r"), [(surely, 1.0), (inverted, -1.0)])
+def test_a_perfect_simulator_correlates_fully_and_an_inverted_one_negatively(rule: Rule, r: float) -> None:
+    exemplars = [*weather(0.37, 0.2), *weather(0.37, 0.2, Split.CALIBRATE), *forbidden()]
+    llm = simulator(rule)
+    grade = score(SimulationLLM(), case(exemplars, llm), "the strength of the wind")
+    assert grade.value == pytest.approx(r)
+    # A wrong scale, even of the wrong sign, is what the calibration mends; r says what it was.
+    expected = {"top": r, "random": r, "digit_mass": 1, "r2": 1, "absolute": 1}
+    assert grade.metrics == pytest.approx(expected)
+    assert len(llm.requests) == 8
+    assert all("the strength of the wind" in request.text for request in llm.requests)
+    assert not any(MARKER in request.text for request in llm.requests)
+    lines = llm.requests[0].messages[-1].content.split("\n")
+    assert lines[-3:] == [" storm\tunknown", " calm\tunknown", " wind\tunknown"]
+
+
+def test_the_calibration_is_fitted_on_its_own_split() -> None:
+    # The report split has t = p, the calibrate split t = 2 p + 3: there the fit is perfect, here it is not.
+    exemplars = [*weather(), *weather(2, 3, Split.CALIBRATE)]
+    grade = score(SimulationLLM(), case(exemplars, simulator(surely)), "wind")
+    true = np.array([10, 0, 4, 0, 7, 0, 2, 0, 4, 7, 0])
+    assert grade.value == pytest.approx(1)
+    assert grade.metrics["r2"] == pytest.approx(1 - np.mean((true - (2 * true + 3)) ** 2) / np.mean(true**2))
+    assert grade.metrics["absolute"] == pytest.approx(1 - np.mean(true + 3) / np.mean(true))
+
+
+def test_the_expected_value_is_over_the_levels_alone() -> None:
+    answers: dict[str, Expectation] = {
+        " yes": {"10": 0.5, "5": 0.3, "unknown": 0.2},  # (10 * 0.5 + 5 * 0.3) / 0.8 = 8.125
+        " so": {"4": 0.5, "6": 0.1, "the": 0.4},  # (4 * 0.5 + 6 * 0.1) / 0.6 = 13 / 3
+        " no": {"0": 0.1, "1": 0.3, " 1": 0.2, "11": 0.2, "-1": 0.1, "ten": 0.1},  # 1 * 0.3 / 0.4 = 0.75
+    }
+    exemplars = [
+        window([" yes", " no", " so"], [3.0, 1.0, 0.0]),
+        window([" no", " no", " yes"], [0.0, 0.5, 2.0], Source.RANDOM),
+        # A perfect fit, so that the calibration changes nothing.
+        window([" yes", " no"], [8.125, 0.75], Source.TOP, Split.CALIBRATE),
+        window([" no", " yes"], [0.75, 8.125], Source.RANDOM, Split.CALIBRATE),
+    ]
+    llm = simulator(lambda description, token: answers[token])
+    grade = score(SimulationLLM(), case(exemplars, llm), "agreement")
+    predicted, true = np.array([8.125, 0.75, 13 / 3, 0.75, 0.75, 8.125]), np.array([3.0, 1.0, 0.0, 0.0, 0.5, 2.0])
+
+    def r(shown: slice) -> float:
+        one, two = predicted[shown] - predicted[shown].mean(), true[shown] - true[shown].mean()
+        return float(np.sum(one * two) / np.sqrt(np.sum(one**2) * np.sum(two**2)))
+
+    assert grade.value == pytest.approx(r(slice(None)))
+    assert grade.metrics == pytest.approx(
+        {
+            "top": r(slice(3)),
+            "random": r(slice(3, None)),
+            "digit_mass": ((0.8 + 0.4 + 0.6) / 3 + (0.4 + 0.4 + 0.8) / 3 + (0.8 + 0.4) / 2 * 2) / 4,
+            "r2": 1 - np.mean((true - predicted) ** 2) / np.mean(true**2),
+            "absolute": 1 - np.mean(np.abs(true - predicted)) / np.mean(np.abs(true)),
+        }
+    )
+
+
+def test_so_many_windows_of_each_source() -> None:
+    exemplars = [
+        window([f" top{number}", " x"], [9.0 - number, 0.0], source, split)
+        for split in (Split.REPORT, Split.CALIBRATE)
+        for source in Source
+        for number in range(4)
+    ]
+    llm = simulator(lambda description, token: {"9" if "top" in token else "0": 1.0})
+    score(SimulationLLM(windows=2), case(exemplars, llm), "tops")
+    shown = [request.messages[-1].content.split("\n")[-2] for request in llm.requests]
+    assert shown == [" top0\tunknown", " top1\tunknown"] * 4
+
+
+@pytest.mark.parametrize(
+    ("expected", "tokens"),
+    [({"the": 1.0}, "3 of 3"), ({"the": 0.995, "3": 0.005}, "3 of 3"), ({"ten": 0.9}, "3 of 3")],
+)
+def test_a_simulator_that_expects_no_digits_is_a_failure_and_no_zero(expected: Expectation, tokens: str) -> None:
+    llm = simulator(lambda description, token: expected)
+    error = failure(lambda: score(SimulationLLM(), case([*weather(), *weather(split=Split.CALIBRATE)], llm), "wind"))
+    assert error.status is Status.FAILED
+    assert tokens in error.detail
+    assert "0.01" in error.detail
+
+
+def test_a_single_token_without_a_level_fails_its_window() -> None:
+    def forgetful(description: str, token: str) -> Expectation:
+        return {"the": 1.0} if token == " gale" else surely(description, token)
+
+    error = failure(lambda: score(SimulationLLM(), case(weather(), simulator(forgetful)), "wind"))
+    assert error.status is Status.FAILED
+    assert "1 of 2" in error.detail
+
+
+def test_a_random_window_that_is_also_a_top_one_counts_once() -> None:
+    top = window([" storm", " calm"], [1.0, 0.0], number=900)
+    again = window([" storm", " calm"], [1.0, 0.0], Source.RANDOM, number=900)
+    llm = simulator(surely)
+    score(SimulationLLM(), case([top, again, window([" gale"], [0.2], Source.RANDOM)], llm), "wind")
+    assert len(llm.requests) == 2
+
+
+def test_one_window_that_cannot_be_simulated_fails_the_score() -> None:
+    llm = simulator(lambda description, token: surely("", token) if token != " breeze" else {"the": 1.0})
+    judge = SimulationLLM(min_digit_mass=0.8)
+    assert failure(lambda: score(judge, case(weather(), llm), "wind")).status is Status.FAILED
+    assert len(llm.requests) == 4
+
+
+def test_a_server_without_log_probabilities_fails_with_its_reason() -> None:
+    llm = ScriptedClient(token_logprobs=lambda request: PromptLogprobs((), Status.FAILED, "HTTP 400: no logprobs"))
+    error = failure(lambda: score(SimulationLLM(), case(weather(), llm), "wind"))
+    assert (error.status, error.detail) == (Status.FAILED, "HTTP 400: no logprobs")
+
+
+def test_a_tokenizer_that_joins_the_tab_to_the_word_is_asked_with_another_mark() -> None:
+    exemplars = [*weather(), *weather(split=Split.CALIBRATE)]
+    llm = simulator(surely, merges=("unknown",))
+    assert score(SimulationLLM(), case(exemplars, llm), "wind").value == pytest.approx(1)
+    last = [request.messages[-1].content.split("\n")[-1].partition("\t")[2] for request in llm.requests]
+    assert last.count("?") == 8
+    assert last.count("unknown") == 1  # what a tokenizer does is learnt once
+    assert all("? stands for a value" in request.text for request in llm.requests if request.text.endswith("?"))
+    error = failure(lambda: score(SimulationLLM(), case(exemplars, simulator(surely, merges=("unknown", "?"))), "wind"))
+    assert error.status is Status.FAILED
+    assert "no placeholder apart from the tab" in error.detail
+
+
+def test_tokens_of_a_simulator_need_not_be_those_of_the_subject() -> None:
+    # A tokenizer of single characters writes 10 as 1 and 0, as many real ones do: the scale then ends at 9.
+    def behind(description: str, token: str) -> Expectation:
+        return {"9" if token == "m" else "0": 1.0}  # the last letter of storm, and of nothing else
+
+    llm = simulator(behind, tokens_of=r"[\s\S]")
+    exemplars = [
+        window([" storm", " gale", " wind"], [2.0, 0.0, 0.0]),
+        window([" gale", " storm"], [0.0, 2.0], Source.RANDOM),
+    ]
+    assert score(SimulationLLM(), case(exemplars, llm), "wind").value == pytest.approx(1)
+    assert "to 10 (as active" in llm.requests[0].text
+    assert "to 9 (as active" in llm.requests[-1].text
+    assert "10" not in llm.requests[-1].text
+
+
+def test_words_of_the_prompt_inside_a_window_are_not_taken_for_its_marks() -> None:
+    level = {"unknown": 10, "⇥unknown⏎": 4, " ": 0, "?": 7}
+    tokens = ["unknown", "\tunknown\n", " ", "?"]
+    exemplars = [window(tokens, [1.0, 0.4, 0.0, 0.7], source) for source in Source]
+    llm = simulator(lambda description, token: {str(level[token]): 1.0})
+    assert score(SimulationLLM(), case(exemplars, llm), "the word unknown").value == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "exemplars",
+    [
+        [window([" storm", " calm"], [1.0, 1.0]), window([" gale"], [1.0], Source.RANDOM)],  # the truth is constant
+        [window([" storm", " storm"], [1.0, 2.0]), window([" storm"], [0.0], Source.RANDOM)],  # the prediction is
+    ],
+)
+def test_what_does_not_vary_has_no_correlation(exemplars: list[Exemplar]) -> None:
+    error = failure(lambda: score(SimulationLLM(), case(exemplars, simulator(surely)), "wind"))
+    assert error.status is Status.FAILED
+    assert "vary" in error.detail
+
+
+def test_without_a_calibrate_split_there_is_no_calibrated_figure() -> None:
+    grade = score(SimulationLLM(), case(weather(), simulator(surely)), "wind")
+    assert set(grade.metrics) == {"top", "random", "digit_mass"}
+
+
+def test_without_windows_there_is_no_score() -> None:
+    llm = simulator(surely)
+    for exemplars in ([], forbidden(), weather(split=Split.CALIBRATE)):
+        assert failure(lambda given=exemplars: score(SimulationLLM(), case(given, llm), "wind")).status is Status.FAILED
+
+
+def test_top_and_random_windows_count_alike() -> None:
+    # Two top windows, one random: the second top one counts in the figure of top windows alone.
+    exemplars = [
+        window([" storm", " calm"], [9.0, 1.0]),
+        window([" gale", " wind"], [1.0, 8.0]),
+        window([" breeze", " calm"], [3.0, 1.0], Source.RANDOM),
+        window([" storm", " wind", " calm"], [5.0, 2.0, 0.0], Source.TOP, Split.CALIBRATE),  # no random one: no fit
+    ]
+    predicted, true = np.array([10, 0, 2, 0]), np.array([9, 1, 3, 1])
+    grades = {
+        figure: score(SimulationLLM(figure=figure), case(exemplars, simulator(surely)), "w") for figure in FIGURES
+    }
+    expected = {
+        "top_and_random": np.corrcoef(predicted, true)[0, 1],
+        "top": np.corrcoef([10, 0, 7, 4], [9, 1, 1, 8])[0, 1],
+        "random": 1.0,
+    }
+    assert {figure: grade.value for figure, grade in grades.items()} == pytest.approx(expected)
+    for figure, grade in grades.items():
+        assert set(grade.metrics) == {*expected, "digit_mass"} - {figure}
+    with pytest.raises(ValueError, match=r"^figure must be one of top_and_random, top, random, not 'all'$"):
+        SimulationLLM(figure="all")
+
+
+def test_the_calibration_looks_at_no_window_of_the_report_split() -> None:
+    # A fit on the report split itself would be perfect: t = 3 p + 1 there.
+    exemplars = [*weather(3, 1), *weather(split=Split.CALIBRATE)]
+    grade = score(SimulationLLM(), case(exemplars, simulator(surely)), "wind")
+    true = 3 * np.array([10, 0, 4, 0, 7, 0, 2, 0, 4, 7, 0]) + 1
+    assert grade.metrics["r2"] == pytest.approx(1 - np.mean((true - (true - 1) / 3) ** 2) / np.mean(true**2))
+
+
+# --- a few tokens at a time -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({}, [" storm|storm", " calm| storm calm", " wind| storm calm wind"]),
+        ({"tokens": 2}, [" storm, calm| storm calm", " wind| storm calm wind"]),
+        ({"whole_text": True}, [" storm| storm calm wind", " calm| storm calm wind", " wind| storm calm wind"]),
+    ],
+)
+def test_each_token_is_asked_of_the_text_before_it(options: dict[str, Any], asked: list[str]) -> None:
+    exemplars = [
+        window([" storm", " calm", " wind"], [10.0, 0.0, 4.0]),
+        window([" gale", " breeze", " calm"], [7.0, 2.0, 0.0], Source.RANDOM),
+        *forbidden(),
+    ]
+    llm = simulator(surely)
+    grade = score(SimulationPerToken(**options), case(exemplars, llm), "the wind")
+    assert grade.value == pytest.approx(1)
+    assert grade.metrics == pytest.approx({"top": 1, "random": 1, "digit_mass": 1})
+    found = []
+    for request in llm.requests[: len(asked)]:
+        text = request.messages[-2].content.partition("Text: ")[2]
+        lines = request.messages[-1].content.split("\n")[1:]
+        assert all(line.endswith("\tunknown") for line in lines)
+        found.append(",".join(line.partition("\t")[0] for line in lines) + "|" + text)
+    assert [item.replace("| ", "|") for item in found] == [item.replace("| ", "|") for item in asked]
+    assert len(llm.requests) == 2 * len(asked)
+    assert not any(MARKER in request.text for request in llm.requests)
+
+
+def test_the_same_levels_give_the_same_figures_however_many_tokens_are_asked_for_at_once() -> None:
+    exemplars = [*weather(0.4, 0.1), *weather(0.7, 0.3, Split.CALIBRATE)]
+
+    def unsure(description: str, token: str) -> Expectation:
+        return {str(LEVEL[token]): 0.5, "3": 0.3, "the": 0.2}
+
+    grades = [
+        score(judge, case(exemplars, simulator(unsure)), "wind")
+        for judge in (SimulationLLM(), SimulationPerToken(), SimulationPerToken(tokens=3))
+    ]
+    assert grades[0].metrics["digit_mass"] == pytest.approx(0.8)
+    for grade in grades[1:]:
+        assert grade.value == pytest.approx(grades[0].value)
+        assert grade.metrics == pytest.approx(grades[0].metrics)
+
+
+def test_one_token_without_a_level_fails_the_score_when_tokens_are_asked_for_one_by_one() -> None:
+    def forgetful(description: str, token: str) -> Expectation:
+        return {"the": 1.0} if token == " breeze" else surely(description, token)
+
+    error = failure(lambda: score(SimulationPerToken(), case(weather(), simulator(forgetful)), "wind"))
+    assert error.status is Status.FAILED
+    assert "at 1 of 1 tokens" in error.detail
+
+
+# --- levels written out -----------------------------------------------------------------------------------------------
+
+
+def writer(level: Callable[[str], int]) -> ScriptedClient:
+    """Make an LLM that writes for each token what a function of the token says."""
+
+    def answer(request: Request) -> str:
+        tokens = re.findall(r"<token_(\d+)>(.*)</token_\d+>", request.text)
+        assert request.schema is not None
+        assert list(request.schema["required"]) == [f"token_{number}" for number, _ in tokens]
+        return json.dumps({f"token_{number}": level(token) for number, token in tokens})
+
+    return ScriptedClient(answer)
+
+
+@pytest.mark.parametrize(("tokens", "requests"), [(None, 4), (3, 5), (1, 11)])
+def test_levels_that_are_written_out_need_no_log_probabilities(tokens: int | None, requests: int) -> None:
+    exemplars = [*weather(0.37, 0.2), *forbidden()]
+    judge = SimulationWritten(tokens=tokens)
+    assert not judge.needs_logprobs
+    llm = writer(LEVEL.__getitem__)
+    grade = score(judge, case(exemplars, llm), "the strength of the wind")
+    assert (grade.value, grade.metrics) == (pytest.approx(1), pytest.approx({"top": 1, "random": 1}))
+    turned = score(judge, case(exemplars, writer(lambda token: 10 - LEVEL[token])), "the strength of the wind")
+    assert turned.value == pytest.approx(-1)
+    assert len(llm.requests) == requests
+    whole = "<text> calm breeze calm wind</text>"
+    assert all(whole in request.text for request in llm.requests if "breeze" in request.text)
+    assert not any(MARKER in request.text for request in llm.requests)
+
+
+def test_written_levels_by_hand() -> None:
+    exemplars = [
+        window(["a", "b"], [2.0, 0.0]),
+        window(["c", "d"], [1.0, 1.0], Source.RANDOM),
+        window(["a", "d"], [4.0, 0.0], Source.TOP, Split.CALIBRATE),
+        window(["b", "c"], [3.0, 1.0], Source.RANDOM, Split.CALIBRATE),
+    ]
+    grade = score(SimulationWritten(), case(exemplars, writer({"a": 8, "b": 6, "c": 2, "d": 0}.__getitem__)), "x")
+    # Predicted 8, 6, 2, 0 (centred 4, 2, -2, -4) and true 2, 0, 1, 1 (centred 1, -1, 0, 0).
+    assert grade.value == pytest.approx((4 - 2) / math.sqrt(40 * 2))
+    # Calibrate: t = p / 2, so the report split is predicted as 4, 3, 1, 0 of 2, 0, 1, 1.
+    assert grade.metrics == pytest.approx(
+        {"top": 1.0, "r2": 1 - (4 + 9 + 0 + 1) / (4 + 0 + 1 + 1), "absolute": 1 - (2 + 3 + 0 + 1) / 4}
+    )
+
+
+@pytest.mark.parametrize("level", [11, -1, "high", None])
+def test_a_level_that_is_none_fails_the_score(level: Any) -> None:
+    def wild(token: str) -> Any:
+        return level if token == " breeze" else LEVEL[token]
+
+    error = failure(lambda: score(SimulationWritten(), case(weather(), writer(wild)), "wind"))
+    assert error.status is Status.UNPARSED
+
+
+def test_a_long_window_has_room_for_its_levels() -> None:
+    tokens = [f" word{number}" for number in range(120)]
+    exemplars = [window(tokens, [float(number) for number in range(120)], source) for source in Source]
+    llm = writer(lambda token: int(token.removeprefix(" word")) % 11)
+    score(SimulationWritten(), case(exemplars, llm), "numbers")
+    for request in llm.requests:
+        assert request.sampling is not None
+        assert request.sampling.max_tokens >= 120 * len('"token_120": 10, ') / 2
+
+
+def test_a_constant_prediction_is_a_failure_and_no_zero() -> None:
+    error = failure(lambda: score(SimulationWritten(), case(weather(), writer(lambda token: 0)), "wind"))
+    assert (error.status, "vary" in error.detail) == (Status.FAILED, True)
