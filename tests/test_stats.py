@@ -20,6 +20,7 @@ from harness.records import Description, Neuron, Score, Status, Usage, Verdict, 
 from harness.stats import (
     MISSING,
     Leaderboard,
+    StatisticsConfig,
     build_leaderboard,
     clustered_interval,
     clustered_intervals,
@@ -46,7 +47,7 @@ def verdict(
 
 
 def board(verdicts: list[Verdict], **options: object) -> Leaderboard:
-    settings_ = {"controls": (), "seed": 7, "draws": 200} | options
+    settings_ = {"controls": (), "seed": 7, "config": StatisticsConfig(draws=200)} | options
     return build_leaderboard(verdicts, (), (), **settings_)  # type: ignore[arg-type]
 
 
