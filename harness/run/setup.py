@@ -24,6 +24,7 @@ from harness.run.executor import Executor
 from harness.run.tracking import Tracker
 from harness.run.worker import Storage
 from harness.seeds import derive_rng
+from harness.stats import StatisticsConfig
 from harness.subject import Subject
 
 T = TypeVar("T")
@@ -191,6 +192,7 @@ class Setup:
     decomposition: DecompositionPlan
     storage: Storage
     merit: MeritConfig
+    statistics: StatisticsConfig
     corpus: Corpus | None
     evidence: EvidenceConfig
     describers: dict[str, Describer]
@@ -221,6 +223,7 @@ class Setup:
             decomposition=DecompositionPlan(settings, config["decomposition"]["overrides"], config["seed"]),
             storage=_filled(Storage, config, "storage"),
             merit=_filled(MeritConfig, config, "merit"),
+            statistics=_filled(StatisticsConfig, config, "statistics"),
             corpus=_built(config, "corpus", Corpus) if config.get("corpus") else None,
             evidence=_filled(EvidenceConfig, config, "evidence"),
             describers=describers,

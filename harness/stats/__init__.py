@@ -33,6 +33,7 @@ from harness.stats.leaderboard import build_leaderboard
 from harness.stats.merit import Floats, MeritGroup, MeritRow, merit_groups, merit_json, merit_row, rectangle, together
 from harness.stats.permutation import holm, sign_flip_p_value, standardised_effect
 from harness.stats.power import Plan, neurons_needed, smallest_difference
+from harness.stats.runs import Difference, incomparable, leaderboard_of
 from harness.stats.table import csv_table, latex_table, markdown_table, write_csv
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "ControlCheck",
     "Cycles",
     "DescriptionRow",
+    "Difference",
     "Floats",
     "Graph",
     "JudgeHealth",
@@ -72,10 +74,12 @@ __all__ = [
     "facets_of",
     "fleiss_kappa",
     "holm",
+    "incomparable",
     "kappa_interval",
     "kendall_tau",
     "latex_table",
     "leaderboard_from_json",
+    "leaderboard_of",
     "leaderboard_schema",
     "markdown_table",
     "merge_verdicts",

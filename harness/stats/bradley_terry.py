@@ -76,11 +76,13 @@ def fit(design: Design, points: Floats, counts: Floats, ridge: float) -> Floats:
 
     if not np.sum(counts):
         return np.zeros(design.matrix.shape[1])
-    model = LogisticRegression(C=1 / ridge, fit_intercept=False, solver="newton-cholesky", tol=1e-10, max_iter=_STEPS)
+    model = LogisticRegression(C=1 / ridge, fit_intercept=False, tol=1e-4, max_iter=10 * _STEPS)
     rows = np.concatenate([design.matrix, design.matrix])
     outcomes = np.repeat([1, 0], len(points))
     model.fit(rows, outcomes, sample_weight=np.concatenate([points, counts - points]))
-    return np.asarray(model.coef_[0], dtype=np.float64)
+    # To the accuracy of the samples' fits, which stop by another rule.
+    parameters: Floats = refit(design, points[None], counts[None], ridge, np.asarray(model.coef_[0]))[0]
+    return parameters
 
 
 def refit(design: Design, points: Floats, counts: Floats, ridge: float, start: Floats) -> Floats:
