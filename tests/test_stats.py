@@ -112,8 +112,8 @@ def test_verdicts_that_cannot_be_merged() -> None:
 
 
 def test_interval_of_two_clusters_by_hand() -> None:
-    # Two clusters with means 0 and 1: a draw is 0, 1/2 or 1 with chances 1/4, 1/2, 1/4. Student's t with one degree
-    # of freedom at 0.1 is tan(0.05 pi) = 0.158; times sqrt(2) 0.224, beyond which the normal has 41 %; at 0.3 it is 23.5 %.
+    # Two clusters with means 0 and 1: a draw is 0, 1/2 or 1 with chances 1/4, 1/2, 1/4. Student's t with one degree of
+    # freedom at 0.1 is tan(0.05 pi) = 0.158; times sqrt(2) 0.224, beyond which the normal has 41 %; at 0.3 23.5 %.
     values, clusters = [0.0, 1.0], ["x", "y"]
     assert clustered_interval(values, clusters, seed=1, confidence=0.95) == (0.0, 1.0)
     assert clustered_interval(values, clusters, seed=1, confidence=0.30) == (0.0, 1.0)

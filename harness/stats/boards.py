@@ -122,7 +122,7 @@ class LengthEffect:
             be told.
         interval: its bootstrap interval.
         longer_win_rate: win rate of the longer description where the two differ, not adjusted for anything.
-        own_share: share of the variation in length that the describers do not explain; near 0 nothing can be told.
+        own_share: share of the variation in length that lies within pairs of describers; near 0 nothing can be told.
         comparisons: decided comparisons in which both lengths are known.
         unknown: decided comparisons in which one is not.
         words: why there is no effect; empty if there is one.

@@ -23,6 +23,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.stats.bootstrap import ratio
 from harness.stats.bradley_terry import Design
 
 Floats = NDArray[np.float64]
@@ -31,7 +32,7 @@ LEVELS = 16
 """The covariate, between -1 and 1, is rounded to multiples of 1 / 16, so that comparisons fall into few groups."""
 
 LEAST_OWN = 0.01
-"""Least share of the covariate's variation that the describers do not explain; below, there is no adjusted figure."""
+"""Least share of the covariate's squares that lies within pairs; below, there is no adjusted figure."""
 
 
 def covariate(first_words: Floats, second_words: Floats) -> Floats:
@@ -48,16 +49,19 @@ def covariate(first_words: Floats, second_words: Floats) -> Floats:
 
 
 def own_share(design: Design, counts: Floats) -> float | None:
-    """Return which share of the covariate's squares the describers do not explain; none if all are zero.
+    """Return which share of the covariate's squares lies within pairs, around each pair's mean; none if all are zero.
+
+    Only from neuron to neuron does length vary while the describers stay the same. What lies between pairs tells the
+    effect of length from strengths by the shape of tanh alone, which is no evidence.
 
     Args:
         design: the groups of comparisons, with the covariate.
         counts: number of comparisons in each group, (G,).
     """
-    weights = np.sqrt(counts)
-    strengths, length = design.matrix[:, :-1] * weights[:, None], design.matrix[:, -1] * weights
-    whole = float(length @ length)
+    length = design.matrix[:, -1]
+    whole = float(counts @ length**2)
     if not whole:
         return None
-    explained = strengths @ np.linalg.lstsq(strengths, length, rcond=None)[0]
-    return float(np.sum((length - explained) ** 2)) / whole
+    _, pair = np.unique(design.left * design.describers + design.right, return_inverse=True)
+    means = ratio(np.bincount(pair, counts * length), np.bincount(pair, counts))[pair]
+    return float(counts @ np.where(counts > 0, (length - means) ** 2, 0.0)) / whole
