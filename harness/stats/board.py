@@ -150,8 +150,9 @@ def _rows(ballots: Ballots, rates: _Estimate, ranking: _Ranking, adjusted: _Esti
 def _cells(ballots: Ballots, pairs: Tally, decided: ComparisonTable, clusters: Ints) -> tuple[Cell, ...]:
     table, names = ballots.table, ballots.table.describers
     rates = dict(zip(zip(pairs.left, pairs.right, strict=True), ratio(pairs.points, pairs.counts), strict=True))
-    codes, places = np.unique(np.stack([decided.pair, clusters]), axis=1)[0], pairs.left * len(names) + pairs.right
-    seen_in = np.searchsorted(codes, places, "right") - np.searchsorted(codes, places, "left")
+    met = np.unique(decided.pair * ballots.neurons + clusters) // max(1, ballots.neurons)  # once for each whole neuron
+    places = pairs.left * len(names) + pairs.right
+    seen_in = np.searchsorted(met, places, "right") - np.searchsorted(met, places, "left")
     spans = percentiles(ratio(pairs.drawn_points, pairs.drawn_counts), seen_in, ballots.config.confidence)
     intervals = dict(zip(rates, map(span, spans), strict=True))
     cells = []

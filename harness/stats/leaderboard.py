@@ -245,10 +245,10 @@ def _breakdown(
     table: ComparisonTable, counts: _Counts, facets: Facets, controls: Collection[str], config: StatisticsConfig
 ) -> tuple[BreakdownRow, ...]:
     width = len(table.describers)
+    labels = {facet: np.array([of.get(neuron) for neuron in table.neurons], object) for facet, of in facets.items()}
     rows = []
     for place, (facet, part) in enumerate(counts.parts):
-        inside = np.array([facets[facet].get(neuron) == part for neuron in table.neurons], dtype=np.bool_)
-        chosen = inside[table.neuron] if len(table) else table.decided
+        chosen = (labels[facet] == part)[table.neuron] if len(table) else table.decided
         decided = table.where(chosen & table.decided)
         failed = table.where(chosen & ~table.decided)
         seen_in = clusters_of_describers(decided, counts.clusters[chosen & table.decided], counts.neurons)

@@ -7,7 +7,7 @@ two-sided by its mean over neurons, which for the sample sizes in question is no
 *Assumptions, all stated by the caller.* A share ``ties`` of the comparisons is tied, whatever the difference. A neuron
 is judged ``comparisons`` times (by several judges, or at both signs), and two of its outcomes correlate by
 ``correlation``, which makes them worth ``comparisons / (1 + (comparisons - 1) * correlation)`` independent ones (Kish
-1965, the design effect). ``tests`` methods pairs share the level (Bonferroni; Holm's correction shows at least as
+1965, the design effect). ``tests`` pairs of methods share the level (Bonferroni; Holm's correction shows at least as
 much). The variance of one outcome is ``1 - ties - difference ** 2``, and ``1 - ties`` where there is no difference.
 
 *Limits.* With fewer than about twenty neurons the normal approximation promises a little too much.

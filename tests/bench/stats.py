@@ -62,7 +62,7 @@ def main() -> None:
         VectorSummary(neuron, VectorKind.OUT, 1.0, float(rng.exponential()), 0.0, (), (), ()) for neuron in neurons
     ]
     load = os.getloadavg()[0]
-    profile = cProfile.Profile()
+    profile = cProfile.Profile(time.process_time)
     begin, work = time.perf_counter(), time.process_time()
     if options.profile:
         profile.enable()
