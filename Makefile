@@ -30,6 +30,7 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/decomposition.py
 	$(BIN)/python tests/bench/evidence.py
+	$(BIN)/python tests/bench/stats.py
 
 clean:
 	rm -rf $(VENV)

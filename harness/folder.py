@@ -239,6 +239,16 @@ class RunFolder:
         return self.path / "judges.json"
 
     @property
+    def leaderboard_markdown(self) -> Path:
+        """The leaderboard's main table, as Markdown."""
+        return self.path / "leaderboard.md"
+
+    @property
+    def leaderboard_latex(self) -> Path:
+        """The leaderboard's main table, as LaTeX."""
+        return self.path / "leaderboard.tex"
+
+    @property
     def decomposition(self) -> Path:
         """What the decomposition found, summed up by layer and vector kind, as JSON."""
         return self.path / "decomposition.json"

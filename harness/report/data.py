@@ -10,13 +10,15 @@ from functools import cached_property
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.folder import RunFolder, write_json
+from harness.folder import RunFolder, replacing, write_json
 from harness.records import Channel, Description, Exemplar, Neuron, Score, VectorSummary, Verdict
 from harness.stats import (
     Leaderboard,
     MeritGroup,
-    build_leaderboard,
+    latex_table,
     leaderboard_from_json,
+    leaderboard_of,
+    markdown_table,
     merit_groups,
     write_csv,
 )
@@ -127,14 +129,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
     descriptions, verdicts, scores = folder.descriptions(), folder.verdicts(), folder.scores()
     leaderboard = None if recompute else _stored_leaderboard(folder)
     if leaderboard is None:
-        contestants = manifest.get("contestants") or {}
-        leaderboard = build_leaderboard(
-            verdicts.records(),
-            scores.records(),
-            descriptions.records(),
-            controls={name for name, entry in contestants.items() if entry.get("control")},
-            seed=int(manifest.get("seed") or 0),
-        )
+        leaderboard = leaderboard_of(folder, manifest)
     shown, left_out = (None, 0) if manifest.get("contestants", True) else _choice(folder)
     return RunData(
         folder=folder.path.resolve().name,
@@ -164,9 +159,15 @@ def _choice(folder: RunFolder) -> tuple[set[Neuron], int]:
 
 
 def store_leaderboard(folder: RunFolder, leaderboard: Leaderboard) -> None:
-    """Write the statistics into the run folder, as JSON and as CSV."""
+    """Write the statistics into the run folder, as JSON, and their main table as CSV, Markdown and LaTeX."""
     write_json(folder.leaderboard, leaderboard.to_json())
     write_csv(leaderboard, folder.leaderboard_csv)
+    for path, text in (
+        (folder.leaderboard_markdown, markdown_table(leaderboard)),
+        (folder.leaderboard_latex, latex_table(leaderboard)),
+    ):
+        with replacing(path) as aside:
+            aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _stored_leaderboard(folder: RunFolder) -> Leaderboard | None:

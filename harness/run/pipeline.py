@@ -25,7 +25,7 @@ from harness.run.manifest import check_same_run, write_manifest
 from harness.run.merit import measure_merit
 from harness.run.progress import progress
 from harness.run.setup import Setup
-from harness.stats import Leaderboard, build_leaderboard
+from harness.stats import Leaderboard, leaderboard_of
 
 logger = logging.getLogger(__name__)
 
@@ -125,13 +125,7 @@ def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
 
 def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Leaderboard:
     """Compute the statistics from the records, write leaderboard and report, and tell the tracker."""
-    leaderboard = build_leaderboard(
-        folder.verdicts().records(),
-        folder.scores().records(),
-        folder.descriptions().records(),
-        controls=setup.controls,
-        seed=setup.seed,
-    )
+    leaderboard = leaderboard_of(folder, manifest)
     store_leaderboard(folder, leaderboard)
     store_decomposition(folder)
     store_judge_checks(folder)

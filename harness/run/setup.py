@@ -27,6 +27,7 @@ from harness.run.steering import SteeringConfig
 from harness.run.tracking import Tracker
 from harness.run.worker import Storage
 from harness.seeds import derive_rng
+from harness.stats import StatisticsConfig
 from harness.subject import Subject, check_signs
 
 logger = logging.getLogger(__name__)
@@ -197,6 +198,7 @@ class Setup:
     decomposition: DecompositionPlan
     storage: Storage
     merit: MeritConfig
+    statistics: StatisticsConfig
     corpus: Corpus | None
     evidence: EvidenceConfig
     steering: SteeringConfig
@@ -229,6 +231,7 @@ class Setup:
             decomposition=DecompositionPlan(settings, config["decomposition"]["overrides"], config["seed"]),
             storage=_filled(Storage, config, "storage"),
             merit=_filled(MeritConfig, config, "merit"),
+            statistics=_filled(StatisticsConfig, config, "statistics"),
             corpus=_built(config, "corpus", Corpus) if config.get("corpus") else None,
             evidence=_filled(EvidenceConfig, config, "evidence"),
             steering=_filled(SteeringConfig, config, "steering"),

@@ -1,15 +1,32 @@
-"""From verdicts, one for each order shown, to comparisons, one for each pair of descriptions."""
+"""From verdicts, one for each order shown, to comparisons, one for each pair of descriptions.
+
+A run can have a million verdicts, so the rule stands here once, on whole columns; records of comparisons are
+made from them.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, TypeVar
 
-from harness.records import Neuron, Status, Verdict, Winner
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.records import Neuron, Sign, Status, Verdict, Winner
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+Table = TypeVar("Table", "VerdictTable", "ComparisonTable")
 
 MISSING = "missing"
 """The status of an order that was never asked, beside those of :class:`~harness.records.Status`."""
+
+STATUSES: tuple[str, ...] = (*map(str, Status), MISSING)
+"""What a status number in a table's columns stands for; 0 is ok."""
 
 
 @dataclass(frozen=True, order=True)
@@ -38,53 +55,271 @@ class Comparison:
     failures: tuple[str, ...] = ()
 
 
-def effective_status(verdict: Verdict) -> Status:
-    """Return the verdict's status, or failed if it claims to be ok without a winner."""
-    return Status.FAILED if verdict.status is Status.OK and verdict.winner is None else verdict.status
+@dataclass(frozen=True)
+class VerdictTable:
+    """Verdicts as columns of equal length, ordered by neuron, judge, pair and order shown.
+
+    Attributes:
+        neurons: the neurons, at their signs, ordered; ``neuron`` holds places in it.
+        judges: the judges' names, ordered; ``judge`` holds places in it.
+        describers: the describers' names, ordered; ``left`` and ``right`` hold places in it.
+        neuron: whose descriptions were compared.
+        judge: by whom.
+        left: the describer whose name sorts first.
+        right: the other one.
+        flipped: whether ``right`` was shown first.
+        points: what ``left`` got of this one order, 1, 0.5 or 0; nan if the verdict is not ok.
+        status: place in :data:`STATUSES`; a verdict that claims to be ok without a winner has failed.
+        symmetric: whether the judge ignores the order.
+    """
+
+    neurons: tuple[Neuron, ...]
+    judges: tuple[str, ...]
+    describers: tuple[str, ...]
+    neuron: Ints
+    judge: Ints
+    left: Ints
+    right: Ints
+    flipped: Bools
+    points: Floats
+    status: Ints
+    symmetric: Bools
+
+    def __len__(self) -> int:
+        return len(self.neuron)
+
+    def where(self, rows: NDArray[Any]) -> VerdictTable:
+        """Return some of the rows (a mask or places in order); the names stay."""
+        return _rows(self, rows)
 
 
-def merge_verdicts(verdicts: Iterable[Verdict]) -> list[Comparison]:
-    """Merge verdicts into comparisons, one per judge, neuron and unordered pair of describers, sorted.
+@dataclass(frozen=True)
+class ComparisonTable:
+    """Comparisons as columns of equal length, ordered by neuron, judge and pair; the fields of :class:`Comparison`.
 
-    A symmetric verdict is a whole comparison. Any other judge is needed in both orders: if they agree, that is the
-    outcome; if they differ in any way (one says tie included) the comparison is an inconsistent tie; if one of them is
-    missing or not ok the comparison has failed, and says so with the statuses: it is never a tie.
+    Attributes:
+        neurons: the neurons, at their signs, ordered; ``neuron`` holds places in it.
+        judges: the judges' names, ordered; ``judge`` holds places in it.
+        describers: the describers' names, ordered; ``left`` and ``right`` hold places in it.
+        neuron: whose descriptions were compared.
+        judge: by whom.
+        left: the describer whose name sorts first.
+        right: the other one.
+        points: what ``left`` got, 1, 0.5 or 0; nan if the comparison failed.
+        inconsistent: whether the two orders disagreed.
+        both_orders: whether the judge was asked in both orders.
+        failures: places in :data:`STATUSES` of the orders that failed, 0 for none, (rows, 2).
+    """
+
+    neurons: tuple[Neuron, ...]
+    judges: tuple[str, ...]
+    describers: tuple[str, ...]
+    neuron: Ints
+    judge: Ints
+    left: Ints
+    right: Ints
+    points: Floats
+    inconsistent: Bools
+    both_orders: Bools
+    failures: Ints
+
+    def __len__(self) -> int:
+        return len(self.neuron)
+
+    def where(self, rows: NDArray[Any]) -> ComparisonTable:
+        """Return some of the rows (a mask or places in order); the names stay."""
+        return _rows(self, rows)
+
+    @cached_property
+    def decided(self) -> Bools:
+        """Which comparisons did not fail."""
+        return ~np.isnan(self.points)
+
+    @cached_property
+    def pair(self) -> Ints:
+        """The pair's number: ``left * len(describers) + right``."""
+        return self.left * len(self.describers) + self.right
+
+    def records(self) -> list[Comparison]:
+        """Return the comparisons one by one."""
+        columns = zip(
+            self.neuron.tolist(),
+            self.judge.tolist(),
+            self.left.tolist(),
+            self.right.tolist(),
+            self.points.tolist(),
+            self.inconsistent.tolist(),
+            self.both_orders.tolist(),
+            self.failures.tolist(),
+            strict=True,
+        )
+        return [
+            Comparison(
+                self.neurons[neuron],
+                self.judges[judge],
+                self.describers[left],
+                self.describers[right],
+                None if points != points else points,
+                inconsistent,
+                both,
+                tuple(sorted(STATUSES[status] for status in failed if status)),
+            )
+            for neuron, judge, left, right, points, inconsistent, both, failed in columns
+        ]
+
+
+def _rows(table: Table, rows: NDArray[Any]) -> Table:
+    parts = {field.name: getattr(table, field.name) for field in fields(table)}
+    return type(table)(**{name: part[rows] if isinstance(part, np.ndarray) else part for name, part in parts.items()})
+
+
+def among(table: Table, describers: Sequence[str]) -> Table:
+    """Return the table with further describers beside those it names.
+
+    Args:
+        table: verdicts or comparisons.
+        describers: names, ordered, the table's own among them.
+    """
+    places = np.array([describers.index(name) for name in table.describers], dtype=np.int64)
+    left, right = (places[column] if len(column) else column for column in (table.left, table.right))
+    return replace(table, describers=tuple(describers), left=left, right=right)
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> VerdictTable:
+    """Return verdicts, in any order, as columns.
 
     Raises:
         ValueError: if two verdicts answer the same question, or a describer is compared with itself.
     """
-    groups: dict[tuple[Neuron, str, str, str], dict[str, Verdict]] = defaultdict(dict)
-    for verdict in verdicts:
-        if verdict.first == verdict.second:
-            raise ValueError(f"{verdict.judge} on {verdict.neuron} compares {verdict.first!r} with itself")
-        left, right = sorted((verdict.first, verdict.second))
-        orders = groups[verdict.neuron, verdict.judge, left, right]
-        if verdict.first in orders:
-            raise ValueError(
-                f"two verdicts of {verdict.judge} on {verdict.neuron}, {verdict.first!r} before {verdict.second!r}; "
-                "keep the last one"
-            )
-        orders[verdict.first] = verdict
-    return [_merge(*identity, orders) for identity, orders in sorted(groups.items())]
+    records = list(verdicts)
+    first, second, tie, ok, failed = Winner.FIRST, Winner.SECOND, Winner.TIE, Status.OK, STATUSES.index(Status.FAILED)
+    numbers = {status: STATUSES.index(status) for status in Status}
+    # Plain tuples: the hash and the order of a Neuron are Python code, which a million records would feel.
+    neurons, neuron = _neurons([item.neuron for item in records])
+    judges, judge = _sorted([item.judge for item in records])
+    names, shown = _sorted([name for item in records for name in (item.first, item.second)])
+    one, other = shown[::2], shown[1::2]
+    winner = np.array(
+        [
+            1.0 if w is first else 0.0 if w is second else 0.5 if w is tie else np.nan
+            for w in (r.winner for r in records)
+        ],
+        dtype=np.float64,
+    )
+    status = np.array([0 if s is ok else numbers[s] for s in (item.status for item in records)], dtype=np.int64)
+    symmetric = np.array([item.symmetric for item in records], dtype=np.bool_)
+    status = np.where((status == 0) & np.isnan(winner), failed, status)
+    flipped = one > other
+    points = np.where(status == 0, np.where(flipped, 1 - winner, winner), np.nan)
+    left, right = np.minimum(one, other), np.maximum(one, other)
+    order = np.lexsort((flipped, right, left, judge, neuron))
+    table = VerdictTable(neurons, judges, names, neuron, judge, left, right, flipped, points, status, symmetric)
+    table = table.where(order)
+    _check(table)
+    return table
 
 
-def _merge(neuron: Neuron, judge: str, left: str, right: str, orders: dict[str, Verdict]) -> Comparison:
-    """Merge the verdicts on one pair, which are keyed by the describer shown first."""
-    symmetric = [verdict for verdict in orders.values() if verdict.symmetric]
-    both = not symmetric
-    used = list(orders.values()) if both else symmetric
-    failures = [str(effective_status(verdict)) for verdict in used if effective_status(verdict) is not Status.OK]
-    if both and len(used) < 2:
-        failures.append(MISSING)
-    if failures:
-        return Comparison(neuron, judge, left, right, None, False, both, tuple(sorted(failures)))
-    outcomes = {_points(verdict, left) for verdict in used}
-    inconsistent = len(outcomes) > 1
-    return Comparison(neuron, judge, left, right, 0.5 if inconsistent else outcomes.pop(), inconsistent, both)
+def _check(table: VerdictTable) -> None:
+    def asked(row: int) -> tuple[str, str, str, str]:
+        shown = [table.describers[table.left[row]], table.describers[table.right[row]]]
+        one, other = reversed(shown) if table.flipped[row] else shown
+        return table.judges[table.judge[row]], str(table.neurons[table.neuron[row]]), one, other
+
+    alone = np.flatnonzero(table.left == table.right)
+    if len(alone):
+        judge, neuron, one, _ = asked(int(alone[0]))
+        raise ValueError(f"{judge} on {neuron} compares {one!r} with itself")
+    twice = np.flatnonzero(~_starts(table, [*_QUESTION, "flipped"]))
+    if len(twice):
+        judge, neuron, one, other = asked(int(twice[0]))
+        raise ValueError(f"two verdicts of {judge} on {neuron}, {one!r} before {other!r}; keep the last one")
 
 
-def _points(verdict: Verdict, describer: str) -> float:
-    """Return what one of a verdict's two describers got."""
-    if verdict.winner is Winner.TIE:
-        return 0.5
-    return float((verdict.winner is Winner.FIRST) == (verdict.first == describer))
+_QUESTION = ["neuron", "judge", "left", "right"]
+
+
+def _starts(table: VerdictTable, columns: Sequence[str]) -> Bools:
+    """Return where a row differs from the row before it in one of the columns; true of the first."""
+    starts = np.zeros(len(table), dtype=np.bool_)
+    starts[:1] = True
+    for name in columns:
+        column = getattr(table, name)
+        starts[1:] |= column[1:] != column[:-1]
+    return starts
+
+
+def compare(table: VerdictTable) -> ComparisonTable:
+    """Merge verdicts into comparisons, one per judge, neuron and unordered pair of describers.
+
+    A symmetric verdict is a whole comparison. Any other judge is needed in both orders: if they agree, that is the
+    outcome; if they differ in any way (one says tie included) the comparison is an inconsistent tie; if one of them is
+    missing or not ok the comparison has failed, and says so with the statuses: it is never a tie.
+    """
+    begin = np.flatnonzero(_starts(table, _QUESTION))
+    size = np.diff(np.append(begin, len(table)))
+    last = begin + size - 1  # the same row where only one order was asked
+    both = ~(table.symmetric[begin] | table.symmetric[last])
+    # Of a judge that ignores the order, a record that does not say so is left out.
+    one = np.where(both | table.symmetric[begin], begin, last)
+    two = np.where(both | table.symmetric[last], last, begin)
+    statuses = np.stack([table.status[one], np.where(one == two, 0, table.status[two])], axis=1)
+    statuses[both & (size < 2), 1] = STATUSES.index(MISSING)
+    failed = statuses.any(axis=1)
+    inconsistent = ~failed & (table.points[one] != table.points[two])
+    points = np.where(failed, np.nan, np.where(inconsistent, 0.5, table.points[one]))
+    return ComparisonTable(
+        neurons=table.neurons,
+        judges=table.judges,
+        describers=table.describers,
+        neuron=table.neuron[begin],
+        judge=table.judge[begin],
+        left=table.left[begin],
+        right=table.right[begin],
+        points=points,
+        inconsistent=inconsistent,
+        both_orders=both,
+        failures=statuses,
+    )
+
+
+def merge_verdicts(verdicts: Iterable[Verdict]) -> list[Comparison]:
+    """Merge verdicts, in any order, as :func:`compare` does, into records, sorted.
+
+    Raises:
+        ValueError: if two verdicts answer the same question, or a describer is compared with itself.
+    """
+    return compare(verdict_table(verdicts)).records()
+
+
+def _numbered(values: Sequence[Any]) -> tuple[Ints, list[Any]]:
+    """Return the number of each value by first appearance, and the values by number."""
+    found = list(dict.fromkeys(values))
+    numbers = {value: number for number, value in enumerate(found)}
+    return np.fromiter(map(numbers.__getitem__, values), np.int64, len(values)), found
+
+
+def _neurons(values: Sequence[Neuron]) -> tuple[tuple[Neuron, ...], Ints]:
+    """Return the neurons that occur, ordered, and the place among them of each."""
+    negative = Sign.NEGATIVE
+    keys = [(n.layer, -1 if n.expert is None else n.expert, n.index, n.sign is negative) for n in values]
+    places, found = _numbered(keys)
+    ordered = sorted(found)
+    numbers = {key: number for number, key in enumerate(ordered)}
+    order = np.array([numbers[key] for key in found], dtype=np.int64)
+    signs = (Sign.POSITIVE, negative)
+    neurons = tuple(
+        Neuron(layer, i, None if expert < 0 else expert, signs[minus]) for layer, expert, i, minus in ordered
+    )
+    return neurons, order[places] if found else places
+
+
+def neuron_order(neuron: Neuron) -> tuple[int, int, int, bool]:
+    """Return a key that sorts neurons as they are ordered, faster than they compare."""
+    return neuron.layer, -1 if neuron.expert is None else neuron.expert, neuron.index, neuron.negative
+
+
+def _sorted(names: Sequence[str]) -> tuple[tuple[str, ...], Ints]:
+    """Return the names that occur, ordered, and the place among them of each."""
+    places, found = _numbered(names)
+    order = np.argsort(np.argsort(np.array(found, dtype=object))) if found else places
+    return tuple(sorted(found)), order[places] if found else places

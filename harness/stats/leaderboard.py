@@ -1,24 +1,32 @@
 """The leaderboard: who was preferred how often, how surely, and what failed on the way.
 
 It is a pure function of the records: independent of their order, with every random draw seeded. Figures are rounded to
-six decimals; a figure that has no observations is none, never NaN and never zero.
+six decimals; a figure that has no observations is none, never NaN and never zero. All intervals come from the same
+resampled neurons.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
-from harness.records import Description, Neuron, Score, Status, Usage, Verdict
-from harness.stats.boards import Board, Cell, DescriptionRow, JudgeHealth, Leaderboard, Row, ScoreRow
-from harness.stats.bootstrap import Interval, clustered_intervals
-from harness.stats.comparisons import Comparison, effective_status, merge_verdicts
+from harness.records import Description, Score, Status, Usage, Verdict
+from harness.stats.board import Ballots, make_board
+from harness.stats.boards import BreakdownRow, DescriptionRow, Leaderboard
+from harness.stats.bootstrap import Resamples, percentiles, ratio
+from harness.stats.comparisons import ComparisonTable, Floats, Ints, among, compare, neuron_order, verdict_table
+from harness.stats.config import StatisticsConfig
+from harness.stats.facets import Facets
+from harness.stats.figures import count_statuses, figure, mean, span, total_usage
+from harness.stats.length import covariate
+from harness.stats.panel import agreement, judge_health, left_out
+from harness.stats.scoring import Grades, concordances, score_rows, score_tests, value_of
+from harness.stats.tally import Tally, clusters_of_describers, grouped, tables_by_cluster, tally
+from harness.stats.transitivity import triads
 
 
 def build_leaderboard(
@@ -28,8 +36,8 @@ def build_leaderboard(
     *,
     controls: Collection[str],
     seed: int,
-    draws: int = 2000,
-    confidence: float = 0.95,
+    config: StatisticsConfig | None = None,
+    facets: Facets | None = None,
 ) -> Leaderboard:
     """Compute every statistic of a run from its records, in any order.
 
@@ -41,214 +49,273 @@ def build_leaderboard(
         descriptions: the describers' descriptions, one per question.
         controls: names of the describers that are controls.
         seed: the run's seed, for the bootstrap.
-        draws: number of bootstrap samples.
-        confidence: nominal coverage of the intervals, strictly between 0 and 1.
+        config: how the statistics are computed.
+        facets: parts of the neurons for which the win rates are broken down.
 
     Raises:
-        ValueError: if two records answer the same question, or ``draws`` or ``confidence`` is out of range.
+        ValueError: if two records answer the same question.
     """
-    ordered_verdicts = sorted(verdicts, key=lambda item: (item.neuron, item.judge, item.first, item.second))
+    config = config or StatisticsConfig()
+    given = list(verdicts)
     ordered_scores = _sorted_unique(scores, lambda item: (item.neuron, item.scorer, item.describer), "scores")
     ordered_descriptions = _sorted_unique(descriptions, lambda item: (item.neuron, item.describer), "descriptions")
-    bootstrap = _Bootstrap(seed, draws, confidence)
-    comparisons = merge_verdicts(ordered_verdicts)
+    raw = verdict_table(given)
     names = sorted(
-        {item.describer for item in ordered_descriptions}
-        | {item.describer for item in ordered_scores}
-        | {name for item in comparisons for name in (item.left, item.right)}
+        {*raw.describers, *(r.describer for r in ordered_scores), *(r.describer for r in ordered_descriptions)}
     )
-    written = [
-        _description_row(name, name in controls, [item for item in ordered_descriptions if item.describer == name])
-        for name in names
-    ]
+    raw = among(raw, names)
+    table = compare(raw)
+    written = _description_rows(ordered_descriptions, names, controls)
+    counts = _count(table, ordered_scores, ordered_descriptions, facets or {}, seed, config)
     words = {row.describer: row.mean_words for row in written}
-    judges = sorted({item.judge for item in comparisons})
-    by_judge = {judge: [item for item in comparisons if item.judge == judge] for judge in judges}
+
+    def ballots(judge: int | None) -> Ballots:
+        own = np.ones(len(table), dtype=np.bool_) if judge is None else table.judge == judge
+        judges = range(len(table.judges)) if judge is None else [judge]
+        return Ballots(
+            judge=None if judge is None else table.judges[judge],
+            verdicts=raw if judge is None else raw.where(raw.judge == judge),
+            table=table.where(own),
+            clusters=counts.clusters[own],
+            neurons=counts.neurons,
+            tally=counts.tally.of(judges),
+            triads=counts.triads[:, judges].sum(axis=(0, 1)),
+            drawn_triads=counts.drawn_triads[:, judges].sum(axis=1),
+            triad_neurons=int(np.sum(counts.triads[:, judges, 1].any(axis=1))),
+            words=words,
+            controls=controls,
+            seed=seed,
+            config=config,
+        )
+
+    usage = {judge: total_usage(usages) for judge, usages in _usages(given, table.judges).items()}
+    boards = [make_board(ballots(judge)) for judge in (None, *range(len(table.judges)))]
+    concordance = []
+    for judge in (None, *range(len(table.judges))):
+        own = table.decided if judge is None else table.decided & (table.judge == judge)
+        rates = counts.tally.of(range(len(table.judges)) if judge is None else [judge]).pairs().win_rates()
+        name = None if judge is None else table.judges[judge]
+        concordance += concordances(name, rates, counts.clusters[own], counts.grades, config)
     return Leaderboard(
         seed=seed,
-        draws=draws,
-        confidence=confidence,
-        neurons=len({item.neuron.whole for item in comparisons}),
-        overall=_board(None, comparisons, names, words, controls, bootstrap),
-        judges=tuple(_board(judge, by_judge[judge], names, words, controls, bootstrap) for judge in judges),
+        draws=config.draws,
+        confidence=config.confidence,
+        ridge=config.ridge,
+        neurons=len(np.unique(counts.clusters)),
+        overall=boards[0],
+        judges=tuple(boards[1:]),
         health=tuple(
-            _health(judge, by_judge[judge], [item for item in ordered_verdicts if item.judge == judge])
-            for judge in judges
+            judge_health(name, table.where(table.judge == place), raw.where(raw.judge == place), usage[name])
+            for place, name in enumerate(table.judges)
         ),
-        scores=_score_rows(ordered_scores, controls, bootstrap),
-        descriptions=tuple(written),
+        agreement=agreement(table, counts.clusters, seed, config),
+        left_out=left_out(
+            counts.tally,
+            table,
+            counts.clusters,
+            counts.neurons,
+            [row.describer for row in boards[0].rows],
+            config,
+        ),
+        scores=score_rows(ordered_scores, counts.grades, controls, config),
+        score_tests=score_tests(counts.grades, seed, config),
+        concordance=tuple(concordance),
+        breakdown=_breakdown(table, counts, facets or {}, controls, config),
+        descriptions=written,
     )
 
 
-@dataclass(frozen=True)
-class _Bootstrap:
-    """The settings of every interval on one leaderboard."""
+class _Counts:
+    """Everything that neurons are resampled for, counted, and counted in every sample.
 
-    seed: int
-    draws: int
-    confidence: float
+    Attributes:
+        neurons: how many whole neurons there are.
+        clusters: number of the whole neuron of each comparison.
+        tally: the points of the decided comparisons.
+        triads: cyclic, decisive and tied triads, neurons x judges x 3.
+        drawn_triads: cyclic and decisive ones in every sample, draws x judges x 2.
+        grades: the scores.
+        parts: the facets and their parts, in the order of the columns below.
+        drawn_parts: each describer's points and comparisons in each part, in every sample, draws x (parts * K) each.
+    """
 
-    def intervals(self, columns: Sequence[Mapping[Neuron, tuple[float, int]]]) -> list[Interval | None]:
-        """Return the interval of each column, which holds the total and the count of its neurons."""
-        neurons = sorted({neuron for column in columns for neuron in column})
-        shape = (len(neurons), len(columns))
-        sums = np.array([[column.get(n, (0.0, 0)) for column in columns] for n in neurons]).reshape(*shape, 2)
-        found = clustered_intervals(
-            sums[..., 0], sums[..., 1], seed=self.seed, draws=self.draws, confidence=self.confidence
-        )
-        return [None if item is None else (round(item[0], 6), round(item[1], 6)) for item in found]
-
-
-def _sorted_unique(records: Iterable[Any], identity: Callable[[Any], tuple[object, ...]], name: str) -> list[Any]:
-    ordered = sorted(records, key=identity)
-    for one, following in itertools.pairwise(ordered):
-        if identity(one) == identity(following):
-            asked = ", ".join(map(str, identity(one)))
-            raise ValueError(f"two {name} answer the same question ({asked}); keep the last one")
-    return ordered
+    neurons: int
+    clusters: Ints
+    tally: Tally
+    triads: Floats
+    drawn_triads: Floats
+    grades: Grades
+    parts: list[tuple[str, str]]
+    drawn_parts: tuple[Floats, Floats]
 
 
-def _board(
-    judge: str | None,
-    comparisons: Sequence[Comparison],
-    names: Sequence[str],
-    words: Mapping[str, float | None],
-    controls: Collection[str],
-    bootstrap: _Bootstrap,
-) -> Board:
-    pairs: dict[tuple[str, str], list[Comparison]] = {}
-    for item in comparisons:
-        pairs.setdefault((item.left, item.right), []).append(item)
-        pairs.setdefault((item.right, item.left), []).append(item)
-    cells = tuple(_cell(row, column, items) for (row, column), items in sorted(pairs.items()))
-    own = {name: [item for item in comparisons if name in (item.left, item.right)] for name in names}
-    clusters = [_per_neuron((item.neuron.whole, _points(item, name)) for item in own[name]) for name in names]
-    rows = [
-        _row(name, name in controls, own[name], interval, words[name])
-        for name, interval in zip(names, bootstrap.intervals(clusters), strict=True)
-    ]
-    rows.sort(key=lambda row: (row.win_rate is None, -(row.win_rate or 0.0), row.describer))
-    return Board(judge, tuple(rows), cells)
+def _count(
+    table: ComparisonTable,
+    scores: Sequence[Score],
+    descriptions: Sequence[Description],
+    facets: Facets,
+    seed: int,
+    config: StatisticsConfig,
+) -> _Counts:
+    """Count all, and resample the neurons once for everything."""
+    counts = _Counts()
+    wholes = [neuron.whole for neuron in table.neurons]
+    present = {*wholes, *(item.neuron.whole for item in scores)}
+    numbers = {neuron: number for number, neuron in enumerate(sorted(present, key=neuron_order))}
+    counts.neurons = len(numbers)
+    whole_of = np.array([numbers[neuron] for neuron in wholes], dtype=np.int64)
+    counts.clusters = whole_of[table.neuron] if len(table) else table.neuron
+    decided, clusters = table.where(table.decided), counts.clusters[table.decided]
+    judges, width = len(table.judges), len(table.describers)
 
-
-def _row(
-    name: str, control: bool, comparisons: Sequence[Comparison], interval: Interval | None, words: float | None
-) -> Row:
-    points = [_points(item, name) for item in comparisons]
-    decided = [value for value in points if value is not None]
-    return Row(
-        describer=name,
-        control=control,
-        win_rate=_mean(decided),
-        interval=interval,
-        comparisons=len(decided),
-        wins=decided.count(1.0),
-        losses=decided.count(0.0),
-        ties=decided.count(0.5),
-        inconsistent=sum(item.inconsistent for item in comparisons),
-        failed=points.count(None),
-        mean_words=words,
-    )
-
-
-def _cell(row: str, column: str, comparisons: Sequence[Comparison]) -> Cell:
-    points = [_points(item, row) for item in comparisons]
-    decided = [value for value in points if value is not None]
-    failures = Counter(status for item in comparisons for status in item.failures)
-    return Cell(
-        row,
-        column,
-        _mean(decided),
-        len(decided),
-        decided.count(0.5),
-        points.count(None),
-        dict(sorted(failures.items())),
-    )
-
-
-def _health(judge: str, comparisons: Sequence[Comparison], verdicts: Sequence[Verdict]) -> JudgeHealth:
-    decided = [item for item in comparisons if item.points is not None]
-    asked_twice = [item.inconsistent for item in decided if item.both_orders]
-    firsts = [
-        item.winner == "first"
-        for item in verdicts
-        if not item.symmetric and item.status is Status.OK and item.winner in ("first", "second")
-    ]
-    return JudgeHealth(
-        judge=judge,
-        comparisons=len(decided),
-        ties=sum(item.points == 0.5 for item in decided),
-        failed=len(comparisons) - len(decided),
-        inconsistent=sum(asked_twice),
-        inconsistency=_mean(asked_twice),
-        first_position_rate=_mean(firsts),
-        statuses=_statuses(effective_status(item) for item in verdicts),
-        usage=_total([item.usage for item in verdicts]),
-    )
-
-
-def _score_rows(scores: Sequence[Score], controls: Collection[str], bootstrap: _Bootstrap) -> tuple[ScoreRow, ...]:
-    groups: dict[tuple[str, str], list[Score]] = {}
+    lengths = _lengths(decided, descriptions)
+    group, first = grouped(decided, lengths)
+    shape = (counts.neurons, len(first))
+    blocks = [tables_by_cluster(clusters, group, values, shape) for values in (decided.points, np.ones(len(decided)))]
+    counts.triads = np.zeros((counts.neurons, judges, 3))
+    for judge in range(judges):
+        own = table.judge == judge
+        found = triads(table.where(own), counts.clusters[own], counts.neurons)
+        counts.triads[:, judge] = np.stack([found.cyclic, found.decisive, found.tied], axis=1)
+    scorers = tuple(sorted({item.scorer for item in scores}))
+    columns = {(s, d): k for k, (s, d) in enumerate(itertools.product(scorers, table.describers))}
+    totals, sizes = (np.zeros((counts.neurons, len(columns))) for _ in range(2))
     for item in scores:
-        groups.setdefault((item.scorer, item.describer), []).append(item)
-    clusters = [_per_neuron((item.neuron.whole, _value(item)) for item in items) for items in groups.values()]
+        value = value_of(item)
+        if value is not None:
+            place = numbers[item.neuron.whole], columns[item.scorer, item.describer]
+            totals[place] += value
+            sizes[place] += 1
+    counts.parts, part_blocks = _part_blocks(decided, clusters, counts.neurons, facets)
+    drawn = Resamples(counts.neurons, seed, config.draws).sums(
+        *blocks, counts.triads[..., :2].reshape(counts.neurons, 2 * judges), totals, sizes, *part_blocks
+    )
+    counts.tally = tally(decided, lengths, group, first, (drawn[0], drawn[1]))
+    counts.drawn_triads = drawn[2].reshape(config.draws, judges, 2)
+    counts.grades = Grades(scorers, table.describers, totals, sizes, drawn[3], drawn[4])
+    counts.drawn_parts = (drawn[5], drawn[6])
+    assert drawn[5].shape[1] == len(counts.parts) * width
+    return counts
+
+
+def _lengths(table: ComparisonTable, descriptions: Sequence[Description]) -> Floats:
+    """Return the covariate of the difference in words of each comparison, nan where a description is not there."""
+    neurons = {neuron: place for place, neuron in enumerate(table.neurons)}
+    places = {name: place for place, name in enumerate(table.describers)}
+    words = np.full((len(neurons), len(places)), np.nan)
+    for item in descriptions:
+        if item.status is Status.OK and item.neuron in neurons:
+            words[neurons[item.neuron], places[item.describer]] = len(item.text.split())
+    if not len(table):
+        return np.zeros(0)
+    return covariate(words[table.neuron, table.left], words[table.neuron, table.right])
+
+
+def _part_blocks(
+    table: ComparisonTable, clusters: Ints, neurons: int, facets: Facets
+) -> tuple[list[tuple[str, str]], list[sparse.csr_array]]:
+    """Return the parts, and each describer's points and comparisons in them by whole neuron."""
+    parts = [(facet, part) for facet, of in facets.items() for part in sorted(set(of.values()), key=_natural)]
+    places = {part: place for place, part in enumerate(parts)}
+    width = len(table.describers)
+    rows, columns, points = [], [], []
+    for facet, of in facets.items():
+        # -1 where the facet does not know the neuron
+        known = np.array([places.get((facet, of.get(n, "")), -1) for n in table.neurons], dtype=np.int64)
+        part = known[table.neuron] if len(table) else table.neuron
+        inside = part >= 0
+        for side, won in ((table.left, table.points), (table.right, 1 - table.points)):
+            rows.append(clusters[inside])
+            columns.append(part[inside] * width + side[inside])
+            points.append(won[inside])
+    row, column = (np.concatenate([np.zeros(0, dtype=np.int64), *x]) for x in (rows, columns))
+    won = np.concatenate([np.zeros(0), *points])
+    shape = (neurons, len(parts) * width)
+    return parts, [tables_by_cluster(row, column, values, shape) for values in (won, np.ones(len(won)))]
+
+
+def _natural(part: str) -> tuple[int, str]:
+    """Order numbers as numbers, and thirds from low to high."""
+    if part.isdigit():
+        return int(part), ""
+    return {"low": 0, "middle": 1, "high": 2}.get(part, 0), part
+
+
+def _breakdown(
+    table: ComparisonTable, counts: _Counts, facets: Facets, controls: Collection[str], config: StatisticsConfig
+) -> tuple[BreakdownRow, ...]:
+    width = len(table.describers)
+    labels = {facet: np.array([of.get(neuron) for neuron in table.neurons], object) for facet, of in facets.items()}
     rows = []
-    for ((scorer, describer), items), interval in zip(groups.items(), bootstrap.intervals(clusters), strict=True):
-        values = [value for value in map(_value, items) if value is not None]
-        statuses = _statuses(
-            Status.FAILED if item.status is Status.OK and _value(item) is None else item.status for item in items
+    for place, (facet, part) in enumerate(counts.parts):
+        chosen = (labels[facet] == part)[table.neuron] if len(table) else table.decided
+        decided = table.where(chosen & table.decided)
+        failed = table.where(chosen & ~table.decided)
+        seen_in = clusters_of_describers(decided, counts.clusters[chosen & table.decided], counts.neurons)
+        columns = slice(place * width, (place + 1) * width)
+        drawn = ratio(counts.drawn_parts[0][:, columns], counts.drawn_parts[1][:, columns])
+        spans = percentiles(drawn, seen_in, config.confidence)
+        points = np.bincount(decided.left, decided.points, width)
+        points += np.bincount(decided.right, 1 - decided.points, width)
+        sizes, lost = (
+            np.bincount(x.left, minlength=width) + np.bincount(x.right, minlength=width) for x in (decided, failed)
         )
-        usage = _total([item.usage for item in items])
-        control = describer in controls
-        rows.append(ScoreRow(scorer, describer, control, _mean(values), interval, len(values), statuses, usage))
-    rows.sort(key=lambda row: (row.scorer, row.mean is None, -(row.mean or 0.0), row.describer))
+        for k, name in enumerate(table.describers):
+            if sizes[k] + lost[k]:
+                rows.append(
+                    BreakdownRow(
+                        facet=facet,
+                        part=part,
+                        describer=name,
+                        control=name in controls,
+                        win_rate=figure(ratio(points[k], sizes[k])),
+                        interval=span(spans[k]),
+                        comparisons=int(sizes[k]),
+                        failed=int(lost[k]),
+                        neurons=int(seen_in[k]),
+                    )
+                )
     return tuple(rows)
 
 
+def _usages(verdicts: Sequence[Verdict], judges: Sequence[str]) -> Mapping[str, list[Usage]]:
+    usages: dict[str, list[Usage]] = {name: [] for name in judges}
+    for verdict in verdicts:
+        usages[verdict.judge].append(verdict.usage)
+    return usages
+
+
+def _description_rows(
+    descriptions: Sequence[Description], names: Sequence[str], controls: Collection[str]
+) -> tuple[DescriptionRow, ...]:
+    by_name: dict[str, list[Description]] = {name: [] for name in names}
+    for item in descriptions:
+        by_name[item.describer].append(item)
+    return tuple(_description_row(name, name in controls, items) for name, items in by_name.items())
+
+
 def _description_row(name: str, control: bool, descriptions: Sequence[Description]) -> DescriptionRow:
+    good = [item for item in descriptions if item.status is Status.OK]
+    words = [len(item.text.split()) for item in good]
     return DescriptionRow(
         describer=name,
         control=control,
-        mean_words=_mean([len(item.text.split()) for item in descriptions if item.status is Status.OK]),
-        statuses=_statuses(item.status for item in descriptions),
-        usage=_total([item.usage for item in descriptions]),
+        mean_words=mean(words),
+        median_words=figure(np.median(words)) if words else None,
+        mean_windows=mean([item.evidence.windows for item in good]),
+        mean_tokens=mean([item.evidence.tokens for item in good]),
+        statuses=count_statuses(item.status for item in descriptions),
+        usage=total_usage(item.usage for item in descriptions),
     )
 
 
-def _points(comparison: Comparison, describer: str) -> float | None:
-    if comparison.points is None or comparison.left == describer:
-        return comparison.points
-    return 1.0 - comparison.points
+def _sorted_unique(records: Iterable[Any], identity: Callable[[Any], tuple[object, ...]], name: str) -> list[Any]:
+    def place(item: Any) -> tuple[object, ...]:
+        return (*neuron_order(item.neuron), *identity(item)[1:])
 
-
-def _value(score: Score) -> float | None:
-    usable = score.status is Status.OK and score.value is not None and math.isfinite(score.value)
-    return score.value if usable else None
-
-
-def _per_neuron(observations: Iterable[tuple[Neuron, float | None]]) -> dict[Neuron, tuple[float, int]]:
-    """Return the total and the count of the observations of each neuron, failures left out."""
-    sums: dict[Neuron, tuple[float, int]] = {}
-    for neuron, value in observations:
-        if value is not None:
-            total, count = sums.get(neuron, (0.0, 0))
-            sums[neuron] = total + value, count + 1
-    return sums
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return round(math.fsum(values) / len(values), 6) if values else None
-
-
-def _statuses(statuses: Iterable[Status]) -> dict[str, int]:
-    counts = Counter(statuses)
-    return {str(status): counts[status] for status in Status}
-
-
-def _total(usages: Sequence[Usage]) -> Usage:
-    """Sum what was asked and answered; not the seconds, so that equal answers make an equal leaderboard."""
-    return Usage(
-        calls=sum(item.calls for item in usages),
-        prompt_tokens=sum(item.prompt_tokens for item in usages),
-        completion_tokens=sum(item.completion_tokens for item in usages),
-    )
+    ordered = sorted(records, key=place)
+    for one, following in itertools.pairwise(ordered):
+        if place(one) == place(following):
+            asked = ", ".join(map(str, identity(one)))
+            raise ValueError(f"two {name} answer the same question ({asked}); keep the last one")
+    return ordered

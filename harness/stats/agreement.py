@@ -1,0 +1,142 @@
+"""Agreement between raters on labels: judges, the same judge asked twice, or people.
+
+Labels stand in a matrix of items x raters; :data:`NO_LABEL` where a rater gave none. Kappa is the agreement beyond
+chance as a share of what is possible: 1 for perfect agreement, 0 for what two raters with these habits reach by chance,
+negative below. A missing label drops out; it is never a label of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from harness.stats.bootstrap import Interval, Resamples, percentiles, ratio
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+NO_LABEL = -1
+"""The label of an item that a rater did not label."""
+
+
+def cohen_kappa(first: ArrayLike, second: ArrayLike) -> float | None:
+    """Return Cohen's kappa (1960) of two raters on the items that both labelled.
+
+    *Assumptions.* Items are independent of each other; every disagreement counts alike (no order among the labels).
+
+    *Degenerate cases.* None if no item has both labels, or if both raters gave one and the same label throughout: then
+    there was nothing to agree on.
+
+    Args:
+        first: labels from 0, or :data:`NO_LABEL`, (items,).
+        second: those of the other rater.
+    """
+    one, other = _labels(first), _labels(second)
+    return _figure(kappa_of_confusion(confusion(one, other).sum(axis=0)))
+
+
+def fleiss_kappa(labels: ArrayLike) -> float | None:
+    """Return Fleiss' kappa (1971) of many raters; not every item needs all of them.
+
+    An item's agreement is the share of its pairs of labels that are equal. Chance agreement is the sum of the squared
+    mean shares of the labels. Items with fewer than two labels are left out (Gwet 2014, *Handbook of inter-rater
+    reliability*, chapter 2, for missing labels).
+
+    *Assumptions.* Raters are interchangeable, items independent, and labels missing for no reason that has to do with
+    what they would have been.
+
+    *Degenerate cases.* None if no item has two labels, or all labels are the same.
+
+    Args:
+        labels: items x raters, labels from 0, or :data:`NO_LABEL`.
+    """
+    return _figure(kappa_of_shares(*(part.sum(axis=0) for part in item_shares(_labels(labels)))))
+
+
+def kappa_interval(
+    labels: ArrayLike, clusters: ArrayLike, *, seed: int, draws: int = 2000, confidence: float = 0.95
+) -> tuple[float | None, Interval | None]:
+    """Return kappa and its bootstrap interval, clustered: Cohen's of two raters, Fleiss' of more.
+
+    Args:
+        labels: items x raters, labels from 0, or :data:`NO_LABEL`.
+        clusters: number of the cluster of each item, from 0, such as its neuron.
+        seed: the run's seed.
+        draws: number of bootstrap samples.
+        confidence: nominal coverage.
+    """
+    table, of = _labels(labels), np.asarray(clusters, dtype=np.int64)
+    used = (table != NO_LABEL).sum(axis=1) >= 2
+    table = table[used]
+    names, of = np.unique(of[used], return_inverse=True)
+    if not len(names):
+        return None, None
+    resamples = Resamples(len(names), seed, draws)
+    if table.shape[1] == 2:
+        counts = confusion(table[:, 0], table[:, 1])
+        width = counts.shape[1]
+        [drawn] = resamples.sums(_by_cluster(counts.reshape(len(counts), -1), of, len(names)))
+        value = kappa_of_confusion(counts.sum(axis=0))
+        estimates = kappa_of_confusion(drawn.reshape(draws, width, width))
+    else:
+        shares, agreed = item_shares(table)
+        drawn, equal = resamples.sums(_by_cluster(shares, of, len(names)), _by_cluster(agreed[:, None], of, len(names)))
+        value = kappa_of_shares(shares.sum(axis=0), agreed.sum(axis=0))
+        estimates = kappa_of_shares(drawn, equal[:, 0])
+    if _figure(value) is None:
+        return None, None
+    return _figure(value), percentiles(estimates[:, None], [len(names)], confidence)[0]
+
+
+def confusion(first: Ints, second: Ints) -> Floats:
+    """Return for each item which two labels it got, items x labels x labels; nothing where one is missing."""
+    count = 1 + max(int(np.max(first, initial=0)), int(np.max(second, initial=0)))
+    table = np.zeros((len(first), count, count))
+    both = np.flatnonzero((first != NO_LABEL) & (second != NO_LABEL))
+    table[both, first[both], second[both]] = 1
+    return table
+
+
+def kappa_of_confusion(counts: Floats) -> Floats:
+    """Return Cohen's kappa of tables of counts, (..., labels, labels); nan where there is none."""
+    total = counts.sum(axis=(-2, -1))
+    equal = ratio(np.trace(counts, axis1=-2, axis2=-1), total)
+    chance = ratio((counts.sum(axis=-1) * counts.sum(axis=-2)).sum(axis=-1), total**2)
+    return ratio(equal - chance, np.where(chance < 1 - 1e-12, 1 - chance, 0.0))
+
+
+def item_shares(labels: Ints) -> tuple[Floats, Floats]:
+    """Return the share of each label among an item's labels, items x labels, and its share of equal pairs, (items,).
+
+    Items with fewer than two labels have zeros.
+    """
+    count = 1 + int(np.max(labels, initial=0))
+    given = np.stack([(labels == label).sum(axis=1) for label in range(count)], axis=1).astype(np.float64)
+    size = given.sum(axis=1)
+    enough = size >= 2
+    shares = np.where(enough[:, None], given / np.maximum(size, 1)[:, None], 0.0)
+    agreed = np.where(enough, (given * (given - 1)).sum(axis=1) / np.maximum(size * (size - 1), 1), 0.0)
+    return shares, agreed
+
+
+def kappa_of_shares(shares: Floats, agreed: Floats) -> Floats:
+    """Return Fleiss' kappa from sums over items: of the labels' shares, (..., labels), and of agreement, (...)."""
+    items = shares.sum(axis=-1)
+    equal, chance = ratio(agreed, items), ratio((shares**2).sum(axis=-1), items**2)
+    return ratio(equal - chance, np.where(chance < 1 - 1e-12, 1 - chance, 0.0))
+
+
+def _by_cluster(rows: Floats, clusters: Ints, count: int) -> Floats:
+    columns = [np.bincount(clusters, weights=column, minlength=count) for column in rows.T]
+    return np.stack(columns, axis=1)
+
+
+def _labels(labels: ArrayLike) -> Ints:
+    table = np.asarray(labels)
+    if not np.issubdtype(table.dtype, np.integer) or (table < NO_LABEL).any():
+        raise ValueError(f"labels must be whole numbers from 0, or {NO_LABEL} for none")
+    return table.astype(np.int64)
+
+
+def _figure(value: Floats) -> float | None:
+    return None if np.isnan(value) else float(value)
