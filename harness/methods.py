@@ -130,6 +130,23 @@ class Method:
         """All LLM roles that it asks, each with whether for log-probabilities."""
         return {**({self.role: self.needs_logprobs} if self.role is not None else {}), **self.further_roles}
 
+    async def preflight(self, llms: Mapping[str, LLMClient]) -> str:
+        """Prove that the LLMs can do what only this method asks of them, before any item is asked; by default nothing.
+
+        It is called once in a run that has work for the method, when its LLMs can be asked, which have by then shown
+        that they answer, keep to a schema and, where they must, give log-probabilities. Nothing here is cached.
+
+        Args:
+            llms: the LLM of each role that the method asks and the run has.
+
+        Returns:
+            What was found, in one line for the log, or nothing.
+
+        Raises:
+            HarnessError: if the LLM will not do: one line, the cause and the cure.
+        """
+        return ""
+
 
 class Describer(Method, ABC):
     """Says in words what a neuron does.

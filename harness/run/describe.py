@@ -11,7 +11,7 @@ from harness.llm.client import LLMClient
 from harness.llm.serving import Serving
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Channel, Description, Exemplar, Neuron, Split, Status
-from harness.run.answers import answer_all, attempt, clients_of
+from harness.run.answers import Clients, answer_all, attempt, clients_of
 from harness.run.setup import Setup
 
 OPEN_TO_DESCRIBERS = (Split.EXPLAIN, Split.SELECT)
@@ -36,7 +36,7 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         if not neurons:
             continue
         describer = setup.describers[name]
-        llms = clients_of(describer, setup, serving)
+        llms = clients_of(name, describer, setup, serving)
         made = {(record.neuron, record.describer): record for record in journal.records()}
         others = {
             other: {neuron: made[neuron, other] for neuron in setup.described if (neuron, other) in made}
@@ -86,7 +86,7 @@ async def _describe(
     cases: Cases,
     name: str,
     describer: Describer,
-    llms: Mapping[str, LLMClient],
+    llms: Clients,
     others: dict[str, dict[Neuron, Description]],
     neuron: Neuron,
 ) -> Description:

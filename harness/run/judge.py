@@ -13,7 +13,7 @@ from harness.llm.client import LLMClient
 from harness.llm.serving import Serving
 from harness.methods import Comparator, JudgeCase, Judgement, Scorer
 from harness.records import Description, Exemplar, Neuron, Score, Split, Status, Usage, Verdict, Winner
-from harness.run.answers import answer_all, attempt, clients_of
+from harness.run.answers import Clients, answer_all, attempt, clients_of
 from harness.run.setup import Setup
 
 OPEN_TO_JUDGES = (Split.CALIBRATE, Split.REPORT)
@@ -64,13 +64,13 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     for name, pairs in comparisons.items():
         if pairs:
             comparator = setup.comparators[name]
-            compare = partial(_compare, case, made, name, comparator, clients_of(comparator, setup, serving))
+            compare = partial(_compare, case, made, name, comparator, clients_of(name, comparator, setup, serving))
             await answer_all(f"compare with {name}", "pairs", pairs, compare, verdicts)
     verdicts.close()
     for name, asked in questions.items():
         if asked:
             scorer = setup.scorers[name]
-            grade = partial(_score, case, made, name, scorer, clients_of(scorer, setup, serving))
+            grade = partial(_score, case, made, name, scorer, clients_of(name, scorer, setup, serving))
             await answer_all(f"score with {name}", "descriptions", asked, grade, scores)
     scores.close()
 
@@ -80,7 +80,7 @@ async def _compare(
     made: Mapping[tuple[Neuron, str], Description],
     name: str,
     comparator: Comparator,
-    llms: Mapping[str, LLMClient],
+    llms: Clients,
     pair: Pair,
 ) -> Verdict:
     neuron, first, second = pair
@@ -107,7 +107,7 @@ async def _score(
     made: Mapping[tuple[Neuron, str], Description],
     name: str,
     scorer: Scorer,
-    llms: Mapping[str, LLMClient],
+    llms: Clients,
     question: tuple[Neuron, str],
 ) -> Score:
     neuron, describer = question
