@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mistakes import told
 
 from harness.embedding import SentenceEncoder
 from harness.errors import HarnessError
@@ -530,6 +531,53 @@ def test_tokens_of_a_simulator_need_not_be_those_of_the_subject() -> None:
     assert "to 10 (as active" in llm.requests[0].text
     assert "to 9 (as active" in llm.requests[-1].text
     assert "10" not in llm.requests[-1].text
+
+
+def preflight(judge: SimulationLLM, llm: LLMClient) -> str:
+    return asyncio.run(judge.preflight({"simulator": llm}))
+
+
+def any_level(description: str, token: str) -> Expectation:
+    return {"0": 0.6, "3": 0.3, "the": 0.1}
+
+
+def test_the_preflight_proves_the_levels_before_any_window_is_asked() -> None:
+    judge, llm = SimulationLLM(), simulator(any_level)
+    found = preflight(judge, llm)
+    assert found == "levels 0-10 work with this model, 'unknown' standing for one that is not known " + (
+        "(90% of the probability is on the levels)"
+    )
+    (request,) = llm.requests
+    assert all(f" token\t{level}\n" in request.messages[-1].content for level in range(11))
+    # Where "unknown" is joined to the tab, "?" is found once, and no window is asked in vain.
+    merging = simulator(surely, merges=("unknown",))
+    proven = simulator(any_level, merges=("unknown",))
+    assert "'?' standing for" in preflight(judge, proven)
+    score(judge, case([*weather(), *weather(split=Split.CALIBRATE)], merging), "wind")
+    assert all(request.text.endswith("?") for request in merging.requests)
+
+
+def test_the_preflight_falls_back_on_one_digit() -> None:
+    judge = SimulationLLM()
+    found = preflight(judge, simulator(any_level, tokens_of=r"[\s\S]"))
+    assert found.startswith("levels 0-9 work with this model")
+    assert found.endswith("; not 0-10, for its tokenizer writes 10 as more than one token after a tab")
+
+
+@pytest.mark.parametrize(
+    ("llm", "words"),
+    [
+        (simulator(lambda description, token: {"the": 0.999, "3": 0.001}), ["0.001", "min_digit_mass", "leave this"]),
+        (simulator(any_level, merges=("unknown", "?")), ["apart from the tab", "another model as llm.simulator"]),
+        (
+            ScriptedClient(token_logprobs=lambda request: PromptLogprobs((), Status.FAILED, "HTTP 400: no logprobs")),
+            ["HTTP 400: no logprobs"],
+        ),
+    ],
+    ids=["no digits", "no placeholder", "no log-probabilities"],
+)
+def test_the_preflight_says_what_will_not_work(llm: LLMClient, words: list[str]) -> None:
+    told(lambda: preflight(SimulationLLM(), llm), *words)
 
 
 def test_words_of_the_prompt_inside_a_window_are_not_taken_for_its_marks() -> None:

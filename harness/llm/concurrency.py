@@ -41,14 +41,11 @@ class AdaptiveLimit:
     def __init__(self, maximum: int) -> None:
         self.maximum = maximum
         self.under_way = 0
-        self._limit = float(min(START, maximum))
+        #: Most requests at once, as things stand.
+        self.limit = min(START, maximum)
+        self._answers = 0  # since it last grew
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._epoch = 0
-
-    @property
-    def limit(self) -> int:
-        """Most requests at once, as things stand."""
-        return int(self._limit)
 
     @property
     def load(self) -> float:
@@ -86,11 +83,14 @@ class AdaptiveLimit:
         self.under_way -= 1
         if place.overrun:
             if place.epoch == self._epoch:
-                self._limit = max(1.0, self.limit * DECREASE)
+                self.limit = max(1, int(self.limit * DECREASE))
                 self._epoch += 1
-        elif place.kept_up and held_back:
-            growth = 1 / self._limit if self._epoch else 1.0
-            self._limit = min(self._limit + growth, float(self.maximum))
+                self._answers = 0
+        elif place.kept_up and held_back and self.limit < self.maximum:
+            self._answers += 1
+            if not self._epoch or self._answers >= self.limit:
+                self.limit += 1
+                self._answers = 0
         self._call()
 
     def _call(self) -> None:

@@ -306,8 +306,18 @@ class OpenAIClient(LLMClient):
             **{name: value for name, value in fields.items() if value is not None},
         }
 
-        async def send() -> object:  # the SDK's own method does not look asynchronous to tenacity
-            return await self._choose().send(arguments)
+        async def send() -> object:
+            unreachable: list[Server] = []
+            while True:
+                server = self._choose(unreachable)
+                try:
+                    return await server.send(arguments)
+                except openai.APITimeoutError:
+                    raise
+                except openai.APIConnectionError:
+                    unreachable.append(server)
+                    if not self._reachable(unreachable):
+                        raise
 
         try:
             answer: object = await retrying(send)
@@ -328,13 +338,18 @@ class OpenAIClient(LLMClient):
             return Completion("", Status.FAILED, "the server's answer is not of the OpenAI chat protocol")
         return answer
 
-    def _choose(self) -> Server:
-        """Return the server with the lowest load of those that can be reached; if none can, the first to try again."""
-        living = [server for server in self.servers if not server.gone] or self.servers
+    def _reachable(self, unreachable: Sequence[Server] = ()) -> list[Server]:
         now = time.monotonic()
-        there = [server for server in living if server.back_at <= now]
-        if there:
-            return min(there, key=lambda server: server.limit.load)
+        return [
+            server for server in self.servers if not server.gone and server.back_at <= now and server not in unreachable
+        ]
+
+    def _choose(self, unreachable: Sequence[Server]) -> Server:
+        """Return the server with the lowest load of those that can be reached; if none can, the first to try again."""
+        reachable = self._reachable(unreachable)
+        if reachable:
+            return min(reachable, key=lambda server: server.limit.load)
+        living = [server for server in self.servers if not server.gone] or self.servers
         return min(living, key=lambda server: server.back_at)
 
     def _may_pass(self, error: BaseException) -> bool:
@@ -353,10 +368,6 @@ class OpenAIClient(LLMClient):
             asked = _retry_after(error.response.headers.get("retry-after"))
             if asked is not None:
                 return min(asked, LONGEST_WAIT_S)
-        elif isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
-            now = time.monotonic()
-            if any(not server.gone and server.back_at <= now for server in self.servers):
-                return 0.0  # another server is there to be asked
         return _backoff(state)
 
     def _detail(self, text: str) -> str:
