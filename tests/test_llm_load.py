@@ -283,7 +283,7 @@ def test_once_it_is_spent_nothing_is_asked() -> None:
     async def prove() -> None:
         proofs["asked"] += 1
 
-    client = BudgetedClient(inner, budget, prove)
+    client = BudgetedClient(inner, budget, prove, 1)
     assert asyncio.run(client.generate(HELLO)).text == "x"
     budget.count(Status.FAILED, "no")
     for question in (client.generate(HELLO), client.token_logprobs(HELLO), client.ready()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -56,23 +57,29 @@ class BudgetedClient(LLMClient):
         client: who is asked.
         budget: the method's.
         prove: what must succeed before the first call.
+        concurrency: most calls passed on at once, so that few are under way when the budget is spent.
     """
 
-    def __init__(self, client: LLMClient, budget: FailureBudget, prove: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, client: LLMClient, budget: FailureBudget, prove: Callable[[], Awaitable[None]], concurrency: int
+    ) -> None:
         self.sampling = client.sampling
+        self._places = asyncio.Semaphore(concurrency)
         self._client, self._budget, self._prove = client, budget, prove
 
     async def generate(
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
     ) -> Completion:
         """Pass the call on."""
-        await self.ready()
-        return await self._client.generate(messages, schema=schema, sampling=sampling)
+        async with self._places:
+            await self.ready()
+            return await self._client.generate(messages, schema=schema, sampling=sampling)
 
     async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
         """Pass the call on."""
-        await self.ready()
-        return await self._client.token_logprobs(messages, top=top)
+        async with self._places:
+            await self.ready()
+            return await self._client.token_logprobs(messages, top=top)
 
     async def ready(self) -> None:
         """Wait for the proof.

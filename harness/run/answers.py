@@ -92,7 +92,9 @@ def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Cli
     budget = serving.budget(name)
     proof = functools.partial(prove, name, method, setup, serving)
     clients = {
-        role: BudgetedClient(serving.lazily(role, needs_logprobs=needs_logprobs), budget, proof)
+        role: BudgetedClient(
+            serving.lazily(role, needs_logprobs=needs_logprobs), budget, proof, setup.backends[role].concurrency
+        )
         for role, needs_logprobs in method.roles.items()
         if role in setup.backends
     }

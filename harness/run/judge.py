@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from harness.folder import Journal, RunFolder
-from harness.llm.client import LLMClient
+from harness.llm.client import LLMClient, Unasked
 from harness.llm.serving import Serving
 from harness.methods import Comparator, JudgeCase, Judgement, Scorer
 from harness.records import Description, Exemplar, Neuron, Score, Split, Status, Usage, Verdict, Winner
@@ -84,7 +84,7 @@ async def _compare(
     pair: Pair,
 ) -> Verdict:
     neuron, first, second = pair
-    one, two = made[neuron, first], made[neuron, second]
+    one, two = _made(made, neuron, first), _made(made, neuron, second)
 
     def verdict(winner: Winner | None, status: Status, reason: str, usage: Usage) -> Verdict:
         return Verdict(neuron, name, first, second, comparator.symmetric, winner, status, reason, usage)
@@ -111,7 +111,7 @@ async def _score(
     question: tuple[Neuron, str],
 ) -> Score:
     neuron, describer = question
-    description = made[neuron, describer]
+    description = _made(made, neuron, describer)
     missing = _missing(description)
     if missing:
         return Score(neuron, name, describer, None, Status.FAILED, missing)
@@ -124,6 +124,12 @@ async def _score(
         return Score(neuron, name, describer, None, Status.FAILED, f"the score is {grade.value}", usage=usage)
     metrics = {metric: round(value, 6) for metric, value in grade.metrics.items() if math.isfinite(value)}
     return Score(neuron, name, describer, round(grade.value, 6), status, metrics=metrics, usage=usage)
+
+
+def _made(made: Mapping[tuple[Neuron, str], Description], neuron: Neuron, describer: str) -> Description:
+    if (neuron, describer) not in made:  # in a run that was interrupted, when nothing is to be asked
+        raise Unasked
+    return made[neuron, describer]
 
 
 def _missing(*descriptions: Description) -> str:
