@@ -27,8 +27,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.vllm
 	$(BIN)/python tests/bench/decomposition.py
+	$(BIN)/python tests/bench/llm.py
 
 clean:
 	rm -rf $(VENV)
