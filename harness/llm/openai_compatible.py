@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 OPENAI_API = "https://api.openai.com/v1"
 NO_KEY = "none"  # the SDK insists on a key; local servers ignore it
+KEEP_ALIVE_S = 2.0  # of a connection that nobody uses
 CONNECT_TIMEOUT_S = 10.0  # a host that is there accepts at once; only the answer may take long
 LONGEST_WAIT_S = 60.0  # of a Retry-After header, too: a run must not sleep for the hour that a quota asks for
 DETAIL_LENGTH = 300  # characters of a server's message worth keeping
@@ -138,6 +139,7 @@ class OpenAICompatible(Backend):
                     base_url=url,
                     timeout=timeout(self.timeout_s),
                     max_retries=0,
+                    http_client=connected(self.concurrency),
                 )
                 servers.append(Server(await stack.enter_async_context(api), _address(url), self.concurrency))
             yield OpenAIClient(
@@ -397,6 +399,18 @@ def check_common(backend: Backend) -> None:
 def timeout(seconds: float) -> openai.Timeout:
     """Return a time-out of ``seconds`` for an answer, and of no more than ten seconds for a connection."""
     return openai.Timeout(seconds, connect=min(CONNECT_TIMEOUT_S, seconds))
+
+
+def connected(concurrency: int, **options: Any) -> openai.DefaultAsyncHttpxClient:
+    """Return the HTTP client of a connection, with room for each request that may be under way.
+
+    Connections that nobody uses are given up before the servers do, whose usual five seconds (uvicorn's) are the HTTP
+    library's own: a request that meets the other end closing its connection is lost.
+    """
+    limits = type(openai.DEFAULT_CONNECTION_LIMITS)(  # of whichever HTTP library the SDK uses
+        max_connections=max(concurrency, 100), max_keepalive_connections=concurrency, keepalive_expiry=KEEP_ALIVE_S
+    )
+    return openai.DefaultAsyncHttpxClient(limits=limits, **options)
 
 
 def _address(url: str) -> str:

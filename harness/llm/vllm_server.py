@@ -28,7 +28,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from harness.errors import HarnessError
 from harness.llm import leash
 from harness.llm.client import Backend, LLMClient, Price, Sampling
-from harness.llm.openai_compatible import OpenAIClient, Server, check_common, timeout
+from harness.llm.openai_compatible import OpenAIClient, Server, check_common, connected, timeout
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ class ManagedVLLM(Backend):
                 timeout=timeout(self.timeout_s),
                 max_retries=0,
                 # A proxy that the environment names knows nothing of this machine's own address.
-                http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
+                http_client=connected(self.concurrency, trust_env=False),
             ) as api:
                 await self._ready(process, api, log, start)
                 yield Server(api, f"the vLLM server that logs into {log.name}", self.concurrency, epitaph)

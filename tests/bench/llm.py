@@ -71,6 +71,7 @@ async def _measure(server: tiny_models.Served, folder: Path, options: argparse.N
         headers={"Authorization": f"Bearer {api.api_key}"},
         timeout=120,
         trust_env=False,
+        limits=httpx.Limits(keepalive_expiry=2),  # the server closes what is idle for five seconds
     ) as http:
 
         async def bare(prompts: Prompts) -> None:
