@@ -27,10 +27,11 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.vllm
 	$(BIN)/python tests/bench/decomposition.py
 	$(BIN)/python tests/bench/evidence.py
 	$(BIN)/python tests/bench/stats.py
+	$(BIN)/python tests/bench/llm.py
 
 clean:
 	rm -rf $(VENV)

@@ -68,8 +68,21 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_table(path: Path, records: Iterable[Any]) -> None:
-    """Write records of one type as a parquet table, nested as they are."""
-    write_columns(path, pa.Table.from_pylist([to_json(record) for record in records]))
+    """Write records of one type as a parquet table, nested as they are; half a surrogate pair becomes U+FFFD."""
+    rows = [to_json(record) for record in records]
+    try:
+        table = pa.Table.from_pylist(rows)
+    except UnicodeEncodeError:  # rare, and looking for them at every text is slow
+        table = pa.Table.from_pylist([_encodable(row) for row in rows])
+    write_columns(path, table)
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {name: _encodable(item) for name, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value
 
 
 def write_columns(path: Path, table: pa.Table) -> None:

@@ -219,6 +219,30 @@ class Method:
         """
         return lacks_head(subject) if self.needs_effects or self.needs_steered else None
 
+    async def preflight(self, llms: Mapping[str, LLMClient]) -> str:
+        """Prove that the LLMs can do what only this method asks of them, before any item is asked.
+
+        By default what the methods inside it prove, each with its own roles.
+
+        It is called once in a run that has work for the method, when its LLMs can be asked, which have by then shown
+        that they answer, keep to a schema and, where they must, give log-probabilities. Nothing here is cached.
+
+        Args:
+            llms: the LLM of each role that the method asks and the run has.
+
+        Returns:
+            What was found, in one line for the log, or nothing.
+
+        Raises:
+            HarnessError: if the LLM will not do: one line, the cause and the cure.
+        """
+        found = [
+            await one.preflight({role: llms[role] for role in one.roles if role in llms})
+            for one in self.inner
+            if any(role in llms for role in one.roles)
+        ]
+        return "; ".join(filter(None, found))
+
 
 class Describer(Method, ABC):
     """Says in words what a neuron does.

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from collections.abc import Hashable
+import math
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, cast
 
@@ -452,13 +453,60 @@ class Activity:
 
 
 @dataclass(frozen=True)
-class Usage:
-    """What an item cost: LLM calls asked for (cached ones included), tokens in and out, wall seconds."""
+class RoleUsage:
+    """What an item asked of one LLM role.
+
+    Attributes:
+        calls: LLM calls, cached ones included: what the method costs, not what this run paid.
+        prompt_tokens: tokens in.
+        completion_tokens: tokens out.
+        seconds: time from question to answer, summed over calls, which overlap; time in queues included.
+        cost: what the tokens cost by the role's prices; none if it has none.
+        cached_calls: those of the calls that were answered from the cache; a run pays for the others.
+        cached_prompt_tokens: tokens in, of these calls.
+        cached_completion_tokens: tokens out, of these calls.
+        paid: what the calls that were not cached cost; none without prices.
+    """
 
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    cost: float | None = None
+    cached_calls: int = 0
+    cached_prompt_tokens: int = 0
+    cached_completion_tokens: int = 0
+    paid: float | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an item cost: LLM calls asked for (cached ones included), tokens in and out, wall seconds, and by role."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    roles: Annotated[dict[str, RoleUsage], Field(exclude_if=lambda roles: not roles)] = field(default_factory=dict)
+
+
+def total_roles(usages: Iterable[Usage]) -> dict[str, RoleUsage]:
+    """Return what several items asked of each role together; a sum with a cost that is not known is not known."""
+    found: dict[str, list[RoleUsage]] = {}
+    for usage in usages:
+        for role, used in usage.roles.items():
+            found.setdefault(role, []).append(used)
+    return {role: _total(used) for role, used in sorted(found.items())}
+
+
+def _total(used: Sequence[RoleUsage]) -> RoleUsage:
+    sums: dict[str, Any] = {}
+    for item in dataclasses.fields(RoleUsage):
+        values = [getattr(one, item.name) for one in used]
+        sums[item.name] = None if None in values else round(math.fsum(values), 9)
+        if item.name not in {"seconds", "cost", "paid"}:
+            sums[item.name] = sum(values)
+    return RoleUsage(**sums)
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,24 @@ activation would stand, and the log-probabilities of the prompt say what the mod
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from harness.decomposition.checks import require_count
+from harness.errors import HarnessError
 from harness.llm.asking import all_answers
-from harness.llm.client import LLMClient, PromptLogprobs, Unanswered
+from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
 from harness.llm.prompts import Prompt
 from harness.records import Exemplar, Status
 from judges.numbered import batches
 from judges.simulated import FIGURES, Floats, Prediction, Simulation
+
+#: Lines of the preflight behind those that hold every level: words of ordinary text, of unlike activation.
+PROOF_TOKENS = (" The", " bridge", " is", " forty", " metres", " long", ".")
+PROOF_DESCRIPTION = "numbers and quantities"
 
 #: Highest level of the scale, and what stands where a level is not known: tried in order, until one fits the tokenizer.
 #: Many tokenizers join a tab to the letters after it, and many write 10 as two tokens, of which the first says 1.
@@ -54,6 +59,48 @@ class SimulationLLM(Simulation):
         self._logprobs, self._min_mass = logprobs, min_digit_mass
         self._formats = list(FORMATS)
 
+    async def preflight(self, llms: Mapping[str, LLMClient]) -> str:
+        """Find the scale and the placeholder that work with the simulator's tokenizer and chat template.
+
+        One prompt for each, in which every level stands written after a tab: each must be a token of its own, and where
+        the placeholder stands the model must expect a level.
+
+        Raises:
+            HarnessError: if none works.
+        """
+        reason = ""
+        for highest, placeholder in FORMATS:
+            messages = self.prompt.render(
+                description=PROOF_DESCRIPTION, tokens=PROOF_TOKENS, placeholder=placeholder, highest=highest
+            )
+            header, _, lines = messages[-1].content.partition("\n")
+            written = "".join(f" token\t{level}\n" for level in range(highest + 1))
+            messages[-1] = Message("assistant", f"{header}\n{written}{lines}")
+            answer = await llms[self.role or ""].token_logprobs(messages, top=self._logprobs)
+            if answer.status is not Status.OK:
+                raise HarnessError(f"the simulator gives no log-probabilities of prompts: {answer.detail}")
+            positions = _positions(answer, placeholder, len(PROOF_TOKENS))
+            if positions is None:
+                reason = reason or f"its tokenizer or chat template keeps no {placeholder!r} apart from the tab before"
+                continue
+            if missing := [level for level in range(highest + 1) if not _writes(answer, level)]:
+                reason = f"its tokenizer writes {missing[0]} as more than one token after a tab"
+                continue
+            masses = [_expectation(answer, position, highest)[1] for position in positions]
+            if min(masses) < self._min_mass:
+                reason = f"it puts {min(masses):.2g} of its probability on the levels where one belongs"
+                continue
+            self._formats = [(highest, placeholder)]
+            fallback = "" if highest == FORMATS[0][0] else f"; not 0-{FORMATS[0][0]}, for {reason}"
+            return (
+                f"levels 0-{highest} work with this model, {placeholder!r} standing for one that is not known "
+                f"({np.mean(masses):.0%} of the probability is on the levels){fallback}"
+            )
+        raise HarnessError(
+            f"the simulator cannot write levels 0-10 or 0-9: {reason}; take another model as llm.{self.role}, lower "
+            "min_digit_mass if it is near, or leave this judge out"
+        )
+
     async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
         """Lay out the whole window and read what is expected behind each token."""
         levels, masses = await self._read(llm, len(exemplar.tokens), description=description, tokens=exemplar.tokens)
@@ -61,6 +108,7 @@ class SimulationLLM(Simulation):
 
     async def _read(self, llm: LLMClient, count: int, **shown: Any) -> tuple[Floats, Floats]:
         """Return the expected level and the probability on the levels at each of ``count`` placeholders."""
+        await llm.ready()  # the preflight says which format
         for form in tuple(self._formats):
             highest, placeholder = form
             answer = await llm.token_logprobs(
@@ -136,10 +184,13 @@ class SimulationPerToken(SimulationLLM):
         return Prediction(levels, float(np.mean(masses)))
 
 
-def _writes(answer: PromptLogprobs, highest: int) -> bool:
-    """Tell whether the tokenizer writes the highest level, which the worked examples hold, as one token after a tab."""
-    pairs = itertools.pairwise(token.text for token in answer.tokens)
-    return any(before.endswith("\t") and after == str(highest) for before, after in pairs)
+def _writes(answer: PromptLogprobs, level: int) -> bool:
+    """Tell whether the tokenizer writes a level that stands in the prompt as one token after a tab, ending a line."""
+    texts = [token.text for token in answer.tokens]
+    return any(
+        before.endswith("\t") and token == str(level) and not after[:1].isdigit()
+        for before, token, after in zip(texts, texts[1:], [*texts[2:], ""], strict=False)
+    )
 
 
 def _positions(answer: PromptLogprobs, placeholder: str, count: int) -> list[int] | None:

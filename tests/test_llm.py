@@ -31,20 +31,23 @@ from harness.llm import (
     LLMClient,
     Message,
     MeteredClient,
+    Price,
     PromptLogprobs,
     PromptToken,
     ResponseCache,
     Sampling,
     Serving,
     Unanswered,
+    Unasked,
     ask,
     leash,
     parse,
 )
+from harness.llm.asking import declines
 from harness.llm.openai_compatible import OpenAICompatible
 from harness.llm.scripted import ScriptedBackend, ScriptedClient
 from harness.llm.vllm_server import ManagedVLLM
-from harness.records import Status, Usage
+from harness.records import RoleUsage, Status, Usage, total_roles
 
 HELLO = [Message("user", "hello")]
 CONF = Path(__file__).parent.parent / "conf" / "llm"
@@ -185,6 +188,111 @@ def test_what_is_no_answer_says_so(reply: Reply, status: Status, word: str) -> N
     assert word in completion.detail
     assert completion.detail
     assert "\n" not in completion.detail
+
+
+def message(**fields: Any) -> Reply:
+    """Say something in a message of an unusual shape."""
+    finish = fields.pop("finish", "stop")
+    status, headers, body = said(None, finish)
+    body["choices"][0]["message"] = {"role": "assistant", "content": None, **fields}
+    return status, headers, body
+
+
+B = '{"winner": "B", "reason": ""}'
+THOUGHT = 'Perhaps {"winner": "A", "reason": ""}? No.'
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (message(content=B, reasoning_content=THOUGHT), Status.OK),  # DeepSeek, SGLang, vLLM
+        (message(content=B, reasoning=THOUGHT), Status.OK),  # OpenRouter, Groq, newer vLLM
+        (message(reasoning_content=B), Status.OK),  # a reasoning parser that saw no end of the thinking
+        (message(content="", reasoning=f"{THOUGHT} So: {B}"), Status.OK),
+        (message(content="\n\n", reasoning_content=f"{THOUGHT}</think>{B}"), Status.OK),
+        (message(content="See above.", reasoning=f"{THOUGHT} So: {B}"), Status.OK),
+        (message(content=[{"type": "text", "text": B[:9]}, {"type": "text", "text": B[9:]}]), Status.OK),
+        (
+            message(  # Mistral
+                content=[
+                    {"type": "thinking", "thinking": [{"type": "text", "text": THOUGHT}]},
+                    {"type": "text", "text": B},
+                ]
+            ),
+            Status.OK,
+        ),
+        (message(content=[B]), Status.OK),
+        (message(content={"winner": "B", "reason": ""}), Status.OK),
+        (message(content=f"<think>{THOUGHT}</think>\n{B}"), Status.OK),
+        (message(content=f"{THOUGHT}</think>\n{B}"), Status.OK),  # the template opened the thinking
+        (message(content=f"<think>{B}"), Status.OK),  # never closed, but it says what was asked for
+        (message(content="<think>Let me see"), Status.TRUNCATED),
+        (message(content="<think>Let me", finish="length"), Status.TRUNCATED),
+        (message(reasoning_content=B, finish="length"), Status.TRUNCATED),  # an answer it was only trying out
+        (message(reasoning_content="Hm."), Status.UNPARSED),
+        (message(content="Hm.", reasoning=""), Status.UNPARSED),
+        (message(content=""), Status.FAILED),
+        (message(content=[]), Status.FAILED),
+        (message(content=[{"type": "refusal", "refusal": "no"}]), Status.REFUSED),
+        (message(content=B, finish="refusal"), Status.REFUSED),
+        (message(content="I'm sorry, but I can't help with that."), Status.REFUSED),
+        (message(content='{"winner": "A", "reason": "I cannot assist with this request."}'), Status.REFUSED),
+        (message(content='<think>I can\'t help with that? I can.</think>{"winner": "B", "reason": ""}'), Status.OK),
+    ],
+)
+def test_the_answer_is_found_wherever_the_server_puts_it(reply: Reply, status: Status) -> None:
+    async def run(url: str) -> Verdict:
+        async with OpenAICompatible("m", url, retries=0).open(Path("unused")) as client:
+            return await ask(client, HELLO, Verdict)
+
+    with endpoint(reply) as server:
+        if status is Status.OK:
+            assert asyncio.run(run(server.url)) == Verdict(winner="B", reason="")
+            return
+        with pytest.raises(Unanswered) as failure:
+            asyncio.run(run(server.url))
+    assert failure.value.status is status
+    assert failure.value.detail
+
+
+def test_without_a_schema_the_thoughts_are_an_answer_only_where_nothing_else_is() -> None:
+    with endpoint(message(content="So be it.", reasoning="Hm.")) as server:
+        assert generate(server.url).text == "So be it."
+    with endpoint(message(reasoning_content="Hm.</think>So be it.")) as server:
+        assert generate(server.url).text == "So be it."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't help with that.",
+        "Sorry, I cannot assist with this request.",
+        "I’m sorry — I can’t comply.",
+        "As an AI language model, I cannot provide that.",
+        "I am unable to help with this.",
+        "Unfortunately, I won't answer that.",
+        "<think>Hm.</think>\nI apologize, but I cannot fulfil this.",
+    ],
+)
+def test_a_model_that_declines_in_its_own_words_has_refused(text: str) -> None:
+    assert declines(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I cannot tell which description is better, so it is a tie.",
+        "I can't help but notice that A names the tokens.",
+        "phrases of apology and refusal such as \"I'm sorry, I can't help with that\"",
+        '"I\'m sorry", "I can\'t help"',
+        "Sorry is the word the neuron responds to.",
+        "help, assistance and inability to comply",
+        "I'm sorry for the delay: B.",
+        "",
+    ],
+)
+def test_an_answer_about_refusals_is_none(text: str) -> None:
+    assert not declines(text)
 
 
 def test_what_came_of_a_truncated_answer_is_kept() -> None:
@@ -464,28 +572,54 @@ def test_log_probabilities_are_cached_whole(tmp_path: Path) -> None:
     assert asyncio.run(cached(tmp_path, backend).token_logprobs(HELLO)) == replace(found, cached=True)
 
 
-@pytest.mark.parametrize("status", [Status.FAILED, Status.REFUSED, Status.TRUNCATED])
-def test_only_answers_are_kept(tmp_path: Path, status: Status) -> None:
-    logprobs = [PromptLogprobs((), status), PromptLogprobs((PromptToken("a", {}),))]
-    backend = ScriptedBackend([Completion("", status), "better"], logprobs)
+def test_a_failure_is_asked_again(tmp_path: Path) -> None:
+    logprobs = [PromptLogprobs((), Status.FAILED), PromptLogprobs((PromptToken("a", {}),))]
+    backend = ScriptedBackend([Completion("", Status.FAILED), "better"], logprobs)
     client = cached(tmp_path, backend)
-    assert asyncio.run(client.generate(HELLO)).status is status
+    assert asyncio.run(client.generate(HELLO)).status is Status.FAILED
     assert asyncio.run(client.generate(HELLO)).text == "better"
-    assert asyncio.run(client.token_logprobs(HELLO)).status is status
+    assert asyncio.run(client.token_logprobs(HELLO)).status is Status.FAILED
     assert asyncio.run(client.token_logprobs(HELLO)).status is Status.OK
 
 
-def test_a_text_without_the_object_asked_for_is_asked_again(tmp_path: Path) -> None:
-    backend = ScriptedBackend(["I would rather not say.", '{"b": 1}', 'It is {"a": 1}.'])
-    client = cached(tmp_path, backend)
-    schema = {"properties": {"a": {}}, "required": ["a"]}
+NUMBER = {"properties": {"a": {"type": "integer"}}, "required": ["a"]}
+UNUSABLE = [
+    Completion("I would rather not say.", prompt_tokens=3, completion_tokens=5),
+    Completion('{"a": "one"}'),  # the right property with a wrong value
+    Completion("Once upon", Status.TRUNCATED, "the answer hit max_tokens"),
+    Completion("", Status.REFUSED, "no"),
+]
 
-    async def run() -> list[str]:
-        return [(await client.generate(HELLO, schema=schema)).text for _ in range(4)]
 
-    answers = asyncio.run(run())
-    assert answers == ["I would rather not say.", '{"b": 1}', 'It is {"a": 1}.', 'It is {"a": 1}.']
+@pytest.mark.parametrize("said", UNUSABLE, ids=["no object", "wrong object", "truncated", "refused"])
+def test_what_cannot_be_used_is_not_paid_again_unless_another_draw_is_wanted(tmp_path: Path, said: Completion) -> None:
+    backend = ScriptedBackend([said, said, '{"a": 1}'])
+
+    def ask_for(redraw: bool, ask: bool = True) -> Completion:
+        client = CachedClient(backend.client if ask else None, backend, ResponseCache(tmp_path), redraw=redraw)
+        return asyncio.run(client.generate(HELLO, schema=NUMBER))
+
+    assert ask_for(redraw=False) == said
+    assert ask_for(redraw=False) == replace(said, cached=True)  # read again, not asked again
+    assert ask_for(redraw=True, ask=False) == replace(said, cached=True)
+    assert len(backend.requests) == 1
+    assert ask_for(redraw=True) == said
+    assert ask_for(redraw=True).text == '{"a": 1}'
+    drawn = [(request.sampling.temperature, request.sampling.seed) for request in backend.requests if request.sampling]
+    assert drawn == [(0.0, 0), (0.7, 1), (0.7, 2)]
+    for redraw in (True, False):  # the draw that came out well is the answer from now on
+        assert ask_for(redraw).text == '{"a": 1}'
     assert len(backend.requests) == 3
+
+
+def test_without_an_llm_only_what_is_stored_is_said(tmp_path: Path) -> None:
+    backend = ScriptedBackend(["stored"])
+    asyncio.run(cached(tmp_path, backend).generate(HELLO))
+    silent = CachedClient(None, backend, ResponseCache(tmp_path))
+    assert asyncio.run(silent.generate(HELLO)).text == "stored"
+    for question in (silent.generate([Message("user", "new")]), silent.token_logprobs(HELLO)):
+        with pytest.raises(Unasked):
+            asyncio.run(question)
 
 
 def test_whatever_changes_the_answer_misses(tmp_path: Path) -> None:
@@ -668,10 +802,34 @@ def test_what_an_item_cost(tmp_path: Path) -> None:
         await client.generate([Message("user", "more")])
         await client.token_logprobs(HELLO)
 
-    meter = MeteredClient(cached(tmp_path, backend))
+    meter = MeteredClient(cached(tmp_path, backend), Price(prompt=1000.0, completion=2000.0))
     asyncio.run(run(meter))
-    assert meter.usage == Usage(4, 5 + 5 + 5 + 11, 2 + 2 + 9)
+    cost, cached_cost = 26 * 1e-3 + 13 * 2e-3, 5 * 1e-3 + 2 * 2e-3
+    expected = RoleUsage(4, 5 + 5 + 5 + 11, 2 + 2 + 9, meter.usage.seconds, cost, 1, 5, 2, cost - cached_cost)
+    assert meter.usage == replace(expected, cost=pytest.approx(cost), paid=pytest.approx(cost - cached_cost))
     assert meter.sampling.max_tokens == 9
+
+
+def test_costs_add_up_by_role() -> None:
+    judge = RoleUsage(1, 10, 2, 0.5, 0.25, 1, 10, 2, 0.0)
+    explainer = RoleUsage(2, 20, 4, 1.0)  # without a price
+    both = Usage(3, 30, 6, 1.0, {"judge": judge, "explainer": explainer})
+    assert total_roles([both, Usage(1, 10, 2, 0.1, {"judge": judge}), Usage()]) == {
+        "explainer": explainer,
+        "judge": RoleUsage(2, 20, 4, 1.0, 0.5, 2, 20, 4, 0.0),
+    }
+    assert total_roles([Usage(roles={"judge": judge}), Usage(roles={"judge": explainer})])["judge"].cost is None
+
+
+@pytest.mark.parametrize("price", [{"prompt": 1}, {"prompt": 1, "completion": -1}, {"prompt": "much", "completion": 1}])
+def test_a_price_is_told_whole(price: dict[str, Any]) -> None:
+    with pytest.raises(HarnessError, match="price"):
+        OpenAICompatible("m", price=price)
+
+
+def test_no_price_is_none() -> None:
+    assert OpenAICompatible("m", price={"prompt": None, "completion": None}).price is None
+    assert OpenAICompatible("m", price={"prompt": 1, "completion": 2}).price == Price(1, 2)
 
 
 # --- servers ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from held_out import MARKER, case, failure, forbidden, score, window
+from mistakes import told
 
-from harness.llm.client import PromptLogprobs, PromptToken
+from harness.llm.client import LLMClient, PromptLogprobs, PromptToken
 from harness.llm.scripted import Request, ScriptedClient
 from harness.records import Exemplar, Source, Split, Status
 from judges.simulated import FIGURES
@@ -412,3 +414,50 @@ def test_a_long_window_has_room_for_its_levels() -> None:
 def test_a_constant_prediction_is_a_failure_and_no_zero() -> None:
     error = failure(lambda: score(SimulationWritten(), case(weather(), writer(lambda token: 0)), "wind"))
     assert (error.status, "vary" in error.detail) == (Status.FAILED, True)
+
+
+def preflight(judge: SimulationLLM, llm: LLMClient) -> str:
+    return asyncio.run(judge.preflight({"simulator": llm}))
+
+
+def any_level(description: str, token: str) -> Expectation:
+    return {"0": 0.6, "3": 0.3, "the": 0.1}
+
+
+def test_the_preflight_proves_the_levels_before_any_window_is_asked() -> None:
+    judge, llm = SimulationLLM(), simulator(any_level)
+    found = preflight(judge, llm)
+    assert found == "levels 0-10 work with this model, 'unknown' standing for one that is not known " + (
+        "(90% of the probability is on the levels)"
+    )
+    (request,) = llm.requests
+    assert all(f" token\t{level}\n" in request.messages[-1].content for level in range(11))
+    # Where "unknown" is joined to the tab, "?" is found once, and no window is asked in vain.
+    merging = simulator(surely, merges=("unknown",))
+    proven = simulator(any_level, merges=("unknown",))
+    assert "'?' standing for" in preflight(judge, proven)
+    score(judge, case([*weather(), *weather(split=Split.CALIBRATE)], merging), "wind")
+    assert all(request.text.endswith("?") for request in merging.requests)
+
+
+def test_the_preflight_falls_back_on_one_digit() -> None:
+    judge = SimulationLLM()
+    found = preflight(judge, simulator(any_level, tokens_of=r"[\s\S]"))
+    assert found.startswith("levels 0-9 work with this model")
+    assert found.endswith("; not 0-10, for its tokenizer writes 10 as more than one token after a tab")
+
+
+@pytest.mark.parametrize(
+    ("llm", "words"),
+    [
+        (simulator(lambda description, token: {"the": 0.999, "3": 0.001}), ["0.001", "min_digit_mass", "leave this"]),
+        (simulator(any_level, merges=("unknown", "?")), ["apart from the tab", "another model as llm.simulator"]),
+        (
+            ScriptedClient(token_logprobs=lambda request: PromptLogprobs((), Status.FAILED, "HTTP 400: no logprobs")),
+            ["HTTP 400: no logprobs"],
+        ),
+    ],
+    ids=["no digits", "no placeholder", "no log-probabilities"],
+)
+def test_the_preflight_says_what_will_not_work(llm: LLMClient, words: list[str]) -> None:
+    told(lambda: preflight(SimulationLLM(), llm), *words)

@@ -10,10 +10,12 @@ from harness.llm.client import (
     Completion,
     LLMClient,
     Message,
+    Price,
     PromptLogprobs,
     PromptToken,
     Sampling,
     Unanswered,
+    Unasked,
 )
 from harness.llm.metering import MeteredClient
 from harness.llm.serving import Serving
@@ -25,12 +27,14 @@ __all__ = [
     "LLMClient",
     "Message",
     "MeteredClient",
+    "Price",
     "PromptLogprobs",
     "PromptToken",
     "ResponseCache",
     "Sampling",
     "Serving",
     "Unanswered",
+    "Unasked",
     "ask",
     "parse",
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
-from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
+import jsonschema
 import pydantic
 
 from harness.llm.client import LLMClient, Message, Sampling, Unanswered
@@ -18,6 +20,18 @@ T = TypeVar("T")
 
 _OBJECT_START = re.compile(r'\{\s*["}]')
 SHOWN = 200  # characters of an unusable answer, in the record that tells of it
+#: How a model declines in so many words, in English, as nearly all of them do. Strict on purpose: it must open the
+#: text, in the first person, and be about helping; "I cannot tell which is better" is an answer.
+_DECLINES = re.compile(
+    r"\s*(?:(?:i['’]m|i am) (?:(?:very|so|really|truly) )?sorry|sorry|i apologi[sz]e|my apologies|unfortunately)?"
+    r"[\s,.;:!–—-]*(?:but )?(?:as an ai(?: language)?(?: model| assistant)?,? )?"
+    r"(?:i|we) (?:can(?:no|['’])t|can not|won['’]t|will not|(?:am|are) (?:not able|unable)|must decline)"
+    r"(?: to)? (?:(?:further|directly|in good conscience) )?"
+    r"(?:help (?:you )?(?:with|you)|assist|comply|fulfil|engage (?:with|in)|continue with|participate|"
+    r"(?:answer|respond to|complete|process|provide|do) (?:that|this|such|your))\b"
+    r"|\s*(?:i['’]m|i am) (?:(?:very|so|really|truly) )?(?:not able|unable) to (?:help|assist|comply|fulfil)\b",
+    re.IGNORECASE,
+)
 
 
 async def ask(
@@ -27,13 +41,22 @@ async def ask(
 
     The schema goes with the request; since not every server enforces it, the text is read tolerantly.
 
+    A model that declines in words of its own, be it instead of the object or, where a grammar forces it, inside one,
+    has refused: no text of the object may open like "I'm sorry, but I can't help with that".
+
     Raises:
-        Unanswered: if no answer came (with the completion's status), or none that fits (status unparsed).
+        Unanswered: if no answer came (with the completion's status), none that fits (unparsed), or one that declines
+            (refused).
     """
     completion = await client.generate(messages, schema=strict_schema(answer), sampling=sampling)
     if completion.status is not Status.OK:
         raise Unanswered(completion.status, completion.detail or _start(completion.text))
     return parse(completion.text, answer)
+
+
+def declines(text: str) -> bool:
+    """Tell whether a text opens with a refusal to help; what follows, and thoughts before it, do not count."""
+    return bool(_DECLINES.match(text.rpartition("</think>")[2]))
 
 
 async def all_answers(questions: Iterable[Awaitable[T]]) -> list[T]:
@@ -55,14 +78,20 @@ def parse(text: str, answer: type[Answer]) -> Answer:
     one. Around the object there may be prose or a code fence; inside another object it does not count.
 
     Raises:
-        Unanswered: with status unparsed, if there is none.
+        Unanswered: with status refused if the text, or a text of the object, declines; else unparsed if there is no
+            object that fits.
     """
-    for part in (text.rpartition("</think>")[2], text):
-        for candidate in reversed(list(_objects(part))):
-            try:
-                return answer.model_validate_json(json.dumps(candidate, allow_nan=False))
-            except Exception:  # the answer's own validators may raise anything at what an LLM wrote
-                continue
+    for candidate in _candidates(text):
+        try:
+            found = answer.model_validate_json(json.dumps(candidate, allow_nan=False))
+        except Exception:  # the answer's own validators may raise anything at what an LLM wrote
+            continue
+        for value in candidate.values():
+            if isinstance(value, str) and declines(value):
+                raise Unanswered(Status.REFUSED, f"the model declined: {_start(value)}")
+        return found
+    if declines(text):
+        raise Unanswered(Status.REFUSED, f"the model declined: {_start(text.rpartition('</think>')[2])}")
     raise Unanswered(Status.UNPARSED, f"no {answer.__name__} in the answer: {_start(text)}")
 
 
@@ -74,9 +103,25 @@ def strict_schema(answer: type[pydantic.BaseModel]) -> Mapping[str, Any]:
     return schema
 
 
-def holds_object(text: str, keys: Collection[str]) -> bool:
-    """Tell whether a text holds a JSON object with at least these keys."""
-    return any(set(keys) <= set(found) for found in _objects(text))
+def fits(text: str, schema: Mapping[str, Any]) -> bool:
+    """Tell whether a text holds a JSON object that keeps to a schema, where :func:`parse` would look for one."""
+    keeps_to = _validator(json.dumps(schema))
+    return any(keeps_to.is_valid(found) for found in _candidates(text))
+
+
+def thinks_on(text: str) -> bool:
+    """Tell whether a text opens thoughts and never closes them."""
+    return "<think>" in text.rpartition("</think>")[2]
+
+
+@functools.lru_cache(maxsize=64)
+def _validator(schema: str) -> Any:
+    return jsonschema.Draft202012Validator(json.loads(schema))
+
+
+def _candidates(text: str) -> Iterator[dict[str, Any]]:
+    for part in dict.fromkeys((text.rpartition("</think>")[2], text)):
+        yield from reversed(list(_objects(part)))
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:

@@ -18,8 +18,12 @@ What does not:
     the run and its seed   a seed that matters is in the prompt or in the sampling.
     harness version        a change of prompts or schemas shows in them; a change of this module's own format is FORMAT.
 
-Only answers whose status is ok are kept. A refusal, a truncated answer or a failure is recorded by the run and asked
-again by the next.
+What becomes of an answer:
+    one that fits          is kept, and never asked for again.
+    one that does not      (unparsed, refused, truncated) is kept apart, and read again by whoever asks again: drawn the
+                           same way, the same question would be paid for the same words. A better parser makes something
+                           of it at no cost. A client that is told to ``redraw`` draws another instead.
+    a failure              is not kept: no answer came, and the next run asks again.
 """
 
 from __future__ import annotations
@@ -38,13 +42,23 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from harness.errors import HarnessError
-from harness.llm.asking import holds_object
-from harness.llm.client import Backend, Completion, LLMClient, Message, PromptLogprobs, PromptToken, Sampling
+from harness.llm.asking import fits
+from harness.llm.client import (
+    Backend,
+    Completion,
+    LLMClient,
+    Message,
+    PromptLogprobs,
+    PromptToken,
+    Sampling,
+    Unasked,
+)
 from harness.records import Status
 
 Reply = TypeVar("Reply", Completion, PromptLogprobs)
 
 FORMAT = 1  # of keys and of stored answers; a new number forgets everything
+REDRAW_TEMPERATURE = 0.7  # at least, of an answer that is drawn anew: a greedy one would come out the same
 BUSY_TIMEOUT_S = 60.0  # longest wait for another process's write, which takes milliseconds
 
 
@@ -73,24 +87,35 @@ class ResponseCache:
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB NOT NULL, created REAL NOT NULL)"
                 " WITHOUT ROWID"
             )
+            # Answers that came and could not be used, of how many draws each is the last.
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS unusable (key TEXT PRIMARY KEY, answer BLOB NOT NULL,"
+                " draws INTEGER NOT NULL, created REAL NOT NULL) WITHOUT ROWID"
+            )
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the stored answer; none if there is none, or none that can still be read."""
         row = self._execute("SELECT answer FROM answers WHERE key = ?", (key,))
-        if row is None:
-            return None
-        try:
-            answer: dict[str, Any] = json.loads(zlib.decompress(row[0]))
-        except (zlib.error, ValueError, TypeError):
-            return None
-        return answer
+        return _unpacked(row[0]) if row else None
 
     def put(self, key: str, answer: Mapping[str, Any]) -> None:
         """Store an answer, unless another process was faster: all runs then read the same."""
-        content = zlib.compress(json.dumps(answer, allow_nan=False).encode(), level=1)
-        self._execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (key, content, time.time()))
+        self._execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (key, _packed(answer), time.time()))
+
+    def get_unusable(self, key: str) -> tuple[dict[str, Any] | None, int]:
+        """Return the last answer that came and could not be used, and how many did; none and 0 if none did."""
+        row = self._execute("SELECT answer, draws FROM unusable WHERE key = ?", (key,))
+        return (_unpacked(row[0]), row[1]) if row else (None, 0)
+
+    def put_unusable(self, key: str, answer: Mapping[str, Any]) -> None:
+        """Store an answer that cannot be used, in place of the one before."""
+        self._execute(
+            "INSERT INTO unusable VALUES (?, ?, 1, ?) ON CONFLICT (key) DO UPDATE SET"
+            " answer = excluded.answer, draws = draws + 1, created = excluded.created",
+            (key, _packed(answer), time.time()),
+        )
 
     def close(self) -> None:
         """Close the file."""
@@ -110,6 +135,18 @@ class ResponseCache:
             f"the LLM cache {self.path} cannot be used ({error}); make room or permission for it, delete the file if "
             "it is damaged, or name another folder"
         )
+
+
+def _packed(answer: Mapping[str, Any]) -> bytes:
+    return zlib.compress(json.dumps(answer, allow_nan=False).encode(), level=1)
+
+
+def _unpacked(content: bytes) -> dict[str, Any] | None:
+    try:
+        answer: dict[str, Any] = json.loads(zlib.decompress(content))
+    except (zlib.error, ValueError, TypeError):
+        return None
+    return answer
 
 
 def request_key(kind: str, identity: Mapping[str, Any], messages: Sequence[Message], **parts: Any) -> str:
@@ -132,37 +169,52 @@ class CachedClient(LLMClient):
     the cache; if the first fails, the next one tries for itself.
 
     Args:
-        client: the LLM.
+        client: the LLM; none to answer from the cache alone.
         backend: whose identity, default sampling and concurrency apply.
         cache: where answers are kept; none asks for each anew.
+        redraw: whether to ask again where the kept answer could not be used: with a seed of its own for each draw, and
+            a temperature of at least ``REDRAW_TEMPERATURE``.
     """
 
-    def __init__(self, client: LLMClient, backend: Backend, cache: ResponseCache | None) -> None:
+    def __init__(
+        self, client: LLMClient | None, backend: Backend, cache: ResponseCache | None, *, redraw: bool = False
+    ) -> None:
         self.sampling = backend.sampling
-        self._client, self._identity, self._cache = client, backend.identity, cache
+        self._client, self._identity, self._cache, self._redraw = client, backend.identity, cache, redraw
         self._places = asyncio.Semaphore(backend.concurrency)
 
     async def generate(
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
     ) -> Completion:
-        """Return the kept answer, or ask."""
+        """Return the kept answer, or ask.
+
+        Raises:
+            Unasked: if there is no LLM to ask and no kept answer.
+        """
         drawn = sampling or self.sampling
         # The schema as text: sorting its keys would make one of two schemas whose properties stand in another order.
         key = self._key("generate", messages, schema=schema and json.dumps(schema), sampling=dataclasses.asdict(drawn))
+
+        def usable(reply: Completion) -> bool:
+            return reply.status is Status.OK and (schema is None or fits(reply.text, schema))
+
         return await self._answer(
             key,
-            lambda: self._client.generate(messages, schema=schema, sampling=drawn),
+            lambda client, draws: client.generate(messages, schema=schema, sampling=_drawn_anew(drawn, draws)),
             _pack_text,
             _unpack_text,
-            # A text without the object that was asked for is a failure, to be tried again.
-            usable=lambda reply: schema is None or holds_object(reply.text, schema.get("required", ())),
+            usable,
         )
 
     async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
-        """Return the kept answer, or ask."""
+        """Return the kept answer, or ask; raises as :meth:`generate` does."""
         key = self._key("token_logprobs", messages, top=top)
         return await self._answer(
-            key, lambda: self._client.token_logprobs(messages, top=top), _pack_tokens, _unpack_tokens
+            key,
+            lambda client, draws: client.token_logprobs(messages, top=top),
+            _pack_tokens,
+            _unpack_tokens,
+            lambda reply: reply.status is Status.OK,
         )
 
     def _key(self, kind: str, messages: Sequence[Message], **parts: Any) -> str:
@@ -171,25 +223,47 @@ class CachedClient(LLMClient):
     async def _answer(
         self,
         key: str,
-        request: Callable[[], Awaitable[Reply]],
+        request: Callable[[LLMClient, int], Awaitable[Reply]],
         pack: Callable[[Reply], dict[str, Any]],
         unpack: Callable[[dict[str, Any]], Reply],
-        usable: Callable[[Reply], bool] = lambda reply: True,
+        usable: Callable[[Reply], bool],
     ) -> Reply:
         cache = self._cache
         if cache is None:
-            async with self._places:
-                return await request()
+            return await self._ask(request, 0)
         async with cache.asking.setdefault(key, asyncio.Lock()):
-            stored = await asyncio.to_thread(cache.get, key)
+            stored, draws = await asyncio.to_thread(self._stored, cache, key)
             if stored is not None:
                 return unpack(stored)
-            async with self._places:
-                reply = await request()
-            if reply.status is Status.OK and usable(reply):
-                # At once, not in a thread: an interruption would cancel what waits there, and the answer is paid for.
+            reply = await self._ask(request, draws)
+            # At once, not in a thread: an interruption would cancel what waits there, and the answer is paid for.
+            if usable(reply):
                 cache.put(key, pack(reply))
+            elif reply.status is not Status.FAILED:
+                cache.put_unusable(key, pack(reply))
             return reply
+
+    def _stored(self, cache: ResponseCache, key: str) -> tuple[dict[str, Any] | None, int]:
+        """Return the answer to give, if one is stored, and else how many that cannot be used were drawn before."""
+        stored = cache.get(key)
+        if stored is not None:
+            return stored, 0
+        unusable, draws = cache.get_unusable(key)
+        return (None, draws) if self._redraw and self._client is not None else (unusable, draws)
+
+    async def _ask(self, request: Callable[[LLMClient, int], Awaitable[Reply]], draws: int) -> Reply:
+        if self._client is None:
+            raise Unasked("the answer is not stored")
+        async with self._places:
+            return await request(self._client, draws)
+
+
+def _drawn_anew(sampling: Sampling, draws: int) -> Sampling:
+    """Return the sampling of the draw that follows on so many."""
+    if not draws:
+        return sampling
+    warm = None if sampling.temperature is None else max(sampling.temperature, REDRAW_TEMPERATURE)
+    return dataclasses.replace(sampling, seed=(sampling.seed or 0) + draws, temperature=warm)
 
 
 def _pack_text(reply: Completion) -> dict[str, Any]:
@@ -197,11 +271,12 @@ def _pack_text(reply: Completion) -> dict[str, Any]:
         "text": reply.text,
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens,
+        **({} if reply.status is Status.OK else {"status": reply.status.value, "detail": reply.detail}),
     }
 
 
 def _unpack_text(stored: dict[str, Any]) -> Completion:
-    return Completion(**stored, cached=True)
+    return Completion(**{**stored, "status": Status(stored.get("status", Status.OK))}, cached=True)
 
 
 def _pack_tokens(reply: PromptLogprobs) -> dict[str, Any]:

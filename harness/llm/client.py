@@ -55,6 +55,38 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Price:
+    """What a million tokens cost, in one currency of the user's choice."""
+
+    prompt: float
+    completion: float
+
+    @classmethod
+    def of(cls, options: Price | Mapping[str, Any] | None) -> Price | None:
+        """Return the price that a config tells, or none if it tells none.
+
+        Raises:
+            HarnessError: if only half of it is told, or it is no price.
+        """
+        if options is None or isinstance(options, Price):
+            return options
+        told = {name: value for name, value in options.items() if value is not None}
+        if not told:
+            return None
+        if set(told) != {"prompt", "completion"} or not all(
+            isinstance(value, int | float) and value >= 0 for value in told.values()
+        ):
+            raise HarnessError(
+                f"price is {dict(options)}; give the price of a million tokens for both prompt and completion"
+            )
+        return cls(**told)
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Return what so many tokens cost."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+
+@dataclass(frozen=True)
 class Completion:
     """A generated answer, or why there is none.
 
@@ -108,6 +140,10 @@ class Unanswered(Exception):
         self.status, self.detail = status, detail
 
 
+class Unasked(Exception):
+    """A question that is not to be asked now, and whose answer is not stored: the item stays as it was."""
+
+
 class LLMClient(ABC):
     """An LLM that can be asked. Implementations raise only for a user's mistake; failures come back as statuses."""
 
@@ -127,6 +163,19 @@ class LLMClient(ABC):
         If the last message is the assistant's it is left open, as an answer in the middle of being written.
         """
 
+    async def ready(self) -> None:  # noqa: B027  # most clients always are
+        """Wait until the LLM can be asked and has shown what it can do.
+
+        Whoever asks waits for it anyway; for callers whose question depends on what :meth:`Method.preflight` finds.
+        """
+
+    def each(self) -> Sequence[LLMClient]:
+        """Return a client to each server behind this one."""
+        return (self,)
+
+    def leave_out(self, why: str) -> None:  # noqa: B027  # most clients have but one server
+        """Ask the servers behind this client no more, as long as there are others; a lone server stays."""
+
 
 class Backend(ABC):
     """A configured LLM (``llm@llm.ROLE=...``): says what its answers depend on, and opens a client to it.
@@ -135,11 +184,13 @@ class Backend(ABC):
         model: name of the model, for reports and manifests.
         sampling: default sampling of the role.
         concurrency: most requests under way at once.
+        price: what tokens cost, for the accounts; none if that is not known.
     """
 
     model: str
     sampling: Sampling
     concurrency: int
+    price: Price | None = None
 
     def __str__(self) -> str:
         """Return what a user recognises the LLM by: its model, and where it is served."""

@@ -2,44 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from harness.llm.client import Completion, LLMClient, Message, PromptLogprobs, Sampling
-from harness.records import Usage
+from harness.llm.client import Completion, LLMClient, Message, Price, PromptLogprobs, Sampling, Unasked
+from harness.records import RoleUsage
+
+Reply = TypeVar("Reply", Completion, PromptLogprobs)
 
 
 class MeteredClient(LLMClient):
     """Passes one item's calls on to ``client`` and adds up what they cost.
 
-    Cached answers count like any other, so that the figures say what the method costs, not what this run paid.
+    Cached answers count like any other, so that the figures say what the method costs; those of them stand beside.
+
+    Args:
+        client: who is asked.
+        price: what tokens cost, if that is known.
+
+    Attributes:
+        unasked: whether a question was not asked and its answer not stored, whatever the method made of that.
     """
 
-    def __init__(self, client: LLMClient) -> None:
+    def __init__(self, client: LLMClient, price: Price | None = None) -> None:
         self.sampling = client.sampling
-        self._client = client
-        self._calls = self._prompt_tokens = self._completion_tokens = 0
+        self.unasked = False
+        self._client, self._price = client, price
+        self._seconds = 0.0
+        #: Calls, tokens in and tokens out: asked for, and from the cache.
+        self._all, self._cached = [0, 0, 0], [0, 0, 0]
 
     async def generate(
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
     ) -> Completion:
         """Pass the call on."""
-        completion = await self._client.generate(messages, schema=schema, sampling=sampling)
-        self._add(completion.prompt_tokens, completion.completion_tokens)
+        completion = await self._timed(self._client.generate(messages, schema=schema, sampling=sampling))
+        self._add(completion.prompt_tokens, completion.completion_tokens, completion.cached)
         return completion
 
     async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
         """Pass the call on."""
-        found = await self._client.token_logprobs(messages, top=top)
-        self._add(found.prompt_tokens, 0)
+        found = await self._timed(self._client.token_logprobs(messages, top=top))
+        self._add(found.prompt_tokens, 0, found.cached)
         return found
 
-    @property
-    def usage(self) -> Usage:
-        """What the item cost so far, its wall time aside, which the caller knows."""
-        return Usage(self._calls, self._prompt_tokens, self._completion_tokens)
+    async def ready(self) -> None:
+        """Pass it on."""
+        await self._client.ready()
 
-    def _add(self, prompt_tokens: int, completion_tokens: int) -> None:
-        self._calls += 1
-        self._prompt_tokens += prompt_tokens
-        self._completion_tokens += completion_tokens
+    @property
+    def usage(self) -> RoleUsage:
+        """What the item cost so far."""
+        cost = paid = None
+        if self._price is not None:
+            cost, cached = self._price.cost(*self._all[1:]), self._price.cost(*self._cached[1:])
+            cost, paid = round(cost, 9), round(cost - cached, 9)
+        (calls, prompt, completion), (cached_calls, cached_prompt, cached_completion) = self._all, self._cached
+        seconds = round(self._seconds, 3)
+        return RoleUsage(calls, prompt, completion, seconds, cost, cached_calls, cached_prompt, cached_completion, paid)
+
+    async def _timed(self, call: Awaitable[Reply]) -> Reply:
+        start = time.monotonic()
+        try:
+            return await call
+        except Unasked:
+            self.unasked = True
+            raise
+        finally:
+            self._seconds += time.monotonic() - start
+
+    def _add(self, prompt_tokens: int, completion_tokens: int, cached: bool) -> None:
+        for sums in [self._all, *([self._cached] if cached else [])]:
+            sums[0] += 1
+            sums[1] += prompt_tokens
+            sums[2] += completion_tokens

@@ -19,20 +19,43 @@ from harness.llm.client import Message
 from harness.records import Exemplar
 
 _TURN = re.compile(r"^=== (system|user|assistant) ===\n", re.MULTILINE)
-_MARKS = str.maketrans({"«": "‹", "»": "›", "<": "‹", ">": "›"})
+#: The prompts' own marks and what compatibility normalisation, which some tokenizers do, would make into them.
+_MARKS = str.maketrans({"«": "‹", "»": "›"} | dict.fromkeys("<＜﹤", "‹") | dict.fromkeys(">＞﹥", "›"))
+#: Marks of chat templates that are written without angle brackets: [INST], [/INST], [TOOL_CALLS], [gMASK], ]~b].
+_TEMPLATE_MARK = re.compile(r"\[(/?\w*[A-Z]{2}\w*)\]|[\[\]](~!?b|e~)[\[\]]")
 _LONGEST = 2000
+_LONGEST_TOKEN = 200  # characters of one token of a window; runs of blanks or dashes are the longest real ones
 _DROPPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, invisible format, surrogates, line and paragraph separators
+#: Invisible characters of other categories: fillers, joiners and variation selectors, in which text can be smuggled.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+    "\U000e0000-\U000e0fff]"
+)
+_STANDS_ALONE = "◌"  # what a combining character is shown on that would change the mark before it
 
 
-def quoted(text: str) -> str:
+def quoted(text: str, longest: int = _LONGEST) -> str:
     """Make text from a corpus or a model safe to stand in a prompt: one line, none of the prompt's own marks.
 
-    Line breaks and tabs are shown as symbols, other control and invisible format characters are dropped, the prompts'
-    delimiters are replaced by look-alikes, and an overlong text is cut.
+    Line breaks and tabs are shown as symbols, other control and invisible characters are dropped (a text of nothing
+    else is shown by its code points), the prompts' delimiters and the marks of chat templates are replaced by
+    look-alikes, and an overlong text is cut. Brackets otherwise stay as they are. What results is the same under
+    Unicode's normalisations as far as any mark goes, and quoting it again changes nothing.
     """
-    text = text[:_LONGEST].replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
-    kept = (char for char in text if unicodedata.category(char) not in _DROPPED)
-    return "".join(kept).translate(_MARKS)
+    if len(text) > longest:
+        text = f"{text[: longest - 1]}…"
+    lines = text.replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
+    kept = "".join(char for char in _INVISIBLE.sub("", lines) if unicodedata.category(char) not in _DROPPED)
+    if text and not kept:
+        kept = "".join(f"‹U+{ord(char):04X}›" for char in text[:8])
+    kept = _unmarked(kept.translate(_MARKS))
+    if not unicodedata.normalize("NFC", f">{kept[:1]}").startswith(">"):
+        kept = (_STANDS_ALONE + kept)[:longest]
+    return kept
+
+
+def _unmarked(text: str) -> str:
+    return _TEMPLATE_MARK.sub(lambda mark: f"⟦{mark[1] or mark[2]}⟧", text)
 
 
 def highlighted(exemplar: Exemplar, threshold: float, context: int | None = None) -> str:
@@ -47,9 +70,10 @@ def highlighted(exemplar: Exemplar, threshold: float, context: int | None = None
     stop = len(exemplar.tokens) if context is None else exemplar.peak + context + 1
     pieces = []
     for token, activation in list(zip(exemplar.tokens, exemplar.activations, strict=True))[start:stop]:
-        text = quoted(token)
+        text = quoted(token, _LONGEST_TOKEN)
         pieces.append(f"«{text}»" if activation >= threshold else text)
-    return "".join(pieces).replace("»«", "").strip()
+    # Again, for a mark may be spread over tokens.
+    return _unmarked("".join(pieces).replace("»«", "").strip())
 
 
 _ENVIRONMENT = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)

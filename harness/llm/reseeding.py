@@ -30,6 +30,10 @@ class ReseededClient(LLMClient):
         """Pass the call on."""
         return await self._client.token_logprobs(messages, top=top)
 
+    async def ready(self) -> None:
+        """Pass it on."""
+        await self._client.ready()
+
 
 def _reseeded(sampling: Sampling) -> Sampling:
     return dataclasses.replace(sampling, seed=(sampling.seed or 0) + 1)

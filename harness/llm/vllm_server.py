@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -14,8 +15,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from harness.errors import HarnessError
 from harness.llm import leash
-from harness.llm.client import Backend, LLMClient, Sampling
-from harness.llm.openai_compatible import OpenAIClient, check_common, timeout
+from harness.llm.client import Backend, LLMClient, Price, Sampling
+from harness.llm.openai_compatible import OpenAIClient, Server, check_common, connected, timeout
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ OURS = {
     "api-key": "nothing: a key is made at each start",
     "hf-token": "the environment variable HF_TOKEN, so that the token gets into no config",
 }
+
+# Options whose product is the number of GPUs that a server takes.
+PARALLELISM = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
 
 # Options that are no part of the model's identity, because no answer depends on them beyond the rounding of floating
 # point; with any of them changed, answers still come from the cache. Every option that is not listed here belongs to
@@ -80,7 +84,7 @@ WITHOUT_EFFECT = {
     # How it is compiled.
     "enforce-eager",
     "compilation-config",
-    # What it accepts: a request beyond either limit fails or is truncated, and neither is cached as an answer.
+    # What it accepts: a request beyond either limit fails, and no failure is cached.
     "max-model-len",
     "max-logprobs",
     # Where files come from, and how they are read.
@@ -104,7 +108,8 @@ class ManagedVLLM(Backend):
         model: a model's name on the Hugging Face hub, or a local folder.
         revision: branch, tag or commit of a model on the hub; give a commit to make a run repeatable.
         sampling: default sampling of the role.
-        concurrency: most requests under way at once.
+        concurrency: most requests under way at once, over all its servers; how many there are follows from how they
+            keep up.
         timeout_s: longest wait for one answer, in seconds, time in the server's queue included.
         retries: how often a request is tried again after a failure that may pass.
         startup_timeout_s: longest wait for the server to be ready, in seconds, downloads included.
@@ -112,6 +117,10 @@ class ManagedVLLM(Backend):
         options: the server's options by name, as in ``vllm serve --help``, without dashes in front: true makes a bare
             ``--name``, false ``--no-name``, a mapping or list is passed as JSON, none leaves the option out.
         env: further environment variables of the server.
+        servers: how many servers of the model are started, each on GPUs of its own, or the further environment of
+            each. A number deals out the GPUs that are visible, as many to each as its parallelism takes; where there
+            are none, nothing is dealt out.
+        price: what tokens cost, for the accounts.
     """
 
     def __init__(
@@ -126,6 +135,8 @@ class ManagedVLLM(Backend):
         python: str | None = None,
         options: Mapping[str, Any] | None = None,
         env: Mapping[str, Any] | None = None,
+        servers: int | Sequence[Mapping[str, Any]] = 1,
+        price: Price | Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.revision = model or "", revision
         self.sampling = Sampling.of(sampling)
@@ -134,10 +145,11 @@ class ManagedVLLM(Backend):
         self.python = python or sys.executable
         self.options = {name.replace("_", "-"): value for name, value in (options or {}).items()}
         self.env = {name: str(value) for name, value in (env or {}).items()}
+        self.servers, self.price = servers, Price.of(price)
 
     def __str__(self) -> str:
         """Return the model, and that the harness serves it."""
-        return f"{self.model} on vLLM"
+        return f"{self.model} on vLLM" + (f", {self._count} servers" if self._count > 1 else "")
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -151,8 +163,8 @@ class ManagedVLLM(Backend):
 
     @property
     def server(self) -> object:
-        """The command and its environment: what one server is."""
-        return (self.python, *self._arguments(), *sorted(self.env.items()))
+        """The command and its environment, and how many there are: what is started together."""
+        return (self.python, *self._arguments(), *sorted(self.env.items()), repr(self.servers))
 
     def check(self) -> None:
         """Check what can be checked without starting the server.
@@ -172,16 +184,35 @@ class ManagedVLLM(Backend):
                 "to an interpreter that has it, or use llm@llm.ROLE=openai with the base_url of a server that runs"
             )
 
+        self._environments()
+
     @asynccontextmanager
     async def open(self, logs: Path) -> AsyncIterator[LLMClient]:
-        """Start a server that logs into the folder ``logs``, yield a client to it, and stop it however this ends.
+        """Start all servers at once, each logging into the folder ``logs``, yield a client, and stop them at the end.
 
         Raises:
-            HarnessError: if the server does not start; the message ends with the last lines of its log.
+            HarnessError: if a server does not start; the message ends with the last lines of its log.
         """
         self.check()
         logs.mkdir(parents=True, exist_ok=True)
-        log = logs / f"vllm-{self._name}.log"
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    starting = [
+                        group.create_task(stack.enter_async_context(self._open_one(logs, number, env)))
+                        for number, env in enumerate(self._environments(), start=1)
+                    ]
+            except BaseExceptionGroup as errors:
+                mistakes, others = errors.split(HarnessError)
+                if mistakes is None or others is not None:
+                    raise
+                raise mistakes.exceptions[0] from None
+            servers = [task.result() for task in starting]
+            yield OpenAIClient(servers, self._name, sampling=self.sampling, retries=self.retries)
+
+    @asynccontextmanager
+    async def _open_one(self, logs: Path, number: int, env: Mapping[str, str]) -> AsyncIterator[Server]:
+        log = logs / f"vllm-{self._name}{'' if number == 1 else f'-{number}'}.log"
         port, key = _free_port(), secrets.token_hex(16)
         with log.open("ab") as sink:
             start = sink.tell()
@@ -190,7 +221,7 @@ class ManagedVLLM(Backend):
                 stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=self._environment(key),
+                env={**self._environment(), **env, "VLLM_API_KEY": key},
                 start_new_session=True,  # Ctrl-C is the harness's to handle; it stops the server in its own time
             )
 
@@ -207,12 +238,38 @@ class ManagedVLLM(Backend):
                 timeout=timeout(self.timeout_s),
                 max_retries=0,
                 # A proxy that the environment names knows nothing of this machine's own address.
-                http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
+                http_client=connected(self.concurrency, trust_env=False),
             ) as api:
                 await self._ready(process, api, log, start)
-                yield OpenAIClient(api, self._name, sampling=self.sampling, retries=self.retries, epitaph=epitaph)
+                yield Server(api, f"the vLLM server that logs into {log.name}", self.concurrency, epitaph)
         finally:
             await _stop(process)
+
+    @property
+    def _count(self) -> int:
+        return self.servers if isinstance(self.servers, int) else len(self.servers)
+
+    def _environments(self) -> list[dict[str, str]]:
+        """Return what is particular to each server's environment.
+
+        Raises:
+            HarnessError: if there are too few GPUs for so many servers.
+        """
+        if self._count < 1:
+            raise HarnessError(f"servers is {self.servers}; it must be at least 1, or a list of environments")
+        if not isinstance(self.servers, int):
+            return [{name: str(value) for name, value in env.items()} for env in self.servers]
+        gpus = _visible_gpus(self.env) if self.servers > 1 else []
+        if not gpus:
+            return [{}] * self.servers
+        each = math.prod(int(self.options.get(option) or 1) for option in PARALLELISM)
+        if len(gpus) < each * self.servers:
+            raise HarnessError(
+                f"{self.servers} servers of {each} GPU(s) each need {each * self.servers}, and {len(gpus)} are "
+                "visible: lower llm.ROLE.servers, or list the environment of each"
+            )
+        starts = range(0, each * self.servers, each)
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[start : start + each])} for start in starts]
 
     @property
     def _name(self) -> str:
@@ -240,13 +297,12 @@ class ManagedVLLM(Backend):
             *self._arguments(),
         ]
 
-    def _environment(self, key: str) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         return {
             "VLLM_NO_USAGE_STATS": "1",  # nothing about a run leaves the machine unless the user says so
             **os.environ,
             "PYTHONSAFEPATH": "1",  # a folder called "datasets" where the harness is run must not hide the package
             **self.env,
-            "VLLM_API_KEY": key,
         }
 
     async def _ready(self, process: subprocess.Popen[bytes], api: openai.AsyncOpenAI, log: Path, start: int) -> None:
@@ -294,6 +350,16 @@ def _spinner(text: str) -> Iterator[None]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         progress.add_task(text, total=None)
         yield
+
+
+def _visible_gpus(env: Mapping[str, str]) -> list[str]:
+    """Return the GPUs that servers with this environment would see, by the names that CUDA knows them by."""
+    named = env.get("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    import torch  # takes a second, which only several servers need
+
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _free_port() -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from harness.errors import HarnessError
 from harness.folder import Answer, Journal
-from harness.llm.client import LLMClient, Unanswered
+from harness.llm.budget import BudgetedClient, FailureBudget
+from harness.llm.client import LLMClient, Price, Unanswered, Unasked
 from harness.llm.metering import MeteredClient
 from harness.llm.serving import Serving
 from harness.methods import Method
@@ -25,45 +27,103 @@ Result = TypeVar("Result")
 UNDER_WAY = 256
 
 
+class Clients(Mapping[str, LLMClient]):
+    """The LLMs of one method by role, with the prices of their tokens and the method's failure budget."""
+
+    def __init__(
+        self, clients: Mapping[str, LLMClient], prices: Mapping[str, Price | None], budget: FailureBudget
+    ) -> None:
+        self._clients, self.prices, self.budget = dict(clients), dict(prices), budget
+
+    def __getitem__(self, role: str) -> LLMClient:
+        return self._clients[role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._clients)
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+
 async def attempt(
-    llms: Mapping[str, LLMClient], work: Callable[[Mapping[str, LLMClient]], Awaitable[Result]]
+    llms: Clients, work: Callable[[Mapping[str, LLMClient]], Awaitable[Result]]
 ) -> tuple[Result | None, Status, str, Usage]:
     """Run one item with the LLM of each role, metered, and tell its result or why there is none, and what it cost.
 
     Whatever a method raises is the item's failure, not the run's; only a HarnessError, which is the user's to mend,
     goes through.
+
+    Raises:
+        Unasked: if the item cannot be answered without asking, and nothing is to be asked, whatever the method makes
+            of it.
     """
     start = time.monotonic()
-    meters = {role: MeteredClient(llm) for role, llm in llms.items()}
+    meters = {role: MeteredClient(llm, llms.prices.get(role)) for role, llm in llms.items()}
+    result, status, detail = await _outcome(work(meters))
+    if any(meter.unasked for meter in meters.values()):
+        raise Unasked
+    roles = {role: meter.usage for role, meter in meters.items() if meter.usage.calls}
+    usage = Usage(
+        sum(one.calls for one in roles.values()),
+        sum(one.prompt_tokens for one in roles.values()),
+        sum(one.completion_tokens for one in roles.values()),
+        round(time.monotonic() - start, 3),
+        roles,
+    )
+    if usage.calls:
+        llms.budget.count(status, detail)
+    return result, status, detail, usage
 
-    def usage() -> Usage:
-        spent = [meter.usage for meter in meters.values()]
-        return Usage(
-            sum(one.calls for one in spent),
-            sum(one.prompt_tokens for one in spent),
-            sum(one.completion_tokens for one in spent),
-            round(time.monotonic() - start, 3),
-        )
 
+async def _outcome(work: Awaitable[Result]) -> tuple[Result | None, Status, str]:
     try:
-        result = await work(meters)
+        return await work, Status.OK, ""
     except HarnessError:
         raise
     except Unanswered as error:
-        return None, error.status, error.detail, usage()
+        return None, error.status, error.detail
     except Exception as error:
         logger.debug("an item failed", exc_info=True)
-        return None, Status.FAILED, f"{type(error).__name__}: {error}", usage()
-    return result, Status.OK, "", usage()
+        return None, Status.FAILED, f"{type(error).__name__}: {error}"
 
 
-def clients_of(method: Method, setup: Setup, serving: Serving) -> dict[str, LLMClient]:
+def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Clients:
     """Return the LLM of each role that a method asks and the run has; its server starts at the first question."""
-    return {
-        role: serving.lazily(role, needs_logprobs=needs_logprobs)
+    budget = serving.budget(name)
+    proof = functools.partial(prove, name, method, setup, serving)
+    clients = {
+        role: BudgetedClient(
+            serving.lazily(role, needs_logprobs=needs_logprobs), budget, proof, setup.backends[role].concurrency
+        )
         for role, needs_logprobs in method.roles.items()
         if role in setup.backends
     }
+    return Clients(clients, {role: setup.backends[role].price for role in clients}, budget)
+
+
+async def prove(name: str, method: Method, setup: Setup, serving: Serving) -> None:
+    """Let a method prove once in this run that its LLMs can do what it asks of them, and log what it found.
+
+    Raises:
+        HarnessError: if they cannot.
+    """
+
+    async def proof() -> None:
+        llms = {
+            role: serving.uncached(role, needs_logprobs=needs_logprobs)
+            for role, needs_logprobs in method.roles.items()
+            if role in setup.backends
+        }
+        if not llms:
+            return
+        try:
+            found = await method.preflight(llms)
+        except HarnessError as error:
+            raise HarnessError(f"{name}: {error}") from error
+        if found:
+            logger.info("%s: %s", name, found)
+
+    await serving.once(name, proof)
 
 
 async def answer_all(
@@ -73,16 +133,23 @@ async def answer_all(
     answer: Callable[[Item], Awaitable[Answer]],
     journal: Journal[Answer],
 ) -> None:
-    """Answer every item, many at once, and journal each answer when it is there."""
+    """Answer every item, many at once, and journal each answer when it is there.
+
+    An item that is not to be asked and has no stored answer keeps the record that it has, if any.
+    """
     places = asyncio.Semaphore(UNDER_WAY)
-    failures = 0
+    failures: list[Answer] = []
 
     async def one(item: Item, advance: Callable[[int], None]) -> None:
-        nonlocal failures
         async with places:
-            record = await answer(item)
+            try:
+                record = await answer(item)
+            except Unasked:
+                advance(1)
+                return
         journal.append(record)
-        failures += record.status is not Status.OK
+        if record.status is not Status.OK:
+            failures.append(record)
         advance(1)
 
     with progress(title, len(items), unit) as bar:
@@ -96,6 +163,5 @@ async def answer_all(
                 raise
             raise HarnessError(str(mistakes.exceptions[0])) from errors
     if failures:
-        example = next(record for record in reversed(journal.records()) if record.status is not Status.OK)
-        reason = getattr(example, "detail", None) or getattr(example, "reason", "")
-        logger.warning("%s: %d of %d failed, such as: %s", title, failures, len(items), reason)
+        reason = getattr(failures[-1], "detail", None) or getattr(failures[-1], "reason", "")
+        logger.warning("%s: %d of %d failed, such as: %s", title, len(failures), len(items), reason)

@@ -12,7 +12,7 @@ from harness.llm.client import LLMClient
 from harness.llm.serving import Serving
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Activity, Channel, Description, Effect, Neuron, Split, Status
-from harness.run.answers import answer_all, attempt, clients_of
+from harness.run.answers import Clients, answer_all, attempt, clients_of
 from harness.run.open_evidence import Evidence
 from harness.run.setup import Setup
 
@@ -38,7 +38,7 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         if not neurons:
             continue
         describer = setup.describers[name]
-        llms = clients_of(describer, setup, serving)
+        llms = clients_of(name, describer, setup, serving)
         made = {(record.neuron, record.describer): record for record in journal.records()}
         others = {
             other: {neuron: made[neuron, other] for neuron in setup.described if (neuron, other) in made}
@@ -99,7 +99,7 @@ async def _describe(
     cases: Cases,
     name: str,
     describer: Describer,
-    llms: Mapping[str, LLMClient],
+    llms: Clients,
     others: dict[str, dict[Neuron, Description]],
     neuron: Neuron,
 ) -> Description:

@@ -23,6 +23,7 @@ neuron-harness: which way of describing a neuron is best?
   neuron-harness -m OPTION=A,B,C [...]              a sweep: one run for each value
   neuron-harness --cfg job [...]                    the composed configuration, each option with its meaning
   python -m harness.report RUN [RUN ...]            rebuild reports, or set runs side by side
+  python -m harness.reparse RUN [RUN ...]           read stored answers again that could not be used, and ask nothing
 """
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from harness.errors import HarnessError
 from harness.evidence import TextReader
 from harness.folder import Answer, Journal, RunFolder, write_json
-from harness.llm.client import LLMClient
+from harness.llm.client import LLMClient, Unasked
 from harness.llm.reseeding import ReseededClient
 from harness.llm.serving import Serving
 from harness.methods import Comparator, JudgeCase, Judgement, Scorer
@@ -29,7 +29,7 @@ from harness.records import (
     Verdict,
     Winner,
 )
-from harness.run.answers import answer_all, attempt, clients_of
+from harness.run.answers import Clients, answer_all, attempt, clients_of
 from harness.run.open_evidence import Evidence
 from harness.run.schedule import Plan, first_round, next_round, shuffled
 from harness.run.setup import Setup
@@ -178,13 +178,13 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     def comparing(name: str, *, again: bool = False) -> Callable[[Pair], Awaitable[Verdict]]:
         comparator = setup.comparators[name]
         seed = derive_seed(setup.seed, "retest") if again else setup.seed
-        llms = clients_of(comparator, setup, serving)
+        llms = clients_of(name, comparator, setup, serving)
         return partial(_compare, partial(case, seed), made, name, comparator, _reseeded(llms) if again else llms)
 
     def scoring(name: str, *, again: bool = False) -> Callable[[Question], Awaitable[Score]]:
         scorer = setup.scorers[name]
         seed = derive_seed(setup.seed, "retest") if again else setup.seed
-        llms = clients_of(scorer, setup, serving)
+        llms = clients_of(name, scorer, setup, serving)
         return partial(_score, partial(case, seed), made, name, scorer, _reseeded(llms) if again else llms)
 
     rounds = Rounds(setup, folder, verdicts)
@@ -242,8 +242,8 @@ def _sampled(setup: Setup, name: str, items: Sequence[Item]) -> list[Item]:
     return [item for item in items if share and derive_rng(setup.seed, "retest", name, *item).random() < share]
 
 
-def _reseeded(llms: Mapping[str, LLMClient]) -> dict[str, LLMClient]:
-    return {role: ReseededClient(llm) for role, llm in llms.items()}
+def _reseeded(llms: Clients) -> Clients:
+    return Clients({role: ReseededClient(llm) for role, llm in llms.items()}, llms.prices, llms.budget)
 
 
 async def _compare(
@@ -251,11 +251,11 @@ async def _compare(
     made: Mapping[tuple[Neuron, str], Description],
     name: str,
     comparator: Comparator,
-    llms: Mapping[str, LLMClient],
+    llms: Clients,
     pair: Pair,
 ) -> Verdict:
     neuron, first, second = pair
-    one, two = made[neuron, first], made[neuron, second]
+    one, two = _made(made, neuron, first), _made(made, neuron, second)
 
     def verdict(winner: Winner | None, status: Status, reason: str, usage: Usage) -> Verdict:
         side = comparator.side
@@ -283,11 +283,11 @@ async def _score(
     made: Mapping[tuple[Neuron, str], Description],
     name: str,
     scorer: Scorer,
-    llms: Mapping[str, LLMClient],
+    llms: Clients,
     question: Question,
 ) -> Score:
     neuron, describer = question
-    description = made[neuron, describer]
+    description = _made(made, neuron, describer)
     missing = _missing(description)
     if missing:
         return Score(neuron, name, describer, None, Status.FAILED, missing)
@@ -300,6 +300,12 @@ async def _score(
         return Score(neuron, name, describer, None, Status.FAILED, f"the score is {grade.value}", usage=usage)
     metrics = {metric: round(value, 6) for metric, value in grade.metrics.items() if math.isfinite(value)}
     return Score(neuron, name, describer, round(grade.value, 6), status, metrics=metrics, usage=usage)
+
+
+def _made(made: Mapping[tuple[Neuron, str], Description], neuron: Neuron, describer: str) -> Description:
+    if (neuron, describer) not in made:  # in a run that was interrupted, when nothing is to be asked
+        raise Unasked
+    return made[neuron, describer]
 
 
 def _missing(*descriptions: Description) -> str:

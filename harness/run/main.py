@@ -28,12 +28,17 @@ from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.run.help import choices, explained, help_text
 
+ENDED_EARLY = 3  # exit status of a run, or of a sweep with one, in which a method spent its failure budget
+_ended_early: list[str] = []
+
 
 def main() -> None:
     """Run the command line.
 
-    Exits with status 1 and one line on the user's mistakes, 130 when interrupted.
+    Exits with status 1 and one line on the user's mistakes, 3 if a method was asked no further because too many of its
+    answers failed, 130 when interrupted.
     """
+    _ended_early.clear()
     # A describer or judge in the user's own folder is found by name, as with `python -m`.
     sys.path.insert(0, str(Path.cwd()))
     arguments = sys.argv[1:]
@@ -44,6 +49,8 @@ def main() -> None:
             _explain("cfg", arguments[2:])
         else:
             _task()
+            if _ended_early:
+                sys.exit(ENDED_EARLY)
     except HarnessError as error:
         _fail(str(error))
     except MissingConfigException as error:
@@ -88,7 +95,7 @@ def _task(config: DictConfig) -> float | None:
     try:
         setup = Setup.of(config)
         _log_to(folder)
-        leaderboard = run(setup)
+        leaderboard = run(setup, _ended_early.append)
     except HarnessError as error:
         # Here, not in main(): Hydra would put a line of its own before ours.
         _fail(str(error))

@@ -7,16 +7,19 @@ import hashlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from harness.errors import HarnessError
 from harness.evidence import Corpus, gathered
 from harness.folder import RunFolder, replacing
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
+from harness.methods import Method
 from harness.report import build_report, store_decomposition, store_judge_checks, store_leaderboard
+from harness.run.answers import prove
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.intervene import draw_texts, intervene
@@ -30,23 +33,26 @@ from harness.stats import Leaderboard, leaderboard_of
 logger = logging.getLogger(__name__)
 
 
-def run(setup: Setup) -> Leaderboard:
+def run(setup: Setup, early: Callable[[str], None] = lambda line: None) -> Leaderboard:
     """Run what has not been run yet in the setup's folder, and return the leaderboard.
+
+    Args:
+        setup: the run.
+        early: told, in a line each, of the methods that were asked no further because too many answers failed.
 
     Raises:
         HarnessError: if something is the user's to mend.
     """
     with RunFolder(setup.folder).locked():
-        return asyncio.run(_run(setup))
+        return asyncio.run(_run(setup, early))
 
 
-async def _run(setup: Setup) -> Leaderboard:
+async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     folder = RunFolder(setup.folder)
     check_same_run(setup, folder)
     setup.check()
-    serving_config = setup.config["serving"]
-    cache = ResponseCache(Path(serving_config["cache"]).expanduser()) if setup.backends else None
-    async with Serving(setup.backends, cache, folder.logs, serving_config["max_servers"]) as serving:
+    cache = cache_of(setup) if setup.backends else None
+    async with serving_of(setup, folder, cache) as serving:
         await _preflight(setup, folder, serving)
         with _interruptible():
             manifest = _compute(setup, folder)
@@ -54,7 +60,24 @@ async def _run(setup: Setup) -> Leaderboard:
         await judge(setup, folder, serving)
     if cache is not None:
         cache.close()
-    return conclude(setup, folder, manifest)
+    leaderboard = conclude(setup, folder, manifest)
+    for line in serving.ended_early:
+        early(line)
+    return leaderboard
+
+
+def cache_of(setup: Setup) -> ResponseCache:
+    """Open the run's cache of LLM answers."""
+    return ResponseCache(Path(setup.config["serving"]["cache"]).expanduser())
+
+
+def serving_of(setup: Setup, folder: RunFolder, cache: ResponseCache | None, *, ask: bool = True) -> Serving:
+    """Return the run's LLMs by role, as its config says they are served; without ``ask``, only what they have said."""
+    settings = {name: value for name, value in setup.config["serving"].items() if name not in {"cache", "preflight"}}
+    try:
+        return Serving(setup.backends, cache, folder.logs, ask=ask, **settings)
+    except HarnessError as error:
+        raise HarnessError(f"serving: {error}") from error
 
 
 def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
@@ -88,19 +111,28 @@ def _interruptible() -> Iterator[None]:
 
 
 async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
-    """Try every LLM that still has work to do, as far as that is possible before any is started."""
-    waiting = [
-        *(
-            (setup.describers[name], items)
-            for name, items in pending_descriptions(setup, folder.descriptions()).items()
-        ),
-        *((setup.judges[name], items) for name, items in pending_verdicts(setup, folder, folder.verdicts()).items()),
-        *((setup.judges[name], items) for name, items in pending_scores(setup, folder.scores()).items()),
-    ]
-    for method, items in waiting:
-        for role, needs_logprobs in method.roles.items() if items else ():
-            if role in setup.backends:
-                await serving.preflight(role, needs_logprobs=needs_logprobs)
+    """Try every LLM that still has work to do: endpoints, and managed servers if the config says so."""
+    scope = setup.config["serving"]["preflight"]
+    if scope not in ("endpoints", "all"):
+        raise HarnessError(f"serving.preflight is {scope!r}; choose endpoints or all")
+    pending = {
+        **pending_descriptions(setup, folder.descriptions()),
+        **pending_verdicts(setup, folder, folder.verdicts()),
+        **pending_scores(setup, folder.scores()),
+    }
+    waiting: dict[str, Method] = {
+        name: method for name, method in {**setup.describers, **setup.judges}.items() if pending.get(name)
+    }
+    for name, method in waiting.items():
+        asked = [
+            await serving.preflight(role, needs_logprobs=needs_logprobs, start=scope == "all")
+            for role, needs_logprobs in method.roles.items()
+            if role in setup.backends
+        ]
+        if asked and all(asked):
+            await prove(name, method, setup, serving)
+    if scope == "all":
+        await serving.rest()
 
 
 def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:

@@ -1,0 +1,180 @@
+"""Stories of runs whose LLM misbehaves: what is paid, what is counted, and what another call makes of it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_run
+import tiny_models
+from test_llm import FakeEndpoint, Reply, endpoint, failed, said
+from test_run import Invoke
+
+import harness.llm.asking
+from harness.folder import RunFolder
+from harness.llm.probe import PROBE
+from harness.records import Status
+from harness.reparse import main as reparse
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+invoke = test_run.invoke
+Answer = Callable[[str], Reply]  # of the prompt's text
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options of a run of four neurons, two describers and one judge that need an LLM, and a control."""
+    import pydoc_data.topics
+
+    folder = tmp_path_factory.mktemp("small")
+    tiny_models.tiny_subject(folder / "llama", "llama")
+    topics = [{"text": text} for text in pydoc_data.topics.topics.values()]
+    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    return [
+        *("experiment=llm", "subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny"),
+        *("neurons.layers=[1]", "neurons.per_layer=4", "neurons.kinds=[out]", "decomposition.num_channels=1"),
+        *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=40"),
+        *("evidence.window=16", "evidence.top=3", "evidence.random=6", "merit.sample=0", "merit.random_vectors=0"),
+        *("describers=[maxact,vocab_proj,generic]", "judges=[pairwise]", "tracking=none", "folder=run"),
+    ]
+
+
+def options(small: list[str], server: FakeEndpoint, *more: str) -> list[str]:
+    roles = [
+        option
+        for role in ("explainer", "judge")
+        for option in (f"llm@llm.{role}=openai", f"llm.{role}.model=m", f"llm.{role}.base_url={server.url}")
+    ]
+    return [*small, *roles, *(f"llm.{role}.retries=0" for role in ("explainer", "judge")), *more]
+
+
+def answering(maxact: Reply, projection: Reply, judge: Reply) -> Callable[[dict[str, Any]], Reply]:
+    """Answer by who asks; the probe is always answered."""
+
+    def answer(body: dict[str, Any]) -> Reply:
+        text = body["messages"][-1]["content"]
+        if text == PROBE[-1].content:
+            return said('{"answer": "yes"}')
+        return judge if "description_A" in text else maxact if "<excerpt>" in text else projection
+
+    return answer
+
+
+def asked(server: FakeEndpoint) -> int:
+    return sum(request["messages"][-1]["content"] != PROBE[-1].content for request in server.requests)
+
+
+def statuses() -> Counter[tuple[str, Status]]:
+    folder = RunFolder(Path("run"))
+    made = [(record.describer, record.status) for record in folder.descriptions().records()]
+    return Counter([*made, *(("pairwise", record.status) for record in folder.verdicts().records())])
+
+
+GOOD, ALIKE = said('{"description": "numbers"}'), said('{"description": "letters"}')
+VERDICT = said('{"reason": "so", "verdict": "A"}')
+PYTHONIC = said("{'description': 'letters'}")
+
+
+def test_what_cannot_be_read_is_paid_once_and_read_again_by_a_better_parser(
+    small: list[str],
+    invoke: Invoke,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with endpoint(answering(GOOD, PYTHONIC, VERDICT)) as server:
+        prices = ["llm.explainer.price.prompt=1000", "llm.explainer.price.completion=0"]
+        assert invoke(*options(small, server, *prices))[0] == 0
+        first = asked(server)
+        assert statuses()["vocab_proj", Status.UNPARSED] == 4
+        assert statuses()["pairwise", Status.OK] == 4 * 2  # maxact and generic in both orders
+        assert statuses()["pairwise", Status.FAILED] == 4 * 4  # with vocab_proj, which has no description
+        usage = RunFolder(Path("run")).descriptions().records()[0].usage
+        explainer = usage.roles["explainer"]
+        assert (explainer.calls, explainer.cached_calls, explainer.cost, explainer.paid) == (1, 0, 0.007, 0.007)
+        assert "judge" not in usage.roles
+        assert invoke(*options(small, server, *prices))[0] == 0
+        assert asked(server) == first  # the unparsed answers are on hand
+
+        reparse(["run"])  # a parser that is no better makes no more of them
+        assert capsys.readouterr().out == "run: of 20 records without a usable answer, 0 have one now\n"
+
+        def pythonic(text: str) -> Iterator[dict[str, Any]]:
+            yield from (ast.literal_eval(found) for found in re.findall(r"\{.*?\}", text))
+
+        monkeypatch.setattr(harness.llm.asking, "_objects", pythonic)
+        reparse(["run"])
+        assert capsys.readouterr().out == "run: of 20 records without a usable answer, 4 have one now\n"
+        assert asked(server) == first
+        assert statuses()["vocab_proj", Status.OK] == 4
+        assert statuses()["pairwise", Status.FAILED] == 4 * 4  # for want of a question
+        again = next(item for item in RunFolder(Path("run")).descriptions().records() if item.describer == "vocab_proj")
+        assert again.usage.roles["explainer"].cached_calls == 1
+        assert again.usage.roles["explainer"].paid == 0
+
+        assert invoke(*options(small, server, *prices))[0] == 0  # which the next run puts
+        assert asked(server) == first + 4 * 4
+        assert statuses()["pairwise", Status.OK] == 4 * 6
+
+
+def test_a_run_without_stored_answers_is_not_read_again(small: list[str], invoke: Invoke, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^error: [^\n]*not a run folder[^\n]*$"):
+        reparse([str(tmp_path)])
+    with endpoint(answering(GOOD, ALIKE, VERDICT)) as server:
+        assert invoke(*options(small, server))[0] == 0
+    (tmp_path / ".cache").rename(tmp_path / "moved")
+    with pytest.raises(SystemExit, match=r"^error: [^\n]*\.cache/llm \(serving\.cache\): call this from[^\n]*$"):
+        reparse(["run"])
+
+
+def test_where_too_much_fails_the_run_ends_early_and_goes_on_when_it_is_started_again(
+    small: list[str], invoke: Invoke
+) -> None:
+    limits = ["serving.failure_minimum=5", "serving.failure_budget=0.4", "llm.judge.concurrency=1"]
+    with endpoint(answering(GOOD, ALIKE, failed(400, "context too long"))) as server:
+        code, out, _ = invoke(*options(small, server, *limits))
+        assert asked(server) == 4 + 4 + 5
+    assert code == 3
+    assert "report.html" in out  # statistics and report come all the same
+    (line,) = [line for line in Path("run/logs/run.log").read_text().splitlines() if "ends early" in line]
+    line = line.partition("harness.llm.budget: ")[2]
+    assert line.startswith("pairwise ends early: 5 of the first 5 answers to pairwise failed, more than serving.f")
+    assert "context too long" in line
+    assert statuses()["pairwise", Status.FAILED] == 24
+    reasons = Counter(record.reason.split(":")[0] for record in RunFolder(Path("run")).verdicts().records())
+    assert reasons == {"HTTP 400": 5, "not asked": 19}
+    (health,) = json.loads(RunFolder(Path("run")).leaderboard.read_text())["health"]
+    assert health["statuses"]["failed"] == 24
+
+    with endpoint(answering(GOOD, ALIKE, VERDICT)) as server:
+        assert invoke(*options(small, server, *limits))[0] == 0
+        assert asked(server) == 24
+    assert statuses()["pairwise", Status.OK] == 24
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("serving.preflight=some", ("serving.preflight", "endpoints or all")),
+        ("serving.failure_budget=2", ("serving", "failure_budget is 2")),
+        ("serving.redrow=true", ("redrow",)),
+        ("llm.judge.price.prompt=1", ("llm.judge", "price")),
+    ],
+)
+def test_a_mistake_in_how_llms_are_served_is_one_line(
+    small: list[str],
+    invoke: Invoke,
+    option: str,
+    words: tuple[str, ...],
+) -> None:
+    with endpoint(answering(GOOD, ALIKE, VERDICT)) as server:
+        code, _, err = invoke(*options(small, server, option))
+    assert code == 1
+    (line,) = [line for line in err.splitlines() if line.startswith("error")]
+    for word in words:
+        assert word in line
