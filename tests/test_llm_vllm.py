@@ -112,7 +112,7 @@ def test_many_at_once_and_a_second_time_from_the_cache(vllm: Served, tmp_path: P
 
 
 def test_a_server_of_ones_own_is_an_endpoint_too(vllm: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    api = vllm.client.api
+    api = vllm.client.servers[0].api
     monkeypatch.setenv("MY_SERVER_KEY", api.api_key)
     name = vllm.client.model
 
@@ -159,7 +159,7 @@ def test_a_broken_model_is_told_with_the_end_of_the_log(tmp_path: Path) -> None:
 
 
 def test_the_key_of_a_server_is_in_no_log(vllm: Served) -> None:
-    key = vllm.client.api.api_key
+    key = vllm.client.servers[0].api.api_key
     deadline = time.monotonic() + 5
     (log,) = vllm.logs.glob("vllm-*.log")
     while not log.stat().st_size and time.monotonic() < deadline:
