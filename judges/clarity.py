@@ -18,7 +18,7 @@ from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Source, Split, Status
 from harness.seeds import derive_rng
-from judges.numbered import Sentence, ask_numbered
+from judges.numbered import SENTENCE_ROOM, Sentence, ask_numbered
 
 
 class _Clearness(Scorer):
@@ -70,7 +70,8 @@ class Clarity(_Clearness):
     async def texts(self, case: JudgeCase, description: str) -> list[str]:
         """Have them written."""
         prompt = self.prompt.render(description=description, count=self._texts)
-        return await ask_numbered(case.asked(), prompt, "text", self._texts, Sentence, reason=False)
+        llm = case.asked()
+        return await ask_numbered(llm, prompt, "text", self._texts, Sentence, reason=False, room=SENTENCE_ROOM)
 
 
 class OwnWords(_Clearness):

@@ -13,7 +13,7 @@ from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Status
-from judges.numbered import Sentence, ask_numbered
+from judges.numbered import SENTENCE_ROOM, Sentence, ask_numbered
 
 
 class InputBased(Scorer):
@@ -38,7 +38,8 @@ class InputBased(Scorer):
         """Have the sentences written, and read them."""
         prompt = self.prompt.render(description=description, count=self._sentences)
         count = 2 * self._sentences
-        written = await ask_numbered(case.asked(), prompt, "sentence", count, Sentence, reason=False)
+        llm = case.asked()
+        written = await ask_numbered(llm, prompt, "sentence", count, Sentence, reason=False, room=SENTENCE_ROOM)
         read = await case.read(written)
         if not all(item.activations for item in read):
             raise Unanswered(Status.UNPARSED, "the LLM wrote a sentence without any token that the subject knows")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -9,11 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, create_model
 
 from harness.llm.asking import ask
-from harness.llm.client import LLMClient, Message, Sampling
+from harness.llm.client import LLMClient, Message
 
 REASON = Field(description="one or two sentences", max_length=600)
-#: What an LLM writes for the subject to read: one text, not empty, not endless.
-Sentence = Annotated[str, Field(min_length=1, max_length=600)]
+#: What an LLM writes for the subject to read: one text, not empty, not endless; and the tokens that it may take.
+Sentence = Annotated[str, Field(min_length=1, max_length=300)]
+SENTENCE_ROOM = 80
+_FRAME = 256  # tokens for a reason, and for the rest around the items
 
 
 def levels(highest: int, lowest: int = 0) -> Any:
@@ -41,9 +44,22 @@ async def ask_numbered(
     kind: Any,
     *,
     reason: bool = True,
-    sampling: Sampling | None = None,
+    room: int = 12,
 ) -> list[Any]:
-    """Ask for one value of each numbered item, and return the values in order; raises as :func:`ask` does."""
+    """Ask for one value of each numbered item, and return the values in order; raises as :func:`ask` does.
+
+    Args:
+        llm: the LLM.
+        messages: the question.
+        item: what is numbered.
+        count: how many.
+        kind: type of a value.
+        reason: whether a reason is asked for first.
+        room: tokens that one item may take, with its name. If the role's own limit gives less it is raised, for a
+            truncated answer is lost.
+    """
+    longest = max(llm.sampling.max_tokens, room * count + _FRAME)
+    sampling = dataclasses.replace(llm.sampling, max_tokens=longest)
     answer = await ask(llm, messages, numbered(item, count, kind, reason=reason), sampling=sampling)
     return [getattr(answer, f"{item}_{number}") for number in range(1, count + 1)]
 

@@ -6,8 +6,6 @@ is what is left of it where a server answers with text only. Grids of whole numb
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from harness.decomposition.checks import require_count
@@ -17,9 +15,6 @@ from harness.llm.prompts import Prompt
 from harness.records import Exemplar
 from judges.numbered import ask_numbered, batches, levels
 from judges.simulated import FIGURES, Prediction, Simulation
-
-#: Tokens that a level costs in an answer such as ``"token_12": 7,``, written generously.
-_PER_LEVEL, _FRAME = 12, 64
 
 
 class SimulationWritten(Simulation):
@@ -63,8 +58,4 @@ class SimulationWritten(Simulation):
         prompt = self.prompt.render(
             description=description, text=tokens, tokens=tokens[places.start : places.stop], highest=self._highest
         )
-        # More room than the role's own if the levels need it, for a truncated answer is lost.
-        room = max(llm.sampling.max_tokens, _PER_LEVEL * len(places) + _FRAME)
-        sampling = dataclasses.replace(llm.sampling, max_tokens=room)
-        kind = levels(self._highest)
-        return await ask_numbered(llm, prompt, "token", len(places), kind, reason=False, sampling=sampling)
+        return await ask_numbered(llm, prompt, "token", len(places), levels(self._highest), reason=False)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import pydoc_data.topics
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,44 @@ def test_every_scorer_scores_a_real_subject(options: list[str], tmp_path: Path) 
         for one in (scores, RunFolder(tmp_path / "again").scores().records())
     ]
     assert figures[0] == figures[1]
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_every_scorer_asks_a_real_server(
+    vllm: tiny_models.Served, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCORERS_KEY", vllm.client.api.api_key)
+    names = [*LLM_SCORERS, "simulation", "simulation_per_token"]
+    small = [
+        "judges.simulation.windows=2",
+        "judges.simulation_per_token.windows=2",
+        "judges.simulation_per_token.tokens=4",
+    ]
+    small += ["judges.clarity.texts=2", "judges.input_based.sentences=1", "judges.intruder.rounds=2"]
+    small += ["judges.detection.batch=2", "judges.fuzzing.batch=2", "judges.responsiveness.active=3"]
+    small += ["judges.simulation_written.windows=1", "neurons.signs=[positive]", f"judges=[{','.join(names)}]"]
+    for role in ("judge", "simulator"):
+        small += [
+            f"llm@llm.{role}=openai",
+            f"llm.{role}.model={vllm.client.model}",
+            f"llm.{role}.sampling.max_tokens=1000",
+        ]
+        small += [f"llm.{role}.base_url={vllm.client.api.base_url}", f"llm.{role}.api_key_env=SCORERS_KEY"]
+    run(Setup.of(compose_config([*options, *small, f"folder={tmp_path / 'served'}"])))
+    scores = RunFolder(tmp_path / "served").scores().records()
+    assert len(scores) == len(names) * 3 * 2
+    told = {name: Counter(score.status for score in scores if score.scorer == name) for name in names}
+    # A tiny model writes any words, but the schema holds it to the form: what it cannot do is told, and is no zero.
+    for name in names:
+        unable = name in {
+            "responsiveness",
+            "purity",
+            "simulation_written",
+        }  # it gives all excerpts and tokens one number
+        assert unable or told[name][Status.OK], (name, told[name])
+        assert sum(told[name].values()) == 6
+    assert all(score.detail and score.value is None for score in scores if score.status is not Status.OK)
 
 
 def test_a_scorer_without_its_llm_is_left_out_and_said_once(
