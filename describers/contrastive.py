@@ -23,8 +23,12 @@ from harness.llm.prompts import Prompt
 from harness.methods import DescriberCase, Draft
 from harness.records import Exemplar, Split, Status
 
-_ACTIVE = "The neuron was run over texts. On these excerpts it was active, most so on the tokens between « and »."
-_SILENT = "On these excerpts it was hardly or not at all active, although they read much like those on which it was."
+#: What each side's windows are, in words for the explainer.
+ACTIVE = (
+    "The neuron was run over texts. On these excerpts it was active, most so on the tokens between « and »; the peak "
+    "of an excerpt is how active it was at its most active token, from 0 (hardly) to 10 (as active as it gets)."
+)
+SILENT = "On these excerpts it was hardly or not at all active, although they read much like those on which it was."
 
 
 class Contrastive(ExplainerDescriber):
@@ -82,7 +86,7 @@ class Contrastive(ExplainerDescriber):
     def show(self, case: DescriberCase) -> Sequence[Group]:
         """Return both sides."""
         active, silent = self._sides(case)
-        return [Group(_ACTIVE, excerpts=self._marked(active)), Group(_SILENT, excerpts=_unmarked(silent))]
+        return [Group(ACTIVE, excerpts=self._marked(active)), Group(SILENT, excerpts=_unmarked(silent))]
 
     def _marked(self, active: Sequence[Exemplar]) -> tuple[Excerpt, ...]:
         return tuple(marked(active, self._mark_share))

@@ -95,7 +95,13 @@ class MaxAct(ExplainerDescriber):
         if self._layout is Layout.TAB:
             highest = max(window.activation for window in shown)
             records = tuple(tuple(discretised(window, highest)) for window in shown)
-            lines = "Each line is a token, a tab, and the neuron's activation at that token from 0 (silent) to 10."
+            lines = (
+                "Each line is a token, a tab, and the neuron's activation at that token from 0 (silent) to 10 (as "
+                "active as it gets)."
+            )
             return [Group(f"{what} {lines}", records=records)]
-        lines = "The tokens on which it was active stand between « and », its peak from 0 to 10 before each excerpt."
+        lines = (
+            "The tokens on which it was active stand between « and »; the peak of an excerpt is how active it was at "
+            "its most active token, from 0 (hardly) to 10 (as active as it gets)."
+        )
         return [Group(f"{what} {lines}", excerpts=tuple(marked(shown, self._mark_share)))]

@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from harness.decomposition.checks import require_count
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Unanswered
-from harness.llm.prompts import Prompt, quoted
+from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Status
 from harness.seeds import derive_rng
@@ -27,7 +27,7 @@ from judges.numbered import ask_numbered, batches, levels
 
 @dataclass(frozen=True)
 class Question:
-    """An excerpt as the LLM sees it, fit for a prompt, and whether the right answer is yes."""
+    """An excerpt, and whether the right answer is yes."""
 
     text: str
     right: bool
@@ -101,7 +101,7 @@ class Detection(_Recognition):
         """Return the activating and the silent excerpts."""
         active, silent = self._excerpts.draw(case)
         return [
-            Question(quoted(excerpt(item, self._excerpts.context)), right)
+            Question(excerpt(item, self._excerpts.context), right)
             for items, right in ((active, True), (silent, False))
             for item in items
         ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from harness.llm.client import Unanswered
-from harness.llm.prompts import quoted
+from harness.llm.prompts import spans
 from harness.methods import JudgeCase
 from harness.records import Exemplar, Source, Split, Status
 from harness.seeds import derive_rng
@@ -84,5 +84,4 @@ def shuffled(items: Sequence[T], case: JudgeCase, *purpose: object) -> list[T]:
 def marked(exemplar: Exemplar, places: Collection[int], context: int) -> str:
     """Return the text around a window's peak, fit for a prompt, with the tokens at some places between « and »."""
     start, stop = max(0, exemplar.peak - context), exemplar.peak + context + 1
-    pieces = enumerate(map(quoted, exemplar.tokens[start:stop]), start)
-    return "".join(f"«{text}»" if place in places else text for place, text in pieces).replace("»«", "").strip()
+    return spans((token, place in places) for place, token in enumerate(exemplar.tokens[start:stop], start)).strip()

@@ -16,7 +16,7 @@ import numpy as np
 from harness.decomposition.checks import require, require_count
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Unanswered
-from harness.llm.prompts import Prompt, quoted
+from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Status
 from harness.seeds import derive_rng
@@ -27,7 +27,7 @@ from judges.numbered import ask_numbered, levels
 
 @dataclass(frozen=True)
 class Round:
-    """Excerpts as the LLM sees them, fit for a prompt, and the number of the odd one, from 1."""
+    """Excerpts in the order in which the LLM sees them, and the number of the odd one, from 1."""
 
     texts: tuple[str, ...]
     odd: int
@@ -100,7 +100,7 @@ class Intruder(Scorer):
         shown = [others[place] for place in rng.choice(len(others), self._choices - 1, replace=False)]
         place = int(rng.integers(self._choices))
         shown.insert(place, odd)
-        return Round(tuple(quoted(excerpt(item, self._excerpts.context)) for item in shown), place + 1)
+        return Round(tuple(excerpt(item, self._excerpts.context) for item in shown), place + 1)
 
     async def _ask(self, llm: LLMClient, description: str | None, one: Round) -> int:
         prompt = self.prompt.render(description=description, texts=one.texts, odd=self._odd)

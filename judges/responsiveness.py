@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from harness.decomposition.checks import require_count
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Unanswered
-from harness.llm.prompts import Prompt, quoted
+from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Source, Status
 from judges.evidence import excerpt
@@ -67,7 +67,7 @@ class _Rated(Scorer):
         return shuffled([*active, *spread(random, self._random)], case, self.prompt.name)
 
     async def _rate(self, llm: LLMClient, description: str, shown: list[Exemplar]) -> list[int]:
-        texts = [quoted(excerpt(item, self._context)) for item in shown]
+        texts = [excerpt(item, self._context) for item in shown]
         prompt = self.prompt.render(description=description, texts=texts)
         return await ask_numbered(llm, prompt, "excerpt", len(texts), levels(_FITS))
 

@@ -146,7 +146,8 @@ class SimulationPerToken(SimulationLLM):
         windows: windows of each source and split.
         figure: which r is the value: ``top_and_random``, ``top`` or ``random``.
         tokens: tokens asked for in one request.
-        whole_text: whether the text behind those tokens is shown too: for subjects that read in both directions.
+        whole_text: whether the text behind those tokens is shown too, and they are marked in it: for subjects that read
+            in both directions.
         logprobs: expectations asked for at each token.
         min_digit_mass: a window counts as simulated only if the probability on the levels reaches this at every token.
     """
@@ -175,8 +176,10 @@ class SimulationPerToken(SimulationLLM):
                 llm,
                 len(places),
                 description=description,
-                text=tokens if self._whole_text else tokens[: places.stop],
+                before=tokens[: places.start],
                 tokens=tokens[places.start : places.stop],
+                after=tokens[places.stop :] if self._whole_text else (),
+                whole=self._whole_text,
             )
             for places in batches(len(tokens), self._tokens)
         )

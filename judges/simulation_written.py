@@ -56,6 +56,10 @@ class SimulationWritten(Simulation):
 
     async def _ask(self, llm: LLMClient, description: str, tokens: tuple[str, ...], places: range) -> list[int]:
         prompt = self.prompt.render(
-            description=description, text=tokens, tokens=tokens[places.start : places.stop], highest=self._highest
+            description=description,
+            before=tokens[: places.start],
+            tokens=tokens[places.start : places.stop],
+            after=tokens[places.stop :],
+            highest=self._highest,
         )
         return await ask_numbered(llm, prompt, "token", len(places), levels(self._highest), reason=False)

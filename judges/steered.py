@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from harness.decomposition.checks import require_count
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Unanswered
-from harness.llm.prompts import Prompt, quoted
+from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Neuron, Status, SteeredText
 from harness.seeds import derive_rng
@@ -89,7 +89,7 @@ class OutputBased(Scorer):
         shown = [able[place] for place in rng.choice(len(able), 2, replace=False)]
         place = int(rng.integers(3))
         shown.insert(place, list(own))
-        sets = tuple(tuple(quoted(item.text) for item in spread(texts, self._texts)) for texts in shown)
+        sets = tuple(tuple(item.text for item in spread(texts, self._texts)) for texts in shown)
         return Choice(strength, sets, place + 1)
 
     async def _ask(self, llm: LLMClient, description: str, choice: Choice) -> int:
@@ -100,7 +100,7 @@ class OutputBased(Scorer):
 
 @dataclass(frozen=True)
 class Choice:
-    """Three sets of texts, fit for a prompt, of which number ``own``, from 1, is the neuron's; and the strength."""
+    """Three sets of texts, of which number ``own``, from 1, is the neuron's; and the strength."""
 
     strength: float
     sets: tuple[tuple[str, ...], ...]
@@ -140,7 +140,7 @@ class Faithfulness(Scorer):
         shown = [item for texts in (unsteered, *steered.values()) for item in spread(texts, self._texts)]
         asked = shuffled(shown, case, self.prompt.name)
         parts = await all_answers(
-            self._rate(llm, description, [quoted(asked[place].text) for place in places])
+            self._rate(llm, description, [asked[place].text for place in places])
             for places in batches(len(asked), self._batch)
         )
         rated: dict[float | None, list[int]] = defaultdict(list)

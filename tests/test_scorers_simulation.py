@@ -296,7 +296,7 @@ def test_the_calibration_looks_at_no_window_of_the_report_split() -> None:
     [
         ({}, [" storm|storm", " calm| storm calm", " wind| storm calm wind"]),
         ({"tokens": 2}, [" storm, calm| storm calm", " wind| storm calm wind"]),
-        ({"whole_text": True}, [" storm| storm calm wind", " calm| storm calm wind", " wind| storm calm wind"]),
+        ({"whole_text": True}, [" storm|« storm» calm wind", " calm| storm« calm» wind", " wind| storm calm« wind»"]),
     ],
 )
 def test_each_token_is_asked_of_the_text_before_it(options: dict[str, Any], asked: list[str]) -> None:
@@ -371,8 +371,12 @@ def test_levels_that_are_written_out_need_no_log_probabilities(tokens: int | Non
     turned = score(judge, case(exemplars, writer(lambda token: 10 - LEVEL[token])), "the strength of the wind")
     assert turned.value == pytest.approx(-1)
     assert len(llm.requests) == requests
-    whole = "<text> calm breeze calm wind</text>"
-    assert all(whole in request.text for request in llm.requests if "breeze" in request.text)
+    whole = {"".join(item.tokens) for item in weather()}
+    for request in llm.requests:
+        (text,) = re.findall("<text>(.*)</text>", request.text)
+        asked = "".join(re.findall(r"<token_\d+>(.*)</token_\d+>", request.text))
+        assert re.sub("[«»]", "", text) in whole
+        assert text == asked or re.findall("«(.*)»", text) == [asked]
     assert not any(MARKER in request.text for request in llm.requests)
 
 

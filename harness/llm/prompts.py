@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from importlib import resources
 from typing import Any, Literal, cast
@@ -68,17 +69,27 @@ def highlighted(exemplar: Exemplar, threshold: float, context: int | None = None
     """
     start = 0 if context is None else max(0, exemplar.peak - context)
     stop = len(exemplar.tokens) if context is None else exemplar.peak + context + 1
-    pieces = []
-    for token, activation in list(zip(exemplar.tokens, exemplar.activations, strict=True))[start:stop]:
-        text = quoted(token, _LONGEST_TOKEN)
-        pieces.append(f"«{text}»" if activation >= threshold else text)
-    # Again, for a mark may be spread over tokens.
-    return _unmarked("".join(pieces).replace("»«", "").strip())
+    reached = (activation >= threshold for activation in exemplar.activations)
+    return spans(list(zip(exemplar.tokens, reached, strict=True))[start:stop]).strip()
+
+
+def spans(tokens: Iterable[tuple[str, bool]]) -> str:
+    """Return tokens as running text that is safe to stand in a prompt, those that are to be marked between « and »."""
+    pieces = ((quoted(token, _LONGEST_TOKEN), marked) for token, marked in tokens)
+    text = "".join(f"«{piece}»" if marked else piece for piece, marked in pieces)
+    # Again, for a mark of a chat template may be spread over tokens.
+    return _unmarked(text.replace("»«", ""))
+
+
+def running(tokens: Iterable[str]) -> str:
+    """Return tokens as running text that is safe to stand in a prompt."""
+    return spans((token, False) for token in tokens)
 
 
 _ENVIRONMENT = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
 _ENVIRONMENT.filters["quoted"] = quoted
 _ENVIRONMENT.filters["highlighted"] = highlighted
+_ENVIRONMENT.filters["running"] = running
 _compiled = lru_cache(_ENVIRONMENT.from_string)  # compiling a turn takes ten times as long as filling it in
 
 
