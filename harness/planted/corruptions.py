@@ -26,8 +26,8 @@ class Grade(enum.StrEnum):
     EMPTY = "empty"
 
 
-#: From 0 (says nothing true) to 1 (right), in steps that mean order alone. Grades of equal quality have none: a judge that
-#: prefers one of two such shows a bias.
+#: From 0 (says nothing true) to 1 (right), in steps that mean order alone. Grades of equal quality have none: a judge
+#: that prefers one of two such shows a bias.
 QUALITY = {
     Grade.RIGHT: 1.0,
     Grade.PADDED: 1.0,
