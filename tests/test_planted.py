@@ -342,6 +342,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     levels = [f"++subject.planting.levels.{name}={spelt(level)}" for name, level in chosen.items()]
     arguments = [
         *("experiment=planted", f"folder={folder}", f"subject.cache={cache}", "judges=[planted]", "tracking=none"),
+        *("describers=[rotate,maxact,vocab_proj,token_change,shuffled,generic]", "steering.effects.prompts=4"),
         *("corpus.documents=600", "evidence.top=10", "evidence.random=10", "decomposition.num_channels=3"),
         *levels,
         *("subject.planting.only_weights=0.35", "subject.planting.only_text=0.35", "neurons.kinds=[in,out]"),
@@ -379,6 +380,7 @@ def test_rotate_finds_what_no_text_holds_and_maxact_what_no_projection_shows(fin
     for describer in ("rotate", "maxact"):
         assert recall[describer, Seen.BOTH] > 0.8
     assert recall["vocab_proj", Seen.OUTPUT] > 0.8
+    assert recall["token_change", Seen.OUTPUT] > 0.8
     assert recall["maxact", Seen.OUTPUT] < 0.1
 
 
@@ -388,7 +390,7 @@ def test_controls_find_next_to_nothing(rows: dict[str, RecallRow]) -> None:
         for figure in (rows[name].recall, rows[name].precision):
             assert figure.mean is not None
             assert figure.mean < 0.15
-    for name in ("rotate", "maxact", "vocab_proj"):
+    for name in ("rotate", "maxact", "vocab_proj", "token_change"):
         for figure in ("recall", "precision"):
             real, control = getattr(rows[name], figure), getattr(rows["shuffled"], figure)
             assert real.interval is not None

@@ -1,4 +1,4 @@
-"""Judging the judges where the truth is known: a planted subject grades descriptions, by which whole runs are judged."""
+"""Judging the judges where the truth is known: a planted subject grades descriptions, and a run is judged by it."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, J
     levels = {"one": None, "two_noisy": None, "three_uneven": None, "four_drowned": None, **LEVELS}
     arguments = [
         *("experiment=judge_check_planted", f"folder={folder}", f"subject.cache={cache}", "tracking=none"),
-        *("judges=[planted,embedding_pairwise]", "corpus.documents=500", "evidence.top=12", "evidence.random=24"),
+        *("judges=[planted,embedding_pairwise]", "corpus.documents=300", "evidence.top=12", "evidence.random=24"),
         *("subject.planting.only_weights=0", "subject.planting.only_text=0", "statistics.draws=200"),
         *("comparisons.retest=0.5", "evidence.store=null"),
         *(f"++subject.planting.levels.{name}={_spelt(level)}" for name, level in levels.items()),
