@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.fillers import EMPTY, GENERIC
 from harness.llm.client import Unanswered
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Description, Neuron, Status
@@ -77,7 +78,7 @@ class Generic(Describer):
 
     control = True
 
-    def __init__(self, text: str = "common words and punctuation in everyday written English text") -> None:
+    def __init__(self, text: str = GENERIC) -> None:
         self._text = text
 
     async def describe(self, case: DescriberCase) -> Draft:
@@ -94,7 +95,7 @@ class Empty(Generic):
         text: what stands for no description.
     """
 
-    def __init__(self, text: str = "(no description)") -> None:
+    def __init__(self, text: str = EMPTY) -> None:
         super().__init__(text)
 
 

@@ -20,21 +20,15 @@ from typing import Any, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import HarnessError
+from harness.fillers import EMPTY, GENERIC, padded
 from harness.llm.asking import ask
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Describer, DescriberCase, Draft
-from harness.records import Corruption, Neuron, Status
+from harness.records import Corruption, Neuron, Side, Status
 from harness.seeds import derangement, derive_rng
+from harness.subject import Subject
 
-GENERIC = "common words and punctuation in everyday written English text"
-#: Stands for a description without a word, which no stage would pass on.
-EMPTY = "(no description)"
-#: Adds no content; a padded description has as many words of it as of its own.
-PADDING = (
-    "All this is meant in the usual sense of the words, as far as it goes, and should be read as it stands, with "
-    "nothing else implied by it one way or the other, since that is how such things are commonly put at some length"
-)
 _ITEMS = re.compile(r"\s*[,;.]\s+|\s*[,;.]$")
 
 
@@ -54,16 +48,14 @@ class GradedText(Protocol):
 class KnowsTruth(Protocol):
     """Who can grade descriptions: a planted subject, a file, or a class of your own."""
 
-    def graded(self, neuron: Neuron, among: Sequence[Neuron], *, seed: int) -> Sequence[GradedText]:
-        """Return descriptions of a neuron by grade.
+    def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> Sequence[GradedText]:
+        """Return descriptions of a neuron by grade; none if nothing is known of it on that side.
 
         Args:
             neuron: the neuron at its sign.
             among: the neurons that take part, from whom another one's description may be taken.
+            side: what is described: what the neuron responds to, what it does to the output, or both.
             seed: the run's seed.
-
-        Raises:
-            HarnessError: if nothing is known of the neuron.
         """
 
 
@@ -75,30 +67,61 @@ class Graded(Describer):
         quality: how good they are; higher is better, equal ones have no order.
         strength: how much was done to them, from 0 to 1; 0 of the right ones alone.
         truth: who knows; none for the subject itself, which must be a planted one then.
+        side: what they describe: ``input`` (what the neuron responds to), ``output`` (what it does to the output) or
+            ``both``. A judge that is shown one side is fairly asked about that one alone.
     """
 
-    def __init__(self, grade: str, quality: float, strength: float = 1.0, truth: KnowsTruth | None = None) -> None:
+    def __init__(
+        self,
+        grade: str,
+        quality: float,
+        strength: float = 1.0,
+        truth: KnowsTruth | None = None,
+        side: str = "both",
+    ) -> None:
+        if side not in set(Side):
+            raise HarnessError(f"side is {side!r}; choose from {', '.join(Side)}")
         self.corruption = Corruption(grade, quality, strength)
-        self._truth = truth
+        self._grade, self._side, self._truth = grade, Side(side), truth
 
     @property
     def inputs(self) -> str | None:
         """What the file of the truth holds, if it is one."""
         return self._truth.fingerprint if isinstance(self._truth, GradedFile) else None
 
+    def check(self, neurons: Sequence[Neuron], subject: Subject) -> None:
+        """See that somebody knows the truth, and has such descriptions of any of the neurons."""
+        if not any(self._found(neuron, neurons, subject, 0) for neuron in neurons):
+            raise HarnessError(
+                f"there is no description of grade {self._grade!r} of any of the {len(neurons)} neurons on side="
+                f"{self._side}: the truth has {', '.join(map(repr, self._known(neurons, subject))) or 'none of them'}"
+            )
+
     async def describe(self, case: DescriberCase) -> Draft:
         """Look the description up."""
-        truth: object = self._truth or case.subject
+        found = self._found(case.neuron, case.neurons, case.subject, case.seed)
+        if not found:
+            raise Unanswered(Status.FAILED, f"there is no description of grade {self._grade!r} of this neuron")
+        return Draft(found[0].text or EMPTY, f"known to be {self._grade}")
+
+    def _found(self, neuron: Neuron, among: Sequence[Neuron], subject: Subject, seed: int) -> list[GradedText]:
+        given = self._source(subject).graded(neuron, among, side=self._side, seed=seed)
+        return [item for item in given if item.grade == self._grade]
+
+    def _known(self, neurons: Sequence[Neuron], subject: Subject) -> list[str]:
+        source = self._source(subject)
+        given = (item for neuron in neurons for item in source.graded(neuron, neurons, side=self._side, seed=0))
+        return list(dict.fromkeys(str(item.grade) for item in given))
+
+    def _source(self, subject: Subject) -> KnowsTruth:
+        truth: object = self._truth or subject
         if not isinstance(truth, KnowsTruth):
             raise HarnessError(
-                f"nobody knows the truth about the neurons of {case.subject.name}: take a planted subject, or a file "
-                "of graded descriptions (truth._target_=describers.graded.GradedFile), or describers=[maxact,corrupted]"
+                f"nobody knows the truth about the neurons of {subject.name}: take a planted subject "
+                "(subject=planted), or a file of graded descriptions "
+                "(truth={_target_: describers.graded.GradedFile, path: FILE}), or describers=[maxact,corrupted]"
             )
-        grade = self.corruption.grade if self.corruption else ""
-        found = [item for item in truth.graded(case.neuron, case.neurons, seed=case.seed) if item.grade == grade]
-        if not found:
-            raise Unanswered(Status.FAILED, f"there is no description of grade {grade!r} of this neuron")
-        return Draft(found[0].text or EMPTY, f"known to be {grade}")
+        return truth
 
 
 class _Row(BaseModel):
@@ -107,10 +130,13 @@ class _Row(BaseModel):
     neuron: str
     grade: str = Field(min_length=1)
     text: str = ""
+    side: Side = Side.BOTH
 
 
 class GradedFile:
     """Graded descriptions from a file: CSV with a header or JSON lines, with ``neuron`` (L3N17), ``grade``, ``text``.
+
+    A further column ``side`` says what the text describes (``input``, ``output`` or ``both``); without it, both.
 
     Args:
         path: the file, ``.csv`` or ``.jsonl``.
@@ -124,9 +150,9 @@ class GradedFile:
         """A hash of the file."""
         return hashlib.sha256(self._content.encode()).hexdigest()[:16]
 
-    def graded(self, neuron: Neuron, among: Sequence[Neuron], *, seed: int) -> Sequence[GradedText]:
-        """Return the file's descriptions of a neuron."""
-        return self._rows.get(str(neuron), [])
+    def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> Sequence[GradedText]:
+        """Return the file's descriptions of a neuron on a side."""
+        return self._rows.get((str(neuron), side), [])
 
     @cached_property
     def _content(self) -> str:
@@ -136,8 +162,8 @@ class GradedFile:
             raise HarnessError(f"the graded descriptions {self._path} cannot be read ({error})") from error
 
     @cached_property
-    def _rows(self) -> dict[str, list[_Row]]:
-        found: dict[str, list[_Row]] = {}
+    def _rows(self) -> dict[tuple[str, Side], list[_Row]]:
+        found: dict[tuple[str, Side], list[_Row]] = {}
         for number, values in self._lines():
             try:
                 row = _Row.model_validate(values)
@@ -145,9 +171,10 @@ class GradedFile:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
                 raise HarnessError(f"{self._path} line {number}: {where}: {first['msg']}") from error
-            if any(other.grade == row.grade for other in found.get(row.neuron, [])):
+            known = found.setdefault((row.neuron, row.side), [])
+            if any(other.grade == row.grade for other in known):
                 raise HarnessError(f"{self._path} line {number}: {row.neuron} has a second description of {row.grade}")
-            found.setdefault(row.neuron, []).append(row)
+            known.append(row)
         return found
 
     def _lines(self) -> Iterator[tuple[int, Any]]:
@@ -202,8 +229,7 @@ class Corrupted(Describer):
         text = self._of(case, case.neuron)
         detail = f"{self._source}'s, {self._grade}"
         if self._grade == "padded":
-            words, padding = len(text.split()), PADDING.split()
-            text = " ".join([f"{text}.", *(padding * (words // len(padding) + 1))[:words]])
+            text = padded(text)
         elif self._grade in ("generic", "empty"):
             text = GENERIC if self._grade == "generic" else EMPTY
         elif self._grade == "dropped":

@@ -16,6 +16,7 @@ from harness.errors import HarnessError
 from harness.llm.client import Unanswered
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Neuron, Sign, Status
+from harness.subject import Subject
 
 FIELDS = ("neuron", "layer", "index", "expert", "sign", "text")
 _NAME = re.compile(r"L(\d+)(?:E(\d+))?N(\d+)(-?)")
@@ -73,7 +74,7 @@ class Precomputed(Describer):
         """A hash of the file."""
         return self._content[1]
 
-    def check(self, neurons: Sequence[Neuron]) -> None:
+    def check(self, neurons: Sequence[Neuron], subject: Subject) -> None:
         """Read the file, and see whether it describes all neurons."""
         found = self._content[0]
         missing = [neuron for neuron in neurons if neuron not in found]

@@ -266,8 +266,8 @@ class Describer(Method, ABC):
     corruption: Corruption | None = None
     llm_required: bool = False
 
-    def check(self, neurons: Sequence[Neuron]) -> None:
-        """Find what can be found wrong before any time is spent, knowing which neurons are to be described.
+    def check(self, neurons: Sequence[Neuron], subject: Subject) -> None:
+        """Find what can be found wrong before any time is spent, knowing which neurons of whom are to be described.
 
         Raises:
             HarnessError: one line, the cause and the cure.

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from mistakes import told
 
-from describers.graded import EMPTY, Corrupted, Graded, GradedFile, Rephrased
+from describers.graded import Corrupted, Graded, GradedFile, Rephrased
+from harness.fillers import EMPTY
 from harness.llm.client import Unanswered
 from harness.llm.scripted import ScriptedClient
 from harness.methods import Describer, DescriberCase, Draft
-from harness.records import Corruption, Description, Neuron, Score, Sign, Status, Verdict, Vote, Winner
+from harness.records import Corruption, Description, Neuron, Score, Side, Sign, Status, Verdict, Vote, Winner
 from harness.stats.judges import JudgeCheck, judge_checks
 from harness.subject import Subject
 
@@ -319,15 +320,15 @@ def test_graded_descriptions_from_a_file(tmp_path: Path) -> None:
 
 def test_a_subject_that_knows_the_truth_is_asked_for_it() -> None:
     class Planted(Subject):
-        def graded(self, neuron: Neuron, among: Sequence[Neuron], *, seed: int) -> Sequence[Any]:
+        def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> Sequence[Any]:
             class Text:
-                grade, text = "half", f"half of {neuron} among {len(among)} by {seed}"
+                grade, text = "half", f"half of {neuron} among {len(among)} on {side} by {seed}"
 
             return [Text()]
 
     case = DescriberCase(NEURONS[2], (), Planted("planted", []), None, 5, neurons=tuple(NEURONS))
     draft = asyncio.run(Graded("half", 2).describe(case))
-    assert draft == Draft("half of L0N2 among 4 by 5", "known to be half")
+    assert draft == Draft("half of L0N2 among 4 on both by 5", "known to be half")
 
 
 def test_the_explainer_rephrases() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_up import case, describe, failure
+from made_up import NOWHERE, case, describe, failure
 from mistakes import told
 
 from describers.precomputed import Precomputed
@@ -43,7 +43,7 @@ def written(path: Path, rows: Sequence[dict[str, Any]]) -> str:
 def test_descriptions_come_from_a_file_of_any_kind(tmp_path: Path, ending: str) -> None:
     method = Precomputed(written(tmp_path / f"set.{ending}", ROWS), {**COLUMNS, "neuron": None, "expert": None})
     neurons = [Neuron(row["layer"], row["neuron"]) for row in ROWS]  # type: ignore[arg-type]
-    method.check(neurons)
+    method.check(neurons, NOWHERE)
     for neuron, row in zip(neurons, ROWS, strict=True):
         draft = describe(method, case(neuron=neuron))
         assert (draft.text, draft.detail) == (row["explanation"], f"from set.{ending}")
@@ -62,7 +62,7 @@ def test_experts_and_signs_have_columns_of_their_own(tmp_path: Path, ending: str
     method = Precomputed(written(tmp_path / f"set.{ending}", rows), columns)
     negative = Sign.NEGATIVE
     wanted = [Neuron(1, 2, 0), Neuron(1, 2, 0, negative), Neuron(1, 2, None, negative), Neuron(1, 2)]
-    method.check(wanted)
+    method.check(wanted, NOWHERE)
     assert "".join(describe(method, case(neuron=neuron)).text for neuron in wanted) == "abcd"
 
 
@@ -75,16 +75,16 @@ def test_neurons_may_go_by_name_and_a_file_may_hold_several_methods(tmp_path: Pa
     ]
     path = written(tmp_path / "set.csv", rows)
     method = Precomputed(path, {"neuron": "name", "text": "text"}, where={"method": "human"})
-    method.check(wanted)
+    method.check(wanted, NOWHERE)
     assert [describe(method, case(neuron=neuron)).text for neuron in wanted] == [
         f"{neuron} by human" for neuron in wanted
     ]
     told(
-        lambda: Precomputed(path, {"neuron": "name", "text": "text"}).check(wanted),
+        lambda: Precomputed(path, {"neuron": "name", "text": "text"}).check(wanted, NOWHERE),
         *["describes L3N17 twice (line 2, line 3)", "where"],
     )
     told(
-        lambda: Precomputed(path, {"neuron": "name", "text": "text"}, where={"method": "mine"}).check(wanted),
+        lambda: Precomputed(path, {"neuron": "name", "text": "text"}, where={"method": "mine"}).check(wanted, NOWHERE),
         "no description where {'method': 'mine'}",
     )
 
@@ -94,15 +94,16 @@ def test_gaps_end_the_run_or_are_counted_failures(tmp_path: Path) -> None:
     path = written(tmp_path / "set.jsonl", rows)
     wanted = [Neuron(3, 17), Neuron(3, 18), Neuron(9, 9), Neuron(3, 17, sign=Sign.NEGATIVE)]
     told(
-        lambda: Precomputed(path, COLUMNS).check(wanted),
+        lambda: Precomputed(path, COLUMNS).check(wanted, NOWHERE),
         *["describes 1 of the run's 4 neurons", "L3N18, L9N9, L3N17-", "gaps=fail"],
     )
     lenient = Precomputed(path, COLUMNS, gaps="fail")
-    lenient.check(wanted)
+    lenient.check(wanted, NOWHERE)
     for neuron in wanted[1:]:
         error = failure(lenient, case(neuron=neuron))
         assert (error.status, error.detail) == (Status.FAILED, "set.jsonl does not describe the neuron")
-    told(lambda: lenient.check(wanted[1:]), "another model")  # a file that describes none of them is the wrong one
+    # A file that describes none of them is the wrong one.
+    told(lambda: lenient.check(wanted[1:], NOWHERE), "another model")
 
 
 def test_another_file_of_the_same_name_is_another_input(tmp_path: Path) -> None:
@@ -136,20 +137,26 @@ def test_a_file_that_is_not_plain_is_refused_with_the_place(
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
-    told(lambda: Precomputed(str(path), COLUMNS).check([Neuron(3, 1)]), str(path), *words)
+    told(lambda: Precomputed(str(path), COLUMNS).check([Neuron(3, 1)], NOWHERE), str(path), *words)
 
 
 @pytest.mark.parametrize("row", [{"name": "layer 3"}, {"name": "L3N17x"}, {"name": None}])
 def test_what_is_no_name_of_a_neuron(tmp_path: Path, row: dict[str, Any]) -> None:
     path = written(tmp_path / "set.jsonl", [{**row, "text": "a"}])
     told(
-        lambda: Precomputed(path, {"neuron": "name", "text": "text"}).check([Neuron(3, 17)]), "line 1", "such as L3N17"
+        lambda: Precomputed(path, {"neuron": "name", "text": "text"}).check([Neuron(3, 17)], NOWHERE),
+        "line 1",
+        "such as L3N17",
     )
 
 
 def test_what_is_no_sign(tmp_path: Path) -> None:
     path = written(tmp_path / "set.jsonl", [{**ROWS[0], "sign": "up"}])
-    told(lambda: Precomputed(path, {**COLUMNS, "sign": "sign"}).check([Neuron(3, 17)]), "line 1", "'up' is no sign")
+    told(
+        lambda: Precomputed(path, {**COLUMNS, "sign": "sign"}).check([Neuron(3, 17)], NOWHERE),
+        "line 1",
+        "'up' is no sign",
+    )
 
 
 @pytest.mark.parametrize(

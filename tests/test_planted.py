@@ -17,7 +17,9 @@ from mistakes import told
 from transformers import AutoModelForCausalLM
 
 from harness.decomposition import kurtosis
-from harness.evidence import EvidenceConfig, gather_windows
+from harness.evidence import EvidenceConfig
+from harness.evidence.encoding import Encoder
+from harness.evidence.windows import Cutter
 from harness.folder import RunFolder
 from harness.planted import (
     Grade,
@@ -25,7 +27,6 @@ from harness.planted import (
     PlantedSubject,
     Planting,
     Seen,
-    Side,
     Truth,
     checkpoint_of,
     graded,
@@ -37,7 +38,7 @@ from harness.planted.__main__ import main as table
 from harness.planted.corruptions import better
 from harness.planted.recall import RecallRow, recall_rows, rows_of_run
 from harness.planted.stems import stem
-from harness.records import Description, Neuron, Sign, Split, Status, VectorKind
+from harness.records import Description, Neuron, Side, Sign, Split, Status, VectorKind
 from harness.run.main import main
 from harness.subject import ActivationReader
 from judges.planted import PlantedTruth
@@ -170,7 +171,7 @@ def test_a_sign_has_the_concepts_that_drive_it(truth: Truth) -> None:
     neuron = of_level(truth, "clear")[0]
     assert [item.seen is Seen.OUTPUT for item in truth.planted(neuron)] == [False, True]
     assert truth.planted(neuron.at(Sign.NEGATIVE)) == ()
-    assert truth.planted(neuron, Side.IN) + truth.planted(neuron, Side.OUT) == truth.planted(neuron)
+    assert truth.planted(neuron, Side.INPUT) + truth.planted(neuron, Side.OUTPUT) == truth.planted(neuron)
 
 
 def test_what_the_vocabulary_projection_can_show(subject: PlantedSubject, truth: Truth) -> None:
@@ -178,7 +179,7 @@ def test_what_the_vocabulary_projection_can_show(subject: PlantedSubject, truth:
     seen = set()
     projection, embedding = subject.projection(0), subject.weights.embedding()
     for neuron in of_level(truth, "clear"):
-        concept = truth.planted(neuron, Side.IN)[0].concept
+        concept = truth.planted(neuron, Side.INPUT)[0].concept
         seen.add(concept.seen)
         for kind in (VectorKind.GATE, VectorKind.IN):
             vector = subject.vectors(0, [neuron.index], kind)[0]
@@ -212,7 +213,7 @@ def test_a_clamped_neuron_makes_the_model_say_its_output_concept(subject: Plante
         clamped = neuron.index
         with torch.inference_mode():
             top = set(model(input_ids=ids).logits[0, -1].topk(8).indices.tolist())
-        concept = truth.planted(neuron, Side.OUT)[0].concept
+        concept = truth.planted(neuron, Side.OUTPUT)[0].concept
         assert len(top & set(concept.tokens)) >= 6, (concept.name, subject.tokenizer.convert_ids_to_tokens(list(top)))
     hook.remove()
 
@@ -230,12 +231,12 @@ def test_the_corpus_lacks_what_only_weights_can_show_and_nothing_else(subject: P
         else:
             assert len(held & set(concept.words)) >= 4, concept.name
     config = EvidenceConfig(window=32, max_documents=None, top=10, random=20)
-    windows = gather_windows(corpus, subject, config, seed=0)
+    windows = Cutter(Encoder(subject.tokenizer), config, 0).cut(corpus.documents(None))
     assert {window.split for window in windows} == set(Split)
 
 
 def test_what_names_a_concept(truth: Truth) -> None:
-    neuron = next(n for n in of_level(truth, "clear") if truth.planted(n, Side.IN)[0].concept.seen is Seen.BOTH)
+    neuron = next(n for n in of_level(truth, "clear") if truth.planted(n, Side.INPUT)[0].concept.seen is Seen.BOTH)
     read, written = (item.concept for item in truth.planted(neuron))
     planted = truth.planted(neuron)
     assert naming("", planted).named == (False, False)
@@ -308,12 +309,12 @@ def test_corruptions_get_worse_as_they_say(truth: Truth) -> None:
     assert better(made[Grade.RIGHT], made[Grade.PADDED]) is None
 
     alone = of_level(truth, "clear")[0]
-    grades = [item.grade for item in graded(truth, alone, [alone], side="in")]
+    grades = [item.grade for item in graded(truth, alone, [alone], side="input")]
     assert Grade.HALF not in grades  # of one concept there is no half
     assert Grade.OTHER not in grades  # nor another's where there is no other
-    promoted = {item.grade: item.text for item in graded(truth, alone, neurons, side="out")}
+    promoted = {item.grade: item.text for item in graded(truth, alone, neurons, side="output")}
     assert promoted[Grade.RIGHT].startswith("promotes ")
-    told(lambda: graded(truth, of_level(truth, "two_sided")[0], neurons, side="out"), "nothing was planted in")
+    told(lambda: graded(truth, of_level(truth, "two_sided")[0], neurons, side="output"), "nothing was planted in")
 
 
 def test_recall_counts_failures_apart(truth: Truth) -> None:
@@ -341,6 +342,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     levels = [f"++subject.planting.levels.{name}={spelt(level)}" for name, level in chosen.items()]
     arguments = [
         *("experiment=planted", f"folder={folder}", f"subject.cache={cache}", "judges=[planted]", "tracking=none"),
+        *("describers=[rotate,maxact,vocab_proj,token_change,shuffled,generic]", "steering.effects.prompts=4"),
         *("corpus.documents=600", "evidence.top=10", "evidence.random=10", "decomposition.num_channels=3"),
         *levels,
         *("subject.planting.only_weights=0.35", "subject.planting.only_text=0.35", "neurons.kinds=[in,out]"),
@@ -378,6 +380,7 @@ def test_rotate_finds_what_no_text_holds_and_maxact_what_no_projection_shows(fin
     for describer in ("rotate", "maxact"):
         assert recall[describer, Seen.BOTH] > 0.8
     assert recall["vocab_proj", Seen.OUTPUT] > 0.8
+    assert recall["token_change", Seen.OUTPUT] > 0.8
     assert recall["maxact", Seen.OUTPUT] < 0.1
 
 
@@ -387,7 +390,7 @@ def test_controls_find_next_to_nothing(rows: dict[str, RecallRow]) -> None:
         for figure in (rows[name].recall, rows[name].precision):
             assert figure.mean is not None
             assert figure.mean < 0.15
-    for name in ("rotate", "maxact", "vocab_proj"):
+    for name in ("rotate", "maxact", "vocab_proj", "token_change"):
         for figure in ("recall", "precision"):
             real, control = getattr(rows[name], figure), getattr(rows["shuffled"], figure)
             assert real.interval is not None

@@ -8,7 +8,7 @@ from harness.planted.naming import Naming, naming
 from harness.planted.planting import plant, truth_of
 from harness.planted.settings import Level, Planting
 from harness.planted.subject import PlantedSubject
-from harness.planted.truth import Concept, Part, Planted, PlantedNeuron, Seen, Side, Truth
+from harness.planted.truth import Concept, Part, Planted, PlantedNeuron, Seen, Truth
 
 __all__ = [
     "Concept",
@@ -23,7 +23,6 @@ __all__ = [
     "PlantedSubject",
     "Planting",
     "Seen",
-    "Side",
     "Truth",
     "checkpoint_of",
     "graded",

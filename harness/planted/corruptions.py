@@ -6,17 +6,10 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.planted.truth import Planted, Side, Truth, in_words
-from harness.records import Neuron
+from harness.fillers import GENERIC, padded
+from harness.planted.truth import Planted, Truth, in_words
+from harness.records import Neuron, Side
 from harness.seeds import derangement
-
-GENERIC = "common words and punctuation in everyday written English text"
-#: Adds no content; the description is filled up with as much of it as it takes.
-PADDING = (
-    "In other terms, this holds of the neuron as a whole, with all due caution, and it is set down at some length, for "
-    "the sake of completeness, so that nothing that matters is left out of it, whatever the case and however often it "
-    "is turned over in the end."
-)
 
 
 class Grade(enum.StrEnum):
@@ -33,17 +26,18 @@ class Grade(enum.StrEnum):
     EMPTY = "empty"
 
 
-#: Higher is better; grades of equal quality have no order, and a judge that prefers one of two such shows a bias.
+#: From 0 (says nothing true) to 1 (right), in steps that mean order alone. Grades of equal quality have none: a judge
+#: that prefers one of two such shows a bias.
 QUALITY = {
-    Grade.RIGHT: 3,
-    Grade.PADDED: 3,
-    Grade.HALF: 2,
-    Grade.NARROW: 2,
-    Grade.BROAD: 2,
-    Grade.NEIGHBOUR: 1,
-    Grade.OTHER: 0,
-    Grade.GENERIC: 0,
-    Grade.EMPTY: 0,
+    Grade.RIGHT: 1.0,
+    Grade.PADDED: 1.0,
+    Grade.HALF: 0.5,
+    Grade.NARROW: 0.5,
+    Grade.BROAD: 0.5,
+    Grade.NEIGHBOUR: 0.25,
+    Grade.OTHER: 0.0,
+    Grade.GENERIC: 0.0,
+    Grade.EMPTY: 0.0,
 }
 
 
@@ -54,12 +48,12 @@ class Graded:
     Attributes:
         grade: how it was made.
         text: the description.
-        quality: from 0 (says nothing true) to 3 (right); equal ones have no order.
+        quality: as in :data:`QUALITY`.
     """
 
     grade: Grade
     text: str
-    quality: int
+    quality: float
 
 
 def graded(
@@ -77,7 +71,8 @@ def graded(
         truth: what was planted.
         neuron: the neuron at its sign.
         among: the neurons that take part, from whom the other one is taken.
-        side: which of its concepts are described; a judge that sees text alone is to be asked about ``in``.
+        side: which of its concepts are described: those it responds to (``input``), promotes (``output``) or both. A
+            judge that is shown one side can be wrong about the other: it is to be asked about its own.
         seed: decides, with the neuron, which other neuron's is taken.
 
     Raises:
@@ -85,7 +80,7 @@ def graded(
     """
     planted = truth.planted(neuron, side)
     right = in_words(planted, neuron)
-    texts = {Grade.RIGHT: right, Grade.PADDED: _padded(right)}
+    texts = {Grade.RIGHT: right, Grade.PADDED: padded(right)}
     if len(planted) > 1:
         strongest = sorted(planted, key=lambda item: -item.weight)[: len(planted) // 2]
         texts[Grade.HALF] = in_words([item for item in planted if item in strongest], neuron)
@@ -97,13 +92,6 @@ def graded(
         texts[Grade.OTHER] = truth.description(other, side)
     texts |= {Grade.GENERIC: GENERIC, Grade.EMPTY: ""}
     return tuple(Graded(grade, text, QUALITY[grade]) for grade, text in texts.items())
-
-
-def _padded(text: str) -> str:
-    """Fill a description up to twice its words."""
-    count = len(text.split())
-    padding = PADDING.split()
-    return " ".join([f"{text}.", *(padding * (count // len(padding) + 1))[:count]])
 
 
 def _said(what: str, items: Sequence[str]) -> str:
@@ -134,7 +122,7 @@ def _other(truth: Truth, neuron: Neuron, among: Sequence[Neuron], side: Side, se
     while others[place] != neuron:
         candidate = others[place]
         theirs = {item.concept.name for item in truth.planted(candidate)}
-        if not own & theirs and truth.planted(candidate, side):
+        if candidate.whole != neuron.whole and not own & theirs and truth.planted(candidate, side):
             return candidate
         place = order[place]
     return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from harness.planted.checkpoint import TRUTH, checkpoint_of
+from harness.planted.corruptions import Graded, graded
 from harness.planted.settings import Planting
 from harness.planted.truth import Truth
+from harness.records import Neuron, Side
 from harness.subject import Subject
 from harness.subject.files import ModelFiles
 
@@ -46,3 +48,13 @@ class PlantedSubject(Subject):
         """What was planted, as it stands beside the checkpoint."""
         assert self.files.folder is not None
         return Truth.read(self.files.folder / TRUTH)
+
+    def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> tuple[Graded, ...]:
+        """Return descriptions of known quality of a neuron at its sign: :func:`harness.planted.corruptions.graded`.
+
+        Returns:
+            The best first; none if nothing was planted in it on that side.
+        """
+        if not self.truth.planted(neuron, side):
+            return ()
+        return graded(self.truth, neuron, among, side=side, seed=seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.folder import write_json
-from harness.records import Neuron, from_json, to_json
+from harness.records import Neuron, Side, from_json, to_json
 
 
 class Seen(enum.StrEnum):
@@ -21,14 +21,6 @@ class Seen(enum.StrEnum):
     WEIGHTS = "weights only"  # no text of the planted corpus holds one of its words
     TEXT = "text only"  # the vocabulary projection of what the neuron reads shows none of its words
     OUTPUT = "output"  # it is promoted, not responded to
-
-
-class Side(enum.StrEnum):
-    """Which of a neuron's concepts are meant."""
-
-    IN = "in"  # what it responds to
-    OUT = "out"  # what it promotes
-    BOTH = "both"
 
 
 @dataclass(frozen=True)
@@ -159,13 +151,13 @@ class Truth:
         """
         there = self.neuron(neuron)
         found = []
-        if Side(side) is not Side.OUT:
+        if Side(side) is not Side.OUTPUT:
             found += [
                 Planted(concept, abs(part.weight), concept.seen)
                 for part in there.reads
                 if (part.weight < 0) is neuron.negative and (concept := self.concept(part.concept))
             ]
-        if Side(side) is not Side.IN and not neuron.negative:
+        if Side(side) is not Side.INPUT and not neuron.negative:
             found += [Planted(self.concept(part.concept), part.weight, Seen.OUTPUT) for part in there.writes]
         return tuple(found)
 

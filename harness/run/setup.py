@@ -402,7 +402,7 @@ class Setup:
             for one in describer.everyone:
                 if isinstance(one, Describer):
                     try:
-                        one.check(self.described)
+                        one.check(self.described, self.subject)
                     except HarnessError as error:
                         raise HarnessError(f"describers.{name}: {error}") from error
 
