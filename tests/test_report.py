@@ -111,6 +111,7 @@ def make_run(
                 "simulation": {"kind": "scorer", "role": "simulator", "symmetric": True, "protocol": "Pearson r."},
             },
             "llm": {"judge": {"model": "qwen3-8b"} if llm else None, "simulator": None},
+            "neurons": [str(neuron) for neuron in ids],
             "corpus": {"name": "installed-docs", "documents": 4000, "windows": 21000, "tokens": 1340000},
             "config": config or {"decomposition": {"lambda_k": 0.3, "channels": channels}, "seed": 7},
             "versions": {"neuron-harness": "0.1.0", "torch": "2.13.0"},
@@ -426,7 +427,7 @@ def test_joint_report_shows_what_differs(tmp_path: Path) -> None:
     two = make_run(tmp_path / "two", name="beta", neurons=3, channels=2, config={"a": {"lambda_k": 0.7, "same": 1}})
     runs = [load_run(one), load_run(two)]
     assert config_differences(runs) == [("a.lambda_k", ["0.3", "0.7"])]
-    assert comparability_warnings(runs) == ["The runs describe different neurons (2 and 3; 2 in common)."]
+    assert comparability_warnings(runs) == ["The runs describe different neurons: 2, 3, 2 in common."]
     build_report([one, two], tmp_path / "joint.html")
     page = (tmp_path / "joint.html").read_text()
     text = "".join(Reader(page).text)
