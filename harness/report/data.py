@@ -134,7 +134,8 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
     )
     leaderboard = None if recompute else _stored_leaderboard(folder)
     checks = None if recompute else _stored_checks(folder)
-    shown, left_out = _choice(folder, {item.neuron for item in (*descriptions, *verdicts, *scores)})
+    judged = {x.neuron for x in descriptions} | {x.neuron for x in verdicts} | {x.neuron for x in scores}
+    shown, left_out = _choice(folder, judged)
     some = set(shown) if left_out else None
     whole = None if some is None else {neuron.whole for neuron in some}
     return RunData(
@@ -226,6 +227,8 @@ def _stored_leaderboard(folder: RunFolder) -> Leaderboard | None:
 
 
 def _stored_checks(folder: RunFolder) -> tuple[JudgeCheck, ...] | None:
+    if not folder.judge_checks.exists():
+        return None
     try:
         return read_judge_checks(folder)
     except ValueError:  # another version's

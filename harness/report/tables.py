@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness.stats import Board, BreakdownRow, Concordance, LeftOut
 from harness.stats.boards import LeftOutRow
@@ -39,23 +40,34 @@ def breakdowns(rows: Iterable[BreakdownRow], describers: Sequence[str]) -> list[
     return found
 
 
-def known_pairs(
-    checks: Sequence[JudgeCheck],
-) -> list[tuple[KnownPair, tuple[KnownPair | None, ...]]]:
-    """Return each pair of known quality, by what was done to the worse one, with what each judge made of it.
+KnownLine = tuple[KnownPair, tuple[KnownPair | None, ...]]
+"""A pair of known quality, as any of the judges tells it, and what each judge made of it."""
 
-    The first of a line is any of its cells: it names the pair.
+
+def known_pairs(
+    checks: Sequence[JudgeCheck], contestants: Mapping[str, Any]
+) -> tuple[list[KnownLine], list[KnownLine]]:
+    """Return the pairs of known quality, by what was done to the worse one: those with a right one, and the others.
+
+    Args:
+        checks: the judges, which are the columns.
+        contestants: of the manifest, with what is known of their quality. The right ones are those of the highest
+            quality to which least was done.
     """
+    done = {name: entry["corruption"] for name, entry in contestants.items() if entry.get("corruption")}
+    order = {name: (-known["quality"], known.get("strength", 1.0)) for name, known in done.items()}
+    right = {name for name, place in order.items() if place == min(order.values())}
     lines: dict[tuple[str, str], dict[str, KnownPair]] = {}
     for check in checks:
         for pair in check.pairs:
             lines.setdefault((pair.better, pair.worse), {})[check.judge] = pair
-    found = []
-    for cells in lines.values():
-        found.append((next(iter(cells.values())), tuple(cells.get(check.judge) for check in checks)))
-    return sorted(
-        found,
-        key=lambda line: (not line[0].ordered, line[0].better, line[0].grade, -line[0].strength, line[0].worse),
+    found = [
+        (next(iter(cells.values())), tuple(cells.get(check.judge) for check in checks)) for cells in lines.values()
+    ]
+    found.sort(key=lambda line: (not line[0].ordered, line[0].better, line[0].grade, -line[0].strength, line[0].worse))
+    return (
+        [line for line in found if right & {line[0].better, line[0].worse}],
+        [line for line in found if not right & {line[0].better, line[0].worse}],
     )
 
 

@@ -148,15 +148,14 @@ def schedule_line(run: RunData) -> str | None:
     settings = comparisons if isinstance(comparisons, Mapping) else {}
     if settings.get("schedule") == "baseline":
         return (
-            f"Not all pairs were compared: every describer met {settings.get('baseline')} and nobody else. The win rate "
-            f"of {settings.get('baseline')} is against all others, that of the others against it alone; compare the "
-            "others by strength."
+            f"Not all pairs were compared: every describer met {settings.get('baseline')} and nobody else. That one's "
+            "win rate is against all others, theirs against it alone: compare describers by strength."
         )
     if settings.get("schedule") == "adaptive":
         return (
-            "Not all pairs were compared on all neurons: each judge went on only with pairs whose order was still open. "
-            "Close rivals therefore meet more often, which pulls plain win rates towards 50 %, and pairs that were "
-            "settled early look further apart than they are: compare describers by strength."
+            "Not all pairs were compared on all neurons: each judge went on only with pairs whose order was open. "
+            "Close rivals therefore meet more often, which pulls plain win rates towards 50 %, and pairs "
+            "that were settled early look further apart than they are: compare describers by strength."
         )
     return None
 
