@@ -111,6 +111,7 @@ def make_run(
                 "simulation": {"kind": "scorer", "role": "simulator", "symmetric": True, "protocol": "Pearson r."},
             },
             "llm": {"judge": {"model": "qwen3-8b"} if llm else None, "simulator": None},
+            "neurons": [str(neuron) for neuron in ids],
             "corpus": {"name": "installed-docs", "documents": 4000, "windows": 21000, "tokens": 1340000},
             "config": config or {"decomposition": {"lambda_k": 0.3, "channels": channels}, "seed": 7},
             "versions": {"neuron-harness": "0.1.0", "torch": "2.13.0"},
@@ -244,13 +245,17 @@ class Reader(HTMLParser):
 
 
 def test_foreign_text_is_text(page: str) -> None:
+    is_text(page)
+    assert html.escape(ATTACK) in page.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
+    assert "{{ 7 * 7 }}" in page
+    assert "\\u202e" in page
+
+
+def is_text(page: str) -> None:
     reader = Reader(page)
     assert [tag for tag, _ in reader.elements].count("script") == 1  # the page's own
     assert not [tag for tag, _ in reader.elements if tag in {"img", "iframe", "object", "embed", "link", "base"}]
     assert not [name for _, attributes in reader.elements for name in attributes if name.startswith("on")]
-    assert html.escape(ATTACK) in page.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
-    assert "{{ 7 * 7 }}" in page
-    assert "\\u202e" in page
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
 
 
@@ -333,6 +338,124 @@ def test_a_control_that_is_not_beaten_is_called_out(tmp_path: Path, winner: Winn
         expected = "All judges together: the control shuffled (100.0 %) ranks no lower than real (0.0 %)."
         assert warnings[0] == expected
         assert expected in folder.report.read_text()
+
+
+UNTRUSTED = re.compile(r"Untrustworthy: the control shuffled wins \d+\.\d % against the real methods")
+
+
+def test_an_untrustworthy_run_is_called_that_wherever_it_is_shown(tmp_path: Path) -> None:
+    """A judge that prefers the descriptions of other neurons: the page, the terminal and W&B say so in words."""
+    from test_run import summary_of
+
+    from harness.run.tracking import WandbTracker
+
+    order = ("shuffled", "rotate", "maxact", "vocab_proj", "empty")
+    folder = make_run(tmp_path / "run", neurons=12, channels=1, quality=order, hostile=False)
+    data = load_run(folder)
+    trust = data.leaderboard.overall.trust
+    assert trust.trustworthy is False
+    assert UNTRUSTED.match(trust.words)
+
+    build_report([folder], folder.report)
+    text = "".join(Reader(folder.report.read_text()).text)
+    assert text.index(trust.words) < text.index("All judges together, 12 neurons")  # above the leaderboard
+    assert all(f"Judge {one.judge}: {one.trust.words}" in text for one in data.leaderboard.judges)
+
+    console = Console(file=io.StringIO(), width=80)
+    print_leaderboard(data.leaderboard, console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert trust.words in " ".join(printed.split())
+    assert max(map(len, printed.splitlines())) <= 80
+    row = data.leaderboard.overall.rows[0]
+    assert row.rank_interval is not None
+    assert f"│ {row.rank} ({row.rank_interval[0]}–{row.rank_interval[1]}) │" in printed
+    assert "Fai" in printed  # the last column is not cut off
+    assert "Failed ┃" in printed
+
+    WandbTracker().log(folder, data.leaderboard, {**data.manifest, "commit": None})
+    (log,) = folder.path.glob("wandb/offline-run-*/*.wandb")
+    summary = summary_of(log)
+    assert summary["trust/words"] == trust.words
+    assert summary["trust/trustworthy"] is False
+    assert summary["trust/pairwise/words"] == data.leaderboard.judges[1].trust.words
+    assert summary[f"strength/{row.describer}"] == row.strength
+    assert summary[f"adjusted_win_rate/{row.describer}"] == row.adjusted_win_rate
+    assert summary["judge/pairwise/inconsistency"] == data.leaderboard.health[1].inconsistency
+
+
+def test_what_judges_are_worth_and_who_could_not_judge_is_on_the_page(tmp_path: Path) -> None:
+    """Descriptions of known quality, judged by one who sees it and by one who goes by length alone."""
+    folder = RunFolder(tmp_path / "run")
+    grades = {"right": ("right", 1.0, 0.0), "half": ("dropped", 0.5, 0.5), "long": ("padded", 1.0, 1.0)}
+    write_json(
+        folder.manifest,
+        {
+            "seed": 3,
+            "contestants": {
+                name: {
+                    "control": False,
+                    "form": "given",
+                    "models": [],
+                    "corruption": {"grade": grade, "quality": quality, "strength": strength},
+                }
+                for name, (grade, quality, strength) in grades.items()
+            },
+            "judges": {"sees": {"kind": "comparator", "side": "output"}, "counts": {"kind": "comparator"}},
+            "left_out": {"steering": f"the subject has no head {ATTACK}"},
+            "llm": {},
+        },
+    )
+    texts = {"right": "one two three", "half": "one", "long": "one two three four five six"}
+    for index in range(4):
+        neuron = Neuron(0, index)
+        for name, text in texts.items():
+            folder.descriptions().append(Description(neuron, name, text))
+        for one, two in itertools.combinations(sorted(texts), 2):
+            longer = Winner.FIRST if len(texts[one]) > len(texts[two]) else Winner.SECOND
+            seen = Winner.SECOND if one == "half" else Winner.TIE
+            for judge, winner in (("sees", seen), ("counts", longer)):
+                verdict = Verdict(neuron, judge, one, two, True, winner)
+                folder.verdicts().append(verdict)
+            folder.retests().append(Verdict(neuron, "sees", one, two, True, Winner.TIE))
+    build_report([folder], folder.report)
+    page = folder.report.read_text()
+    text = " ".join("".join(Reader(page).text).split())
+    table = page[page.index('aria-label="What the judges are worth"') :]
+    cells = re.findall(r"<tr>(.*?)</tr>", table[: table.index("</table>")], re.DOTALL)
+    lines = {line.split()[0]: line.split() for line in (re.sub(r"<[^>]+>", " ", cell) for cell in cells)}
+    assert lines["sees"][:4] == ["sees", "comparator", "–", "100.0"]
+    assert lines["counts"][3] == "100.0"  # the right one is longer than its half
+    assert " ".join(lines["counts"]).endswith("0.50 0.50 to 0.50 of 4 – –")  # of two right ones always the longer
+    assert lines["sees"][-3:] == ["0.33", "of", "12"]  # ties come back as ties, and wins do not
+    known = page[page.index('aria-label="Judges by what was done to a right description"') :]
+    rows = re.findall(r"<tr>(.*?)</tr>", known[: known.index("</table>")], re.DOTALL)
+    found = [re.sub(r"<[^>]+>", " ", row).split() for row in rows[1:]]
+    # The columns are the judges by name: counts, which prefers padding, and sees, which does not.
+    assert [row[0] for row in found] == ["dropped", "padded"]
+    assert " ".join(found[1]).startswith("padded equal 1.00 right , long 0 0 to 0 0 / 0 / 4 50 50 to 50 0 / 4 / 0")
+    assert "Pairs without a right description (1)" in text
+    assert "steering: the subject has no head" in text
+    assert html.escape(ATTACK).replace("&#x27;", "&#39;") in page
+    assert "The descriptions of" not in text
+    assert "given to the run" in text
+    test_ids_are_unique_and_headings_in_order(page)
+    is_text(page)
+
+
+def test_a_large_run_shows_and_reads_some_of_its_neurons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_run(tmp_path / "run", neurons=9, channels=1)
+    whole = load_run(folder)
+    monkeypatch.setattr("harness.report.data.SHOWN", 4)
+    part = load_run(folder, recompute=True)
+    assert (len(part.neurons), part.left_out) == (4, 5)
+    assert {item.neuron for item in part.exemplars} == set(part.neurons)
+    assert {item.neuron for item in part.verdicts} == set(part.neurons)
+    assert part.leaderboard == whole.leaderboard  # figures are of all
+    assert part.seconds == whole.seconds
+    build_report([folder], folder.report)
+    text = " ".join("".join(Reader(folder.report.read_text()).text).split())
+    assert "compared on 9 neurons" in text
+    assert "Shown are 4 of the 9 neurons" in text
 
 
 def test_a_run_without_llm_says_so(tmp_path: Path, page: str) -> None:
@@ -426,7 +549,7 @@ def test_joint_report_shows_what_differs(tmp_path: Path) -> None:
     two = make_run(tmp_path / "two", name="beta", neurons=3, channels=2, config={"a": {"lambda_k": 0.7, "same": 1}})
     runs = [load_run(one), load_run(two)]
     assert config_differences(runs) == [("a.lambda_k", ["0.3", "0.7"])]
-    assert comparability_warnings(runs) == ["The runs describe different neurons (2 and 3; 2 in common)."]
+    assert comparability_warnings(runs) == ["The runs describe different neurons: 2, 3, 2 in common."]
     build_report([one, two], tmp_path / "joint.html")
     page = (tmp_path / "joint.html").read_text()
     text = "".join(Reader(page).text)

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing
-from harness.report import decomposition_plots, plots, words
+from harness.report import decomposition_plots, plots, tables, words
 from harness.report.cards import Card, build_cards, histogram_path
 from harness.report.data import RunData, load_run
-from harness.report.text import number, percent, plural, shown_token, visible
+from harness.report.text import number, p_value, percent, plural, shown_token, visible
 from harness.stats import MeritGroup, MeritRow, merit_row, together
 
 _HERE = Path(__file__).parent
@@ -157,8 +157,16 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         finalize=_finalise,
     )
-    environment.filters |= {"percent": percent, "number": number, "token": shown_token, "plural": plural}
+    environment.filters |= {
+        "percent": percent,
+        "number": number,
+        "token": shown_token,
+        "plural": plural,
+        "p_value": p_value,
+    }
     environment.globals |= {"histogram_path": histogram_path, "failed": _failed}
+    # What turns a run's figures into lines and tables is asked for where the template shows it.
+    environment.globals |= {"tables": tables, "words": words}
     return environment
 
 

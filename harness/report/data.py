@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing, write_json
 from harness.records import Channel, Description, Exemplar, Neuron, Score, VectorSummary, Verdict
+from harness.report.judges import judge_checks_of, read_judge_checks
 from harness.stats import (
     Leaderboard,
     MeritGroup,
@@ -22,32 +23,44 @@ from harness.stats import (
     merit_groups,
     write_csv,
 )
+from harness.stats.judges import JudgeCheck
 
 SHOWN = 200
+"""Neurons that a report shows at most; its figures are of all."""
+
+T = TypeVar("T", Description, Verdict, Score)
+Round = Mapping[tuple[str, str], int]
 
 
 @dataclass(frozen=True)
 class RunData:
     """The records of one run and the statistics on them.
 
+    Records are those of the neurons that are shown, at most ``SHOWN``; figures are those of all.
+
     Attributes:
         folder: name of the run folder, without its path.
         manifest: what was run; any part of it may be absent.
         leaderboard: the statistics.
+        checks: what each judge is worth where that is known.
+        rounds: of an adaptive schedule, what each judge was asked in every round: pairs, and on how many neurons.
+        seconds: spent by each describer, judge and scorer, by name, summed over items that ran side by side.
         descriptions: the describers' descriptions.
         verdicts: the comparators' verdicts.
         scores: the scorers' grades.
-        channels: the channels of the neurons that are shown, ordered by neuron, kind and rank.
+        channels: the channels, ordered by neuron, kind and rank.
         vectors: their weight vectors, ordered by neuron and kind.
         exemplars: the exemplars of every split.
         merit: the figures of all vectors and channels, shown or not, by layer and kind.
-        left_out: how many neurons were decomposed whose channels and vectors are left out here: of a run that only
-            decomposes, the report shows no more than ``SHOWN`` neurons.
+        left_out: how many neurons are not shown.
     """
 
     folder: str
     manifest: Mapping[str, Any]
     leaderboard: Leaderboard
+    checks: tuple[JudgeCheck, ...]
+    rounds: Mapping[str, Sequence[Round]]
+    seconds: Mapping[str, float]
     descriptions: tuple[Description, ...]
     verdicts: tuple[Verdict, ...]
     scores: tuple[Score, ...]
@@ -69,7 +82,7 @@ class RunData:
 
     @cached_property
     def neurons(self) -> tuple[Neuron, ...]:
-        """Every neuron that any record speaks of, ordered; those left out are not among them.
+        """Every neuron that is shown, ordered.
 
         A neuron that is described at its negative sign alone stands there once, at that sign.
         """
@@ -80,18 +93,6 @@ class RunData:
         }
         whole = {record.neuron for group in (self.channels, self.vectors) for record in group}
         return tuple(sorted(signed | (whole - {neuron.whole for neuron in signed})))
-
-    @cached_property
-    def seconds(self) -> Mapping[str, float]:
-        """Seconds spent by each describer, judge and scorer, by name, summed over items that ran side by side."""
-        totals: dict[str, float] = defaultdict(float)
-        for item in self.descriptions:
-            totals[item.describer] += item.usage.seconds
-        for verdict in self.verdicts:
-            totals[verdict.judge] += verdict.usage.seconds
-        for score in self.scores:
-            totals[score.scorer] += score.usage.seconds
-        return totals
 
     @property
     def describers(self) -> tuple[str, ...]:
@@ -126,23 +127,34 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         raise HarnessError(f"{folder.manifest} is not readable JSON ({error}); restore it, or run again") from error
     if not isinstance(manifest, dict):
         raise HarnessError(f"{folder.manifest} holds no JSON object: this is not a run folder")
-    descriptions, verdicts, scores = folder.descriptions(), folder.verdicts(), folder.scores()
+    descriptions, verdicts, scores = (
+        folder.descriptions().records(),
+        folder.verdicts().records(),
+        folder.scores().records(),
+    )
     leaderboard = None if recompute else _stored_leaderboard(folder)
-    if leaderboard is None:
-        leaderboard = leaderboard_of(folder, manifest)
-    shown, left_out = (None, 0) if manifest.get("contestants", True) else _choice(folder)
+    checks = None if recompute else _stored_checks(folder)
+    judged = {x.neuron for x in descriptions} | {x.neuron for x in verdicts} | {x.neuron for x in scores}
+    shown, left_out = _choice(folder, judged)
+    some = set(shown) if left_out else None
+    whole = None if some is None else {neuron.whole for neuron in some}
     return RunData(
         folder=folder.path.resolve().name,
         manifest=manifest,
-        leaderboard=leaderboard,
-        descriptions=tuple(sorted(descriptions.records(), key=lambda item: (item.neuron, item.describer))),
-        verdicts=tuple(sorted(verdicts.records(), key=lambda item: (item.neuron, item.judge, item.first, item.second))),
-        scores=tuple(sorted(scores.records(), key=lambda item: (item.neuron, item.scorer, item.describer))),
-        channels=tuple(folder.read_channels(shown)),
-        vectors=tuple(folder.read_vectors(shown)),
+        leaderboard=leaderboard_of(folder, manifest) if leaderboard is None else leaderboard,
+        checks=judge_checks_of(folder, manifest) if checks is None else checks,
+        rounds=_rounds(folder),
+        seconds=_seconds(descriptions, verdicts, scores),
+        descriptions=tuple(sorted(_of(descriptions, some), key=lambda item: (item.neuron, item.describer))),
+        verdicts=tuple(
+            sorted(_of(verdicts, some), key=lambda item: (item.neuron, item.judge, item.first, item.second))
+        ),
+        scores=tuple(sorted(_of(scores, some), key=lambda item: (item.neuron, item.scorer, item.describer))),
+        channels=tuple(folder.read_channels(whole)),
+        vectors=tuple(folder.read_vectors(whole)),
         exemplars=tuple(
             sorted(
-                folder.read_exemplars(),
+                folder.read_exemplars(some),
                 key=lambda item: (item.neuron, item.split, item.source, item.window, item.document),
             )
         ),
@@ -151,11 +163,48 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
     )
 
 
-def _choice(folder: RunFolder) -> tuple[set[Neuron], int]:
-    """Return at most ``SHOWN`` of the decomposed neurons, evenly spread, and the number of the others."""
-    found = sorted({neuron for neuron, _ in folder.decomposed()})
+def _choice(folder: RunFolder, judged: Iterable[Neuron]) -> tuple[list[Neuron], int]:
+    """Return at most ``SHOWN`` of the neurons on record, evenly spread, and the number of the others."""
+    signed = set(judged)
+    exemplars = folder.exemplar_table()
+    if exemplars is not None:
+        signed.update(exemplars.neurons)
+        exemplars.close()
+    whole = {neuron for neuron, _ in folder.decomposed()}
+    found = sorted(signed | (whole - {neuron.whole for neuron in signed}))
     count = min(SHOWN, len(found))
-    return {found[place * len(found) // count] for place in range(count)}, len(found) - count
+    return [found[place * len(found) // count] for place in range(count)], len(found) - count
+
+
+def _of(records: Iterable[T], neurons: set[Neuron] | None) -> list[T]:
+    return [item for item in records if neurons is None or item.neuron in neurons]
+
+
+def _seconds(
+    descriptions: Iterable[Description], verdicts: Iterable[Verdict], scores: Iterable[Score]
+) -> Mapping[str, float]:
+    totals: dict[str, float] = defaultdict(float)
+    for item in descriptions:
+        totals[item.describer] += item.usage.seconds
+    for verdict in verdicts:
+        totals[verdict.judge] += verdict.usage.seconds
+    for score in scores:
+        totals[score.scorer] += score.usage.seconds
+    return totals
+
+
+def _rounds(folder: RunFolder) -> dict[str, list[Round]]:
+    """Read the rounds of an adaptive schedule; none if the run has none."""
+    if not folder.schedule.exists():
+        return {}
+    try:
+        found = json.loads(folder.schedule.read_text("utf-8"))
+        return {
+            judge: [{(left, right): int(count) for left, right, count in plan} for plan in plans]
+            for judge, plans in sorted(found.items())
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise HarnessError(f"{folder.schedule} is damaged ({error}); delete it: a run plans it anew") from error
 
 
 def store_leaderboard(folder: RunFolder, leaderboard: Leaderboard) -> None:
@@ -174,4 +223,13 @@ def _stored_leaderboard(folder: RunFolder) -> Leaderboard | None:
     try:
         return leaderboard_from_json(json.loads(folder.leaderboard.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _stored_checks(folder: RunFolder) -> tuple[JudgeCheck, ...] | None:
+    if not folder.judge_checks.exists():
+        return None
+    try:
+        return read_judge_checks(folder)
+    except ValueError:  # another version's
         return None

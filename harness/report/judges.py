@@ -19,14 +19,12 @@ from harness.stats.judges import JudgeCheck, judge_checks
 _CHECKS = TypeAdapter(tuple[JudgeCheck, ...])
 
 
-def store_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...]:
-    """Compute, from a run's records and manifest alone, what its judges are worth; write and return it.
+def judge_checks_of(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[JudgeCheck, ...]:
+    """Compute, from a run's records and manifest alone, what its judges are worth.
 
-    A run without contestants of known quality, whose judges were asked nothing twice either, has nothing to say; then
-    there is no file.
+    A run without contestants of known quality, whose judges were asked nothing twice either, has nothing to say.
     """
-    manifest = folder.read_manifest()
-    contestants, judges = manifest.get("contestants", {}), manifest.get("judges", {})
+    contestants, judges = _entries(manifest, "contestants"), _entries(manifest, "judges")
     known = {
         name: from_json(Corruption, entry["corruption"])
         for name, entry in contestants.items()
@@ -34,24 +32,35 @@ def store_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...]:
     }
     retests, score_retests = folder.retests().records(), folder.score_retests().records()
     if not known and not retests and not score_retests:
-        folder.judge_checks.unlink(missing_ok=True)
         return ()
-    checks = judge_checks(
+    return judge_checks(
         folder.verdicts().records(),
         folder.scores().records(),
         folder.descriptions().records(),
         known,
-        seed=manifest["seed"],
+        seed=int(manifest.get("seed") or 0),
         retests=retests,
         score_retests=score_retests,
         models=_models(contestants) | _models(judges),
     )
-    write_json(folder.judge_checks, _CHECKS.dump_python(checks, mode="json"))
+
+
+def store_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...]:
+    """Compute, write and return :func:`judge_checks_of`; where there is nothing to say, there is no file."""
+    checks = judge_checks_of(folder, folder.read_manifest())
+    if checks:
+        write_json(folder.judge_checks, _CHECKS.dump_python(checks, mode="json"))
+    else:
+        folder.judge_checks.unlink(missing_ok=True)
     return checks
 
 
 def read_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...]:
-    """Read what :func:`store_judge_checks` wrote; nothing if it wrote nothing."""
+    """Read what :func:`store_judge_checks` wrote; nothing if it wrote nothing.
+
+    Raises:
+        ValueError: if another version wrote it.
+    """
     if not folder.judge_checks.exists():
         return ()
     return _CHECKS.validate_python(json.loads(folder.judge_checks.read_text("utf-8")))
@@ -100,3 +109,8 @@ def _models(entries: Mapping[str, Any]) -> dict[str, list[str]]:
         for member, inner in (entry.get("members") or {}).items():
             found[f"{name}/{member}"] = inner.get("models", [])
     return found
+
+
+def _entries(manifest: Mapping[str, Any], part: str) -> dict[str, Mapping[str, Any]]:
+    found = manifest.get(part)
+    return {name: entry for name, entry in found.items() if isinstance(entry, Mapping)} if found else {}

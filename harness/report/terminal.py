@@ -7,19 +7,25 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report.text import percent, visible
-from harness.stats import Leaderboard
+from harness.stats import Leaderboard, Row
+
+_STYLES = {True: "green", False: "bold red", None: "yellow"}
 
 
 def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
-    """Print the rows of all judges together; controls are dimmed, failures are shown beside what they are part of."""
+    """Print whether the controls lose and the rows of all judges together, in 80 columns.
+
+    Controls are dimmed, failures are shown beside what they are part of.
+    """
     judges = "judge" if len(leaderboard.judges) == 1 else "judges"
     title = f"Leaderboard: {leaderboard.neurons} neurons, {len(leaderboard.judges)} comparing {judges}"
     table = Table(title=title, padding=(0, 1), title_justify="left", caption_justify="left")
-    # Short headings, so that the names keep their room in 80 columns.
+    # Short headings, so that the names keep their room in 80 columns. Adjusted: at equal length.
     table.add_column("Describer", overflow="fold", min_width=12)
-    table.add_column("Win rate %", justify="right", no_wrap=True)
+    table.add_column("Rank", justify="right", no_wrap=True)
+    table.add_column("Win %", justify="right", no_wrap=True)
     table.add_column(f"{100 * leaderboard.confidence:g} % interval", justify="right", no_wrap=True)
-    for heading in ("n", "Won", "Tied", "Lost", "Failed"):
+    for heading in ("Adj. %", "n", "Failed"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in leaderboard.overall.rows:
         interval = "–" if row.interval is None else f"{percent(row.interval[0])} to {percent(row.interval[1])}"
@@ -28,13 +34,23 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
             name.append(" (control)", style="dim")
         table.add_row(
             name,
+            _rank(row),
             Text(percent(row.win_rate), style="bold"),
             interval,
-            *map(str, (row.comparisons, row.wins, row.ties, row.losses)),
+            percent(row.adjusted_win_rate),
+            str(row.comparisons),
             Text(str(row.failed), style="red" if row.failed else ""),
             style="dim" if row.control else "",
         )
     console.print(table)
+    boards = leaderboard.judges if len(leaderboard.judges) > 1 else ()
+    for board in (leaderboard.overall, *boards):
+        # A judge's own line is worth its room only where it says something else.
+        if board.judge is None or board.trust.trustworthy is not leaderboard.overall.trust.trustworthy:
+            who = "" if board.judge is None else f"{board.judge}: "
+            console.print(Text(visible(who + board.trust.words), style=_STYLES[board.trust.trustworthy]))
+    if len(leaderboard.overall.graph.groups) > 1:
+        console.print(Text(visible(leaderboard.overall.graph.words), style="yellow"))
     for health in leaderboard.health:
         parts = [f"{health.failed} of {health.failed + health.comparisons} comparisons failed"]
         if health.inconsistency is not None:
@@ -42,3 +58,9 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
         if health.first_position_rate is not None:
             parts.append(f"{percent(health.first_position_rate)} % won by the first shown")
         console.print(Text(f"{visible(health.judge)}: {', '.join(parts)}", style="dim"))
+
+
+def _rank(row: Row) -> str:
+    if row.rank is None:
+        return "–"
+    return str(row.rank) if row.rank_interval is None else f"{row.rank} ({row.rank_interval[0]}–{row.rank_interval[1]})"

@@ -44,6 +44,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
+def p_value(value: float) -> str:
+    """Return a p-value with three digits, or that it is smaller than those show."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def listing(names: list[str]) -> str:
     """Return names as English lists them: ``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nothing"

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.report.data import RunData
-from harness.report.text import listing, percent, plural
-from harness.stats import Board, merit_row, together
+from harness.report.text import listing, number, percent, plural
+from harness.stats import Board, Cycles, LengthEffect, Trust, incomparable, merit_row, together
+
+LITTLE = 0.1
+"""Share of the variation in length within pairs of describers below which adjusted figures are called a hint."""
 
 
 def summary(run: RunData) -> str:
@@ -24,7 +27,7 @@ def summary(run: RunData) -> str:
     if controls:
         compared += f" and {plural(len(controls), 'control')} ({listing(controls)})"
     verb = "was" if len(real) + len(controls) == 1 else "were"
-    first = f"{compared} {verb} compared on {plural(len(run.neurons), 'neuron')}"
+    first = f"{compared} {verb} compared on {plural(len(run.neurons) + run.left_out, 'neuron')}"
     first += f" of {subject.get('name') or 'an unnamed subject'}" + (f" ({where})." if layers else ".")
     comparators = [health.judge for health in run.leaderboard.health]
     scorers = sorted({row.scorer for row in run.leaderboard.scores})
@@ -65,19 +68,94 @@ def extractive_notice(run: RunData) -> str | None:
     }
     if not forms and not run.describers:
         return None
-    extractive = sorted(name for name, form in forms.items() if form == "extractive")
+    extractive, given = (sorted(name for name, form in forms.items() if form == one) for one in ("extractive", "given"))
     configured = any(run.part("llm").values())
-    if not configured and ("llm" in run.manifest or (extractive and len(extractive) == len(forms))):
-        return (
-            "No language model was configured for this run. The descriptions are extractive: the tokens that each "
-            "method found, not sentences about them; and the judges compare embeddings of texts. This shows which "
-            "method's evidence lies closer to what activates the neurons. It cannot say which method leads to the "
-            "better explanation in words, nor what a reader, human or model, would prefer."
+    parts = []
+    if not configured and ("llm" in run.manifest or (forms and "llm" not in forms.values())):
+        parts.append("No language model was configured for this run.")
+        if extractive or not forms:
+            whose = "" if len(extractive) == len(forms) else f" of {listing(extractive)}"
+            parts.append(
+                f"The descriptions{whose} are extractive: the tokens that each method found, not sentences about them."
+            )
+        if given:
+            parts.append(f"Those of {listing(given)} were given to the run, which cannot say how they were made.")
+        parts.append(
+            "No judge reads descriptions as a language model or a person does: they compare embeddings, words or "
+            "responses. This shows whose descriptions lie closer to what activates the neurons. It cannot say which "
+            "method leads to the better explanation in words, nor what a reader would prefer."
         )
+        return " ".join(parts)
     if extractive:
-        return (
+        parts.append(
             f"The descriptions of {listing(extractive)} are extractive: tokens and not sentences, made without a "
             "language model. Beside descriptions in prose they win or lose by their form as well as by what they say."
+        )
+    if given:
+        parts.append(
+            f"The descriptions of {listing(given)} were given to the run: from how much evidence they were made, and "
+            "at what cost, is not known here."
+        )
+    return " ".join(parts) or None
+
+
+def trust_lines(run: RunData) -> list[tuple[str, Trust]]:
+    """Return who judged and whether controls lost there: all judges together, then each where there are several."""
+    board = run.leaderboard
+    lines = [("All judges together", board.overall.trust)]
+    return lines + [(f"Judge {one.judge}", one.trust) for one in board.judges if len(board.judges) > 1]
+
+
+def length_line(effect: LengthEffect) -> str:
+    """Return what the length of a description did, and how far the adjusted figures can be believed."""
+    parts = []
+    if effect.longer_win_rate is not None:
+        parts.append(f"where lengths differ, the longer description wins {percent(effect.longer_win_rate)} %")
+    if effect.effect is None:
+        parts.append(f"nothing could be adjusted: {effect.words[:1].lower()}{effect.words[1:].rstrip('.')}")
+    else:
+        span = "" if effect.interval is None else f" ({number(effect.interval[0])} to {number(effect.interval[1])})"
+        parts.append(f"at equal strength, much longer ones gain {number(effect.effect)} logits{span}")
+    if effect.own_share is not None:
+        parts.append(f"{percent(effect.own_share)} % of the variation in length lies within pairs of describers")
+        if effect.effect is not None and effect.own_share < LITTLE:
+            parts.append(
+                "that is little: length follows from who wrote the description, so read the adjusted figures as a hint"
+            )
+    if effect.unknown:
+        parts.append(f"{plural(effect.unknown, 'comparison')} of unknown length left out")
+    return f"Length: {'; '.join(parts)}."
+
+
+def cycle_line(cycles: Cycles) -> str | None:
+    """Return whether preferences go round in circles, or none if no three describers were compared."""
+    if cycles.rate is None and not cycles.majority:
+        return None
+    parts = []
+    if cycles.rate is not None:
+        span = "" if cycles.interval is None else f" ({percent(cycles.interval[0])} to {percent(cycles.interval[1])} %)"
+        parts.append(
+            f"{percent(cycles.rate)} %{span} of {plural(cycles.triads, 'triad')} without a tie go round in a circle "
+            "(25 % by chance)"
+        )
+    parts += [f"over all neurons {a} beats {b}, {b} beats {c}, and {c} beats {a}" for a, b, c in cycles.majority]
+    return f"Transitivity: {'; '.join(parts)}."
+
+
+def schedule_line(run: RunData) -> str | None:
+    """Return which comparisons were made and what that does to the figures, or none if it was all of them."""
+    comparisons = run.part("config").get("comparisons")
+    settings = comparisons if isinstance(comparisons, Mapping) else {}
+    if settings.get("schedule") == "baseline":
+        return (
+            f"Not all pairs were compared: every describer met {settings.get('baseline')} and nobody else. That one's "
+            "win rate is against all others, theirs against it alone: compare describers by strength."
+        )
+    if settings.get("schedule") == "adaptive":
+        return (
+            "Not all pairs were compared on all neurons: each judge went on only with pairs whose order was open. "
+            "Close rivals therefore meet more often, which pulls plain win rates towards 50 %, and pairs "
+            "that were settled early look further apart than they are: compare describers by strength."
         )
     return None
 
@@ -124,20 +202,8 @@ def config_differences(runs: Sequence[RunData]) -> list[tuple[str, list[str | No
 
 
 def comparability_warnings(runs: Sequence[RunData]) -> list[str]:
-    """Return why the runs' figures must not be read side by side: another subject, other neurons, another corpus."""
-    warnings = []
-    subjects = {str(run.part("subject").get("fingerprint") or run.part("subject").get("name")) for run in runs}
-    if len(subjects) > 1:
-        warnings.append("The runs study different subject models, so their neurons have nothing in common.")
-    neurons = [set(run.neurons) for run in runs]
-    if any(one != neurons[0] for one in neurons):
-        shared = len(set.intersection(*neurons))
-        counts = listing([str(len(one)) for one in neurons])
-        warnings.append(f"The runs describe different neurons ({counts}; {shared} in common).")
-    if len({json.dumps(run.part("corpus"), sort_keys=True, default=str) for run in runs}) > 1:
-        warnings.append("The runs draw their evidence from different corpora, so their exemplars differ.")
-    if len({tuple(health.judge for health in run.leaderboard.health) for run in runs}) > 1:
-        warnings.append("The runs have different judges, so their overall win rates are means over different judges.")
+    """Return why the runs' figures must not be read side by side; that describers differ is said with the rest."""
+    warnings = [difference.words for difference in incomparable([run.manifest for run in runs])]
     if len({frozenset(run.describers) for run in runs}) > 1:
         warnings.append("The runs compare different describers, and a win rate depends on who the opponents were.")
     return warnings

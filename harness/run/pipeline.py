@@ -168,7 +168,8 @@ def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Le
 
 def _track(setup: Setup, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
     """Tell the tracker, unless it has been told of these very results."""
-    results = folder.leaderboard.read_bytes() + folder.decomposition.read_bytes()
+    files = (folder.leaderboard, folder.decomposition, folder.judge_checks)
+    results = b"".join(path.read_bytes() for path in files if path.exists())
     digest = hashlib.sha256(results + repr(setup.config["tracking"]).encode()).hexdigest()
     told = folder.path / ".tracked"
     if told.exists() and told.read_text() == digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from PIL import Image
 
 from harness.folder import RunFolder
 from harness.report.build import decomposition_figures
+from harness.report.judges import read_judge_checks
 from harness.report.plots import leaderboard_figure, win_matrix_figure
 from harness.seeds import derive_seed
 from harness.stats import Leaderboard, merit_groups, merit_json
@@ -33,7 +35,7 @@ class NoTracker(Tracker):
 
 
 class WandbTracker(Tracker):
-    """Logs to Weights & Biases: tables, figures, win rates and scores as summary metrics, the config.
+    """Logs to Weights & Biases: tables, figures, the config; trust, win rates, strengths, scores, judges as summary.
 
     A run of the harness is one W&B run: when it is taken up again, so is the W&B run.
 
@@ -78,24 +80,72 @@ class WandbTracker(Tracker):
             settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
         ) as run:
             _log_decomposition(wandb, run, folder)
-            rows = leaderboard.to_json()["overall"]["rows"]
+            board = leaderboard.to_json()
+            rows = board["overall"]["rows"]
             if not rows:
                 return
             run.log(
                 {
                     "leaderboard": _table(wandb, rows),
-                    "win_matrix": _table(wandb, leaderboard.to_json()["overall"]["cells"]),
-                    "scores": _table(wandb, leaderboard.to_json()["scores"]),
+                    "win_matrix": _table(wandb, board["overall"]["cells"]),
+                    "scores": _table(wandb, board["scores"]),
                     "descriptions": _table(wandb, [_flat(record) for record in folder.descriptions().records()]),
                     "verdicts": _table(wandb, [_flat(record) for record in folder.verdicts().records()]),
+                    **{name: _table(wandb, rows) for name, rows in _statistics(board).items() if rows},
                     "leaderboard_plot": wandb.Image(_picture(leaderboard_figure(leaderboard))),
                     "win_matrix_plot": wandb.Image(_picture(win_matrix_figure(leaderboard))),
                 }
             )
-            for row in leaderboard.overall.rows:
-                run.summary[f"win_rate/{row.describer}"] = row.win_rate
-            for score in leaderboard.scores:
-                run.summary[f"score/{score.scorer}/{score.describer}"] = score.mean
+            run.summary.update(_summary(leaderboard))
+            _log_judge_checks(wandb, run, folder)
+
+
+def _statistics(board: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the further tables of a leaderboard, by name."""
+    boards = [("all judges", board["overall"]), *((one["judge"], one) for one in board["judges"])]
+    return {
+        "tests": board["overall"]["tests"],
+        "trust": [{"judge": judge, **check} for judge, one in boards for check in one["trust"]["controls"]],
+        "judges": board["health"],
+        "agreement": board["agreement"],
+        "concordance": board["concordance"],
+        "breakdown": board["breakdown"],
+        "writing": board["descriptions"],
+    }
+
+
+def _summary(leaderboard: Leaderboard) -> dict[str, Any]:
+    """Return the figures that runs are compared by, and whether they can be trusted, in words too."""
+    found: dict[str, Any] = {}
+    for board in (leaderboard.overall, *leaderboard.judges):
+        name = "trust" if board.judge is None else f"trust/{board.judge}"
+        found |= {f"{name}/words": board.trust.words, f"{name}/trustworthy": board.trust.trustworthy}
+    for row in leaderboard.overall.rows:
+        for figure in ("win_rate", "adjusted_win_rate", "strength", "rank"):
+            found[f"{figure}/{row.describer}"] = getattr(row, figure)
+    for score in leaderboard.scores:
+        found[f"score/{score.scorer}/{score.describer}"] = score.mean
+    for health in leaderboard.health:
+        for figure in ("inconsistency", "first_position_rate"):
+            found[f"judge/{health.judge}/{figure}"] = getattr(health, figure)
+    return found
+
+
+def _log_judge_checks(wandb: Any, run: Any, folder: RunFolder) -> None:
+    """Log what the judges are worth, where the run knows: a table of judges, one of pairs, and the summary."""
+    checks = [dataclasses.asdict(check) for check in read_judge_checks(folder)]
+    if not checks:
+        return
+    pairs = [pair for check in checks for pair in check.pop("pairs")]
+    run.log({name: _table(wandb, rows) for name, rows in {"checks": checks, "pairs": pairs}.items() if rows})
+    run.summary.update(
+        {
+            f"judge/{check['judge']}/{figure}": check[figure]
+            for check in checks
+            for figure in ("accuracy", "brier", "consistency", "length_effect", "self_preference", "retest")
+            if check[figure] is not None
+        }
+    )
 
 
 def _log_decomposition(wandb: Any, run: Any, folder: RunFolder) -> None:

@@ -1,0 +1,100 @@
+"""Long lists of the leaderboard turned into tables with a column for each describer or judge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.stats import Board, BreakdownRow, Concordance, LeftOut
+from harness.stats.boards import LeftOutRow
+from harness.stats.judges import JudgeCheck, KnownPair
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """The win rates by one division of the neurons.
+
+    Attributes:
+        facet: how the neurons are divided.
+        describers: the columns, best of all neurons first.
+        parts: each part with a row for each of the columns, none where there is none.
+    """
+
+    facet: str
+    describers: tuple[str, ...]
+    parts: tuple[tuple[str, tuple[BreakdownRow | None, ...]], ...]
+
+
+def breakdowns(rows: Iterable[BreakdownRow], describers: Sequence[str]) -> list[Breakdown]:
+    """Return one table for each division, in the order of the leaderboard."""
+    facets: dict[str, dict[str, dict[str, BreakdownRow]]] = {}
+    for row in rows:
+        facets.setdefault(row.facet, {}).setdefault(row.part, {})[row.describer] = row
+    found = []
+    for facet, parts in facets.items():
+        columns = tuple(name for name in describers if any(name in cells for cells in parts.values()))
+        lines = tuple((part, tuple(cells.get(name) for name in columns)) for part, cells in parts.items())
+        found.append(Breakdown(facet, columns, lines))
+    return found
+
+
+KnownLine = tuple[KnownPair, tuple[KnownPair | None, ...]]
+"""A pair of known quality, as any of the judges tells it, and what each judge made of it."""
+
+
+def known_pairs(
+    checks: Sequence[JudgeCheck], contestants: Mapping[str, Any]
+) -> tuple[list[KnownLine], list[KnownLine]]:
+    """Return the pairs of known quality, by what was done to the worse one: those with a right one, and the others.
+
+    Args:
+        checks: the judges, which are the columns.
+        contestants: of the manifest, with what is known of their quality. The right ones are those of the highest
+            quality to which least was done.
+    """
+    done = {name: entry["corruption"] for name, entry in contestants.items() if entry.get("corruption")}
+    order = {name: (-known["quality"], known.get("strength", 1.0)) for name, known in done.items()}
+    right = {name for name, place in order.items() if place == min(order.values())}
+    lines: dict[tuple[str, str], dict[str, KnownPair]] = {}
+    for check in checks:
+        for pair in check.pairs:
+            lines.setdefault((pair.better, pair.worse), {})[check.judge] = pair
+    found = [
+        (next(iter(cells.values())), tuple(cells.get(check.judge) for check in checks)) for cells in lines.values()
+    ]
+    found.sort(key=lambda line: (not line[0].ordered, line[0].better, line[0].grade, -line[0].strength, line[0].worse))
+    return (
+        [line for line in found if right & {line[0].better, line[0].worse}],
+        [line for line in found if not right & {line[0].better, line[0].worse}],
+    )
+
+
+def without_each(left_out: Sequence[LeftOut]) -> list[tuple[str, tuple[LeftOutRow, ...]]]:
+    """Return each describer with its place when each judge is left out, in the order of the judges."""
+    lines: dict[str, list[LeftOutRow]] = {}
+    for one in left_out:
+        for row in one.rows:
+            lines.setdefault(row.describer, []).append(row)
+    return [(describer, tuple(rows)) for describer, rows in lines.items()]
+
+
+def concordance_lines(
+    concordance: Sequence[Concordance],
+) -> tuple[list[str], list[tuple[str | None, tuple[Concordance | None, ...]]]]:
+    """Return the scorers, and each judge (none: all together) with its concordance with each of them."""
+    scorers = sorted({item.scorer for item in concordance})
+    lines: dict[str | None, dict[str, Concordance]] = {}
+    for item in concordance:
+        lines.setdefault(item.judge, {})[item.scorer] = item
+    return scorers, [(judge, tuple(cells.get(name) for name in scorers)) for judge, cells in lines.items()]
+
+
+def comparison_failures(board: Board, describer: str) -> dict[str, int]:
+    """Return how a describer's single verdicts failed, by status."""
+    counts: Counter[str] = Counter()
+    for cell in board.cells:
+        if cell.row == describer:
+            counts.update(cell.failures)
+    return dict(sorted(counts.items()))
