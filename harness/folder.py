@@ -385,6 +385,11 @@ class RunFolder:
         for name in self._blocks():
             yield pq.read_table(self.channels / f"{name}.{records}.parquet", columns=list(columns)).flatten()
 
+    @property
+    def keeps_directions(self) -> bool:
+        """Whether the directions of all channels found so far were kept."""
+        return all((self.channels / f"{name}.safetensors").exists() for name in self._blocks())
+
     def read_directions(
         self, wanted: Collection[tuple[Neuron, VectorKind]] | None = None
     ) -> Iterator[tuple[list[tuple[Neuron, VectorKind]], Tensor]]:

@@ -62,7 +62,7 @@ class Group:
 
 def measure_merit(setup: Setup, folder: RunFolder) -> None:
     """Measure what is not measured yet with this configuration; what another one measured is removed."""
-    jobs = [(group, what) for group in _groups(setup, folder) for what in _wanted(setup)]
+    jobs = [(group, what) for group in _groups(setup, folder) for what in _wanted(setup, folder)]
     paths = [group.path(folder, what) for group, what in jobs]
     for path in folder.merit.glob("*.parquet"):
         if path not in paths:
@@ -94,9 +94,9 @@ def _groups(setup: Setup, folder: RunFolder) -> Iterator[Group]:
         )
 
 
-def _wanted(setup: Setup) -> list[str]:
+def _wanted(setup: Setup, folder: RunFolder) -> list[str]:
     merit = setup.merit
-    ablations = merit.ablated > 0 and setup.storage.directions != "none"
+    ablations = merit.ablated > 0 and folder.keeps_directions
     return ["restarts"] * (merit.sample > 0) + ["random"] * (merit.random_vectors > 0) + ["ablations"] * ablations
 
 
