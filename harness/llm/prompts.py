@@ -46,7 +46,9 @@ def quoted(text: str, longest: int = _LONGEST) -> str:
     if len(text) > longest:
         text = f"{text[: longest - 1]}…"
     lines = text.replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
-    kept = "".join(char for char in _INVISIBLE.sub("", lines) if unicodedata.category(char) not in _DROPPED)
+    kept = _INVISIBLE.sub("", lines)
+    if not kept.isprintable():  # as nearly every text is: none of its characters is of a category to drop
+        kept = "".join(char for char in kept if unicodedata.category(char) not in _DROPPED)
     if text and not kept:
         kept = "".join(f"‹U+{ord(char):04X}›" for char in text[:8])
     kept = _unmarked(kept.translate(_MARKS))
