@@ -105,7 +105,8 @@ def _statistics(board: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     boards = [("all judges", board["overall"]), *((one["judge"], one) for one in board["judges"])]
     return {
         "tests": board["overall"]["tests"],
-        "trust": [{"judge": judge, **check} for judge, one in boards for check in one["trust"]["controls"]],
+        # Not "trust": a table and the figures below trust/ would be one key of the summary, and lose each other.
+        "controls": [{"judge": judge, **check} for judge, one in boards for check in one["trust"]["controls"]],
         "judges": board["health"],
         "agreement": board["agreement"],
         "concordance": board["concordance"],
