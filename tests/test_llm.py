@@ -63,6 +63,10 @@ class Verdict(pydantic.BaseModel):
 # --- a server ---------------------------------------------------------------------------------------------------------
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # as many callers as knock at once; the default of 5 turns some away
+
+
 class FakeEndpoint:
     """Speaks HTTP on a port of its own; ``answer`` maps each request's body to status, headers and body."""
 
@@ -88,7 +92,7 @@ class FakeEndpoint:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.server.handle_error = lambda *_: None  # a client that gave up waiting is no news
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
 
