@@ -385,7 +385,7 @@ def test_what_is_kept_is_what_a_search_through_every_window_finds(
         assert (item.document, item.split) == (window.document, window.split)
         assert item.tokens == tuple(subject.surface(window.tokens))
         assert item.activations == pytest.approx(truth.of(item.window, item.neuron), abs=5e-5)
-    background: dict[Split, list[int]] = {}
+    background: dict[tuple[Split, Neuron], list[int]] = {}
     for neuron in neurons:
         for split in Split:
             peaks = truth.peaks(neuron, split)
@@ -395,11 +395,13 @@ def test_what_is_kept_is_what_a_search_through_every_window_finds(
             assert [item.activation for item in top] == pytest.approx(peaks[:3], abs=5e-5)
             drawn = [item.window for item in kept.of(neuron, split, Source.RANDOM)]
             assert len(set(drawn)) == 4
-            assert drawn == sorted(drawn) == background.setdefault(split, drawn)
+            assert drawn == sorted(drawn) == background.setdefault((split, neuron.whole), drawn)
             check_quantiles(kept.of(neuron, split, Source.QUANTILE), peaks)
             (activity,) = [item for item in kept.activity if (item.neuron, item.split) == (neuron, split)]
             numbers = [number for number, window in enumerate(truth.windows) if window.split is split]
             check_activity(activity, [value for number in numbers for value in truth.of(number, neuron)])
+    # Both signs of a neuron show the same random windows, and another neuron others.
+    assert len(set(map(tuple, background.values()))) > len(Split)
 
 
 def check_quantiles(found: Sequence[Exemplar], peaks: Sequence[float]) -> None:

@@ -21,7 +21,7 @@ class EvidenceConfig:
         top: windows of highest activation kept per neuron and split.
         quantiles: equal parts, by peak activation, of the windows that activate a neuron; 0 for no such samples.
         per_quantile: windows drawn from each part, per neuron and split.
-        random: random windows kept per split, the same for all neurons.
+        random: random windows kept per neuron and split, drawn for each neuron from a pool four times as large.
         strong: share of a neuron's maximum above which an activation counts as strong.
         batch_windows: windows per forward pass; changes speed and memory only.
         copy_table_mib: MiB of the table that finds copied text.

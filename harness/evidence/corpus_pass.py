@@ -90,6 +90,11 @@ class Book:
             setattr(self, name, tensors[f"book.{name}"].numpy())
 
 
+#: Random windows held for each that a neuron shows. Each neuron draws its own: if all showed the same few, all would be
+#: judged by the luck of one draw, and no interval over neurons would tell.
+POOLED = 4
+
+
 class State:
     """All that is kept of the activations; see :mod:`harness.evidence.running`.
 
@@ -110,7 +115,8 @@ class State:
         size, sample = len(self.whole), SPARE * config.quantiles * config.per_quantile
         self.top = {split: Top(rows, config.top, config.window, dtype) for split in Split}
         self.sample = {split: Sample(rows, sample, config.window, dtype) for split in Split} if sample else {}
-        self.drawn = {split: Drawn(size, config.random, config.window, dtype, device) for split in Split}
+        pool = POOLED * config.random
+        self.drawn = {split: Drawn(size, pool, config.window, dtype, device) for split in Split}
         self.tally = {split: Tally(size, rows.both, device) for split in Split}
         self.book = Book(config.window)
 

@@ -159,7 +159,7 @@ class Sample(Kept):
 
 
 class Drawn:
-    """Random windows, the same for all rows: priorities (k,), window numbers (k,), activations (k, T, neurons)."""
+    """A pool of random windows for all rows: priorities (k,), window numbers (k,), activations (k, T, neurons)."""
 
     def __init__(self, neurons: int, count: int, window: int, dtype: torch.dtype, device: str) -> None:
         self.priorities = torch.full((count,), NEVER, dtype=torch.int32)

@@ -32,7 +32,7 @@ from harness.subject.files import sha256
 
 logger = logging.getLogger(__name__)
 #: Raised when what is captured from the same text with the same settings changes.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

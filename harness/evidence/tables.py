@@ -16,6 +16,7 @@ from harness.evidence.encoding import TURN
 from harness.evidence.running import NEVER, Sample, Tally, lower_edges
 from harness.exemplar_table import SCHEMA, TOGETHER, neuron_column, sign_of
 from harness.records import Activity, Neuron, Source, Split
+from harness.seeds import derive_rng
 from harness.subject import Subject
 
 
@@ -75,10 +76,14 @@ def _of(state: State, row: int, split: Split) -> Iterator[tuple[Source, NDArray[
         sample = state.sample[split]
         picked = quantile_picks(sample, row, state.config.quantiles, state.config.per_quantile)
         yield Source.QUANTILE, _numpy(sample.windows[row][picked]), _numpy(sample.of(row, picked))
-    drawn = state.drawn[split]
+    drawn, neuron = state.drawn[split], state.neurons[row]
     order = drawn.windows.argsort()
-    own = drawn.activations[:, :, state.columns[row]][order.to(drawn.activations.device)]
-    yield Source.RANDOM, _numpy(drawn.windows[order]), _numpy(own) * sign_of(state.neurons[row])
+    order = order[drawn.windows[order] >= 0]  # a small corpus does not fill the pool
+    # The pool itself was drawn by the run's seed.
+    rng = derive_rng(0, "random windows of a neuron", split, neuron.whole)
+    mine = order[np.sort(rng.choice(len(order), min(state.config.random, len(order)), replace=False))]
+    own = drawn.activations[:, :, state.columns[row]][mine.to(drawn.activations.device)]
+    yield Source.RANDOM, _numpy(drawn.windows[mine]), _numpy(own) * sign_of(neuron)
 
 
 def quantile_picks(sample: Sample, row: int, quantiles: int, each: int) -> Tensor:
