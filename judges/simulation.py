@@ -8,7 +8,7 @@ activation would stand, and the log-probabilities of the prompt say what the mod
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,10 @@ class SimulationLLM(Simulation):
         reason = ""
         for highest, placeholder in FORMATS:
             messages = self.prompt.render(
-                description=PROOF_DESCRIPTION, tokens=PROOF_TOKENS, placeholder=placeholder, highest=highest
+                description=PROOF_DESCRIPTION,
+                placeholder=placeholder,
+                highest=highest,
+                **self._laid_out(PROOF_TOKENS, slice(None)),
             )
             header, _, lines = messages[-1].content.partition("\n")
             written = "".join(f" token\t{level}\n" for level in range(highest + 1))
@@ -103,8 +106,13 @@ class SimulationLLM(Simulation):
 
     async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
         """Lay out the whole window and read what is expected behind each token."""
-        levels, masses = await self._read(llm, len(exemplar.tokens), description=description, tokens=exemplar.tokens)
+        shown = self._laid_out(exemplar.tokens, slice(None))
+        levels, masses = await self._read(llm, len(exemplar.tokens), description=description, **shown)
         return Prediction(levels, float(np.mean(masses)))
+
+    def _laid_out(self, tokens: Sequence[str], places: slice) -> dict[str, Any]:
+        """Return what the prompt shows of a window when the levels at ``places`` are asked for."""
+        return {"tokens": tokens[places]}
 
     async def _read(self, llm: LLMClient, count: int, **shown: Any) -> tuple[Floats, Floats]:
         """Return the expected level and the probability on the levels at each of ``count`` placeholders."""
@@ -176,15 +184,22 @@ class SimulationPerToken(SimulationLLM):
                 llm,
                 len(places),
                 description=description,
-                before=tokens[: places.start],
-                tokens=tokens[places.start : places.stop],
-                after=tokens[places.stop :] if self._whole_text else (),
-                whole=self._whole_text,
+                **self._laid_out(tokens, slice(places.start, places.stop)),
             )
             for places in batches(len(tokens), self._tokens)
         )
         levels, masses = (np.concatenate(figures) for figures in zip(*parts, strict=True))
         return Prediction(levels, float(np.mean(masses)))
+
+    def _laid_out(self, tokens: Sequence[str], places: slice) -> dict[str, Any]:
+        """Return the tokens asked for, and the text around them."""
+        start, stop, _ = places.indices(len(tokens))
+        return {
+            "before": tokens[:start],
+            "tokens": tokens[start:stop],
+            "after": tokens[stop:] if self._whole_text else (),
+            "whole": self._whole_text,
+        }
 
 
 def _writes(answer: PromptLogprobs, level: int) -> bool:
