@@ -14,6 +14,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -326,25 +327,41 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
 
 
 def summary_of(path: Path) -> dict[str, object]:
-    """Read the summary back from the log that the real client wrote: protobuf records in LevelDB's log format."""
+    """Read the summary back from the log that the real client wrote."""
+    # The client's service closes the log after finish() has returned (its last message asks for no answer): until then
+    # all that lies beyond the last whole block of 32 KiB is missing.
+    deadline = time.monotonic() + 60
+    while not (records := records_of(path)) or records[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < deadline, f"{path} is never finished"
+        time.sleep(0.05)
+    return {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for record in records
+        for item in record.summary.update
+    }
+
+
+def records_of(path: Path) -> list[Any]:
+    """Read the records of a W&B log so far: protobuf in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
 
     content, block, at = path.read_bytes(), 32768, 7  # seven bytes name the file's format
-    whole, summary = b"", {}
+    whole, records = b"", []
     while at + 7 <= len(content):
         if block - at % block < 7:  # a record's header never spans blocks
             at += block - at % block
             continue
         length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        if at + 7 + length > len(content):  # being written
+            break
         whole += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # complete, or the last part
             record = wandb_internal_pb2.Record()
             record.ParseFromString(whole)
             whole = b""
-            for item in record.summary.update:
-                summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-    return summary
+            records.append(record)
+    return records
 
 
 def one_line(text: str) -> bool:
