@@ -193,11 +193,11 @@ def _roles(
 
 
 def _metrics(scores: Iterable[Score]) -> Metrics:
-    """Average the further figures of the scores; those that are not finite count as not given."""
+    """Average the further figures of the scores that are ok."""
     values: defaultdict[tuple[str, str], defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for item in scores:
         for name, value in item.metrics.items():
-            if item.status is Status.OK and math.isfinite(value):
+            if item.status is Status.OK:
                 values[item.scorer, item.describer][name].append(value)
     return {
         key: {name: (math.fsum(given) / len(given), len(given)) for name, given in metrics.items()}
