@@ -322,7 +322,11 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
         summary["win_rate/rotate"]
         == next(r for r in board["overall"]["rows"] if r["describer"] == "rotate")["win_rate"]
     )
-    assert invoke(*options(small, folder="tracked", tracking="wandb_offline"))[0] == 0
+    code, out, err = invoke(*options(small, folder="tracked", tracking="wandb_offline", quiet="true"))
+    assert (code, out) == (0, f"{run.report.resolve()}\n")  # quiet: where the report is, and nothing else
+    untrusted = board["overall"]["trust"]["trustworthy"] is False
+    assert err == (f"{board['overall']['trust']['words']}\n" if untrusted else "")
+    assert "writing the report" in (run.logs / "run.log").read_text()
     assert len(list((run.path / "wandb").glob("offline-run-*"))) == 1  # nothing new to tell
 
 
@@ -387,6 +391,7 @@ MISTAKES = [
     (["merit.jitter=0"], ["merit: jitter must be finite and positive, not 0"]),
     (["merit.random=gaussian"], ["merit: random must be 'covariance' or 'isotropic'"]),
     (["merit.samples=3"], ["samples"]),
+        (["quiet=much"], ["quiet is 'much'; choose true or false"]),
     (["describers.shuffled.source=nobody"], ["nobody"]),
     (["describers=[rotate]"], ["two describers"]),
     (["llm@llm.explainer=openai", "llm.explainer.base_url=http://127.0.0.1:9/v1", "llm.explainer.model=m",

@@ -122,13 +122,18 @@ function neuronList(room) {
       if (!card.open) history.replaceState(null, "", `#${card.id}`);
     });
   }
+  room.querySelector(".no-script").remove();
   form.hidden = cards.length < 2;
   tell();
 
   return {
     async open(card) {
-      if (card.hidden) form.reset();
-      card.hidden = false;
+      if (card.hidden) {  // its order stays: a card that moves loses the focus
+        search.value = "";
+        for (const facet of facets) facet.value = "*";
+        for (const input of least) input.value = "";
+        await filter();
+      }
       card.open = true;
       await fill(card);
       card.scrollIntoView();
