@@ -314,7 +314,7 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
     assert [row["win_rate"] for row in logged] == [row["win_rate"] for row in board["overall"]["rows"]]
     assert len(tables["verdicts"]["data"]) == len(run.verdicts().records())
     assert len(tables["descriptions"]["data"]) == len(run.descriptions().records())
-    assert len(list(offline.rglob("*.png"))) == 2 + 6  # leaderboard and win matrix, and six of the decomposition
+    assert len(list(offline.rglob("*.png"))) == 2 + 7  # leaderboard and win matrix, and seven of the decomposition
     merit = [dict(zip(tables["decomposition"]["columns"], row, strict=True)) for row in tables["decomposition"]["data"]]
     assert merit == json.loads(run.decomposition.read_text())["rows"]
     summary = summary_of(next(offline.glob("*.wandb")))
