@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -41,6 +42,7 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
         *("neurons.layers=[1]", "neurons.per_layer=2", "neurons.kinds=[gate,in,out]", "decomposition.num_channels=2"),
         *("corpus=files", f"corpus.paths=[{topics}]", "evidence.max_documents=40", "evidence.window=16"),
         *("evidence.top=3", "evidence.random=6", "judges.simulation.windows=2"),
+        *("merit.sample=0", "merit.random_vectors=0", "merit.ablated=0"),
         *("tracking=none", f"folder={folder}", f"serving.cache={folder.parent / 'cache'}"),
     ]
 
@@ -66,9 +68,10 @@ def test_the_whole_road_on_a_managed_server(tiny_llm: Path, topics: Path, tmp_pa
     pytest.importorskip("vllm")
     subject = tiny_models.tiny_subject(tmp_path / "tiny-llama", "llama")
     command = [sys.executable, "-m", "harness", *overrides(subject, topics, tmp_path / "llama"), *managed(tiny_llm)]
+    command += ["describers=[rotate,maxact,generic]"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    check_records(RunFolder(tmp_path / "llama"))
+    check_records(RunFolder(tmp_path / "llama"), 3)
     logs = list((tmp_path / "llama" / "logs").glob("vllm-*.log"))
     assert len(logs) == 1  # one server served the three roles
     assert logs[0].read_text().count("Started server process") == 1
@@ -84,7 +87,7 @@ def test_gemma_on_an_endpoint_that_already_runs(
     options = [*overrides(subject, topics, tmp_path / "gemma"), *endpoint(vllm, "ROAD_KEY")]
     run(Setup.of(compose_config(options)))
     folder = RunFolder(tmp_path / "gemma")
-    check_records(folder)
+    check_records(folder, 5)
     asked = {record.describer: record.usage for record in folder.descriptions().records()}
     assert asked["rotate"].calls == 3 * 2 + 1  # kinds, channels, and one merge
     assert asked["maxact"].calls == asked["vocab_proj"].calls == 1
@@ -111,18 +114,18 @@ def endpoint(served: tiny_models.Served, key_variable: str) -> list[str]:
     return [option.format(role=role) for role in ROLES for option in each]
 
 
-def check_records(folder: RunFolder) -> None:
+def check_records(folder: RunFolder, count: int) -> None:
     """Check what any LLM, however weak, must leave: a record for every question, each with an honest status."""
     neurons = folder.read_manifest()["neurons"]
     assert {channel.kind for channel in folder.read_channels()} == set(VectorKind)
     descriptions = folder.descriptions().records()
-    assert len(descriptions) == len(neurons) * 5
+    assert len(descriptions) == len(neurons) * count
     status = {(item.neuron, item.describer): item.status for item in descriptions}
     assert all(status[neuron, "generic"] is Status.OK for neuron, _ in status)
     assert any(item.status is Status.OK for item in descriptions if item.describer == "maxact")
 
     verdicts = folder.verdicts().records()
-    assert len(verdicts) == len(neurons) * 10 * 2  # every pair, in both orders
+    assert len(verdicts) == len(neurons) * math.comb(count, 2) * 2  # every pair, in both orders
     for verdict in verdicts:
         usable = all(status[verdict.neuron, name] is Status.OK for name in (verdict.first, verdict.second))
         assert usable or verdict.status is Status.FAILED
@@ -131,7 +134,7 @@ def check_records(folder: RunFolder) -> None:
     assert judged
     assert all(item.winner in Winner and item.usage.calls <= 1 for item in judged)
     scores = folder.scores().records()
-    assert len(scores) == len(neurons) * 5
+    assert len(scores) == len(neurons) * count
     simulated = [item for item in scores if item.status is Status.OK]
     assert simulated
     assert all(-1 <= (item.value or 0) <= 1 and item.metrics["digit_mass"] > 0.1 for item in simulated)
