@@ -30,7 +30,7 @@ from harness.run.setup import Setup
 OPERATIONAL = (
     *("name", "folder", "executor", "storage", "tracking", "serving", "llm", "merit"),
     *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s", "steering.rows", "subject.cache"),
-    *("comparisons.retest", "statistics"),
+    *("comparisons.retest", "statistics", "sweep"),
 )
 #: What only the answers depend on: free to change until there are any.
 OF_ANSWERS = (

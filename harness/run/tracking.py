@@ -17,6 +17,7 @@ from harness.report.judges import read_judge_checks
 from harness.report.plots import leaderboard_figure, win_matrix_figure
 from harness.seeds import derive_seed
 from harness.stats import Leaderboard, merit_groups, merit_json
+from harness.stats.summary import leaderboard_figures
 
 
 class Tracker(ABC):
@@ -96,7 +97,7 @@ class WandbTracker(Tracker):
                     "win_matrix_plot": wandb.Image(_picture(win_matrix_figure(leaderboard))),
                 }
             )
-            run.summary.update(_summary(leaderboard))
+            run.summary.update(leaderboard_figures(leaderboard))
             _log_judge_checks(wandb, run, folder)
 
 
@@ -113,23 +114,6 @@ def _statistics(board: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
         "breakdown": board["breakdown"],
         "writing": board["descriptions"],
     }
-
-
-def _summary(leaderboard: Leaderboard) -> dict[str, Any]:
-    """Return the figures that runs are compared by, and whether they can be trusted, in words too."""
-    found: dict[str, Any] = {}
-    for board in (leaderboard.overall, *leaderboard.judges):
-        name = "trust" if board.judge is None else f"trust/{board.judge}"
-        found |= {f"{name}/words": board.trust.words, f"{name}/trustworthy": board.trust.trustworthy}
-    for row in leaderboard.overall.rows:
-        for figure in ("win_rate", "adjusted_win_rate", "strength", "rank"):
-            found[f"{figure}/{row.describer}"] = getattr(row, figure)
-    for score in leaderboard.scores:
-        found[f"score/{score.scorer}/{score.describer}"] = score.mean
-    for health in leaderboard.health:
-        for figure in ("inconsistency", "first_position_rate"):
-            found[f"judge/{health.judge}/{figure}"] = getattr(health, figure)
-    return found
 
 
 def _log_judge_checks(wandb: Any, run: Any, folder: RunFolder) -> None:
