@@ -20,6 +20,7 @@ from harness.llm.serving import Serving
 from harness.methods import Method
 from harness.report import build_report, store_decomposition, store_judge_checks, store_leaderboard
 from harness.run.answers import prove
+from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.intervene import draw_texts, intervene
@@ -85,14 +86,15 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     pending = pending_vectors(setup, folder)
     check_weights(setup, pending)
     check_space(setup, folder, pending)
+    store = ChannelStore(setup)
     # Entered before the corpus is read: a cluster that cannot be reached is told at once.
-    with setup.executor if pending else nullcontext():
+    with setup.executor if store.missing(pending) else nullcontext():
         manifest = write_manifest(setup, folder, None)
         draw_texts(setup, folder)
         if setup.corpus is not None and setup.compares and not folder.exemplars.exists():
             manifest = _gather(setup, folder, setup.corpus)
-        decompose_blocks(setup, folder, pending)
-    measure_merit(setup, folder)
+        decompose_blocks(setup, folder, pending, store)
+    measure_merit(setup, folder, store)
     intervene(setup, folder)
     return manifest
 

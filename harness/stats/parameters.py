@@ -71,7 +71,9 @@ def label(parameters: Sequence[Parameter], run: int) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a user would write it."""
+    """Return a value as a user would write it, a number with six digits."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
