@@ -314,7 +314,7 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
     assert len(tables["verdicts"]["data"]) == len(run.verdicts().records())
     assert len(tables["descriptions"]["data"]) == len(run.descriptions().records())
     assert len(list(offline.rglob("*.png"))) == 2 + 6  # leaderboard and win matrix, and six of the decomposition
-    merit = [dict(zip(tables["decomposition"]["columns"], row, strict=True)) for row in tables["decomposition"]["data"]]
+    merit = [dict(zip(tables["layers"]["columns"], row, strict=True)) for row in tables["layers"]["data"]]
     assert merit == json.loads(run.decomposition.read_text())["rows"]
     summary = summary_of(next(offline.glob("*.wandb")))
     assert (

@@ -1,4 +1,4 @@
-"""The figure that a sweep seeks: whether runs will have it, and what it is."""
+"""The figure that a sweep seeks, one of those that trackers show of a run: whether runs will have it, and what it is."""
 
 from __future__ import annotations
 
@@ -9,21 +9,15 @@ from collections.abc import Iterator
 from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.run.setup import Setup
-from harness.stats import Leaderboard, MeritRow, merit_groups, merit_json
-from harness.stats.summary import OF_DESCRIBERS, OF_JUDGES, leaderboard_figures
-
-
-def decomposition_figures(folder: RunFolder) -> dict[str, float]:
-    """Return what the run's decomposition found, all layers and kinds together; empty if it decomposed nothing."""
-    total = merit_json(merit_groups(folder))["total"] or {}
-    return {f"decomposition/{name}": value for name, value in total.items() if isinstance(value, int | float)}
+from harness.run.tracked import summary_of_run
+from harness.stats import Leaderboard, MeritRow, merit_groups
 
 
 def check_figure(name: str | None, setup: Setup) -> None:
-    """Check that a run of this setup will have a figure.
+    """Check that a run of this setup can have a figure.
 
     Raises:
-        HarnessError: if it will not, naming what comes nearest.
+        HarnessError: if it cannot, naming what comes nearest.
     """
     if name is None:
         return
@@ -41,20 +35,29 @@ def read_figure(name: str, folder: RunFolder, leaderboard: Leaderboard) -> float
     Raises:
         HarnessError: if it has no value.
     """
-    value = {**leaderboard_figures(leaderboard), **decomposition_figures(folder)}.get(name)
+    value = summary_of_run(folder, leaderboard, merit_groups(folder)).get(name)
     if value is None:
         raise HarnessError(f"this run's {name} has no value: nothing was observed for it (sweep.figure)")
     return float(value)
 
 
 def _names(setup: Setup) -> Iterator[str]:
+    """Yield the numbers among the figures that :func:`harness.run.tracked.summary_of_run` may give to such a run."""
     for describer in setup.describers:
-        yield from (f"{figure}/{describer}" for figure in OF_DESCRIBERS)
+        yield from (f"{figure}/{describer}" for figure in ("win_rate", "adjusted_win_rate", "strength", "rank"))
+    if setup.describers:
+        yield "best/win_rate"
     for judge in setup.judges:
         if judge in setup.scorers:
             yield from (f"score/{judge}/{describer}" for describer in setup.describers)
         else:
-            yield from (f"judge/{judge}/{figure}" for figure in OF_JUDGES)
+            figures = ("inconsistency", "first_position_rate")
+            checks = ("accuracy", "brier", "consistency", "length_effect", "self_preference", "retest")
+            yield from (f"judge/{judge}/{figure}" for figure in (*figures, *checks))
+    yield from (f"failed/{method}" for method in (*setup.describers, *setup.judges))
+    yield from (
+        f"cost/{figure}" for figure in ("calls", "prompt_tokens", "completion_tokens", "seconds", "total", "paid")
+    )
     for field in dataclasses.fields(MeritRow):
         if field.name not in {"layer", "kind"}:
             yield f"decomposition/{field.name}"
