@@ -1,4 +1,4 @@
-"""The figure that a sweep seeks, one of those that trackers show of a run: whether runs will have it, and what it is."""
+"""The figure that a sweep seeks, one of those that trackers show: whether a run will have it, and what it is."""
 
 from __future__ import annotations
 
