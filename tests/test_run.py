@@ -50,6 +50,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "evidence.random": "8",
         "decomposition.num_channels": "3",
         "tracking": "none",
+        "merit.random_vectors": "2",
+        "merit.ablated": "4",
     }
 
 
@@ -214,7 +216,7 @@ def test_a_sweep_gives_comparable_runs_side_by_side(
 def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     changes = {"describers": "[rotate,generic]", "judges": "[embedding_pairwise]", "neurons.per_layer": "12"}
     base = options(small | changes, folder="worth", merit__sample="2", merit__restarts="2", merit__jitter="1e-7")
-    base += ["merit.random_vectors=24", "merit.random_channels=2"]
+    base += ["merit.random_vectors=24", "merit.random_channels=2", "merit.ablated=64"]
     assert invoke(*base)[0] == 0
     run = RunFolder(tmp_path / "worth")
     rows = json.loads(run.decomposition.read_text())["rows"]
@@ -578,8 +580,9 @@ def test_help_explains_every_option(invoke: Invoke) -> None:
 @pytest.mark.slow
 def test_the_demo_in_small_puts_real_evidence_before_the_controls(invoke: Invoke, tmp_path: Path) -> None:
     code, out, err = invoke(
-        *("experiment=demo", "folder=demo", "neurons.per_layer=20", "evidence.max_documents=600"),
-        *("decomposition.num_channels=4", "tracking=none"),
+        *("experiment=demo", "folder=demo", "neurons.per_layer=20", "evidence.max_documents=400"),
+        *("decomposition.num_channels=4", "tracking=none", "judges=[embedding_pairwise,embedding_simulation]"),
+        *("merit.sample=0", "merit.random_vectors=0", "merit.ablated=0"),
     )
     assert code == 0, err
     assert out.strip().endswith("report.html")
