@@ -85,7 +85,7 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     repeats = _Repeats()
     descriptions = repeats.first(
         (
-            dataclasses.replace(item, describer=own[item.describer])
+            dataclasses.replace(item, describer=own.get(item.describer, item.describer))
             for run, own in zip(runs, names, strict=True)
             for item in run.descriptions
         ),
@@ -95,9 +95,9 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
         (
             dataclasses.replace(
                 item,
-                judge=by[item.judge],
-                first=own[item.first],
-                second=own[item.second],
+                judge=by.get(item.judge, item.judge),
+                first=own.get(item.first, item.first),
+                second=own.get(item.second, item.second),
                 winner=item.winner,
             )
             for run, own, by in zip(runs, names, judges, strict=True)
@@ -107,7 +107,9 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     )
     scores = repeats.first(
         (
-            dataclasses.replace(item, scorer=by[item.scorer], describer=own[item.describer])
+            dataclasses.replace(
+                item, scorer=by.get(item.scorer, item.scorer), describer=own.get(item.describer, item.describer)
+            )
             for run, own, by in zip(runs, names, judges, strict=True)
             for item in run.scores
         ),
