@@ -353,6 +353,9 @@ def test_what_runs_vary_is_told_by_what_all_of_them_have() -> None:
     rates = swept([manifest(decomposition=adamw), manifest(decomposition={**adamw, "adamw": {"rate": 0.2}})])
     assert [one.name for one in rates] == ["decomposition.adamw.rate"]
     assert swept([manifest(), manifest()]) == ()
+    # What a describer takes from another setting is no parameter of its own.
+    taken = [manifest(decomposition={"n": n}, describers={"a": {"channels": n}}) for n in (2, 5)]
+    assert [one.name for one in swept(taken)] == ["decomposition.n"]
 
 
 def test_sweeps_are_explained_like_everything_else() -> None:

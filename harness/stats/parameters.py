@@ -51,7 +51,8 @@ def swept(manifests: Sequence[Mapping[str, Any]]) -> tuple[Parameter, ...]:
     """Return the settings in which runs differ, by name, as their manifests tell them.
 
     Settings that only some runs have, because another setting decides whether they exist (``adamw.learning_rate``
-    where the solver is swept), are left out if those that all runs have tell the same runs apart.
+    where the solver is swept), are left out if those that all runs have tell the same runs apart; so are those of
+    methods that have the value of another setting in every run, for they take it from there.
     """
     flat = [_flat(_settings(manifest)) for manifest in manifests]
     names = sorted({name for one in flat for name in one})
@@ -59,7 +60,9 @@ def swept(manifests: Sequence[Mapping[str, Any]]) -> tuple[Parameter, ...]:
     varied = [one for one in found if len(set(map(_key, one.values))) > 1]
     everywhere = [one for one in varied if all(one.name in values for values in flat)]
     partitions = {_partition([one]) for one in everywhere} | {_partition(everywhere)}
-    return tuple(one for one in varied if one in everywhere or _partition([one]) not in partitions)
+    kept = [one for one in varied if one in everywhere or _partition([one]) not in partitions]
+    settings = {_key(one.values) for one in kept if not _of_method(one)}
+    return tuple(one for one in kept if not (_of_method(one) and _key(one.values) in settings))
 
 
 def label(parameters: Sequence[Parameter], run: int) -> str:
@@ -75,6 +78,10 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _of_method(parameter: Parameter) -> bool:
+    return parameter.name.split(".")[0] in _GROUPS
 
 
 def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
