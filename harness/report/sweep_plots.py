@@ -36,7 +36,7 @@ def sweep_figure(sweep: Sweep, parameter: Parameter) -> Figure | None:
     figure = Figure(figsize=(8.4, 4.2), layout="constrained")
     axes = bare(figure.add_subplot(), left=True)
     places = _positions(axes, parameter)
-    step = _step(parameter, places)
+    step = _step(parameter, places, len(sweep.describers))
     colours = iter(_COLOURS * (1 + len(sweep.describers) // len(_COLOURS)))
     for number, name in enumerate(sweep.describers):
         control = name in sweep.controls
@@ -67,7 +67,7 @@ def _faceted(sweep: Sweep, parameter: Parameter, others: Sequence[Parameter]) ->
     for axes, name in zip(panels, sweep.describers, strict=False):
         bare(axes, left=True)
         places = _positions(axes, parameter)
-        step = _step(parameter, places) * 3 / max(3, len(keys))
+        step = _step(parameter, places, len(keys))
         for number, key in enumerate(keys):
             told = ", ".join(f"{one.short}={value}" for one, value in zip(others, key, strict=True))
             _line(
@@ -83,6 +83,8 @@ def _faceted(sweep: Sweep, parameter: Parameter, others: Sequence[Parameter]) ->
     for place, axes in enumerate(panels):
         if place < len(sweep.describers) - columns:
             axes.set_xlabel("")
+        else:  # the lowest of its column, where others may have nothing below
+            axes.tick_params(labelbottom=True)
         if place % columns:
             axes.set_ylabel("")
     _legend(figure, panels[0], len(keys))
@@ -136,13 +138,13 @@ def _positions(axes: Axes, parameter: Parameter) -> list[float]:
     return [known[shown(value)] for value in parameter.values]
 
 
-def _step(parameter: Parameter, places: Sequence[float]) -> float:
-    """Return how far describers stand apart at one value, so that their intervals do not hide each other."""
+def _step(parameter: Parameter, places: Sequence[float], count: int) -> float:
+    """Return how far so many marks stand apart at one value, so that their intervals do not hide each other."""
     distinct = sorted(set(places))
     if len(distinct) < 2:
         return 0.02
     where = np.log10(distinct) if parameter.spans_decades else np.array(distinct)
-    return float(np.diff(where).min()) / 30
+    return min(1 / 25, 0.5 / count) * float(np.diff(where).min())
 
 
 def _finish(axes: Axes, parameter: Parameter) -> None:
