@@ -259,12 +259,16 @@ def from_readme(language: str, start: str) -> str:
     )
 
 
-def test_a_describer_from_somebody_elses_folder_competes(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+def test_methods_from_somebody_elses_folder_compete(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(from_readme("python", "from harness.methods"))
     (tmp_path / "myconf" / "describers").mkdir(parents=True)
     (tmp_path / "myconf" / "describers" / "peaks.yaml").write_text(from_readme("yaml", "peaks:"))
+    (tmp_path / "myjudges.py").write_text(from_readme("python", "from harness.methods import Comparator"))
+    (tmp_path / "myparts.py").write_text(from_readme("python", "import torch\n"))
     search = f"hydra.searchpath=[file://{tmp_path / 'myconf'}]"
-    code, _, err = invoke(*options(small, folder="plugged", describers="[rotate,peaks,shuffled]"), search)
+    others = ["+judges.named._target_=myjudges.Named", "+judges.more._target_=myjudges.NamesMore"]
+    others += ["decomposition.solver=myparts.pursuit"]
+    code, _, err = invoke(*options(small, folder="plugged", describers="[rotate,peaks,shuffled]"), search, *others)
     assert code == 0, err
     run = RunFolder(tmp_path / "plugged")
     mine = [item for item in run.descriptions().records() if item.describer == "peaks"]
@@ -274,6 +278,20 @@ def test_a_describer_from_somebody_elses_folder_competes(invoke: Invoke, small: 
         expected = ", ".join(item.tokens[item.peak].strip() or "space" for item in windows)
         assert description.text == " ".join(expected.split())
     assert "peaks" in run.leaderboard.read_text()
+    held_out = [item for item in run.read_exemplars() if item.split is Split.REPORT and item.source is Source.TOP]
+    texts = {(item.describer, item.neuron): item.text.lower() for item in run.descriptions().records() if item.text}
+    named = [score for score in run.scores().records() if score.scorer == "named"]
+    assert len(named) == 6 * 3
+    for score in named:
+        peaks = {item.tokens[item.peak].strip().lower() for item in held_out if item.neuron == score.neuron}
+        text = texts[score.describer, score.neuron]
+        assert score.value == pytest.approx(sum(peak in text for peak in peaks) / len(peaks))
+    more = [verdict for verdict in run.verdicts().records() if verdict.judge == "more"]
+    assert len(more) == 6 * 3
+    assert all(verdict.status is Status.OK for verdict in more)
+    # A channel of matching pursuit is a token's embedding: that token is its first or its last.
+    assert len(run.read_channels()) == 6 * 2 * 3
+    assert all(max(channel.positive[0].z, -channel.negative[0].z) > 4 for channel in run.read_channels())
 
 
 def test_a_describer_that_breaks_is_counted_not_hidden(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
