@@ -118,7 +118,10 @@ def test_a_sweep_over_a_judge_decomposes_once_and_goes_on_after_a_run_that_fails
     assert [text.split(" differs")[0] for text in table["incomparable"]] == ["The judge own_words"]
     (parameter,) = table["parameters"]
     assert parameter["name"] == "judges.own_words.texts"
-    assert len((tmp_path / "runs" / "judge" / "sweep.csv").read_text().splitlines()) == 1  # only a scorer: no win rates
+    # Two runs of three describers; the only judge is a scorer, so there are no win rates.
+    lines = (tmp_path / "runs" / "judge" / "sweep.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["folder", *["0"] * 3, *["2"] * 3]
+    assert all(line.split(",")[4] == "" for line in lines[1:])
 
 
 def test_fewer_channels_of_fewer_neurons_come_from_the_store(
