@@ -6,7 +6,6 @@ the neurons of that pass. A run takes the neurons it needs from all parts, and c
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -27,8 +26,8 @@ from harness.evidence.tables import activities, exemplar_tables
 from harness.exemplar_table import TOGETHER, ExemplarTable, write_exemplars
 from harness.folder import read_table, replacing, write_json, write_table
 from harness.records import Activity, Neuron, Split
+from harness.store import locked, shelf, vocabulary_of, weights_of
 from harness.subject import Subject
-from harness.subject.files import sha256
 
 logger = logging.getLogger(__name__)
 #: Raised when what is captured from the same text with the same settings changes.
@@ -106,11 +105,8 @@ def gathered(
     """
     own = own / ".evidence"
     identity = identity_of(corpus, subject, config, seed)
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
-    folder = (own if config.store is None else Path(config.store).expanduser()) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        write_json(folder / "identity.json", identity)
+    folder = shelf(own if config.store is None else Path(config.store).expanduser(), identity)
+    with locked(folder, "gathers the same evidence"):
         known = {neuron for path in _parts(folder) for neuron in _neurons(path)}
         missing = sorted(set(neurons) - known)
         if missing:
@@ -148,16 +144,14 @@ def _capture(
 
 def identity_of(corpus: Corpus, subject: Subject, config: EvidenceConfig, seed: int) -> dict[str, Any]:
     """Return all that the evidence of a neuron depends on, as plain JSON types."""
-    tokenizer = subject.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
-    template = corpus.template or getattr(tokenizer, "chat_template", None)
+    vocabulary = vocabulary_of(subject)
+    template = corpus.template or getattr(subject.tokenizer, "chat_template", None)
     return {
         "version": VERSION,
         "seed": seed,
         "subject": {
             "fingerprint": subject.fingerprint,
-            "weights": [_content(path) for path in subject.checkpoint.paths],
+            "weights": weights_of(subject),
             "architecture": repr(subject.architecture),
             "dtype": subject.dtype,
             "tokenizer": hashlib.sha256(f"{vocabulary}\x1f{template}".encode()).hexdigest()[:16],
@@ -165,12 +159,6 @@ def identity_of(corpus: Corpus, subject: Subject, config: EvidenceConfig, seed: 
         "corpus": {"kind": type(corpus).__qualname__, "name": corpus.name, **corpus.identity()},
         "evidence": config.identity,
     }
-
-
-def _content(path: Path) -> str:
-    """Return the SHA-256 of a checkpoint's file; the hub's cache names its files so."""
-    resolved = path.resolve()
-    return resolved.name if resolved.parent.name == "blobs" and len(resolved.name) == 64 else sha256(path)
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -187,14 +175,3 @@ def _neurons(part: Path) -> list[Neuron]:
         return table.neurons
     finally:
         table.close()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            logger.info("waiting for another run that gathers the same evidence (%s)", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -16,14 +16,17 @@ from matplotlib.figure import Figure
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing
-from harness.report import decomposition_plots, plots, tables, words
+from harness.report import decomposition_plots, plots, sweep_plots, tables, words
 from harness.report.cards import Card, build_cards, histogram_path
 from harness.report.data import RunData, load_run
 from harness.report.packed import TOGETHER, pack
+from harness.report.sweep import Sweep
 from harness.report.text import number, p_value, percent, plural, shown_token, visible
-from harness.stats import MeritGroup, MeritRow, merit_row, together
+from harness.stats import MeritGroup, MeritRow, Pool, merit_row, together
 
 _HERE = Path(__file__).parent
+IN_FULL = 4
+"""Runs of a joint report that are shown in full, their neurons included; of more, what they have side by side."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +70,22 @@ def build_report(folders: Sequence[RunFolder], path: Path) -> None:
     write_report([load_run(folder) for folder in folders], path)
 
 
-def write_report(runs: Sequence[RunData], path: Path) -> None:
-    """Write the report of runs that have been read; see :func:`build_report`."""
+def write_report(runs: Sequence[RunData], path: Path, pooled: Pool | None = None) -> None:
+    """Write the report of runs that have been read; see :func:`build_report`. ``pooled`` is what they are as one."""
     if not runs:
         raise HarnessError("a report needs at least one run folder")
-    html = render_report(runs)
+    html = render_report(runs, pooled)
     with replacing(path) as aside:
         aside.write_text(html, encoding="utf-8")
 
 
-def render_report(runs: Sequence[RunData]) -> str:
-    """Return the report as HTML."""
+def render_report(runs: Sequence[RunData], pooled: Pool | None = None) -> str:
+    """Return the report as HTML; of more than ``IN_FULL`` runs, what they have side by side."""
+    sweep = Sweep(tuple(runs))
     environment = _environment()
-    sections = [
-        _section(run, f"r{place}-" if len(runs) > 1 else "", environment) for place, run in enumerate(runs, start=1)
-    ]
+    prefixes = [f"r{place}-" if len(runs) > 1 else "" for place in range(1, len(runs) + 1)]
+    shown = list(zip(runs, prefixes, strict=True)) if len(runs) <= IN_FULL else []
+    sections = [_section(run, prefix, environment) for run, prefix in shown]
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
@@ -89,13 +93,32 @@ def render_report(runs: Sequence[RunData]) -> str:
         together=TOGETHER,
         several=len(runs) > 1,
         differences=words.config_differences(runs),
-        incomparable=words.comparability_warnings(runs),
-        describers=list(dict.fromkeys(name for run in runs for name in run.describers)),
-        controls={row.describer for run in runs for row in run.leaderboard.overall.rows if row.control},
+        sweep=sweep,
+        sweep_figures=_sweep_figures(sweep) if len(runs) > 1 else [],
+        pooled=pooled,
+        pooled_figure=_pooled_figure(pooled) if pooled else None,
         style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{digest}",
     )
+
+
+def _sweep_figures(sweep: Sweep) -> list[tuple[str, Markup]]:
+    """Return the plots against each parameter, by its name."""
+    found = []
+    for place, parameter in enumerate(sweep.parameters):
+        figure = sweep_plots.sweep_figure(sweep, parameter)
+        if figure is not None and len(parameter.levels) > 1:
+            label = (
+                "Win rate of each describer, with its interval, against a parameter; the table above has the figures"
+            )
+            found.append((parameter.name, Markup(plots.to_svg(figure, f"sweep{place}", label))))
+    return found
+
+
+def _pooled_figure(pooled: Pool) -> Markup:
+    label = "Win rates of the describers of all runs with their intervals; the table below has the figures"
+    return Markup(plots.to_svg(plots.leaderboard_figure(pooled.leaderboard), "pooled", label))
 
 
 def _section(run: RunData, prefix: str, environment: jinja2.Environment) -> RunSection:

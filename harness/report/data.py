@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import HarnessError
@@ -221,12 +222,20 @@ def _rounds(folder: RunFolder) -> dict[str, list[Round]]:
 
 def store_leaderboard(folder: RunFolder, leaderboard: Leaderboard) -> None:
     """Write the statistics into the run folder, as JSON, and their main table as CSV, Markdown and LaTeX."""
-    write_json(folder.leaderboard, leaderboard.to_json())
-    write_csv(leaderboard, folder.leaderboard_csv)
-    for path, text in (
-        (folder.leaderboard_markdown, markdown_table(leaderboard)),
-        (folder.leaderboard_latex, latex_table(leaderboard)),
-    ):
+    _store(
+        leaderboard, folder.leaderboard, folder.leaderboard_csv, folder.leaderboard_markdown, folder.leaderboard_latex
+    )
+
+
+def store_pooled(leaderboard: Leaderboard, folder: Path) -> None:
+    """Write the leaderboard of several runs as one in the same forms, as ``pooled-leaderboard.*``."""
+    _store(leaderboard, *(folder / f"pooled-leaderboard.{ending}" for ending in ("json", "csv", "md", "tex")))
+
+
+def _store(leaderboard: Leaderboard, as_json: Path, as_csv: Path, markdown: Path, latex: Path) -> None:
+    write_json(as_json, leaderboard.to_json())
+    write_csv(leaderboard, as_csv)
+    for path, text in ((markdown, markdown_table(leaderboard)), (latex, latex_table(leaderboard))):
         with replacing(path) as aside:
             aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.report.data import RunData
 from harness.report.text import listing, number, percent, plural
-from harness.stats import Board, Cycles, LengthEffect, Trust, incomparable, merit_row, together
+from harness.stats import Board, Cycles, LengthEffect, Pool, Trust, incomparable, merit_row, together
 
 LITTLE = 0.1
 """Share of the variation in length within pairs of describers below which adjusted figures are called a hint."""
@@ -207,3 +207,22 @@ def comparability_warnings(runs: Sequence[RunData]) -> list[str]:
     if len({frozenset(run.describers) for run in runs}) > 1:
         warnings.append("The runs compare different describers, and a win rate depends on who the opponents were.")
     return warnings
+
+
+def pooled_line(pooled: Pool) -> str:
+    """Return what became one leaderboard, under which names, and what was answered twice."""
+    own = {name for names in pooled.names for name in names.values()}
+    parts = [
+        f"{plural(len(pooled.names), 'run')} as one benchmark of {plural(len(own), 'describer')}: one whose "
+        "descriptions are the same in several runs stands here once, versions that differ under names that say in what."
+    ]
+    if pooled.repeated:
+        parts.append(
+            f"{plural(pooled.repeated, 'record')} answered what an earlier run had answered, and count once"
+            + (f"; {pooled.disagreeing:,} of them said something else." if pooled.disagreeing else ", all alike.")
+        )
+    parts.append(
+        "Versions of one describer never met, so compare them by strength, which rests on the opponents that they have "
+        "in common; win rates have opponents of their own."
+    )
+    return " ".join(parts)

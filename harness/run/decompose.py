@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import time
@@ -16,6 +15,7 @@ from torch import Tensor
 from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.records import BlockTiming, Neuron, VectorKind
+from harness.run.channel_store import ChannelStore
 from harness.run.executor import Shared
 from harness.run.progress import progress
 from harness.run.setup import Setup
@@ -88,21 +88,31 @@ def check_space(setup: Setup, folder: RunFolder, pending: Sequence[Block]) -> No
         logger.info("the channels will take some %.0f GB of disk", needed / 1e9)
 
 
-def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block]) -> None:
-    """Decompose block by block, and write each as soon as it is done. The executor has been entered.
+def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
+    """Decompose block by block what the store has not, and write each as soon as it is done.
+
+    The executor has been entered, unless the store has all.
 
     Raises:
         HarnessError: if the executor lost its workers.
     """
     if not pending:
         return
+    with store.alone():
+        rest = store.take(folder, pending)
+        if rest:
+            _decompose(setup, folder, rest, store)
+
+
+def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
     texts = _texts(setup)
     last = time.monotonic()
     with progress("decompose", sum(len(group.neurons) for group in pending), "vectors") as advance:
         for result in setup.executor.map(decompose_block, _tasks(setup, pending)):
             start, count = time.monotonic(), len(result.block.neurons)
-            name = _name(result.block)
+            name = result.block.name
             folder.write_block(name, vector_table(result, texts), channel_table(result, texts), result.directions)
+            store.give(folder, name)
             now = time.monotonic()
             seconds = (result.seconds, result.record_seconds + now - start, now - last)
             folder.append_timing(BlockTiming(name, count, *(round(value, 3) for value in seconds)))
@@ -147,10 +157,3 @@ def _read(setup: Setup, pending: Sequence[Block]) -> Iterator[tuple[Block, Tenso
 def _texts(setup: Setup) -> pa.Array:
     subject = setup.subject
     return pa.array([subject.token_text(token) for token in range(subject.vocab_size)])
-
-
-def _name(block: Block) -> str:
-    """Return the file name of a block: the same vectors always have the same one."""
-    first, digest = block.neurons[0], hashlib.sha256(",".join(map(str, block.neurons)).encode()).hexdigest()[:8]
-    expert = "" if first.expert is None else f"E{first.expert:03d}-"
-    return f"L{block.layer:02d}-{block.kind}-{expert}{first.index:05d}-{digest}"

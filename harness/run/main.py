@@ -6,8 +6,10 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 # Exceptions are to reach main(), which tells them in one line; Hydra would print its own.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -28,21 +30,25 @@ from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.run.help import choices, explained, help_text
 from harness.run.progress import draw_bars
+from harness.run.sweep import Outcome, SweepFolder, conclude_sweep, draw_no_bars, started
 
-logger = logging.getLogger("harness.run")
+if TYPE_CHECKING:
+    from harness.run.setup import Setup
+    from harness.stats import Leaderboard
+
 ENDED_EARLY = 3  # exit status of a run, or of a sweep with one, in which a method spent its failure budget
 _ended_early: list[str] = []
+logger = logging.getLogger("harness.run")
 
 
 def main() -> None:
     """Run the command line.
 
-    Exits with status 1 and one line on the user's mistakes, 3 if a method was asked no further because too many of its
-    answers failed, 130 when interrupted.
+    Exits with status 1 and one line on the user's mistakes, or if a run of a sweep failed, 3 if a method was asked no
+    further because too many of its answers failed, 130 when interrupted.
     """
     _ended_early.clear()
-    # A describer or judge in the user's own folder is found by name, as with `python -m`.
-    sys.path.insert(0, str(Path.cwd()))
+    _see_own_folder()
     arguments = sys.argv[1:]
     try:
         if {"--help", "-h"} & set(arguments):
@@ -50,7 +56,7 @@ def main() -> None:
         elif arguments[:2] in (["--cfg", "job"], ["-c", "job"]):
             _explain("cfg", arguments[2:])
         else:
-            _task()
+            _compose_and_run()
             if _ended_early:
                 sys.exit(ENDED_EARLY)
     except HarnessError as error:
@@ -64,6 +70,34 @@ def main() -> None:
         sys.exit(130)
 
 
+def _compose_and_run() -> None:
+    """Let Hydra make one run, or those of a sweep, which are then told of together."""
+    broken: Exception | None = None
+    try:
+        # Made here, so that `task` stays what its name says to the processes of a launcher, which import it.
+        hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(task)()
+    except Exception as error:
+        broken = error
+    sweep = started()
+    if sweep is not None and sweep.outcomes():
+        bad = conclude_sweep(sweep, _console())
+        if any(outcome.status != "ended early" for outcome in bad):
+            if broken is not None:  # a launcher that lost its workers, or an optimiser that found no run at all
+                print(f"error: {type(broken).__name__}: {' '.join(str(broken).split())[:300]}", file=sys.stderr)
+            sys.exit(1)
+        if bad:
+            sys.exit(ENDED_EARLY)
+    if broken is not None:
+        raise broken
+
+
+def _see_own_folder() -> None:
+    """Let a describer or judge in the user's own folder be found by name, as with `python -m`."""
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
 def _explain(what: str, overrides: list[str]) -> None:
     print(help_text(overrides) if what == "help" else explained(overrides))
 
@@ -71,6 +105,8 @@ def _explain(what: str, overrides: list[str]) -> None:
 def _missing(error: MissingConfigException) -> str:
     """Say which choice does not exist, and which do."""
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        return f"there is no {group}={name} in this environment: pip install 'neuron-harness[sweep]'"
     known = {*choices(group), *(error.options or [])}
     if not known:
         return " ".join(str(error).split())
@@ -85,26 +121,70 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
-def _task(config: DictConfig) -> float | None:
-    """Run one configuration; of a sweep, each in turn. Returns the best real describer's win rate, for optimisers."""
+def task(config: DictConfig) -> float | None:
+    """Run one configuration: the only one, or one of a sweep, in this process or in one that a launcher started.
+
+    Returns:
+        The figure that the sweep seeks (``sweep.figure``), for optimisers; none if there is none or the run failed.
+    """
+    settings: Any = HydraConfig.get()
+    if settings.mode != RunMode.MULTIRUN:
+        try:
+            setup, leaderboard = _run(config, _ended_early.append)
+        except HarnessError as error:
+            # Here, not in main(): Hydra would put a line of its own before ours.
+            _fail(str(error))
+        _show(setup, leaderboard, quiet=_quiet(config))
+        return None
+    _see_own_folder()
+    draw_no_bars(settings.launcher["_target_"])
+    return _run_of_sweep(config, settings)
+
+
+def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leaderboard]:
     # Imported here, so that --help and a misspelt option answer at once.
-    from harness.report import print_decomposition, print_judge_checks, print_leaderboard
+    from harness.run.figures import check_figure
     from harness.run.pipeline import run
     from harness.run.setup import Setup
 
     folder = _folder(config)
+    setup = Setup.of(config)
+    check_figure(config.sweep.figure, setup)
+    _log_to(folder, quiet=_quiet(config))
+    return setup, run(setup, early)
+
+
+def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
+    """Run one of a sweep. What goes wrong is noted, and told at the end: it must not stop the others."""
+    from harness.run.figures import read_figure
+
+    sweep, folder = SweepFolder(Path(settings.sweep.dir)), Path(settings.runtime.output_dir)
+    lost = "its process ended without a word (killed, or out of memory?)"
+    outcome = Outcome(settings.job.num, folder.name, tuple(settings.overrides.task), "lost", None, lost)
+    sweep.tell(outcome)
+    early: list[str] = []
+    name, figure = config.sweep.figure, None
     try:
-        setup = Setup.of(config)
-        quiet = _quiet(config)
-        _log_to(folder, quiet=quiet)
-        leaderboard = run(setup, _ended_early.append)
+        _, leaderboard = _run(config, early.append)
+        if name is not None:
+            figure = read_figure(name, RunFolder(folder), leaderboard)
+        outcome = replace(outcome, status="ended early" if early else "ok", figure=figure, message="; ".join(early))
     except HarnessError as error:
-        # Here, not in main(): Hydra would put a line of its own before ours.
-        _fail(str(error))
-    console = Console()
-    # A log file or a pipe has no width of its own; 80 columns would fold the names.
-    console = console if console.is_terminal else Console(width=110)
+        outcome = replace(outcome, status="failed", message=str(error))
+    except Exception as error:
+        logger.exception("the run failed")
+        told = f"{type(error).__name__}: {' '.join(str(error).split())} ({folder}/logs/run.log)"
+        outcome = replace(outcome, status="failed", message=told)
+    sweep.tell(outcome)
+    sought = "" if figure is None else f", {name} {figure:g}"
+    _console().print(f"run {outcome.number}: {outcome.status}{sought}", markup=False)
+    return figure
+
+
+def _show(setup: Setup, leaderboard: Leaderboard, *, quiet: bool) -> None:
+    from harness.report import print_decomposition, print_judge_checks, print_leaderboard
+
+    console, folder = _console(), RunFolder(setup.folder)
     if quiet:
         trust = leaderboard.overall.trust
         if trust.trustworthy is False:
@@ -115,8 +195,12 @@ def _task(config: DictConfig) -> float | None:
     else:
         print_decomposition(folder, console)
     print(folder.report.resolve())
-    rates = [row.win_rate for row in leaderboard.overall.rows if not row.control and row.win_rate is not None]
-    return max(rates, default=None)
+
+
+def _console() -> Console:
+    console = Console()
+    # A log file or a pipe has no width of its own; 80 columns would fold the names.
+    return console if console.is_terminal else Console(width=110)
 
 
 def _quiet(config: DictConfig) -> bool:
@@ -127,7 +211,7 @@ def _quiet(config: DictConfig) -> bool:
 
 def _folder(config: DictConfig) -> RunFolder:
     """Return the run's folder; the runs of a sweep each have their own below the sweep's."""
-    settings = HydraConfig.get()
+    settings: Any = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN:
         config.folder = settings.runtime.output_dir
         if config.tracking.get("group", "") is None:

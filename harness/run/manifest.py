@@ -7,10 +7,11 @@ import datetime
 import hashlib
 import inspect
 import json
+import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from harness.run.setup import Setup
 OPERATIONAL = (
     *("name", "folder", "quiet", "executor", "storage", "tracking", "serving", "llm", "merit"),
     *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s", "steering.rows", "subject.cache"),
-    *("comparisons.retest", "statistics"),
+    *("comparisons.retest", "statistics", "sweep"),
 )
 #: What only the answers depend on: free to change until there are any.
 OF_ANSWERS = (
@@ -48,27 +49,52 @@ PACKAGES = (
     "sentence-transformers",
     "datasets",
 )
-_SECRET = re.compile(r"(^|[_-])(token|secret|password|passwd|key|apikey|authorization|credentials?)$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(^|[_-])(token|secret|password|passwd|pass|pwd|key|apikey|auth|authorization|bearer|cookie|credentials?)$",
+    re.IGNORECASE,
+)
+#: Options whose values are an environment's or a request's own: any of them may be a secret, whatever it is called.
+_PRIVATE = re.compile(r"(^|_)(env|environment|headers?|cookies|servers)$", re.IGNORECASE)
+_ENVIRONMENT_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+_ADDRESS = re.compile(r"\b[\w+.-]+://[^\s'\"<>]+")
+_SHORTEST = 10  # a shorter value of the environment may be a word like any other
 
 
-def without_secrets(value: Any, name: str = "") -> Any:
+def without_secrets(value: Any) -> Any:
     """Return a config without secrets.
 
-    Masked is every value whose name says that it is one (``HF_TOKEN``, ``api_key``); addresses lose the user and the
-    query, where keys are put as well.
+    Masked is every value whose name says that it is one (``HF_TOKEN``, ``api_key``), every value of an environment or
+    of headers, and whatever holds a secret of this process's environment, wherever it stands. Addresses lose the user
+    and the query, where keys are put as well; where the name of a variable is wanted, all that is no such name is lost.
     """
+    known = {item for name, item in os.environ.items() if _SECRET.search(name) and len(item) >= _SHORTEST}
+    return _masked(value, "", sorted(known, key=len, reverse=True))
+
+
+def _masked(value: Any, name: str, known: Sequence[str]) -> Any:
     if isinstance(value, Mapping):
-        return {key: without_secrets(item, str(key)) for key, item in value.items()}
+        hidden = bool(_PRIVATE.search(name))
+        return {key: _hidden(item) if hidden else _masked(item, str(key), known) for key, item in value.items()}
     if isinstance(value, list):
-        return [without_secrets(item) for item in value]
+        return [_masked(item, name, known) for item in value]
+    if _SECRET.search(name) and not isinstance(value, bool):
+        return _hidden(value)
     if not isinstance(value, str):
         return value
-    if _SECRET.search(name):
-        return "***"
-    if "://" in value:
-        address = urlsplit(value)
-        return urlunsplit((address.scheme, address.netloc.rpartition("@")[2], address.path, "", ""))
-    return value
+    if name.endswith("_env") and not _ENVIRONMENT_NAME.fullmatch(value):
+        return _hidden(value)
+    for secret in known:
+        value = value.replace(secret, "***")
+    return _ADDRESS.sub(_plain_address, value)
+
+
+def _hidden(value: Any) -> Any:
+    return value if value is None else "***"
+
+
+def _plain_address(match: re.Match[str]) -> str:
+    address = urlsplit(match[0])
+    return urlunsplit((address.scheme, address.netloc.rpartition("@")[2], address.path, "", ""))
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -24,6 +24,7 @@ from harness.decomposition import (
 )
 from harness.folder import RunFolder, write_table
 from harness.records import AblatedChannels, Neuron, RandomVector, Restart, VectorKind
+from harness.run.channel_store import ChannelStore
 from harness.run.progress import progress
 from harness.run.setup import MeritConfig, Setup
 from harness.seeds import derive_rng, derive_seed
@@ -60,19 +61,27 @@ class Group:
         return folder.merit / f"L{self.layer:02d}-{self.kind}-{digest}.{what}.parquet"
 
 
-def measure_merit(setup: Setup, folder: RunFolder) -> None:
-    """Measure what is not measured yet with this configuration; what another one measured is removed."""
+def measure_merit(setup: Setup, folder: RunFolder, store: ChannelStore) -> None:
+    """Measure what neither the folder nor the store has for this configuration; what is of another one is removed."""
     jobs = [(group, what) for group in _groups(setup, folder) for what in _wanted(setup, folder)]
     paths = [group.path(folder, what) for group, what in jobs]
     for path in folder.merit.glob("*.parquet"):
         if path not in paths:
             path.unlink()
-    pending = [job for job, path in zip(jobs, paths, strict=True) if not path.exists()]
-    if not pending:
+    if all(path.exists() for path in paths):
         return
+    with store.alone():
+        pending = [job for job, path in zip(jobs, paths, strict=True) if not (path.exists() or store.fetch(path))]
+        if pending:
+            _measure(setup, folder, pending, store)
+
+
+def _measure(setup: Setup, folder: RunFolder, pending: Sequence[tuple[Group, str]], store: ChannelStore) -> None:
     with progress("figures of merit", len(pending), "measurements") as advance:
         for group, what in pending:
-            write_table(group.path(folder, what), _measured(what, setup.subject, setup.executor.device, group, folder))
+            path = group.path(folder, what)
+            write_table(path, _measured(what, setup.subject, setup.executor.device, group, folder))
+            store.keep(path)
             advance(1)
 
 

@@ -20,11 +20,12 @@ from harness.llm.serving import Serving
 from harness.methods import Method
 from harness.report import build_report, store_decomposition, store_judge_checks, store_leaderboard
 from harness.run.answers import prove
+from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.intervene import draw_texts, intervene
 from harness.run.judge import judge, pending_scores, pending_verdicts
-from harness.run.manifest import check_same_run, write_manifest
+from harness.run.manifest import check_same_run, without_secrets, write_manifest
 from harness.run.merit import measure_merit
 from harness.run.progress import progress
 from harness.run.setup import Setup
@@ -54,10 +55,13 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     cache = cache_of(setup) if setup.backends else None
     async with serving_of(setup, folder, cache) as serving:
         await _preflight(setup, folder, serving)
-        with _interruptible():
-            manifest = _compute(setup, folder)
-        await describe(setup, folder, serving)
-        await judge(setup, folder, serving)
+        # A run that the tracker has been told of is over, or has little left to do.
+        watched = nullcontext() if _told(folder).exists() else setup.tracker.watching(folder, _public(setup))
+        with watched:
+            with _interruptible():
+                manifest = _compute(setup, folder)
+            await describe(setup, folder, serving)
+            await judge(setup, folder, serving)
     if cache is not None:
         cache.close()
     leaderboard = conclude(setup, folder, manifest)
@@ -85,14 +89,15 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     pending = pending_vectors(setup, folder)
     check_weights(setup, pending)
     check_space(setup, folder, pending)
+    store = ChannelStore(setup)
     # Entered before the corpus is read: a cluster that cannot be reached is told at once.
-    with setup.executor if pending else nullcontext():
+    with setup.executor if store.missing(pending) else nullcontext():
         manifest = write_manifest(setup, folder, None)
         draw_texts(setup, folder)
         if setup.corpus is not None and setup.compares and not folder.exemplars.exists():
             manifest = _gather(setup, folder, setup.corpus)
-        decompose_blocks(setup, folder, pending)
-    measure_merit(setup, folder)
+        decompose_blocks(setup, folder, pending, store)
+    measure_merit(setup, folder, store)
     intervene(setup, folder)
     return manifest
 
@@ -172,14 +177,25 @@ def _track(setup: Setup, folder: RunFolder, leaderboard: Leaderboard, manifest: 
     files = (folder.leaderboard, folder.decomposition, folder.judge_checks)
     results = b"".join(path.read_bytes() for path in files if path.exists())
     digest = hashlib.sha256(results + repr(setup.config["tracking"]).encode()).hexdigest()
-    told = folder.path / ".tracked"
+    told = _told(folder)
     if told.exists() and told.read_text() == digest:
         return
     try:
-        setup.tracker.log(folder, leaderboard, manifest)
+        done = setup.tracker.log(folder, leaderboard, manifest)
     except Exception as error:  # a network or a service must never cost a finished run
         logger.debug("tracking failed", exc_info=True)
         logger.warning("the tracker could not log this run (%s); run again to try again", error)
         return
-    with replacing(told) as aside:
-        aside.write_text(digest)
+    if done:
+        with replacing(told) as aside:
+            aside.write_text(digest)
+
+
+def _told(folder: RunFolder) -> Path:
+    """Return the file that says of which results the tracker has been told."""
+    return folder.path / ".tracked"
+
+
+def _public(setup: Setup) -> dict[str, Any]:
+    config: dict[str, Any] = without_secrets(setup.config)
+    return config

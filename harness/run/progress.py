@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -22,6 +22,30 @@ def draw_bars(draw: bool) -> None:
     """Say whether a terminal is to see bars from now on; without them it sees what a log would."""
     global _bars
     _bars = draw
+
+
+Listener = Callable[
+    [str, int, int | None], None
+]  # a stage's title, items done, and how many there are if that is known
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell a listener of all progress inside the block; what it raises is noted, and costs no run."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def _tell(title: str, done: int, total: int | None) -> None:
+    for listener in _listeners:
+        try:
+            listener(title, done, total)
+        except Exception:
+            logger.debug("a listener failed", exc_info=True)
 
 
 class _Rate(ProgressColumn):
@@ -64,6 +88,7 @@ def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
             nonlocal done, told, told_at, total
             done, total = done + count, total if total_now is None else total_now
             bar.update(task, advance=count, total=total)
+            _tell(title, done, total)
             now = time.monotonic()
             enough = done - told >= (total or 0) / 100 and done != total
             if bar.disable and enough and now - told_at >= LINE_SECONDS:

@@ -1,43 +1,73 @@
-"""Experiment trackers: told of a run when it is over, from its records, and never able to fail it."""
+"""Experiment trackers: told of a run while it works and when it is over, and never able to fail it."""
 
 from __future__ import annotations
 
-import dataclasses
 import io
+import logging
+import os
+import re
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
 
-from harness.folder import RunFolder
+from harness.errors import HarnessError
+from harness.folder import RunFolder, replacing
 from harness.report.build import decomposition_figures
-from harness.report.judges import read_judge_checks
 from harness.report.plots import leaderboard_figure, win_matrix_figure
+from harness.run.progress import listening
+from harness.run.tracked import columns_of, summary_of_run, tables_of_run
 from harness.seeds import derive_seed
-from harness.stats import Leaderboard, merit_groups, merit_json
+from harness.stats import Leaderboard, merit_groups
+
+logger = logging.getLogger(__name__)
+LIVE_SECONDS = 15
+"""Between two live figures of a stage, for a service that takes some requests a minute."""
 
 
 class Tracker(ABC):
-    """Logs a finished run somewhere. What it raises is a warning to the run, whose results are on disk already."""
+    """Logs a run somewhere. What it raises when the run is over is a warning: the results are on disk already."""
+
+    @contextmanager
+    def watching(self, folder: RunFolder, config: Mapping[str, Any]) -> Iterator[None]:
+        """Enter while the run does its work, to tell of its progress; by default nothing is told.
+
+        Args:
+            folder: the run's folder.
+            config: the run's resolved config, without secrets.
+
+        Raises:
+            HarnessError: at the beginning, if the user has something to mend. A network that fails is none.
+        """
+        yield
 
     @abstractmethod
-    def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
-        """Log one run, whole. Called again for the same run only if its results have changed."""
+    def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> bool:
+        """Log one run, whole. Called again for the same run if its results have changed.
+
+        Returns:
+            Whether it need not be told of these results again.
+        """
 
 
 class NoTracker(Tracker):
     """Logs nothing."""
 
-    def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
+    def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> bool:
         """Do nothing."""
+        return True
 
 
 class WandbTracker(Tracker):
-    """Logs to Weights & Biases: tables, figures, the config; trust, win rates, strengths, scores, judges as summary.
+    """Logs to Weights & Biases: tables, plots, artifacts, the config; figures to compare and optimise as summary.
 
-    A run of the harness is one W&B run: when it is taken up again, so is the W&B run.
+    A run folder is one W&B run: when it is taken up again, so is the W&B run. Under a W&B sweep's agent, it is the
+    agent's run. If the service cannot be reached, the results are written beside the run for ``wandb sync``.
 
     Args:
         mode: ``online``, or ``offline`` to write beside the run, for ``wandb sync`` later.
@@ -45,6 +75,10 @@ class WandbTracker(Tracker):
         entity: W&B user or team; the account's default if none.
         group: group of runs, for sweeps.
         tags: tags of the run.
+        live: whether progress is logged while the run works.
+        artifacts: whether the records, the channels' index, the leaderboard and the report are logged as an artifact.
+        open_timeout_s: longest wait for the service when a run is opened, in seconds.
+        close_timeout_s: longest wait for the upload when it is closed, in seconds.
     """
 
     def __init__(
@@ -54,115 +88,187 @@ class WandbTracker(Tracker):
         entity: str | None = None,
         group: str | None = None,
         tags: Sequence[str] = (),
+        live: bool = False,
+        artifacts: bool = True,
+        open_timeout_s: float = 60,
+        close_timeout_s: float = 600,
     ) -> None:
+        if mode not in ("online", "offline"):
+            raise ValueError(f"mode is {mode!r}; choose online or offline")
+        for name, value in (("open_timeout_s", open_timeout_s), ("close_timeout_s", close_timeout_s)):
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
         self._mode, self._project, self._entity, self._group, self._tags = mode, project, entity, group, tuple(tags)
+        self._live, self._artifacts = live, artifacts
+        self._open_timeout_s, self._close_timeout_s = open_timeout_s, close_timeout_s
+        self._run: Any = None
+        self._unreachable = False
 
-    def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
+    @contextmanager
+    def watching(self, folder: RunFolder, config: Mapping[str, Any]) -> Iterator[None]:
+        """Open the W&B run at once if it is online or live, and log the progress of stages if it is live."""
+        if not self._live and self._mode == "offline":
+            yield
+            return
+        self._reach(folder, config)
+        try:
+            with listening(_Live(self._run)) if self._live and self._run else _nothing():
+                yield
+        except BaseException:
+            self._close(failed=True)
+            raise
+
+    def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> bool:
         """Log the run, as Weights & Biases users expect it."""
+        if self._run is None and not self._unreachable:
+            self._reach(folder, manifest["config"])
+        if self._unreachable:
+            self._run = self._opened(folder, manifest["config"], online=False)
+        try:
+            self._tell(self._run, folder, leaderboard, manifest)
+        except BaseException:
+            self._close(failed=True)
+            raise
+        self._close()
+        return not self._unreachable
+
+    def _reach(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
+        """Open the W&B run, or say once that the service cannot be reached."""
         import wandb
 
-        identity = f"{derive_seed(0, folder.path.resolve(), manifest['created']):x}"[:12]
-        with wandb.init(
-            mode="online" if self._mode == "online" else "offline",
+        try:
+            self._run = self._opened(folder, config, online=self._mode == "online")
+        except (wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
+            wandb.teardown()
+            reason = " ".join(str(error).split())
+            raise HarnessError(f"W&B: {reason} (or choose tracking=wandb_offline or tracking=none)") from error
+        except Exception as error:  # whatever a network does to a client
+            wandb.teardown()
+            logger.debug("W&B", exc_info=True)
+            self._unreachable = True
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            logger.warning(
+                "W&B cannot be reached (%s): the run goes on, and its results will be in %s for `wandb sync`; or run "
+                "the same command again to try again",
+                reason[:200],
+                folder.path / "wandb",
+            )
+
+    def _opened(self, folder: RunFolder, config: Mapping[str, Any], *, online: bool) -> Any:
+        import wandb
+
+        # A sweep's agent has chosen the run.
+        identity = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else _identity(folder)
+        return wandb.init(
+            mode="online" if online else "offline",
             project=self._project,
             entity=self._entity,
             group=self._group,
-            tags=self._tags,
-            name=manifest["name"],
+            tags=self._tags or None,
+            name=str(config.get("name") or folder.path.resolve().name),
             id=identity,
             resume="allow",
             dir=str(folder.path),
-            config={
-                **manifest["config"],
-                "manifest": {key: manifest[key] for key in ("subject", "versions", "commit")},
-            },
-            # Its own record of the environment would hold the command line, and with it what a user may have put there.
-            settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
-        ) as run:
-            _log_decomposition(wandb, run, folder)
-            board = leaderboard.to_json()
-            rows = board["overall"]["rows"]
-            if not rows:
-                return
-            run.log(
-                {
-                    "leaderboard": _table(wandb, rows),
-                    "win_matrix": _table(wandb, board["overall"]["cells"]),
-                    "scores": _table(wandb, board["scores"]),
-                    "descriptions": _table(wandb, [_flat(record) for record in folder.descriptions().records()]),
-                    "verdicts": _table(wandb, [_flat(record) for record in folder.verdicts().records()]),
-                    **{name: _table(wandb, rows) for name, rows in _statistics(board).items() if rows},
-                    "leaderboard_plot": wandb.Image(_picture(leaderboard_figure(leaderboard))),
-                    "win_matrix_plot": wandb.Image(_picture(win_matrix_figure(leaderboard))),
-                }
-            )
-            run.summary.update(_summary(leaderboard))
-            _log_judge_checks(wandb, run, folder)
+            config=dict(config),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                # Its own record of the environment would hold the command line, and with it what a user may have put
+                # there; that of git the address of a remote.
+                x_disable_meta=True,
+                disable_git=True,
+                disable_code=True,
+                init_timeout=self._open_timeout_s,
+                finish_timeout=self._close_timeout_s if online else 0,
+                finish_timeout_raises=True,
+            ),
+        )
 
+    def _close(self, *, failed: bool = False) -> None:
+        """Close the W&B run, and wait until what it holds is on disk."""
+        import wandb
 
-def _statistics(board: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the further tables of a leaderboard, by name."""
-    boards = [("all judges", board["overall"]), *((one["judge"], one) for one in board["judges"])]
-    return {
-        "tests": board["overall"]["tests"],
-        # Not "trust": a table and the figures below trust/ would be one key of the summary, and lose each other.
-        "controls": [{"judge": judge, **check} for judge, one in boards for check in one["trust"]["controls"]],
-        "judges": board["health"],
-        "agreement": board["agreement"],
-        "concordance": board["concordance"],
-        "breakdown": board["breakdown"],
-        "writing": board["descriptions"],
-    }
+        run, self._run = self._run, None
+        try:
+            if run is not None:
+                run.finish(exit_code=int(failed))
+        finally:
+            # finish() comes back before the client's own process has written the end of its log.
+            wandb.teardown()
 
+    def _tell(self, run: Any, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
+        import wandb
 
-def _summary(leaderboard: Leaderboard) -> dict[str, Any]:
-    """Return the figures that runs are compared by, and whether they can be trusted, in words too."""
-    found: dict[str, Any] = {}
-    for board in (leaderboard.overall, *leaderboard.judges):
-        name = "trust" if board.judge is None else f"trust/{board.judge}"
-        found |= {f"{name}/words": board.trust.words, f"{name}/trustworthy": board.trust.trustworthy}
-    for row in leaderboard.overall.rows:
-        for figure in ("win_rate", "adjusted_win_rate", "strength", "rank"):
-            found[f"{figure}/{row.describer}"] = getattr(row, figure)
-    for score in leaderboard.scores:
-        found[f"score/{score.scorer}/{score.describer}"] = score.mean
-    for health in leaderboard.health:
-        for figure in ("inconsistency", "first_position_rate"):
-            found[f"judge/{health.judge}/{figure}"] = getattr(health, figure)
-    return found
-
-
-def _log_judge_checks(wandb: Any, run: Any, folder: RunFolder) -> None:
-    """Log what the judges are worth, where the run knows: a table of judges, one of pairs, and the summary."""
-    checks = [dataclasses.asdict(check) for check in read_judge_checks(folder)]
-    if not checks:
-        return
-    pairs = [pair for check in checks for pair in check.pop("pairs")]
-    run.log({name: _table(wandb, rows) for name, rows in {"checks": checks, "pairs": pairs}.items() if rows})
-    run.summary.update(
-        {
-            f"judge/{check['judge']}/{figure}": check[figure]
-            for check in checks
-            for figure in ("accuracy", "brier", "consistency", "length_effect", "self_preference", "retest")
-            if check[figure] is not None
+        known = {key: manifest[key] for key in ("subject", "versions", "commit") if key in manifest}
+        run.config.update({"manifest": known}, allow_val_change=True)
+        merit = merit_groups(folder)
+        figures: dict[str, Figure] = {
+            f"decomposition_{name}": figure for name, (figure, _) in decomposition_figures(merit).items()
         }
-    )
+        if leaderboard.overall.rows:
+            figures["leaderboard_plot"] = leaderboard_figure(leaderboard)
+        if leaderboard.overall.cells:
+            figures["win_matrix_plot"] = win_matrix_figure(leaderboard)
+        tables = {}
+        for name, rows in tables_of_run(folder, leaderboard, merit, manifest).items():
+            columns, data = columns_of(rows)
+            tables[name] = wandb.Table(columns=columns, data=data)
+        run.log({**tables, **{name: wandb.Image(_picture(figure)) for name, figure in figures.items()}})
+        run.summary.update(summary_of_run(folder, leaderboard, merit))
+        if self._artifacts:
+            run.log_artifact(_artifact(wandb, run, folder, manifest))
 
 
-def _log_decomposition(wandb: Any, run: Any, folder: RunFolder) -> None:
-    """Log the figures of merit: a table, plots, and the totals as the run's summary."""
-    groups = merit_groups(folder)
-    if not groups:
-        return
-    summary = merit_json(groups)
-    pictures = {
-        f"decomposition_{name}": wandb.Image(_picture(figure))
-        for name, (figure, _) in decomposition_figures(groups).items()
-    }
-    run.log({"decomposition": _table(wandb, summary["rows"]), **pictures})
-    run.summary.update(
-        {f"decomposition/{name}": value for name, value in summary["total"].items() if value is not None}
+class _Live:
+    """Logs how far each stage has come, as ``progress/STAGE``: a share, or a number where no total is known."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        self._told: dict[str, float] = {}
+
+    def __call__(self, title: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if done != total and now - self._told.get(title, -LIVE_SECONDS) < LIVE_SECONDS:
+            return
+        self._told[title] = now
+        self._run.log({f"progress/{title.replace(' ', '_')}": done / total if total else done})
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _identity(folder: RunFolder) -> str:
+    """Return the id of the folder's W&B run, kept in the folder, which may be moved."""
+    path = folder.path / ".wandb-id"
+    if not path.exists():
+        created = folder.read_manifest()["created"] if folder.manifest.exists() else time.time_ns()
+        with replacing(path) as aside:
+            aside.write_text(f"{derive_seed(0, folder.path.resolve(), created):x}"[:12])
+    return path.read_text().strip()
+
+
+def _artifact(wandb: Any, run: Any, folder: RunFolder, manifest: Mapping[str, Any]) -> Any:
+    """Return the run's records, the index of its channels, leaderboard and report as one artifact.
+
+    Directions and exemplars are left out: the first are large, the second are other people's text.
+    """
+    artifact = wandb.Artifact(
+        f"run-{run.id}", type="neuron-harness-run", description=re.sub(r"\s+", " ", str(manifest.get("name", "")))
     )
+    files = [
+        *(folder.path / name for name in ("descriptions.jsonl", "verdicts.jsonl", "scores.jsonl")),
+        *(folder.leaderboard, folder.leaderboard_csv, folder.judge_checks, folder.decomposition),
+        *(folder.manifest, folder.report),
+        *sorted(folder.channels.glob("*.parquet")),
+    ]
+    for file in files:
+        if file.exists():
+            # "immutable": read from where it is, with no copy in the user's home.
+            name = file.relative_to(folder.path).as_posix()
+            artifact.add_file(str(Path(file).resolve()), name=name, policy="immutable", skip_cache=True)
+    return artifact
 
 
 def _picture(figure: Figure) -> Image.Image:
@@ -170,16 +276,3 @@ def _picture(figure: Figure) -> Image.Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, facecolor="white")
     return Image.open(buffer)
-
-
-def _flat(record: Any) -> dict[str, Any]:
-    values = {name: value for name, value in vars(record).items() if name not in {"usage", "parts"}}
-    return {name: str(value) if value is not None else None for name, value in values.items()}
-
-
-def _table(wandb: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Make a W&B table of rows with equal keys; nested values become text, for a column has one type."""
-    columns = list(rows[0]) if rows else []
-    simple = (str, int, float, bool, type(None))
-    data = [[row[name] if isinstance(row[name], simple) else str(row[name]) for name in columns] for row in rows]
-    return wandb.Table(columns=columns, data=data)

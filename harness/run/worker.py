@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,11 +31,13 @@ class Storage:
         top_tokens: tokens kept from each end of every projection.
         histograms: whether the histogram of every channel's z-scores is kept.
         directions: number format of the channels' directions, or ``none`` to keep none.
+        store: folder of the channels that runs share; none to share none.
     """
 
     top_tokens: int = 50
     histograms: bool = True
     directions: Directions = "float32"
+    store: str | None = None
 
     def __post_init__(self) -> None:
         if self.top_tokens < 1:
@@ -55,6 +58,13 @@ class Block:
     def layer(self) -> int:
         """The neurons' layer."""
         return self.neurons[0].layer
+
+    @property
+    def name(self) -> str:
+        """The block's file name: the same vectors always have the same one."""
+        first, digest = self.neurons[0], hashlib.sha256(",".join(map(str, self.neurons)).encode()).hexdigest()[:8]
+        expert = "" if first.expert is None else f"E{first.expert:03d}-"
+        return f"L{self.layer:02d}-{self.kind}-{expert}{first.index:05d}-{digest}"
 
 
 @dataclass(frozen=True)

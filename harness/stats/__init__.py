@@ -31,7 +31,9 @@ from harness.stats.config import StatisticsConfig
 from harness.stats.facets import facets_of
 from harness.stats.leaderboard import build_leaderboard
 from harness.stats.merit import Floats, MeritGroup, MeritRow, merit_groups, merit_json, merit_row, rectangle, together
+from harness.stats.parameters import Parameter, swept
 from harness.stats.permutation import holm, sign_flip_p_value, standardised_effect
+from harness.stats.pool import Pool, pool
 from harness.stats.power import Plan, neurons_needed, smallest_difference
 from harness.stats.runs import Difference, incomparable, leaderboard_of
 from harness.stats.table import csv_table, latex_table, markdown_table, write_csv
@@ -59,7 +61,9 @@ __all__ = [
     "MeritGroup",
     "MeritRow",
     "PairTest",
+    "Parameter",
     "Plan",
+    "Pool",
     "Resamples",
     "Row",
     "ScoreRow",
@@ -88,10 +92,12 @@ __all__ = [
     "merit_row",
     "neurons_needed",
     "percentiles",
+    "pool",
     "rectangle",
     "sign_flip_p_value",
     "smallest_difference",
     "standardised_effect",
+    "swept",
     "together",
     "write_csv",
 ]

@@ -42,12 +42,17 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
         descriptions,
         controls={name for name, entry in contestants.items() if entry.get("control")},
         seed=int(told.get("seed") or 0),
-        config=_config(told),
+        config=statistics_of(told),
         facets=facets_of(neurons, vectors),
     )
 
 
-def _config(manifest: Mapping[str, Any]) -> StatisticsConfig:
+def statistics_of(manifest: Mapping[str, Any]) -> StatisticsConfig:
+    """Return how a run's statistics are computed.
+
+    Raises:
+        HarnessError: if the manifest does not say so in a way that can be used.
+    """
     try:
         return from_json(StatisticsConfig, dict(_part(_part(manifest, "config"), "statistics")))
     except ValueError as error:
@@ -113,6 +118,14 @@ def incomparable(manifests: Sequence[Mapping[str, Any]]) -> list[Difference]:
         words = f"The judge {name} differs between the runs, in its prompts, its settings or its language model."
         differ("judges", words, [_judge(manifest, name) for manifest in manifests])
     return found
+
+
+def judging(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return all that makes the answers of each judge, as JSON by its name: equal for judges that are the same."""
+    return {
+        name: json.dumps(_judge(manifest, name), sort_keys=True, ensure_ascii=False, default=str)
+        for name in _part(manifest, "judges")
+    }
 
 
 def _judge(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:

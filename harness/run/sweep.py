@@ -1,0 +1,136 @@
+"""Sweeps: what became of each of their runs, wherever a launcher put it, and all of them side by side at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+
+from harness.folder import RunFolder, write_json
+from harness.records import from_json
+
+logger = logging.getLogger(__name__)
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run of a sweep.
+
+    Attributes:
+        number: its place in the sweep, from 0.
+        folder: name of its folder, in that of the sweep.
+        overrides: the values that make it this run.
+        status: ``ok``, ``failed``, ``ended early`` (a method was asked no further), or ``lost`` (its process ended
+            without a word: killed, or out of memory).
+        figure: the figure that is sought, if it has one.
+        message: why it failed, in a line.
+    """
+
+    number: int
+    folder: str
+    overrides: tuple[str, ...]
+    status: Literal["ok", "failed", "ended early", "lost"]
+    figure: float | None = None
+    message: str = ""
+
+
+class SweepFolder:
+    """The folder of a sweep: its runs by number, and what became of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def _outcomes(self) -> Path:
+        return self.path / ".outcomes"
+
+    def begin(self) -> None:
+        """Forget what became of runs that were started by an earlier call; the runs themselves stay."""
+        for path in self._outcomes.glob("*.json"):
+            path.unlink()
+
+    def tell(self, outcome: Outcome) -> None:
+        """Note what became of a run. Another process may read it: a launcher chooses where runs are made."""
+        write_json(self._outcomes / f"{outcome.number}.json", dataclasses.asdict(outcome))
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what became of the runs, in their order."""
+        found = [from_json(Outcome, json.loads(path.read_text())) for path in self._outcomes.glob("*.json")]
+        return sorted(found, key=lambda outcome: outcome.number)
+
+
+#: The sweep that this process has started; none in processes that make its runs.
+_started: SweepFolder | None = None
+
+
+class SweepStart(Callback):
+    """Called by Hydra where a sweep begins, before any of its runs."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make room for what will become of the runs."""
+        global _started
+        if config.hydra.sweeper.get("_target_", "").endswith("OptunaSweeper") and config.sweep.figure is None:
+            # Not an exception: Hydra would turn it into a warning.
+            print(
+                "error: Optuna needs a figure to seek: sweep.figure=win_rate/rotate, or any other summary figure",
+                file=sys.stderr,
+            )
+            sys.exit(1)
+        _started = SweepFolder(Path(config.hydra.sweep.dir))
+        _started.begin()
+
+
+def started() -> SweepFolder | None:
+    """Return the sweep that this process has started, if it has, and forget it."""
+    global _started
+    sweep, _started = _started, None
+    return sweep
+
+
+def draw_no_bars(launcher: str) -> None:
+    """Let no bars be drawn in a process that shares its terminal with other runs."""
+    if launcher != BASIC:
+        os.environ["TTY_COMPATIBLE"] = "0"  # rich then takes the terminal for a file
+
+
+def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
+    """Set the finished runs of a sweep side by side, in files and on the console, and tell which failed.
+
+    Returns:
+        The runs that did not go well.
+    """
+    # Imported here: a sweep whose options are wrong need not wait for it.
+    from harness.report.sweep import print_sweep, read_sweep, write_sweep
+
+    outcomes = sweep.outcomes()
+    finished = [RunFolder(sweep.path / one.folder) for one in outcomes if one.status in ("ok", "ended early")]
+    if finished:
+        runs = read_sweep(finished)
+        print_sweep(runs, console, figures=_figures(outcomes))
+        console.print(str(write_sweep(runs, sweep.path / "joint-report.html").resolve()), soft_wrap=True)
+    bad = [one for one in outcomes if one.status != "ok"]
+    shared = set.intersection(*(set(one.overrides) for one in outcomes)) if len(outcomes) > 1 else set()
+    for one in bad:
+        own = ", ".join(item for item in one.overrides if item not in shared) or "no override of its own"
+        print(f"{one.status}: run {one.number} ({own}): {one.message}", file=sys.stderr)
+    if bad:
+        print(
+            f"{len(bad)} of {len(outcomes)} runs in {sweep.path} did not go well: start the sweep again to repeat them",
+            file=sys.stderr,
+        )
+    return bad
+
+
+def _figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    return {one.folder: one.figure for one in outcomes if one.figure is not None}
