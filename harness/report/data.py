@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing, write_json
 from harness.records import Channel, Description, Exemplar, Neuron, Score, VectorSummary, Verdict
+from harness.report.expected import read_expected
 from harness.report.judges import judge_checks_of, read_judge_checks
 from harness.stats import (
+    FoundChannel,
     Leaderboard,
     MeritGroup,
     latex_table,
@@ -53,6 +55,7 @@ class RunData:
         exemplars: the exemplars of every split.
         merit: the figures of all vectors and channels, shown or not, by layer and kind.
         left_out: how many neurons are not shown.
+        expected: channels that the config expects, beside those found.
     """
 
     folder: str
@@ -69,6 +72,7 @@ class RunData:
     exemplars: tuple[Exemplar, ...]
     merit: tuple[MeritGroup, ...]
     left_out: int = 0
+    expected: tuple[FoundChannel, ...] = ()
 
     @property
     def compares(self) -> bool:
@@ -160,6 +164,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         ),
         merit=merit_groups(folder),
         left_out=left_out,
+        expected=read_expected(folder, manifest),
     )
 
 

@@ -87,7 +87,7 @@ def _fail(message: str) -> NoReturn:
 def _task(config: DictConfig) -> float | None:
     """Run one configuration; of a sweep, each in turn. Returns the best real describer's win rate, for optimisers."""
     # Imported here, so that --help and a misspelt option answer at once.
-    from harness.report import print_decomposition, print_judge_checks, print_leaderboard
+    from harness.report import print_decomposition, print_expected, print_judge_checks, print_leaderboard
     from harness.run.pipeline import run
     from harness.run.setup import Setup
 
@@ -107,6 +107,7 @@ def _task(config: DictConfig) -> float | None:
         print_judge_checks(folder, console)
     else:
         print_decomposition(folder, console)
+    print_expected(folder, console)
     print(folder.report.resolve())
     rates = [row.win_rate for row in leaderboard.overall.rows if not row.control and row.win_rate is not None]
     return max(rates, default=None)
