@@ -56,7 +56,8 @@ def test_what_a_tiny_run_found_is_set_beside_what_was_expected(
         "source": "<script>us</script>",
     }
     channels = {path: path.stat().st_mtime_ns for path in folder.channels.iterdir()}
-    code, out, err = invoke(*run, f"expected=[{json.dumps(expected)}]")  # may be added to a finished run
+    given = ", ".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in expected.items())
+    code, out, err = invoke(*run, f"expected=[{{{given}}}]")  # may be added to a finished run
     assert code == 0, err
     assert {path: path.stat().st_mtime_ns for path in channels} == channels
     words = " ".join(out.split())
