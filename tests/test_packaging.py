@@ -68,10 +68,11 @@ def test_the_wheel_serves_outside_of_the_checkout(script: Path, tmp_path: Path) 
     assert "experiment=demo" in call(tmp_path, script, "--help")
     assert "# Tokens per window of text." in call(tmp_path, script, "--cfg", "job", "experiment=demo")
     tiny_models.tiny_subject(tmp_path / "llama", "llama")
-    words = "The tide turns while the ships wait in the harbour until the morning comes. "
+    (tmp_path / "texts").mkdir()
     for number in range(40):
-        (tmp_path / "texts").mkdir(exist_ok=True)
-        (tmp_path / "texts" / f"{number}.txt").write_text(f"{number} " + words * (5 + number % 7))
+        # Documents of their own words: text that is copied between them is left out.
+        own = " ".join(f"word{number} {chr(97 + number % 26)}{place * number % 97} tide" for place in range(60))
+        (tmp_path / "texts" / f"{number}.txt").write_text(own)
     out = call(
         *(tmp_path, script, "subject=local", "subject.sources=[llama]", "subject.name=tiny", "neurons.layers=[0]"),
         *("neurons.per_layer=2", "corpus=files", "corpus.paths=[texts]", "evidence.window=16", "evidence.top=4"),
