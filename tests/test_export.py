@@ -93,6 +93,7 @@ def test_the_card_says_what_was_run_and_lets_no_text_speak(run: RunFolder, expor
     board = json.loads((exported / "leaderboard.json").read_text())
     for row in board["overall"]["rows"]:
         assert row["describer"].replace("_", "\\_") in body
+    assert "+describers.precomputed.where.describer=" in body
     for words in ("all-MiniLM-L6-v2", "installed-docs", "qwen3-8b", "@article", "load_dataset("):
         assert words in body
 

@@ -143,7 +143,9 @@ def _card(data: RunData, counts: Mapping[str, int], licence: str) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["plain"] = plain_markdown
-    real = [row.describer for row in data.leaderboard.overall.rows if not row.control]
+    # It stands inside a block of code, where nothing can be escaped.
+    rows = data.leaderboard.overall.rows
+    real = [row.describer for row in rows if not row.control and re.fullmatch(r"[\w.-]+", row.describer)]
     return environment.get_template("card.md.j2").render(
         front=front.to_yaml(line_break="\n").strip(),
         name=data.name,
@@ -151,7 +153,7 @@ def _card(data: RunData, counts: Mapping[str, int], licence: str) -> str:
         summary=summary(data),
         leaderboard=markdown_table(data.leaderboard) if data.leaderboard.overall.rows else "",
         tables=[{"name": name, "rows": count, "about": COLUMNS[name]} for name, count in counts.items()],
-        precomputed=(real or [""])[0] if "descriptions" in counts else "",
+        precomputed=(real or ["NAME"])[0] if "descriptions" in counts else "",
         facts=list(_facts(data)),
         exemplars="exemplars" in counts,
     )
