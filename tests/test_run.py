@@ -440,8 +440,6 @@ def test_a_mistake_is_told_in_one_line_before_time_is_spent(
         ("describers=[precomputed,shuffled] judges=[human]", ["describers.precomputed.path", "judges.human.path"]),
         ("corpus=files", ["corpus.paths"]),
         ("corpus=chat_files", ["corpus.source.paths"]),
-        ("subject=local", ["subject.sources"]),
-        ("neurons=listed", ["neurons.indices", "neurons.layers"]),
     ],
 )
 def test_a_value_that_must_be_given_is_named_in_one_line(invoke: Invoke, chosen: str, names: list[str]) -> None:
