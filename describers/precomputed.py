@@ -6,7 +6,6 @@ import csv
 import enum
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,6 @@ from harness.records import Neuron, Sign, Status
 from harness.subject import Subject
 
 FIELDS = ("neuron", "layer", "index", "expert", "sign", "text")
-_NAME = re.compile(r"L(\d+)(?:E(\d+))?N(\d+)(-?)")
 _SIGNS = {
     **dict.fromkeys(("", "+", "1", "+1", "pos", "positive"), Sign.POSITIVE),
     **dict.fromkeys(("-", "-1", "neg", "negative"), Sign.NEGATIVE),
@@ -125,14 +123,10 @@ class Precomputed(Describer):
     def _neuron(self, row: Mapping[str, Any], place: str) -> Neuron:
         given = {field: self._value(row, column, place) for field, column in self._columns.items() if field != "text"}
         if "neuron" in given:
-            match = _NAME.fullmatch(str(given["neuron"]).strip())
-            if match is None:
-                raise HarnessError(
-                    f"{self._path}, {place}: {str(given['neuron'])[:40]!r} is no neuron's name such as L3N17"
-                )
-            layer, expert, index, minus = match.groups()
-            sign = Sign.NEGATIVE if minus else Sign.POSITIVE
-            return Neuron(int(layer), int(index), None if expert is None else int(expert), sign)
+            try:
+                return Neuron.named(str(given["neuron"]))
+            except ValueError as error:
+                raise HarnessError(f"{self._path}, {place}: {error}") from error
         expert = given.get("expert")
         return Neuron(
             self._number("layer", given["layer"], place),

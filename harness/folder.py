@@ -73,16 +73,17 @@ def write_table(path: Path, records: Iterable[Any]) -> None:
     try:
         table = pa.Table.from_pylist(rows)
     except UnicodeEncodeError:  # rare, and looking for them at every text is slow
-        table = pa.Table.from_pylist([_encodable(row) for row in rows])
+        table = pa.Table.from_pylist([encodable(row) for row in rows])
     write_columns(path, table)
 
 
-def _encodable(value: Any) -> Any:
+def encodable(value: Any) -> Any:
+    """Return text, and what is nested in mappings and lists, with U+FFFD for half a surrogate pair."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
-        return {name: _encodable(item) for name, item in value.items()}
-    return [_encodable(item) for item in value] if isinstance(value, list) else value
+        return {name: encodable(item) for name, item in value.items()}
+    return [encodable(item) for item in value] if isinstance(value, list) else value
 
 
 def write_columns(path: Path, table: pa.Table) -> None:
@@ -373,6 +374,12 @@ class RunFolder:
         """Read the summaries of the weight vectors decomposed so far of some neurons, or of all, ordered likewise."""
         vectors = self._read_blocks("vectors", VectorSummary, neurons)
         return sorted(vectors, key=lambda item: (item.neuron, item.kind))
+
+    def read_channel_blocks(self) -> Iterator[list[Channel]]:
+        """Read all channels found so far, block by block, those of each ordered by neuron, kind and rank."""
+        for name in self._blocks():
+            channels = _records(pq.read_table(self.channels / f"{name}.channels.parquet"), Channel)
+            yield sorted(channels, key=lambda channel: (channel.neuron, channel.kind, channel.rank))
 
     def read_columns(self, records: str, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Read columns of all ``channels`` or ``vectors`` found so far, block by block.

@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import functools
 import math
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, cast
@@ -76,6 +77,9 @@ class Side(enum.StrEnum):
     BOTH = "both"
 
 
+_NAME = re.compile(r"L(\d+)(?:E(\d+))?N(\d+)(-?)")
+
+
 @functools.total_ordering
 @dataclass(frozen=True)
 class Neuron:
@@ -102,6 +106,20 @@ class Neuron:
         BeforeValidator(lambda sign: sign or Sign.POSITIVE),
         Field(exclude_if=lambda sign: sign is Sign.POSITIVE),
     ] = Sign.POSITIVE
+
+    @classmethod
+    def named(cls, name: str) -> Neuron:
+        """Return the neuron of a name such as ``L3N17``, the reverse of ``str``.
+
+        Raises:
+            ValueError: if it is no such name.
+        """
+        match = _NAME.fullmatch(name.strip())
+        if match is None:
+            raise ValueError(f"{name[:40]!r} is no neuron's name such as L3N17")
+        layer, expert, index, minus = match.groups()
+        sign = Sign.NEGATIVE if minus else Sign.POSITIVE
+        return cls(int(layer), int(index), None if expert is None else int(expert), sign)
 
     def __lt__(self, other: Neuron) -> bool:
         return self._place < other._place

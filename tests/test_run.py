@@ -455,6 +455,24 @@ def test_a_mistake_is_told_in_one_line_before_time_is_spent(
     assert not (tmp_path / "mistaken" / "channels").exists()
 
 
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [
+        ("judges=[human]", ["judges.human.path"]),
+        ("describers=[rotate,precomputed]", ["describers.precomputed.path"]),
+        ("describers=[precomputed,shuffled] judges=[human]", ["describers.precomputed.path", "judges.human.path"]),
+        ("corpus=files", ["corpus.paths"]),
+        ("corpus=chat_files", ["corpus.source.paths"]),
+    ],
+)
+def test_a_value_that_must_be_given_is_named_in_one_line(invoke: Invoke, chosen: str, names: list[str]) -> None:
+    code, _, err = invoke(*chosen.split(), "tracking=none")
+    assert code == 1
+    assert one_line(err), err
+    assert f"error: {', '.join(names)} ha" in err
+    assert all(f"{name}=..." in err for name in names)
+
+
 def test_damaged_weights_are_found_before_time_is_spent(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -174,7 +174,7 @@ def manifest_of(artifact: Any) -> set[str]:
 def test_a_moved_folder_goes_on_as_the_same_run(told: tuple[RunFolder, Leaderboard], tmp_path: Path) -> None:
     folder, board = told
     moved = RunFolder(tmp_path / "elsewhere")
-    shutil.copytree(folder.path, moved.path, ignore=shutil.ignore_patterns("wandb"))
+    shutil.copytree(folder.path, moved.path, ignore=shutil.ignore_patterns("wandb", "channels"))
     WandbTracker(artifacts=False).log(moved, board, moved.read_manifest())
     assert f"-{(folder.path / '.wandb-id').read_text()}" in offline(moved).name
 
@@ -184,7 +184,7 @@ def test_the_run_of_a_sweeps_agent_is_used(
 ) -> None:
     folder, board = told
     mine = RunFolder(tmp_path / "agent")
-    shutil.copytree(folder.path, mine.path, ignore=shutil.ignore_patterns("wandb", ".wandb-id"))
+    shutil.copytree(folder.path, mine.path, ignore=shutil.ignore_patterns("wandb", "channels", ".wandb-id"))
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
     monkeypatch.setenv("WANDB_RUN_ID", "agentsrun")
     WandbTracker(artifacts=False).log(mine, board, mine.read_manifest())
@@ -302,7 +302,7 @@ def test_no_secret_reaches_the_client(
     monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
     monkeypatch.setenv("MY_TOKEN", SECRET)
     mine = RunFolder(tmp_path / "mine")
-    shutil.copytree(folder.path, mine.path, ignore=shutil.ignore_patterns("wandb", ".wandb-id"))
+    shutil.copytree(folder.path, mine.path, ignore=shutil.ignore_patterns("wandb", "channels", ".wandb-id"))
     config = without_secrets({"name": "mine", "llm": {"judge": {"env": {"A": SECRET}, "model": f"x{SECRET}"}}})
     tracker = WandbTracker(live=True)
     with tracker.watching(mine, config):

@@ -3,6 +3,7 @@
 from harness.report.build import build_report
 from harness.report.data import RunData, load_run, store_leaderboard
 from harness.report.decomposition import print_decomposition, store_decomposition
+from harness.report.expected import print_expected
 from harness.report.judges import print_judge_checks, store_judge_checks
 from harness.report.terminal import print_leaderboard
 
@@ -11,6 +12,7 @@ __all__ = [
     "build_report",
     "load_run",
     "print_decomposition",
+    "print_expected",
     "print_judge_checks",
     "print_leaderboard",
     "store_decomposition",

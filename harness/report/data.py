@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing, write_json
 from harness.records import Description, Neuron, RoleUsage, Score, Status, Usage, Verdict, total_roles
+from harness.report.expected import read_expected
 from harness.report.judges import judge_checks_of, read_judge_checks
 from harness.stats import (
+    FoundChannel,
     Leaderboard,
     MeritGroup,
     latex_table,
@@ -58,6 +60,7 @@ class RunData:
         scores: the scorers' grades.
         merit: the figures of all vectors and channels, shown or not, by layer and kind.
         left_out: how many neurons are not shown.
+        expected: channels that the config expects, beside those found.
     """
 
     folder: str
@@ -75,6 +78,7 @@ class RunData:
     scores: tuple[Score, ...]
     merit: tuple[MeritGroup, ...]
     left_out: int = 0
+    expected: tuple[FoundChannel, ...] = ()
 
     @property
     def compares(self) -> bool:
@@ -147,6 +151,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         scores=tuple(sorted(_of(scores, some), key=lambda item: (item.neuron, item.scorer, item.describer))),
         merit=merit_groups(folder),
         left_out=left_out,
+        expected=read_expected(folder, manifest),
     )
 
 

@@ -182,7 +182,7 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
 
 
 def _show(setup: Setup, leaderboard: Leaderboard, *, quiet: bool) -> None:
-    from harness.report import print_decomposition, print_judge_checks, print_leaderboard
+    from harness.report import print_decomposition, print_expected, print_judge_checks, print_leaderboard
 
     console, folder = _console(), RunFolder(setup.folder)
     if quiet:
@@ -194,6 +194,8 @@ def _show(setup: Setup, leaderboard: Leaderboard, *, quiet: bool) -> None:
         print_judge_checks(folder, console)
     else:
         print_decomposition(folder, console)
+    if not quiet:
+        print_expected(folder, console)
     print(folder.report.resolve())
 
 

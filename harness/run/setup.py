@@ -27,7 +27,7 @@ from harness.run.steering import SteeringConfig
 from harness.run.tracking import Tracker
 from harness.run.worker import Storage
 from harness.seeds import derive_rng
-from harness.stats import StatisticsConfig
+from harness.stats import ExpectedChannel, StatisticsConfig, expected_channels
 from harness.subject import Subject, check_signs
 
 logger = logging.getLogger(__name__)
@@ -198,6 +198,7 @@ class Setup:
     decomposition: DecompositionPlan
     storage: Storage
     merit: MeritConfig
+    expected: tuple[ExpectedChannel, ...]
     statistics: StatisticsConfig
     corpus: Corpus | None
     evidence: EvidenceConfig
@@ -217,6 +218,13 @@ class Setup:
         Raises:
             HarnessError: naming the entry that cannot be built.
         """
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            verb = "has" if len(missing) == 1 else "have"
+            raise HarnessError(
+                f"{', '.join(missing)} {verb} no value and must: add {' '.join(f'{name}=...' for name in missing)}; "
+                "--cfg job with the same options says what is meant"
+            )
         config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         selection = _filled(NeuronSelection, config, "neurons")  # first: describers read from it
         judges = _built_all(config, "judges", Comparator | Scorer)
@@ -231,6 +239,7 @@ class Setup:
             decomposition=DecompositionPlan(settings, config["decomposition"]["overrides"], config["seed"]),
             storage=_filled(Storage, config, "storage"),
             merit=_filled(MeritConfig, config, "merit"),
+            expected=_expected(config),
             statistics=_filled(StatisticsConfig, config, "statistics"),
             corpus=_built(config, "corpus", Corpus) if config.get("corpus") else None,
             evidence=_filled(EvidenceConfig, config, "evidence"),
@@ -347,6 +356,12 @@ class Setup:
         if self.compares:
             self._check_comparison()
         assert self.neurons
+        for one in self.expected:
+            if one.neuron not in self.neurons or one.kind not in self.kinds:
+                raise HarnessError(
+                    f"expected names the {one.kind} vector of {one.neuron}, which this run does not decompose: "
+                    "take it out, or add it to neurons"
+                )
         for layer in {neuron.layer for neuron in self.neurons}:
             for kind in self.kinds:
                 self.decomposition.config(layer, kind)
@@ -414,6 +429,13 @@ class Setup:
                 f"{name} asks {' and '.join(method.roles)} by turns, which need {len(servers)} servers at the same "
                 f"time: set serving.max_servers={len(servers)}, or give these roles the same model"
             )
+
+
+def _expected(config: Mapping[str, Any]) -> tuple[ExpectedChannel, ...]:
+    try:
+        return expected_channels(config["expected"] or ())
+    except ValueError as error:
+        raise HarnessError(str(error)) from error
 
 
 def _filled(kind: type[T], config: Mapping[str, Any], name: str) -> T:

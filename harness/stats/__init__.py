@@ -28,6 +28,7 @@ from harness.stats.bootstrap import Resamples, clustered_interval, clustered_int
 from harness.stats.comparisons import MISSING, Comparison, merge_verdicts
 from harness.stats.concordance import kendall_tau
 from harness.stats.config import StatisticsConfig
+from harness.stats.expected import ExpectedChannel, FoundChannel, expected_channels, found_channels
 from harness.stats.facets import facets_of
 from harness.stats.leaderboard import build_leaderboard
 from harness.stats.merit import Floats, MeritGroup, MeritRow, merit_groups, merit_json, merit_row, rectangle, together
@@ -51,7 +52,9 @@ __all__ = [
     "Cycles",
     "DescriptionRow",
     "Difference",
+    "ExpectedChannel",
     "Floats",
+    "FoundChannel",
     "Graph",
     "JudgeHealth",
     "Leaderboard",
@@ -75,8 +78,10 @@ __all__ = [
     "clustered_intervals",
     "cohen_kappa",
     "csv_table",
+    "expected_channels",
     "facets_of",
     "fleiss_kappa",
+    "found_channels",
     "holm",
     "incomparable",
     "kappa_interval",

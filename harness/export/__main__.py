@@ -1,0 +1,48 @@
+"""``python -m harness.export RUN [--to FOLDER] [--exemplars] [--push USER/NAME]``: a run as a dataset for others."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.export.dataset import export_run, push
+from harness.folder import RunFolder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export a run, print the folder, and upload it if that is asked for; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m harness.export", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to write the dataset (RUN/export)")
+    parser.add_argument(
+        "--exemplars",
+        action="store_true",
+        help="with the windows of text; they are the corpus's, so see first that its licence lets you pass them on",
+    )
+    parser.add_argument(
+        "--licence", default="other", metavar="ID", help="licence that the card names, such as cc-by-4.0"
+    )
+    parser.add_argument("--push", metavar="USER/NAME", help="upload to this dataset of the Hugging Face hub (HF_TOKEN)")
+    parser.add_argument("--private", action="store_true", help="make that dataset private if it is new")
+    options = parser.parse_args(arguments)
+    try:
+        folder = export_run(
+            RunFolder(options.run),
+            options.to or options.run / "export",
+            exemplars=options.exemplars,
+            licence=options.licence,
+        )
+        print(folder)
+        if options.push:
+            print(push(folder, options.push, private=options.private))
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

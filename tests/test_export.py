@@ -1,0 +1,215 @@
+"""A run as a dataset for others: what is written loads with the field's own library, and is read back here."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import yaml
+from test_report import ATTACK, make_run
+from test_run import Invoke, invoke, options, small
+
+from harness.export.__main__ import main
+from harness.folder import RunFolder
+from harness.records import Description, Neuron, Sign, Status
+
+__all__ = ["invoke", "small"]
+LONE = "half a pair \ud83d here"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run with hostile texts, failures and a neuron at its negative sign."""
+    folder = make_run(tmp_path_factory.mktemp("exported") / "run", neurons=4, channels=2)
+    journal = folder.descriptions()
+    negative = Neuron(3, 5, sign=Sign.NEGATIVE)
+    journal.append(Description(negative, "rotate", f"{ATTACK} {LONE}", parts=(LONE,)))
+    journal.append(Description(Neuron(3, 998), "rotate", "", Status.REFUSED, f"no {ATTACK}"))
+    journal.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: RunFolder) -> Path:
+    assert main([str(run.path), "--exemplars", "--licence", "cc-by-4.0"]) == 0
+    return run.path / "export"
+
+
+def front(folder: Path) -> dict[str, Any]:
+    _, head, _ = (folder / "README.md").read_text("utf-8").split("---\n", 2)
+    found: dict[str, Any] = yaml.safe_load(head)
+    return found
+
+
+def load(folder: Path, name: str, cache: Path) -> list[dict[str, Any]]:
+    found = datasets.load_dataset(str(folder), name, cache_dir=str(cache), split="train")
+    return list(found)
+
+
+def test_every_configuration_loads_as_a_dataset(run: RunFolder, exported: Path, tmp_path: Path) -> None:
+    names = [entry["config_name"] for entry in front(exported)["configs"]]
+    assert names == ["descriptions", "verdicts", "scores", "channels", "exemplars"]
+    assert datasets.get_dataset_config_names(str(exported)) == names
+    expected = {
+        "descriptions": run.descriptions().records(),
+        "verdicts": run.verdicts().records(),
+        "scores": run.scores().records(),
+        "channels": run.read_channels(),
+        "exemplars": run.read_exemplars(),
+    }
+    loaded = {name: load(exported, name, tmp_path) for name in names}
+    assert {name: len(rows) for name, rows in loaded.items()} == {name: len(of) for name, of in expected.items()}
+
+    rows = {(row["neuron"], row["describer"]): row for row in loaded["descriptions"]}
+    for record in expected["descriptions"]:
+        row = rows[str(record.neuron), record.describer]
+        assert row["description"] == re.sub("[\ud800-\udfff]", "\ufffd", record.text)
+        assert (row["status"], row["control"]) == (record.status, record.describer in {"shuffled", "empty"})
+    refused = rows["L3N998", "rotate"]
+    assert (refused["description"], refused["status"], refused["detail"]) == ("", "refused", f"no {ATTACK}")
+    assert rows["L3N5-", "rotate"]["sign"] == "negative"
+    failed = [row for row in loaded["verdicts"] if row["status"] != "ok"]
+    assert len(failed) == sum(record.status is not Status.OK for record in expected["verdicts"]) > 0
+    assert all(row["winner"] is row["preferred"] is None and row["detail"] for row in failed)
+    won = next(row for row in loaded["verdicts"] if row["winner"] == "second")
+    assert won["preferred"] == won["second"]
+    bad = [row for row in loaded["scores"] if row["status"] != "ok"]
+    assert all(row["value"] is None for row in bad)
+    channel, row = run.read_channels()[0], loaded["channels"][0]
+    assert (row["neuron"], row["kind"], row["rank"]) == (str(channel.neuron), channel.kind, channel.rank)
+    assert row["positive_tokens"] == [token.token for token in channel.positive]
+
+
+def test_the_card_says_what_was_run_and_lets_no_text_speak(run: RunFolder, exported: Path) -> None:
+    card = (exported / "README.md").read_text("utf-8")
+    assert front(exported)["license"] == "cc-by-4.0"
+    assert ATTACK in run.read_manifest()["name"]
+    body = card.split("---\n", 2)[2]
+    assert "<script" not in body.replace("\\<", "")
+    board = json.loads((exported / "leaderboard.json").read_text())
+    for row in board["overall"]["rows"]:
+        assert row["describer"].replace("_", "\\_") in body
+    assert "+describers.precomputed.where.describer=" in body
+    for words in ("all-MiniLM-L6-v2", "installed-docs", "qwen3-8b", "@article", "load_dataset("):
+        assert words in body
+
+
+def test_equal_runs_make_equal_bytes_and_no_text_stays_behind(run: RunFolder, exported: Path) -> None:
+    before = {path.name: path.read_bytes() for path in exported.iterdir()}
+    assert main([str(run.path), "--exemplars", "--licence", "cc-by-4.0"]) == 0
+    assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
+    # Once exported without, the text of an earlier export is gone as well.
+    assert main([str(run.path), "--licence", "cc-by-4.0"]) == 0
+    assert set(before) - {path.name for path in exported.iterdir()} == {"exemplars.parquet"}
+    text = run.read_exemplars()[0].tokens[0]
+    assert text
+    assert "No text of the corpus" in (exported / "README.md").read_text("utf-8")
+    assert main([str(run.path), "--exemplars", "--licence", "cc-by-4.0"]) == 0
+
+
+def test_exported_descriptions_compete_again(
+    invoke: Invoke, small: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cheap = {"merit.sample": "0", "merit.random_vectors": "0", "judges": "[embedding_pairwise]"}
+    base = options(small | cheap, neurons__per_layer="2", neurons__signs="[positive,negative]")
+    assert invoke(*base, "folder=one", "describers=[maxact,generic]")[0] == 0
+    first = RunFolder(tmp_path / "one")
+    assert main([str(first.path), "--to", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    code, _, err = invoke(
+        *[*base, "folder=two", "describers=[precomputed,generic]", "describers.precomputed.columns.sign=sign"],
+        *[f"describers.precomputed.path={tmp_path / 'out' / 'precomputed.jsonl'}"],
+        "+describers.precomputed.where.describer=maxact",
+    )
+    assert code == 0, err
+
+    def texts(folder: RunFolder, name: str) -> dict[Neuron, str]:
+        return {item.neuron: item.text for item in folder.descriptions().records() if item.describer == name}
+
+    found = texts(RunFolder(tmp_path / "two"), "precomputed")
+    assert len(found) == 2 * 2 * 2
+    assert found == texts(first, "maxact")
+
+
+def test_hostile_text_comes_back_as_it_was(run: RunFolder, exported: Path) -> None:
+    from made_up import NOWHERE, case, describe, failure
+
+    from describers.precomputed import Precomputed
+
+    columns = {"text": "description", "layer": "layer", "index": "neuron", "expert": "expert", "sign": "sign"}
+    method = Precomputed(str(exported / "precomputed.jsonl"), columns, where={"describer": "rotate"}, gaps="fail")
+    mine = [record for record in run.descriptions().records() if record.describer == "rotate"]
+    method.check([record.neuron for record in mine], NOWHERE)
+    for record in mine:
+        if record.status is Status.OK:
+            assert describe(method, case(neuron=record.neuron)).text == record.text
+        else:
+            assert failure(method, case(neuron=record.neuron)).status is Status.FAILED
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "told"),
+    [
+        ("nothing", [], "is not a run folder"),
+        ("run", ["--to", "full"], "holds mine.txt, which is no part of an export"),
+        ("run", ["--to", "full/mine.txt"], "is no folder"),
+        ("bare", ["--exemplars"], "no exemplars: leave --exemplars out"),
+        ("bare", [], "no record yet"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    run: RunFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    prepare: str,
+    arguments: list[str],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "manifest.json").write_text("{}")
+    source = str(run.path) if prepare == "run" else prepare
+    assert main([source, *arguments]) == 1
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert told in err
+    assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
+
+
+def test_it_is_pushed_on_request_only(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The arguments of the upload; the upload itself needs the hub, and is the library's."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    class Hub:
+        def create_repo(self, name: str, **given: Any) -> str:
+            asked.append(("create", {"name": name, **given}))
+            return f"https://hub/{name}"
+
+        def upload_folder(self, **given: Any) -> None:
+            asked.append(("upload", given))
+
+    monkeypatch.setattr("harness.export.dataset.HfApi", Hub)
+    assert main([str(run.path), "--to", str(tmp_path / "out")]) == 0
+    assert asked == []
+    assert main([str(run.path), "--to", str(tmp_path / "out"), "--push", "me/mine", "--private"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "https://hub/me/mine"
+    (_, made), (_, upload) = asked
+    assert made == {"name": "me/mine", "repo_type": "dataset", "private": True, "exist_ok": True}
+    assert (upload["folder_path"], upload["repo_id"]) == (tmp_path / "out", "me/mine")
+    assert set(upload["allow_patterns"]) >= {path.name for path in (tmp_path / "out").iterdir()}
+
+    def refused(self: Hub, name: str, **given: Any) -> str:
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr(Hub, "create_repo", refused)
+    assert main([str(run.path), "--to", str(tmp_path / "out"), "--push", "me/mine"]) == 1
+    assert "me/mine could not be pushed (no network)" in capsys.readouterr().err
