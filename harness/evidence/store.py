@@ -106,8 +106,7 @@ def gathered(
     """
     own = own / ".evidence"
     identity = identity_of(corpus, subject, config, seed)
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
-    folder = (own if config.store is None else Path(config.store).expanduser()) / name
+    folder = (own if config.store is None else Path(config.store).expanduser()) / _digest(identity)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         write_json(folder / "identity.json", identity)
@@ -120,6 +119,21 @@ def gathered(
         yield Gathered(folder, tuple(sorted(neurons)))
     if config.store is None:
         shutil.rmtree(own)
+
+
+def stored(
+    corpus: Corpus, subject: Subject, neurons: Sequence[Neuron], config: EvidenceConfig, *, seed: int
+) -> Gathered | None:
+    """Return the evidence of those of the neurons that the store knows, or none if it knows none; writes nothing."""
+    if config.store is None or not Path(config.store).expanduser().is_dir():
+        return None
+    folder = Path(config.store).expanduser() / _digest(identity_of(corpus, subject, config, seed))
+    known = {neuron for path in _parts(folder) for neuron in _neurons(path)} & set(neurons)
+    return Gathered(folder, tuple(sorted(known))) if known else None
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _capture(
