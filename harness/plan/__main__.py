@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.plan import Assumptions
+    from harness.plan.planning import Assumptions
 
 EXCEEDED = 2  # exit status of a plan that something would stop, or that exceeds a limit
 
@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from harness.errors import HarnessError
-    from harness.plan import RunPlan, plan_of, show
+    from harness.plan.planning import plan_of
+    from harness.plan.schema import RunPlan
+    from harness.plan.show import show
     from harness.run.help import compose_config, missing_choice
 
     if options.schema:
@@ -110,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _assumptions(options: argparse.Namespace) -> Assumptions:
-    from harness.plan import Assumptions, Rate
+    from harness.plan.planning import Assumptions, Rate
 
     return Assumptions(
         neurons=options.neurons,
@@ -118,6 +120,7 @@ def _assumptions(options: argparse.Namespace) -> Assumptions:
         teraflops=options.teraflops,
         difference=options.difference,
         power=options.power,
+        online=options.online,
         max_calls=options.max_calls,
         max_cost=options.max_cost,
         max_hours=options.max_hours,

@@ -22,8 +22,10 @@ CHARACTERS_PER_TOKEN = 4
 WORDS = 30
 #: What a server's tokenizer would at least keep apart: words, numbers, single marks, tabs and line breaks.
 _PIECES = re.compile(r"[^\W\d_]+|\d+|[^\S\t\n]+|.|\n", re.DOTALL)
-#: Where a scale of levels is asked for, all are as likely: no reader of log-probabilities turns that down.
-_LEVELS = {str(level): -math.log(11) for level in range(11)}
+#: Where a scale of levels is asked for: each is the likeliest at some token, so that no series of them stands still.
+_LEVELS = [
+    {str(level): math.log(0.5 if level == likeliest else 0.05) for level in range(11)} for likeliest in range(11)
+]
 
 Counter = Callable[[str], int]
 
@@ -93,8 +95,8 @@ class DryClient(LLMClient):
         prompt = self._tokens(messages)
         self.longest = max(self.longest, prompt + 1)
         text = "\n".join(message.content for message in messages)
-        tokens = (PromptToken("", {}), *(PromptToken(piece, _LEVELS) for piece in _PIECES.findall(text)))
-        return PromptLogprobs(tokens, prompt_tokens=prompt)
+        pieces = ["", *_PIECES.findall(text)]
+        return PromptLogprobs(tuple(PromptToken(*pair) for pair in _expecting(pieces)), prompt_tokens=prompt)
 
     def _tokens(self, messages: Sequence[Message]) -> int:
         return sum(self._count(message.content) for message in messages)
@@ -117,11 +119,13 @@ class CacheAbove(ResponseCache):
 
     Args:
         beneath: the run's cache, from which is only read; none if there is none yet.
+        keep: whether dry answers are kept, so that a question that comes up twice is paid once: only where prompts are
+            those of the run, for those of a probe are more alike.
     """
 
-    def __init__(self, beneath: ResponseCache | None) -> None:
+    def __init__(self, beneath: ResponseCache | None, *, keep: bool) -> None:
         self.asking = WeakValueDictionary()
-        self._beneath = beneath
+        self._beneath, self._keep = beneath, keep
         self._dry: dict[str, dict[str, Any]] = {}
 
     def get(self, key: str) -> dict[str, Any] | None:
@@ -131,11 +135,12 @@ class CacheAbove(ResponseCache):
             return None if self._beneath is None else self._beneath.get(key)
         if "pieces" not in found:
             return found
-        tokens = [[piece, _LEVELS if piece else {}] for piece in found["pieces"].split("\0")]
-        return {"tokens": tokens, "prompt_tokens": found["prompt_tokens"]}
+        return {"tokens": _expecting(found["pieces"].split("\0")), "prompt_tokens": found["prompt_tokens"]}
 
     def put(self, key: str, answer: Mapping[str, Any]) -> None:
         """Keep an answer; of tokens with their expectations, which are all alike, the text alone."""
+        if not self._keep:
+            return
         if "tokens" in answer:
             pieces = "\0".join(text for text, _ in answer["tokens"])
             self._dry[key] = {"pieces": pieces, "prompt_tokens": answer["prompt_tokens"]}
@@ -196,6 +201,10 @@ def filled(schema: Mapping[str, Any], mark: str, root: Mapping[str, Any] | None 
             return None
         case _:
             return _words(mark, schema.get("maxLength"))
+
+
+def _expecting(pieces: Sequence[str]) -> list[tuple[str, Mapping[str, float]]]:
+    return [(piece, _LEVELS[place % len(_LEVELS)] if place else {}) for place, piece in enumerate(pieces)]
 
 
 def _words(mark: str, longest: int | None) -> str:

@@ -156,13 +156,8 @@ def _judges(setup: Setup, plan: RunPlan) -> Wrong:
     if not setup.comparators:
         yield Level.WARNING, "no judge compares descriptions: there will be scores, and no win rates"
         return
-    makers = {
-        setup.backends[role].model for one in setup.describers.values() for role in one.roles if _has(setup, role)
-    }
-    models: dict[str, set[str]] = {
-        name: {setup.backends[role].model for role in judge.roles if _has(setup, role)}
-        for name, judge in setup.comparators.items()
-    }
+    makers = set[str]().union(*(_models(setup, describer) for describer in setup.describers.values()))
+    models = {name: _models(setup, judge) for name, judge in setup.comparators.items()}
     for name, own in models.items():
         if own & makers:
             yield (
@@ -261,12 +256,13 @@ def _llms(setup: Setup, plan: RunPlan) -> Wrong:
 
 
 def _samples(found: Findings) -> Wrong:
+    own = found.evidence in ("run", "store")
     for name, samples in found.samples.items():
         failed = [sample for sample in samples if sample.status is not Status.OK]
         if failed:
             (detail, _), *_rest = Counter(sample.detail for sample in failed).most_common(1)
-            where = {"run": "this run's", "store": "the store's"}.get(found.evidence, "the probe's little")
+            where = "the evidence of this run" if own else "the little evidence of the probe"
             yield (
-                Level.WARNING,
-                f"{len(failed)} of {len(samples)} answers of {name} failed on {where} evidence, such as: {detail}",
+                Level.WARNING if own else Level.NOTE,
+                f"{len(failed)} of {len(samples)} answers of {name} failed on {where}, such as: {detail}",
             )

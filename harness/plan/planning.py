@@ -66,6 +66,7 @@ class Assumptions:
         teraflops: effective speed of the machine that a subject is run on which is not here.
         difference: win-rate difference that the run is to show.
         power: chance to see it.
+        online: whether the network may be used.
         max_calls: most LLM calls that are allowed; none for no limit.
         max_cost: likewise what may be paid.
         max_hours: likewise the hours.
@@ -76,6 +77,7 @@ class Assumptions:
     teraflops: float = 50.0
     difference: float = 0.2
     power: float = 0.8
+    online: bool = False
     max_calls: int | None = None
     max_cost: float | None = None
     max_hours: float | None = None
@@ -96,10 +98,15 @@ def plan_of(composed: DictConfig, assumptions: Assumptions | None = None) -> Run
     Raises:
         HarnessError: for everything that the run itself would refuse with before it looks at its folder.
     """
+    return plan_of_setup(Setup.of(composed), assumptions)
+
+
+def plan_of_setup(setup: Setup, assumptions: Assumptions | None = None) -> RunPlan:
+    """Plan a run whose objects are already made; as :func:`plan_of`."""
     assumptions = assumptions or Assumptions()
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="plan-", ignore_cleanup_errors=True) as place:
-        return _Planner(Setup.of(composed), assumptions, Path(place)).plan(start)
+        return _Planner(setup, assumptions, Path(place)).plan(start)
 
 
 class _Planner:
@@ -115,18 +122,19 @@ class _Planner:
         try:
             layers, paths = subject.num_layers, subject.checkpoint.paths
         except HarnessError as error:
-            shape = setup.config["subject"].get("shape")
+            shape = subject.shape
             if shape is None:
                 raise HarnessError(
                     f"{error}; a plan does without the model if subject.shape tells its size, see conf/subject"
                 ) from error
             shape = checked_shape(shape)
             self._stand_in = make_stand_in(self._scratch / "stand-in", shape)
+            why = str(error) if self._assumed.online else "and a plan downloads nothing without --online"
             self._flags.append(
                 Flag(
                     level=Level.NOTE,
-                    text=f"{subject.name} is not on this machine ({error}). Its size is that of subject.shape; methods "
-                    "were tried on a tiny random model in its place, and no time of its own could be measured",
+                    text=f"{subject.name} is not on this machine ({why}): its size is that of subject.shape, methods "
+                    "were tried on a tiny random model in its place, and its times are assumed",
                 )
             )
             return dataclasses.replace(setup, subject=Declared(subject.name, self._stand_in, shape))
@@ -159,6 +167,7 @@ class _Planner:
             count=assumed.neurons,
             counters={role: counter for role, counter in counters.items() if counter is not None},
             stand_in=self._stand_in,
+            online=assumed.online,
         )
         methods = [self._method(name, work, found, folder) for name in {**setup.describers, **setup.judges}]
         roles = [self._role(role, methods, found, counters[role] is not None) for role in setup.backends]
@@ -238,7 +247,7 @@ class _Planner:
             retests=len(again),
             exactness=exactness,
             roles=_as_recorded(name, folder, dict(sorted(roles.items()))),
-            local_seconds=None if asks or not items else _local(samples, round(len(items) * share) + len(again)),
+            local_seconds=None if asks or not items else _local(name, found, round(len(items) * share) + len(again)),
         )
 
     def _scaled(
@@ -358,13 +367,8 @@ def _calls(sample: Sample) -> tuple[tuple[str, int], ...]:
     return tuple(sorted((role, usage.calls) for role, usage in sample.roles.items()))
 
 
-def _local(samples: Sequence[Sample], items: int) -> float:
-    """Return the seconds of a method's own work: the first item may load a model, the others tell what one takes."""
-    seconds = [sample.usage.seconds for sample in samples]
-    if not seconds:
-        return 0.0
-    usual = sorted(seconds)[len(seconds) // 2]
-    return round(usual * items + max(seconds) - usual, 2)
+def _local(name: str, found: Findings, items: int) -> float:
+    return round(found.loading.get(name, 0.0) + found.working.get(name, 0.0) * items, 2)
 
 
 def _as_recorded(name: str, folder: RunFolder, roles: dict[str, Amount]) -> dict[str, Amount]:

@@ -13,6 +13,7 @@ import heapq
 import logging
 import shutil
 import time
+from collections import Counter as Tally
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,15 +47,15 @@ logger = logging.getLogger(__name__)
 #: Documents of each split that are run through the subject: at least so many, and of short ones at most so many more.
 DOCUMENTS, SHORT = 12, 256
 #: Seconds in which as much of the corpus is read as can be, to know how long it is.
-READING_S = 10.0
+READING_S = 5.0
 #: Neurons whose activations are kept in the timed pass: what is kept of each takes time as well.
 KEPT = 128
 #: Seconds that the decomposition of the probe's neurons may take; channels beyond are told by those found in it.
-DECOMPOSING_S = 20.0
+DECOMPOSING_S, STANDING_IN_S = 20.0, 2.0
 #: Optimiser steps of AdamW that are timed, and what a channel takes of them: 5,600 to 6,200 on MiniLM.
 ADAMW_TIMED, ADAMW_STEPS = 20, 6000
 #: Vector components times vocabulary of a timed batch: enough to be told by its products, and done in a second or two.
-TIMED_CPU, TIMED_GPU = 4 << 30, 1 << 38
+TIMED_CPU, TIMED_GPU = 1 << 28, 1 << 36
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class Findings:
         evidence: from where the prompts of the probe come: ``run``, ``store``, ``probe`` or ``stand-in``.
         neurons: how many neurons, at their signs, were tried.
         samples: the answered items by method.
+        loading: of each method, before its first answer: such as to load an encoder.
+        working: of each method, for one answer, many of them together.
         longest: tokens of the longest conversation of each role, its longest allowed answer included.
         text: how much text there is.
         tokens_per_document: of the subject, in windows that count.
@@ -125,6 +128,8 @@ class Findings:
     evidence: str = "run"
     neurons: int = 0
     samples: dict[str, list[Sample]] = field(default_factory=dict)
+    loading: dict[str, float] = field(default_factory=dict)
+    working: dict[str, float] = field(default_factory=dict)
     longest: dict[str, int] = field(default_factory=dict)
     text: Text | None = None
     tokens_per_document: float | None = None
@@ -250,6 +255,7 @@ def probe(
     count: int,
     counters: Mapping[str, Counter],
     stand_in: Path | None,
+    online: bool = False,
 ) -> Findings:
     """Try a run on a few of its neurons.
 
@@ -261,6 +267,7 @@ def probe(
         count: neurons to try.
         counters: how the tokens of a role's text are counted; by characters where none is given.
         stand_in: folder of the tiny model that is tried in the subject's place; none to try the subject itself.
+        online: whether the network may be used, so that it is worth telling why it did not help.
     """
     found = Findings()
     if not setup.compares and not work.vectors:
@@ -284,7 +291,7 @@ def probe(
         backends=dict(backends),
         executor=LocalExecutor(setup.executor.device, memory=setup.executor.memory),
     )
-    trial = _Trial(setup, tried, folder, RunFolder(scratch), found, stand_in is not None)
+    trial = _Trial(setup, tried, folder, RunFolder(scratch), found, absent=stand_in is not None, told=online)
     with _quiet():
         trial.gather()
         trial.decompose(work)
@@ -314,10 +321,19 @@ class _Trial:
     """The stages of one probe, each of which leaves in the scratch folder what the next one needs."""
 
     def __init__(
-        self, setup: Setup, tried: Setup, real: RunFolder, scratch: RunFolder, found: Findings, absent: bool
+        self,
+        setup: Setup,
+        tried: Setup,
+        real: RunFolder,
+        scratch: RunFolder,
+        found: Findings,
+        *,
+        absent: bool,
+        told: bool,
     ) -> None:
+        self._told = told
         self._setup, self._tried, self._real, self._scratch = setup, tried, real, scratch
-        self._found, self._absent = found, absent
+        self._found, self._absent, self._short = found, absent, False
         self._found.neurons = len(tried.described)
         scratch.path.mkdir(parents=True, exist_ok=True)
 
@@ -350,7 +366,8 @@ class _Trial:
         try:
             found.text = survey(corpus, setup)
         except HarnessError as error:
-            found.problems.append(f"the text is not here ({error}): prompts are tried on Python's own reference")
+            why = f" ({error})" if self._told else f", {corpus.name}"
+            found.problems.append(f"the text is not here{why}: prompts are tried on Python's own reference")
             corpus = StandInCorpus()
         if self._absent:  # whose tokenizer may lack what the corpus needs, such as a chat template
             corpus = StandInCorpus()
@@ -404,31 +421,31 @@ class _Trial:
         pending = pending_vectors(tried, scratch)
         if work.vectors and not self._absent:
             largest = max(work.vectors, key=lambda block: len(block.neurons))
-            found.channel = self._time(largest, _batch(self._setup, largest))
-            found.channel_alone = self._time(largest, max(1, min(self._setup.merit.sample, len(largest.neurons))))
+            found.channel = self._time(self._setup, largest, _batch(self._setup, largest))
+            if self._setup.config["decomposition"]["solver"] == "adamw":
+                few = max(1, min(self._setup.merit.sample, len(largest.neurons)))
+                found.channel_alone = self._time(self._setup, largest, few)
         if not pending:
             return
-        wanted = [
-            tried.decomposition.config(block.layer, block.kind).num_channels * len(block.neurons) for block in pending
-        ]
-        share = DECOMPOSING_S / max(sum(wanted) * self._geodesic_seconds(pending[0]), 1e-9)
-        most = max(tried.decomposition.config(block.layer, block.kind).num_channels for block in pending)
-        known = tried.decomposition
+        known, wanted = tried.decomposition, 0
+        for block in pending:
+            wanted += known.config(block.layer, block.kind).num_channels * len(block.neurons)
+        fast = self._setup.config["decomposition"]["solver"] == "geodesic"
+        each = found.channel if fast and found.channel is not None else self._time(tried, pending[0], 2)
+        most = max(known.config(block.layer, block.kind).num_channels for block in pending)
+        share = (STANDING_IN_S if self._absent else DECOMPOSING_S) / max(wanted * each, 1e-9)
         short = None if share >= 1 else max(1, int(most * share))
-        plan = _Short(known.settings, known.overrides, known.seed, short) if short else tried.decomposition
+        plan = _Short(known.settings, known.overrides, known.seed, short) if short else known
+        start = time.monotonic()
         decompose_blocks(dataclasses.replace(tried, decomposition=plan), scratch, pending)
         if short:
+            self._short = True
             self._repeat_channels()
+        elif fast and not self._absent:
+            found.channel_alone = (time.monotonic() - start) / wanted
 
-    def _geodesic_seconds(self, block: Block) -> float:
-        found = self._found.channel_alone
-        if found is not None and self._setup.decomposition.config(block.layer, block.kind).solver == "geodesic":
-            return found
-        return self._time(block, len(block.neurons), self._tried)
-
-    def _time(self, block: Block, count: int, setup: Setup | None = None) -> float:
+    def _time(self, setup: Setup, block: Block, count: int) -> float:
         """Return the seconds that one channel of one vector takes in a batch of so many."""
-        setup = setup or self._setup
         config, subject = setup.decomposition.config(block.layer, block.kind), self._tried.subject
         device = self._tried.executor.device
         some = block.neurons[:count]
@@ -464,7 +481,7 @@ class _Trial:
         for vector in vectors:
             own = found[vector.neuron, vector.kind]
             count = self._setup.decomposition.config(vector.neuron.layer, vector.kind).num_channels
-            repeated += [dataclasses.replace(own[rank % len(own)], rank=rank) for rank in range(count)]
+            repeated += [_shifted(own[rank % len(own)], rank, rank // len(own)) for rank in range(count)]
         shutil.rmtree(self._scratch.channels)
         write_table(self._scratch.channels / "probe.channels.parquet", repeated)
         write_table(self._scratch.channels / "probe.vectors.parquet", vectors)
@@ -533,7 +550,8 @@ class _Trial:
             for name, questions in pending_scores(tried, scratch.scores()).items()
             for question in questions
         }
-        asyncio.run(self._answer())
+        items = Tally([*descriptions.values(), *verdicts.values(), *scores.values()])
+        asyncio.run(self._answer(items))
         for item in scratch.descriptions().records():
             if (item.neuron, item.describer) in descriptions:
                 self._note(item.describer, item.neuron, item.usage, item.status, item.detail)
@@ -557,11 +575,11 @@ class _Trial:
     def _note(self, name: str, neuron: Neuron, usage: Usage, status: Status, detail: str) -> None:
         self._found.samples.setdefault(name, []).append(Sample(neuron, usage, status, detail))
 
-    async def _answer(self) -> None:
+    async def _answer(self, items: Mapping[str, int]) -> None:
         settings = self._setup.config["serving"]
         place = Path(settings["cache"]).expanduser()
         beneath = ResponseCache(place) if (place / "responses.sqlite").exists() and self._setup.backends else None
-        cache = CacheAbove(beneath)
+        cache = CacheAbove(beneath, keep=self._found.evidence in ("run", "store") and not self._short)
         try:
             async with DryServing(
                 self._tried.backends,
@@ -570,10 +588,44 @@ class _Trial:
                 max_servers=max(1, len(self._tried.backends)),
                 redraw=bool(settings["redraw"]),
             ) as serving:
-                await describe(self._tried, self._scratch, serving)
-                await judge(self._tried, self._scratch, serving)
+                await self._describe(serving, items)
+                await self._judge(serving, items)
         finally:
             cache.close()
+
+    async def _describe(self, serving: DryServing, items: Mapping[str, int]) -> None:
+        """Describe with one describer after the other, each timed."""
+        before: list[str] = []
+        for name in self._tried.ordered_describers():
+            before.append(name)
+            some = {one: self._tried.describers[one] for one in before}
+            start = time.monotonic()
+            await describe(dataclasses.replace(self._tried, describers=some), self._scratch, serving)
+            if items.get(name):
+                self._found.working[name] = (time.monotonic() - start) / items[name]
+
+    async def _judge(self, serving: DryServing, items: Mapping[str, int]) -> None:
+        """Judge with one judge after the other, of one neuron first: so loading is told from working."""
+        tried, found = self._tried, self._found
+        first = _Chosen(tried.selection, tried.neurons[:1])
+        for name in tried.judges:
+            if not items.get(name):
+                continue
+            alone = dataclasses.replace(
+                tried,
+                comparators={one: judge for one, judge in tried.comparators.items() if one == name},
+                scorers={one: judge for one, judge in tried.scorers.items() if one == name},
+            )
+            one = dataclasses.replace(alone, selection=first)
+            begun = len(pending_verdicts(one, self._scratch, self._scratch.verdicts()).get(name, ()))
+            begun += len(pending_scores(one, self._scratch.scores()).get(name, ()))
+            start = time.monotonic()
+            await judge(one, self._scratch, serving)
+            middle = time.monotonic()
+            await judge(alone, self._scratch, serving)
+            rest = items[name] - begun
+            found.working[name] = (time.monotonic() - (middle if rest else start)) / (rest or items[name])
+            found.loading[name] = max(0.0, middle - start - begun * found.working[name]) if rest else 0.0
 
     def _link(self, *paths: Path, into: Path | None = None) -> None:
         """Let files of the run be found in the scratch folder."""
@@ -595,6 +647,17 @@ def _only(setup: Setup, *, effects: bool) -> Setup:
         describers={name: method for name, method in setup.describers.items() if effects and keeps(method)},
         comparators={name: method for name, method in setup.comparators.items() if keeps(method)},
         scorers={name: method for name, method in setup.scorers.items() if keeps(method)},
+    )
+
+
+def _shifted(channel: Channel, rank: int, places: int) -> Channel:
+    """Return a channel at another rank with its tokens in another order, so that it is no channel shown before."""
+    at, back = places % len(channel.positive), places % len(channel.negative)
+    return dataclasses.replace(
+        channel,
+        rank=rank,
+        positive=channel.positive[at:] + channel.positive[:at],
+        negative=channel.negative[back:] + channel.negative[:back],
     )
 
 

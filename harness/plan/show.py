@@ -111,7 +111,7 @@ class _Page:
             "items",
             "done",
             "LLM calls",
-            "in cache",
+            "cached",
             "tokens in",
             "tokens out",
             left=2,
@@ -135,10 +135,11 @@ class _Page:
         else:
             table.caption = f"{plan.pairs} pairs of describers; judges that may mind the order are asked in both"
         self._console.print(table)
+        self._console.print()
 
     def roles(self, plan: RunPlan) -> None:
         table = self._table(
-            "LLM roles: what is left to pay",
+            "LLM roles: left to pay",
             "role",
             "model",
             "calls",
@@ -156,11 +157,7 @@ class _Page:
                 f"{sign if amount.paid_calls else ''}{amount.paid_calls:,}",
                 _about(amount.paid_prompt_tokens),
                 _about(amount.paid_completion_tokens),
-                "own server"
-                if role.cost is None and role.managed
-                else "?"
-                if role.cost is None
-                else f"~{role.cost:,.2f}",
+                _price(role),
                 f"~{duration(role.seconds)}",
             )
         speeds = "; ".join(
@@ -173,6 +170,7 @@ class _Page:
             f"{' or '.join(sorted(counted))}; of answers, a usual length. A few test questions per role come on top."
         )
         self._console.print(table)
+        self._console.print()
 
     def stages(self, plan: RunPlan) -> None:
         table = self._table("Time", "stage", "is", "time", "how", left=2)
@@ -186,6 +184,7 @@ class _Page:
             "all", "estimate" if sure else "in part assumed", duration(plan.seconds), f"statistics aside{rest}"
         )
         self._console.print(table)
+        self._console.print()
 
     def disk(self, plan: RunPlan) -> None:
         table = self._table("Disk", "what", "where", "takes", "free", left=2)
@@ -193,6 +192,7 @@ class _Page:
             about = "?" if room.bytes is None else f"~{size(room.bytes)}"
             table.add_row(room.what, Text(visible(room.path)), about, size(room.free))
         self._console.print(table)
+        self._console.print()
 
     def power(self, plan: RunPlan) -> None:
         power = plan.power
@@ -212,9 +212,9 @@ class _Page:
             "judges and signs of a neuron told nothing new"
         )
         self._console.print(table)
+        self._console.print()
 
     def flags(self, plan: RunPlan) -> None:
-        self._console.print()
         if not plan.flags:
             self._line("nothing looks wrong", "green")
         for flag in plan.flags:
@@ -225,9 +225,13 @@ def _all_tried(plan: RunPlan, method: MethodPlan) -> bool:
     return plan.tried >= plan.described
 
 
+def _price(role: RolePlan) -> str:
+    if role.cost is None:
+        return "own server" if role.managed else "?"
+    return f"~{role.cost:,.2f}"
+
+
 def _about(tokens: int) -> str:
-    if not tokens:
-        return "0"
-    return (
-        f"~{tokens / 1e6:,.1f} M" if tokens >= 1e6 else f"~{tokens / 1e3:,.0f} k" if tokens >= 1e4 else f"~{tokens:,}"
-    )
+    if tokens >= 1e6:
+        return f"~{tokens / 1e6:,.1f} M"
+    return f"~{tokens / 1e3:,.0f} k" if tokens >= 1e4 else f"~{tokens:,}" if tokens else "0"

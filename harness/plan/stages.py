@@ -126,7 +126,7 @@ class _Times:
         solver = setup.config["decomposition"]["solver"]
         note = f"{count:,} channels"
         if solver == "adamw":
-            note += f"; some {ADAMW_STEPS:,} steps for each, of which few were timed"
+            note += f", some {ADAMW_STEPS:,} steps each"
         found = self._found.channel
         if found is None:
             return StagePlan(

@@ -19,7 +19,7 @@ from harness.errors import HarnessError
 from harness.evidence import Corpus
 from harness.records import Neuron
 from harness.subject import Subject
-from harness.subject.architecture import ARCHITECTURES
+from harness.subject.architecture import ARCHITECTURES, MLP
 from harness.subject.weights import Weights
 
 #: Neurons of each layer of the model that stands in.
@@ -50,13 +50,17 @@ class Declared(Subject):
     """
 
     def __init__(self, name: str, folder: Path, shape: Mapping[str, Any]) -> None:
-        super().__init__(name, [str(folder)])
-        self.shape = dict(shape)
+        super().__init__(name, [str(folder)], shape=shape)
+        self.declared = dict(shape)
 
     @cached_property
     def weights(self) -> Weights:
         """The shapes of the weights."""
         return _Shapes(self)
+
+    def projection_name(self, layer: int) -> str:
+        """Not known."""
+        return ""
 
     @property
     def max_tokens(self) -> int | None:
@@ -67,8 +71,12 @@ class Declared(Subject):
 class _Shapes(Weights):
     def __init__(self, subject: Declared) -> None:
         super().__init__(subject.name, subject.config.get_text_config(), subject.architecture, subject.checkpoint)
-        self.num_layers, self.d_model = subject.shape["layers"], subject.shape["d_model"]
-        self._declared = subject.shape
+        self.num_layers, self.d_model = subject.declared["layers"], subject.declared["d_model"]
+        self._declared = subject.declared
+
+    def width(self, mlp: MLP) -> int:
+        """Return the neurons of an MLP."""
+        return int(self._declared["d_mlp"])
 
     def widths(self, layer: int) -> dict[int | None, int]:
         """Return the neurons of a layer."""

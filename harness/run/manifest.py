@@ -29,7 +29,14 @@ from harness.run.setup import Setup
 #: its files, for nothing else depends on it; ``statistics`` change no record.
 OPERATIONAL = (
     *("name", "folder", "executor", "storage", "tracking", "serving", "llm", "merit"),
-    *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s", "steering.rows", "subject.cache"),
+    *(
+        "evidence.batch_windows",
+        "evidence.store",
+        "evidence.checkpoint_s",
+        "steering.rows",
+        "subject.cache",
+        "subject.shape",
+    ),
     *("comparisons.retest", "statistics"),
 )
 #: What only the answers depend on: free to change until there are any.
