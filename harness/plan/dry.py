@@ -119,13 +119,15 @@ class CacheAbove(ResponseCache):
 
     Args:
         beneath: the run's cache, from which is only read; none if there is none yet.
+
+    Attributes:
         keep: whether dry answers are kept, so that a question that comes up twice is paid once: only where prompts are
-            those of the run, for those of a probe are more alike.
+            those of the run, for those made of little evidence are more alike.
     """
 
-    def __init__(self, beneath: ResponseCache | None, *, keep: bool) -> None:
+    def __init__(self, beneath: ResponseCache | None) -> None:
         self.asking = WeakValueDictionary()
-        self._beneath, self._keep = beneath, keep
+        self._beneath, self.keep = beneath, False
         self._dry: dict[str, dict[str, Any]] = {}
 
     def get(self, key: str) -> dict[str, Any] | None:
@@ -139,7 +141,7 @@ class CacheAbove(ResponseCache):
 
     def put(self, key: str, answer: Mapping[str, Any]) -> None:
         """Keep an answer; of tokens with their expectations, which are all alike, the text alone."""
-        if not self._keep:
+        if not self.keep:
             return
         if "tokens" in answer:
             pieces = "\0".join(text for text, _ in answer["tokens"])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from transformers.utils import logging as transformers_logging
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
@@ -105,8 +109,23 @@ def plan_of_setup(setup: Setup, assumptions: Assumptions | None = None) -> RunPl
     """Plan a run whose objects are already made; as :func:`plan_of`."""
     assumptions = assumptions or Assumptions()
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="plan-", ignore_cleanup_errors=True) as place:
+    with _quiet(), tempfile.TemporaryDirectory(prefix="plan-", ignore_cleanup_errors=True) as place:
         return _Planner(setup, assumptions, Path(place)).plan(start)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the stages log to themselves: it is of a run that does not take place."""
+    stages, bars = logging.getLogger("harness"), transformers_logging.is_progress_bar_enabled()
+    level = stages.level
+    stages.setLevel(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        stages.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 class _Planner:
@@ -211,6 +230,10 @@ class _Planner:
         order = list(Level)
         return plan.model_copy(update={"flags": sorted(flags, key=lambda flag: order.index(flag.level))})
 
+    @cached_property
+    def _kinds(self) -> dict[int, tuple[int, ...]]:
+        return {layer: kind_of_layer(self.setup, layer) for layer in {neuron.layer for neuron in self.setup.neurons}}
+
     def _folder(self) -> tuple[RunFolder, str]:
         """Return the run's folder and its state; of another run's, one that does not exist in its place."""
         folder = RunFolder(self.setup.folder)
@@ -259,10 +282,10 @@ class _Planner:
         """
         groups: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
         for sample in samples:
-            groups[kind_of_layer(self.setup, sample.neuron.layer)].append(sample)
+            groups[self._kinds[sample.neuron.layer]].append(sample)
         wanted: dict[tuple[int, ...], int] = defaultdict(int)
         for neuron in items:
-            wanted[kind_of_layer(self.setup, neuron.layer)] += 1
+            wanted[self._kinds[neuron.layer]] += 1
         totals: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(Amount.model_fields, 0.0))
         constant = True
         for kind, count in wanted.items():

@@ -10,18 +10,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import heapq
-import logging
 import shutil
 import time
 from collections import Counter as Tally
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from harness.decomposition import DecompositionConfig, decompose
 from harness.errors import HarnessError
@@ -41,8 +38,6 @@ from harness.run.setup import DecompositionPlan, NeuronSelection, Setup
 from harness.run.worker import Block
 from harness.seeds import derive_seed
 from harness.subject import ActivationReader, CausalModel, Subject
-
-logger = logging.getLogger(__name__)
 
 #: Documents of each split that are run through the subject: at least so many, and of short ones at most so many more.
 DOCUMENTS, SHORT = 12, 256
@@ -192,14 +187,17 @@ def probed_neurons(setup: Setup, work: Work, count: int) -> list[Neuron]:
         work: what it still has to do.
         count: how many; at least two of each kind of layer, for some methods compare neurons.
     """
+    of_layer = {layer: kind_of_layer(setup, layer) for layer in {neuron.layer for neuron in setup.neurons}}
     kinds: dict[tuple[int, ...], list[Neuron]] = {}
     for neuron in setup.neurons:
-        kinds.setdefault(kind_of_layer(setup, neuron.layer), []).append(neuron)
+        kinds.setdefault(of_layer[neuron.layer], []).append(neuron)
     each = max(2, -(-count // len(kinds)))
     waiting = work.waiting
 
+    signs = {other.sign for other in setup.described}
+
     def order(neuron: Neuron) -> tuple[int, int]:
-        items = sum(waiting[at] for at in (neuron, *map(neuron.at, {other.sign for other in setup.described})))
+        items = sum(waiting[neuron.at(sign)] for sign in signs)
         return -items, derive_seed(setup.seed, "plan", neuron)
 
     return sorted(neuron for members in kinds.values() for neuron in heapq.nsmallest(each, members, key=order))
@@ -292,29 +290,13 @@ def probe(
         executor=LocalExecutor(setup.executor.device, memory=setup.executor.memory),
     )
     trial = _Trial(setup, tried, folder, RunFolder(scratch), found, absent=stand_in is not None, told=online)
-    with _quiet():
-        trial.gather()
-        trial.decompose(work)
-        trial.intervene()
-        if setup.compares:
-            trial.answer()
+    trial.gather()
+    trial.decompose(work)
+    trial.intervene()
+    if setup.compares:
+        trial.answer()
     found.longest = {role: backend.client.longest for role, backend in backends.items()}
     return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the stages log to themselves: it is of a run that does not take place."""
-    stages, bars = logging.getLogger("harness"), transformers_logging.is_progress_bar_enabled()
-    level = stages.level
-    stages.setLevel(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        stages.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 class _Trial:
@@ -579,7 +561,7 @@ class _Trial:
         settings = self._setup.config["serving"]
         place = Path(settings["cache"]).expanduser()
         beneath = ResponseCache(place) if (place / "responses.sqlite").exists() and self._setup.backends else None
-        cache = CacheAbove(beneath, keep=self._found.evidence in ("run", "store") and not self._short)
+        cache = CacheAbove(beneath)
         try:
             async with DryServing(
                 self._tried.backends,
@@ -588,17 +570,25 @@ class _Trial:
                 max_servers=max(1, len(self._tried.backends)),
                 redraw=bool(settings["redraw"]),
             ) as serving:
-                await self._describe(serving, items)
+                await self._describe(serving, cache, items)
+                cache.keep = self._own
                 await self._judge(serving, items)
         finally:
             cache.close()
 
-    async def _describe(self, serving: DryServing, items: Mapping[str, int]) -> None:
+    @property
+    def _own(self) -> bool:
+        """Whether the evidence and the channels of the probe are those of the run."""
+        return self._found.evidence in ("run", "store") and not self._short
+
+    async def _describe(self, serving: DryServing, cache: CacheAbove, items: Mapping[str, int]) -> None:
         """Describe with one describer after the other, each timed."""
         before: list[str] = []
         for name in self._tried.ordered_describers():
             before.append(name)
             some = {one: self._tried.describers[one] for one in before}
+            weights_alone = not any(getattr(one, "needs_exemplars", False) for one in some[name].everyone)
+            cache.keep = self._own or (weights_alone and not self._absent and not self._short)
             start = time.monotonic()
             await describe(dataclasses.replace(self._tried, describers=some), self._scratch, serving)
             if items.get(name):

@@ -98,7 +98,7 @@ class _Page:
         if plan.tried:
             self._line(
                 f"tried on {plan.tried} neurons with {_EVIDENCE[plan.evidence]}, in {duration(plan.probe_seconds)}. "
-                "~ stands before the mean of what was tried, ≤ before a bound; counts without either are exact",
+                "~ stands before the mean of what was tried, ≤ before a bound; other counts were alike in all",
                 "dim",
             )
         self._console.print()
