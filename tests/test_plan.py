@@ -22,6 +22,9 @@ from harness.plan.__main__ import main
 from harness.plan.dry import filled
 from harness.plan.planning import Assumptions, Rate, plan_of_setup
 from harness.plan.schema import Basis, Exactness, Level, RunPlan
+from harness.planted.__main__ import main as planted
+from harness.reparse import main as reparse
+from harness.report.__main__ import main as report
 from harness.run.help import compose_config, help_text
 from harness.run.pipeline import run
 from harness.run.setup import Setup
@@ -261,11 +264,17 @@ def test_in_a_pipe_a_plan_is_plain_text(invoke: Invoke, small: list[str]) -> Non
     assert "there is no option --nonsense" in err
 
 
-def test_help_names_every_command(invoke: Invoke) -> None:
+def test_help_names_every_command(invoke: Invoke, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = invoke("--help")
     assert code == 0
     for option in ("--json", "--schema", "--neurons", "--tokens-per-second", "--max-cost", "--online", "OPTION=VALUE"):
         assert option in out
     listed = help_text([])
-    for command in ("plan", "report", "reparse", "planted"):
-        assert f"python -m harness.{command} " in listed
+    commands = {"plan": main, "report": report, "reparse": reparse, "planted": planted}
+    for name, command in commands.items():
+        assert f"python -m harness.{name} " in listed
+        with pytest.raises(SystemExit):
+            command(["--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert shown.startswith(f"usage: python -m harness.{name} ")
+        assert f": python -m harness.{name} " in shown

@@ -163,11 +163,11 @@ class CacheAbove(ResponseCache):
 
 
 def filled(schema: Mapping[str, Any], mark: str, root: Mapping[str, Any] | None = None) -> Any:
-    """Return a value that fits a JSON schema of the kind that pydantic writes: shortest lists, first choices.
+    """Return a value that fits a JSON schema of the kind that pydantic writes: shortest lists, any choices.
 
     Args:
         schema: the schema, or a part of it.
-        mark: goes into every free text.
+        mark: hexadecimal digits; they go into every free text, and choose where there is a choice.
         root: the whole schema, in which references are looked up; none if ``schema`` is the whole.
     """
     root = schema if root is None else root
@@ -179,7 +179,8 @@ def filled(schema: Mapping[str, Any], mark: str, root: Mapping[str, Any] | None 
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
-        return schema["enum"][0]
+        # Not always the first: ratings that are all alike have nothing to tell, and some methods say so.
+        return schema["enum"][int(mark, 16) % len(schema["enum"])]
     for choice in ("anyOf", "oneOf", "allOf"):
         if choice in schema:
             return filled(schema[choice][0], mark, root)

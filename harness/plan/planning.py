@@ -119,13 +119,13 @@ def _quiet() -> Iterator[None]:
     stages, bars = logging.getLogger("harness"), transformers_logging.is_progress_bar_enabled()
     level = stages.level
     stages.setLevel(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         stages.setLevel(level)
         if bars:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class _Planner:

@@ -25,6 +25,7 @@ from harness.errors import HarnessError
 from harness.evidence import Corpus, Document, Gathered, gathered, split_of, stored
 from harness.folder import RunFolder, write_table
 from harness.llm.cache import ResponseCache
+from harness.llm.serving import Serving
 from harness.plan.dry import CacheAbove, Counter, DryBackend, DryServing, by_characters
 from harness.plan.stand_in import StandInCorpus, standing_in
 from harness.plan.work import Work
@@ -40,7 +41,7 @@ from harness.seeds import derive_seed
 from harness.subject import ActivationReader, CausalModel, Subject
 
 #: Documents of each split that are run through the subject: at least so many, and of short ones at most so many more.
-DOCUMENTS, SHORT = 12, 256
+DOCUMENTS, SHORT = 4, 256
 #: Seconds in which as much of the corpus is read as can be, to know how long it is.
 READING_S = 5.0
 #: Neurons whose activations are kept in the timed pass: what is kept of each takes time as well.
@@ -491,7 +492,7 @@ class _Trial:
             load = time.monotonic() - start
             for name, wanted in (("effects", tried.effect_splits), ("steered", tried.needs_steered)):
                 if wanted:
-                    one, own = _only(with_text, effects=name == "effects"), RunFolder(scratch.path / name)
+                    one, own = _only(with_text, effects=name == "effects"), RunFolder(scratch.path / f"trial-{name}")
                     self._link(scratch.exemplars, scratch.activity, into=own.path)
                     draw_texts(one, own)
                     start = time.monotonic()
@@ -581,7 +582,7 @@ class _Trial:
         """Whether the evidence and the channels of the probe are those of the run."""
         return self._found.evidence in ("run", "store") and not self._short
 
-    async def _describe(self, serving: DryServing, cache: CacheAbove, items: Mapping[str, int]) -> None:
+    async def _describe(self, serving: Serving, cache: CacheAbove, items: Mapping[str, int]) -> None:
         """Describe with one describer after the other, each timed."""
         before: list[str] = []
         for name in self._tried.ordered_describers():
@@ -594,7 +595,7 @@ class _Trial:
             if items.get(name):
                 self._found.working[name] = (time.monotonic() - start) / items[name]
 
-    async def _judge(self, serving: DryServing, items: Mapping[str, int]) -> None:
+    async def _judge(self, serving: Serving, items: Mapping[str, int]) -> None:
         """Judge with one judge after the other, of one neuron first: so loading is told from working."""
         tried, found = self._tried, self._found
         first = _Chosen(tried.selection, tried.neurons[:1])

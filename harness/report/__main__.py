@@ -1,4 +1,4 @@
-"""``python -m harness.report RUN [RUN ...] [--output FILE]``: rebuild statistics and report from the records."""
+"""Rebuild the report from the records, or set runs side by side: ``python -m harness.report RUN [RUN ...]``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     One run: its own report.html, unless ``--output`` says otherwise. Several: one joint report,
     ``joint-report.html`` in the folder that holds the first run.
     """
-    parser = argparse.ArgumentParser(prog="python -m harness.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m harness.report", description=(__doc__ or "").replace("``", ""))
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the report")
     options = parser.parse_args(arguments)
