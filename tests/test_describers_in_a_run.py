@@ -32,7 +32,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *("subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny-llama"),
         *("neurons.layers=[0,1]", "neurons.per_layer=2", "corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]"),
         *("evidence.max_documents=40", "evidence.window=24", "evidence.top=5", "evidence.random=8"),
-        *("decomposition.num_channels=3", "merit.sample=0", "merit.random_vectors=0", "tracking=none"),
+        *(
+            "decomposition.num_channels=3",
+            "merit.sample=0",
+            "merit.random_vectors=0",
+            "merit.ablated=0",
+            "tracking=none",
+        ),
     ]
 
 

@@ -21,6 +21,17 @@ from harness.run.pipeline import run
 from harness.run.setup import Setup
 
 ROLES = ("explainer", "judge", "simulator")
+ALL_DESCRIBERS = [
+    "rotate",
+    "maxact",
+    "best_of_k",
+    "contrastive",
+    "vocab_proj",
+    "token_change",
+    "ensemble_raw",
+    "ensemble_concat",
+]
+ALL_DESCRIBERS += ["shuffled", "generic", "empty", "longest"]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +52,7 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
         *("neurons.layers=[1]", "neurons.per_layer=2", "neurons.kinds=[gate,in,out]", "decomposition.num_channels=2"),
         *("corpus=files", f"corpus.paths=[{topics}]", "evidence.max_documents=40", "evidence.window=16"),
         *("evidence.top=3", "evidence.random=6", "judges.simulation.windows=2"),
+        *("merit.sample=0", "merit.random_vectors=0", "merit.ablated=0"),
         *("tracking=none", f"folder={folder}", f"serving.cache={folder.parent / 'cache'}"),
     ]
 
@@ -66,9 +78,10 @@ def test_the_whole_road_on_a_managed_server(tiny_llm: Path, topics: Path, tmp_pa
     pytest.importorskip("vllm")
     subject = tiny_models.tiny_subject(tmp_path / "tiny-llama", "llama")
     command = [sys.executable, "-m", "harness", *overrides(subject, topics, tmp_path / "llama"), *managed(tiny_llm)]
+    command += ["describers=[rotate,maxact,generic]"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    check_records(RunFolder(tmp_path / "llama"))
+    check_records(RunFolder(tmp_path / "llama"), 3, pairs=3)
     logs = list((tmp_path / "llama" / "logs").glob("vllm-*.log"))
     assert len(logs) == 1  # one server served the three roles
     assert logs[0].read_text().count("Started server process") == 1
@@ -76,19 +89,25 @@ def test_the_whole_road_on_a_managed_server(tiny_llm: Path, topics: Path, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.vllm
-def test_gemma_on_an_endpoint_that_already_runs(
+def test_every_describer_on_an_endpoint_that_already_runs(
     vllm: tiny_models.Served, topics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROAD_KEY", vllm.client.servers[0].api.api_key)
     subject = tiny_models.tiny_subject(tmp_path / "tiny-gemma", "gemma2")
     options = [*overrides(subject, topics, tmp_path / "gemma"), *endpoint(vllm, "ROAD_KEY")]
+    options += [f"describers=[{','.join(ALL_DESCRIBERS)}]", "judges=[pairwise,pairwise_output,simulation]"]
+    options += ["comparisons.schedule=baseline", "comparisons.baseline=generic"]
     run(Setup.of(compose_config(options)))
     folder = RunFolder(tmp_path / "gemma")
-    check_records(folder)
-    asked = {record.describer: record.usage for record in folder.descriptions().records()}
-    assert asked["rotate"].calls == 3 * 2 + 1  # kinds, channels, and one merge
-    assert asked["maxact"].calls == asked["vocab_proj"].calls == 1
-    assert asked["generic"].calls == 0
+    check_records(folder, len(ALL_DESCRIBERS), pairs=len(ALL_DESCRIBERS) - 1, judges=2)
+    asked = {record.describer: record.usage.calls for record in folder.descriptions().records()}
+    single = dict.fromkeys(("maxact", "contrastive", "vocab_proj", "token_change", "ensemble_raw"), 1)
+    controls = dict.fromkeys(("shuffled", "generic", "empty", "longest"), 0)
+    assert asked == single | controls | {
+        "rotate": 3 * 2 + 1,  # kinds, channels, and one merge
+        "best_of_k": 5,
+        "ensemble_concat": 0,  # it joins what others made
+    }
 
     # The same questions again, in another folder: every good answer comes from the cache, and says the same.
     run(Setup.of(compose_config([*options, f"folder={tmp_path / 'gemma-again'}"])))
@@ -111,18 +130,18 @@ def endpoint(served: tiny_models.Served, key_variable: str) -> list[str]:
     return [option.format(role=role) for role in ROLES for option in each]
 
 
-def check_records(folder: RunFolder) -> None:
+def check_records(folder: RunFolder, count: int, pairs: int, judges: int = 1) -> None:
     """Check what any LLM, however weak, must leave: a record for every question, each with an honest status."""
     neurons = folder.read_manifest()["neurons"]
     assert {channel.kind for channel in folder.read_channels()} == set(VectorKind)
     descriptions = folder.descriptions().records()
-    assert len(descriptions) == len(neurons) * 5
+    assert len(descriptions) == len(neurons) * count
     status = {(item.neuron, item.describer): item.status for item in descriptions}
     assert all(status[neuron, "generic"] is Status.OK for neuron, _ in status)
     assert any(item.status is Status.OK for item in descriptions if item.describer == "maxact")
 
     verdicts = folder.verdicts().records()
-    assert len(verdicts) == len(neurons) * 10 * 2  # every pair, in both orders
+    assert len(verdicts) == len(neurons) * pairs * 2 * judges  # every pair, in both orders
     for verdict in verdicts:
         usable = all(status[verdict.neuron, name] is Status.OK for name in (verdict.first, verdict.second))
         assert usable or verdict.status is Status.FAILED
@@ -131,14 +150,16 @@ def check_records(folder: RunFolder) -> None:
     assert judged
     assert all(item.winner in Winner and item.usage.calls <= 1 for item in judged)
     scores = folder.scores().records()
-    assert len(scores) == len(neurons) * 5
+    assert len(scores) == len(neurons) * count
     simulated = [item for item in scores if item.status is Status.OK]
     assert simulated
     assert all(-1 <= (item.value or 0) <= 1 and item.metrics["digit_mass"] > 0.1 for item in simulated)
 
     board = json.loads(folder.leaderboard.read_text())
-    (health,) = board["health"]
-    assert health["statuses"] == {**dict.fromkeys(Status, 0), **Counter(item.status for item in verdicts)}
+    for health in board["health"]:
+        told = Counter(item.status for item in verdicts if item.judge == health["judge"])
+        assert health["statuses"] == {**dict.fromkeys(Status, 0), **told}
+    assert len(board["health"]) == judges
     counted = {row["describer"]: row["statuses"] for row in board["descriptions"]}
     for name, counts in counted.items():
         found = Counter(item.status for item in descriptions if item.describer == name)

@@ -40,7 +40,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *("experiment=llm", "subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny"),
         *("neurons.layers=[1]", "neurons.per_layer=4", "neurons.kinds=[out]", "decomposition.num_channels=1"),
         *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=40"),
-        *("evidence.window=16", "evidence.top=3", "evidence.random=6", "merit.sample=0", "merit.random_vectors=0"),
+        *(
+            "evidence.window=16",
+            "evidence.top=3",
+            "evidence.random=6",
+            "merit.sample=0",
+            "merit.random_vectors=0",
+            "merit.ablated=0",
+        ),
         *("describers=[maxact,vocab_proj,generic]", "judges=[pairwise]", "tracking=none", "folder=run"),
     ]
 

@@ -346,7 +346,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         *("corpus.documents=600", "evidence.top=10", "evidence.random=10", "decomposition.num_channels=3"),
         *levels,
         *("subject.planting.only_weights=0.35", "subject.planting.only_text=0.35", "neurons.kinds=[in,out]"),
-        *("merit.sample=0", "merit.random_vectors=0", "storage.histograms=false", "storage.directions=none"),
+        *(
+            "merit.sample=0",
+            "merit.random_vectors=0",
+            "merit.ablated=0",
+            "storage.histograms=false",
+            "storage.directions=none",
+        ),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["neuron-harness", *arguments])

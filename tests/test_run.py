@@ -50,6 +50,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "evidence.random": "8",
         "decomposition.num_channels": "3",
         "tracking": "none",
+        "merit.random_vectors": "2",
+        "merit.ablated": "4",
     }
 
 
@@ -214,7 +216,7 @@ def test_a_sweep_gives_comparable_runs_side_by_side(
 def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     changes = {"describers": "[rotate,generic]", "judges": "[embedding_pairwise]", "neurons.per_layer": "12"}
     base = options(small | changes, folder="worth", merit__sample="2", merit__restarts="2", merit__jitter="1e-7")
-    base += ["merit.random_vectors=24", "merit.random_channels=2"]
+    base += ["merit.random_vectors=24", "merit.random_channels=2", "merit.ablated=64"]
     assert invoke(*base)[0] == 0
     run = RunFolder(tmp_path / "worth")
     rows = json.loads(run.decomposition.read_text())["rows"]
@@ -256,12 +258,16 @@ def from_readme(language: str, start: str) -> str:
     )
 
 
-def test_a_describer_from_somebody_elses_folder_competes(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+def test_methods_from_somebody_elses_folder_compete(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(from_readme("python", "from harness.methods"))
     (tmp_path / "myconf" / "describers").mkdir(parents=True)
     (tmp_path / "myconf" / "describers" / "peaks.yaml").write_text(from_readme("yaml", "peaks:"))
+    (tmp_path / "myjudges.py").write_text(from_readme("python", "from harness.methods import Comparator"))
+    (tmp_path / "myparts.py").write_text(from_readme("python", "import torch\n"))
     search = f"hydra.searchpath=[file://{tmp_path / 'myconf'}]"
-    code, _, err = invoke(*options(small, folder="plugged", describers="[rotate,peaks,shuffled]"), search)
+    others = ["+judges.named._target_=myjudges.Named", "+judges.more._target_=myjudges.NamesMore"]
+    others += ["decomposition.solver=myparts.pursuit"]
+    code, _, err = invoke(*options(small, folder="plugged", describers="[rotate,peaks,shuffled]"), search, *others)
     assert code == 0, err
     run = RunFolder(tmp_path / "plugged")
     mine = [item for item in run.descriptions().records() if item.describer == "peaks"]
@@ -271,6 +277,20 @@ def test_a_describer_from_somebody_elses_folder_competes(invoke: Invoke, small: 
         expected = ", ".join(item.tokens[item.peak].strip() or "space" for item in windows)
         assert description.text == " ".join(expected.split())
     assert "peaks" in run.leaderboard.read_text()
+    held_out = [item for item in run.read_exemplars() if item.split is Split.REPORT and item.source is Source.TOP]
+    texts = {(item.describer, item.neuron): item.text.lower() for item in run.descriptions().records() if item.text}
+    named = [score for score in run.scores().records() if score.scorer == "named"]
+    assert len(named) == 6 * 3
+    for score in named:
+        peaks = {item.tokens[item.peak].strip().lower() for item in held_out if item.neuron == score.neuron}
+        text = texts[score.describer, score.neuron]
+        assert score.value == pytest.approx(sum(peak in text for peak in peaks) / len(peaks))
+    more = [verdict for verdict in run.verdicts().records() if verdict.judge == "more"]
+    assert len(more) == 6 * 3
+    assert all(verdict.status is Status.OK for verdict in more)
+    # A channel of matching pursuit is a token's embedding: that token is its first or its last.
+    assert len(run.read_channels()) == 6 * 2 * 3
+    assert all(max(channel.positive[0].z, -channel.negative[0].z) > 4 for channel in run.read_channels())
 
 
 def test_a_describer_that_breaks_is_counted_not_hidden(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
@@ -578,8 +598,9 @@ def test_help_explains_every_option(invoke: Invoke) -> None:
 @pytest.mark.slow
 def test_the_demo_in_small_puts_real_evidence_before_the_controls(invoke: Invoke, tmp_path: Path) -> None:
     code, out, err = invoke(
-        *("experiment=demo", "folder=demo", "neurons.per_layer=20", "evidence.max_documents=600"),
-        *("decomposition.num_channels=4", "tracking=none"),
+        *("experiment=demo", "folder=demo", "neurons.per_layer=20", "evidence.max_documents=400"),
+        *("decomposition.num_channels=4", "tracking=none", "judges=[embedding_pairwise,embedding_simulation]"),
+        *("merit.sample=0", "merit.random_vectors=0", "merit.ablated=0"),
     )
     assert code == 0, err
     assert out.strip().endswith("report.html")

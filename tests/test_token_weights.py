@@ -344,7 +344,7 @@ def patient(folder: Path, *, tied: bool, steps: int, seed: int = 0) -> Patient:
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_a_model_that_never_saw_parts_of_its_vocabulary(tmp_path: Path, tied: bool) -> None:
-    made = patient(tmp_path / "patient", tied=tied, steps=700)
+    made = patient(tmp_path / "patient", tied=tied, steps=400 if tied else 700)  # glitch tokens show later where untied
     subject = Subject("patient", [str(made.folder)])
     plain = Subject("patient", [str(made.folder)], token_weighting={"detect": []})
     never, often = made.counts == 0, made.counts >= 20

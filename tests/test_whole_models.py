@@ -32,6 +32,9 @@ from harness.run.pipeline import run
 from harness.run.setup import Setup
 
 LAYERS, NEURONS, KINDS, D_MODEL = 3, 64, 3, 32  # of the tiny Llama
+# Figures of merit, where they are not what is tested.
+BRIEFLY = ("merit.sample=1", "merit.random_vectors=2", "merit.ablated=4")
+UNMEASURED = ("merit.sample=0", "merit.random_vectors=0", "merit.ablated=0")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def block_files(folder: RunFolder) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_a_whole_model_is_decomposed_without_text_describers_or_judges(llama: Path, tmp_path: Path) -> None:
-    process = start(llama, tmp_path / "all", "decomposition.num_channels=1", "tracking=wandb_offline")
+    process = start(llama, tmp_path / "all", "decomposition.num_channels=1", "tracking=wandb_offline", *BRIEFLY)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     folder = RunFolder(tmp_path / "all")
@@ -365,8 +368,7 @@ def cluster() -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_cluster_that_loses_a_worker_gives_the_same_records(cluster: str, llama: Path, tmp_path: Path) -> None:
-    much = ("decomposition.num_channels=6", "executor.block=16", "neurons.kinds=[in,out]", *SLOWLY)
-    much += ("neurons.per_layer=24",)
+    much = ("executor.block=8", "neurons.kinds=[in,out]", "neurons.per_layer=16", *SLOWLY, *UNMEASURED)
     on_cluster = ("executor=ray", f"executor.address={cluster}")
     local = start(llama, tmp_path / "local", *much)
     assert local.wait() == 0
@@ -417,7 +419,7 @@ def test_ray_gets_each_projection_once_and_a_killed_driver_goes_on(
         )
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))
-    much = ("decomposition.num_channels=4", "executor.block=4", "neurons.per_layer=12", *SLOWLY)
+    much = ("executor.block=4", "neurons.per_layer=8", *SLOWLY, *UNMEASURED)
     much += ("subject.projection=by_layer", "subject.embedding_layers=1")
     on_cluster = ("executor=ray", f"executor.address={cluster}", "executor._target_=counting.Counting")
     folder = RunFolder(tmp_path / "ray")
@@ -435,7 +437,7 @@ def test_ray_gets_each_projection_once_and_a_killed_driver_goes_on(
     shared = (tmp_path / "shared").read_text().splitlines()
     assert len(shared) == 3  # the embedding again, for the new driver; the unembedding for layers 1 and 2
     assert all(line.startswith(f"({D_MODEL}, 800) (800,)") for line in shared)
-    assert len(folder.decomposed()) == len(folder.read_vectors()) == LAYERS * 12 * KINDS
+    assert len(folder.decomposed()) == len(folder.read_vectors()) == LAYERS * 8 * KINDS
     assert {name: content for name, content in block_files(folder).items() if name in written} == written
 
 

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from harness.decomposition import own
 from harness.decomposition.checks import require, require_count
 
+SOLVERS = ("geodesic", "adamw")
 Products = Literal["auto", "float32", "tf32", "bfloat16"]
 
 
@@ -119,7 +121,8 @@ class DecompositionConfig:
             is taken away from the vector, and the next channel is sought in the rest.
         subtraction: alpha, the share of the channel that "subtract" takes away; None: per channel, of the grid 0, 0.05,
             ..., 1 the one that leaves the shortest rest ([R] names the grid and not the criterion).
-        solver: "geodesic", this project's conjugate gradient on the sphere, or "adamw", the published optimiser.
+        solver: "geodesic", this project's conjugate gradient on the sphere, "adamw", the published optimiser, or a
+            function of yours as "module.name"; see :mod:`harness.decomposition.own`.
         seed: from which, with the vector itself, every random number derives. Only "adamw", and "geodesic" with
             ``jitter``, draw any.
         adamw: settings of the published optimiser.
@@ -137,7 +140,7 @@ class DecompositionConfig:
     masked_token_weight: float = 0.01
     deflation: Literal["mask", "subtract"] = "mask"
     subtraction: float | None = None
-    solver: Literal["geodesic", "adamw"] = "geodesic"
+    solver: str = "geodesic"
     seed: int = 0
     adamw: AdamWConfig = field(default_factory=AdamWConfig)
     geodesic: GeodesicConfig = field(default_factory=GeodesicConfig)
@@ -151,4 +154,5 @@ class DecompositionConfig:
         require(self.deflation in ("mask", "subtract"), "deflation", self.deflation, "'mask' or 'subtract'")
         share = self.subtraction
         require(share is None or 0 <= share <= 1, "subtraction", share, "null, or between 0 and 1")
-        require(self.solver in ("geodesic", "adamw"), "solver", self.solver, "'geodesic' or 'adamw'")
+        if self.solver not in SOLVERS:
+            own.function(self.solver)

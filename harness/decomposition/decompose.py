@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.decomposition import adamw
+from harness.decomposition import adamw, own
 from harness.decomposition.channels import Decomposition, Found
-from harness.decomposition.config import DecompositionConfig
+from harness.decomposition.config import SOLVERS, DecompositionConfig
 from harness.decomposition.deflation import deflate, subtract
 from harness.decomposition.geodesic import GeodesicSolver, Problem
 from harness.decomposition.memory import bytes_returned, check_adamw_fits, default_budget, halving, slots_within
@@ -74,6 +74,9 @@ def decompose(
         if progress is not None:
             progress(done, total)
 
+    if config.solver not in SOLVERS:
+        _by_own(problem, results, noted)
+        return results
     if config.solver == "adamw":
         check_adamw_fits(budget, len(vectors), tokens, bytes_each)
         _by_adamw(problem, results, noted)
@@ -105,6 +108,18 @@ def _by_adamw(problem: Problem, results: Decomposition, noted: Callable[[int], N
         else:
             targets, left = subtract(targets, found.directions, config.subtraction)
             lengths = lengths * left
+        noted(len(targets))
+
+
+def _by_own(problem: Problem, results: Decomposition, noted: Callable[[int], None]) -> None:
+    """Have the user's own function find all channels, and measure them."""
+    config, targets, objective = problem.config, problem.vectors, problem.objective
+    rows = torch.arange(len(targets), device=targets.device)
+    vectors, weights = targets * problem.norms, problem.weights
+    channels = own.directions(config.solver, vectors, objective.projection, weights, config)
+    for channel in range(config.num_channels):
+        found = Found.at(channels[:, channel], targets, weights, objective, config)
+        found.write(results, rows, torch.full_like(rows, channel), targets, problem.norms, torch.ones_like(rows))
         noted(len(targets))
 
 
