@@ -405,7 +405,7 @@ class _Trial:
         if work.vectors and not self._absent:
             largest = max(work.vectors, key=lambda block: len(block.neurons))
             found.channel = self._time(self._setup, largest, _batch(self._setup, largest))
-            if self._setup.config["decomposition"]["solver"] == "adamw":
+            if self._setup.config["decomposition"]["solver"] != "geodesic":
                 few = max(1, min(self._setup.merit.sample, len(largest.neurons)))
                 found.channel_alone = self._time(self._setup, largest, few)
         if not pending:

@@ -137,6 +137,9 @@ class _Times:
             )
         if not setup.executor.device.startswith("cuda"):
             note += "; on this CPU, by one worker"
+        if solver == "adamw":
+            # What a step takes was measured, and how many there will be was not.
+            return StagePlan(name=name, seconds=round(count * found, 1), basis=Basis.ASSUMED, note=note)
         return StagePlan(name=name, seconds=round(count * found, 1), basis=Basis.MEASURED, note=note)
 
     def _channel_seconds(self) -> float:
@@ -161,7 +164,9 @@ class _Times:
             count += (merit.sample * (1 + merit.restarts) if merit.sample else 0) * channels
             count += merit.random_vectors * min(merit.random_channels, channels)
         found = self._found.channel_alone
-        seconds, basis = (count * found, Basis.MEASURED) if found is not None else (None, Basis.UNKNOWN)
+        adamw = setup.config["decomposition"]["solver"] == "adamw"
+        how = Basis.ASSUMED if adamw else Basis.MEASURED
+        seconds, basis = (count * found, how) if found is not None else (None, Basis.UNKNOWN)
         if seconds is None and self._absent:
             seconds, basis = count * self._channel_seconds(), Basis.ASSUMED
         note = f"{count:,} channels of restarts and random vectors"
