@@ -32,6 +32,7 @@ bench: $(VENV)/.vllm
 	$(BIN)/python tests/bench/decomposition.py
 	$(BIN)/python tests/bench/evidence.py
 	$(BIN)/python tests/bench/stats.py
+	$(BIN)/python tests/bench/report.py
 	$(BIN)/python tests/bench/llm.py
 
 clean:

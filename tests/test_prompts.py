@@ -202,7 +202,7 @@ def test_no_text_breaks_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(test_report, "HOSTILE", [*FRAGMENTS, "x" * 100_000, "<img src=x onerror=alert(1)>" * 1000])
     folder = test_report.make_run(tmp_path / "run")
     build_report([folder], folder.report)
-    page = folder.report.read_text("utf-8")
+    page = test_report.opened(folder.report)
     reader = test_report.Reader(page)
     tags = Counter(tag for tag, _ in reader.elements)
     assert tags["script"] == 1

@@ -14,6 +14,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -333,7 +334,7 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
     assert [row["win_rate"] for row in logged] == [row["win_rate"] for row in board["overall"]["rows"]]
     assert len(tables["verdicts"]["data"]) == len(run.verdicts().records())
     assert len(tables["descriptions"]["data"]) == len(run.descriptions().records())
-    assert len(list(offline.rglob("*.png"))) == 2 + 6  # leaderboard and win matrix, and six of the decomposition
+    assert len(list(offline.rglob("*.png"))) == 2 + 7  # leaderboard and win matrix, and seven of the decomposition
     merit = [dict(zip(tables["decomposition"]["columns"], row, strict=True)) for row in tables["decomposition"]["data"]]
     assert merit == json.loads(run.decomposition.read_text())["rows"]
     summary = summary_of(next(offline.glob("*.wandb")))
@@ -341,30 +342,50 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
         summary["win_rate/rotate"]
         == next(r for r in board["overall"]["rows"] if r["describer"] == "rotate")["win_rate"]
     )
-    assert invoke(*options(small, folder="tracked", tracking="wandb_offline"))[0] == 0
+    code, out, err = invoke(*options(small, folder="tracked", tracking="wandb_offline", quiet="true"))
+    assert (code, out) == (0, f"{run.report.resolve()}\n")  # quiet: where the report is, and nothing else
+    untrusted = board["overall"]["trust"]["trustworthy"] is False
+    assert err == (f"{board['overall']['trust']['words']}\n" if untrusted else "")
+    assert "writing the report" in (run.logs / "run.log").read_text()
     assert len(list((run.path / "wandb").glob("offline-run-*"))) == 1  # nothing new to tell
 
 
 def summary_of(path: Path) -> dict[str, object]:
-    """Read the summary back from the log that the real client wrote: protobuf records in LevelDB's log format."""
+    """Read the summary back from the log that the real client wrote."""
+    # The client's service closes the log after finish() has returned (its last message asks for no answer): until then
+    # all that lies beyond the last whole block of 32 KiB is missing.
+    deadline = time.monotonic() + 60
+    while not (records := records_of(path)) or records[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < deadline, f"{path} is never finished"
+        time.sleep(0.05)
+    return {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for record in records
+        for item in record.summary.update
+    }
+
+
+def records_of(path: Path) -> list[Any]:
+    """Read the records of a W&B log so far: protobuf in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
 
     content, block, at = path.read_bytes(), 32768, 7  # seven bytes name the file's format
-    whole, summary = b"", {}
+    whole, records = b"", []
     while at + 7 <= len(content):
         if block - at % block < 7:  # a record's header never spans blocks
             at += block - at % block
             continue
         length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        if at + 7 + length > len(content):  # being written
+            break
         whole += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # complete, or the last part
             record = wandb_internal_pb2.Record()
             record.ParseFromString(whole)
             whole = b""
-            for item in record.summary.update:
-                summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-    return summary
+            records.append(record)
+    return records
 
 
 def one_line(text: str) -> bool:
@@ -390,6 +411,7 @@ MISTAKES = [
     (["merit.jitter=0"], ["merit: jitter must be finite and positive, not 0"]),
     (["merit.random=gaussian"], ["merit: random must be 'covariance' or 'isotropic'"]),
     (["merit.samples=3"], ["samples"]),
+        (["quiet=much"], ["quiet is 'much'; choose true or false"]),
     (["describers.shuffled.source=nobody"], ["nobody"]),
     (["describers=[rotate]"], ["two describers"]),
     (["llm@llm.explainer=openai", "llm.explainer.base_url=http://127.0.0.1:9/v1", "llm.explainer.model=m",

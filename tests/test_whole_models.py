@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -311,6 +312,24 @@ def test_where_there_is_no_terminal_lines_tell_rate_and_time_left(
     assert lines[0] == "decompose: 500 of 10,000 vectors, 8/s, 0:19:48 left"  # a minute has passed after 62.5 s
     assert len(lines) == 20
     assert lines[-1] == "decompose: 10000 of 10000 vectors in 1250.0 s"
+
+
+def test_a_terminal_sees_a_bar_with_rate_and_time_left_unless_it_is_to_be_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich, a terminal
+    seen = {}
+    for bars in (True, False):
+        progress_module.draw_bars(bars)
+        with progress_module.progress("decompose", 40, "vectors") as advance:
+            for _ in range(3):
+                advance(10)
+                time.sleep(0.15)
+        seen[bars] = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    progress_module.draw_bars(True)
+    assert re.search(r"decompose .*━.* 30/40 vectors \d+\.\d/s \d:\d\d:\d\d", seen[True])
+    assert "━" not in seen[False]
+    assert "30/40" not in seen[False]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])

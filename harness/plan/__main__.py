@@ -48,10 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from harness.plan.schema import RunPlan
     from harness.plan.show import show
     from harness.run.help import compose_config, missing_choice
+    from harness.run.progress import draw_bars
 
     if options.schema:
         print(json.dumps(RunPlan.model_json_schema(), indent=2))
         return 0
+    draw_bars(False)
     try:
         plan = plan_of(compose_config(overrides), _assumptions(options))
     except HarnessError as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from harness.folder import RunFolder, replacing
 from harness.report import decomposition_plots, plots, tables, words
 from harness.report.cards import Card, build_cards, histogram_path
 from harness.report.data import RunData, load_run
+from harness.report.packed import TOGETHER, pack
 from harness.report.text import number, p_value, percent, plural, shown_token, visible
 from harness.stats import MeritGroup, MeritRow, merit_row, together
 
@@ -35,7 +36,8 @@ class RunSection:
         summary: the run in two sentences.
         notice: what its results cannot say, if there is more than usual.
         warnings: controls that hold their own.
-        cards: the neurons.
+        cards: the neurons, without what is shown when one is opened.
+        packed: what is shown then: see :mod:`harness.report.packed`.
         figures: the plots, by name.
         merit: the figures of merit of the decomposition by layer and kind, those of all behind them.
         config: the configuration as JSON.
@@ -47,6 +49,7 @@ class RunSection:
     notice: str | None
     warnings: list[str]
     cards: list[Card]
+    packed: list[str]
     figures: dict[str, Markup]
     merit: list[MeritRow]
     config: str
@@ -75,39 +78,50 @@ def write_report(runs: Sequence[RunData], path: Path) -> None:
 
 def render_report(runs: Sequence[RunData]) -> str:
     """Return the report as HTML."""
-    sections = [_section(run, f"r{place}-" if len(runs) > 1 else "") for place, run in enumerate(runs, start=1)]
+    environment = _environment()
+    sections = [
+        _section(run, f"r{place}-" if len(runs) > 1 else "", environment) for place, run in enumerate(runs, start=1)
+    ]
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            sections=sections,
-            several=len(runs) > 1,
-            differences=words.config_differences(runs),
-            incomparable=words.comparability_warnings(runs),
-            describers=list(dict.fromkeys(name for run in runs for name in run.describers)),
-            controls={row.describer for run in runs for row in run.leaderboard.overall.rows if row.control},
-            style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-            script=Markup(script),
-            script_hash=f"sha256-{digest}",
-        )
+    return environment.get_template("report.html.j2").render(
+        sections=sections,
+        together=TOGETHER,
+        several=len(runs) > 1,
+        differences=words.config_differences(runs),
+        incomparable=words.comparability_warnings(runs),
+        describers=list(dict.fromkeys(name for run in runs for name in run.describers)),
+        controls={row.describer for run in runs for row in run.leaderboard.overall.rows if row.control},
+        style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
     )
 
 
-def _section(run: RunData, prefix: str) -> RunSection:
+def _section(run: RunData, prefix: str, environment: jinja2.Environment) -> RunSection:
     config = json.dumps(run.part("config"), indent=2, sort_keys=True, ensure_ascii=False, default=str)
+    cards: list[Card] = []
     return RunSection(
         prefix=prefix,
         data=run,
         summary=words.summary(run),
         notice=words.extractive_notice(run),
         warnings=words.control_warnings(run),
-        cards=build_cards(run),
+        packed=pack(_insides(run, prefix, environment, cards)),
+        cards=cards,
         figures=_figures(run, prefix),
         merit=[merit_row(group) for group in (*run.merit, together(run.merit))] if run.merit else [],
         config=config,
     )
+
+
+def _insides(run: RunData, prefix: str, environment: jinja2.Environment, heads: list[Card]) -> Iterator[str]:
+    """Render what each card shows when it is opened, and keep its head: all of them at once are too much to hold."""
+    inside: Any = environment.get_template("neuron.html.j2").module.neuron_inside  # type: ignore[attr-defined]
+    level = 3 if prefix else 2
+    for card in build_cards(run):
+        yield inside(card, prefix, level)
+        heads.append(replace(card, vectors=(), splits=(), descriptions=(), comparisons=()))
 
 
 def _figures(run: RunData, prefix: str) -> dict[str, Markup]:
@@ -139,6 +153,10 @@ def decomposition_figures(merit: Sequence[MeritGroup]) -> dict[str, tuple[Figure
         "reconstruction": (
             decomposition_plots.reconstruction_figure(merit),
             "Share of the squared weight norm in the span of the first channels",
+        ),
+        "masked": (
+            decomposition_plots.masked_figure(merit),
+            "Tokens that the mask of each channel covers",
         ),
         "skew": (decomposition_plots.skew_figure(merit), "Share of channels carried by the upper tail"),
     }

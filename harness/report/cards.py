@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from harness.records import (
     Score,
     Source,
     Split,
+    VectorKind,
     VectorSummary,
     Verdict,
     Winner,
@@ -32,7 +33,10 @@ SHOWN_SPLITS = (Split.REPORT, Split.EXPLAIN)
 LEVELS = 9
 """Steps of the background that shows an activation."""
 
-T = TypeVar("T", VectorSummary, Channel, Exemplar, Description, Verdict, Score)
+TOGETHER = 200
+"""Neurons whose channels are held in memory at once."""
+
+T = TypeVar("T", VectorSummary, Channel, Description, Verdict, Score)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,9 @@ class Card:
         kurtosis: highest excess kurtosis of its channels (of its vectors, if there are no channels); none if unknown.
         disagreement: mean over its pairs of describers of the share of ok verdicts, all judges and orders together,
             that do not say what most of them say: 0 is unanimous; none without verdicts.
+        kind: the vector that this channel belongs to; none if there are no channels.
+        best: the contestant that won the largest share of its comparisons on this neuron; none if two are level.
+        shares: what share of its decided comparisons each contestant won on this neuron, ties as half.
         tokens: first tokens of the channel with the highest kurtosis.
         headline: the text that fared best on this neuron among the real describers.
         vectors: its weight vectors.
@@ -128,6 +135,9 @@ class Card:
     neuron: Neuron
     kurtosis: float | None
     disagreement: float | None
+    kind: VectorKind | None
+    best: str | None
+    shares: Mapping[str, float]
     tokens: tuple[str, ...]
     headline: str
     vectors: tuple[VectorCard, ...]
@@ -136,23 +146,28 @@ class Card:
     comparisons: tuple[ComparisonCard, ...]
 
 
-def build_cards(run: RunData) -> list[Card]:
-    """Return one card for each neuron that is shown, ordered."""
-    vectors, channels, exemplars = _by_neuron(run.vectors), _by_neuron(run.channels), _by_neuron(run.exemplars)
+def build_cards(run: RunData) -> Iterator[Card]:
+    """Yield one card for each neuron that is shown, ordered."""
     descriptions, verdicts, scores = _by_neuron(run.descriptions), _by_neuron(run.verdicts), _by_neuron(run.scores)
-    return [
-        _card(
-            run,
-            n,
-            [vector.at(n.sign) for vector in vectors[n.whole]],
-            [channel.at(n.sign) for channel in channels[n.whole]],
-            exemplars[n],
-            descriptions[n],
-            verdicts[n],
-            scores[n],
-        )
-        for n in run.neurons
-    ]
+    exemplars = run.records.exemplar_table()
+    for start in range(0, len(run.neurons), TOGETHER):
+        some = run.neurons[start : start + TOGETHER]
+        whole = {neuron.whole for neuron in some}
+        vectors = _by_neuron(run.records.read_vectors(whole))
+        channels = _by_neuron(run.records.read_channels(whole))
+        for neuron in some:
+            yield _card(
+                run,
+                neuron,
+                [vector.at(neuron.sign) for vector in vectors[neuron.whole]],
+                [channel.at(neuron.sign) for channel in channels[neuron.whole]],
+                exemplars.read([neuron]) if exemplars else (),
+                descriptions[neuron],
+                verdicts[neuron],
+                scores[neuron],
+            )
+    if exemplars:
+        exemplars.close()
 
 
 def _by_neuron(records: Iterable[T]) -> defaultdict[Neuron, list[T]]:
@@ -178,9 +193,11 @@ def _card(
         _description(run, item, comparisons, scores)
         for item in sorted(descriptions, key=lambda item: place.get(item.describer, len(place)))
     ]
-    best = max(
+    shares = {item.description.describer: item.points / item.decided for item in described if item.decided}
+    leaders = [name for name, share in shares.items() if share == max(shares.values())]
+    told = max(
         (item for item in described if not item.control and item.description.text),
-        key=lambda item: item.points / item.decided if item.decided else 0.0,
+        key=lambda item: shares.get(item.description.describer, 0.0),
         default=None,
     )
     sharpest = max(channels, key=lambda channel: channel.kurtosis, default=None)
@@ -190,8 +207,11 @@ def _card(
         neuron=neuron,
         kurtosis=max(kurtoses, default=None),
         disagreement=disagreement(verdicts),
+        kind=sharpest.kind if sharpest else None,
+        best=leaders[0] if len(leaders) == 1 else None,
+        shares=shares,
         tokens=tuple(shown_token(item.token, 20).strip() for item in sharpest.tokens[:5]) if sharpest else (),
-        headline=best.description.text if best else "",
+        headline=told.description.text if told else "",
         vectors=tuple(
             VectorCard(
                 str(kind),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing, write_json
-from harness.records import Channel, Description, Exemplar, Neuron, Score, VectorSummary, Verdict
+from harness.records import Description, Neuron, RoleUsage, Score, Status, Usage, Verdict, total_roles
 from harness.report.judges import judge_checks_of, read_judge_checks
 from harness.stats import (
     Leaderboard,
@@ -25,48 +25,53 @@ from harness.stats import (
 )
 from harness.stats.judges import JudgeCheck
 
-SHOWN = 200
+SHOWN = 1000
 """Neurons that a report shows at most; its figures are of all."""
 
 T = TypeVar("T", Description, Verdict, Score)
 Round = Mapping[tuple[str, str], int]
+Metrics = Mapping[tuple[str, str], Mapping[str, tuple[float, int]]]
 
 
 @dataclass(frozen=True)
 class RunData:
     """The records of one run and the statistics on them.
 
-    Records are those of the neurons that are shown, at most ``SHOWN``; figures are those of all.
+    Records are those of the neurons that are shown, at most ``SHOWN``; figures are those of all. Channels and exemplars
+    are many: they stay on disk until a neuron's card is made.
 
     Attributes:
         folder: name of the run folder, without its path.
+        records: the run folder.
+        neurons: every neuron that is shown, ordered; one described at its negative sign alone stands there once, at
+            that sign.
         manifest: what was run; any part of it may be absent.
         leaderboard: the statistics.
         checks: what each judge is worth where that is known.
         rounds: of an adaptive schedule, what each judge was asked in every round: pairs, and on how many neurons.
         seconds: spent by each describer, judge and scorer, by name, summed over items that ran side by side.
+        roles: what each of them asked of each LLM role, by name and role.
+        metrics: further figures of the scorers: for each scorer and describer, the mean of each and of how many.
         descriptions: the describers' descriptions.
         verdicts: the comparators' verdicts.
         scores: the scorers' grades.
-        channels: the channels, ordered by neuron, kind and rank.
-        vectors: their weight vectors, ordered by neuron and kind.
-        exemplars: the exemplars of every split.
         merit: the figures of all vectors and channels, shown or not, by layer and kind.
         left_out: how many neurons are not shown.
     """
 
     folder: str
+    records: RunFolder = field(repr=False)
+    neurons: tuple[Neuron, ...]
     manifest: Mapping[str, Any]
     leaderboard: Leaderboard
     checks: tuple[JudgeCheck, ...]
     rounds: Mapping[str, Sequence[Round]]
     seconds: Mapping[str, float]
+    roles: Mapping[str, Mapping[str, RoleUsage]]
+    metrics: Metrics
     descriptions: tuple[Description, ...]
     verdicts: tuple[Verdict, ...]
     scores: tuple[Score, ...]
-    channels: tuple[Channel, ...]
-    vectors: tuple[VectorSummary, ...]
-    exemplars: tuple[Exemplar, ...]
     merit: tuple[MeritGroup, ...]
     left_out: int = 0
 
@@ -79,20 +84,6 @@ class RunData:
     def name(self) -> str:
         """The run's name, or its folder's."""
         return str(self.manifest.get("name") or self.folder)
-
-    @cached_property
-    def neurons(self) -> tuple[Neuron, ...]:
-        """Every neuron that is shown, ordered.
-
-        A neuron that is described at its negative sign alone stands there once, at that sign.
-        """
-        signed = {
-            record.neuron
-            for group in (self.descriptions, self.verdicts, self.scores, self.exemplars)
-            for record in group
-        }
-        whole = {record.neuron for group in (self.channels, self.vectors) for record in group}
-        return tuple(sorted(signed | (whole - {neuron.whole for neuron in signed})))
 
     @property
     def describers(self) -> tuple[str, ...]:
@@ -137,27 +128,22 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
     judged = {x.neuron for x in descriptions} | {x.neuron for x in verdicts} | {x.neuron for x in scores}
     shown, left_out = _choice(folder, judged)
     some = set(shown) if left_out else None
-    whole = None if some is None else {neuron.whole for neuron in some}
     return RunData(
         folder=folder.path.resolve().name,
+        records=folder,
+        neurons=tuple(shown),
         manifest=manifest,
         leaderboard=leaderboard_of(folder, manifest) if leaderboard is None else leaderboard,
         checks=judge_checks_of(folder, manifest) if checks is None else checks,
         rounds=_rounds(folder),
         seconds=_seconds(descriptions, verdicts, scores),
+        roles=_roles(descriptions, verdicts, scores),
+        metrics=_metrics(scores),
         descriptions=tuple(sorted(_of(descriptions, some), key=lambda item: (item.neuron, item.describer))),
         verdicts=tuple(
             sorted(_of(verdicts, some), key=lambda item: (item.neuron, item.judge, item.first, item.second))
         ),
         scores=tuple(sorted(_of(scores, some), key=lambda item: (item.neuron, item.scorer, item.describer))),
-        channels=tuple(folder.read_channels(whole)),
-        vectors=tuple(folder.read_vectors(whole)),
-        exemplars=tuple(
-            sorted(
-                folder.read_exemplars(some),
-                key=lambda item: (item.neuron, item.split, item.source, item.window, item.document),
-            )
-        ),
         merit=merit_groups(folder),
         left_out=left_out,
     )
@@ -191,6 +177,32 @@ def _seconds(
     for score in scores:
         totals[score.scorer] += score.usage.seconds
     return totals
+
+
+def _roles(
+    descriptions: Iterable[Description], verdicts: Iterable[Verdict], scores: Iterable[Score]
+) -> Mapping[str, Mapping[str, RoleUsage]]:
+    usages: dict[str, list[Usage]] = defaultdict(list)
+    for item in descriptions:
+        usages[item.describer].append(item.usage)
+    for verdict in verdicts:
+        usages[verdict.judge].append(verdict.usage)
+    for score in scores:
+        usages[score.scorer].append(score.usage)
+    return {name: total_roles(used) for name, used in usages.items()}
+
+
+def _metrics(scores: Iterable[Score]) -> Metrics:
+    """Average the further figures of the scores that are ok."""
+    values: defaultdict[tuple[str, str], defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for item in scores:
+        for name, value in item.metrics.items():
+            if item.status is Status.OK:
+                values[item.scorer, item.describer][name].append(value)
+    return {
+        key: {name: (math.fsum(given) / len(given), len(given)) for name, given in metrics.items()}
+        for key, metrics in values.items()
+    }
 
 
 def _rounds(folder: RunFolder) -> dict[str, list[Round]]:

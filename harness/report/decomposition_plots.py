@@ -43,6 +43,17 @@ def cosine_figure(groups: Sequence[MeritGroup]) -> Figure:
     return _finished(figure, axes, "lower right")
 
 
+def masked_figure(groups: Sequence[MeritGroup]) -> Figure:
+    """Return how many tokens the mask of each channel covers, in order of discovery, by kind."""
+    figure, axes = _axes("channel, in order of discovery", "tokens that its mask covers")
+    for kind, of_kind in _kinds(groups):
+        masked = _stacked([group.masked_tokens for group in of_kind])
+        _curve(axes, masked, KINDS[kind], str(kind), centre=np.nanmedian)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    return _finished(figure, axes, "lower right")
+
+
 def kurtosis_figure(groups: Sequence[MeritGroup]) -> Figure:
     """Return the excess kurtosis of the weight vectors (at 0) and of their channels, by kind."""
     figure, axes = _axes("weight vector (w), then its channels in order of discovery", "excess kurtosis")

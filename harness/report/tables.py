@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.records import RoleUsage, Usage, total_roles
 from harness.stats import Board, BreakdownRow, Concordance, LeftOut
 from harness.stats.boards import LeftOutRow
 from harness.stats.judges import JudgeCheck, KnownPair
@@ -98,3 +99,21 @@ def comparison_failures(board: Board, describer: str) -> dict[str, int]:
         if cell.row == describer:
             counts.update(cell.failures)
     return dict(sorted(counts.items()))
+
+
+def by_role(roles: Mapping[str, Mapping[str, RoleUsage]]) -> list[tuple[str, RoleUsage, list[tuple[str, RoleUsage]]]]:
+    """Return each role with what was asked of it in all, and by whom.
+
+    Args:
+        roles: what each method asked of each role, by name and role.
+    """
+    totals = total_roles(Usage(roles=dict(used)) for used in roles.values())
+    return [
+        (role, total, [(name, used[role]) for name, used in roles.items() if role in used])
+        for role, total in totals.items()
+    ]
+
+
+def further_figures(metrics: Mapping[tuple[str, str], Mapping[str, Any]], scorer: str) -> list[str]:
+    """Return the names of a scorer's figures beyond its headline, in the order in which it gives them."""
+    return list(dict.fromkeys(name for (own, _), found in metrics.items() if own == scorer for name in found))

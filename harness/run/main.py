@@ -27,7 +27,9 @@ from rich.console import Console
 from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.run.help import explained, help_text, missing_choice
+from harness.run.progress import draw_bars
 
+logger = logging.getLogger("harness.run")
 ENDED_EARLY = 3  # exit status of a run, or of a sweep with one, in which a method spent its failure budget
 _ended_early: list[str] = []
 
@@ -82,7 +84,8 @@ def _task(config: DictConfig) -> float | None:
     folder = _folder(config)
     try:
         setup = Setup.of(config)
-        _log_to(folder)
+        quiet = _quiet(config)
+        _log_to(folder, quiet=quiet)
         leaderboard = run(setup, _ended_early.append)
     except HarnessError as error:
         # Here, not in main(): Hydra would put a line of its own before ours.
@@ -90,7 +93,11 @@ def _task(config: DictConfig) -> float | None:
     console = Console()
     # A log file or a pipe has no width of its own; 80 columns would fold the names.
     console = console if console.is_terminal else Console(width=110)
-    if setup.compares:
+    if quiet:
+        trust = leaderboard.overall.trust
+        if trust.trustworthy is False:
+            logger.warning(trust.words)
+    elif setup.compares:
         print_leaderboard(leaderboard, console)
         print_judge_checks(folder, console)
     else:
@@ -98,6 +105,12 @@ def _task(config: DictConfig) -> float | None:
     print(folder.report.resolve())
     rates = [row.win_rate for row in leaderboard.overall.rows if not row.control and row.win_rate is not None]
     return max(rates, default=None)
+
+
+def _quiet(config: DictConfig) -> bool:
+    if not isinstance(config.quiet, bool):
+        raise HarnessError(f"quiet is {config.quiet!r}; choose true or false")
+    return config.quiet
 
 
 def _folder(config: DictConfig) -> RunFolder:
@@ -110,8 +123,8 @@ def _folder(config: DictConfig) -> RunFolder:
     return RunFolder(Path(str(config.folder)))
 
 
-def _log_to(folder: RunFolder) -> None:
-    """Log the harness's own messages to the terminal, and everything to the run folder."""
+def _log_to(folder: RunFolder, *, quiet: bool) -> None:
+    """Log the harness's own messages to the terminal, or its warnings alone, and everything to the run folder."""
     folder.logs.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
     root = logging.getLogger()
@@ -125,7 +138,8 @@ def _log_to(folder: RunFolder) -> None:
     root.addHandler(file)
     root.addHandler(terminal)
     logging.getLogger("harness").setLevel(logging.DEBUG)
-    terminal.setLevel(logging.INFO)
+    terminal.setLevel(logging.WARNING if quiet else logging.INFO)
+    draw_bars(not quiet)
     for noisy in ("httpx", "httpx2", "httpcore", "openai", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

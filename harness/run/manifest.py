@@ -28,15 +28,9 @@ from harness.run.setup import Setup
 #: ``llm`` stands there through its back ends, which know what changes their answers; ``merit`` through the names of
 #: its files, for nothing else depends on it; ``statistics`` change no record.
 OPERATIONAL = (
-    *("name", "folder", "executor", "storage", "tracking", "serving", "llm", "merit"),
-    *(
-        "evidence.batch_windows",
-        "evidence.store",
-        "evidence.checkpoint_s",
-        "steering.rows",
-        "subject.cache",
-        "subject.shape",
-    ),
+    *("name", "folder", "quiet", "executor", "storage", "tracking", "serving", "llm", "merit"),
+    *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s", "steering.rows"),
+    *("subject.cache", "subject.shape"),
     *("comparisons.retest", "statistics"),
 )
 #: What only the answers depend on: free to change until there are any.

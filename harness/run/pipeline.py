@@ -157,6 +157,7 @@ def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
 
 def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Leaderboard:
     """Compute the statistics from the records, write leaderboard and report, and tell the tracker."""
+    logger.info("computing the statistics and writing the report")
     leaderboard = leaderboard_of(folder, manifest)
     store_leaderboard(folder, leaderboard)
     store_decomposition(folder)

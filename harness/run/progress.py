@@ -15,6 +15,13 @@ from rich.text import Text
 
 logger = logging.getLogger(__name__)
 LINE_SECONDS = 60
+_bars = True
+
+
+def draw_bars(draw: bool) -> None:
+    """Say whether a terminal is to see bars from now on; without them it sees what a log would."""
+    global _bars
+    _bars = draw
 
 
 class _Rate(ProgressColumn):
@@ -44,7 +51,11 @@ def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
     # The rate of the last ten minutes: a block of work may take longer than the half minute that rich looks back by
     # default, and would show no rate at all.
     bar = Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True, speed_estimate_period=600
+        *columns,
+        console=console,
+        disable=not (_bars and console.is_terminal),
+        transient=True,
+        speed_estimate_period=600,
     )
     with bar:
         task = bar.add_task(title, total=total)

@@ -32,6 +32,7 @@ class MeritGroup:
         skewness: (n, C).
         cosine: (n, C), with the weight vector.
         loss: (n, C).
+        masked_tokens: (n, C), how many tokens of the vocabulary each channel's mask covers.
         reconstruction: (n, C), share of the squared norm in the span of the first channels; then its last value.
         restarts: those of its vectors that were decomposed again.
         random: random vectors that were decomposed alike.
@@ -45,6 +46,7 @@ class MeritGroup:
     skewness: Floats
     cosine: Floats
     loss: Floats
+    masked_tokens: Floats
     reconstruction: Floats
     restarts: tuple[Restart, ...] = ()
     random: tuple[RandomVector, ...] = ()
@@ -139,7 +141,7 @@ def merit_groups(folder: RunFolder) -> tuple[MeritGroup, ...]:
     )
 
 
-_OF_CHANNELS = ("kurtosis", "skewness", "cosine", "loss")
+_OF_CHANNELS = ("kurtosis", "skewness", "cosine", "loss", "masked_tokens")
 _EXPERTS_APART = 1 << 32
 
 
@@ -185,6 +187,7 @@ def _group(layer: int, kind: VectorKind, vectors: pa.Table, channels: pa.Table) 
         skewness=figures["skewness"],
         cosine=figures["cosine"],
         loss=figures["loss"],
+        masked_tokens=figures["masked_tokens"],
     )
 
 
