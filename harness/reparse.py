@@ -28,7 +28,7 @@ from harness.run.setup import Setup
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reparse the runs named on the command line; exit with status 1 and one line on a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m harness.reparse", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m harness.reparse", description=(__doc__ or "").replace("``", ""))
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="a run's folder")
     sys.path.insert(0, str(Path.cwd()))  # methods in the user's own folder are found by name
     try:

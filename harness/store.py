@@ -21,9 +21,14 @@ from harness.subject.files import sha256
 logger = logging.getLogger(__name__)
 
 
+def place(root: Path, identity: Mapping[str, Any]) -> Path:
+    """Return the folder of an identity, which need not be there."""
+    return root / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
 def shelf(root: Path, identity: Mapping[str, Any]) -> Path:
     """Return the folder of an identity, made where there is none; it holds the identity as JSON."""
-    folder = root / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+    folder = place(root, identity)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "identity.json").exists():
         write_json(folder / "identity.json", identity)

@@ -7,8 +7,8 @@ from harness.evidence.encoding import special_affixes
 from harness.evidence.prompts import draw_prompts
 from harness.evidence.reading import ReadText, TextReader
 from harness.evidence.sources import Conversations, HuggingFaceDataset, InstalledDocs, Rows, TextFiles
-from harness.evidence.store import Gathered, gathered
-from harness.evidence.windows import Window
+from harness.evidence.store import Gathered, gathered, stored
+from harness.evidence.windows import Window, split_of
 
 __all__ = [
     "Conversations",
@@ -29,4 +29,6 @@ __all__ = [
     "draw_prompts",
     "gathered",
     "special_affixes",
+    "split_of",
+    "stored",
 ]

@@ -1,4 +1,4 @@
-"""``python -m harness.report RUN [RUN ...]``: rebuild statistics and report from the records; several runs jointly."""
+"""Rebuild the report from the records, or set runs side by side: ``python -m harness.report RUN [RUN ...]``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ``joint-report.html`` in the folder that holds the first run, with ``sweep.json`` and ``sweep.csv`` beside it, and,
     with ``--pool``, ``pooled-leaderboard`` as JSON, CSV, Markdown and LaTeX.
     """
-    parser = argparse.ArgumentParser(prog="python -m harness.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m harness.report", description=(__doc__ or "").replace("``", ""))
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the report")
     pooling = "make one leaderboard of several runs; refused if their subject, neurons or evidence differ"

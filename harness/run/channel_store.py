@@ -23,12 +23,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
+from harness.decomposition.config import SOLVERS
 from harness.folder import RunFolder
 from harness.records import Neuron, VectorKind
 from harness.run.manifest import identity
 from harness.run.setup import Setup
 from harness.run.worker import Block
-from harness.store import locked, share, shelf, vocabulary_of, weights_of
+from harness.store import locked, place, share, shelf, vocabulary_of, weights_of
 
 logger = logging.getLogger(__name__)
 #: Raised when the same search finds, or the same record says, something else than before.
@@ -52,10 +53,17 @@ class ChannelStore:
         self._setup, self._plan = setup, setup.decomposition
 
     @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return identity_of(self._setup)  # when it is first needed, for to know the weights' hash takes a while
+
+    @cached_property
     def _folder(self) -> RunFolder | None:
-        # When it is first needed, for to know the weights' hash takes a while.
+        """Where it is, if the run shares anything; made when something is put there."""
         store = self._setup.storage.store
-        return None if store is None else RunFolder(shelf(Path(store).expanduser(), identity_of(self._setup)))
+        # What a function of the user's own does is not known from its name.
+        if store is None or self._setup.config["decomposition"]["solver"] not in SOLVERS:
+            return None
+        return RunFolder(place(Path(store).expanduser(), self._identity))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -63,6 +71,7 @@ class ChannelStore:
         if self._folder is None:
             yield
             return
+        shelf(self._folder.path.parent, self._identity)
         with locked(self._folder.path, "decomposes the same vectors"):
             yield
 
@@ -104,6 +113,7 @@ class ChannelStore:
     def keep(self, path: Path) -> None:
         """Keep a run's file of figures of merit; its name tells all that it depends on beyond the store's folder."""
         if self._folder is not None:
+            shelf(self._folder.path.parent, self._identity)
             share(path, self._folder.merit / path.name)
 
     def _homes(self, pending: Sequence[Block]) -> dict[tuple[Neuron, VectorKind], _Stored]:

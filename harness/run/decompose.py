@@ -71,12 +71,7 @@ def check_space(setup: Setup, folder: RunFolder, pending: Sequence[Block]) -> No
     Raises:
         HarnessError: naming both sizes, and what to leave out.
     """
-    bytes_each = {"none": 0, "bfloat16": 2, "float32": 4}[setup.storage.directions] * setup.subject.d_model
-    # A scored token takes some 5 bytes and a count 2, as measured on parquet files of MiniLM.
-    bytes_each += 10 * setup.storage.top_tokens + 2 * HISTOGRAM_BINS * setup.storage.histograms
-    needed = bytes_each * sum(
-        len(group.neurons) * setup.decomposition.config(group.layer, group.kind).num_channels for group in pending
-    )
+    needed = bytes_kept(setup, pending)
     folder.path.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.path).free
     if needed > free:
@@ -86,6 +81,16 @@ def check_space(setup: Setup, folder: RunFolder, pending: Sequence[Block]) -> No
         )
     if needed > 1e9:
         logger.info("the channels will take some %.0f GB of disk", needed / 1e9)
+
+
+def bytes_kept(setup: Setup, pending: Sequence[Block]) -> int:
+    """Return about how many bytes the channels of some vectors take on disk."""
+    bytes_each = {"none": 0, "bfloat16": 2, "float32": 4}[setup.storage.directions] * setup.subject.d_model
+    # A scored token takes some 5 bytes and a count 2, as measured on parquet files of MiniLM.
+    bytes_each += 10 * setup.storage.top_tokens + 2 * HISTOGRAM_BINS * setup.storage.histograms
+    return bytes_each * sum(
+        len(group.neurons) * setup.decomposition.config(group.layer, group.kind).num_channels for group in pending
+    )
 
 
 def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:

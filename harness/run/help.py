@@ -12,6 +12,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 from hydra import compose, initialize_config_module
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w@/.-]+):(?P<value>.*?)(?:\s+# (?P<comment>.*))?$")
@@ -22,8 +23,10 @@ neuron-harness: which way of describing a neuron is best?
   neuron-harness [OPTION=VALUE ...]                 a run; started again with the same folder it goes on
   neuron-harness -m OPTION=A,B,C [...]              a sweep: one run for each value
   neuron-harness --cfg job [...]                    the composed configuration, each option with its meaning
+  python -m harness.plan [OPTION=VALUE ...]         what such a run would ask, take and show, before anything is spent
   python -m harness.report RUN [RUN ...]            rebuild reports, or set runs side by side
   python -m harness.reparse RUN [RUN ...]           read stored answers again that could not be used, and ask nothing
+  python -m harness.planted RUN                     what describers found of what was planted in a planted subject
 """
 
 
@@ -118,6 +121,20 @@ def choices(group: str) -> list[str]:
     """Return the files to choose from in a group, without their endings."""
     folder = next((item for item in _folders() if item.name == group), None)
     return [] if folder is None else [file.name.removesuffix(".yaml") for file in _files(folder)]
+
+
+def missing_choice(error: MissingConfigException) -> str:
+    """Say which choice does not exist, and which do."""
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        return f"there is no {group}={name} in this environment: pip install 'neuron-harness[sweep]'"
+    known = {*choices(group), *(error.options or [])}
+    if not known:
+        return " ".join(str(error).split())
+    return (
+        f"there is no {group}={name}; choose from {', '.join(sorted(known))}, "
+        "or add the folder with your own: hydra.searchpath=[file://FOLDER]"
+    )
 
 
 def _folders() -> list[Traversable]:

@@ -214,7 +214,9 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             if item.judge == name and made[item.neuron, item.first].text != made[item.neuron, item.second].text
         ]
         again = [
-            pair for pair in _sampled(setup, name, given) if not second_verdicts.done((pair[0], name, pair[1], pair[2]))
+            pair
+            for pair in asked_again(setup, name, given)
+            if not second_verdicts.done((pair[0], name, pair[1], pair[2]))
         ]
         if again:
             await answer_all(f"ask {name} again", "pairs", again, comparing(name, again=True), second_verdicts)
@@ -223,7 +225,7 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         graded = [(item.neuron, item.describer) for item in _ok(scores) if item.scorer == name]
         once_more = [
             question
-            for question in _sampled(setup, name, graded)
+            for question in asked_again(setup, name, graded)
             if not second_scores.done((question[0], name, question[1]))
         ]
         if once_more:
@@ -236,7 +238,7 @@ def _ok(journal: Journal[Answer]) -> list[Answer]:
     return [record for record in journal.records() if record.status is Status.OK]
 
 
-def _sampled(setup: Setup, name: str, items: Sequence[Item]) -> list[Item]:
+def asked_again(setup: Setup, name: str, items: Sequence[Item]) -> list[Item]:
     """Return the share of a judge's answers that is asked for again: each by a draw of its own."""
     share = setup.comparisons.retest
     return [item for item in items if share and derive_rng(setup.seed, "retest", name, *item).random() < share]

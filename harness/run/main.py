@@ -28,7 +28,7 @@ from rich.console import Console
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
-from harness.run.help import choices, explained, help_text
+from harness.run.help import explained, help_text, missing_choice
 from harness.run.progress import draw_bars
 from harness.run.sweep import Outcome, SweepFolder, conclude_sweep, draw_no_bars, started
 
@@ -62,7 +62,7 @@ def main() -> None:
     except HarnessError as error:
         _fail(str(error))
     except MissingConfigException as error:
-        _fail(_missing(error))
+        _fail(missing_choice(error))
     except (HydraException, OmegaConfBaseException) as error:
         _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
@@ -100,20 +100,6 @@ def _see_own_folder() -> None:
 
 def _explain(what: str, overrides: list[str]) -> None:
     print(help_text(overrides) if what == "help" else explained(overrides))
-
-
-def _missing(error: MissingConfigException) -> str:
-    """Say which choice does not exist, and which do."""
-    group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    if group in ("hydra/launcher", "hydra/sweeper"):
-        return f"there is no {group}={name} in this environment: pip install 'neuron-harness[sweep]'"
-    known = {*choices(group), *(error.options or [])}
-    if not known:
-        return " ".join(str(error).split())
-    return (
-        f"there is no {group}={name}; choose from {', '.join(sorted(known))}, "
-        "or add the folder with your own: hydra.searchpath=[file://FOLDER]"
-    )
 
 
 def _fail(message: str) -> NoReturn:

@@ -30,7 +30,8 @@ from harness.run.setup import Setup
 #: its files, for nothing else depends on it; ``statistics`` change no record.
 OPERATIONAL = (
     *("name", "folder", "quiet", "executor", "storage", "tracking", "serving", "llm", "merit", "expected"),
-    *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s", "steering.rows", "subject.cache"),
+    *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s", "steering.rows"),
+    *("subject.cache", "subject.shape"),
     *("comparisons.retest", "statistics", "sweep"),
 )
 #: What only the answers depend on: free to change until there are any.
@@ -148,8 +149,13 @@ def _in(name: str, parts: tuple[str, ...]) -> bool:
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
-def check_same_run(setup: Setup, folder: RunFolder) -> None:
+def check_same_run(setup: Setup, folder: RunFolder, *, unknown: Sequence[str] = ()) -> None:
     """Check that the folder is new, or holds this very run.
+
+    Args:
+        setup: the run.
+        folder: its folder.
+        unknown: parts of its identity that are not known here, and not compared.
 
     Raises:
         HarnessError: naming what differs.
@@ -158,7 +164,7 @@ def check_same_run(setup: Setup, folder: RunFolder) -> None:
         return
     earlier, now = folder.read_manifest()["identity"], identity(setup)
     names = sorted(earlier.keys() | now.keys(), key=lambda name: (name.count("."), name))
-    free = OF_ANSWERS if not len(folder.descriptions()) else ()
+    free = (*unknown, *(OF_ANSWERS if not len(folder.descriptions()) else ()))
     changed = [name for name in names if earlier.get(name) != now.get(name) and not _in(name, free)]
     if changed:
         shown = "; ".join(f"{name} was {earlier.get(name)!r}, is now {now.get(name)!r}" for name in changed[:3])

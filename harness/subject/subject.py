@@ -53,6 +53,7 @@ class Subject:
         token_weighting: weights of the tokens before the first channel.
         dtype: of the model when it runs on text: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         trust_remote_code: whether code from the model's repository may run here.
+        shape: how large the model is, for plans made where it is not; nothing else looks at it.
     """
 
     def __init__(
@@ -68,8 +69,9 @@ class Subject:
         token_weighting: TokenWeighting | Mapping[str, Any] | None = None,
         dtype: str = "auto",
         trust_remote_code: bool = False,
+        shape: Mapping[str, Any] | None = None,
     ) -> None:
-        self.name = name
+        self.name, self.shape = name, shape
         self._sources, self._revision, self._sha256 = tuple(sources), revision, sha256
         self._architecture = architecture
         self._rule = ProjectionRule(projection, embedding_layers, fold_norm)

@@ -1,0 +1,127 @@
+"""What a run still has to do, counted over its whole selection from its config and its folder: nothing is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.folder import RunFolder
+from harness.records import Neuron, Status
+from harness.run.channel_store import ChannelStore
+from harness.run.decompose import pending_vectors
+from harness.run.describe import pending_descriptions
+from harness.run.judge import Pair, Question, asked_again, pending_scores, pending_verdicts
+from harness.run.setup import Setup
+from harness.run.worker import Block
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is still to be done.
+
+    Attributes:
+        vectors: to decompose, one block for each layer and vector kind.
+        descriptions: neurons to describe, by describer, in the order in which the describers work.
+        verdicts: pairs to compare, in each order that is asked, by comparator; of an adaptive schedule, all that it
+            could come to.
+        scores: descriptions to grade, by scorer.
+        most: of an adaptive schedule, how many of the verdicts its budget allows at most.
+        least: likewise, how many its first round takes at least.
+        retests: by judge, what is asked for a second time if every answer is usable.
+        done: by method, the answers that are there.
+    """
+
+    vectors: tuple[Block, ...]
+    descriptions: dict[str, list[Neuron]]
+    verdicts: dict[str, list[Pair]]
+    scores: dict[str, list[Question]]
+    most: dict[str, int]
+    least: dict[str, int]
+    retests: dict[str, list[Pair] | list[Question]]
+    done: dict[str, int]
+
+    def neurons_of(self, name: str) -> list[Neuron]:
+        """Return the neuron of each item that a method has yet to answer."""
+        return [
+            *self.descriptions.get(name, ()),
+            *(pair[0] for pair in self.verdicts.get(name, ())),
+            *(question[0] for question in self.scores.get(name, ())),
+        ]
+
+    @cached_property
+    def waiting(self) -> Counter[Neuron]:
+        """How many items wait for each neuron."""
+        return Counter(neuron for name in self._names() for neuron in self.neurons_of(name))
+
+    def _names(self) -> Iterator[str]:
+        yield from (*self.descriptions, *self.verdicts, *self.scores)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left to decompose or to ask."""
+        return not self.vectors and not self.waiting and not any(self.retests.values())
+
+
+def work_of(setup: Setup, folder: RunFolder, *, subject_is_here: bool = True) -> Work:
+    """Count what a run in its folder still has to do.
+
+    Args:
+        setup: the run.
+        folder: its folder; one that does not exist is that of a new run.
+        subject_is_here: whether the model's weights can be read, without which no shared channels can be found.
+    """
+    pending = pending_vectors(setup, folder)
+    if subject_is_here:
+        pending = ChannelStore(setup).missing(pending)
+    if not setup.compares:
+        return Work(tuple(pending), {}, {}, {}, {}, {}, {}, {})
+    descriptions, verdicts, scores = folder.descriptions(), folder.verdicts(), folder.scores()
+    adaptive = setup.comparisons.schedule == "adaptive"
+    every = dataclasses.replace(setup.comparisons, schedule="all") if adaptive else setup.comparisons
+    whole = dataclasses.replace(setup, comparisons=every)
+    pairs = pending_verdicts(whole, folder, verdicts)
+    usable = {
+        name: [item for item in verdicts.records() if item.judge == name and item.status is Status.OK]
+        for name in setup.comparators
+    }
+    most, least = {}, {}
+    if adaptive:
+        first = pending_verdicts(setup, folder, verdicts)
+        for name, comparator in setup.comparators.items():
+            orders = (1 if comparator.symmetric else 2) * len(setup.selection.signs)
+            budget = math.floor(setup.comparisons.budget * len(setup.neurons) * len(every.pairs(setup.describers)))
+            most[name] = min(len(pairs[name]), max(0, budget * orders - len(usable[name])))
+            least[name] = min(len(first[name]), most[name])
+    grades = pending_scores(setup, scores)
+    retests: dict[str, list[Pair] | list[Question]] = {}
+    if setup.comparisons.retest:
+        again, graded_again = folder.retests(), folder.score_retests()
+        for name in setup.comparators:
+            given = [(item.neuron, item.first, item.second) for item in usable[name]]
+            drawn = asked_again(setup, name, [*given, *pairs[name]])
+            retests[name] = [pair for pair in drawn if not again.done((pair[0], name, pair[1], pair[2]))]
+        for name in grades:
+            graded = [
+                (item.neuron, item.describer)
+                for item in scores.records()
+                if item.scorer == name and item.status is Status.OK
+            ]
+            asked = asked_again(setup, name, [*graded, *grades[name]])
+            retests[name] = [question for question in asked if not graded_again.done((question[0], name, question[1]))]
+    done = Counter(item.describer for item in descriptions.records() if item.status is Status.OK)
+    done += Counter({name: len(items) for name, items in usable.items()})
+    done += Counter(item.scorer for item in scores.records() if item.status is Status.OK)
+    return Work(
+        tuple(pending),
+        pending_descriptions(setup, descriptions),
+        pairs,
+        grades,
+        most,
+        least,
+        retests,
+        dict(done),
+    )

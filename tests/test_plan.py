@@ -1,0 +1,280 @@
+"""Stories of planning: what a plan counts is what a run then asks, it spends nothing, and it says what looks wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pydoc_data.topics
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import jsonschema
+import pytest
+import tiny_models
+
+from harness.llm.client import Price
+from harness.llm.scripted import Request, ScriptedBackend
+from harness.plan.__main__ import main
+from harness.plan.dry import filled
+from harness.plan.planning import Assumptions, Rate, plan_of_setup
+from harness.plan.schema import Basis, Exactness, Level, RunPlan
+from harness.planted.__main__ import main as planted
+from harness.reparse import main as reparse
+from harness.report.__main__ import main as report
+from harness.run.help import compose_config, help_text
+from harness.run.pipeline import run
+from harness.run.setup import Setup
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ALL = Assumptions(neurons=99)  # every neuron is tried, so that all counts are exact
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options of a run of seconds: four neurons of a tiny Llama over part of Python's reference."""
+    folder = tmp_path_factory.mktemp("planned")
+    tiny_models.tiny_subject(folder / "llama", "llama")
+    topics = [{"text": text} for text in pydoc_data.topics.topics.values()]
+    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    return [
+        *("subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny-llama"),
+        *("neurons.layers=[0,1]", "neurons.per_layer=2", "neurons.kinds=[in,out]", "decomposition.num_channels=3"),
+        "decomposition.overrides=[{layers: [1], num_channels: 2}]",
+        *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=40"),
+        *("evidence.window=16", "evidence.top=5", "evidence.random=10", "merit.ablated=0", "merit.sample=0"),
+        *("merit.random_vectors=0", "tracking=none", "judges=[pairwise,detection]", "form=llm"),
+    ]
+
+
+class Script:
+    """A scripted LLM that fits every schema, counts what it is asked, and can be told to break down."""
+
+    def __init__(self, breaks_after: int | None = None) -> None:
+        self.asked: Counter[str] = Counter()
+        self._breaks_after = breaks_after
+
+    def role(self, name: str) -> ScriptedBackend:
+        # One at a time, so that what was asked before a break was also answered.
+        return ScriptedBackend(lambda request: self._answer(name, request), model=name, concurrency=1)
+
+    def _answer(self, role: str, request: Request) -> str:
+        self.asked[role] += 1
+        if self._breaks_after is not None and self.asked.total() > self._breaks_after:
+            raise KeyboardInterrupt
+        assert request.schema is not None
+        return json.dumps(filled(request.schema, hashlib.sha256(request.text.encode()).hexdigest()[:6]))
+
+
+def setup_of(options: list[str], script: Script, place: Path, **changes: Any) -> Setup:
+    """Make a run with one scripted LLM for each role, whose caches lie in ``place``."""
+    own = [f"folder={place / 'run'}", f"serving.cache={place / 'cache'}", f"evidence.store={place / 'store'}"]
+    setup = Setup.of(compose_config([*options, *own]))
+    backends = {"explainer": script.role("explainer"), "judge": script.role("judge")}
+    return dataclasses.replace(setup, backends=backends, **changes)
+
+
+def paid(plan: RunPlan) -> dict[str, int]:
+    """Return the calls that are left to pay, by role."""
+    return {role.role: role.amount.paid_calls for role in plan.roles}
+
+
+def test_what_is_planned_is_what_is_asked(small: list[str], tmp_path: Path) -> None:
+    script = Script()
+    setup = setup_of(small, script, tmp_path)
+    planned = plan_of_setup(setup, ALL)
+    assert not script.asked
+    assert not any(tmp_path.iterdir())  # neither a folder for the run, nor a cache, nor a store
+
+    # From the config alone: two neurons of layer 0 with three channels of two vectors each, two of layer 1 with two.
+    calls = {method.name: method.total.calls for method in planned.methods}
+    assert calls["rotate"] == 2 * (2 * 3 + 1) + 2 * (2 * 2 + 1)
+    assert calls["maxact"] == calls["vocab_proj"] == 4
+    assert calls["generic"] == calls["shuffled"] == 0
+    assert calls["pairwise"] == 4 * 10 * 2
+    assert {method.exactness for method in planned.methods} == {Exactness.EXACT}
+    assert (planned.neurons, planned.vectors, planned.channels, planned.state) == (4, 8, 2 * 2 * 3 + 2 * 2 * 2, "new")
+
+    few = plan_of_setup(setup, Assumptions(neurons=2))  # two of each kind of layer
+    assert {method.name: method.total.calls for method in few.methods} == calls
+
+    run(setup)
+    # The random weights of this model give some channels twice, and a question that comes up twice is paid once.
+    assert script.asked["explainer"] == paid(planned)["explainer"] < calls["rotate"] + 2 * 4
+    assert script.asked["judge"] == paid(planned)["judge"] == calls["pairwise"] + calls["detection"]
+
+    finished = plan_of_setup(setup, ALL)
+    assert finished.state == "finished"
+    assert finished.calls == 0
+    assert finished.seconds == 0
+    assert {method.done for method in finished.methods if method.kind == "describer"} == {4}
+
+    # A new folder: the store has the evidence and the cache every answer.
+    again = plan_of_setup(dataclasses.replace(setup, folder=tmp_path / "again"), ALL)
+    assert (again.evidence, again.calls) == ("store", 0)
+    assert {method.name: method.total.cached_calls for method in again.methods} == calls
+    assert next(stage for stage in again.stages if stage.name == "activations").basis is Basis.NOTHING
+
+    # Another judge: the descriptions are paid for, the verdicts and scores are not.
+    other = {**setup.backends, "judge": Script().role("another model")}
+    changed = dataclasses.replace(setup, folder=tmp_path / "other", backends=other)
+    assert paid(plan_of_setup(changed, ALL)) == {"explainer": 0, "judge": script.asked["judge"]}
+
+    clash = dataclasses.replace(setup, seed=5)
+    clash.config["seed"] = 5
+    told = plan_of_setup(clash, Assumptions(neurons=2))
+    assert told.state == "another run's"
+    assert told.stopped
+    assert any("holds a run of a different configuration (seed was 0" in flag.text for flag in told.flags)
+
+
+def test_of_an_interrupted_run_the_plan_is_what_remains(small: list[str], tmp_path: Path) -> None:
+    broken = Script(breaks_after=60)
+    with pytest.raises(KeyboardInterrupt):
+        run(setup_of(small, broken, tmp_path))
+    resumed = Script()
+    setup = setup_of(small, resumed, tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.jsonl")}
+    planned = plan_of_setup(setup, ALL)
+    assert (planned.state, planned.evidence, planned.vectors) == ("unfinished", "run", 0)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.jsonl")} == before
+    run(setup)
+    assert resumed.asked.total() > 0
+    assert paid(planned) == {"explainer": 0, "judge": resumed.asked["judge"]}
+
+
+def test_a_researcher_is_told_what_looks_wrong(small: list[str], tmp_path: Path) -> None:
+    script = Script()
+    options = [
+        *small,
+        *("describers=[rotate,maxact]", "comparisons.schedule=adaptive", "comparisons.first=2", "judges=[pairwise]"),
+        "evidence.max_documents=100000",
+    ]
+    setup = setup_of(options, script, tmp_path)
+    one = script.role("one model")
+    assert isinstance(one, ScriptedBackend)
+    setup = dataclasses.replace(setup, backends={"explainer": one, "judge": one})
+    limits = Assumptions(neurons=2, max_calls=3, max_cost=1.0, rates={"judge": Rate(100, 10)})
+    plan = plan_of_setup(setup, limits)
+    stops = [flag.text for flag in plan.flags if flag.level is Level.STOP]
+    warnings = "\n".join(flag.text for flag in plan.flags if flag.level is Level.WARNING)
+    assert plan.stopped
+    assert any("exceed the limit of 3 (--max-calls)" in text for text in stops)
+    assert any("the cost is not known" in text for text in stops)
+    for words in (
+        "no control among the describers",
+        "judges with one model, which writes the descriptions too",
+        "one judge alone compares (pairwise)",
+        "4 neurons are too few to show a win-rate difference of 0.2",
+        "194 are needed",
+        "llm.judge (one model) has no price",
+        "the adaptive schedule is unbounded",
+    ):
+        assert words in warnings, words
+    assert any("fewer than evidence.max_documents=100,000" in flag.text for flag in plan.flags)
+    (judge,) = (method for method in plan.methods if method.name == "pairwise")
+    assert (judge.least, judge.items, judge.exactness) == (2 * 2, 4 * 2, Exactness.BOUND)
+
+    # The same with what was missing; a price makes the cost known, and a limit that holds stops nothing.
+    better = setup_of([*small, "comparisons.retest=0.5"], script, tmp_path)
+    for backend in better.backends.values():
+        backend.price = Price(1.0, 10.0)
+    plan = plan_of_setup(better, Assumptions(neurons=4, max_cost=1.0))
+    assert not plan.stopped
+    assert plan.cost is not None
+    told = sum(role.amount.paid_prompt_tokens * 1e-6 + role.amount.paid_completion_tokens * 1e-5 for role in plan.roles)
+    assert plan.cost == pytest.approx(told, abs=1e-3)
+    warnings = "\n".join(flag.text for flag in plan.flags)
+    assert not any(words in warnings for words in ("no control", "too, which", "no price", "unbounded"))
+    (pairwise,) = (method for method in plan.methods if method.name == "pairwise")
+    assert 0 < pairwise.retests < pairwise.items
+    assert pairwise.total.calls == pairwise.items + pairwise.retests
+    assert not script.asked
+
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
+    """Call ``python -m harness.plan`` in an empty folder, off the network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_a_model_of_the_hub_is_planned_where_there_is_no_network(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, out, _ = invoke("experiment=rotate_gemma2_2b", "corpus=installed_docs", "corpus.max_files=9", "--json")
+    assert code == 0
+    _, schema, _ = invoke("--schema")
+    jsonschema.validate(json.loads(out), json.loads(schema))
+    plan = RunPlan.model_validate_json(out)
+    assert (plan.subject.here, plan.subject.d_mlp, plan.subject.vocabulary) == (False, 9216, 256_000)
+    assert (plan.neurons, plan.vectors, plan.channels) == (198, 594, 29_700)
+    calls = {method.name: method.total.calls for method in plan.methods}
+    assert calls["rotate"] == 198 * (3 * 50 + 1)
+    assert calls["pairwise"] == 198 * 10 * 2
+    assert calls["simulation"] == 198 * 5 * 20  # ten windows of each of two splits
+    times = {stage.name: stage for stage in plan.stages}
+    assert {times[name].basis for name in ("activations", "decompose", "describe", "judge")} == {Basis.ASSUMED}
+    assert all(role.rate_is is Basis.ASSUMED and role.tokens_by == "4 characters a token" for role in plan.roles)
+    assert any("not on this machine" in flag.text for flag in plan.flags)
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+    code, _, err = invoke("experiment=rotate_gemma2_2b", "neurons.layers=[26]")
+    assert code == 1
+    assert err.startswith("error: gemma-2-2b-it has layers 0 to 25")
+    code, _, err = invoke("experiment=rotate_gemma2_2b", "subject.shape.family=gemma9")
+    assert code == 1
+    assert "subject.shape.family is 'gemma9'; choose from bert" in err
+
+
+def test_in_a_pipe_a_plan_is_plain_text(invoke: Invoke, small: list[str]) -> None:
+    quick = [item for item in small if not item.startswith(("judges", "form"))]
+    code, out, _ = invoke(*quick, "describers=[maxact,generic]", "judges=[own_words]", "--neurons", "2")
+    assert code == 0
+    assert "\x1b" not in out
+    assert "| maxact" in out
+    assert "generic (control)" in out
+    assert "measured" in out
+    assert "no judge compares descriptions" in out
+    code, _, err = invoke("judges=[nonsense]")
+    assert code == 1
+    assert err.startswith("error: there is no judges=nonsense; choose from ")
+    code, _, err = invoke(*quick, "describers=[maxact]")
+    assert code == 1
+    assert err.startswith("error: at least two describers are needed")
+    code, _, err = invoke("--nonsense")
+    assert code == 2
+    assert "there is no option --nonsense" in err
+
+
+def test_help_names_every_command(invoke: Invoke, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = invoke("--help")
+    assert code == 0
+    for option in ("--json", "--schema", "--neurons", "--tokens-per-second", "--max-cost", "--online", "OPTION=VALUE"):
+        assert option in out
+    listed = help_text([])
+    commands = {"plan": main, "report": report, "reparse": reparse, "planted": planted}
+    for name, command in commands.items():
+        assert f"python -m harness.{name} " in listed
+        with pytest.raises(SystemExit):
+            command(["--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert shown.startswith(f"usage: python -m harness.{name} ")
+        assert f": python -m harness.{name} " in shown
