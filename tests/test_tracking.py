@@ -35,7 +35,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Leaderboa
     folder = make_run(tmp_path_factory.mktemp("told") / "run", neurons=4, channels=2)
     journal = folder.descriptions()
     first = journal.records()[0]
-    used = {"explainer": RoleUsage(2, 100, 20, 1.5, 0.25, 1, 50, 10, 0.125)}
+    used = {"editor": RoleUsage(2, 100, 20, 1.5, 0.25, 1, 50, 10, 0.125)}
     journal.append(type(first)(Neuron(3, 999), "rotate", "priced", usage=Usage(2, 100, 20, 1.5, used)))
     journal.append(type(first)(Neuron(3, 998), "rotate", "", Status.REFUSED, f"no {ATTACK}", usage=Usage()))
     journal.close()
@@ -121,7 +121,7 @@ def test_every_table_and_plot_is_there(told: tuple[RunFolder, Leaderboard]) -> N
     failures = {(row["stage"], row["method"], row["status"]): row for row in found["failures"]}
     assert failures["describe", "rotate", "refused"]["count"] >= 1
     assert failures["left out", "fuzzing", None]["such as"] == "needs an LLM"
-    (cost,) = [row for row in found["costs"] if (row["method"], row["role"]) == ("rotate", "explainer")]
+    (cost,) = [row for row in found["costs"] if (row["method"], row["role"]) == ("rotate", "editor")]
     assert (cost["calls"], cost["prompt_tokens"], cost["cost"], cost["paid"], cost["seconds"]) == (
         2,
         100,
@@ -146,9 +146,10 @@ def test_figures_have_stable_names_that_sweeps_can_optimise(told: tuple[RunFolde
     best = max((row for row in board.overall.rows if not row.control), key=lambda row: row.win_rate or 0)
     assert (summary["best/describer"], summary["best/win_rate"]) == (best.describer, best.win_rate)
     assert summary["trust/words"] == board.overall.trust.words
-    assert summary["cost/explainer/calls"] == 2
-    assert summary["cost/explainer/cost"] == 0.25
-    assert summary["cost/paid"] == 0.125
+    assert summary["cost/editor/calls"] == 2
+    assert summary["cost/editor/cost"] == 0.25
+    assert summary["cost/editor/paid"] == 0.125
+    assert "cost/paid" not in summary  # the judge has no price, so the sum is not known
     bad = [record for record in folder.descriptions().records() if record.status is not Status.OK]
     assert summary["failed/rotate"] == sum(record.describer == "rotate" for record in bad)
     documented = (Path(__file__).parent.parent / "conf/tracking/wandb_offline.yaml").read_text()
