@@ -412,7 +412,10 @@ MISTAKES = [
     (["merit.jitter=0"], ["merit: jitter must be finite and positive, not 0"]),
     (["merit.random=gaussian"], ["merit: random must be 'covariance' or 'isotropic'"]),
     (["merit.samples=3"], ["samples"]),
-        (["quiet=much"], ["quiet is 'much'; choose true or false"]),
+    (["quiet=much"], ["quiet is 'much'; choose true or false"]),
+    (["corpus=null"], ["corpus=null is no choice", "~corpus"]),
+    (["subject=local"], ["no source was given (subject.sources)"]),
+    (["neurons=listed", "neurons.indices=[1]"], ["no layer is chosen (neurons.layers)"]),
     (["describers.shuffled.source=nobody"], ["nobody"]),
     (["describers=[rotate]"], ["two describers"]),
     (["llm@llm.explainer=openai", "llm.explainer.base_url=http://127.0.0.1:9/v1", "llm.explainer.model=m",
@@ -445,7 +448,8 @@ def test_a_mistake_is_told_in_one_line_before_time_is_spent(
         base = {name: value for name, value in base.items() if name.split(".")[0] not in {"subject", "neurons"}}
         if "subject" not in named:
             base |= {name: value for name, value in small.items() if name.startswith("subject")}
-            base["neurons.layers"] = "[0]"
+            if "neurons.indices=[99999]" in mistake:
+                base["neurons.layers"] = "[0]"
     code, _, err = invoke(*options(base, folder="mistaken"), *mistake)
     assert code == 1
     assert one_line(err), err

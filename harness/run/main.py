@@ -28,7 +28,7 @@ from rich.console import Console
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
-from harness.run.help import explained, help_text, missing_choice
+from harness.run.help import choices, explained, help_text, missing_choice
 from harness.run.progress import draw_bars
 from harness.run.sweep import Outcome, SweepFolder, conclude_sweep, draw_no_bars, started
 
@@ -55,6 +55,9 @@ def main() -> None:
             _explain("help", [item for item in arguments if not item.startswith("-")])
         elif arguments[:2] in (["--cfg", "job"], ["-c", "job"]):
             _explain("cfg", arguments[2:])
+        elif nulled := [item for item in arguments if item.endswith("=null") and choices(item.removesuffix("=null"))]:
+            group = nulled[0].removesuffix("=null")
+            raise HarnessError(f"{nulled[0]} is no choice: leave the group out with ~{group}")
         else:
             _compose_and_run()
             if _ended_early:

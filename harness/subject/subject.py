@@ -40,7 +40,7 @@ class Subject:
     """A transformer whose neurons are described. Nothing is read before it is asked for; weights are read row by row.
 
     Args:
-        name: what reports call it.
+        name: what reports call it; none for the first of its sources.
         sources: where it may be, tried in order: ``package:NAME/FOLDER``, a local folder, or a hub name.
         revision: hub revision.
         sha256: expected SHA-256 of a checkpoint that is a single file; none to skip the check.
@@ -58,7 +58,7 @@ class Subject:
 
     def __init__(
         self,
-        name: str,
+        name: str | None,
         sources: Sequence[str],
         revision: str | None = None,
         sha256: str | None = None,
@@ -71,7 +71,7 @@ class Subject:
         trust_remote_code: bool = False,
         shape: Mapping[str, Any] | None = None,
     ) -> None:
-        self.name, self.shape = name, shape
+        self.name, self.shape = name or next(iter(sources), "the model"), shape
         self._sources, self._revision, self._sha256 = tuple(sources), revision, sha256
         self._architecture = architecture
         self._rule = ProjectionRule(projection, embedding_layers, fold_norm)
