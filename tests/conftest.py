@@ -36,6 +36,7 @@ def vllm(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         yield server
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each of two workers (``-n 2 --dist loadgroup``) whole test files, and the tests of the real server to one.
 

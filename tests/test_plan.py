@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 import tiny_models
 
+from harness.export.__main__ import main as export
 from harness.llm.client import Price
 from harness.llm.scripted import Request, ScriptedBackend
 from harness.plan.__main__ import main
@@ -270,7 +271,7 @@ def test_help_names_every_command(invoke: Invoke, capsys: pytest.CaptureFixture[
     for option in ("--json", "--schema", "--neurons", "--tokens-per-second", "--max-cost", "--online", "OPTION=VALUE"):
         assert option in out
     listed = help_text([])
-    commands = {"plan": main, "report": report, "reparse": reparse, "planted": planted}
+    commands = {"plan": main, "report": report, "export": export, "reparse": reparse, "planted": planted}
     for name, command in commands.items():
         assert f"python -m harness.{name} " in listed
         with pytest.raises(SystemExit):

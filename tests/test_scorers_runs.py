@@ -135,7 +135,7 @@ def test_every_scorer_asks_a_real_server(
     small += [
         "judges.simulation_written.windows=1",
         "neurons.signs=[positive]",
-        "neurons.per_layer=2",
+        "neurons.per_layer=3",
         f"judges=[{','.join(names)}]",
     ]
     for role in ("judge", "simulator"):
@@ -147,7 +147,7 @@ def test_every_scorer_asks_a_real_server(
         small += [f"llm.{role}.base_url={vllm.client.servers[0].api.base_url}", f"llm.{role}.api_key_env=SCORERS_KEY"]
     run(Setup.of(compose_config([*options, *small, f"folder={tmp_path / 'served'}"])))
     scores = RunFolder(tmp_path / "served").scores().records()
-    assert len(scores) == len(names) * 2 * 2
+    assert len(scores) == len(names) * 3 * 2
     told = {name: Counter(score.status for score in scores if score.scorer == name) for name in names}
     # A tiny model writes any words, but the schema holds it to the form: what it cannot do is told, and is no zero.
     for name in names:
@@ -157,7 +157,7 @@ def test_every_scorer_asks_a_real_server(
             "simulation_written",
         }  # it gives all excerpts and tokens one number
         assert unable or told[name][Status.OK], (name, told[name])
-        assert sum(told[name].values()) == 4
+        assert sum(told[name].values()) == 6
     assert all(score.detail and score.value is None for score in scores if score.status is not Status.OK)
 
 

@@ -1,4 +1,4 @@
-"""``python -m harness.export RUN [--to FOLDER] [--exemplars] [--push USER/NAME]``: a run as a dataset for others."""
+"""Write a run as a Hugging Face data set with its card, and push it if asked to: ``python -m harness.export RUN``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.folder import RunFolder
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export a run, print the folder, and upload it if that is asked for; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m harness.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m harness.export", description=(__doc__ or "").replace("``", ""))
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to write the dataset (RUN/export)")
     parser.add_argument(

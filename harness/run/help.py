@@ -25,6 +25,7 @@ neuron-harness: which way of describing a neuron is best?
   neuron-harness --cfg job [...]                    the composed configuration, each option with its meaning
   python -m harness.plan [OPTION=VALUE ...]         what such a run would ask, take and show, before anything is spent
   python -m harness.report RUN [RUN ...]            rebuild reports, or set runs side by side
+  python -m harness.export RUN                      a run as a Hugging Face data set, with its card
   python -m harness.reparse RUN [RUN ...]           read stored answers again that could not be used, and ask nothing
   python -m harness.planted RUN                     what describers found of what was planted in a planted subject
 """
