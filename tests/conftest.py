@@ -36,19 +36,18 @@ def vllm(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         yield server
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Give each of two workers (``-n 2 --dist loadgroup``) whole test files, and the tests of the real server to one.
 
-    A file's tests share what is slow to make, and the server takes a minute to start. What takes longest comes first,
-    so that no worker is left alone with it at the end.
+    A file's tests share what is slow to make, and the server takes a minute to start.
     """
-    groups = [_group(item) for item in items]
-    slow = Counter(group for group, item in zip(groups, items, strict=True) if item.get_closest_marker("slow"))
-    for group, item in zip(groups, items, strict=True):
-        item.add_marker(pytest.mark.xdist_group(group))
-    order = dict(zip(items, groups, strict=True))
-    items.sort(key=lambda item: (order[item] != SERVER, -slow[order[item]]))
+    item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no worker is left alone with it at the end."""
+    slow = Counter(_group(item) for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (_group(item) != SERVER, -slow[_group(item)]))
 
 
 def _group(item: pytest.Item) -> str:
