@@ -313,6 +313,13 @@ class Comparator(Method, ABC):
 class Scorer(Method, ABC):
     """Grades one description on its own."""
 
+    def check(self, neurons: Sequence[Neuron]) -> None:
+        """Find what can be found wrong before any time is spent, knowing whose descriptions are to be graded.
+
+        Raises:
+            HarnessError: one line, the cause and the cure.
+        """
+
     @abstractmethod
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Grade one description of one neuron; raises as :meth:`Describer.describe` does."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.decomposition.checks import require_count
+from harness.errors import HarnessError
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
@@ -42,6 +43,14 @@ class OutputBased(Scorer):
         require_count("rounds", rounds, 1)
         require_count("texts", texts, 1)
         self.role, self._rounds, self._texts = role, rounds, texts
+
+    def check(self, neurons: Sequence[Neuron]) -> None:
+        """Refuse a run in which no neuron has two others beside it."""
+        if len({neuron.whole for neuron in neurons}) < 3:
+            raise HarnessError(
+                "each question shows texts of two other neurons: choose three or more (neurons.per_layer=3), or "
+                "leave it out"
+            )
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Ask at every strength; raises ``Unanswered`` if one question is not answered, or has no others to show."""

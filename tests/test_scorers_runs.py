@@ -196,3 +196,8 @@ def _no_embedding(judge: object, subject: Subject) -> str:
 def test_a_run_whose_judges_all_need_an_llm_is_told_before_it_starts(options: list[str]) -> None:
     told(made(options, "judges=[detection,clarity]", llm=False).check, "no judge is left", "llm@llm.judge=vllm")
     told(made(options, "judges=[pairwise,own_words]", llm=False).check, "pairwise needs an LLM", "leave pairwise out")
+
+
+def test_a_choice_among_three_neurons_needs_three(options: list[str]) -> None:
+    few = ["neurons.per_layer=1", "judges=[output_based]"]
+    told(made(options, *few).check, "judges.output_based", "three or more", "neurons.per_layer=3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -189,6 +190,7 @@ def decomposition_figures(merit: Sequence[MeritGroup]) -> dict[str, tuple[Figure
     return figures
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),

@@ -400,9 +400,12 @@ class Setup:
             raise HarnessError(
                 f"comparisons.baseline={baseline} is not in this run; choose from {', '.join(self.describers)}"
             )
-        for name, comparator in self.comparators.items():
+        for name, judge in self.judges.items():
             try:
-                comparator.check(self.described, list(self.describers))
+                if isinstance(judge, Comparator):
+                    judge.check(self.described, list(self.describers))
+                else:
+                    judge.check(self.described)
             except HarnessError as error:
                 raise HarnessError(f"judges.{name}: {error}") from error
         self.steering.check_lengths(self.subject, effects=bool(self.effect_splits), texts=self.needs_steered)
