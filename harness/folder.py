@@ -143,12 +143,21 @@ class Journal(Generic[Answer]):
         record = self._latest.get(record_identity)
         return record is not None and record.status is Status.OK
 
+    def latest(self, record: Answer) -> Answer | None:
+        """Return what the journal says of a record's item so far, if anything."""
+        return self._latest.get(self._identity(record))
+
     def append(self, record: Answer) -> None:
-        """Append one record, unless the journal already says the same of its item."""
+        """Append one record, unless the journal already says the same of its item, and it cost nothing more.
+
+        What the records before it cost stays in its own account.
+        """
         identity = self._identity(record)
         known = self._latest.get(identity)
-        if known is not None and _without_usage(known) == _without_usage(record):
-            return
+        if known is not None:
+            if _without_usage(known) == _without_usage(record) and not record.usage.drew_tokens:
+                return
+            record = dataclasses.replace(record, usage=record.usage.after(known.usage))
         if self._descriptor is None:
             self._open()
         assert self._descriptor is not None

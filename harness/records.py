@@ -10,7 +10,7 @@ import enum
 import functools
 import math
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, cast
 
@@ -480,7 +480,8 @@ class RoleUsage:
         completion_tokens: tokens out.
         seconds: time from question to answer, summed over calls, which overlap; time in queues included.
         cost: what the tokens cost by the role's prices; none if it has none.
-        cached_calls: those of the calls that were answered from the cache; a run pays for the others.
+        cached_calls: those of the calls that were answered from the cache; this run paid for the others, be it for an
+            earlier record of the same item.
         cached_prompt_tokens: tokens in, of these calls.
         cached_completion_tokens: tokens out, of these calls.
         paid: what the calls that were not cached cost; none without prices.
@@ -496,6 +497,27 @@ class RoleUsage:
     cached_completion_tokens: int = 0
     paid: float | None = None
 
+    def after(self, earlier: RoleUsage) -> RoleUsage:
+        """Return this with what an earlier record of the item paid: as many calls less came from the cache.
+
+        An answer that was paid for and is read again counts once; one that was drawn anew, as often as it was drawn.
+        """
+        paid_before = {name: getattr(earlier, name) - getattr(earlier, f"cached_{name}") for name in _COUNTS}
+        paid = {name: paid_before[name] + getattr(self, name) - getattr(self, f"cached_{name}") for name in _COUNTS}
+        counts = {name: max(getattr(self, name), paid[name]) for name in _COUNTS}
+        money = None if self.paid is None or earlier.paid is None else round(self.paid + earlier.paid, 9)
+        return RoleUsage(
+            **counts,
+            seconds=round(self.seconds + earlier.seconds, 3),
+            cost=self.cost if self.cost is None or money is None else max(self.cost, money),
+            **{f"cached_{name}": counts[name] - paid[name] for name in _COUNTS},
+            paid=money,
+        )
+
+
+#: What is counted of the calls to a role, and of those that were cached.
+_COUNTS = ("calls", "prompt_tokens", "completion_tokens")
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -506,6 +528,30 @@ class Usage:
     completion_tokens: int = 0
     seconds: float = 0.0
     roles: Annotated[dict[str, RoleUsage], Field(exclude_if=lambda roles: not roles)] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, roles: Mapping[str, RoleUsage], seconds: float) -> Usage:
+        """Return what an item cost that took so many seconds and asked this of each role."""
+        sums = {name: sum(getattr(one, name) for one in roles.values()) for name in _COUNTS}
+        return cls(**sums, seconds=round(seconds, 3), roles=dict(roles))
+
+    @property
+    def drew_tokens(self) -> bool:
+        """Whether any token of it came from an LLM and not from the cache."""
+        return any(
+            getattr(one, name) > getattr(one, f"cached_{name}") for one in self.roles.values() for name in _COUNTS[1:]
+        )
+
+    def after(self, earlier: Usage) -> Usage:
+        """Return this with what an earlier record of the same item paid, see :meth:`RoleUsage.after`."""
+        if not earlier.roles:
+            return self
+        roles = dict(self.roles)
+        for role, used in sorted(earlier.roles.items()):
+            # A role that was not asked this time cost nothing, at whatever price.
+            nothing = RoleUsage(cost=used.cost and 0.0, paid=used.paid and 0.0)
+            roles[role] = roles.get(role, nothing).after(used)
+        return Usage.of(roles, self.seconds + earlier.seconds)
 
 
 def total_roles(usages: Iterable[Usage]) -> dict[str, RoleUsage]:

@@ -788,6 +788,8 @@ def test_a_damaged_answer_is_asked_again(tmp_path: Path) -> None:
     asyncio.run(client.generate(HELLO))
     ResponseCache(tmp_path)._execute("UPDATE answers SET answer = ?", (b"rubbish",))
     assert asyncio.run(client.generate(HELLO)).text == "two"
+    assert asyncio.run(client.generate(HELLO)).text == "two"  # which is stored in its place
+    assert len(backend.requests) == 2
 
 
 # --- metering ---------------------------------------------------------------------------------------------------------

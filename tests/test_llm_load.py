@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_llm import HELLO, MORTAL, endpoint, failed, impostor, said
 
 from harness.errors import HarnessError
-from harness.llm import Completion, Message, Serving, Unanswered
+from harness.folder import Journal, RunFolder
+from harness.llm import Completion, LLMClient, Message, Price, ResponseCache, Serving, Unanswered, ask
 from harness.llm.budget import BudgetedClient, FailureBudget
 from harness.llm.concurrency import START, AdaptiveLimit
 from harness.llm.openai_compatible import OpenAICompatible
-from harness.llm.scripted import ScriptedBackend, ScriptedClient
+from harness.llm.scripted import Request, ScriptedBackend, ScriptedClient
 from harness.llm.vllm_server import ManagedVLLM
-from harness.records import Status
+from harness.records import Description, Neuron, Status
+from harness.run.answers import answer_all, attempt, clients_of
 
 # --- as many at once as the server keeps up with ----------------------------------------------------------------------
 
@@ -338,6 +343,136 @@ def test_managed_servers_are_tried_and_rest_if_that_is_wanted(tmp_path: Path) ->
 
     asyncio.run(run())
     assert backends["a"].history == ["start", "stop"] * 2
+
+
+# --- a method's items: asked, cut short, asked again -----------------------------------------------------------------
+
+
+class Say(pydantic.BaseModel):
+    text: str
+
+
+class Describe:
+    """Stands for a describer that asks one question of each neuron."""
+
+    roles: ClassVar = {"explainer": False}
+
+    def __init__(self) -> None:
+        self.proofs = 0
+
+    async def preflight(self, llms: Mapping[str, LLMClient]) -> str:
+        self.proofs += 1
+        return ""
+
+
+def describing(
+    folder: Path, backend: ScriptedBackend, count: int, method: Describe | None = None, **serving: Any
+) -> tuple[Journal[Description], Serving]:
+    """Describe so many neurons as a run does, those of them that have no description yet."""
+    method = method or Describe()
+    setup: Any = SimpleNamespace(backends={"explainer": backend})
+    cache, journal = ResponseCache(folder), RunFolder(folder).descriptions()
+
+    async def run() -> Serving:
+        async with Serving(setup.backends, cache, folder, **serving) as served:
+            llms = clients_of("said", cast(Any, method), setup, served)
+
+            async def answer(neuron: Neuron) -> Description:
+                question = [Message("user", str(neuron))]
+                made, status, detail, usage = await attempt(llms, lambda own: ask(own["explainer"], question, Say))
+                return Description(neuron, "said", made.text if made else "", status, detail, usage=usage)
+
+            neurons = [Neuron(0, index) for index in range(count)]
+            pending = [neuron for neuron in neurons if not journal.done((neuron, "said"))]
+            await answer_all("describe", "neurons", pending, answer, journal)
+            return served
+
+    try:
+        served = asyncio.run(run())
+    finally:
+        journal.close()
+        cache.close()
+    return RunFolder(folder).descriptions(), served
+
+
+def statuses(journal: Journal[Description]) -> Counter[Status]:
+    return Counter(record.status for record in journal.records())
+
+
+def numbered(request: Request) -> int:
+    return int(re.findall(r"\d+", request.text)[-1])
+
+
+def test_a_run_that_is_taken_up_is_not_ended_by_the_answers_it_could_not_use_before(tmp_path: Path) -> None:
+    def answer(request: Request) -> Completion:
+        return Completion("I think so" if numbered(request) % 10 == 0 else '{"text": "x"}', prompt_tokens=3)
+
+    half, rest = ScriptedBackend(answer), ScriptedBackend(answer)
+    journal, _ = describing(tmp_path, half, 200, failure_budget=0.5)
+    assert statuses(journal) == {Status.OK: 180, Status.UNPARSED: 20}
+    journal, served = describing(tmp_path, rest, 240, failure_budget=0.5)  # the 20 come first, from the cache
+    assert served.ended_early == []
+    assert len(rest.requests) == 40
+    assert statuses(journal) == {Status.OK: 216, Status.UNPARSED: 24}
+
+
+def test_reading_again_reads_every_answer_and_forgets_no_reason_and_no_cost(tmp_path: Path) -> None:
+    backend = ScriptedBackend(lambda request: Completion("I think so", prompt_tokens=3, completion_tokens=2))
+    backend.price = Price(1000, 0)
+    before, _ = describing(tmp_path, backend, 30)
+    again, served = describing(tmp_path, backend, 30, ask=False, failure_budget=0.1, failure_minimum=1)
+    assert served.ended_early == []
+    assert again.records() == before.records()
+    assert len(backend.requests) == 30
+
+
+def test_what_a_spent_budget_holds_back_keeps_its_record(tmp_path: Path) -> None:
+    backend = ScriptedBackend(lambda request: Completion("I think so", prompt_tokens=3, completion_tokens=2))
+    before, _ = describing(tmp_path, backend, 10)
+    dead = ScriptedBackend(lambda request: Completion("", Status.FAILED, "HTTP 503"), concurrency=1)
+    limits: dict[str, Any] = {"redraw": True, "failure_budget": 0.0, "failure_minimum": 1}
+    after, served = describing(tmp_path, dead, 12, **limits)
+    assert served.ended_early
+    assert len(dead.requests) == 1
+    assert statuses(after) == {Status.UNPARSED: 9, Status.FAILED: 3}
+    assert after.records()[1:10] == before.records()[1:10]
+    assert after.records()[-1].detail.startswith("not asked: 1 of the first 1")
+
+
+def test_every_draw_of_an_item_is_in_its_account(tmp_path: Path) -> None:
+    def backend(text: str) -> ScriptedBackend:
+        made = ScriptedBackend(lambda request: Completion(text, prompt_tokens=3, completion_tokens=2))
+        made.price = Price(1000, 0)
+        return made
+
+    def account() -> tuple[Status, int, int, int, float | None, float | None]:
+        (record,) = RunFolder(tmp_path).descriptions().records()
+        used = record.usage.roles["explainer"]
+        return record.status, used.calls, used.cached_calls, used.prompt_tokens, used.cost, used.paid
+
+    describing(tmp_path, backend("what?"), 1)
+    assert account() == (Status.UNPARSED, 1, 0, 3, 0.003, 0.003)
+    describing(tmp_path, backend("unused"), 1)  # read again
+    assert account() == (Status.UNPARSED, 1, 0, 3, 0.003, 0.003)
+    describing(tmp_path, backend("what?"), 1, redraw=True)  # the same words, paid once more
+    assert account() == (Status.UNPARSED, 2, 0, 6, 0.006, 0.006)
+    describing(tmp_path, backend('{"text": "x"}'), 1, redraw=True)
+    assert account() == (Status.OK, 3, 0, 9, 0.009, 0.009)
+    (tmp_path / "descriptions.jsonl").unlink()
+    describing(tmp_path, backend("unused"), 1)  # another run of the same question pays nothing
+    assert account() == (Status.OK, 1, 1, 3, 0.003, 0.0)
+
+
+def test_answers_that_are_all_stored_need_no_server_and_no_proof(tmp_path: Path) -> None:
+    backend, method = ScriptedBackend(lambda request: '{"text": "x"}', server="s"), Describe()
+    describing(tmp_path, backend, 3, method)
+    assert (backend.history, method.proofs) == (["start", "stop"], 1)
+    (tmp_path / "descriptions.jsonl").unlink()
+    journal, _ = describing(tmp_path, backend, 3, method)
+    assert statuses(journal) == {Status.OK: 3}
+    assert (backend.history, method.proofs) == (["start", "stop"], 1)
+    describing(tmp_path, backend, 4, method)  # one that is not stored
+    assert (backend.history, method.proofs) == (["start", "stop"] * 2, 2)
 
 
 def test_offline_nothing_is_started(tmp_path: Path) -> None:

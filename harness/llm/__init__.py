@@ -14,6 +14,7 @@ from harness.llm.client import (
     PromptLogprobs,
     PromptToken,
     Sampling,
+    Stopped,
     Unanswered,
     Unasked,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "ResponseCache",
     "Sampling",
     "Serving",
+    "Stopped",
     "Unanswered",
     "Unasked",
     "ask",

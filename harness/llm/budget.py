@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from harness.llm.client import Completion, LLMClient, Message, PromptLogprobs, Sampling, Unanswered
+from harness.llm.client import Completion, LLMClient, Message, PromptLogprobs, Sampling, Stopped
 from harness.records import Status
 
 logger = logging.getLogger(__name__)
@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 class FailureBudget:
     """How many of a method's answers may fail before it is asked no further.
 
-    Only items that asked an LLM count: a neuron without evidence fails at no cost.
+    Only items that asked an LLM in this run count: a neuron without evidence fails at no cost, and what a cache holds
+    says nothing of how an LLM does now.
 
     Args:
         name: the method.
@@ -53,6 +54,8 @@ class FailureBudget:
 class BudgetedClient(LLMClient):
     """Passes calls on until the budget is spent; then it asks no more, and says so as a failure.
 
+    It belongs beneath the cache: stored answers need neither a proof nor a server, and come when the budget is spent.
+
     Args:
         client: who is asked.
         budget: the method's.
@@ -85,8 +88,8 @@ class BudgetedClient(LLMClient):
         """Wait for the proof.
 
         Raises:
-            Unanswered: if the budget is spent.
+            Stopped: if the budget is spent.
         """
         if self._budget.spent:
-            raise Unanswered(Status.FAILED, f"not asked: {self._budget.spent}")
+            raise Stopped(self._budget.spent)
         await self._prove()

@@ -96,9 +96,12 @@ class ResponseCache:
             raise self._unusable(error) from error
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Return the stored answer; none if there is none, or none that can still be read."""
+        """Return the stored answer; none if there is none. One that can no longer be read makes room for another."""
         row = self._execute("SELECT answer FROM answers WHERE key = ?", (key,))
-        return _unpacked(row[0]) if row else None
+        answer = _unpacked(row[0]) if row else None
+        if row and answer is None:  # this very row: another process may have put a good one there meanwhile
+            self._execute("DELETE FROM answers WHERE key = ? AND answer = ?", (key, row[0]))
+        return answer
 
     def put(self, key: str, answer: Mapping[str, Any]) -> None:
         """Store an answer, unless another process was faster: all runs then read the same."""
@@ -216,6 +219,11 @@ class CachedClient(LLMClient):
             _unpack_tokens,
             lambda reply: reply.status is Status.OK,
         )
+
+    async def ready(self) -> None:
+        """Pass it on, unless nothing is to be asked."""
+        if self._client is not None:
+            await self._client.ready()
 
     def _key(self, kind: str, messages: Sequence[Message], **parts: Any) -> str:
         return request_key(kind, self._identity, messages, **parts) if self._cache else ""

@@ -140,6 +140,21 @@ class Unanswered(Exception):
         self.status, self.detail = status, detail
 
 
+_NOT_ASKED = "not asked: "
+
+
+class Stopped(Unanswered):
+    """A question that was not asked because too much had failed before it."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(Status.FAILED, f"{_NOT_ASKED}{why}")
+
+    @staticmethod
+    def told_by(detail: str) -> bool:
+        """Tell whether a failure's detail says that this is what became of it."""
+        return detail.startswith(_NOT_ASKED)
+
+
 class Unasked(Exception):
     """A question that is not to be asked now, and whose answer is not stored: the item stays as it was."""
 

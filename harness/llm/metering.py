@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from harness.llm.client import Completion, LLMClient, Message, Price, PromptLogprobs, Sampling, Unasked
+from harness.llm.client import Completion, LLMClient, Message, Price, PromptLogprobs, Sampling, Stopped, Unasked
 from harness.records import RoleUsage
 
 Reply = TypeVar("Reply", Completion, PromptLogprobs)
@@ -23,11 +24,12 @@ class MeteredClient(LLMClient):
 
     Attributes:
         unasked: whether a question was not asked and its answer not stored, whatever the method made of that.
+        stopped: why a question was not asked any more, likewise; empty if none was held back.
     """
 
     def __init__(self, client: LLMClient, price: Price | None = None) -> None:
         self.sampling = client.sampling
-        self.unasked = False
+        self.unasked, self.stopped = False, ""
         self._client, self._price = client, price
         self._seconds = 0.0
         #: Calls, tokens in and tokens out: asked for, and from the cache.
@@ -49,7 +51,8 @@ class MeteredClient(LLMClient):
 
     async def ready(self) -> None:
         """Pass it on."""
-        await self._client.ready()
+        with self._noted():
+            await self._client.ready()
 
     @property
     def usage(self) -> RoleUsage:
@@ -65,12 +68,21 @@ class MeteredClient(LLMClient):
     async def _timed(self, call: Awaitable[Reply]) -> Reply:
         start = time.monotonic()
         try:
-            return await call
+            with self._noted():
+                return await call
+        finally:
+            self._seconds += time.monotonic() - start
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
         except Unasked:
             self.unasked = True
             raise
-        finally:
-            self._seconds += time.monotonic() - start
+        except Stopped as error:
+            self.stopped = error.detail
+            raise
 
     def _add(self, prompt_tokens: int, completion_tokens: int, cached: bool) -> None:
         for sums in [self._all, *([self._cached] if cached else [])]:

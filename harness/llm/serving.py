@@ -152,7 +152,8 @@ class Serving:
 
     def budget(self, name: str) -> FailureBudget:
         """Return the failure budget of a method for this run."""
-        self._budgets.append(FailureBudget(name, self._failure_budget, self._failure_minimum))
+        # Where nothing is asked, nothing can be spared: every stored answer is read, usable or not.
+        self._budgets.append(FailureBudget(name, self._failure_budget if self._ask else None, self._failure_minimum))
         return self._budgets[-1]
 
     @property
@@ -161,12 +162,20 @@ class Serving:
         return [budget.spent for budget in self._budgets if budget.spent]
 
     def lazily(self, role: str, *, needs_logprobs: bool = False) -> LLMClient:
-        """Return a client that calls :meth:`client` at the first question: a role that nobody asks starts no server."""
-        return _Lazy(self, role, needs_logprobs)
+        """Return a client that looks into the cache, and starts the role's server at the first answer not found there.
+
+        A role that nobody asks, or whose answers are all stored, needs no server.
+        """
+        return self.cached(role, self.uncached(role, needs_logprobs=needs_logprobs))
+
+    def cached(self, role: str, through: LLMClient) -> LLMClient:
+        """Return a client that answers from the cache, and asks for the rest ``through`` one that asks the role."""
+        client = through if self._ask else None
+        return CachedClient(client, self._backend(role), self._cache, redraw=self._redraw)
 
     def uncached(self, role: str, *, needs_logprobs: bool = False) -> LLMClient:
-        """Return the same without the cache, for questions about the LLM as it is served now."""
-        return _Lazy(self, role, needs_logprobs, cached=False)
+        """Return a client that starts the role's server at the first question, and finds nothing in the cache."""
+        return _Lazy(self, role, needs_logprobs)
 
     def _backend(self, role: str) -> Backend:
         if role not in self._backends:
@@ -225,11 +234,11 @@ class Serving:
 
 
 class _Lazy(LLMClient):
-    """A role's client, had at the first question."""
+    """A role's LLM, started at the first question."""
 
-    def __init__(self, serving: Serving, role: str, needs_logprobs: bool, *, cached: bool = True) -> None:
+    def __init__(self, serving: Serving, role: str, needs_logprobs: bool) -> None:
         self.sampling = serving._backend(role).sampling
-        self._serving, self._role, self._needs_logprobs, self._cached = serving, role, needs_logprobs, cached
+        self._serving, self._role, self._needs_logprobs = serving, role, needs_logprobs
 
     async def generate(
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
@@ -240,8 +249,8 @@ class _Lazy(LLMClient):
         return await (await self._open()).token_logprobs(messages, top=top)
 
     async def _open(self) -> LLMClient:
-        client = await self._serving.client(self._role, needs_logprobs=self._needs_logprobs)
-        return client if self._cached else self._serving._slot(self._role)
+        await self._serving.client(self._role, needs_logprobs=self._needs_logprobs)
+        return self._serving._slot(self._role)
 
 
 class _Slot(LLMClient):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import logging
 import time
@@ -12,11 +13,11 @@ from typing import TypeVar
 from harness.errors import HarnessError
 from harness.folder import Answer, Journal
 from harness.llm.budget import BudgetedClient, FailureBudget
-from harness.llm.client import LLMClient, Price, Unanswered, Unasked
+from harness.llm.client import LLMClient, Price, Stopped, Unanswered, Unasked
 from harness.llm.metering import MeteredClient
 from harness.llm.serving import Serving
 from harness.methods import Method
-from harness.records import Status, Usage
+from harness.records import Description, Score, Status, Usage, Verdict
 from harness.run.progress import progress
 from harness.run.setup import Setup
 
@@ -62,15 +63,13 @@ async def attempt(
     result, status, detail = await _outcome(work(meters))
     if any(meter.unasked for meter in meters.values()):
         raise Unasked
+    if stopped := next((meter.stopped for meter in meters.values() if meter.stopped), ""):
+        # Whatever the method made of it: half an answer would never be completed.
+        result, status, detail = None, Status.FAILED, stopped
     roles = {role: meter.usage for role, meter in meters.items() if meter.usage.calls}
-    usage = Usage(
-        sum(one.calls for one in roles.values()),
-        sum(one.prompt_tokens for one in roles.values()),
-        sum(one.completion_tokens for one in roles.values()),
-        round(time.monotonic() - start, 3),
-        roles,
-    )
-    if usage.calls:
+    usage = Usage.of(roles, time.monotonic() - start)
+    # What is only read again, as at the beginning of a run that is taken up, says nothing of the LLM as it is now.
+    if any(used.calls > used.cached_calls for used in roles.values()):
         llms.budget.count(status, detail)
     return result, status, detail, usage
 
@@ -88,12 +87,18 @@ async def _outcome(work: Awaitable[Result]) -> tuple[Result | None, Status, str]
 
 
 def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Clients:
-    """Return the LLM of each role that a method asks and the run has; its server starts at the first question."""
+    """Return the LLM of each role that a method asks and the run has.
+
+    Its server starts, and has to prove what it can do, at the first question that has no stored answer.
+    """
     budget = serving.budget(name)
     proof = functools.partial(prove, name, method, setup, serving)
     clients = {
-        role: BudgetedClient(
-            serving.lazily(role, needs_logprobs=needs_logprobs), budget, proof, setup.backends[role].concurrency
+        role: serving.cached(
+            role,
+            BudgetedClient(
+                serving.uncached(role, needs_logprobs=needs_logprobs), budget, proof, setup.backends[role].concurrency
+            ),
         )
         for role, needs_logprobs in method.roles.items()
         if role in setup.backends
@@ -135,7 +140,8 @@ async def answer_all(
 ) -> None:
     """Answer every item, many at once, and journal each answer when it is there.
 
-    An item that is not to be asked and has no stored answer keeps the record that it has, if any.
+    An item that is not to be asked and has no stored answer, or is held back by a spent budget, keeps the record that
+    it has, if any.
     """
     places = asyncio.Semaphore(UNDER_WAY)
     failures: list[Answer] = []
@@ -147,6 +153,9 @@ async def answer_all(
             except Unasked:
                 advance(1)
                 return
+        known = journal.latest(record)
+        if known is not None and record.status is Status.FAILED and Stopped.told_by(_reason(record)):
+            record = dataclasses.replace(known, usage=record.usage)
         journal.append(record)
         if record.status is not Status.OK:
             failures.append(record)
@@ -163,5 +172,8 @@ async def answer_all(
                 raise
             raise HarnessError(str(mistakes.exceptions[0])) from errors
     if failures:
-        reason = getattr(failures[-1], "detail", None) or getattr(failures[-1], "reason", "")
-        logger.warning("%s: %d of %d failed, such as: %s", title, len(failures), len(items), reason)
+        logger.warning("%s: %d of %d failed, such as: %s", title, len(failures), len(items), _reason(failures[-1]))
+
+
+def _reason(record: Description | Verdict | Score) -> str:
+    return record.reason if isinstance(record, Verdict) else record.detail
