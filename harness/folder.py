@@ -143,6 +143,10 @@ class Journal(Generic[Answer]):
         record = self._latest.get(record_identity)
         return record is not None and record.status is Status.OK
 
+    def of(self, record_identity: Hashable) -> Answer | None:
+        """Return the latest record of an item, if there is one."""
+        return self._latest.get(record_identity)
+
     def latest(self, record: Answer) -> Answer | None:
         """Return what the journal says of a record's item so far, if anything."""
         return self._latest.get(self._identity(record))

@@ -17,6 +17,7 @@ import tiny_models
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
+from harness.llm import Completion
 from harness.llm.scripted import Request, ScriptedBackend
 from harness.methods import Comparator, JudgeCase, Judgement
 from harness.records import Neuron, Sign, Status, Verdict, Winner
@@ -33,6 +34,7 @@ ADAPTIVE = ComparisonConfig("adaptive", None, first=8, step=4, confidence=0.95, 
 NEURONS = [Neuron(0, index) for index in range(40)]
 ORDER = shuffled(NEURONS, 0)
 CLOSE, FAR = ("a", "b"), ("a", "c")
+ORDERS = {CLOSE: ORDER, FAR: ORDER}
 
 
 def test_what_speaks_against_a_draw_by_hand() -> None:
@@ -66,22 +68,24 @@ def decided(pair: tuple[str, str], rate: float, count: int, order: list[Neuron] 
 
 
 def test_only_pairs_that_are_still_open_go_on() -> None:
-    start = first_round(ADAPTIVE, [CLOSE, FAR], len(ORDER))
+    start = first_round(ADAPTIVE, ORDERS)
     assert start == {CLOSE: 8, FAR: 8}
     said = [*decided(CLOSE, 0.5, 8), *decided(FAR, 1.0, 8)]
-    second = next_round(ADAPTIVE, [start], said, ORDER)
+    second = next_round(ADAPTIVE, [start], said, ORDERS)
     assert second == {CLOSE: 12, FAR: 8}
-    assert next_round(ADAPTIVE, [start], said[::-1], ORDER) == second
+    assert next_round(ADAPTIVE, [start], said[::-1], ORDERS) == second
     # What is there beyond the plan, as of an earlier configuration, does not count.
-    assert next_round(ADAPTIVE, [start], [*said, *decided(CLOSE, 1.0, 40)[8:]], ORDER) == second
+    assert next_round(ADAPTIVE, [start], [*said, *decided(CLOSE, 1.0, 40)[8:]], ORDERS) == second
     failed = [dataclasses.replace(item, points=None) for item in decided(FAR, 1.0, 8)]
-    assert next_round(ADAPTIVE, [start], [*decided(CLOSE, 0.5, 8), *failed], ORDER) == {CLOSE: 12, FAR: 12}
+    assert next_round(ADAPTIVE, [start], [*decided(CLOSE, 0.5, 8), *failed[2:]], ORDERS) == second  # it is not there
+    some = [*decided(CLOSE, 0.5, 8), *decided(FAR, 1.0, 8)[:2], *failed[2:]]
+    assert next_round(ADAPTIVE, [start], some, ORDERS) == {CLOSE: 12, FAR: 12}
     # Eight wins of eight are not enough at the third look, but the pair was settled at the first.
     third = [start, {CLOSE: 12, FAR: 8}, {CLOSE: 16, FAR: 8}]
     assert evidence([1.0] * 8) < threshold(0.95, 3)
-    assert next_round(ADAPTIVE, third, [*decided(CLOSE, 0.5, 16), *decided(FAR, 1.0, 8)], ORDER) == {CLOSE: 20, FAR: 8}
+    assert next_round(ADAPTIVE, third, [*decided(CLOSE, 0.5, 16), *decided(FAR, 1.0, 8)], ORDERS) == {CLOSE: 20, FAR: 8}
     everything = {CLOSE: 40, FAR: 8}
-    assert next_round(ADAPTIVE, [start, everything], [*decided(CLOSE, 0.5, 40), *decided(FAR, 1.0, 8)], ORDER) is None
+    assert next_round(ADAPTIVE, [start, everything], [*decided(CLOSE, 0.5, 40), *decided(FAR, 1.0, 8)], ORDERS) is None
 
 
 def test_both_signs_of_a_neuron_are_one_observation() -> None:
@@ -89,16 +93,28 @@ def test_both_signs_of_a_neuron_are_one_observation() -> None:
     both = [
         dataclasses.replace(item, neuron=item.neuron.at(sign)) for item in decided(FAR, 1.0, 6) for sign in Sign
     ]  # twelve wins, but of six neurons
-    assert next_round(ADAPTIVE, [start], both, ORDER) == {FAR: 12}
+    assert next_round(ADAPTIVE, [start], both, {FAR: ORDER}) == {FAR: 12}
 
 
 def test_a_budget_is_spent_on_the_closest_pairs_first() -> None:
     tight = dataclasses.replace(ADAPTIVE, budget=22 / 80)
-    start = first_round(tight, [CLOSE, FAR], len(ORDER))
+    start = first_round(tight, ORDERS)
     said = [*decided(CLOSE, 0.5, 8), *decided(FAR, 0.75, 8)]  # both open
-    assert next_round(tight, [start], said, ORDER) == {CLOSE: 12, FAR: 10}
-    assert next_round(dataclasses.replace(tight, budget=0.2), [start], said, ORDER) is None
-    assert first_round(dataclasses.replace(ADAPTIVE, budget=0.1), [CLOSE, FAR], 40) == {CLOSE: 4, FAR: 4}
+    assert next_round(tight, [start], said, ORDERS) == {CLOSE: 12, FAR: 10}
+    assert next_round(dataclasses.replace(tight, budget=0.2), [start], said, ORDERS) is None
+    assert first_round(dataclasses.replace(ADAPTIVE, budget=0.1), ORDERS) == {CLOSE: 4, FAR: 4}
+
+
+def test_a_budget_is_not_spent_on_what_a_judge_does_not_cover() -> None:
+    half = dataclasses.replace(ADAPTIVE, budget=0.5)
+    known = {CLOSE: ORDER, FAR: ORDER[1::4], ("b", "c"): []}  # all neurons, every fourth, none
+    start = first_round(half, known)
+    assert start == {CLOSE: 8, FAR: 5, ("b", "c"): 0}
+    said = [*decided(CLOSE, 0.5, 8), *decided(FAR, 0.5, 5, ORDER[1::4])]
+    # Half of the 50 comparisons that can be made are 25, of which 13 are made.
+    assert next_round(half, [start], said, known) == {CLOSE: 12, FAR: 9, ("b", "c"): 0}
+    plan = {CLOSE: 14, FAR: 9, ("b", "c"): 0}
+    assert next_round(half, [start, plan], [*decided(CLOSE, 0.5, 14), *said[8:]], known) == {**plan, CLOSE: 16}
 
 
 @pytest.mark.parametrize(
@@ -284,6 +300,27 @@ def test_failures_are_tried_again_by_the_next_run_and_not_by_the_next_round(
     again = judged(described, tmp_path / "run", mended, *ADAPTIVELY, copy=False)
     assert {neuron for neuron, _, _ in mended.asked} == failing
     assert all(item.status is Status.OK for item in again)
+
+
+@pytest.mark.parametrize(("limit", "asked"), [("null", 6 * 8 * 2), ("0.5", 20)])
+def test_a_judge_that_is_out_of_order_plans_no_further_round(
+    described: tuple[list[str], Path], tmp_path: Path, limit: str, asked: int
+) -> None:
+    def judging(backend: ScriptedBackend, *, copy: bool) -> dict[tuple[str, str], int]:
+        options = [*described[0], *ADAPTIVELY, f"serving.failure_budget={limit}", f"serving.cache={tmp_path / 'cache'}"]
+        if copy:
+            shutil.copytree(described[1], tmp_path / "run")
+            (tmp_path / "run" / "manifest.json").unlink()
+        setup = setup_of(options, tmp_path / "run", PairwiseLLM(windows=2, weaker=0))
+        run(dataclasses.replace(setup, backends={"judge": backend}))
+        plans = json.loads((tmp_path / "run" / "schedule.json").read_text())["planted"]
+        return {(a, b): count for a, b, count in plans[-1]}
+
+    dead = ScriptedBackend(lambda request: Completion("", Status.FAILED, "HTTP 503"), concurrency=1)
+    assert judging(dead, copy=True) == dict.fromkeys(PAIRS, 8)
+    assert len(dead.requests) == asked
+    back = ScriptedBackend(lambda request: json.dumps({"reason": "so", "verdict": "A"}))  # every pair is a draw
+    assert judging(back, copy=False) == dict.fromkeys(PAIRS, 24)
 
 
 def test_a_comparator_is_asked_only_what_it_covers(described: tuple[list[str], Path], tmp_path: Path) -> None:

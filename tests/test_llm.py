@@ -6,12 +6,13 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -771,6 +772,35 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
     client = cached(tmp_path, ScriptedBackend(lambda request: "not kept"))
     answers = [asyncio.run(client.generate([Message("user", str(number))])).text for number in range(200)]
     assert all(answer in (f"{number} by a", f"{number} by b") for number, answer in enumerate(answers))
+
+
+def test_a_cache_needs_nothing_that_a_network_file_system_has_not(tmp_path: Path) -> None:
+    """A write-ahead log is shared memory, which processes on two machines do not share."""
+    client = cached(tmp_path, ScriptedBackend(["one"]))
+    asyncio.run(client.generate(HELLO))
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".sqlite", ".sqlite-journal"}
+    with closing(sqlite3.connect(tmp_path / "responses.sqlite")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() != ("wal",)
+
+
+def test_an_answer_that_came_is_stored_though_nobody_waits_any_more(tmp_path: Path) -> None:
+    backend, cache = ScriptedBackend(["one", "two"]), ResponseCache(tmp_path)
+    client = CachedClient(backend.client, backend, cache)
+
+    async def interrupted() -> None:
+        with closing(sqlite3.connect(cache.path, isolation_level=None)) as another:
+            another.execute("BEGIN IMMEDIATE")  # another process writes, and takes its time
+            asking = asyncio.create_task(client.generate(HELLO))
+            while not backend.requests:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+    asyncio.run(interrupted())
+    cache.close()
+    assert asyncio.run(cached(tmp_path, backend).generate(HELLO)).cached
 
 
 def test_a_file_that_is_no_cache(tmp_path: Path) -> None:

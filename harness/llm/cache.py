@@ -36,7 +36,9 @@ import sqlite3
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -65,7 +67,9 @@ BUSY_TIMEOUT_S = 60.0  # longest wait for another process's write, which takes m
 class ResponseCache:
     """The answers kept in one folder, shared by all runs and processes that name it.
 
-    The folder must be on a disk of this machine, or on one with working file locks: SQLite relies on them.
+    The folder must be on a disk of this machine, or on a network's with working file locks: SQLite relies on them. The
+    file has a rollback journal and no write-ahead log, which processes on several machines cannot share
+    (https://sqlite.org/wal.html).
 
     Raises:
         HarnessError: if the file cannot be made, or is no cache.
@@ -74,6 +78,9 @@ class ResponseCache:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "responses.sqlite"
         self._lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, "llm-cache")
+        #: Statements that wait to be carried out, all of them together: a commit waits for the disk.
+        self._waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
         #: One lock for each key that is being asked for in this process; gone when nobody waits for it.
         self.asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         try:
@@ -81,7 +88,7 @@ class ResponseCache:
             self._connection = sqlite3.connect(
                 self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA journal_mode=TRUNCATE")
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB NOT NULL, created REAL NOT NULL)"
@@ -103,27 +110,51 @@ class ResponseCache:
             self._execute("DELETE FROM answers WHERE key = ? AND answer = ?", (key, row[0]))
         return answer
 
-    def put(self, key: str, answer: Mapping[str, Any]) -> None:
-        """Store an answer, unless another process was faster: all runs then read the same."""
-        self._execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (key, _packed(answer), time.time()))
+    def put(self, key: str, answer: Mapping[str, Any]) -> Future[None]:
+        """Store an answer, unless another process was faster: all runs then read the same.
+
+        Returns:
+            What is done when the answer is on the disk. It gets there whether somebody waits or not.
+        """
+        return self._write("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (key, _packed(answer), time.time()))
 
     def get_unusable(self, key: str) -> tuple[dict[str, Any] | None, int]:
         """Return the last answer that came and could not be used, and how many did; none and 0 if none did."""
         row = self._execute("SELECT answer, draws FROM unusable WHERE key = ?", (key,))
         return (_unpacked(row[0]), row[1]) if row else (None, 0)
 
-    def put_unusable(self, key: str, answer: Mapping[str, Any]) -> None:
-        """Store an answer that cannot be used, in place of the one before."""
-        self._execute(
+    def put_unusable(self, key: str, answer: Mapping[str, Any]) -> Future[None]:
+        """Store an answer that cannot be used, in place of the one before; returns as :meth:`put` does."""
+        return self._write(
             "INSERT INTO unusable VALUES (?, ?, 1, ?) ON CONFLICT (key) DO UPDATE SET"
             " answer = excluded.answer, draws = draws + 1, created = excluded.created",
             (key, _packed(answer), time.time()),
         )
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what waits, and close the file."""
+        self._writer.shutdown()
         with self._lock:
             self._connection.close()
+
+    def _write(self, statement: str, values: tuple[Any, ...]) -> Future[None]:
+        self._waiting.append((statement, values))
+        return self._writer.submit(self._flush)
+
+    def _flush(self) -> None:
+        """Carry out what waits, in one transaction; nothing waits any more if an earlier call took it along."""
+        if not self._waiting:
+            return
+        try:
+            with self._lock:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    while self._waiting:
+                        self._connection.execute(*self._waiting.popleft())
+                finally:  # what is there is paid for, whatever befell the next
+                    self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
         try:
@@ -244,11 +275,10 @@ class CachedClient(LLMClient):
             if stored is not None:
                 return unpack(stored)
             reply = await self._ask(request, draws)
-            # At once, not in a thread: an interruption would cancel what waits there, and the answer is paid for.
-            if usable(reply):
-                cache.put(key, pack(reply))
-            elif reply.status is not Status.FAILED:
-                cache.put_unusable(key, pack(reply))
+            if reply.status is not Status.FAILED:
+                put = cache.put if usable(reply) else cache.put_unusable
+                # An interruption ends the waiting and not the writing: the answer is paid for.
+                await asyncio.shield(asyncio.wrap_future(put(key, pack(reply))))
             return reply
 
     def _stored(self, cache: ResponseCache, key: str) -> tuple[dict[str, Any] | None, int]:

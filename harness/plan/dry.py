@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -139,27 +140,33 @@ class CacheAbove(ResponseCache):
             return found
         return {"tokens": _expecting(found["pieces"].split("\0")), "prompt_tokens": found["prompt_tokens"]}
 
-    def put(self, key: str, answer: Mapping[str, Any]) -> None:
+    def put(self, key: str, answer: Mapping[str, Any]) -> Future[None]:
         """Keep an answer; of tokens with their expectations, which are all alike, the text alone."""
-        if not self.keep:
-            return
-        if "tokens" in answer:
+        if self.keep and "tokens" in answer:
             pieces = "\0".join(text for text, _ in answer["tokens"])
             self._dry[key] = {"pieces": pieces, "prompt_tokens": answer["prompt_tokens"]}
-        else:
+        elif self.keep:
             self._dry[key] = dict(answer)
+        return _done()
 
     def get_unusable(self, key: str) -> tuple[dict[str, Any] | None, int]:
         """Return the last answer that could not be used, of the run's cache: a dry one always can."""
         return (None, 0) if self._beneath is None else self._beneath.get_unusable(key)
 
-    def put_unusable(self, key: str, answer: Mapping[str, Any]) -> None:
+    def put_unusable(self, key: str, answer: Mapping[str, Any]) -> Future[None]:
         """Keep nothing."""
+        return _done()
 
     def close(self) -> None:
         """Close the run's cache."""
         if self._beneath is not None:
             self._beneath.close()
+
+
+def _done() -> Future[None]:
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
 
 
 def filled(schema: Mapping[str, Any], mark: str, root: Mapping[str, Any] | None = None) -> Any:

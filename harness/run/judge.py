@@ -31,7 +31,7 @@ from harness.records import (
 )
 from harness.run.answers import Clients, answer_all, attempt, clients_of
 from harness.run.open_evidence import Evidence
-from harness.run.schedule import Plan, first_round, next_round, shuffled
+from harness.run.schedule import Orders, Plan, first_round, next_round, shuffled
 from harness.run.setup import Setup
 from harness.seeds import derive_rng, derive_seed
 from harness.stats import merge_verdicts
@@ -54,15 +54,39 @@ class Rounds:
         self._setup, self._folder, self._journal = setup, folder, journal
         self._order = shuffled(setup.described, setup.seed)
         self._rounds: dict[str, list[Plan]] = self._read()
-        pairs = setup.comparisons.pairs(setup.describers)
-        for name in setup.comparators:
+        self._orders = {name: self._covered(comparator) for name, comparator in setup.comparators.items()}
+        for name, orders in self._orders.items():
             if not self._rounds.get(name):
-                self._rounds[name] = [first_round(setup.comparisons, pairs, len(self._order))]
+                self._rounds[name] = [first_round(setup.comparisons, orders)]
+
+    def _covered(self, comparator: Comparator) -> Orders:
+        """Return the neurons on which a comparator has anything to say of each pair, in their random order."""
+        signs: dict[Neuron, list[Neuron]] = defaultdict(list)
+        for neuron in self._setup.described:
+            signs[neuron.whole].append(neuron)
+        return {
+            (a, b): [
+                whole
+                for whole in self._order
+                if any(comparator.covers(neuron, *pair) for neuron in signs[whole] for pair in ((a, b), (b, a)))
+            ]
+            for a, b in self._setup.comparisons.pairs(self._setup.describers)
+        }
 
     def pending(self, name: str) -> list[Pair]:
         """Return what a comparator has yet to judge of all that is planned, in both orders if the order matters."""
-        comparator, plan = self._setup.comparators[name], self._rounds[name][-1]
-        chosen = {pair: set(self._order[:count]) for pair, count in plan.items()}
+        return [
+            (neuron, first, second)
+            for neuron, first, second in self._planned(name)
+            if not self._journal.done((neuron, name, first, second))
+        ]
+
+    def _planned(self, name: str, since: Plan | None = None) -> list[Pair]:
+        """Return all that is planned for a comparator, or that only which has come since an earlier plan."""
+        comparator, orders, before = self._setup.comparators[name], self._orders[name], since or {}
+        chosen = {
+            pair: set(orders[pair][before.get(pair, 0) : count]) for pair, count in self._rounds[name][-1].items()
+        }
         asked = (
             (neuron, *order)
             for neuron in self._setup.described
@@ -70,16 +94,29 @@ class Rounds:
             if neuron.whole in neurons
             for order in (((a, b),) if comparator.symmetric else ((a, b), (b, a)))
         )
-        return [
-            (neuron, first, second)
-            for neuron, first, second in asked
-            if comparator.covers(neuron, first, second) and not self._journal.done((neuron, name, first, second))
-        ]
+        return [(neuron, first, second) for neuron, first, second in asked if comparator.covers(neuron, first, second)]
+
+    def fails(self, name: str) -> bool:
+        """Tell whether more than half of what an LLM was asked in a comparator's newest round came back as failures.
+
+        Then it is out of order, or unable: what a further round would cost tells nothing, and the open pairs would look
+        as if they were close.
+        """
+        rounds = self._rounds[name]
+        newest = self._planned(name, rounds[-2] if len(rounds) > 1 else None)
+        records = (self._journal.of((neuron, name, first, second)) for neuron, first, second in newest)
+        asked = [record.status is Status.FAILED for record in records if record is not None and record.usage.calls]
+        return sum(asked) > len(asked) / 2
 
     def extend(self, name: str) -> bool:
-        """Plan a comparator's next round from what it said so far; return whether there is one."""
+        """Plan a comparator's next round from what it said so far; return whether there is one.
+
+        There is none while it fails: its questions are asked again when the run is started again, which plans on.
+        """
+        if self._setup.comparisons.schedule == "adaptive" and self.fails(name):
+            return False
         said = merge_verdicts(record for record in self._journal.records() if record.judge == name)
-        plan = next_round(self._setup.comparisons, self._rounds[name], said, self._order)
+        plan = next_round(self._setup.comparisons, self._rounds[name], said, self._orders[name])
         if plan is None:
             return False
         self._rounds[name].append(plan)
@@ -175,11 +212,10 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             steered=steered if judge.needs_steered else {},
         )
 
-    def comparing(name: str, *, again: bool = False) -> Callable[[Pair], Awaitable[Verdict]]:
-        comparator = setup.comparators[name]
+    def comparing(name: str, llms: Clients, *, again: bool = False) -> Callable[[Pair], Awaitable[Verdict]]:
         seed = derive_seed(setup.seed, "retest") if again else setup.seed
-        llms = clients_of(name, comparator, setup, serving)
-        return partial(_compare, partial(case, seed), made, name, comparator, _reseeded(llms) if again else llms)
+        asked = _reseeded(llms) if again else llms
+        return partial(_compare, partial(case, seed), made, name, setup.comparators[name], asked)
 
     def scoring(name: str, *, again: bool = False) -> Callable[[Question], Awaitable[Score]]:
         scorer = setup.scorers[name]
@@ -191,13 +227,15 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     for name in setup.comparators:
         # What failed in this run is tried again by the next run, not by the next round.
         tried: set[Pair] = set()
+        # Once for all rounds, which have one failure budget together.
+        llms = clients_of(name, setup.comparators[name], setup, serving)
         while True:
             pairs = [pair for pair in rounds.pending(name) if pair not in tried]
             if pairs:
                 rounds.write()
-                await answer_all(f"compare with {name}", "pairs", pairs, comparing(name), verdicts)
+                await answer_all(f"compare with {name}", "pairs", pairs, comparing(name, llms), verdicts)
                 tried.update(pairs)
-            if not rounds.extend(name):
+            if llms.budget.spent or not rounds.extend(name):
                 break
     verdicts.close()
     for name, asked in questions.items():
@@ -219,7 +257,9 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             if not second_verdicts.done((pair[0], name, pair[1], pair[2]))
         ]
         if again:
-            await answer_all(f"ask {name} again", "pairs", again, comparing(name, again=True), second_verdicts)
+            llms = clients_of(name, setup.comparators[name], setup, serving)
+            work = comparing(name, llms, again=True)
+            await answer_all(f"ask {name} again", "pairs", again, work, second_verdicts)
     second_verdicts.close()
     for name in setup.scorers:
         graded = [(item.neuron, item.describer) for item in _ok(scores) if item.scorer == name]

@@ -12,7 +12,7 @@ because it was. And a describer meets its close rivals more often than those far
 towards 1/2. So compare describers by a figure that weighs opponents and not comparisons (a Bradley-Terry fit, or the
 mean over the cells of the win matrix), and read a settled cell for its sign more than for its size. A pair that was not
 asked has no verdict: it is a missing cell, neither a failure nor a tie. Neurons come in one random order for all
-pairs, so that pairs share them as far as they can.
+pairs, so that pairs share them as far as they can; those that a judge cannot compare a pair on are passed over.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from harness.seeds import derive_rng
 from harness.stats import Comparison
 
 Pair = tuple[str, str]
-#: How many neurons of the random order each pair has been given, round by round.
+#: How many of its neurons, in their random order, each pair has been given, round by round.
 Plan = dict[Pair, int]
+#: The whole neurons on which a judge can compare each pair, in their random order.
+Orders = Mapping[Pair, Sequence[Neuron]]
 
 
 @dataclass(frozen=True)
@@ -84,39 +86,46 @@ def shuffled(neurons: Sequence[Neuron], seed: int) -> list[Neuron]:
     return [whole[place] for place in derive_rng(seed, "comparisons").permutation(len(whole))]
 
 
-def first_round(config: ComparisonConfig, pairs: Sequence[Pair], neurons: int) -> Plan:
-    """Return how many neurons each pair is given to begin with: equally many, within the budget."""
-    whole = min(config.first if config.schedule == "adaptive" else neurons, neurons)
-    affordable = math.floor(config.budget * neurons + 1e-9) if config.schedule == "adaptive" else neurons
-    return dict.fromkeys(pairs, max(1, min(whole, affordable)))
+def first_round(config: ComparisonConfig, orders: Orders) -> Plan:
+    """Return how many neurons each pair is given to begin with: equally many as far as it has them, within the budget.
+
+    Args:
+        config: the settings.
+        orders: the whole neurons on which each pair can be compared, in their random order.
+    """
+    if config.schedule != "adaptive":
+        return {pair: len(order) for pair, order in orders.items()}
+    affordable = {pair: max(1, math.floor(config.budget * len(order) + 1e-9)) for pair, order in orders.items()}
+    return {pair: min(config.first, affordable[pair], len(order)) for pair, order in orders.items()}
 
 
 def next_round(
-    config: ComparisonConfig, rounds: Sequence[Plan], comparisons: Sequence[Comparison], order: Sequence[Neuron]
+    config: ComparisonConfig, rounds: Sequence[Plan], comparisons: Sequence[Comparison], orders: Orders
 ) -> Plan | None:
     """Return how many neurons each pair is given in the next round, or none if there is none.
 
-    A pure function of its arguments, in which the order of the comparisons does not matter.
+    A pure function of its arguments, in which the order of the comparisons does not matter. A pair without one usable
+    verdict does not go on: more of what fails would tell nothing, and be taken from the others' budget.
 
     Args:
         config: the settings.
         rounds: the rounds so far, at least one.
         comparisons: what one judge decided; those of pairs and neurons outside the rounds do not count.
-        order: the whole neurons in their random order.
+        orders: the whole neurons on which each pair can be compared, in their random order.
     """
     given = rounds[-1]
     if config.schedule != "adaptive":
         return None
-    left = math.floor(config.budget * len(given) * len(order) + 1e-9) - sum(given.values())
-    evidence = _evidence(given, comparisons, order)
+    left = math.floor(config.budget * sum(map(len, orders.values())) + 1e-9) - sum(given.values())
+    evidence = _evidence(given, comparisons, orders)
     bar = threshold(config.confidence, len(rounds))
     # What did not go on in the last round was settled at an earlier look, and stays so though the bar has risen since.
     going = [pair for pair, count in given.items() if len(rounds) == 1 or count > rounds[-2].get(pair, 0)]
     # Closest first, so that a budget that does not suffice for all is spent where it tells most.
-    unsettled = sorted((evidence[pair], pair) for pair in going if evidence[pair] < bar and given[pair] < len(order))
+    open_ = [pair for pair in going if evidence.get(pair, bar) < bar and given[pair] < len(orders[pair])]
     plan = dict(given)
-    for _, pair in unsettled:
-        more = min(config.step, len(order) - given[pair], left)
+    for pair in sorted(open_, key=lambda pair: (evidence[pair], pair)):
+        more = min(config.step, len(orders[pair]) - given[pair], left)
         plan[pair] += more
         left -= more
     return plan if plan != given else None
@@ -144,13 +153,15 @@ def evidence(points: Sequence[float]) -> float:
     return len(points) * math.fsum(parts)
 
 
-def _evidence(given: Plan, comparisons: Sequence[Comparison], order: Sequence[Neuron]) -> Mapping[Pair, float]:
-    place = {neuron: number for number, neuron in enumerate(order)}
+def _evidence(given: Plan, comparisons: Sequence[Comparison], orders: Orders) -> Mapping[Pair, float]:
+    """Return the evidence of the pairs that have a usable verdict."""
+    chosen = {pair: set(orders[pair][:count]) for pair, count in given.items()}
     points: dict[Pair, dict[Neuron, list[float]]] = defaultdict(lambda: defaultdict(list))
     for item in comparisons:
         pair, neuron = (item.left, item.right), item.neuron.whole
-        if item.points is not None and neuron in place and place[neuron] < given.get(pair, 0):
+        if item.points is not None and neuron in chosen.get(pair, ()):
             points[pair][neuron].append(item.points)
     return {
-        pair: evidence([math.fsum(own) / len(own) for _, own in sorted(points[pair].items())]) for pair in sorted(given)
+        pair: evidence([math.fsum(own) / len(own) for _, own in sorted(found.items())])
+        for pair, found in points.items()
     }
