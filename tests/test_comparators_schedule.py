@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import json
@@ -17,12 +18,13 @@ import tiny_models
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
-from harness.llm import Completion
+from harness.llm import Completion, ResponseCache, Serving
 from harness.llm.scripted import Request, ScriptedBackend
 from harness.methods import Comparator, JudgeCase, Judgement
 from harness.records import Neuron, Sign, Status, Verdict, Winner
 from harness.report.judges import read_judge_checks
 from harness.run.help import compose_config
+from harness.run.judge import judge
 from harness.run.pipeline import run
 from harness.run.schedule import ComparisonConfig, evidence, first_round, next_round, shuffled, threshold
 from harness.run.setup import Setup
@@ -302,25 +304,35 @@ def test_failures_are_tried_again_by_the_next_run_and_not_by_the_next_round(
     assert all(item.status is Status.OK for item in again)
 
 
-@pytest.mark.parametrize(("limit", "asked"), [("null", 6 * 8 * 2), ("0.5", 20)])
-def test_a_judge_that_is_out_of_order_plans_no_further_round(
-    described: tuple[list[str], Path], tmp_path: Path, limit: str, asked: int
-) -> None:
-    def judging(backend: ScriptedBackend, *, copy: bool) -> dict[tuple[str, str], int]:
-        options = [*described[0], *ADAPTIVELY, f"serving.failure_budget={limit}", f"serving.cache={tmp_path / 'cache'}"]
-        if copy:
-            shutil.copytree(described[1], tmp_path / "run")
-            (tmp_path / "run" / "manifest.json").unlink()
-        setup = setup_of(options, tmp_path / "run", PairwiseLLM(windows=2, weaker=0))
-        run(dataclasses.replace(setup, backends={"judge": backend}))
+def test_a_judge_that_is_out_of_order_plans_no_further_round(described: tuple[list[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(described[1], tmp_path / "run")
+    setup = setup_of([*described[0], *ADAPTIVELY], tmp_path / "run", PairwiseLLM(windows=2, weaker=0))
+    cache = ResponseCache(tmp_path)
+
+    def judging(backend: ScriptedBackend, limit: float | None) -> dict[tuple[str, str], int]:
+        own = dataclasses.replace(setup, backends={"judge": backend})
+
+        async def judges() -> None:
+            async with Serving(own.backends, cache, tmp_path, failure_budget=limit) as serving:
+                await judge(own, RunFolder(tmp_path / "run"), serving)
+
+        asyncio.run(judges())
         plans = json.loads((tmp_path / "run" / "schedule.json").read_text())["planted"]
         return {(a, b): count for a, b, count in plans[-1]}
 
-    dead = ScriptedBackend(lambda request: Completion("", Status.FAILED, "HTTP 503"), concurrency=1)
-    assert judging(dead, copy=True) == dict.fromkeys(PAIRS, 8)
-    assert len(dead.requests) == asked
+    for limit, asked in ((None, 6 * 8 * 2), (0.5, 20)):
+        dead = ScriptedBackend(lambda request: Completion("", Status.FAILED, "HTTP 503"), concurrency=1)
+        assert judging(dead, limit) == dict.fromkeys(PAIRS, 8)
+        assert len(dead.requests) == asked
     back = ScriptedBackend(lambda request: json.dumps({"reason": "so", "verdict": "A"}))  # every pair is a draw
-    assert judging(back, copy=False) == dict.fromkeys(PAIRS, 24)
+    assert judging(back, 0.5) == dict.fromkeys(PAIRS, 24)
+    # What fails in one round counts in the next: 40 of 96 is not too much, 57 of 113 is.
+    (tmp_path / "run" / "verdicts.jsonl").unlink()
+    (tmp_path / "run" / "schedule.json").unlink()
+    answers = iter(['{"reason": "so", "verdict": "A"}'] * 56 + ["unusable"] * 10_000)
+    spent = ScriptedBackend(lambda request: next(answers), concurrency=1, model="other")
+    assert max(judging(spent, 0.5).values()) == 12
+    assert len(spent.requests) == 96 + 17
 
 
 def test_a_comparator_is_asked_only_what_it_covers(described: tuple[list[str], Path], tmp_path: Path) -> None:

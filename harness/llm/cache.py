@@ -269,17 +269,20 @@ class CachedClient(LLMClient):
     ) -> Reply:
         cache = self._cache
         if cache is None:
-            return await self._ask(request, 0)
+            async with self._places:
+                return await self._ask(request, 0)
         async with cache.asking.setdefault(key, asyncio.Lock()):
             stored, draws = await asyncio.to_thread(self._stored, cache, key)
             if stored is not None:
                 return unpack(stored)
-            reply = await self._ask(request, draws)
-            if reply.status is not Status.FAILED:
-                put = cache.put if usable(reply) else cache.put_unusable
-                # An interruption ends the waiting and not the writing: the answer is paid for.
-                await asyncio.shield(asyncio.wrap_future(put(key, pack(reply))))
-            return reply
+            # A place is kept until the answer is stored and on its way to who counts it, before another is asked for.
+            async with self._places:
+                reply = await self._ask(request, draws)
+                if reply.status is not Status.FAILED:
+                    put = cache.put if usable(reply) else cache.put_unusable
+                    # An interruption ends the waiting and not the writing: the answer is paid for.
+                    await asyncio.shield(asyncio.wrap_future(put(key, pack(reply))))
+                return reply
 
     def _stored(self, cache: ResponseCache, key: str) -> tuple[dict[str, Any] | None, int]:
         """Return the answer to give, if one is stored, and else how many that cannot be used were drawn before."""
@@ -292,8 +295,7 @@ class CachedClient(LLMClient):
     async def _ask(self, request: Callable[[LLMClient, int], Awaitable[Reply]], draws: int) -> Reply:
         if self._client is None:
             raise Unasked("the answer is not stored")
-        async with self._places:
-            return await request(self._client, draws)
+        return await request(self._client, draws)
 
 
 def _drawn_anew(sampling: Sampling, draws: int) -> Sampling:
