@@ -21,7 +21,7 @@ from harness.llm.serving import Serving
 from harness.records import Status
 from harness.run.describe import describe
 from harness.run.judge import judge
-from harness.run.manifest import check_same_run
+from harness.run.manifest import MASK, check_same_run, flatten
 from harness.run.pipeline import cache_of, conclude, serving_of
 from harness.run.setup import Setup
 
@@ -51,7 +51,9 @@ def reparse(folder: RunFolder) -> tuple[int, int]:
         if not len(folder.descriptions()):
             raise HarnessError(f"{folder.path} has no descriptions yet: start the run again instead")
         setup = Setup.of(OmegaConf.create({**manifest["config"], "folder": str(folder.path)}))
-        check_same_run(setup, folder)
+        # What is masked in the manifest is not known here.
+        masked = [name for name, value in flatten(manifest["config"]).items() if MASK in str(value)]
+        check_same_run(setup, folder, unknown=masked)
         setup.check()
         if not setup.backends:
             return before, before

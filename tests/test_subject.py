@@ -144,6 +144,17 @@ def test_a_checkpoint_of_another_model_has_another_fingerprint(llama: Tiny, tmp_
     assert Subject("llama", [str(other)]).fingerprint != llama.subject.fingerprint
 
 
+def test_weights_that_an_adapter_was_merged_into_are_those_of_another_model(llama: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(llama.folder, tmp_path / "moved")
+    assert Subject("llama", [str(tmp_path / "moved")]).fingerprint == llama.subject.fingerprint
+    weights = load_file(tmp_path / "moved" / "model.safetensors")
+    name = "model.layers.1.self_attn.q_proj.weight"  # of which neither the ends of the file nor the embedding tells
+    left, right = torch.ones(len(weights[name]), 1), torch.ones(1, weights[name].shape[1])
+    weights[name] += (1e-3 * left @ right).to(weights[name].dtype)
+    save_file(weights, tmp_path / "moved" / "model.safetensors", metadata={"format": "pt"})
+    assert Subject("llama", [str(tmp_path / "moved")]).fingerprint != llama.subject.fingerprint
+
+
 def test_the_unembedding_is_projected_on_unless_a_layer_is_early(llama: Tiny) -> None:
     embedding, unembedding = llama.model.model.embed_tokens.weight, llama.model.lm_head.weight
     assert not torch.equal(embedding, unembedding)

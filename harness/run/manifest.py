@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,15 @@ _SECRET = re.compile(
 )
 #: Options whose values are an environment's or a request's own: any of them may be a secret, whatever it is called.
 _PRIVATE = re.compile(r"(^|_)(env|environment|headers?|cookies|servers)$", re.IGNORECASE)
+#: Names that can only be those of a credential: which one it is changes no result.
+_CREDENTIAL = re.compile(
+    r"(^|[_-])(secret|password|passwd|pwd|apikey|authorization|bearer|cookie|credentials?"
+    r"|(api|access|private|auth|bearer|hf)[_-](key|token))$",
+    re.IGNORECASE,
+)
+#: Variables of the shell that are no secret, whatever their names look like.
+_FOLDERS = {"PWD", "OLDPWD"}
+MASK = "***"
 _ENVIRONMENT_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _ADDRESS = re.compile(r"\b[\w+.-]+://[^\s'\"<>]+")
 _SHORTEST = 10  # a shorter value of the environment may be a word like any other
@@ -68,29 +77,63 @@ def without_secrets(value: Any) -> Any:
     of headers, and whatever holds a secret of this process's environment, wherever it stands. Addresses lose the user
     and the query, where keys are put as well; where the name of a variable is wanted, all that is no such name is lost.
     """
-    known = {item for name, item in os.environ.items() if _SECRET.search(name) and len(item) >= _SHORTEST}
-    return _masked(value, "", sorted(known, key=len, reverse=True))
+    return _masked(value, (), _environment_secrets(), _hidden)
 
 
-def _masked(value: Any, name: str, known: Sequence[str]) -> Any:
+def _environment_secrets() -> list[str]:
+    """Return the values of the environment that are secrets by their name, longest first; paths are none."""
+    found = {
+        item
+        for name, item in os.environ.items()
+        if _SECRET.search(name) and name not in _FOLDERS and len(item) >= _SHORTEST and not _is_path(item)
+    }
+    return sorted(found, key=len, reverse=True)
+
+
+def _is_path(value: str) -> bool:
+    try:
+        return Path(value).is_absolute() and Path(value).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _masked(
+    value: Any, path: tuple[str, ...], known: Sequence[str], mask: Callable[[tuple[str, ...], Any], Any]
+) -> Any:
+    name = path[-1] if path else ""
     if isinstance(value, Mapping):
         hidden = bool(_PRIVATE.search(name))
-        return {key: _hidden(item) if hidden else _masked(item, str(key), known) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_masked(item, name, known) for item in value]
-    if _SECRET.search(name) and not isinstance(value, bool):
-        return _hidden(value)
+        return {
+            key: _hidden(path, item) if hidden else _masked(item, (*path, str(key)), known, mask)
+            for key, item in value.items()
+        }
+    secret_name = _SECRET.search(name) and not isinstance(value, bool)
+    if isinstance(value, list) and not secret_name:
+        return [_masked(item, path, known, mask) for item in value]
+    if secret_name:
+        return (_hidden if any(secret in str(value) for secret in known) else mask)(path, value)
     if not isinstance(value, str):
         return value
     if name.endswith("_env") and not _ENVIRONMENT_NAME.fullmatch(value):
-        return _hidden(value)
+        return _hidden(path, value)
     for secret in known:
-        value = value.replace(secret, "***")
+        value = value.replace(secret, MASK)
     return _ADDRESS.sub(_plain_address, value)
 
 
-def _hidden(value: Any) -> Any:
-    return value if value is None else "***"
+def _hidden(path: tuple[str, ...], value: Any) -> Any:
+    return value if value is None else MASK
+
+
+def _hashed(path: tuple[str, ...], value: Any) -> Any:
+    """Return what tells two values of an option apart that may be a secret, and may be a setting like ``sep_token``.
+
+    Too short to find a key by, and with the option's name in it, so that equal values of two options do not look alike.
+    """
+    if value is None or value == MASK or _CREDENTIAL.search(path[-1]):
+        return _hidden(path, value)
+    text = json.dumps([".".join(path), value], default=str)
+    return f"{MASK}{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _plain_address(match: re.Match[str]) -> str:
@@ -115,7 +158,7 @@ def identity(setup: Setup) -> dict[str, Any]:
     unused = ["steering.effects"] * (not setup.effect_splits) + ["steering.texts"] * (not setup.needs_steered)
     config = {
         name: value
-        for name, value in flatten(without_secrets(setup.config)).items()
+        for name, value in flatten(_masked(setup.config, (), _environment_secrets(), _hashed)).items()
         if not _in(name, (*OPERATIONAL, *unused))
     }
     ignored = setup.subject.ignored_token_ids  # what the file of them holds, not its name alone
@@ -176,7 +219,9 @@ def check_same_run(setup: Setup, folder: RunFolder, *, unknown: Sequence[str] = 
 
 
 def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None) -> dict[str, Any]:
-    """Write the manifest; the time of creation of an earlier one is kept.
+    """Write the manifest. When, and by what, the run was made stays as it was first written.
+
+    ``started`` tells of every start by other versions or another commit, the first one included.
 
     Args:
         setup: the run.
@@ -185,6 +230,10 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
     """
     earlier = folder.read_manifest() if folder.manifest.exists() else {}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    by = {"commit": _commit(), "versions": _versions()}
+    started = earlier.get("started", [])
+    if not started or any(started[-1][name] != value for name, value in by.items()):
+        started = [*started, {"time": now, **by}]
     subject = setup.subject
     manifest = {
         "name": setup.config["name"],
@@ -238,8 +287,9 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
         "llm": {role: without_secrets(dict(backend.identity)) for role, backend in setup.backends.items()},
         "identity": identity(setup),
         "config": without_secrets(setup.config),
-        "versions": _versions(),
-        "commit": _commit(),
+        "versions": started[0]["versions"],
+        "commit": started[0]["commit"],
+        "started": started,
     }
     write_json(folder.manifest, manifest)
     return manifest

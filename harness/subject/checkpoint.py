@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,29 @@ class Checkpoint:
         """The files that hold the tensors, all of them fetched."""
         names = sorted(set(self._shards.values()))
         return [path for name in names if (path := self._fetch(name)) is not None]
+
+    def sample(self) -> Iterator[tuple[str, bytes]]:
+        """Yield every tensor's name with its shape, format and some of its rows, whichever file it is in.
+
+        Too little to know a tensor by, and enough to tell that it was trained on, merged with an adapter or replaced.
+        """
+        with ExitStack() as stack:
+            there = [name for name in sorted(set(self._shards.values())) if self._fetch(name) is not None]
+            files = {name: stack.enter_context(self._open(name)) for name in there}
+            for name in self.names:
+                file = files.get(self._shards[name])
+                if file is None:
+                    continue
+                part = file.get_slice(name)
+                shape = part.get_shape()
+                rows = sorted({0, shape[0] // 2, shape[0] - 1}) if shape and shape[0] else []
+                # Of a tensor with more than two axes a row is a page: its first row will do.
+                inner = (slice(0, 1),) * max(0, len(shape) - 2)
+                found = [part[(slice(row, row + 1), *inner)].contiguous() for row in rows]
+                yield (
+                    f"{name} {shape} {part.get_dtype()}",
+                    b"".join(one.view(torch.uint8).numpy().tobytes() for one in found),
+                )
 
     def name_of(self, *candidates: str) -> str | None:
         """Return the first of the names that the checkpoint has."""
