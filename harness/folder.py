@@ -10,6 +10,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,27 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+#: How another folder is chosen, for errors that advise it.
+ELSEWHERE = "another folder (folder=...; of a sweep hydra.sweep.dir=...)"
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Make a folder, if it is not there, and write into it.
+
+    Raises:
+        HarnessError: naming the option that names the folder, if that cannot be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0")
+    except OSError as error:
+        raise HarnessError(
+            f"{option}={folder} cannot be written to ({error.strerror}): make room or permission there, or choose "
+            "another folder"
+        ) from error
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -323,7 +345,7 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise HarnessError(
-                    f"another process is running in {self.path}: wait for it, stop it, or choose another folder=..."
+                    f"another process is running in {self.path}: wait for it, stop it, or choose {ELSEWHERE}"
                 ) from error
             yield
 

@@ -414,6 +414,13 @@ MISTAKES = [
     (["merit.samples=3"], ["samples"]),
     (["quiet=much"], ["quiet is 'much'; choose true or false"]),
     (["corpus=null"], ["corpus=null is no choice", "~corpus"]),
+    (["tracking=null"], ["tracking=null is no choice", "choose tracking=none"]),
+    (["executor=null"], ["executor=null is no choice", "choose from local, ray"]),
+    (["judges=null"], ["judges=null is no choice", "judges=[]"]),
+    (["llm@llm.judge=null"], ["llm@llm.judge=null is no choice", "llm@llm.judge=none"]),
+    (["storage.store=EMPTY/store"], ["storage.store=", "cannot be written to (Not a directory)"]),
+    (["evidence.store=EMPTY/store"], ["evidence.store=", "cannot be written to"]),
+    (["llm@llm.judge=openai", "llm.judge.model=m", "serving.cache=EMPTY/cache"], ["serving.cache=", "cannot be"]),
     (["subject=local"], ["no source was given (subject.sources)"]),
     (["neurons=listed", "neurons.indices=[1]"], ["no layer is chosen (neurons.layers)"]),
     (["describers.shuffled.source=nobody"], ["nobody"]),
@@ -457,6 +464,28 @@ def test_a_mistake_is_told_in_one_line_before_time_is_spent(
         assert words in err
     assert not (tmp_path / "mistaken" / "descriptions.jsonl").exists()
     assert not (tmp_path / "mistaken" / "channels").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(
+    invoke: Invoke, small: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = invoke(*options(small, folder="file/run"))
+    assert code == 1
+    assert one_line(err)
+    assert err == "error: file/run: Not a directory\n"
+    code, _, err = invoke("-m", *options(small), "hydra.sweep.dir=file/sweep", "seed=1,2")
+    assert code == 1
+    assert err.splitlines()[-1] == "error: file/sweep: Not a directory"
+
+
+def test_the_folder_of_one_run_is_refused_for_a_sweep(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    code, _, err = invoke("-m", *options(small, folder="mine"), "seed=1,2")
+    assert code == 1
+    assert one_line(err)
+    assert "folder=mine has no say in a sweep" in err
+    assert "hydra.sweep.dir=FOLDER" in err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import HarnessError
-from harness.folder import RunFolder
+from harness.folder import ELSEWHERE, RunFolder
 from harness.records import BlockTiming, Neuron, VectorKind
 from harness.run.channel_store import ChannelStore
 from harness.run.executor import Shared
@@ -77,7 +77,7 @@ def check_space(setup: Setup, folder: RunFolder, pending: Sequence[Block]) -> No
     if needed > free:
         raise HarnessError(
             f"the channels will take some {needed / 1e9:,.0f} GB, but {folder.path} has {free / 1e9:,.0f} GB left: "
-            "choose another folder=..., storage.directions=none, or fewer storage.top_tokens"
+            f"choose {ELSEWHERE}, storage.directions=none, or fewer storage.top_tokens"
         )
     if needed > 1e9:
         logger.info("the channels will take some %.0f GB of disk", needed / 1e9)

@@ -124,6 +124,25 @@ def choices(group: str) -> list[str]:
     return [] if folder is None else [file.name.removesuffix(".yaml") for file in _files(folder)]
 
 
+#: Groups that a run can do without, and how it is told to.
+_LEFT_OUT = {"corpus": "~corpus", "experiment": "~experiment", "describers": "describers=[]", "judges": "judges=[]"}
+
+
+def null_choice(override: str) -> str:
+    """Say what to write instead of ``GROUP=null``; nothing if an override is none of that kind."""
+    group = override.removesuffix("=null")
+    found = choices(group.partition("@")[0])
+    if group == override or not found:
+        return ""
+    if group in _LEFT_OUT:
+        cure = f"leave the group out with {_LEFT_OUT[group]}"
+    elif "none" in found:
+        cure = f"choose {group}=none"
+    else:
+        cure = f"a run needs one; choose from {', '.join(found)}"
+    return f"{override} is no choice: {cure}"
+
+
 def missing_choice(error: MissingConfigException) -> str:
     """Say which choice does not exist, and which do."""
     group, _, name = (error.missing_cfg_file or "").rpartition("/")

@@ -27,8 +27,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from harness.errors import HarnessError
-from harness.folder import RunFolder
-from harness.run.help import choices, explained, help_text, missing_choice
+from harness.folder import RunFolder, check_writable
+from harness.run.help import explained, help_text, missing_choice, null_choice
 from harness.run.progress import draw_bars
 from harness.run.sweep import Outcome, SweepFolder, conclude_sweep, draw_no_bars, started
 
@@ -55,9 +55,8 @@ def main() -> None:
             _explain("help", [item for item in arguments if not item.startswith("-")])
         elif arguments[:2] in (["--cfg", "job"], ["-c", "job"]):
             _explain("cfg", arguments[2:])
-        elif nulled := [item for item in arguments if item.endswith("=null") and choices(item.removesuffix("=null"))]:
-            group = nulled[0].removesuffix("=null")
-            raise HarnessError(f"{nulled[0]} is no choice: leave the group out with ~{group}")
+        elif nulled := [reason for item in arguments if (reason := null_choice(item))]:
+            raise HarnessError(nulled[0])
         else:
             _compose_and_run()
             if _ended_early:
@@ -68,6 +67,11 @@ def main() -> None:
         _fail(missing_choice(error))
     except (HydraException, OmegaConfBaseException) as error:
         _fail(" ".join(str(error).split()))
+    except OSError as error:
+        if error.filename is None:  # no file of the user's: a network's error, or a mistake of ours
+            raise
+        logger.debug("a file failed", exc_info=True)
+        _fail(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on where it stopped", file=sys.stderr)
         sys.exit(130)
@@ -137,6 +141,7 @@ def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leade
     from harness.run.setup import Setup
 
     folder = _folder(config)
+    check_writable(folder.path, "folder")
     setup = Setup.of(config)
     check_figure(config.sweep.figure, setup)
     _log_to(folder, quiet=_quiet(config))

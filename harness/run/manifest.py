@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 import harness
 from harness.errors import HarnessError
 from harness.evidence import CorpusSummary
-from harness.folder import RunFolder, write_json
+from harness.folder import ELSEWHERE, RunFolder, write_json
 from harness.llm.prompts import prompts_of
 from harness.methods import Method
 from harness.run.setup import Setup
@@ -214,7 +214,7 @@ def check_same_run(setup: Setup, folder: RunFolder, *, unknown: Sequence[str] = 
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise HarnessError(
             f"the folder {folder.path} holds a run of a different configuration ({shown}{more}): "
-            "choose another with folder=..., or delete it"
+            f"choose {ELSEWHERE}, or delete it"
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.errors import HarnessError
 from harness.evidence import Corpus, gathered
-from harness.folder import RunFolder, replacing
+from harness.folder import RunFolder, check_writable, replacing
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
 from harness.methods import Method
@@ -52,6 +52,7 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     folder = RunFolder(setup.folder)
     check_same_run(setup, folder)
     setup.check()
+    _check_places(setup)
     cache = cache_of(setup) if setup.backends else None
     async with serving_of(setup, folder, cache) as serving:
         await _preflight(setup, folder, serving)
@@ -68,6 +69,23 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     for line in serving.ended_early:
         early(line)
     return leaderboard
+
+
+def _check_places(setup: Setup) -> None:
+    """Check that all that a run writes outside its folder can be written, which it would find out hours later.
+
+    Raises:
+        HarnessError: naming the option.
+    """
+    config = setup.config
+    wanted = {
+        "storage.store": config["storage"]["store"],
+        "evidence.store": config["evidence"]["store"] if setup.compares else None,
+        "serving.cache": config["serving"]["cache"] if setup.backends else None,
+    }
+    for option, place in wanted.items():
+        if place is not None:
+            check_writable(Path(place).expanduser(), option)
 
 
 def cache_of(setup: Setup) -> ResponseCache:

@@ -87,6 +87,14 @@ class SweepStart(Callback):
                 file=sys.stderr,
             )
             sys.exit(1)
+        named = [item for item in config.hydra.overrides.task if item.lstrip("+").startswith("folder=")]
+        if named:
+            print(
+                f"error: {named[0]} has no say in a sweep, each of whose runs has its own folder below that of the "
+                "sweep: name=NAME or hydra.sweep.dir=FOLDER says where",
+                file=sys.stderr,
+            )
+            sys.exit(1)
         _started = SweepFolder(Path(config.hydra.sweep.dir))
         _started.begin()
 
