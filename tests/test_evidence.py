@@ -683,6 +683,47 @@ def test_a_pass_over_a_corpus_that_has_changed_begins_anew(
     assert now == collect(Changing(others), llama, [Neuron(0, 1)], config, folder=tmp_path / "new")
 
 
+def test_a_pass_is_taken_up_with_batches_of_another_size(
+    llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    def stops(total: int | None, done: int) -> None:
+        if len(forwards) >= 9:
+            raise KeyboardInterrupt
+
+    config, smaller = (replace(SMALL, checkpoint_s=0, batch_windows=size) for size in (16, 4))
+    whole = collect(Listed(texts), llama, [Neuron(0, 1)], smaller, folder=tmp_path / "whole")
+    passes = len(forwards)
+    forwards.clear()
+    with pytest.raises(KeyboardInterrupt):
+        collect(Listed(texts), llama, [Neuron(0, 1)], config, folder=tmp_path / "cut", progress=stops)
+    forwards.clear()
+    rest = collect(Listed(texts), llama, [Neuron(0, 1)], smaller, folder=tmp_path / "cut")
+    assert "begins anew" not in caplog.text
+    assert 0 < len(forwards) <= passes - 9 * 2
+    assert [item.tokens for item in rest.activity] == [item.tokens for item in whole.activity]
+    assert [item.maximum for item in rest.activity] == pytest.approx(
+        [item.maximum for item in whole.activity], abs=5e-5
+    )
+    assert [item.window for item in rest.exemplars] == [item.window for item in whole.exemplars]
+
+
+def test_a_damaged_state_is_told_as_what_it_is(
+    llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    def stops(total: int | None, done: int) -> None:
+        if len(forwards) >= 3:
+            raise KeyboardInterrupt
+
+    config = replace(SMALL, checkpoint_s=0)
+    with pytest.raises(KeyboardInterrupt):
+        collect(Listed(texts), llama, [Neuron(0, 1)], config, folder=tmp_path, progress=stops)
+    (saved,) = tmp_path.rglob("pass-*.safetensors")
+    saved.write_bytes(b"rubbish")
+    collect(Listed(texts), llama, [Neuron(0, 1)], config, folder=tmp_path)
+    assert "is not readable" in caplog.text
+    assert "changed" not in caplog.text
+
+
 def test_runs_share_what_was_captured(llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int]) -> None:
     config = replace(SMALL, store=str(tmp_path / "store"))
     some, more = both_signs(Neuron(0, 1), Neuron(1, 5)), [Neuron(0, 2), Neuron(1, 5)]

@@ -121,12 +121,21 @@ def test_what_cannot_be_read_is_paid_once_and_read_again_by_a_better_parser(
         assert statuses()["vocab_proj", Status.OK] == 4
         assert statuses()["pairwise", Status.FAILED] == 4 * 4  # for want of a question
         again = next(item for item in RunFolder(Path("run")).descriptions().records() if item.describer == "vocab_proj")
-        assert again.usage.roles["explainer"].cached_calls == 1
-        assert again.usage.roles["explainer"].paid == 0
+        assert again.usage.roles["explainer"].cached_calls == 0  # what this run paid, it has paid
+        assert again.usage.roles["explainer"].paid == 0.007
 
         assert invoke(*options(small, server, *prices))[0] == 0  # which the next run puts
         assert asked(server) == first + 4 * 4
         assert statuses()["pairwise", Status.OK] == 4 * 6
+
+
+def test_a_run_whose_answers_are_all_stored_needs_no_endpoint(small: list[str], invoke: Invoke) -> None:
+    with endpoint(answering(GOOD, ALIKE, VERDICT)) as server:
+        assert invoke(*options(small, server))[0] == 0
+    before = statuses()
+    Path("run").rename("first")
+    assert invoke(*options(small, server, "serving.preflight=none"))[0] == 0  # the endpoint is gone
+    assert statuses() == before
 
 
 def test_a_run_without_stored_answers_is_not_read_again(small: list[str], invoke: Invoke, tmp_path: Path) -> None:
@@ -167,7 +176,7 @@ def test_where_too_much_fails_the_run_ends_early_and_goes_on_when_it_is_started_
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("serving.preflight=some", ("serving.preflight", "endpoints or all")),
+        ("serving.preflight=some", ("serving.preflight", "endpoints, all or none")),
         ("serving.failure_budget=2", ("serving", "failure_budget is 2")),
         ("serving.redrow=true", ("redrow",)),
         ("llm.judge.price.prompt=1", ("llm.judge", "price")),

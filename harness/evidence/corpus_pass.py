@@ -208,13 +208,16 @@ class Batch:
         return torch.from_numpy(ids), torch.from_numpy(attention.astype(np.int64))
 
 
-def batches(pool: Sequence[Window], first: int, size: int, seed: int) -> Iterator[Batch]:
-    """Yield the batches of a pool whose windows are numbered from ``first``: one split each, like lengths together."""
+def batches(pool: Sequence[Window], first: int, size: int, seed: int, done: int = 0) -> Iterator[Batch]:
+    """Yield the batches of a pool whose windows are numbered from ``first``: one split each, like lengths together.
+
+    So many windows that are ``done`` are passed over; which they are does not depend on the size of the batches.
+    """
     order = list(Split)
     numbered = sorted(
         enumerate(pool, start=first), key=lambda item: (order.index(item[1].split), -len(item[1].tokens), item[0])
     )
-    start = 0
+    start = done
     while start < len(numbered):
         stop = start + 1
         while stop < min(start + size, len(numbered)) and numbered[stop][1].split is numbered[start][1].split:
@@ -231,8 +234,11 @@ class Captured:
     summary: CorpusSummary
 
 
+CHANGED = "the corpus has changed since it was interrupted"
+
+
 class _Stale(Exception):
-    """The corpus is not the one that the saved state was made from."""
+    """The saved state cannot be taken up, and why."""
 
 
 def check_window(subject: Subject, config: EvidenceConfig) -> None:
@@ -282,14 +288,14 @@ def capture(
     arguments = (documents, corpus, subject, neurons, config, seed, device, saved, progress)
     try:
         return _Pass(*arguments).run()
-    except _Stale:
-        logger.warning("the corpus %s has changed since the pass was interrupted: it begins anew", corpus.name)
+    except _Stale as reason:
+        logger.warning("the interrupted pass over the corpus %s begins anew: %s", corpus.name, reason)
         saved.unlink(missing_ok=True)
         return _Pass(*arguments).run()
 
 
 class _Pass:
-    """One pass; ``pool`` and ``batch`` count those that are done."""
+    """One pass; counts the pools that are done, and the windows that are done of the next one."""
 
     def __init__(
         self,
@@ -307,10 +313,10 @@ class _Pass:
         self._config, self._seed, self._device, self._saved = config, seed, device, saved
         self._progress, self._neurons = progress, sorted(neurons)
         self._encoder = Encoder(subject.tokenizer, corpus.template)
-        self._told = self._pool = self._batch = 0
+        self._told = self._pool = self._done = 0
         self._last_save = time.monotonic()
         # What must be the same for a saved state to be taken up.
-        of = [corpus.name, config.identity, config.batch_windows, seed, [str(neuron) for neuron in self._neurons]]
+        of = [corpus.name, config.identity, seed, [str(neuron) for neuron in self._neurons]]
         self._identity = hashlib.sha256(json.dumps(of).encode()).hexdigest()
 
     def run(self) -> Captured:
@@ -332,15 +338,15 @@ class _Pass:
                 if number == self._pool and not same:
                     same = digest.hexdigest() == goal
                     if not same:
-                        raise _Stale
+                        raise _Stale(CHANGED)
                 if number >= self._pool:
-                    if number > self._pool or not self._batch:
+                    if number > self._pool or not self._done:
                         state.book.add(pool, first)
                     self._read(reader, state, pool, first, digest.hexdigest(), read, cutter.read)
                 first, read, number = first + len(pool), cutter.read, number + 1
                 pool = list(islice(windows, POOL))
             if not same:
-                raise _Stale
+                raise _Stale(CHANGED)
         finally:
             reader.close()
         cutter.check()
@@ -370,23 +376,19 @@ class _Pass:
         before: int,
         after: int,
     ) -> None:
-        """Read a pool, from the batch on with which it was left; documents ``before`` it, and with it ``after``."""
-        done = 0
+        """Read a pool, from the window on with which it was left; documents ``before`` it, and with it ``after``."""
         prefix, suffix = self._encoder.prefix, self._encoder.suffix
-        for number, batch in enumerate(batches(pool, first, self._config.batch_windows, self._seed)):
-            done += len(batch.numbers)
-            if number < self._batch:
-                continue
+        for batch in batches(pool, first, self._config.batch_windows, self._seed, self._done):
             ids, attention = batch.framed(prefix, suffix, self._subject.tokenizer.pad_token_id or 0)
             read = reader.read(ids, attention)
             state.update(batch, read[:, len(prefix) : len(prefix) + batch.tokens.shape[1]])
-            self._batch = number + 1
-            self._tell(before + (after - before) * done // len(pool))
+            self._done += len(batch.numbers)
+            self._tell(before + (after - before) * self._done // len(pool))
             if time.monotonic() - self._last_save >= self._config.checkpoint_s:
                 self._save(state, first, digest)
         if state.book.overgrown():
             state.prune(first + len(pool))
-        self._pool, self._batch = self._pool + 1, 0
+        self._pool, self._done = self._pool + 1, 0
 
     def _tell(self, documents: int) -> None:
         if documents > self._told:
@@ -395,7 +397,7 @@ class _Pass:
 
     def _save(self, state: State, first: int, digest: str) -> None:
         state.prune(first)
-        place = {"pool": self._pool, "batch": self._batch, "digest": digest, "identity": self._identity}
+        place = {"pool": self._pool, "done": self._done, "digest": digest, "identity": self._identity}
         with replacing(self._saved) as aside:
             tensors = {name: tensor.contiguous() for name, tensor in state.tensors().items()}
             save_file(tensors, aside, metadata={"place": json.dumps(place)})
@@ -409,12 +411,11 @@ class _Pass:
             with safe_open(self._saved, framework="pt") as file:
                 place = json.loads((file.metadata() or {})["place"])
                 if place["identity"] != self._identity:
-                    raise _Stale
+                    raise _Stale("it was one of other settings or neurons")
+                self._pool, self._done = place["pool"], place["done"]
                 state.load({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-            logger.debug("the saved state %s is not readable (%s)", self._saved, error)
-            raise _Stale from error
-        self._pool, self._batch = place["pool"], place["batch"]
+            raise _Stale(f"{self._saved}, in which its state was saved, is not readable ({error})") from error
         logger.info("taking up the pass where it was interrupted")
         digest: str = place["digest"]
         return digest

@@ -134,10 +134,12 @@ def _interruptible() -> Iterator[None]:
 
 
 async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
-    """Try every LLM that still has work to do: endpoints, and managed servers if the config says so."""
+    """Try every LLM that still has work to do: endpoints, and managed servers, or none, if the config says so."""
     scope = setup.config["serving"]["preflight"]
-    if scope not in ("endpoints", "all"):
-        raise HarnessError(f"serving.preflight is {scope!r}; choose endpoints or all")
+    if scope not in ("endpoints", "all", "none"):
+        raise HarnessError(f"serving.preflight is {scope!r}; choose endpoints, all or none")
+    if scope == "none":
+        return
     pending = {
         **pending_descriptions(setup, folder.descriptions()),
         **pending_verdicts(setup, folder, folder.verdicts()),
