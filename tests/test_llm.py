@@ -1057,6 +1057,7 @@ def test_a_local_model_is_known_by_its_content(tmp_path: Path) -> None:
             {"model.safetensors": tail},
             {"model.safetensors": b"\1" + tail},
             {"model.safetensors": tail + b"\1"},
+            {"model.safetensors": b"\0" * 1_490_000 + b"\1" * 20_000 + b"\0" * 1_490_000},  # a matrix in the middle
         ]
     ):
         assert ManagedVLLM(folder(f"changed-{number}", **changed)).identity != base, changed
