@@ -129,7 +129,7 @@ def test_what_cannot_be_read_is_paid_once_and_read_again_by_a_better_parser(
         assert statuses()["pairwise", Status.OK] == 4 * 6
 
 
-def test_a_run_lives_by_its_stored_answers(small: list[str], invoke: Invoke, tmp_path: Path) -> None:
+def test_a_run_lives_by_its_stored_answers(small: list[str], invoke: Invoke, tmp_path: Path, own_cache: Path) -> None:
     with pytest.raises(SystemExit, match=r"^error: [^\n]*not a run folder[^\n]*$"):
         reparse([str(tmp_path)])
     with endpoint(answering(GOOD, ALIKE, VERDICT)) as server:
@@ -138,8 +138,8 @@ def test_a_run_lives_by_its_stored_answers(small: list[str], invoke: Invoke, tmp
     Path("run").rename("first")
     assert invoke(*options(small, server, "serving.preflight=none"))[0] == 0  # the endpoint is gone, and not needed
     assert statuses() == before
-    (tmp_path / ".cache").rename(tmp_path / "moved")
-    with pytest.raises(SystemExit, match=r"^error: [^\n]*\.cache/llm \(serving\.cache\): call this from[^\n]*$"):
+    own_cache.rename(tmp_path / "moved")
+    with pytest.raises(SystemExit, match=r"^error: [^\n]*/llm \(serving\.cache\): call this from[^\n]*$"):
         reparse(["run"])
 
 
