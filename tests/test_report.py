@@ -43,13 +43,14 @@ from harness.records import (
     Vote,
     Winner,
 )
-from harness.report import build_report, load_run, print_leaderboard
+from harness.report import build_report, load_run, print_judge_checks, print_leaderboard, store_judge_checks
 from harness.report.__main__ import main
 from harness.report.build import decomposition_figures
 from harness.report.cards import build_cards, crop, disagreement
 from harness.report.plots import leaderboard_figure, to_svg, win_matrix_figure
 from harness.report.text import shown_token, visible
 from harness.report.words import comparability_warnings, config_differences, control_warnings
+from harness.run.tracked import cost_rows, failure_rows, summary_of_run
 from harness.stats import build_leaderboard, leaderboard_from_json
 
 ATTACK = "<script>alert('x')</script><img src=https://evil.example/x.png onerror=alert(1)>"
@@ -359,6 +360,43 @@ def test_costs_are_told_by_role_and_method(page: str) -> None:
     assert rows["rotate"] == ["12", "4", "3,600", "240", "6.0", "0.08", "0.06"]
     assert rows["judge"][0] == "qwen3-8b"
     assert rows["judge"][-2:] == ["–", "–"]  # no prices: not known, and not nothing
+
+
+def test_what_was_asked_again_is_paid_for_and_can_fail(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write_json(folder.manifest, {"contestants": {"a": {"control": False}, "b": {"control": False}}})
+    usage = Usage(1, 700, 40, 0.5, {"judge": RoleUsage(1, 700, 40, 0.5, 0.25, paid=0.25)})
+    for index in range(3):
+        verdict = Verdict(Neuron(0, index), "pairwise", "a", "b", True, Winner.FIRST, usage=usage)
+        folder.verdicts().append(verdict)
+        folder.retests().append(verdict)
+        score = Score(Neuron(0, index), "detection", "a", index / 4, usage=usage)
+        folder.scores().append(score)
+        lost = dataclasses.replace(score, value=None, status=Status.UNPARSED, detail="no number")
+        folder.score_retests().append(score if index else lost)
+    store_judge_checks(folder)
+    build_report([folder], folder.report)
+    page = opened(folder.report)
+    costs = [row for row in rows_of(page, "Costs") if row[:2] == ["ask", "again"]]
+    assert costs == [["ask", "again", name, "3", "2,100", "120", "1.5"] for name in ("pairwise", "detection")]
+    assert rows_of(page, "Costs")[-1] == ["All", "12", "8,400", "480", "6.0"]
+    judge = rows_of(page, "Costs by role of the language model")[1]
+    assert judge[-2:] == ["3.00", "3.00"]  # all twelve calls, those that were asked again among them
+    assert ["asked", "again", "detection", "1", "of", "3", "unparsed", "1"] in rows_of(page, "Failures")
+    checks = {row[0]: " ".join(row) for row in rows_of(page, "What the judges are worth")}
+    assert checks["pairwise"].endswith("1.00 of 3")
+    assert checks["detection"].endswith("1.00 of 2 1 failed")
+    console = Console(file=io.StringIO(), width=120)
+    print_judge_checks(folder, console)
+    assert "1.00 of 2, 1 failed" in console.file.getvalue()  # type: ignore[attr-defined]
+
+    # The tracker is told the same.
+    figures = summary_of_run(folder, load_run(folder).leaderboard, ())
+    assert (figures["cost/calls"], figures["cost/paid"], figures["failed/detection"]) == (12, 3.0, 1)
+    stages = {(row["stage"], row["method"]): row["calls"] for row in cost_rows(folder)}
+    assert stages["ask again", "pairwise"] == stages["ask again", "detection"] == 3
+    (failure,) = failure_rows(folder, folder.read_manifest())
+    assert (failure["stage"], failure["status"], failure["count"], failure["of"]) == ("ask again", "unparsed", 1, 3)
 
 
 def test_further_figures_of_scorers_are_shown(page: str) -> None:

@@ -90,6 +90,7 @@ class JudgeCheck:
         retest: comparators: share of verdicts, asked for again with another seed, that are the same again; scorers:
             Pearson's correlation of the first and the second scores.
         retests: how many were asked for again and answered.
+        retests_failed: how many were asked for again and have no usable second answer.
         preferences: verdicts with a soft preference.
         mass: mean probability that the judge put on the verdicts at all; none if it was never asked.
         pairs: one for each pair of contestants of known quality.
@@ -113,6 +114,7 @@ class JudgeCheck:
     self_comparisons: int
     retest: float | None
     retests: int
+    retests_failed: int
     preferences: int
     mass: float | None
     pairs: tuple[KnownPair, ...]
@@ -177,11 +179,13 @@ def judge_checks(
     soft = _soft(said)
     own = _self_preferences(judged, known, models or {}, seed)
     checks = []
-    for kind, comparisons in (("comparator", judged), ("scorer", scored)):
-        for judge in sorted({item.judge for item in comparisons}):
+    # A scorer that was asked again has something to say without a contestant of known quality.
+    asked_again = {item.scorer for item in regraded}
+    for kind, comparisons, others in (("comparator", judged, set[str]()), ("scorer", scored, asked_again)):
+        for judge in sorted({item.judge for item in comparisons} | others):
             mine = [item for item in comparisons if item.judge == judge]
             records = [item for item in said if item.judge == judge]
-            retest, count = (
+            retest, count, lost = (
                 _agreement(records, [item for item in again if item.judge == judge])
                 if kind == "comparator"
                 else _correlation(
@@ -199,6 +203,7 @@ def judge_checks(
                     self_comparisons=asked,
                     retest=retest,
                     retests=count,
+                    retests_failed=lost,
                 )
             )
     return tuple(checks)
@@ -289,6 +294,7 @@ def _check(
         self_comparisons=0,
         retest=None,
         retests=0,
+        retests_failed=0,
         preferences=sum(item.preference is not None for item in ok),
         mass=_mean([item.mass for item in ok if item.mass is not None]),
         pairs=pairs,
@@ -394,27 +400,28 @@ def _higher(one: float | None, two: float | None) -> float:
     return 0.5 if one == two else float(one > two)
 
 
-def _agreement(verdicts: Sequence[Verdict], again: Sequence[Verdict]) -> tuple[float | None, int]:
+def _agreement(verdicts: Sequence[Verdict], again: Sequence[Verdict]) -> tuple[float | None, int, int]:
     first = {(item.neuron, item.first, item.second): item.winner for item in verdicts if item.winner is not None}
     same = [
         first[key] is item.winner
         for item in again
         if item.winner is not None and (key := (item.neuron, item.first, item.second)) in first
     ]
-    return _mean(same), len(same)
+    return _mean(same), len(same), sum(item.winner is None for item in again)
 
 
-def _correlation(scores: Sequence[Score], again: Sequence[Score]) -> tuple[float | None, int]:
+def _correlation(scores: Sequence[Score], again: Sequence[Score]) -> tuple[float | None, int, int]:
     first = {(item.neuron, item.describer): item.value for item in scores if item.value is not None}
     both = [
         (first[key], item.value)
         for item in again
         if item.value is not None and (key := (item.neuron, item.describer)) in first
     ]
+    lost = sum(item.value is None for item in again)
     one, two = (np.array(values) for values in zip(*both, strict=True)) if both else (np.array([]), np.array([]))
     if len(both) < 2 or np.ptp(one) == 0 or np.ptp(two) == 0:
-        return None, len(both)
-    return round(float(np.corrcoef(one, two)[0, 1]), 6), len(both)
+        return None, len(both), lost
+    return round(float(np.corrcoef(one, two)[0, 1]), 6), len(both), lost
 
 
 def _self_preferences(
