@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from harness.errors import HarnessError
+from harness.export import export_run
 from harness.folder import RunFolder, write_json, write_table
 from harness.records import (
     AblatedChannels,
@@ -33,6 +34,7 @@ from harness.records import (
     RoleUsage,
     Score,
     ScoredToken,
+    Sign,
     Source,
     Split,
     Status,
@@ -49,7 +51,7 @@ from harness.report.build import decomposition_figures
 from harness.report.cards import build_cards, crop, disagreement
 from harness.report.plots import leaderboard_figure, to_svg, win_matrix_figure
 from harness.report.text import shown_token, visible
-from harness.report.words import comparability_warnings, config_differences, control_warnings
+from harness.report.words import comparability_warnings, config_differences, control_warnings, summary
 from harness.run.tracked import cost_rows, failure_rows, summary_of_run
 from harness.stats import build_leaderboard, leaderboard_from_json
 
@@ -614,6 +616,28 @@ def test_a_large_run_shows_and_reads_some_of_its_neurons(tmp_path: Path, monkeyp
     text = " ".join("".join(Reader(folder.report.read_text()).text).split())
     assert "compared on 9 neurons" in text
     assert "Shown are 4 of the 9 neurons" in text
+
+
+def test_a_neuron_at_two_signs_is_one_neuron_that_was_compared(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write_json(folder.manifest, {"contestants": {"a": {"control": False}, "b": {"control": False}}})
+    for index in range(3):
+        for sign in Sign:
+            neuron = Neuron(4, index, sign=sign)
+            folder.descriptions().append(Description(neuron, "a", "some text"))
+            if index < 2:
+                folder.verdicts().append(Verdict(neuron, "j", "a", "b", True, Winner.FIRST))
+    # Of the neurons that were described, and of those that merely have exemplars, nothing was compared yet.
+    tokens, activations = (" one", " two"), (0.0, 1.0)
+    window = Exemplar(Neuron(5, 9), Split.REPORT, Source.TOP, "d", 1, tokens, activations)
+    write_table(folder.exemplars, [window])
+    data = load_run(folder)
+    assert data.leaderboard.neurons == 2
+    assert summary(data).split("compared on ")[1].startswith("2 neurons at both signs of an unnamed subject (layer 4).")
+    assert "neurons: 2 neurons at both signs\n" in (export_run(folder, tmp_path / "out") / "README.md").read_text()
+    build_report([folder], folder.report)
+    text = " ".join("".join(Reader(folder.report.read_text()).text).split())
+    assert "Neurons2at both signs, 0 channels" in text
 
 
 def test_a_run_without_llm_says_so(tmp_path: Path, page: str) -> None:

@@ -75,6 +75,8 @@ class RunData:
         descriptions: the describers' descriptions.
         verdicts: the comparators' verdicts.
         scores: the scorers' grades.
+        compared: every neuron, shown or not, that describers were compared on; of a run that only scores, those that
+            were scored, and while nothing was judged, those that were described.
         merit: the figures of all vectors and channels, shown or not, by layer and kind.
         left_out: how many neurons are not shown.
         expected: channels that the config expects, beside those found.
@@ -94,6 +96,7 @@ class RunData:
     descriptions: tuple[Description, ...]
     verdicts: tuple[Verdict, ...]
     scores: tuple[Score, ...]
+    compared: frozenset[Neuron]
     merit: tuple[MeritGroup, ...]
     left_out: int = 0
     expected: tuple[FoundChannel, ...] = ()
@@ -169,6 +172,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
             sorted(_of(verdicts, some), key=lambda item: (item.neuron, item.judge, item.first, item.second))
         ),
         scores=tuple(sorted(_of(scores, some), key=lambda item: (item.neuron, item.scorer, item.describer))),
+        compared=_compared(verdicts, scores, descriptions),
         merit=merit_groups(folder),
         left_out=left_out,
         expected=read_expected(folder, manifest),
@@ -186,6 +190,11 @@ def _choice(folder: RunFolder, judged: Iterable[Neuron]) -> tuple[list[Neuron], 
     found = sorted(signed | (whole - {neuron.whole for neuron in signed}))
     count = min(SHOWN, len(found))
     return [found[place * len(found) // count] for place in range(count)], len(found) - count
+
+
+def _compared(*records: Iterable[Verdict] | Iterable[Score] | Iterable[Description]) -> frozenset[Neuron]:
+    """Return the neurons of the first of the records that there are any of."""
+    return next((found for some in records if (found := frozenset(item.neuron for item in some))), frozenset())
 
 
 def _of(records: Iterable[T], neurons: set[Neuron] | None) -> list[T]:

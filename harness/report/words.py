@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from harness.records import Neuron
 from harness.report.data import RunData
 from harness.report.text import listing, number, percent, plural
 from harness.stats import Board, Cycles, LengthEffect, Pool, Trust, incomparable, merit_row, together
@@ -21,13 +22,13 @@ def summary(run: RunData) -> str:
     controls = [name for name in run.describers if run.is_control(name)]
     real = [name for name in run.describers if name not in controls]
     subject = run.part("subject")
-    layers = sorted({neuron.layer for neuron in run.neurons})
+    layers = sorted({neuron.layer for neuron in run.compared})
     where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {listing([str(layer) for layer in layers])}"
     compared = f"{plural(len(real), 'way')} of describing a neuron ({listing(real)})"
     if controls:
         compared += f" and {plural(len(controls), 'control')} ({listing(controls)})"
     verb = "was" if len(real) + len(controls) == 1 else "were"
-    first = f"{compared} {verb} compared on {plural(len(run.neurons) + run.left_out, 'neuron')}"
+    first = f"{compared} {verb} compared on {neurons_told(run.compared)}"
     first += f" of {subject.get('name') or 'an unnamed subject'}" + (f" ({where})." if layers else ".")
     comparators = [health.judge for health in run.leaderboard.health]
     scorers = sorted({row.scorer for row in run.leaderboard.scores})
@@ -39,6 +40,28 @@ def summary(run: RunData) -> str:
         ways.append(f"scored one by one by {listing(scorers)}")
     second = f"The descriptions were {' and '.join(ways)}." if ways else "No judge has given a verdict or a score yet."
     return f"{first[0].upper()}{first[1:]} {second}"
+
+
+def neurons_of(run: RunData) -> int:
+    """Return how many whole neurons a run compares describers on, or has on record if it only decomposes."""
+    return len({neuron.whole for neuron in run.compared}) if run.compares else len(run.neurons) + run.left_out
+
+
+def neurons_told(neurons: Collection[Neuron]) -> str:
+    """Return how many whole neurons these are, and at which signs if that is not the positive one alone."""
+    signs = signs_told(neurons)
+    return plural(len({neuron.whole for neuron in neurons}), "neuron") + (f" {signs}" if signs else "")
+
+
+def signs_told(neurons: Collection[Neuron]) -> str:
+    """Return at which signs neurons are compared, or nothing if that is the positive one alone."""
+    if not any(neuron.negative for neuron in neurons):
+        return ""
+    if all(neuron.negative for neuron in neurons):
+        return "at the negative sign"
+    count = len({neuron.whole for neuron in neurons})
+    both = len(neurons) - count
+    return "at both signs" if both == count else f"({both} of them at both signs)"
 
 
 def _decomposed(run: RunData) -> str:
