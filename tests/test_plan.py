@@ -15,6 +15,8 @@ import huggingface_hub.constants
 import jsonschema
 import pytest
 import tiny_models
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from harness.export.__main__ import main as export
 from harness.llm.client import Price
@@ -23,12 +25,14 @@ from harness.plan.__main__ import main
 from harness.plan.dry import filled
 from harness.plan.planning import Assumptions, Rate, plan_of_setup
 from harness.plan.schema import Basis, Exactness, Level, RunPlan
+from harness.plan.stand_in import WIDTH, small_config
 from harness.planted.__main__ import main as planted
 from harness.reparse import main as reparse
 from harness.report.__main__ import main as report
 from harness.run.help import compose_config, help_text
 from harness.run.pipeline import run
 from harness.run.setup import Setup
+from harness.subject.architecture import ARCHITECTURES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ALL = Assumptions(neurons=99)  # every neuron is tried, so that all counts are exact
@@ -243,6 +247,20 @@ def test_a_model_of_the_hub_is_planned_where_there_is_no_network(
     code, _, err = invoke("experiment=rotate_gemma2_2b", "subject.shape.family=gemma9")
     assert code == 1
     assert "subject.shape.family is 'gemma9'; choose from bert" in err
+
+
+@pytest.mark.parametrize("family", sorted(name for name, known in ARCHITECTURES.items() if known.experts is None))
+def test_what_stands_in_for_a_model_is_tiny_whatever_its_family(family: str) -> None:
+    config = small_config(family, layers=3, vocabulary=2000, pad_token_id=0)
+    auto = AutoModelForCausalLM if ARCHITECTURES[family].causal else AutoModelForMaskedLM
+    with torch.device("meta"):  # counted, not made: a full-size model would take the memory of this machine
+        model = auto.from_config(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 400_000
+    stand_in = ARCHITECTURES[config.model_type]
+    assert stand_in.mlp is not None
+    assert stand_in.mlp.vectors.keys() == ARCHITECTURES[family].mlp.vectors.keys()  # type: ignore[union-attr]
+    assert getattr(config, stand_in.mlp.width) == WIDTH
+    assert config.num_hidden_layers == 3
 
 
 def test_in_a_pipe_a_plan_is_plain_text(invoke: Invoke, small: list[str]) -> None:
