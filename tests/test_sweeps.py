@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -220,6 +221,32 @@ def test_a_sweep_of_weights_and_biases_composes_and_seeks_what_is_logged(
     setup = Setup.of(config)
     check_figure(sweep["metric"]["name"], setup)
     told(lambda: check_figure("win_rate/rotat", setup), "win_rate/rotate", "sweep.figure")
+
+
+def test_a_figure_can_be_sought_if_and_only_if_the_run_can_have_it(small: list[str]) -> None:
+    from harness.llm.client import Price
+    from harness.llm.scripted import ScriptedBackend
+
+    def setup_of(*more: str) -> Setup:
+        return Setup.of(compose_config([*small, *more]))
+
+    priced, free = (ScriptedBackend(lambda _: "", model=name) for name in ("a", "b"))
+    priced.price = Price(1.0, 2.0)
+    whole = setup_of("judges=[pairwise,detection,panel]", "comparisons.retest=0.5")
+    whole = dataclasses.replace(whole, backends={"explainer": free, "judge": priced})
+    for name in (
+        *("win_rate/rotate", "judge/pairwise/inconsistency", "judge/pairwise/retest", "judge/detection/retest"),
+        *("judge/panel/input/retest", "cost/judge/calls", "cost/judge/paid", "cost/explainer/prompt_tokens"),
+        *("cost/calls", "failed/detection", "score/detection/maxact"),
+    ):
+        check_figure(name, whole)
+    # Nobody's truth is known, the explainer has no price, and so there is no total.
+    for name in ("judge/pairwise/accuracy", "cost/explainer/paid", "cost/total", "cost/simulator/calls"):
+        told(lambda name=name: check_figure(name, whole), "has no figure", name)
+    scoring = setup_of()
+    check_figure("score/own_words/rotate", scoring)
+    for name in ("win_rate/rotate", "best/win_rate", "judge/own_words/retest", "cost/paid"):
+        told(lambda name=name: check_figure(name, scoring), "has no figure", name)
 
 
 # --- several runs from their records alone --------------------------------------------------------------------------
