@@ -213,3 +213,14 @@ def test_it_is_pushed_on_request_only(
     monkeypatch.setattr(Hub, "create_repo", refused)
     assert main([str(run.path), "--to", str(tmp_path / "out"), "--push", "me/mine"]) == 1
     assert "me/mine could not be pushed (no network)" in capsys.readouterr().err
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    assert main([str(run.path), "--to", str(tmp_path / "out"), "--push", "me/mine"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: me/mine could not be pushed ([Errno 111] Connection refused); the export is in")
