@@ -640,6 +640,29 @@ def test_a_neuron_at_two_signs_is_one_neuron_that_was_compared(tmp_path: Path) -
     assert "Neurons2at both signs, 0 channels" in text
 
 
+def test_a_run_that_only_scores_shows_its_scores(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write_json(folder.manifest, {"contestants": {"a": {"control": False}, "b": {"control": True}}})
+    for index in range(3):
+        folder.scores().append(Score(Neuron(0, index), "own_words", "a", -index / 4))
+        lost = Score(Neuron(0, index), "own_words", "b", None, Status.FAILED, "no text")
+        folder.scores().append(lost if index else dataclasses.replace(lost, value=0.5, status=Status.OK))
+    data = load_run(folder)
+    console = Console(file=io.StringIO(), width=80)
+    print_leaderboard(data.leaderboard, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0].strip() == "Scores: no judge compares"
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert [row[:3] + row[4:] for row in rows] == [
+        ["own_words", "b (control)", "0.500", "1", "2"],
+        ["own_words", "a", "−0.250", "3", "0"],
+    ]
+    assert not any("trust" in line.lower() for line in lines)
+    card = (export_run(folder, tmp_path / "out") / "README.md").read_text()
+    assert "| own\\_words | a | −0.250 |" in card
+    assert "Win rates" not in card
+
+
 def test_a_run_without_llm_says_so(tmp_path: Path, page: str) -> None:
     assert "No language model was configured" not in page
     assert "vocab_proj are extractive" in page

@@ -150,6 +150,7 @@ def _card(data: RunData, counts: Mapping[str, int], licence: str) -> str:
         name=data.name,
         version=str(data.part("versions").get("neuron-harness", harness.__version__)),
         summary=summary(data),
+        compared=bool(data.leaderboard.judges),
         leaderboard=markdown_table(data.leaderboard) if data.leaderboard.overall.rows else "",
         tables=[{"name": name, "rows": count, "about": COLUMNS[name]} for name, count in counts.items()],
         precomputed=(real or ["NAME"])[0] if "descriptions" in counts else "",
