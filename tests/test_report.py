@@ -51,7 +51,13 @@ from harness.report.build import decomposition_figures
 from harness.report.cards import build_cards, crop, disagreement
 from harness.report.plots import leaderboard_figure, to_svg, win_matrix_figure
 from harness.report.text import shown_token, visible
-from harness.report.words import comparability_warnings, config_differences, control_warnings, summary
+from harness.report.words import (
+    comparability_warnings,
+    config_differences,
+    control_warnings,
+    extractive_notice,
+    summary,
+)
 from harness.run.tracked import cost_rows, failure_rows, summary_of_run
 from harness.stats import build_leaderboard, leaderboard_from_json
 
@@ -669,6 +675,27 @@ def test_a_run_without_llm_says_so(tmp_path: Path, page: str) -> None:
     folder = make_run(tmp_path / "plain", neurons=2, channels=1, llm=False)
     build_report([folder], folder.report)
     assert "No language model was configured" in folder.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("judges", "told"),
+    [
+        ({}, None),
+        ({"embedding": {"people": False}}, "No judge reads descriptions"),
+        ({"human": {"people": True}}, None),
+        ({"embedding": {"people": False}, "human": {"people": True}}, "Of the judges, human says what people"),
+    ],
+)
+def test_who_read_the_descriptions_without_an_llm_is_told_as_it_is(
+    tmp_path: Path, judges: dict[str, Any], told: str | None
+) -> None:
+    folder = RunFolder(tmp_path)
+    contestants = {name: {"control": False, "form": "extractive"} for name in "ab"}
+    write_json(folder.manifest, {"contestants": contestants, "judges": judges, "llm": {}})
+    notice = extractive_notice(load_run(folder))
+    assert notice is not None
+    assert "No language model was configured" in notice
+    assert "read" not in notice if told is None else told in notice
 
 
 def test_a_bare_manifest_is_enough(tmp_path: Path) -> None:

@@ -103,11 +103,7 @@ def extractive_notice(run: RunData) -> str | None:
             )
         if given:
             parts.append(f"Those of {listing(given)} were given to the run, which cannot say how they were made.")
-        parts.append(
-            "No judge reads descriptions as a language model or a person does: they compare embeddings, words or "
-            "responses. This shows whose descriptions lie closer to what activates the neurons. It cannot say which "
-            "method leads to the better explanation in words, nor what a reader would prefer."
-        )
+        parts += _unread(run)
         return " ".join(parts)
     if extractive:
         parts.append(
@@ -120,6 +116,25 @@ def extractive_notice(run: RunData) -> str | None:
             "at what cost, is not known here."
         )
     return " ".join(parts) or None
+
+
+def _unread(run: RunData) -> list[str]:
+    """Say which judges of a run without an LLM read descriptions, if any of them does not."""
+    judges = run.part("judges") or {health.judge: {} for health in run.leaderboard.health}
+    readers = sorted(name for name, entry in judges.items() if isinstance(entry, Mapping) and entry.get("people"))
+    if not readers:
+        unread = (
+            "No judge reads descriptions as a language model or a person does: they compare embeddings, words or "
+            "responses. This shows whose descriptions lie closer to what activates the neurons. It cannot say which "
+            "method leads to the better explanation in words, nor what a reader would prefer."
+        )
+        return [unread] if judges else []
+    if len(readers) == len(judges):
+        return []
+    return [
+        f"Of the judges, {listing(readers)} {'says' if len(readers) == 1 else 'say'} what people preferred who read "
+        "the descriptions; the others read nothing, but compare embeddings, words or responses."
+    ]
 
 
 def trust_lines(run: RunData) -> list[tuple[str, Trust]]:

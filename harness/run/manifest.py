@@ -224,6 +224,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
                 "role": judge.role,
                 "symmetric": getattr(judge, "symmetric", True),
                 "side": getattr(judge, "side", None),
+                "people": any(one.people for one in judge.everyone),
                 "models": _models(judge, setup),
                 "members": {
                     member: {"side": inner.side, "models": _models(inner, setup)}
