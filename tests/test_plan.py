@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from harness.export.__main__ import main as export
+from harness.folder import RunFolder
 from harness.llm.client import Price
 from harness.llm.scripted import Request, ScriptedBackend
 from harness.plan.__main__ import main
@@ -29,7 +30,9 @@ from harness.plan.stand_in import WIDTH, small_config
 from harness.planted.__main__ import main as planted
 from harness.reparse import main as reparse
 from harness.report.__main__ import main as report
+from harness.run.channel_store import ChannelStore
 from harness.run.help import compose_config, help_text
+from harness.run.merit import measure_merit
 from harness.run.pipeline import run
 from harness.run.setup import Setup
 from harness.subject.architecture import ARCHITECTURES
@@ -116,6 +119,23 @@ def test_what_is_planned_is_what_is_asked(small: list[str], tmp_path: Path) -> N
     assert finished.calls == 0
     assert finished.seconds == 0
     assert {method.done for method in finished.methods if method.kind == "describer"} == {4}
+
+    # Figures of merit that are not there yet are work, whatever other ones are; those that are there are none.
+    def measuring(**merit: int) -> Setup:
+        return dataclasses.replace(setup, merit=dataclasses.replace(setup.merit, **merit))
+
+    def merit_of(plan: RunPlan) -> str:
+        (stage,) = (stage for stage in plan.stages if stage.name == "figures of merit")
+        assert stage.basis is (Basis.MEASURED if stage.note else Basis.NOTHING)
+        return stage.note
+
+    two, three = measuring(random_vectors=2, random_channels=2), measuring(random_vectors=3, random_channels=2)
+    planned = plan_of_setup(two, ALL)
+    # Two layers and two kinds of vectors, in each of which two random ones are drawn, with two channels.
+    assert (planned.state, merit_of(planned)) == ("unfinished", "16 channels of restarts and random vectors")
+    measure_merit(two, RunFolder(setup.folder), ChannelStore(two))
+    assert (plan_of_setup(two, ALL).state, merit_of(plan_of_setup(two, ALL))) == ("finished", "")
+    assert merit_of(plan_of_setup(three, ALL)) == "24 channels of restarts and random vectors"
 
     # A new folder: the store has the evidence and the cache every answer.
     again = plan_of_setup(dataclasses.replace(setup, folder=tmp_path / "again"), ALL)
