@@ -25,7 +25,7 @@ from harness.llm.scripted import Request, ScriptedBackend
 from harness.plan.__main__ import main
 from harness.plan.dry import filled
 from harness.plan.planning import Assumptions, Rate, plan_of_setup
-from harness.plan.schema import Basis, Exactness, Level, RunPlan
+from harness.plan.schema import Amount, Basis, Exactness, Level, RolePlan, RunPlan
 from harness.plan.stand_in import WIDTH, small_config
 from harness.planted.__main__ import main as planted
 from harness.reparse import main as reparse
@@ -188,7 +188,7 @@ def test_a_researcher_is_told_what_looks_wrong(small: list[str], tmp_path: Path)
     warnings = "\n".join(flag.text for flag in plan.flags if flag.level is Level.WARNING)
     assert plan.stopped
     assert any("exceed the limit of 3 (--max-calls)" in text for text in stops)
-    assert any("the cost is not known" in text for text in stops)
+    assert any("cannot be kept: set llm.explainer.price and llm.judge.price" in text for text in stops)
     for words in (
         "no control among the describers",
         "judges with one model, which writes the descriptions too",
@@ -301,6 +301,26 @@ def test_in_a_pipe_a_plan_is_plain_text(invoke: Invoke, small: list[str]) -> Non
     code, _, err = invoke("--nonsense")
     assert code == 2
     assert "there is no option --nonsense" in err
+    for several in ("-m", "--multirun"):
+        code, _, err = invoke(several, "seed=1,2")
+        assert code == 2
+        assert "plan one run of the sweep" in err
+    code, _, err = invoke(*quick, "--tokens-per-second", "jugde=8000/2000")
+    assert code == 1
+    assert err == "error: this run has no LLM role 'jugde', it has none (--tokens-per-second)\n"
+
+
+def test_a_server_of_ones_own_costs_nothing_by_the_token() -> None:
+    def role(name: str, *, managed: bool, cost: float | None, calls: int = 1) -> RolePlan:
+        amount = Amount(calls=calls)
+        return RolePlan.model_construct(role=name, managed=managed, cost=cost, amount=amount)
+
+    own, priced = role("judge", managed=True, cost=None), role("explainer", managed=False, cost=2.5)
+    assert RunPlan.model_construct(roles=[own, priced]).cost == 2.5
+    unknown = RunPlan.model_construct(roles=[own, priced, role("simulator", managed=False, cost=None)])
+    assert (unknown.cost, unknown.unpriced) == (None, ["simulator"])
+    unasked = role("simulator", managed=False, cost=None, calls=0)
+    assert RunPlan.model_construct(roles=[own, unasked]).cost == 0
 
 
 def test_help_names_every_command(invoke: Invoke, capsys: pytest.CaptureFixture[str]) -> None:
