@@ -826,6 +826,14 @@ def test_a_folder_that_is_no_run(tmp_path: Path, content: str | None, capsys: py
     assert not (tmp_path / "leaderboard.json").exists()
 
 
+def test_files_alone_are_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "sweep.json", tmp_path / "sweep.csv"]
+    for path in files:
+        path.write_text("")
+    assert main(list(map(str, files))) == 1
+    assert capsys.readouterr().err == f"error: no run folder among {files[0]}, {files[1]}: these are files\n"
+
+
 def test_no_folders_at_all(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="at least one run folder"):
         build_report([], tmp_path / "x.html")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from harness.flat import flatten
 from harness.records import Neuron
 from harness.report.data import RunData
 from harness.report.text import listing, number, percent, plural
@@ -221,22 +222,16 @@ def _upsets(board: Board) -> list[str]:
     return upsets
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, str]:
-    """Return a nested mapping as one of dotted keys and JSON values."""
-    if isinstance(config, Mapping) and config:
-        flat: dict[str, str] = {}
-        for key, value in config.items():
-            flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    return {prefix: config if isinstance(config, str) else json.dumps(config, ensure_ascii=False)}
-
-
 def config_differences(runs: Sequence[RunData]) -> list[tuple[str, list[str | None]]]:
     """Return the configuration values that differ: the dotted key and each run's value, none where it has none."""
-    flat = [flatten(run.part("config")) for run in runs]
+    flat = [{key: _shown(value) for key, value in flatten(run.part("config")).items()} for run in runs]
     keys = sorted({key for values in flat for key in values if key})
     rows = [(key, [values.get(key) for values in flat]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def comparability_warnings(runs: Sequence[RunData]) -> list[str]:
