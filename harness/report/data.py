@@ -149,7 +149,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         folder.verdicts().records(),
         folder.scores().records(),
     )
-    again = [*folder.retests().records(), *folder.score_retests().records()]
+    again: list[Verdict | Score] = [*folder.retests().records(), *folder.score_retests().records()]
     leaderboard = None if recompute else _stored_leaderboard(folder)
     checks = None if recompute else _stored_checks(folder)
     judged = {x.neuron for x in descriptions} | {x.neuron for x in verdicts} | {x.neuron for x in scores}
