@@ -283,6 +283,7 @@ def test_a_service_that_fails_as_well_hides_nothing_of_what_failed(
             assert exit_code == 1
             if stuck:
                 over.wait(60)
+                return
             raise TimeoutError("Timed out finishing run.")
 
     monkeypatch.setattr("wandb.init", lambda **_: Service())
