@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -181,11 +181,13 @@ def judge_checks(
     checks = []
     # A scorer that was asked again has something to say without a contestant of known quality.
     asked_again = {item.scorer for item in regraded}
+    lost = Counter(("comparator", item.judge) for item in again if item.winner is None)
+    lost += Counter(("scorer", item.scorer) for item in regraded if item.value is None)
     for kind, comparisons, others in (("comparator", judged, set[str]()), ("scorer", scored, asked_again)):
         for judge in sorted({item.judge for item in comparisons} | others):
             mine = [item for item in comparisons if item.judge == judge]
             records = [item for item in said if item.judge == judge]
-            retest, count, lost = (
+            retest, count = (
                 _agreement(records, [item for item in again if item.judge == judge])
                 if kind == "comparator"
                 else _correlation(
@@ -203,7 +205,7 @@ def judge_checks(
                     self_comparisons=asked,
                     retest=retest,
                     retests=count,
-                    retests_failed=lost,
+                    retests_failed=lost[kind, judge],
                 )
             )
     return tuple(checks)
@@ -400,28 +402,27 @@ def _higher(one: float | None, two: float | None) -> float:
     return 0.5 if one == two else float(one > two)
 
 
-def _agreement(verdicts: Sequence[Verdict], again: Sequence[Verdict]) -> tuple[float | None, int, int]:
+def _agreement(verdicts: Sequence[Verdict], again: Sequence[Verdict]) -> tuple[float | None, int]:
     first = {(item.neuron, item.first, item.second): item.winner for item in verdicts if item.winner is not None}
     same = [
         first[key] is item.winner
         for item in again
         if item.winner is not None and (key := (item.neuron, item.first, item.second)) in first
     ]
-    return _mean(same), len(same), sum(item.winner is None for item in again)
+    return _mean(same), len(same)
 
 
-def _correlation(scores: Sequence[Score], again: Sequence[Score]) -> tuple[float | None, int, int]:
+def _correlation(scores: Sequence[Score], again: Sequence[Score]) -> tuple[float | None, int]:
     first = {(item.neuron, item.describer): item.value for item in scores if item.value is not None}
     both = [
         (first[key], item.value)
         for item in again
         if item.value is not None and (key := (item.neuron, item.describer)) in first
     ]
-    lost = sum(item.value is None for item in again)
     one, two = (np.array(values) for values in zip(*both, strict=True)) if both else (np.array([]), np.array([]))
     if len(both) < 2 or np.ptp(one) == 0 or np.ptp(two) == 0:
-        return None, len(both), lost
-    return round(float(np.corrcoef(one, two)[0, 1]), 6), len(both), lost
+        return None, len(both)
+    return round(float(np.corrcoef(one, two)[0, 1]), 6), len(both)
 
 
 def _self_preferences(
