@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -181,8 +181,8 @@ def judge_checks(
     checks = []
     # A scorer that was asked again has something to say without a contestant of known quality.
     asked_again = {item.scorer for item in regraded}
-    lost = Counter(("comparator", item.judge) for item in again if item.winner is None)
-    lost += Counter(("scorer", item.scorer) for item in regraded if item.value is None)
+    lost = [("comparator", item.judge) for item in again if item.winner is None]
+    lost += [("scorer", item.scorer) for item in regraded if item.value is None]
     for kind, comparisons, others in (("comparator", judged, set[str]()), ("scorer", scored, asked_again)):
         for judge in sorted({item.judge for item in comparisons} | others):
             mine = [item for item in comparisons if item.judge == judge]
@@ -205,7 +205,7 @@ def judge_checks(
                     self_comparisons=asked,
                     retest=retest,
                     retests=count,
-                    retests_failed=lost[kind, judge],
+                    retests_failed=lost.count((kind, judge)),
                 )
             )
     return tuple(checks)
