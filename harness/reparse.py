@@ -16,12 +16,13 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from harness.errors import HarnessError
+from harness.flat import flatten
 from harness.folder import RunFolder
 from harness.llm.serving import Serving
 from harness.records import Status
 from harness.run.describe import describe
 from harness.run.judge import judge
-from harness.run.manifest import MASK, check_same_run, flatten
+from harness.run.manifest import MASK, check_same_run
 from harness.run.pipeline import cache_of, conclude, serving_of
 from harness.run.setup import Setup
 
