@@ -174,7 +174,7 @@ def test_killed_anywhere_a_run_goes_on_to_the_same_result(
         command = [sys.executable, "-m", "harness", *options(small | alone, folder=folder)]
         return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    assert invoke(*options(small, folder="whole", storage__store="null"))[0] == 0
+    assert invoke(*options(small, folder="whole", executor__block="1", storage__store="null"))[0] == 0
     whole = records(tmp_path / "whole")
     run = RunFolder(tmp_path / "killed")
     milestones = [

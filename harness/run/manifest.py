@@ -51,18 +51,16 @@ PACKAGES = (
     "sentence-transformers",
     "datasets",
 )
-_SECRET = re.compile(
-    r"(^|[_-])(token|secret|password|passwd|pass|pwd|key|apikey|auth|authorization|bearer|cookie|credentials?)$",
-    re.IGNORECASE,
-)
-#: Options whose values are an environment's or a request's own: any of them may be a secret, whatever it is called.
-_PRIVATE = re.compile(r"(^|_)(env|environment|headers?|cookies|servers)$", re.IGNORECASE)
 #: Names that can only be those of a credential: which one it is changes no result.
 _CREDENTIAL = re.compile(
-    r"(^|[_-])(secret|password|passwd|pwd|apikey|authorization|bearer|cookie|credentials?"
-    r"|(api|access|private|auth|bearer|hf)[_-](key|token))$",
+    r"(^|[_-])((secret|password|passwd|passphrase|pwd|apikey|credential)s?|authorization|bearer|cookie"
+    r"|(api|access|private|auth|bearer|hf)[_-](key|token)s?)$",
     re.IGNORECASE,
 )
+#: Names that may be those of a credential, and of a setting as well (``sep_token``).
+_PERHAPS = re.compile(r"(^|[_-])(token|pass|key|auth)$", re.IGNORECASE)
+#: Options whose values are an environment's or a request's own: any of them may be a secret, whatever it is called.
+_PRIVATE = re.compile(r"(^|_)(env|environment|headers?|cookies|servers)$", re.IGNORECASE)
 #: Variables of the shell that are no secret, whatever their names look like.
 _FOLDERS = {"PWD", "OLDPWD"}
 MASK = "***"
@@ -74,9 +72,10 @@ _SHORTEST = 10  # a shorter value of the environment may be a word like any othe
 def without_secrets(value: Any) -> Any:
     """Return a config without secrets.
 
-    Masked is every value whose name says that it is one (``HF_TOKEN``, ``api_key``), every value of an environment or
-    of headers, and whatever holds a secret of this process's environment, wherever it stands. Addresses lose the user
-    and the query, where keys are put as well; where the name of a variable is wanted, all that is no such name is lost.
+    Masked is every value whose name says that it is one (``HF_TOKEN``, ``api_key``, ``accessToken``), every value of an
+    environment or of headers, and whatever holds a secret of this process's environment, wherever it stands. Addresses
+    lose the user and the query, where keys are put as well; where the name of a variable is wanted, all that is no such
+    name is lost.
     """
     return _masked(value, (), _environment_secrets(), _hidden)
 
@@ -86,9 +85,17 @@ def _environment_secrets() -> list[str]:
     found = {
         item
         for name, item in os.environ.items()
-        if _SECRET.search(name) and name not in _FOLDERS and len(item) >= _SHORTEST and not _is_path(item)
+        if _is_secret(name) and name not in _FOLDERS and len(item) >= _SHORTEST and not _is_path(item)
     }
     return sorted(found, key=len, reverse=True)
+
+
+def _is_secret(name: str) -> bool:
+    return any(pattern.search(_snake(name)) for pattern in (_CREDENTIAL, _PERHAPS))
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
 
 
 def _is_path(value: str) -> bool:
@@ -102,15 +109,19 @@ def _masked(
     value: Any, path: tuple[str, ...], known: Sequence[str], mask: Callable[[tuple[str, ...], Any], Any]
 ) -> Any:
     name = path[-1] if path else ""
+    private, secret_name = bool(_PRIVATE.search(name)), _is_secret(name) and not isinstance(value, bool)
     if isinstance(value, Mapping):
-        hidden = bool(_PRIVATE.search(name))
+        hidden = private or secret_name
         return {
             key: _hidden(path, item) if hidden else _masked(item, (*path, str(key)), known, mask)
             for key, item in value.items()
         }
-    secret_name = _SECRET.search(name) and not isinstance(value, bool)
     if isinstance(value, list) and not secret_name:
-        return [_masked(item, path, known, mask) for item in value]
+        lines = private and not name.endswith("_env")  # "NAME=VALUE", as some write environments and headers
+        return [
+            _hidden(path, item) if lines and isinstance(item, str) else _masked(item, path, known, mask)
+            for item in value
+        ]
     if secret_name:
         return (_hidden if any(secret in str(value) for secret in known) else mask)(path, value)
     if not isinstance(value, str):
@@ -131,7 +142,7 @@ def _hashed(path: tuple[str, ...], value: Any) -> Any:
 
     Too short to find a key by, and with the option's name in it, so that equal values of two options do not look alike.
     """
-    if value is None or value == MASK or _CREDENTIAL.search(path[-1]):
+    if value is None or value == MASK or _CREDENTIAL.search(_snake(path[-1])):
         return _hidden(path, value)
     text = json.dumps([".".join(path), value], default=str)
     return f"{MASK}{hashlib.sha256(text.encode()).hexdigest()[:8]}"
