@@ -106,8 +106,17 @@ def steered_pairs(case: JudgeCase, count: int) -> list[tuple[SteeredText, Steere
     return pairs[:count]
 
 
+def varies(values: NDArray[np.floating]) -> bool:
+    """Tell whether there are values, and not all of them are the same."""
+    return bool(len(values) and np.ptp(values) >= 1e-9)
+
+
 def pearson(predicted: NDArray[np.floating], true: NDArray[np.floating]) -> float | None:
-    """Return Pearson's correlation, or none if either side does not vary."""
-    if np.ptp(predicted) < 1e-9 or np.ptp(true) < 1e-9:
+    """Return Pearson's correlation: 0 if the prediction does not vary, none if the truth does not.
+
+    A constant prediction tells nothing, which is what 0 says. If it had no figure, the descriptions that lead to it
+    would drop out of the means, and only the bad ones do. A constant truth is the same for every description.
+    """
+    if not varies(true):
         return None
-    return float(np.corrcoef(predicted, true)[0, 1])
+    return float(np.corrcoef(predicted, true)[0, 1]) if varies(predicted) else 0.0

@@ -452,10 +452,17 @@ def test_both_ask_the_very_same_questions(storms: list[Exemplar]) -> None:
     assert asked[0] == asked[1]
 
 
-@pytest.mark.parametrize("level", [0, 1, 2])
-def test_without_fitting_or_unfitting_excerpts_there_is_no_figure(storms: list[Exemplar], level: int) -> None:
-    error = failure(lambda: score(Responsiveness(), case(storms, rater(lambda text: level)), "storms"))
-    assert (error.status, "nothing to compare" in error.detail) == (Status.FAILED, True)
+@pytest.mark.parametrize(("level", "purity"), [(0, 0), (1, 0), (2, 1)])
+def test_a_description_that_nothing_fits_or_everything_is_worth_what_chance_is(
+    storms: list[Exemplar], level: int, purity: float
+) -> None:
+    for judge, value in ((Responsiveness(), 0), (Purity(), purity)):
+        grade = score(judge, case(storms, rater(lambda text: level)), "storms")
+        assert grade.value == value
+        # Twelve excerpts of storms and twelve of calm.
+        assert grade.metrics == {"fitting": 24 * (level == 2), "unfitting": 24 * (level == 0), "base": purity}
+        error = failure(lambda judge=judge: score(judge, case(forbidden(), rater(lambda text: level)), "storms"))
+        assert (error.status, "no window" in error.detail) == (Status.FAILED, True)
 
 
 # --- hostile text -----------------------------------------------------------------------------------------------------
