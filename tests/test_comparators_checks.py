@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from mistakes import told
 
 from describers.graded import Corrupted, Graded, GradedFile, Rephrased
-from harness.fillers import EMPTY
+from harness.fillers import EMPTY, padded
 from harness.llm.client import Unanswered
 from harness.llm.scripted import ScriptedClient
 from harness.methods import Describer, DescriberCase, Draft
@@ -228,8 +229,13 @@ def test_the_order_of_records_changes_nothing_and_two_answers_to_one_question_ar
 TEXTS = {neuron: ", ".join(f"word{neuron.index}{letter}" for letter in "abcdefgh") for neuron in NEURONS}
 
 
-def describe(describer: Describer, neuron: Neuron = NEURONS[0], llm: ScriptedClient | None = None) -> Draft:
-    made = {key: Description(key, "source", text) for key, text in TEXTS.items()}
+def describe(
+    describer: Describer,
+    neuron: Neuron = NEURONS[0],
+    llm: ScriptedClient | None = None,
+    texts: Mapping[Neuron, str] = TEXTS,
+) -> Draft:
+    made = {key: Description(key, "source", text) for key, text in texts.items()}
     case = DescriberCase(
         neuron, (), Subject("nobody", []), llm, 0, neurons=tuple(sorted(TEXTS)), others={"source": made}
     )
@@ -256,6 +262,37 @@ def test_a_stronger_corruption_does_what_a_weaker_one_does_and_more() -> None:
     assert len(corrupted("dropped", 1.0)) == 1
 
 
+@pytest.mark.parametrize("text", ["Mentions of the word until.", "storms, at sea", "Verbs, e.g. run; i.e., acts."])
+@pytest.mark.parametrize(("grade", "strength"), [("swapped", 0.0), ("dropped", 0.0), ("right", 1.0), ("swapped", 1.0)])
+def test_what_is_not_changed_stays_letter_for_letter(text: str, grade: str, strength: float) -> None:
+    # At strength 1 the other neuron says the very same.
+    assert describe(Corrupted("source", grade, strength), texts=dict.fromkeys(NEURONS, text)).text == text
+
+
+def test_a_single_clause_has_nothing_to_drop_and_no_part_to_swap() -> None:
+    texts = {neuron: f"Mentions of the word number{neuron.index}." for neuron in NEURONS}
+    own = texts[NEURONS[0]]
+    for grade, strength in (("dropped", 0.5), ("dropped", 1.0), ("swapped", 0.25), ("swapped", 0.5)):
+        assert describe(Corrupted("source", grade, strength), texts=texts).text == own
+    assert describe(Corrupted("source", "swapped", 0.75), texts=texts).text in set(texts.values()) - {own}
+
+
+def test_sentences_keep_their_marks_and_abbreviations() -> None:
+    text = "Verbs of motion, e.g. run; also in French. Never nouns."
+    whole = {
+        describe(Corrupted("source", "dropped", 1.0), neuron, texts=dict.fromkeys(NEURONS, text)).text
+        for neuron in NEURONS
+    }
+    assert whole <= {"Verbs of motion.", "e.g. run.", "also in French.", "Never nouns."}
+    half = describe(Corrupted("source", "dropped", 0.25), texts=dict.fromkeys(NEURONS, text)).text
+    assert half in {
+        "e.g. run; also in French. Never nouns.",
+        "Verbs of motion, also in French. Never nouns.",
+        "Verbs of motion, e.g. run; Never nouns.",
+        "Verbs of motion, e.g. run; also in French.",
+    }
+
+
 def test_every_neuron_gets_another_neurons() -> None:
     whole = [{item[:5] for item in corrupted("swapped", 1.0, neuron)} for neuron in NEURONS]
     assert all(
@@ -264,10 +301,20 @@ def test_every_neuron_gets_another_neurons() -> None:
     assert len(set.union(*whole)) == 4
 
 
-def test_padding_doubles_the_words_and_says_nothing() -> None:
+@pytest.mark.parametrize("words", [1, 3, 8, 9, 20, 100])
+@pytest.mark.parametrize(("end", "after"), [("", "."), (".", "."), ("...", "."), (" .", "."), ("?", "?")])
+def test_padding_about_doubles_the_words_in_whole_sentences(words: int, end: str, after: str) -> None:
+    text = " ".join(["Cities"] * words)
+    whole = padded(text + end)
+    assert whole.startswith(f"{text}{after} ")
+    added = whole.removeprefix(f"{text}{after} ")
+    assert abs(len(added.split()) - words) <= 3 or (words < 3 and len(added.split()) == 6)
+    assert re.fullmatch(r"([A-Z][a-z ]+\. ?)+", added)
+    assert added.endswith(".")
+
+
+def test_padding_says_nothing() -> None:
     text = describe(Corrupted("source", "padded")).text
-    assert text.startswith(f"{TEXTS[NEURONS[0]]}. ")
-    assert len(text.split()) == 16
     assert "word" not in text.removeprefix(TEXTS[NEURONS[0]]).replace("words", "")
     assert describe(Corrupted("source", "empty")).text == EMPTY
     texts = {describe(Corrupted("source", "generic"), neuron).text for neuron in NEURONS}

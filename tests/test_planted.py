@@ -35,7 +35,6 @@ from harness.planted import (
     truth_of,
 )
 from harness.planted.__main__ import main as table
-from harness.planted.corruptions import better
 from harness.planted.recall import RecallRow, recall_rows, rows_of_run
 from harness.planted.stems import stem
 from harness.records import Description, Neuron, Side, Sign, Split, Status, VectorKind
@@ -299,14 +298,12 @@ def test_corruptions_get_worse_as_they_say(truth: Truth) -> None:
         assert recall[Grade.NARROW] < 1
         assert naming(made[Grade.NARROW].text, planted).hits == len(planted)  # a word of each, which is not enough
         right, padded = (len(made[grade].text.split()) for grade in (Grade.RIGHT, Grade.PADDED))
-        assert padded == 2 * right
-        assert made[Grade.PADDED].text.startswith(made[Grade.RIGHT].text)
+        assert abs(padded - 2 * right) <= 3
+        assert made[Grade.PADDED].text.startswith(f"{made[Grade.RIGHT].text}. ")
         assert made[Grade.OTHER].text in {truth.description(other) for other in neurons if other != neuron}
         qualities = [item.quality for item in made.values()]
         assert qualities == sorted(qualities, reverse=True)
-    assert better(made[Grade.HALF], made[Grade.NEIGHBOUR])
-    assert better(made[Grade.EMPTY], made[Grade.HALF]) is False
-    assert better(made[Grade.RIGHT], made[Grade.PADDED]) is None
+    assert made[Grade.RIGHT].quality == made[Grade.PADDED].quality  # neither is better
 
     alone = of_level(truth, "clear")[0]
     grades = [item.grade for item in graded(truth, alone, [alone], side="input")]
