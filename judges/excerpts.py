@@ -81,7 +81,6 @@ def shuffled(items: Sequence[T], case: JudgeCase, *purpose: object) -> list[T]:
     return [items[place] for place in order]
 
 
-def marked(exemplar: Exemplar, places: Collection[int], context: int) -> str:
-    """Return the text around a window's peak, fit for a prompt, with the tokens at some places between « and »."""
-    start, stop = max(0, exemplar.peak - context), exemplar.peak + context + 1
-    return spans((token, place in places) for place, token in enumerate(exemplar.tokens[start:stop], start)).strip()
+def marked(exemplar: Exemplar, shown: range, places: Collection[int]) -> str:
+    """Return a part of a window's text, fit for a prompt, with the tokens at some places between « and »."""
+    return spans((exemplar.tokens[place], place in places) for place in shown).strip()
