@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from harness.llm.client import Unanswered
 from harness.llm.scripted import ScriptedClient
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Corruption, Description, Neuron, Score, Side, Sign, Status, Verdict, Vote, Winner
+from harness.stats import StatisticsConfig
 from harness.stats.judges import JudgeCheck, judge_checks
 from harness.subject import Subject
 
@@ -109,6 +111,25 @@ def test_a_judge_that_is_wrong_on_one_neuron_of_four() -> None:
     signed = [Verdict(item.neuron.at(Sign.NEGATIVE), "judge", item.first, item.second, False, item.winner)
               for item in asked(wrong_on_the_first)]  # fmt: skip
     assert checked([*asked(wrong_on_the_first), *signed]).interval == found.interval
+
+
+def test_intervals_are_as_the_run_has_them() -> None:
+    # Half of four neurons wrong: the interval that covers less is narrower.
+    verdicts = asked(lambda neuron, one, two: knows(neuron, one, two) if neuron in NEURONS[:2] else T)
+    narrow = checked(verdicts, config=StatisticsConfig(confidence=0.2))
+    wide = checked(verdicts, config=StatisticsConfig(confidence=0.95))
+    assert wide == checked(verdicts)
+    for one, other in ((narrow, wide), (narrow.pairs[0], wide.pairs[0])):
+        assert one.interval is not None
+        assert other.interval is not None
+        assert one.interval[1] - one.interval[0] < other.interval[1] - other.interval[0]
+
+
+def test_a_score_that_is_no_number_neither_wins_nor_loses() -> None:
+    values = {"right": math.nan, "half": 0.3, "another": math.inf}
+    scores = [Score(neuron, "s", name, value) for neuron in NEURONS for name, value in values.items()]
+    (found,) = judge_checks([], scores, descriptions(), KNOWN, seed=0, score_retests=scores)
+    assert (found.comparisons, found.failed, found.accuracy, found.retests) == (0, 8, None, 4)
 
 
 def test_failures_are_counted_and_part_of_no_figure() -> None:
