@@ -11,6 +11,8 @@ from harness.llm.prompts import spans
 from harness.methods import JudgeCase
 from harness.records import Exemplar, Source, Split, Status
 from harness.seeds import derive_rng
+from harness.spread import spread
+from judges.evidence import silent
 
 T = TypeVar("T")
 
@@ -42,12 +44,7 @@ class Excerpts:
             Unanswered: if there is none of either kind.
         """
         active = self.activating(case)
-        limit = self.silent_share * active[-1].activation
-        random = case.windows(Split.REPORT, Source.RANDOM)
-        silent = [item for item in random if item.activation < limit][: self.silent]
-        if not silent:
-            raise Unanswered(Status.FAILED, "the neuron is active on every random window of the report split")
-        return active, silent
+        return active, silent(case, active, self.silent_share, self.silent)
 
     def activating(self, case: JudgeCase) -> list[Exemplar]:
         """Return the activating windows, highest first.
@@ -66,13 +63,6 @@ def by_activation(case: JudgeCase, *sources: Source) -> list[Exemplar]:
     """Return the report windows of some sources, each once, highest activation first."""
     found = {item.window: item for source in reversed(sources) for item in case.windows(Split.REPORT, source)}
     return sorted(found.values(), key=lambda item: (-item.activation, item.window))
-
-
-def spread(items: Sequence[T], count: int) -> list[T]:
-    """Return ``count`` items at equal distances, the first and the last among them; all, if there are no more."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(place * (len(items) - 1) / max(1, count - 1))] for place in range(count)]
 
 
 def shuffled(items: Sequence[T], case: JudgeCase, *purpose: object) -> list[T]:

@@ -17,8 +17,9 @@ from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Source, Status
+from harness.spread import spread
 from judges.evidence import excerpt
-from judges.excerpts import by_activation, shuffled, spread
+from judges.excerpts import by_activation, shuffled
 from judges.numbered import ask_numbered, batches, levels
 
 _FITS = 2

@@ -21,6 +21,7 @@ from harness.llm.client import Completion
 from harness.llm.scripted import Request, ScriptedClient
 from harness.methods import JudgeCase, Scorer
 from harness.records import Exemplar, Neuron, Sign, Source, Split, Status, SteeredText
+from harness.spread import spread
 from harness.subject import ActivationReader, Subject
 from judges.clarity import Clarity, OwnWords
 from judges.detection import Detection, Fuzzing, recognised
@@ -125,6 +126,21 @@ def test_weak_and_strong_activations_are_shown_alike(storms: list[Exemplar]) -> 
     # 12 to 9 are top windows, 8 to 4.5 the others; from 6 on they count: 9 windows, and of these every fourth.
     by_activation = [STORMS[place].strip() for place in (0, 4, 8)]
     assert shown == {*by_activation, CALMS[0].strip(), CALMS[1].strip()}
+
+
+@pytest.mark.parametrize(("items", "count", "chosen"), [
+    (9, 1, [4]), (8, 1, [4]), (9, 2, [0, 8]), (9, 3, [0, 4, 8]), (4, 4, [0, 1, 2, 3]), (3, 9, [0, 1, 2]),
+    (1, 1, [0]), (0, 1, []), (5, 0, []),
+])  # fmt: skip
+def test_who_chooses_some_of_many_spreads_them_evenly(items: int, count: int, chosen: list[int]) -> None:
+    assert spread(range(items), count) == chosen
+
+
+def test_a_single_excerpt_is_of_middling_activation(storms: list[Exemplar]) -> None:
+    llm = rater(storm)
+    score(Detection(active=1, active_share=0.5), case(storms, llm), "storms")
+    shown = {text for request in llm.requests for text in excerpts_of(request) if "storm" in text}
+    assert shown == {STORMS[4].strip()}  # the fifth of nine
 
 
 def test_what_is_shown_depends_on_seed_and_neuron_and_not_on_the_description(storms: list[Exemplar]) -> None:
