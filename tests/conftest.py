@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,24 @@ import tiny_models
 import torch
 
 SERVER = "vllm"
+_TESTS = count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Tests share nothing with the runs of whoever starts them, nor with tests of yesterday's code."""
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEURON_HARNESS_CACHE", str(folder / "fixtures"))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(_own_caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of what the runs of one test share, made by the first that has something to share."""
+    folder = _own_caches / f"test-{next(_TESTS)}"
+    monkeypatch.setenv("NEURON_HARNESS_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
         *("subject=local", f"subject.sources=[{subject}]", f"subject.name={subject.name}"),
         *("neurons.layers=[1]", "neurons.per_layer=2", "neurons.kinds=[gate,in,out]", "decomposition.num_channels=2"),
         *("corpus=files", f"corpus.paths=[{topics}]", "evidence.max_documents=40", "evidence.window=16"),
-        *("evidence.top=3", "evidence.random=6", "judges.simulation.windows=2"),
+        *("evidence.top=3", "evidence.random=6", "judges.simulation.windows=1"),
         *("merit.sample=0", "merit.random_vectors=0", "merit.ablated=0"),
         *("tracking=none", f"folder={folder}", f"serving.cache={folder.parent / 'cache'}"),
     ]
@@ -78,7 +78,7 @@ def test_the_whole_road_on_a_managed_server(tiny_llm: Path, topics: Path, tmp_pa
     pytest.importorskip("vllm")
     subject = tiny_models.tiny_subject(tmp_path / "tiny-llama", "llama")
     command = [sys.executable, "-m", "harness", *overrides(subject, topics, tmp_path / "llama"), *managed(tiny_llm)]
-    command += ["describers=[rotate,maxact,generic]"]
+    command += ["describers=[rotate,maxact,generic]", "neurons.per_layer=1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     check_records(RunFolder(tmp_path / "llama"), 3, pairs=3)
@@ -108,14 +108,6 @@ def test_every_describer_on_an_endpoint_that_already_runs(
         "best_of_k": 5,
         "ensemble_concat": 0,  # it joins what others made
     }
-
-    # The same questions again, in another folder: every good answer comes from the cache, and says the same.
-    run(Setup.of(compose_config([*options, f"folder={tmp_path / 'gemma-again'}"])))
-    first, second = (
-        {(item.neuron, item.describer): item.text for item in RunFolder(path).descriptions().records() if item.text}
-        for path in (tmp_path / "gemma", tmp_path / "gemma-again")
-    )
-    assert first == second
 
 
 def endpoint(served: tiny_models.Served, key_variable: str) -> list[str]:

@@ -129,13 +129,15 @@ def test_what_cannot_be_read_is_paid_once_and_read_again_by_a_better_parser(
         assert statuses()["pairwise", Status.OK] == 4 * 6
 
 
-def test_a_run_without_stored_answers_is_not_read_again(small: list[str], invoke: Invoke, tmp_path: Path) -> None:
+def test_a_run_without_stored_answers_is_not_read_again(
+    small: list[str], invoke: Invoke, tmp_path: Path, own_cache: Path
+) -> None:
     with pytest.raises(SystemExit, match=r"^error: [^\n]*not a run folder[^\n]*$"):
         reparse([str(tmp_path)])
     with endpoint(answering(GOOD, ALIKE, VERDICT)) as server:
         assert invoke(*options(small, server))[0] == 0
-    (tmp_path / ".cache").rename(tmp_path / "moved")
-    with pytest.raises(SystemExit, match=r"^error: [^\n]*\.cache/llm \(serving\.cache\): call this from[^\n]*$"):
+    own_cache.rename(tmp_path / "moved")
+    with pytest.raises(SystemExit, match=r"^error: [^\n]*/llm \(serving\.cache\): call this from[^\n]*$"):
         reparse(["run"])
 
 

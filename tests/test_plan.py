@@ -72,7 +72,7 @@ class Script:
 
 def setup_of(options: list[str], script: Script, place: Path, **changes: Any) -> Setup:
     """Make a run with one scripted LLM for each role, whose caches lie in ``place``."""
-    own = [f"folder={place / 'run'}", f"serving.cache={place / 'cache'}", f"evidence.store={place / 'store'}"]
+    own = [f"folder={place / 'run'}", f"cache={place / 'cache'}"]
     setup = Setup.of(compose_config([*options, *own]))
     backends = {"explainer": script.role("explainer"), "judge": script.role("judge")}
     return dataclasses.replace(setup, backends=backends, **changes)

@@ -166,13 +166,15 @@ def test_a_torn_line_and_lost_records_are_made_good(invoke: Invoke, small: dict[
 
 
 @pytest.mark.slow
-def test_killed_anywhere_a_run_goes_on_to_the_same_result(small: dict[str, str], tmp_path: Path) -> None:
+def test_killed_anywhere_a_run_goes_on_to_the_same_result(
+    small: dict[str, str], invoke: Invoke, tmp_path: Path
+) -> None:
     def start(folder: str) -> subprocess.Popen[bytes]:
         alone = {"executor.block": "1", "storage.store": "null"}  # the second is to do its own work
         command = [sys.executable, "-m", "harness", *options(small | alone, folder=folder)]
         return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    assert start("whole").wait() == 0
+    assert invoke(*options(small, folder="whole", storage__store="null"))[0] == 0
     whole = records(tmp_path / "whole")
     run = RunFolder(tmp_path / "killed")
     milestones = [
@@ -643,8 +645,8 @@ def test_help_explains_every_option(invoke: Invoke) -> None:
 @pytest.mark.slow
 def test_the_demo_in_small_puts_real_evidence_before_the_controls(invoke: Invoke, tmp_path: Path) -> None:
     code, out, err = invoke(
-        *("experiment=demo", "folder=demo", "neurons.per_layer=20", "evidence.max_documents=400"),
-        *("decomposition.num_channels=4", "tracking=none", "judges=[embedding_pairwise,embedding_simulation]"),
+        *("experiment=demo", "folder=demo", "neurons.per_layer=16", "evidence.max_documents=200"),
+        *("decomposition.num_channels=3", "tracking=none", "judges=[embedding_pairwise,embedding_simulation]"),
         *("merit.sample=0", "merit.random_vectors=0", "merit.ablated=0"),
     )
     assert code == 0, err

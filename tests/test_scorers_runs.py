@@ -125,19 +125,14 @@ def test_every_scorer_asks_a_real_server(
 ) -> None:
     monkeypatch.setenv("SCORERS_KEY", vllm.client.servers[0].api.api_key)
     names = [*LLM_SCORERS, "simulation", "simulation_per_token"]
-    small = [
-        "judges.simulation.windows=2",
-        "judges.simulation_per_token.windows=2",
-        "judges.simulation_per_token.tokens=4",
-    ]
-    small += ["judges.clarity.texts=2", "judges.input_based.sentences=1", "judges.intruder.rounds=2"]
-    small += ["judges.detection.batch=2", "judges.fuzzing.batch=2", "judges.responsiveness.active=3"]
-    small += [
-        "judges.simulation_written.windows=1",
-        "neurons.signs=[positive]",
-        "neurons.per_layer=3",
-        f"judges=[{','.join(names)}]",
-    ]
+    # As few questions as each can do with: what is tried is the road, and every call takes a CPU half a second.
+    small = ["neurons.signs=[positive]", "neurons.per_layer=3", f"judges=[{','.join(names)}]"]
+    small += ["judges.simulation.windows=1", "judges.simulation_per_token.windows=1"]
+    small += ["judges.simulation_per_token.tokens=3", "judges.simulation_written.windows=1"]
+    small += [f"judges.detection.{count}=4" for count in ("active", "silent", "batch")]
+    small += ["judges.fuzzing.active=4", "judges.fuzzing.batch=4", "judges.responsiveness.active=3"]
+    small += [f"judges.purity.{count}=4" for count in ("active", "random", "batch")]
+    small += ["judges.clarity.texts=2", "judges.input_based.sentences=1", "judges.intruder.rounds=1"]
     for role in ("judge", "simulator"):
         small += [
             f"llm@llm.{role}=openai",

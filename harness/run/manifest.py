@@ -29,7 +29,7 @@ from harness.run.setup import Setup
 #: ``llm`` stands there through its back ends, which know what changes their answers; ``merit`` through the names of
 #: its files, for nothing else depends on it; ``statistics`` change no record.
 OPERATIONAL = (
-    *("name", "folder", "quiet", "executor", "storage", "tracking", "serving", "llm", "merit", "expected"),
+    *("name", "folder", "cache", "quiet", "executor", "storage", "tracking", "serving", "llm", "merit", "expected"),
     *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s", "steering.rows"),
     *("subject.cache", "subject.shape"),
     *("comparisons.retest", "statistics", "sweep"),
