@@ -180,6 +180,7 @@ class Method:
         further_roles: other LLM roles that it asks, found in ``case.llms``, each with whether for log-probabilities.
         llm_required: whether it cannot work without the LLMs of its roles; the run then refuses to start without one,
             or, if it is a scorer, leaves it out.
+        people: whether its answers are what people said who read the descriptions.
         needs_effects: whether the run must measure what clamping the neurons does to the next token for it.
         needs_steered: whether the run must generate steered texts for it; only judges get them.
         inner: the methods that it calls in its turn; it asks their roles as ``further_roles``. What the run checks of
@@ -192,6 +193,7 @@ class Method:
     needs_logprobs: bool = False
     further_roles: Mapping[str, bool] = {}
     llm_required: bool = True
+    people: bool = False
     inner: tuple[Method, ...] = ()
 
     @property

@@ -455,6 +455,7 @@ def test_human_labels_are_a_judge_whose_raters_are_its_votes(tmp_path: Path) -> 
     judge = labels(tmp_path)
     judge.check([NEURON, Neuron(3, 18), Neuron(3, 19)], NAMES)
     assert judge.symmetric
+    assert judge.people
     assert judge.covers(NEURON, *NAMES)
     assert not judge.covers(Neuron(3, 19), *NAMES)
     assert not judge.covers(NEURON.at(NEURON.sign), "maxact", "generic")

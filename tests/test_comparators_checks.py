@@ -176,7 +176,7 @@ def test_a_judge_asked_again() -> None:
     again[1] = Verdict(again[1].neuron, "judge", again[1].first, again[1].second, False, None, Status.FAILED)
     found = checked(asked(knows), retests=again)
     # The first was a tie and is none now, the second gave no answer: 6 of 7 agree.
-    assert (found.retest, found.retests) == (pytest.approx(6 / 7, abs=1e-6), 7)
+    assert (found.retest, found.retests, found.retests_failed) == (pytest.approx(6 / 7, abs=1e-6), 7, 1)
 
 
 def test_a_scorer_is_judged_by_which_description_it_grades_higher() -> None:
@@ -194,6 +194,14 @@ def test_a_scorer_is_judged_by_which_description_it_grades_higher() -> None:
     rows = {(pair.better, pair.worse): pair.accuracy for pair in found.pairs}
     assert rows["padded", "half"] == 1.0  # said, but no part of the accuracy, which is that of the right ones
     assert rows["half", "another"] == 1.0
+
+
+def test_a_scorer_asked_again_is_told_of_without_contestants_of_known_quality() -> None:
+    scores = [Score(neuron, "scorer", "a", float(place)) for place, neuron in enumerate(NEURONS)]
+    again = [*scores[1:], Score(NEURONS[0], "scorer", "a", None, Status.UNPARSED, "no number")]
+    (found,) = judge_checks([], scores, descriptions(), {}, seed=0, score_retests=again)
+    assert (found.judge, found.kind, found.comparisons, found.accuracy) == ("scorer", "scorer", 0, None)
+    assert (found.retest, found.retests, found.retests_failed) == (1.0, len(NEURONS) - 1, 1)
 
 
 def test_the_members_of_a_panel_are_judges_of_their_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from test_run import Invoke, invoke, options, small
 
 from harness.export.__main__ import main
 from harness.folder import RunFolder
-from harness.records import Description, Neuron, Sign, Status
+from harness.records import Description, Neuron, Sign, Status, Verdict, Vote, Winner
 
 __all__ = ["invoke", "small"]
 LONE = "half a pair \ud83d here"
@@ -30,6 +31,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     journal.append(Description(negative, "rotate", f"{ATTACK} {LONE}", parts=(LONE,)))
     journal.append(Description(Neuron(3, 998), "rotate", "", Status.REFUSED, f"no {ATTACK}"))
     journal.close()
+    votes = (Vote("kind", Winner.FIRST), Vote("stern", None, Status.REFUSED, "no"))
+    panel = Verdict(Neuron(3, 5), "panel", "rotate", "maxact", True, Winner.FIRST, votes=votes)
+    folder.verdicts().append(panel)
+    folder.retests().append(dataclasses.replace(panel, winner=Winner.TIE))
     return folder
 
 
@@ -52,7 +57,7 @@ def load(folder: Path, name: str, cache: Path) -> list[dict[str, Any]]:
 
 def test_every_configuration_loads_as_a_dataset(run: RunFolder, exported: Path, tmp_path: Path) -> None:
     names = [entry["config_name"] for entry in front(exported)["configs"]]
-    assert names == ["descriptions", "verdicts", "scores", "channels", "exemplars"]
+    assert names == ["descriptions", "verdicts", "scores", "channels", "exemplars", "verdicts_again"]
     assert datasets.get_dataset_config_names(str(exported)) == names
     expected = {
         "descriptions": run.descriptions().records(),
@@ -60,6 +65,7 @@ def test_every_configuration_loads_as_a_dataset(run: RunFolder, exported: Path, 
         "scores": run.scores().records(),
         "channels": run.read_channels(),
         "exemplars": run.read_exemplars(),
+        "verdicts_again": run.retests().records(),
     }
     loaded = {name: load(exported, name, tmp_path) for name in names}
     assert {name: len(rows) for name, rows in loaded.items()} == {name: len(of) for name, of in expected.items()}
@@ -77,6 +83,15 @@ def test_every_configuration_loads_as_a_dataset(run: RunFolder, exported: Path, 
     assert all(row["winner"] is row["preferred"] is None and row["detail"] for row in failed)
     won = next(row for row in loaded["verdicts"] if row["winner"] == "second")
     assert won["preferred"] == won["second"]
+    assert all(row["preferred"] is None for row in loaded["verdicts"] if row["winner"] == "tie")
+    panel = next(row for row in loaded["verdicts"] if row["judge"] == "panel")
+    assert [(vote["judge"], vote["winner"], vote["status"]) for vote in panel["votes"]] == [
+        ("kind", "first", "ok"),
+        ("stern", None, "refused"),
+    ]
+    (role,) = rows["L3N5", "rotate"]["roles"]
+    assert (role["role"], role["calls"], role["cost"], role["paid"]) == ("explainer", 3, 0.02, 0.015)
+    assert [(row["judge"], row["winner"]) for row in loaded["verdicts_again"]] == [("panel", "tie")]
     bad = [row for row in loaded["scores"] if row["status"] != "ok"]
     assert all(row["value"] is None for row in bad)
     channel, row = run.read_channels()[0], loaded["channels"][0]
@@ -213,3 +228,14 @@ def test_it_is_pushed_on_request_only(
     monkeypatch.setattr(Hub, "create_repo", refused)
     assert main([str(run.path), "--to", str(tmp_path / "out"), "--push", "me/mine"]) == 1
     assert "me/mine could not be pushed (no network)" in capsys.readouterr().err
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    assert main([str(run.path), "--to", str(tmp_path / "out"), "--push", "me/mine"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: me/mine could not be pushed ([Errno 111] Connection refused); the export is in")

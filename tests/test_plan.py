@@ -15,20 +15,27 @@ import huggingface_hub.constants
 import jsonschema
 import pytest
 import tiny_models
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from harness.export.__main__ import main as export
+from harness.folder import RunFolder
 from harness.llm.client import Price
 from harness.llm.scripted import Request, ScriptedBackend
 from harness.plan.__main__ import main
 from harness.plan.dry import filled
 from harness.plan.planning import Assumptions, Rate, plan_of_setup
-from harness.plan.schema import Basis, Exactness, Level, RunPlan
+from harness.plan.schema import Amount, Basis, Exactness, Level, RolePlan, RunPlan
+from harness.plan.stand_in import WIDTH, small_config
 from harness.planted.__main__ import main as planted
 from harness.reparse import main as reparse
 from harness.report.__main__ import main as report
+from harness.run.channel_store import ChannelStore
 from harness.run.help import compose_config, help_text
+from harness.run.merit import measure_merit
 from harness.run.pipeline import run
 from harness.run.setup import Setup
+from harness.subject.architecture import ARCHITECTURES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ALL = Assumptions(neurons=99)  # every neuron is tried, so that all counts are exact
@@ -113,6 +120,23 @@ def test_what_is_planned_is_what_is_asked(small: list[str], tmp_path: Path) -> N
     assert finished.seconds == 0
     assert {method.done for method in finished.methods if method.kind == "describer"} == {4}
 
+    # Figures of merit that are not there yet are work, whatever other ones are; those that are there are none.
+    def measuring(**merit: int) -> Setup:
+        return dataclasses.replace(setup, merit=dataclasses.replace(setup.merit, **merit))
+
+    def merit_of(plan: RunPlan) -> str:
+        (stage,) = (stage for stage in plan.stages if stage.name == "figures of merit")
+        assert stage.basis is (Basis.MEASURED if stage.note else Basis.NOTHING)
+        return stage.note
+
+    two, three = measuring(random_vectors=2, random_channels=2), measuring(random_vectors=3, random_channels=2)
+    planned = plan_of_setup(two, ALL)
+    # Two layers and two kinds of vectors, in each of which two random ones are drawn, with two channels.
+    assert (planned.state, merit_of(planned)) == ("unfinished", "16 channels of restarts and random vectors")
+    measure_merit(two, RunFolder(setup.folder), ChannelStore(two))
+    assert (plan_of_setup(two, ALL).state, merit_of(plan_of_setup(two, ALL))) == ("finished", "")
+    assert merit_of(plan_of_setup(three, ALL)) == "24 channels of restarts and random vectors"
+
     # A new folder: the store has the evidence and the cache every answer.
     again = plan_of_setup(dataclasses.replace(setup, folder=tmp_path / "again"), ALL)
     assert (again.evidence, again.calls) == ("store", 0)
@@ -164,7 +188,7 @@ def test_a_researcher_is_told_what_looks_wrong(small: list[str], tmp_path: Path)
     warnings = "\n".join(flag.text for flag in plan.flags if flag.level is Level.WARNING)
     assert plan.stopped
     assert any("exceed the limit of 3 (--max-calls)" in text for text in stops)
-    assert any("the cost is not known" in text for text in stops)
+    assert any("cannot be kept: set llm.explainer.price and llm.judge.price" in text for text in stops)
     for words in (
         "no control among the describers",
         "judges with one model, which writes the descriptions too",
@@ -245,6 +269,20 @@ def test_a_model_of_the_hub_is_planned_where_there_is_no_network(
     assert "subject.shape.family is 'gemma9'; choose from bert" in err
 
 
+@pytest.mark.parametrize("family", sorted(name for name, known in ARCHITECTURES.items() if known.experts is None))
+def test_what_stands_in_for_a_model_is_tiny_whatever_its_family(family: str) -> None:
+    config = small_config(family, layers=3, vocabulary=2000, pad_token_id=0)
+    auto = AutoModelForCausalLM if ARCHITECTURES[family].causal else AutoModelForMaskedLM
+    with torch.device("meta"):  # counted, not made: a full-size model would take the memory of this machine
+        model = auto.from_config(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 400_000
+    stand_in = ARCHITECTURES[config.model_type]
+    assert stand_in.mlp is not None
+    assert stand_in.mlp.vectors.keys() == ARCHITECTURES[family].mlp.vectors.keys()  # type: ignore[union-attr]
+    assert getattr(config, stand_in.mlp.width) == WIDTH
+    assert config.num_hidden_layers == 3
+
+
 def test_in_a_pipe_a_plan_is_plain_text(invoke: Invoke, small: list[str]) -> None:
     quick = [item for item in small if not item.startswith(("judges", "form"))]
     code, out, _ = invoke(*quick, "describers=[maxact,generic]", "judges=[own_words]", "--neurons", "2")
@@ -263,6 +301,26 @@ def test_in_a_pipe_a_plan_is_plain_text(invoke: Invoke, small: list[str]) -> Non
     code, _, err = invoke("--nonsense")
     assert code == 2
     assert "there is no option --nonsense" in err
+    for several in ("-m", "--multirun"):
+        code, _, err = invoke(several, "seed=1,2")
+        assert code == 2
+        assert "plan one run of the sweep" in err
+    code, _, err = invoke(*quick, "--tokens-per-second", "jugde=8000/2000")
+    assert code == 1
+    assert err == "error: this run has no LLM role 'jugde', it has none (--tokens-per-second)\n"
+
+
+def test_a_server_of_ones_own_costs_nothing_by_the_token() -> None:
+    def role(name: str, *, managed: bool, cost: float | None, calls: int = 1) -> RolePlan:
+        amount = Amount(calls=calls)
+        return RolePlan.model_construct(role=name, managed=managed, cost=cost, amount=amount)
+
+    own, priced = role("judge", managed=True, cost=None), role("explainer", managed=False, cost=2.5)
+    assert RunPlan.model_construct(roles=[own, priced]).cost == 2.5
+    unknown = RunPlan.model_construct(roles=[own, priced, role("simulator", managed=False, cost=None)])
+    assert (unknown.cost, unknown.unpriced) == (None, ["simulator"])
+    unasked = role("simulator", managed=False, cost=None, calls=0)
+    assert RunPlan.model_construct(roles=[own, unasked]).cost == 0
 
 
 def test_help_names_every_command(invoke: Invoke, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from harness.errors import HarnessError
+from harness.export import export_run
 from harness.folder import RunFolder, write_json, write_table
 from harness.records import (
     AblatedChannels,
@@ -33,6 +34,7 @@ from harness.records import (
     RoleUsage,
     Score,
     ScoredToken,
+    Sign,
     Source,
     Split,
     Status,
@@ -43,13 +45,20 @@ from harness.records import (
     Vote,
     Winner,
 )
-from harness.report import build_report, load_run, print_leaderboard
+from harness.report import build_report, load_run, print_judge_checks, print_leaderboard, store_judge_checks
 from harness.report.__main__ import main
 from harness.report.build import decomposition_figures
 from harness.report.cards import build_cards, crop, disagreement
 from harness.report.plots import leaderboard_figure, to_svg, win_matrix_figure
 from harness.report.text import shown_token, visible
-from harness.report.words import comparability_warnings, config_differences, control_warnings
+from harness.report.words import (
+    comparability_warnings,
+    config_differences,
+    control_warnings,
+    extractive_notice,
+    summary,
+)
+from harness.run.tracked import cost_rows, failure_rows, summary_of_run
 from harness.stats import build_leaderboard, leaderboard_from_json
 
 ATTACK = "<script>alert('x')</script><img src=https://evil.example/x.png onerror=alert(1)>"
@@ -361,6 +370,43 @@ def test_costs_are_told_by_role_and_method(page: str) -> None:
     assert rows["judge"][-2:] == ["–", "–"]  # no prices: not known, and not nothing
 
 
+def test_what_was_asked_again_is_paid_for_and_can_fail(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write_json(folder.manifest, {"contestants": {"a": {"control": False}, "b": {"control": False}}})
+    usage = Usage(1, 700, 40, 0.5, {"judge": RoleUsage(1, 700, 40, 0.5, 0.25, paid=0.25)})
+    for index in range(3):
+        verdict = Verdict(Neuron(0, index), "pairwise", "a", "b", True, Winner.FIRST, usage=usage)
+        folder.verdicts().append(verdict)
+        folder.retests().append(verdict)
+        score = Score(Neuron(0, index), "detection", "a", index / 4, usage=usage)
+        folder.scores().append(score)
+        lost = dataclasses.replace(score, value=None, status=Status.UNPARSED, detail="no number")
+        folder.score_retests().append(score if index else lost)
+    store_judge_checks(folder)
+    build_report([folder], folder.report)
+    page = opened(folder.report)
+    costs = [row for row in rows_of(page, "Costs") if row[:2] == ["ask", "again"]]
+    assert costs == [["ask", "again", name, "3", "2,100", "120", "1.5"] for name in ("pairwise", "detection")]
+    assert rows_of(page, "Costs")[-1] == ["All", "12", "8,400", "480", "6.0"]
+    judge = rows_of(page, "Costs by role of the language model")[1]
+    assert judge[-2:] == ["3.00", "3.00"]  # all twelve calls, those that were asked again among them
+    assert ["asked", "again", "detection", "1", "of", "3", "unparsed", "1"] in rows_of(page, "Failures")
+    checks = {row[0]: " ".join(row) for row in rows_of(page, "What the judges are worth")}
+    assert checks["pairwise"].endswith("1.00 of 3")
+    assert checks["detection"].endswith("1.00 of 2 1 failed")
+    console = Console(file=io.StringIO(), width=120)
+    print_judge_checks(folder, console)
+    assert "1.00 of 2, 1 failed" in console.file.getvalue()  # type: ignore[attr-defined]
+
+    # The tracker is told the same.
+    figures = summary_of_run(folder, load_run(folder).leaderboard, ())
+    assert (figures["cost/calls"], figures["cost/paid"], figures["failed/detection"]) == (12, 3.0, 1)
+    stages = {(row["stage"], row["method"]): row["calls"] for row in cost_rows(folder)}
+    assert stages["ask again", "pairwise"] == stages["ask again", "detection"] == 3
+    (failure,) = failure_rows(folder, folder.read_manifest())
+    assert (failure["stage"], failure["status"], failure["count"], failure["of"]) == ("ask again", "unparsed", 1, 3)
+
+
 def test_further_figures_of_scorers_are_shown(page: str) -> None:
     heading, *rows = rows_of(page, "Scores by simulation")
     assert heading[-4:] == ["Scores", "top", "random", "Failed"]
@@ -578,12 +624,78 @@ def test_a_large_run_shows_and_reads_some_of_its_neurons(tmp_path: Path, monkeyp
     assert "Shown are 4 of the 9 neurons" in text
 
 
+def test_a_neuron_at_two_signs_is_one_neuron_that_was_compared(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write_json(folder.manifest, {"contestants": {"a": {"control": False}, "b": {"control": False}}})
+    for index in range(3):
+        for sign in Sign:
+            neuron = Neuron(4, index, sign=sign)
+            folder.descriptions().append(Description(neuron, "a", "some text"))
+            if index < 2:
+                folder.verdicts().append(Verdict(neuron, "j", "a", "b", True, Winner.FIRST))
+    # Of the neurons that were described, and of those that merely have exemplars, nothing was compared yet.
+    tokens, activations = (" one", " two"), (0.0, 1.0)
+    window = Exemplar(Neuron(5, 9), Split.REPORT, Source.TOP, "d", 1, tokens, activations)
+    write_table(folder.exemplars, [window])
+    data = load_run(folder)
+    assert data.leaderboard.neurons == 2
+    assert summary(data).split("compared on ")[1].startswith("2 neurons at both signs of an unnamed subject (layer 4).")
+    assert "neurons: 2 neurons at both signs\n" in (export_run(folder, tmp_path / "out") / "README.md").read_text()
+    build_report([folder], folder.report)
+    text = " ".join("".join(Reader(folder.report.read_text()).text).split())
+    assert "Neurons2at both signs, 0 channels" in text
+
+
+def test_a_run_that_only_scores_shows_its_scores(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write_json(folder.manifest, {"contestants": {"a": {"control": False}, "b": {"control": True}}})
+    for index in range(3):
+        folder.scores().append(Score(Neuron(0, index), "own_words", "a", -index / 4))
+        lost = Score(Neuron(0, index), "own_words", "b", None, Status.FAILED, "no text")
+        folder.scores().append(lost if index else dataclasses.replace(lost, value=0.5, status=Status.OK))
+    data = load_run(folder)
+    console = Console(file=io.StringIO(), width=80)
+    print_leaderboard(data.leaderboard, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0].strip() == "Scores: no judge compares"
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert [row[:3] + row[4:] for row in rows] == [
+        ["own_words", "b (control)", "0.500", "1", "2"],
+        ["own_words", "a", "−0.250", "3", "0"],
+    ]
+    assert not any("trust" in line.lower() for line in lines)
+    card = (export_run(folder, tmp_path / "out") / "README.md").read_text()
+    assert "| own\\_words | a | −0.250 |" in card
+    assert "Win rates" not in card
+
+
 def test_a_run_without_llm_says_so(tmp_path: Path, page: str) -> None:
     assert "No language model was configured" not in page
     assert "vocab_proj are extractive" in page
     folder = make_run(tmp_path / "plain", neurons=2, channels=1, llm=False)
     build_report([folder], folder.report)
     assert "No language model was configured" in folder.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("judges", "told"),
+    [
+        ({}, None),
+        ({"embedding": {"people": False}}, "No judge reads descriptions"),
+        ({"human": {"people": True}}, None),
+        ({"embedding": {"people": False}, "human": {"people": True}}, "Of the judges, human says what people"),
+    ],
+)
+def test_who_read_the_descriptions_without_an_llm_is_told_as_it_is(
+    tmp_path: Path, judges: dict[str, Any], told: str | None
+) -> None:
+    folder = RunFolder(tmp_path)
+    contestants = {name: {"control": False, "form": "extractive"} for name in "ab"}
+    write_json(folder.manifest, {"contestants": contestants, "judges": judges, "llm": {}})
+    notice = extractive_notice(load_run(folder))
+    assert notice is not None
+    assert "No language model was configured" in notice
+    assert "read" not in notice if told is None else told in notice
 
 
 def test_a_bare_manifest_is_enough(tmp_path: Path) -> None:
@@ -712,6 +824,14 @@ def test_a_folder_that_is_no_run(tmp_path: Path, content: str | None, capsys: py
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "report.html").exists()
     assert not (tmp_path / "leaderboard.json").exists()
+
+
+def test_files_alone_are_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "sweep.json", tmp_path / "sweep.csv"]
+    for path in files:
+        path.write_text("")
+    assert main(list(map(str, files))) == 1
+    assert capsys.readouterr().err == f"error: no run folder among {files[0]}, {files[1]}: these are files\n"
 
 
 def test_no_folders_at_all(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_every_scorer_scores_a_real_subject(options: list[str], tmp_path: Path) 
     manifest = folder.read_manifest()
     assert manifest["left_out"] == {}
     assert set(manifest["judges"]) == {"embedding_pairwise", *names}
+    assert not any(judge["people"] for judge in manifest["judges"].values())
     assert "detection" in folder.report.read_text()
 
     # Everything again, elsewhere: the same answers give the same figures, in whatever order they were asked.

@@ -411,6 +411,18 @@ def test_tables_for_a_page_a_paper_and_a_spreadsheet() -> None:
     assert table[2]["failed"] == "1"
     empty = leaderboard([])
     assert markdown_table(empty).count("\n") == 4
+    # Where judges only score, the scores are the result, and there is no board of dashes.
+    scores = [Score(Neuron(0, place), "s", "a_1", place / 4) for place in range(3)]
+    scores.append(Score(Neuron(0, 3), "s", "a_1", None, Status.UNPARSED))
+    board = build_leaderboard((), scores, (), controls=("a_1",), seed=0)
+    (row,) = board.scores
+    assert row.interval is not None
+    span = f"{row.interval[0]:.3f} to {row.interval[1]:.3f}"
+    head, _, line, *_ = markdown_table(board).splitlines()
+    assert head == "| scorer | describer | mean score | 95 % interval | n | failed |"
+    assert line == f"| s | a\\_1 (control) | 0.250 | {span} | 3 | 1 |"
+    assert "win rate" not in markdown_table(board)
+    assert rf"s & a\_1 (control) & 0.250 & {span} & 3 & 1 \\" in latex_table(board)
     assert "no comparing judge" in latex_table(empty)
 
 

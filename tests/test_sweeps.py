@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import re
 import sys
@@ -14,6 +16,7 @@ import tiny_models
 import torch
 import yaml
 from mistakes import told
+from rich.console import Console
 
 import harness.run.decompose as stage
 from harness.folder import RunFolder, write_json
@@ -26,6 +29,7 @@ from harness.run.figures import check_figure
 from harness.run.help import compose_config
 from harness.run.main import main
 from harness.run.setup import Setup
+from harness.run.sweep import Outcome, SweepFolder, conclude_sweep
 from harness.stats import pool, swept
 
 Invoke = Callable[..., tuple[int, str, str]]
@@ -220,6 +224,54 @@ def test_a_sweep_of_weights_and_biases_composes_and_seeks_what_is_logged(
     setup = Setup.of(config)
     check_figure(sweep["metric"]["name"], setup)
     told(lambda: check_figure("win_rate/rotat", setup), "win_rate/rotate", "sweep.figure")
+
+
+def test_a_figure_can_be_sought_if_and_only_if_the_run_can_have_it(small: list[str]) -> None:
+    from harness.llm.client import Price
+    from harness.llm.scripted import ScriptedBackend
+
+    def setup_of(*more: str) -> Setup:
+        return Setup.of(compose_config([*small, *more]))
+
+    priced, free = (ScriptedBackend(lambda _: "", model=name) for name in ("a", "b"))
+    priced.price = Price(1.0, 2.0)
+    whole = setup_of("judges=[pairwise,detection,panel]", "comparisons.retest=0.5")
+    whole = dataclasses.replace(whole, backends={"explainer": free, "judge": priced})
+    for name in (
+        *("win_rate/rotate", "judge/pairwise/inconsistency", "judge/pairwise/retest", "judge/detection/retest"),
+        *("judge/panel/input/retest", "cost/judge/calls", "cost/judge/paid", "cost/explainer/prompt_tokens"),
+        *("cost/calls", "failed/detection", "score/detection/maxact"),
+    ):
+        check_figure(name, whole)
+    # Nobody's truth is known, the explainer has no price, and so there is no total.
+    for name in ("judge/pairwise/accuracy", "cost/explainer/paid", "cost/total", "cost/simulator/calls"):
+        told(lambda name=name: check_figure(name, whole), "has no figure", name)
+    scoring = setup_of()
+    check_figure("score/own_words/rotate", scoring)
+    for name in ("win_rate/rotate", "best/win_rate", "judge/own_words/retest", "cost/paid"):
+        told(lambda name=name: check_figure(name, scoring), "has no figure", name)
+
+
+def test_what_is_kept_of_a_sweep_holds_no_secret_of_its_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "planted-0123456789")
+    plain = ("neurons.layers=[1,2]", "~judges", "+describers.x.words=30", "name='a b'", "seed=null")
+    secret = {
+        "llm.judge.env.HF_HOME=hf_planted": "llm.judge.env.HF_HOME=***",
+        "++llm.judge.options={api-key:sk-planted,n:2}": '++llm.judge.options={"api-key": "***", "n": 2}',
+        "llm.judge.base_url=https://me:planted@host/v1": "llm.judge.base_url=https://host/v1",
+        "name=planted-0123456789": "name=***",
+    }
+    sweep = SweepFolder(tmp_path)
+    overrides = (*plain, *secret)
+    sweep.tell(Outcome(0, "0", overrides, "failed", None, "no answer from https://planted@host/v1"))
+    (outcome,) = sweep.outcomes()
+    assert outcome.overrides == (*plain, *secret.values())
+    conclude_sweep(sweep, Console(file=io.StringIO()))
+    told_of = capsys.readouterr().err
+    assert "no answer from https://host/v1" in told_of
+    assert "planted" not in told_of + "".join(path.read_text() for path in tmp_path.rglob("*.json"))
 
 
 # --- several runs from their records alone --------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,28 @@ def test_the_artifact_holds_records_index_board_and_report(told: tuple[RunFolder
     assert not any(name.endswith(".safetensors") or "exemplars" in name for name in held)
 
 
+def test_text_of_the_corpus_stays_at_home_if_the_report_does(
+    told: tuple[RunFolder, Leaderboard],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, board = told
+    mine = RunFolder(tmp_path / "mine")
+    shutil.copytree(folder.path, mine.path, ignore=shutil.ignore_patterns("wandb", ".wandb-id"))
+    # A table that the client would cut is left out, and that is told.
+    monkeypatch.setattr("wandb.Table.MAX_ARTIFACT_ROWS", 60)
+    WandbTracker(report=False).log(mine, board, mine.read_manifest())
+    (artifact,) = [r.artifact for r in records(mine) if r.artifact.type == "neuron-harness-run"]
+    held = {entry.path for entry in artifact.manifest.contents} or manifest_of(artifact)
+    assert "verdicts.jsonl" in held
+    assert not {"report.html", "exemplars.parquet"} & held
+    assert "verdicts" not in tables(mine)
+    assert "descriptions" in tables(mine)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "harness.run.tracking"]
+    assert line.startswith(f"W&B tables have no more than 60 rows: verdicts ({len(mine.verdicts().records())}) is left")
+
+
 def manifest_of(artifact: Any) -> set[str]:
     """Return the names in an artifact; the client hands them over in a file beside its log."""
     content = gzip.decompress(Path(artifact.manifest.manifest_file_path).read_bytes()).decode()
@@ -247,6 +270,30 @@ def test_a_network_that_dies_later_is_a_warning(
     with caplog.at_level(logging.WARNING), tracker.watching(folder, {"name": "x"}):
         pass
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["W&B cannot be reached (gone)"]
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_service_that_fails_as_well_hides_nothing_of_what_failed(
+    told: tuple[RunFolder, Leaderboard], stuck: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+
+    class Service:
+        def finish(self, exit_code: int) -> None:
+            assert exit_code == 1
+            if stuck:
+                over.wait(60)
+                return
+            raise TimeoutError("Timed out finishing run.")
+
+    monkeypatch.setattr("wandb.init", lambda **_: Service())
+    monkeypatch.setattr("harness.run.tracking.FAILED_SECONDS", 0.05 if stuck else 60)
+    folder, _ = told
+    with pytest.raises(RuntimeError, match="the real error"), WandbTracker(mode="online").watching(folder, {}):
+        raise RuntimeError("the real error")
+    assert len(caplog.records) == 1
+    assert caplog.records[0].getMessage().startswith("W&B has not ")
+    over.set()
 
 
 SECRET = "sk-planted-0123456789"

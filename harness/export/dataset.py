@@ -12,14 +12,13 @@ import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 import harness
 from harness.errors import HarnessError
 from harness.export.tables import COLUMNS, SCHEMAS, Row, precomputed_rows, rows_of
 from harness.folder import RunFolder, encodable, replacing, write_json
 from harness.report.data import RunData, load_run
-from harness.report.words import summary
+from harness.report.words import neurons_of, neurons_told, summary
 from harness.stats import markdown_table
 
 CARD, PRECOMPUTED, MANIFEST, LEADERBOARD = "README.md", "precomputed.jsonl", "manifest.json", "leaderboard.json"
@@ -91,7 +90,7 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
             delete_patterns=sorted(OURS - {CARD}),  # what an earlier export had, and this one has not
             commit_message=f"Export of a run of neuron-harness {harness.__version__}",
         )
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except Exception as error:  # whatever a network does to a client, whose errors vary with the library beneath it
         reason = " ".join(str(error).split())[:300]
         raise HarnessError(
             f"{name} could not be pushed ({reason}); the export is in {folder}. Does HF_TOKEN allow to write?"
@@ -151,6 +150,7 @@ def _card(data: RunData, counts: Mapping[str, int], licence: str) -> str:
         name=data.name,
         version=str(data.part("versions").get("neuron-harness", harness.__version__)),
         summary=summary(data),
+        compared=bool(data.leaderboard.judges),
         leaderboard=markdown_table(data.leaderboard) if data.leaderboard.overall.rows else "",
         tables=[{"name": name, "rows": count, "about": COLUMNS[name]} for name, count in counts.items()],
         precomputed=(real or ["NAME"])[0] if "descriptions" in counts else "",
@@ -165,7 +165,7 @@ def _facts(data: RunData) -> Any:
     yield "subject", ", ".join(dict.fromkeys(str(part) for part in parts if part)) or "not known"
     if corpus:
         yield "corpus", f"{corpus.get('name')} ({corpus.get('documents')} documents, {corpus.get('tokens')} tokens)"
-    yield "neurons", str(len(data.manifest.get("neurons") or ()))
+    yield "neurons", neurons_told(data.compared) if data.compares else str(neurons_of(data))
     for name, entry in data.part("contestants").items():
         models = f", by {', '.join(entry['models'])}" if entry.get("models") else ""
         yield f"describer {name}", f"{entry.get('form')}{' (control)' if entry.get('control') else ''}{models}"

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from harness.folder import RunFolder
-from harness.records import Channel, Description, Exemplar, Neuron, Score, ScoredToken, Verdict, Winner
+from harness.records import Channel, Description, Exemplar, Neuron, Score, ScoredToken, Verdict, Vote, Winner
 
 Row = dict[str, Any]
 _NEURON = [
@@ -24,6 +24,17 @@ _USAGE = [
     ("prompt_tokens", pa.int64()),
     ("completion_tokens", pa.int64()),
     ("seconds", pa.float64()),
+]
+_ROLE = [
+    *(("role", pa.string()), ("calls", pa.int64()), ("prompt_tokens", pa.int64()), ("completion_tokens", pa.int64())),
+    *(("seconds", pa.float64()), ("cost", pa.float64())),
+    *((f"cached_{name}", pa.int64()) for name in ("calls", "prompt_tokens", "completion_tokens")),
+    ("paid", pa.float64()),
+]
+_USAGE_COLUMNS = [*_USAGE, ("roles", pa.list_(pa.struct(_ROLE)))]
+_VOTE = [
+    *((name, pa.string()) for name in ("judge", "winner", "status", "detail")),
+    *(("preference", pa.float64()), ("mass", pa.float64())),
 ]
 _TOKENS = [
     (name, pa.list_(kind))
@@ -42,7 +53,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("parts", pa.list_(pa.string())),
             ("evidence_windows", pa.int64()),
             ("evidence_tokens", pa.int64()),
-            *_USAGE,
+            *_USAGE_COLUMNS,
         ]
     ),
     "verdicts": pa.schema(
@@ -59,7 +70,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("detail", pa.string()),
             ("preference", pa.float64()),
             ("mass", pa.float64()),
-            *_USAGE,
+            ("votes", pa.list_(pa.struct(_VOTE))),
+            *_USAGE_COLUMNS,
         ]
     ),
     "scores": pa.schema(
@@ -71,7 +83,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("status", pa.string()),
             ("detail", pa.string()),
             ("metrics", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
-            *_USAGE,
+            *_USAGE_COLUMNS,
         ]
     ),
     "channels": pa.schema(
@@ -99,12 +111,16 @@ SCHEMAS: dict[str, pa.Schema] = {
         ]
     ),
 }
+SCHEMAS |= {"verdicts_again": SCHEMAS["verdicts"], "scores_again": SCHEMAS["scores"]}
 COLUMNS = {
     "descriptions": "One row for each neuron and describer. `description` is empty where `status` is not ok; `detail` "
     "then says why. `parts` are intermediate results, such as one description per channel.",
     "verdicts": "One row for each neuron, judge and order of two descriptions. `winner` is first, second or tie, "
-    "`preferred` the describer that won; both are null where `status` is not ok. `detail` is the judge's reason.",
+    "`preferred` the describer that won, null on a tie; both are null where `status` is not ok. `detail` is the "
+    "judge's reason, `votes` what each member of a panel said.",
     "scores": "One row for each neuron, scorer and describer. `value`: higher is better; null unless `status` is ok.",
+    "verdicts_again": "What judges said who were asked again with another seed, as verdicts.",
+    "scores_again": "What scorers said who were asked again with another seed, as scores.",
     "channels": "One row for each vocabulary channel, by neuron, weight vector (`kind`) and place (`rank`): "
     "excess kurtosis of its projection on the vocabulary, cosine to the weight vector, and the tokens at both ends of "
     "the projection with their z-scores. Where skewness is negative, the negative end carries the channel.",
@@ -125,9 +141,12 @@ def rows_of(table: str, folder: RunFolder, controls: Collection[str]) -> Iterato
         yield [_description(record, record.describer in controls) for record in described]
     elif table == "verdicts":
         yield [_verdict(record) for record in sorted(folder.verdicts().records(), key=_verdict_place)]
+    elif table == "verdicts_again":
+        yield [_verdict(record) for record in sorted(folder.retests().records(), key=_verdict_place)]
     elif table == "scores":
-        scores = sorted(folder.scores().records(), key=lambda item: (item.neuron, item.scorer, item.describer))
-        yield [_score(record) for record in scores]
+        yield [_score(record) for record in sorted(folder.scores().records(), key=_score_place)]
+    elif table == "scores_again":
+        yield [_score(record) for record in sorted(folder.score_retests().records(), key=_score_place)]
     elif table == "channels":
         for block in folder.read_channel_blocks():
             yield [_channel(record) for record in block]
@@ -159,6 +178,10 @@ def _verdict_place(record: Verdict) -> tuple[Neuron, str, str, str]:
     return record.neuron, record.judge, record.first, record.second
 
 
+def _score_place(record: Score) -> tuple[Neuron, str, str]:
+    return record.neuron, record.scorer, record.describer
+
+
 def _neuron(neuron: Neuron) -> Row:
     return {
         "neuron": str(neuron),
@@ -170,7 +193,8 @@ def _neuron(neuron: Neuron) -> Row:
 
 
 def _usage(record: Description | Verdict | Score) -> Row:
-    return {name: getattr(record.usage, name) for name, _ in _USAGE}
+    roles = [{"role": role, **dataclasses.asdict(used)} for role, used in sorted(record.usage.roles.items())]
+    return {**{name: getattr(record.usage, name) for name, _ in _USAGE}, "roles": roles}
 
 
 def _description(record: Description, control: bool) -> Row:
@@ -189,7 +213,7 @@ def _description(record: Description, control: bool) -> Row:
 
 
 def _verdict(record: Verdict) -> Row:
-    preferred = {Winner.FIRST: record.first, Winner.SECOND: record.second, Winner.TIE: "tie", None: None}
+    preferred = {Winner.FIRST: record.first, Winner.SECOND: record.second, Winner.TIE: None, None: None}
     return {
         **_neuron(record.neuron),
         "judge": record.judge,
@@ -203,8 +227,14 @@ def _verdict(record: Verdict) -> Row:
         "detail": record.reason,
         "preference": record.preference,
         "mass": record.mass,
+        "votes": [_vote(vote) for vote in record.votes],
         **_usage(record),
     }
+
+
+def _vote(vote: Vote) -> Row:
+    plain = {name: getattr(vote, name) for name in ("judge", "winner", "preference", "mass")}
+    return {**plain, "status": vote.status.value, "detail": vote.reason}
 
 
 def _score(record: Score) -> Row:

@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     overrides = [*options.overrides, *rest]
-    if wrong := [item for item in overrides if item.startswith("--")]:
+    if {"-m", "--multirun"} & set(overrides):
+        parser.error("a plan is of one run: leave out -m, and plan one run of the sweep, with one value of each option")
+    if wrong := [item for item in overrides if item.startswith("-")]:
         parser.error(f"there is no option {wrong[0]}")
     _settle(online=options.online)
     from hydra.errors import HydraException, MissingConfigException

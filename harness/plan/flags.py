@@ -51,7 +51,8 @@ def _limits(plan: RunPlan, assumed: Assumptions) -> Wrong:
         yield Level.STOP, f"{plan.calls:,} LLM calls exceed the limit of {assumed.max_calls:,} (--max-calls)"
     if assumed.max_cost is not None:
         if plan.cost is None:
-            yield Level.STOP, "the cost is not known, so its limit cannot be kept (--max-cost, llm.ROLE.price)"
+            missing = " and ".join(f"llm.{role}.price" for role in plan.unpriced)
+            yield Level.STOP, f"the cost is not known, so its limit cannot be kept: set {missing} (--max-cost)"
         elif plan.cost > assumed.max_cost:
             yield Level.STOP, f"a cost of {plan.cost:,.2f} exceeds the limit of {assumed.max_cost:,.2f} (--max-cost)"
     if assumed.max_hours is not None and plan.seconds / 3600 > assumed.max_hours:

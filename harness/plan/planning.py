@@ -108,6 +108,9 @@ def plan_of(composed: DictConfig, assumptions: Assumptions | None = None) -> Run
 def plan_of_setup(setup: Setup, assumptions: Assumptions | None = None) -> RunPlan:
     """Plan a run whose objects are already made; as :func:`plan_of`."""
     assumptions = assumptions or Assumptions()
+    for role in assumptions.rates.keys() - {"", *setup.backends}:
+        known = f"it has {', '.join(sorted(setup.backends))}" if setup.backends else "it has none"
+        raise HarnessError(f"this run has no LLM role {role!r}, {known} (--tokens-per-second)")
     start = time.monotonic()
     with _quiet(), tempfile.TemporaryDirectory(prefix="plan-", ignore_cleanup_errors=True) as place:
         return _Planner(setup, assumptions, Path(place)).plan(start)

@@ -270,7 +270,7 @@ def probe(
         online: whether the network may be used, so that it is worth telling why it did not help.
     """
     found = Findings()
-    if not setup.compares and not work.vectors:
+    if not setup.compares and not work.vectors and not work.merit:
         return found
     chosen = probed_neurons(setup, work, count)
     backends = {
@@ -409,6 +409,12 @@ class _Trial:
             if self._setup.config["decomposition"]["solver"] != "geodesic":
                 few = max(1, min(self._setup.merit.sample, len(largest.neurons)))
                 found.channel_alone = self._time(self._setup, largest, few)
+        elif work.merit and not self._absent:
+            group, _ = work.merit[0]
+            block = Block(
+                group.sample or tuple(n for n in self._setup.neurons if n.layer == group.layer)[:1], group.kind
+            )
+            found.channel_alone = self._time(self._setup, block, len(block.neurons))
         if not pending:
             return
         known, wanted = tried.decomposition, 0

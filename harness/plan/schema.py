@@ -200,9 +200,13 @@ class RunPlan(_Data):
 
     @property
     def cost(self) -> float | None:
-        """What is paid, if every role's is known."""
-        costs = [role.cost for role in self.roles if role.amount.paid_calls]
-        return None if any(cost is None for cost in costs) else sum(cost for cost in costs if cost is not None)
+        """What is paid, if every role's is known; servers of one's own that have no price are not paid by the token."""
+        return None if self.unpriced else sum(role.cost or 0.0 for role in self.roles if role.amount.paid_calls)
+
+    @property
+    def unpriced(self) -> list[str]:
+        """Roles that are paid for, nobody knows how much."""
+        return [role.role for role in self.roles if role.amount.paid_calls and role.cost is None and not role.managed]
 
     @property
     def stopped(self) -> bool:

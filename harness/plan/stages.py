@@ -8,7 +8,6 @@ from harness.folder import RunFolder
 from harness.plan.probe import ADAMW_STEPS, Findings
 from harness.plan.schema import Basis, MethodPlan, RolePlan, StagePlan
 from harness.plan.work import Work
-from harness.records import VectorKind
 from harness.run.setup import Setup
 
 #: Steps of the geodesic solver for one channel, and tokens of a document, where neither could be measured.
@@ -38,7 +37,7 @@ def stages_of(
         teraflops: the speed that is assumed then.
     """
     times = _Times(setup, work, found, absent, teraflops * 1e12)
-    stages = [times.activations(folder), times.decomposition(), times.merit(folder)]
+    stages = [times.activations(folder), times.decomposition(), times.merit()]
     if setup.effect_splits:
         stages.append(times.each("effects", found.effects, len(setup.effect_splits), folder))
     if setup.needs_steered:
@@ -151,22 +150,22 @@ class _Times:
             steps *= 1 + settings["geodesic"].get("lookahead", 0)
         return steps * 4 * subject.d_model * subject.vocab_size / self._flops
 
-    def merit(self, folder: RunFolder) -> StagePlan:
+    def merit(self) -> StagePlan:
         setup, merit, name = self._setup, self._setup.merit, "figures of merit"
-        groups = {(block.layer, block.kind) for block in self._work.vectors} or {
-            (neuron.layer, VectorKind(kind)) for neuron, kind in folder.decomposed()
-        }
-        if not groups or (not self._work.vectors and any(folder.merit.glob("*.parquet"))):
+        if not self._work.merit:
             return StagePlan(name=name, seconds=0.0, basis=Basis.NOTHING)
-        count = 0
-        for layer, kind in groups:
-            channels = setup.decomposition.config(layer, kind).num_channels
-            count += (merit.sample * (1 + merit.restarts) if merit.sample else 0) * channels
-            count += merit.random_vectors * min(merit.random_channels, channels)
+        count = 0  # ablations decompose nothing
+        for group, what in self._work.merit:
+            if what == "restarts":
+                count += len(group.sample) * (1 + merit.restarts) * group.config.num_channels
+            elif what == "random":
+                count += merit.random_vectors * min(merit.random_channels, group.config.num_channels)
         found = self._found.channel_alone
         adamw = setup.config["decomposition"]["solver"] == "adamw"
         how = Basis.ASSUMED if adamw else Basis.MEASURED
         seconds, basis = (count * found, how) if found is not None else (None, Basis.UNKNOWN)
+        if not count:
+            seconds, basis = 0.0, Basis.MEASURED
         if seconds is None and self._absent:
             seconds, basis = count * self._channel_seconds(), Basis.ASSUMED
         note = f"{count:,} channels of restarts and random vectors"

@@ -11,7 +11,7 @@ import pydoc_data.topics
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,11 +22,15 @@ from harness.subject import Subject
 from harness.subject.architecture import ARCHITECTURES, MLP
 from harness.subject.weights import Weights
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 #: Neurons of each layer of the model that stands in.
 WIDTH = 32
 #: Tokens of its vocabulary: enough for the longest lists of tokens that methods show.
 VOCABULARY = 2000
-_SMALL = {"hidden_size": 32, "intermediate_size": WIDTH, "num_attention_heads": 2, "num_key_value_heads": 1}
+#: Of a family whose config only holds others, the one that reads the text.
+_TEXT = {"gemma3": "gemma3_text"}
 _FIELDS = {"family": str, "layers": int, "d_mlp": int, "d_model": int, "vocabulary": int}
 
 
@@ -114,7 +118,7 @@ def make_stand_in(folder: Path, shape: Mapping[str, Any]) -> Path:
         shape: the absent model's.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -130,15 +134,7 @@ def make_stand_in(folder: Path, shape: Mapping[str, Any]) -> Path:
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )
     roles = {f"{role}_token_id": getattr(fast, f"{role}_token_id") for role in ("bos", "eos", "pad")}
-    config = AutoConfig.for_model(
-        shape["family"],
-        vocab_size=len(fast),
-        num_hidden_layers=shape["layers"],
-        max_position_embeddings=512,
-        head_dim=16,
-        **_SMALL,
-        **roles,
-    )
+    config = small_config(shape["family"], shape["layers"], len(fast), **roles)
     auto = AutoModelForCausalLM if ARCHITECTURES[shape["family"]].causal else AutoModelForMaskedLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -150,6 +146,34 @@ def make_stand_in(folder: Path, shape: Mapping[str, Any]) -> Path:
     model.eval().save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+def small_config(family: str, layers: int, vocabulary: int, **more: Any) -> PretrainedConfig:
+    """Return the config of a tiny model of a family: all its layers, with few neurons and dimensions.
+
+    Args:
+        family: one of the dense ``ARCHITECTURES``.
+        layers: how many.
+        vocabulary: tokens.
+        more: further fields of the config.
+    """
+    from transformers import AutoConfig
+
+    family = _TEXT.get(family, family)
+    mlp = ARCHITECTURES[family].mlp
+    assert mlp is not None
+    return AutoConfig.for_model(
+        family,
+        **{mlp.width: WIDTH},
+        hidden_size=32,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        vocab_size=vocabulary,
+        num_hidden_layers=layers,
+        max_position_embeddings=512,
+        **more,
+    )
 
 
 def standing_in(neurons: list[Neuron]) -> list[Neuron]:

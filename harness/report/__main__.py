@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # A sweep keeps files of its own beside its runs, which `runs/NAME/*` names as well.
     folders = [RunFolder(path) for path in options.runs if len(options.runs) == 1 or not path.is_file()]
+    if not folders:
+        print(f"error: no run folder among {', '.join(map(str, options.runs))}: these are files", file=sys.stderr)
+        return 1
     several = len(folders) > 1
     beside = options.runs[0].resolve().parent / "joint-report.html"
     output = options.output or (beside if several else folders[0].report)

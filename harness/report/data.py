@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,21 @@ Metrics = Mapping[tuple[str, str], Mapping[str, tuple[float, int]]]
 
 
 @dataclass(frozen=True)
+class AskedAgain:
+    """What one judge was asked for a second time.
+
+    Attributes:
+        judge: its name.
+        statuses: how many of the second answers ended how.
+        usages: what each of them cost.
+    """
+
+    judge: str
+    statuses: Mapping[str, int]
+    usages: tuple[Usage, ...]
+
+
+@dataclass(frozen=True)
 class RunData:
     """The records of one run and the statistics on them.
 
@@ -52,12 +67,16 @@ class RunData:
         leaderboard: the statistics.
         checks: what each judge is worth where that is known.
         rounds: of an adaptive schedule, what each judge was asked in every round: pairs, and on how many neurons.
-        seconds: spent by each describer, judge and scorer, by name, summed over items that ran side by side.
-        roles: what each of them asked of each LLM role, by name and role.
+        seconds: spent by each describer, judge and scorer, by name, summed over items that ran side by side; what was
+            asked again aside.
+        roles: what each of them asked of each LLM role, by name and role, what was asked again included.
+        again: what judges were asked a second time, by name.
         metrics: further figures of the scorers: for each scorer and describer, the mean of each and of how many.
         descriptions: the describers' descriptions.
         verdicts: the comparators' verdicts.
         scores: the scorers' grades.
+        compared: every neuron, shown or not, that describers were compared on; of a run that only scores, those that
+            were scored, and while nothing was judged, those that were described.
         merit: the figures of all vectors and channels, shown or not, by layer and kind.
         left_out: how many neurons are not shown.
         expected: channels that the config expects, beside those found.
@@ -72,10 +91,12 @@ class RunData:
     rounds: Mapping[str, Sequence[Round]]
     seconds: Mapping[str, float]
     roles: Mapping[str, Mapping[str, RoleUsage]]
+    again: tuple[AskedAgain, ...]
     metrics: Metrics
     descriptions: tuple[Description, ...]
     verdicts: tuple[Verdict, ...]
     scores: tuple[Score, ...]
+    compared: frozenset[Neuron]
     merit: tuple[MeritGroup, ...]
     left_out: int = 0
     expected: tuple[FoundChannel, ...] = ()
@@ -128,6 +149,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         folder.verdicts().records(),
         folder.scores().records(),
     )
+    again: list[Verdict | Score] = [*folder.retests().records(), *folder.score_retests().records()]
     leaderboard = None if recompute else _stored_leaderboard(folder)
     checks = None if recompute else _stored_checks(folder)
     judged = {x.neuron for x in descriptions} | {x.neuron for x in verdicts} | {x.neuron for x in scores}
@@ -142,13 +164,15 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         checks=judge_checks_of(folder, manifest) if checks is None else checks,
         rounds=_rounds(folder),
         seconds=_seconds(descriptions, verdicts, scores),
-        roles=_roles(descriptions, verdicts, scores),
+        roles=_roles(descriptions, [*verdicts, *scores, *again]),
+        again=_again(again),
         metrics=_metrics(scores),
         descriptions=tuple(sorted(_of(descriptions, some), key=lambda item: (item.neuron, item.describer))),
         verdicts=tuple(
             sorted(_of(verdicts, some), key=lambda item: (item.neuron, item.judge, item.first, item.second))
         ),
         scores=tuple(sorted(_of(scores, some), key=lambda item: (item.neuron, item.scorer, item.describer))),
+        compared=_compared(verdicts, scores, descriptions),
         merit=merit_groups(folder),
         left_out=left_out,
         expected=read_expected(folder, manifest),
@@ -166,6 +190,11 @@ def _choice(folder: RunFolder, judged: Iterable[Neuron]) -> tuple[list[Neuron], 
     found = sorted(signed | (whole - {neuron.whole for neuron in signed}))
     count = min(SHOWN, len(found))
     return [found[place * len(found) // count] for place in range(count)], len(found) - count
+
+
+def _compared(*records: Iterable[Verdict] | Iterable[Score] | Iterable[Description]) -> frozenset[Neuron]:
+    """Return the neurons of the first of the records that there are any of."""
+    return next((found for some in records if (found := frozenset(item.neuron for item in some))), frozenset())
 
 
 def _of(records: Iterable[T], neurons: set[Neuron] | None) -> list[T]:
@@ -186,16 +215,28 @@ def _seconds(
 
 
 def _roles(
-    descriptions: Iterable[Description], verdicts: Iterable[Verdict], scores: Iterable[Score]
+    descriptions: Iterable[Description], judged: Iterable[Verdict | Score]
 ) -> Mapping[str, Mapping[str, RoleUsage]]:
     usages: dict[str, list[Usage]] = defaultdict(list)
     for item in descriptions:
         usages[item.describer].append(item.usage)
-    for verdict in verdicts:
-        usages[verdict.judge].append(verdict.usage)
-    for score in scores:
-        usages[score.scorer].append(score.usage)
+    for answer in judged:
+        usages[_judge(answer)].append(answer.usage)
     return {name: total_roles(used) for name, used in usages.items()}
+
+
+def _again(answers: Iterable[Verdict | Score]) -> tuple[AskedAgain, ...]:
+    by_judge: dict[str, list[Verdict | Score]] = defaultdict(list)
+    for answer in answers:
+        by_judge[_judge(answer)].append(answer)
+    return tuple(
+        AskedAgain(judge, Counter(item.status.value for item in mine), tuple(item.usage for item in mine))
+        for judge, mine in by_judge.items()
+    )
+
+
+def _judge(answer: Verdict | Score) -> str:
+    return answer.judge if isinstance(answer, Verdict) else answer.scorer
 
 
 def _metrics(scores: Iterable[Score]) -> Metrics:

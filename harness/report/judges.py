@@ -84,7 +84,7 @@ def print_judge_checks(folder: RunFolder, console: Console) -> None:
         "First wins %": [percent(check.first_position_rate) for check in checks],
         "Longer": [_figure(check.length_effect, sign=True) for check in checks],
         "Self": [_figure(check.self_preference, sign=True) for check in checks],
-        "Again": [_figure(check.retest) for check in checks],
+        "Again": [_again(check) for check in checks],
     }
     missing = {percent(None), _figure(None)}
     shown = {heading: values for heading, values in columns.items() if not set(values) <= missing}
@@ -99,6 +99,11 @@ def print_judge_checks(folder: RunFolder, console: Console) -> None:
 
 def _range(interval: tuple[float, float] | None) -> str:
     return "–" if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
+
+
+def _again(check: JudgeCheck) -> str:
+    failed = f", {check.retests_failed} failed" if check.retests_failed else ""
+    return f"{_figure(check.retest)} of {check.retests}{failed}" if check.retests or failed else _figure(None)
 
 
 def _figure(value: float | None, *, sign: bool = False) -> str:

@@ -49,12 +49,12 @@ def leaderboard_figure(leaderboard: Leaderboard) -> Figure:
             facecolors="none",
             edgecolors=MUTED,
             linewidths=1,
-            label=_safe(board.judge or ""),
+            label=safe(board.judge or ""),
             zorder=2,
         )
     for y, row in enumerate(rows):
         _interval_bar(axes, row, y)
-    axes.set_yticks(range(len(rows)), [_safe(row.describer) for row in rows], parse_math=False)
+    axes.set_yticks(range(len(rows)), [safe(row.describer) for row in rows], parse_math=False)
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         label.set_color(CONTROL if row.control else INK)
     axes.set_xlim(-0.02, 1.02)
@@ -111,7 +111,7 @@ def win_matrix_figure(leaderboard: Leaderboard) -> Figure:
     edges = np.arange(len(names) + 1) - 0.5
     if names:
         axes.pcolormesh(edges, edges, colours, edgecolors="none", rasterized=False)
-    labels = [_safe(name) for name in names]
+    labels = [safe(name) for name in names]
     axes.set_yticks(range(len(names)), labels, parse_math=False)
     axes.set_xticks(range(len(names)), labels, parse_math=False, rotation=35, ha="left", rotation_mode="anchor")
     axes.xaxis.tick_top()
@@ -162,6 +162,7 @@ def bare(axes: Axes, *, left: bool = False) -> Axes:
     return axes
 
 
-def _safe(name: str) -> str:
+def safe(name: str, limit: int = 32) -> str:
+    """Return a name as plots show it: nothing invisible, and cut at ``limit``."""
     text = visible(name)
-    return text if len(text) <= 32 else text[:31] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"

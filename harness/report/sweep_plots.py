@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from harness.report.plots import CONTROL, INK, MUTED, bare
+from harness.report.plots import CONTROL, INK, MUTED, bare, safe
 from harness.report.sweep import Sweep
-from harness.report.text import visible
 from harness.stats import Parameter
 from harness.stats.parameters import shown
 
@@ -44,7 +43,7 @@ def sweep_figure(sweep: Sweep, parameter: Parameter) -> Figure | None:
         _line(
             axes, sweep, name, range(len(sweep.runs)), places, shift, parameter,
             colour=CONTROL if control else next(colours), marker=_MARKERS[number % len(_MARKERS)],
-            label=f"{_safe(name)} (control)" if control else _safe(name), dashed=control,
+            label=f"{safe(name)} (control)" if control else safe(name), dashed=control,
         )  # fmt: skip
     _finish(axes, parameter)
     _legend(figure, axes, len(sweep.describers))
@@ -73,9 +72,9 @@ def _faceted(sweep: Sweep, parameter: Parameter, others: Sequence[Parameter]) ->
             _line(
                 axes, sweep, name, groups[key], places, (number - (len(keys) - 1) / 2) * step, parameter,
                 colour=_COLOURS[colours.index(key[0]) % len(_COLOURS)],
-                marker=_MARKERS[marks.index(key[1:]) % len(_MARKERS)], label=_safe(told, 60), dashed=False,
+                marker=_MARKERS[marks.index(key[1:]) % len(_MARKERS)], label=safe(told, 60), dashed=False,
             )  # fmt: skip
-        title = f"{_safe(name)} (control)" if name in sweep.controls else _safe(name)
+        title = f"{safe(name)} (control)" if name in sweep.controls else safe(name)
         axes.set_title(title, fontsize=10, color=CONTROL if name in sweep.controls else INK, parse_math=False)
         _finish(axes, parameter)
     for axes in panels[len(sweep.describers) :]:
@@ -131,7 +130,7 @@ def _positions(axes: Axes, parameter: Parameter) -> list[float]:
         axes.set_xscale("log")
     ticks = [float(level) for level in levels] if parameter.numeric else [float(n) for n in range(len(levels))]
     if len(levels) <= 12:
-        axes.set_xticks(ticks, [_safe(shown(level), 24) for level in levels], parse_math=False)
+        axes.set_xticks(ticks, [safe(shown(level), 24) for level in levels], parse_math=False)
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     known = {shown(level): tick for level, tick in zip(levels, ticks, strict=True)}
@@ -151,7 +150,7 @@ def _finish(axes: Axes, parameter: Parameter) -> None:
     axes.axhline(0.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     axes.grid(axis="y", color=MUTED, alpha=0.25, linewidth=0.7)
-    axes.set_xlabel(_safe(parameter.name, 60), color=INK, fontsize=9.5, parse_math=False)
+    axes.set_xlabel(safe(parameter.name, 60), color=INK, fontsize=9.5, parse_math=False)
     axes.set_ylabel("win rate", color=INK, fontsize=9.5)
 
 
@@ -174,8 +173,3 @@ def _follows(one: Parameter, other: Parameter) -> bool:
     """Tell whether a parameter says nothing beyond another: equal values of the other go with equal values of it."""
     pairs = {(shown(b), shown(a)) for a, b in zip(one.values, other.values, strict=True)}
     return len(pairs) == len({b for b, _ in pairs})
-
-
-def _safe(name: str, limit: int = 32) -> str:
-    text = visible(name)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

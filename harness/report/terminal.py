@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.text import percent, visible
+from harness.report.text import number, percent, visible
 from harness.stats import Leaderboard, Row
 
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
@@ -15,8 +17,11 @@ _STYLES = {True: "green", False: "bold red", None: "yellow"}
 def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
     """Print whether the controls lose and the rows of all judges together, in 80 columns.
 
-    Controls are dimmed, failures are shown beside what they are part of.
+    Of a run whose judges only score, the scores. Controls are dimmed, failures are shown beside what they are part of.
     """
+    if leaderboard.scores and not leaderboard.judges:
+        console.print(_scores(leaderboard))
+        return
     judges = "judge" if len(leaderboard.judges) == 1 else "judges"
     title = f"Leaderboard: {leaderboard.neurons} neurons, {len(leaderboard.judges)} comparing {judges}"
     table = Table(title=title, padding=(0, 1), title_justify="left", caption_justify="left")
@@ -58,6 +63,31 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
         if health.first_position_rate is not None:
             parts.append(f"{percent(health.first_position_rate)} % won by the first shown")
         console.print(Text(f"{visible(health.judge)}: {', '.join(parts)}", style="dim"))
+
+
+def _scores(leaderboard: Leaderboard) -> Table:
+    table = Table(title="Scores: no judge compares", padding=(0, 1), title_justify="left")
+    for heading in ("Scorer", "Describer"):
+        table.add_column(heading, overflow="fold", min_width=10)
+    for heading in ("Mean", f"{100 * leaderboard.confidence:g} % interval", "n", "Failed"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row, following in itertools.zip_longest(leaderboard.scores, leaderboard.scores[1:]):
+        name = Text(visible(row.describer))
+        if row.control:
+            name.append(" (control)", style="dim")
+        failed = sum(row.statuses.values()) - row.scores
+        interval = "–" if row.interval is None else f"{number(row.interval[0], 3)} to {number(row.interval[1], 3)}"
+        table.add_row(
+            Text(visible(row.scorer)),
+            name,
+            Text(number(row.mean, 3), style="bold"),
+            interval,
+            str(row.scores),
+            Text(str(failed), style="red" if failed else ""),
+            style="dim" if row.control else "",
+            end_section=following is not None and following.scorer != row.scorer,
+        )
+    return table
 
 
 def _rank(row: Row) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from harness.flat import flatten
+from harness.records import Neuron
 from harness.report.data import RunData
 from harness.report.text import listing, number, percent, plural
 from harness.stats import Board, Cycles, LengthEffect, Pool, Trust, incomparable, merit_row, together
@@ -21,13 +23,13 @@ def summary(run: RunData) -> str:
     controls = [name for name in run.describers if run.is_control(name)]
     real = [name for name in run.describers if name not in controls]
     subject = run.part("subject")
-    layers = sorted({neuron.layer for neuron in run.neurons})
+    layers = sorted({neuron.layer for neuron in run.compared})
     where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {listing([str(layer) for layer in layers])}"
     compared = f"{plural(len(real), 'way')} of describing a neuron ({listing(real)})"
     if controls:
         compared += f" and {plural(len(controls), 'control')} ({listing(controls)})"
     verb = "was" if len(real) + len(controls) == 1 else "were"
-    first = f"{compared} {verb} compared on {plural(len(run.neurons) + run.left_out, 'neuron')}"
+    first = f"{compared} {verb} compared on {neurons_told(run.compared)}"
     first += f" of {subject.get('name') or 'an unnamed subject'}" + (f" ({where})." if layers else ".")
     comparators = [health.judge for health in run.leaderboard.health]
     scorers = sorted({row.scorer for row in run.leaderboard.scores})
@@ -39,6 +41,28 @@ def summary(run: RunData) -> str:
         ways.append(f"scored one by one by {listing(scorers)}")
     second = f"The descriptions were {' and '.join(ways)}." if ways else "No judge has given a verdict or a score yet."
     return f"{first[0].upper()}{first[1:]} {second}"
+
+
+def neurons_of(run: RunData) -> int:
+    """Return how many whole neurons a run compares describers on, or has on record if it only decomposes."""
+    return len({neuron.whole for neuron in run.compared}) if run.compares else len(run.neurons) + run.left_out
+
+
+def neurons_told(neurons: Collection[Neuron]) -> str:
+    """Return how many whole neurons these are, and at which signs if that is not the positive one alone."""
+    signs = signs_told(neurons)
+    return plural(len({neuron.whole for neuron in neurons}), "neuron") + (f" {signs}" if signs else "")
+
+
+def signs_told(neurons: Collection[Neuron]) -> str:
+    """Return at which signs neurons are compared, or nothing if that is the positive one alone."""
+    if not any(neuron.negative for neuron in neurons):
+        return ""
+    if all(neuron.negative for neuron in neurons):
+        return "at the negative sign"
+    count = len({neuron.whole for neuron in neurons})
+    both = len(neurons) - count
+    return "at both signs" if both == count else f"({both} of them at both signs)"
 
 
 def _decomposed(run: RunData) -> str:
@@ -80,11 +104,7 @@ def extractive_notice(run: RunData) -> str | None:
             )
         if given:
             parts.append(f"Those of {listing(given)} were given to the run, which cannot say how they were made.")
-        parts.append(
-            "No judge reads descriptions as a language model or a person does: they compare embeddings, words or "
-            "responses. This shows whose descriptions lie closer to what activates the neurons. It cannot say which "
-            "method leads to the better explanation in words, nor what a reader would prefer."
-        )
+        parts += _unread(run)
         return " ".join(parts)
     if extractive:
         parts.append(
@@ -97,6 +117,25 @@ def extractive_notice(run: RunData) -> str | None:
             "at what cost, is not known here."
         )
     return " ".join(parts) or None
+
+
+def _unread(run: RunData) -> list[str]:
+    """Say which judges of a run without an LLM read descriptions, if any of them does not."""
+    judges = run.part("judges") or {health.judge: {} for health in run.leaderboard.health}
+    readers = sorted(name for name, entry in judges.items() if isinstance(entry, Mapping) and entry.get("people"))
+    if not readers:
+        unread = (
+            "No judge reads descriptions as a language model or a person does: they compare embeddings, words or "
+            "responses. This shows whose descriptions lie closer to what activates the neurons. It cannot say which "
+            "method leads to the better explanation in words, nor what a reader would prefer."
+        )
+        return [unread] if judges else []
+    if len(readers) == len(judges):
+        return []
+    return [
+        f"Of the judges, {listing(readers)} {'says' if len(readers) == 1 else 'say'} what people preferred who read "
+        "the descriptions; the others read nothing, but compare embeddings, words or responses."
+    ]
 
 
 def trust_lines(run: RunData) -> list[tuple[str, Trust]]:
@@ -183,22 +222,16 @@ def _upsets(board: Board) -> list[str]:
     return upsets
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, str]:
-    """Return a nested mapping as one of dotted keys and JSON values."""
-    if isinstance(config, Mapping) and config:
-        flat: dict[str, str] = {}
-        for key, value in config.items():
-            flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    return {prefix: config if isinstance(config, str) else json.dumps(config, ensure_ascii=False)}
-
-
 def config_differences(runs: Sequence[RunData]) -> list[tuple[str, list[str | None]]]:
     """Return the configuration values that differ: the dotted key and each run's value, none where it has none."""
-    flat = [flatten(run.part("config")) for run in runs]
+    flat = [{key: _shown(value) for key, value in flatten(run.part("config")).items()} for run in runs]
     keys = sorted({key for values in flat for key in values if key})
     rows = [(key, [values.get(key) for values in flat]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def comparability_warnings(runs: Sequence[RunData]) -> list[str]:

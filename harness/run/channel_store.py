@@ -105,10 +105,14 @@ class ChannelStore:
 
     def fetch(self, path: Path) -> bool:
         """Put a file of figures of merit into its place in a run folder, if the store has it; tell whether it has."""
-        if self._folder is None or not (self._folder.merit / path.name).exists():
+        if self._folder is None or not self.has(path):
             return False
         share(self._folder.merit / path.name, path)
         return True
+
+    def has(self, path: Path) -> bool:
+        """Tell whether the store has a file of figures of merit."""
+        return self._folder is not None and (self._folder.merit / path.name).exists()
 
     def keep(self, path: Path) -> None:
         """Keep a run's file of figures of merit; its name tells all that it depends on beyond the store's folder."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
+from harness.methods import Comparator
 from harness.run.setup import Setup
 from harness.run.tracked import summary_of_run
 from harness.stats import Leaderboard, MeritRow, merit_groups
@@ -43,21 +44,52 @@ def read_figure(name: str, folder: RunFolder, leaderboard: Leaderboard) -> float
 
 def _names(setup: Setup) -> Iterator[str]:
     """Yield the numbers among the figures that :func:`harness.run.tracked.summary_of_run` may give to such a run."""
-    for describer in setup.describers:
-        yield from (f"{figure}/{describer}" for figure in ("win_rate", "adjusted_win_rate", "strength", "rank"))
-    if setup.describers:
+    if setup.comparators:
+        for describer in setup.describers:
+            yield from (f"{figure}/{describer}" for figure in ("win_rate", "adjusted_win_rate", "strength", "rank"))
         yield "best/win_rate"
     for judge in setup.judges:
         if judge in setup.scorers:
             yield from (f"score/{judge}/{describer}" for describer in setup.describers)
-        else:
-            figures = ("inconsistency", "first_position_rate")
-            checks = ("accuracy", "brier", "consistency", "length_effect", "self_preference", "retest")
-            yield from (f"judge/{judge}/{figure}" for figure in (*figures, *checks))
+    yield from _of_judges(setup)
     yield from (f"failed/{method}" for method in (*setup.describers, *setup.judges))
-    yield from (
-        f"cost/{figure}" for figure in ("calls", "prompt_tokens", "completion_tokens", "seconds", "total", "paid")
-    )
+    if setup.compares:
+        yield from _costs(setup)
     for field in dataclasses.fields(MeritRow):
         if field.name not in {"layer", "kind"}:
             yield f"decomposition/{field.name}"
+
+
+def _of_judges(setup: Setup) -> Iterator[str]:
+    """Yield what is told of the judges: some of it of every comparator, some where the truth is known."""
+    known = any(describer.corruption is not None for describer in setup.describers.values())
+    truth = ("accuracy", "brier", "length_effect") if known else ()
+    again = ("retest",) if setup.comparisons.retest else ()
+    comparators: dict[str, Comparator] = {}
+    for name, comparator in setup.comparators.items():
+        comparators[name] = comparator
+        members = getattr(comparator, "members", {})
+        comparators |= {f"{name}/{member}": inner for member, inner in members.items()}
+    for name, comparator in comparators.items():
+        figures = [*truth, *again]
+        if name in setup.comparators and not comparator.symmetric:
+            figures += ["inconsistency", "first_position_rate"]
+        if truth or again:  # else there is no check
+            figures += ["consistency"] * (not comparator.symmetric) + ["self_preference"] * bool(comparator.roles)
+        yield from (f"judge/{name}/{figure}" for figure in figures)
+    yield from (
+        f"judge/{name}/{figure}" for name in setup.judges if name in setup.scorers for figure in (*truth, *again)
+    )
+
+
+def _costs(setup: Setup) -> Iterator[str]:
+    """Yield what is told of the costs; where a role has no price, nothing but calls and tokens is known."""
+    counts = ("calls", "prompt_tokens", "completion_tokens")
+    yield from (f"cost/{figure}" for figure in (*counts, "seconds"))
+    asked = {role for method in (*setup.describers.values(), *setup.judges.values()) for role in method.roles}
+    priced = []
+    for role in sorted(asked & setup.backends.keys()):
+        priced.append(setup.backends[role].price is not None)
+        yield from (f"cost/{role}/{figure}" for figure in (*counts, *(("cost", "paid") if priced[-1] else ())))
+    if priced and all(priced):
+        yield from ("cost/total", "cost/paid")

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 import harness
 from harness.errors import HarnessError
 from harness.evidence import CorpusSummary
+from harness.flat import flatten
 from harness.folder import RunFolder, write_json
 from harness.llm.prompts import prompts_of
 from harness.methods import Method
@@ -96,17 +97,6 @@ def _hidden(value: Any) -> Any:
 def _plain_address(match: re.Match[str]) -> str:
     address = urlsplit(match[0])
     return urlunsplit((address.scheme, address.netloc.rpartition("@")[2], address.path, "", ""))
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return a nested config as dotted names and values; lists are values."""
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: value}
-    return {
-        name: item
-        for key, inner in value.items()
-        for name, item in flatten(inner, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
 
 
 def identity(setup: Setup) -> dict[str, Any]:
@@ -224,6 +214,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
                 "role": judge.role,
                 "symmetric": getattr(judge, "symmetric", True),
                 "side": getattr(judge, "side", None),
+                "people": any(one.people for one in judge.everyone),
                 "models": _models(judge, setup),
                 "members": {
                     member: {"side": inner.side, "models": _models(inner, setup)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Group:
 
 def measure_merit(setup: Setup, folder: RunFolder, store: ChannelStore) -> None:
     """Measure what neither the folder nor the store has for this configuration; what is of another one is removed."""
-    jobs = [(group, what) for group in _groups(setup, folder) for what in _wanted(setup, folder)]
+    jobs = _jobs(setup, folder, folder.decomposed())
     paths = [group.path(folder, what) for group, what in jobs]
     for path in folder.merit.glob("*.parquet"):
         if path not in paths:
@@ -76,6 +76,25 @@ def measure_merit(setup: Setup, folder: RunFolder, store: ChannelStore) -> None:
             _measure(setup, folder, pending, store)
 
 
+def pending_merit(setup: Setup, folder: RunFolder, store: ChannelStore | None) -> list[tuple[Group, str]]:
+    """Return what is still to be measured when all of the run's vectors are decomposed, as group and what of it.
+
+    Args:
+        setup: the run.
+        folder: its folder.
+        store: what other runs measured; none if it cannot be known.
+    """
+    whole = {(neuron, kind) for neuron in setup.neurons for kind in setup.kinds} | folder.decomposed()
+    jobs = [(group, what, group.path(folder, what)) for group, what in _jobs(setup, folder, whole)]
+    return [
+        (group, what) for group, what, path in jobs if not (path.exists() or (store is not None and store.has(path)))
+    ]
+
+
+def _jobs(setup: Setup, folder: RunFolder, vectors: Collection[tuple[Neuron, VectorKind]]) -> list[tuple[Group, str]]:
+    return [(group, what) for group in _groups(setup, vectors) for what in _wanted(setup, folder)]
+
+
 def _measure(setup: Setup, folder: RunFolder, pending: Sequence[tuple[Group, str]], store: ChannelStore) -> None:
     with progress("figures of merit", len(pending), "measurements") as advance:
         for group, what in pending:
@@ -85,9 +104,9 @@ def _measure(setup: Setup, folder: RunFolder, pending: Sequence[tuple[Group, str
             advance(1)
 
 
-def _groups(setup: Setup, folder: RunFolder) -> Iterator[Group]:
+def _groups(setup: Setup, vectors: Collection[tuple[Neuron, VectorKind]]) -> Iterator[Group]:
     decomposed: dict[tuple[int, VectorKind], list[Neuron]] = {}
-    for neuron, kind in sorted(folder.decomposed()):
+    for neuron, kind in sorted(vectors):
         decomposed.setdefault((neuron.layer, kind), []).append(neuron)
     merit = setup.merit
     for (layer, kind), known in sorted(decomposed.items()):

@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
@@ -30,7 +31,7 @@ class Outcome:
     Attributes:
         number: its place in the sweep, from 0.
         folder: name of its folder, in that of the sweep.
-        overrides: the values that make it this run.
+        overrides: the values that make it this run; in files without secrets.
         status: ``ok``, ``failed``, ``ended early`` (a method was asked no further), or ``lost`` (its process ended
             without a word: killed, or out of memory).
         figure: the figure that is sought, if it has one.
@@ -43,6 +44,20 @@ class Outcome:
     status: Literal["ok", "failed", "ended early", "lost"]
     figure: float | None = None
     message: str = ""
+
+
+def _public(override: str, without_secrets: Callable[[Any], Any]) -> str:
+    """Return an override such as ``llm.judge.env.HF_TOKEN=abc`` without the secrets in its value."""
+    parsed = OverridesParser.create().parse_override(override)
+    value = parsed.value()
+    nested = {parsed.key_or_group.rpartition(".")[2]: value}
+    for name in reversed(parsed.key_or_group.split(".")[:-1]):
+        nested = {name: nested}
+    masked = without_secrets(nested)
+    for name in parsed.key_or_group.split("."):
+        masked = masked[name] if isinstance(masked, Mapping) else masked
+    name = override.partition("=")[0]
+    return override if masked == value else f"{name}={masked if isinstance(masked, str) else json.dumps(masked)}"
 
 
 class SweepFolder:
@@ -61,8 +76,17 @@ class SweepFolder:
             path.unlink()
 
     def tell(self, outcome: Outcome) -> None:
-        """Note what became of a run. Another process may read it: a launcher chooses where runs are made."""
-        write_json(self._outcomes / f"{outcome.number}.json", dataclasses.asdict(outcome))
+        """Note what became of a run, without secrets.
+
+        Another process may read it: a launcher chooses where runs are made.
+        """
+        from harness.run.manifest import without_secrets  # which the run needs anyway
+
+        public = {
+            "overrides": [_public(item, without_secrets) for item in outcome.overrides],
+            "message": without_secrets(outcome.message),
+        }
+        write_json(self._outcomes / f"{outcome.number}.json", dataclasses.asdict(outcome) | public)
 
     def outcomes(self) -> list[Outcome]:
         """Return what became of the runs, in their order."""

@@ -46,9 +46,10 @@ def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, merit: Sequence[
             if check[figure] is not None:
                 found[f"judge/{check['judge']}/{figure}"] = check[figure]
     answers = _answers(folder)
+    failed: Counter[str] = Counter()
     for (_, method), records in answers.items():
-        failed = sum(record.status is not Status.OK for record in records)
-        found[f"failed/{method}"] = failed
+        failed[method] += sum(record.status is not Status.OK for record in records)
+    found |= {f"failed/{method}": count for method, count in failed.items()}
     found |= _cost_figures([record.usage for records in answers.values() for record in records])
     if merit:
         total = merit_json(merit)["total"]
@@ -214,6 +215,10 @@ def _answers(folder: RunFolder) -> dict[tuple[str, str], list[Answer]]:
         found["compare", verdict.judge].append(verdict)
     for score in folder.scores().records():
         found["score", score.scorer].append(score)
+    for verdict in folder.retests().records():
+        found["ask again", verdict.judge].append(verdict)
+    for score in folder.score_retests().records():
+        found["ask again", score.scorer].append(score)
     return found
 
 

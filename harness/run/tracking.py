@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from harness.stats import Leaderboard, merit_groups
 logger = logging.getLogger(__name__)
 LIVE_SECONDS = 15
 """Between two live figures of a stage, for a service that takes some requests a minute."""
+FAILED_SECONDS = 15
+"""Longest wait for a service to note that a run failed: the user is waiting to be told why."""
 
 
 class Tracker(ABC):
@@ -77,6 +80,7 @@ class WandbTracker(Tracker):
         tags: tags of the run.
         live: whether progress is logged while the run works.
         artifacts: whether the records, the channels' index, the leaderboard and the report are logged as an artifact.
+        report: whether the report is part of it. It shows windows of the corpus, which are other people's text.
         open_timeout_s: longest wait for the service when a run is opened, in seconds.
         close_timeout_s: longest wait for the upload when it is closed, in seconds.
     """
@@ -90,6 +94,7 @@ class WandbTracker(Tracker):
         tags: Sequence[str] = (),
         live: bool = False,
         artifacts: bool = True,
+        report: bool = True,
         open_timeout_s: float = 60,
         close_timeout_s: float = 600,
     ) -> None:
@@ -99,7 +104,7 @@ class WandbTracker(Tracker):
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
         self._mode, self._project, self._entity, self._group, self._tags = mode, project, entity, group, tuple(tags)
-        self._live, self._artifacts = live, artifacts
+        self._live, self._artifacts, self._report = live, artifacts, report
         self._open_timeout_s, self._close_timeout_s = open_timeout_s, close_timeout_s
         self._run: Any = None
         self._unreachable = False
@@ -115,7 +120,7 @@ class WandbTracker(Tracker):
             with listening(_Live(self._run)) if self._live and self._run else _nothing():
                 yield
         except BaseException:
-            self._close(failed=True)
+            self._give_up()
             raise
 
     def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> bool:
@@ -127,7 +132,7 @@ class WandbTracker(Tracker):
         try:
             self._tell(self._run, folder, leaderboard, manifest)
         except BaseException:
-            self._close(failed=True)
+            self._give_up()
             raise
         self._close()
         return not self._unreachable
@@ -184,14 +189,37 @@ class WandbTracker(Tracker):
             ),
         )
 
-    def _close(self, *, failed: bool = False) -> None:
+    def _give_up(self) -> None:
+        """Close the W&B run of work that failed: soon, and whatever happens meanwhile hides nothing of what failed."""
+        import wandb
+
+        run, self._run = self._run, None
+        if run is None:
+            return
+
+        def finish() -> None:
+            try:
+                run.finish(exit_code=1)
+            except Exception as error:  # whatever a network does to a client
+                logger.warning("W&B has not been told that the run failed (%s)", error)
+
+        # Beside, for the client has no shorter wait than that of a run that went well.
+        closing = threading.Thread(target=finish, daemon=True)
+        closing.start()
+        closing.join(FAILED_SECONDS)
+        if closing.is_alive():
+            logger.warning("W&B has not noted within %g s that the run failed: not waited for", FAILED_SECONDS)
+            return
+        wandb.teardown()
+
+    def _close(self) -> None:
         """Close the W&B run, and wait until what it holds is on disk."""
         import wandb
 
         run, self._run = self._run, None
         try:
             if run is not None:
-                run.finish(exit_code=int(failed))
+                run.finish(exit_code=0)
         finally:
             # finish() comes back before the client's own process has written the end of its log.
             wandb.teardown()
@@ -209,14 +237,24 @@ class WandbTracker(Tracker):
             figures["leaderboard_plot"] = leaderboard_figure(leaderboard)
         if leaderboard.overall.cells:
             figures["win_matrix_plot"] = win_matrix_figure(leaderboard)
-        tables = {}
+        tables, most = {}, wandb.Table.MAX_ARTIFACT_ROWS
+        long = []
         for name, rows in tables_of_run(folder, leaderboard, merit, manifest).items():
+            if len(rows) > most:  # the client would cut it, and say so where nobody sees it
+                long.append(f"{name} ({len(rows):,})")
+                continue
             columns, data = columns_of(rows)
             tables[name] = wandb.Table(columns=columns, data=data)
+        if long:
+            kept = f"in {folder.path}" + (" and in the run's artifact" if self._artifacts else "")
+            logger.warning(
+                "W&B tables have no more than %s rows: %s left out, the records are %s",
+                f"{most:,}", f"{', '.join(long)} {'is' if len(long) == 1 else 'are'}", kept,
+            )  # fmt: skip
         run.log({**tables, **{name: wandb.Image(_picture(figure)) for name, figure in figures.items()}})
         run.summary.update(summary_of_run(folder, leaderboard, merit))
         if self._artifacts:
-            run.log_artifact(_artifact(wandb, run, folder, manifest))
+            run.log_artifact(_artifact(wandb, run, folder, manifest, report=self._report))
 
 
 class _Live:
@@ -249,18 +287,20 @@ def _identity(folder: RunFolder) -> str:
     return path.read_text().strip()
 
 
-def _artifact(wandb: Any, run: Any, folder: RunFolder, manifest: Mapping[str, Any]) -> Any:
-    """Return the run's records, the index of its channels, leaderboard and report as one artifact.
+def _artifact(wandb: Any, run: Any, folder: RunFolder, manifest: Mapping[str, Any], *, report: bool) -> Any:
+    """Return the run's records, the index of its channels, leaderboard and, if wanted, the report as one artifact.
 
-    Directions and exemplars are left out: the first are large, the second are other people's text.
+    The channels' directions, which are large, and the table of exemplars are left out; the report shows some windows of
+    each neuron, so that without it no text of the corpus goes along but what descriptions and reasons quote.
     """
     artifact = wandb.Artifact(
         f"run-{run.id}", type="neuron-harness-run", description=re.sub(r"\s+", " ", str(manifest.get("name", "")))
     )
     files = [
-        *(folder.path / name for name in ("descriptions.jsonl", "verdicts.jsonl", "scores.jsonl")),
+        *(journal.path for journal in (folder.descriptions(), folder.verdicts(), folder.scores())),
+        *(journal.path for journal in (folder.retests(), folder.score_retests())),
         *(folder.leaderboard, folder.leaderboard_csv, folder.judge_checks, folder.decomposition),
-        *(folder.manifest, folder.report),
+        *(folder.manifest, *([folder.report] if report else [])),
         *sorted(folder.channels.glob("*.parquet")),
     ]
     for file in files:

@@ -94,6 +94,7 @@ class JudgeCheck:
         retest: comparators: share of verdicts, asked for again with another seed, that are the same again; scorers:
             Pearson's correlation of the first and the second scores.
         retests: how many were asked for again and answered.
+        retests_failed: how many were asked for again and have no usable second answer.
         preferences: verdicts with a soft preference.
         mass: mean probability that the judge put on the verdicts at all; none if it was never asked.
         pairs: one for each pair of contestants of known quality.
@@ -117,6 +118,7 @@ class JudgeCheck:
     self_comparisons: int
     retest: float | None
     retests: int
+    retests_failed: int
     preferences: int
     mass: float | None
     pairs: tuple[KnownPair, ...]
@@ -184,8 +186,12 @@ def judge_checks(
     soft = _soft(said)
     own = _self_preferences(judged, known, models or {}, interval_of)
     checks = []
-    for kind, comparisons in (("comparator", judged), ("scorer", scored)):
-        for judge in sorted({item.judge for item in comparisons}):
+    # A scorer that was asked again has something to say without a contestant of known quality.
+    asked_again = {item.scorer for item in regraded}
+    lost = [("comparator", item.judge) for item in again if item.winner is None]
+    lost += [("scorer", item.scorer) for item in regraded if item.value is None]
+    for kind, comparisons, others in (("comparator", judged, set[str]()), ("scorer", scored, asked_again)):
+        for judge in sorted({item.judge for item in comparisons} | others):
             mine = [item for item in comparisons if item.judge == judge]
             records = [item for item in said if item.judge == judge]
             retest, count = (
@@ -206,6 +212,7 @@ def judge_checks(
                     self_comparisons=asked,
                     retest=retest,
                     retests=count,
+                    retests_failed=lost.count((kind, judge)),
                 )
             )
     return tuple(checks)
@@ -296,6 +303,7 @@ def _check(
         self_comparisons=0,
         retest=None,
         retests=0,
+        retests_failed=0,
         preferences=sum(item.preference is not None for item in ok),
         mass=_mean([item.mass for item in ok if item.mass is not None]),
         pairs=pairs,

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.flat import flatten
+
 #: Parts of a config that tell runs apart or say how they work, but are nothing that a figure is plotted against.
 _NOT_VARIED = ("name", "folder", "tracking", "sweep", "executor", "serving")
 #: Parts that hold one entry for each method of the run, under its name.
@@ -95,14 +97,8 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         if name in _GROUPS and isinstance(value, Mapping):
             found[name] = sorted(value)
-        found |= _leaves(value, name)
+        found |= flatten(value, name)
     return found
-
-
-def _leaves(value: Any, name: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not value:
-        return {name: value}
-    return {path: leaf for key, inner in value.items() for path, leaf in _leaves(inner, f"{name}.{key}").items()}
 
 
 def _partition(parameters: Sequence[Parameter]) -> tuple[int, ...]:

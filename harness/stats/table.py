@@ -57,23 +57,32 @@ def write_csv(leaderboard: Leaderboard, path: Path) -> None:
 
 
 def markdown_table(leaderboard: Leaderboard) -> str:
-    """Return the board of all judges as a Markdown table, with its trust line and what failed."""
-    head = _head(leaderboard)
-    lines = [_pipes([_in_markdown(name) for name in head]), _pipes(["---", *["---:"] * (len(head) - 1)])]
-    lines += [_pipes([_in_markdown(cell) for cell in cells]) for cells in _body(leaderboard)]
-    return "\n".join([*lines, "", _in_markdown(_foot(leaderboard)), ""])
+    """Return the board of all judges as a Markdown table, with its trust line and what failed, and then the scores.
+
+    Of a run whose judges only score there are no more than the scores.
+    """
+    blocks = []
+    for head, text, body, foot in _tables(leaderboard):
+        lines = [_pipes([_in_markdown(name) for name in head])]
+        lines += [_pipes(["---"] * text + ["---:"] * (len(head) - text))]
+        lines += [_pipes([_in_markdown(cell) for cell in cells]) for cells in body]
+        blocks.append("\n".join([*lines, "", _in_markdown(foot), ""]))
+    return "\n".join(blocks)
 
 
 def latex_table(leaderboard: Leaderboard) -> str:
-    """Return the board of all judges as a LaTeX table (package booktabs), with its trust line and what failed."""
-    head = _head(leaderboard)
-    rows = [" & ".join(map(_in_latex, cells)) + r" \\" for cells in (head, *_body(leaderboard))]
+    """Return what :func:`markdown_table` does as LaTeX tables (package booktabs)."""
+    return "\n".join(_latex(*table) for table in _tables(leaderboard))
+
+
+def _latex(head: list[str], text: int, body: list[list[str]], foot: str) -> str:
+    rows = [" & ".join(map(_in_latex, cells)) + r" \\" for cells in (head, *body)]
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_in_latex(_foot(leaderboard))}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            rf"\caption{{{_in_latex(foot)}}}",
+            rf"\begin{{tabular}}{{{'l' * text}{'r' * (len(head) - text)}}}",
             r"\toprule",
             rows[0],
             r"\midrule",
@@ -84,6 +93,31 @@ def latex_table(leaderboard: Leaderboard) -> str:
             "",
         ]
     )
+
+
+def _tables(leaderboard: Leaderboard) -> Iterator[tuple[list[str], int, list[list[str]], str]]:
+    """Yield tables: the heads of their columns, how many of these are text, the rows, and what is said below."""
+    if leaderboard.judges or not leaderboard.scores:  # else nothing was compared, and the board is empty
+        yield _head(leaderboard), 1, list(_body(leaderboard)), _foot(leaderboard)
+    if leaderboard.scores:
+        head = ["scorer", "describer", "mean score", f"{100 * leaderboard.confidence:g} % interval", "n", "failed"]
+        yield head, 2, list(_scores(leaderboard)), "Mean scores, each in its scorer's own unit; higher is better."
+
+
+def _scores(leaderboard: Leaderboard) -> Iterator[list[str]]:
+    for row in leaderboard.scores:
+        yield [
+            row.scorer,
+            row.describer + (" (control)" if row.control else ""),
+            _score(row.mean),
+            "–" if row.interval is None else " to ".join(map(_score, row.interval)),
+            str(row.scores),
+            str(sum(row.statuses.values()) - row.scores),
+        ]
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
 
 
 def _head(leaderboard: Leaderboard) -> list[str]:
