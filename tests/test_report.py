@@ -667,6 +667,11 @@ def test_a_run_that_only_scores_shows_its_scores(tmp_path: Path) -> None:
     card = (export_run(folder, tmp_path / "out") / "README.md").read_text()
     assert "| own\\_words | a | −0.250 |" in card
     assert "Win rates" not in card
+    build_report([folder], folder.report)
+    html = folder.report.read_text()
+    assert 'id="scores"' in html
+    assert 'id="leaderboard"' not in html
+    assert 'href="#leaderboard"' not in html
 
 
 def test_a_run_without_llm_says_so(tmp_path: Path, page: str) -> None:

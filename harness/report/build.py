@@ -152,7 +152,7 @@ def _figures(run: RunData, prefix: str) -> dict[str, Markup]:
     """Return the plots that the run has data for, by name."""
     board = run.leaderboard
     figures = {}
-    if board.overall.rows:
+    if board.overall.rows and not board.only_scores:
         label = "Win rates of the describers with their intervals; the table below has the figures"
         figures["leaderboard"] = (plots.leaderboard_figure(board), label)
     if board.overall.cells:

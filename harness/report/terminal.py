@@ -19,7 +19,7 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
 
     Of a run whose judges only score, the scores. Controls are dimmed, failures are shown beside what they are part of.
     """
-    if leaderboard.scores and not leaderboard.judges:
+    if leaderboard.only_scores:
         console.print(_scores(leaderboard))
         return
     judges = "judge" if len(leaderboard.judges) == 1 else "judges"

@@ -477,6 +477,11 @@ class Leaderboard:
     breakdown: tuple[BreakdownRow, ...]
     descriptions: tuple[DescriptionRow, ...]
 
+    @property
+    def only_scores(self) -> bool:
+        """Whether no judge compared: the scores are all there is to show, and the board is empty."""
+        return bool(self.scores) and not self.judges
+
     def to_json(self) -> dict[str, Any]:
         """Return the leaderboard as plain JSON types, in a stable order."""
         return dataclasses.asdict(self)

@@ -97,7 +97,7 @@ def _latex(head: list[str], text: int, body: list[list[str]], foot: str) -> str:
 
 def _tables(leaderboard: Leaderboard) -> Iterator[tuple[list[str], int, list[list[str]], str]]:
     """Yield tables: the heads of their columns, how many of these are text, the rows, and what is said below."""
-    if leaderboard.judges or not leaderboard.scores:  # else nothing was compared, and the board is empty
+    if not leaderboard.only_scores:
         yield _head(leaderboard), 1, list(_body(leaderboard)), _foot(leaderboard)
     if leaderboard.scores:
         head = ["scorer", "describer", "mean score", f"{100 * leaderboard.confidence:g} % interval", "n", "failed"]
