@@ -19,8 +19,9 @@ from harness.decomposition.checks import require, require_count
 from harness.errors import HarnessError
 from harness.llm.client import Completion, LLMClient, Message, PromptLogprobs, Sampling, Unanswered
 from harness.methods import Describer, DescriberCase, Draft, JudgeCase, Scorer
-from harness.records import Channel, Exemplar, Source, Split, Status, VectorKind
+from harness.records import Channel, Exemplar, Neuron, Source, Split, Status, VectorKind
 from harness.seeds import derive_rng, derive_seed
+from harness.subject import Subject
 
 #: Share of the select split's documents that a scorer gets to calibrate itself on; the others it grades by.
 CALIBRATE = 0.25
@@ -50,7 +51,8 @@ class BestOfK(Describer):
 
     Args:
         of: the describer, or a mapping of its name to it. It does not see the select split.
-        by: the scorer, or a mapping of its name to it. What it takes for held-out evidence is the select split.
+        by: the scorer, or a mapping of its name to it. What it takes for held-out evidence is the select split. It
+            cannot be one that looks at steered texts or measured effects, which are made for the judges.
         k: candidates.
         windows: share of the windows of each source that a candidate is made from.
         channels: share of the channels of each weight vector that a candidate is made from.
@@ -74,6 +76,12 @@ class BestOfK(Describer):
         require(0 <= temperature < math.inf, "temperature", temperature, "at least 0")
         self._of, self._describer = the_only(of, Describer, "of")  # type: ignore[type-abstract]
         self._by, self._scorer = the_only(by, Scorer, "by")  # type: ignore[type-abstract]
+        if self._scorer.needs_steered or self._scorer.needs_effects:
+            made = "steered texts" if self._scorer.needs_steered else "measured effects"
+            raise ValueError(
+                f"by={self._by} looks at {made}, and these are made for the judges, not to choose by: take a scorer of "
+                "the input side, such as embedding_simulation or own_words"
+            )
         self._k, self._windows, self._channels, self._temperature = k, windows, channels, temperature
         self.inner = (self._describer, self._scorer)
         take_needs(self, [self._describer])
@@ -81,6 +89,13 @@ class BestOfK(Describer):
         self.role, self.further_roles = self._describer.role, roles_of(self.inner)
         self.extractive = self._describer.extractive
         self.words = getattr(self._describer, "words", None)
+
+    def check(self, neurons: Sequence[Neuron], subject: Subject) -> None:
+        """Ask the scorer; the run asks the describer."""
+        try:
+            self._scorer.check(neurons)
+        except HarnessError as error:
+            raise HarnessError(f"by={self._by}: {error}") from error
 
     async def describe(self, case: DescriberCase) -> Draft:
         """Make the candidates, grade them, and keep the best."""
@@ -215,6 +230,7 @@ def _for_the_scorer(case: DescriberCase, scorer: Scorer) -> JudgeCase:
     if all(window.document in apart for window in select if window.source is Source.TOP):
         apart = set()
     llms = {role: case.llms[role] for role in scorer.roles if role in case.llms}
+    activity = case.activity.get(Split.SELECT)
     return JudgeCase(
         case.neuron,
         tuple(
@@ -225,4 +241,6 @@ def _for_the_scorer(case: DescriberCase, scorer: Scorer) -> JudgeCase:
         llms.get(scorer.role or ""),
         case.seed,
         llms=llms,
+        activity={} if activity is None else {Split.REPORT: dataclasses.replace(activity, split=Split.REPORT)},
+        reader=case.reader,
     )

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -29,7 +29,8 @@ from harness.records import Corruption, Neuron, Side, Status
 from harness.seeds import derangement, derive_rng
 from harness.subject import Subject
 
-_ITEMS = re.compile(r"\s*[,;.]\s+|\s*[,;.]$")
+#: What parts the items of a description: not the full stops of abbreviations inside a sentence, nor commas behind them.
+_PARTS = re.compile(r"(\s*(?<!e\.g)(?<!i\.e)(?<!cf)(?<!vs)(?<!e\.g\.)(?<!i\.e\.)[,;.](?:\s+|$))", re.IGNORECASE)
 
 
 class GradedText(Protocol):
@@ -197,14 +198,16 @@ class Corrupted(Describer):
     right      nothing is done
     swapped    a share of the items (``strength``) gives way to as many of another neuron's; at 1 it is another's
     dropped    a share of the items is left out; at least one stays
-    padded     as many words again that say nothing, which is no worse
+    padded     about as many words again that say nothing, which is no worse
     generic    the same text for all neurons
     empty      no word but that there is none
     ========== ===================================================================================================
 
     Items are what commas, semicolons and full stops part: the tokens of an extractive description, the clauses of a
-    sentence. Which of them go is drawn by neuron, the same for every strength: a stronger corruption does what a weaker
-    one does, and more.
+    sentence. The marks between those that stay, and the last one, stay as they are. Which of them go is drawn by
+    neuron, the same for every strength: a stronger corruption does what a weaker one does, and more. Where nothing goes
+    (a single item of which a quarter is to be swapped, the last one left) the text stays as it is, letter for letter:
+    it is no worse, and is left out of what judges are judged by.
 
     Args:
         source: the describer whose descriptions are taken.
@@ -233,20 +236,25 @@ class Corrupted(Describer):
         elif self._grade in ("generic", "empty"):
             text = GENERIC if self._grade == "generic" else EMPTY
         elif self._grade == "dropped":
-            items = _items(text)
+            items, marks = _parted(text)
             gone = set(self._chosen(case, len(items))[: len(items) - 1])
-            text = ", ".join(item for place, item in enumerate(items) if place not in gone)
+            text = _joined({place: item for place, item in enumerate(items) if place not in gone}, marks)
         elif self._grade == "swapped":
             donor = self._donor(case)
-            own, theirs = _items(text), _items(self._of(case, donor))
+            (own, marks), (theirs, their_marks) = _parted(text), _parted(self._of(case, donor))
             # Places beyond the end of the other's have nothing to be swapped for; they go, at full strength.
             gone = set(self._chosen(case, len(own)))
-            mixed = [
-                theirs[place] if place in gone else item
+            mixed = {
+                place: theirs[place] if place in gone else item
                 for place, item in enumerate(own)
                 if place not in gone or place < len(theirs)
-            ]
-            text, detail = ", ".join(dict.fromkeys(mixed or theirs)), f"{detail} with {donor}"
+            }
+            if not mixed:
+                mixed, marks = dict(enumerate(theirs)), their_marks
+            if list(mixed.values()) != own:
+                first = {item: place for place, item in reversed(mixed.items())}  # none stands there twice
+                mixed = {place: item for place, item in mixed.items() if first[item] == place}
+            text, detail = _joined(mixed, marks), f"{detail} with {donor}"
         return Draft(text, detail)
 
     def _chosen(self, case: DescriberCase, count: int) -> list[int]:
@@ -300,5 +308,20 @@ class Rephrased(Describer):
         return Draft((await ask(case.asked(), prompt, _Rephrased)).description, f"{source}'s, rephrased")
 
 
-def _items(text: str) -> list[str]:
-    return [item for item in _ITEMS.split(text) if item] or [text]
+def _parted(text: str) -> tuple[list[str], list[str]]:
+    """Return a description's items, and the mark behind each; joined they are the description."""
+    parts = [*_PARTS.split(text), ""]
+    items, marks = [], []
+    for item, mark in zip(parts[::2], parts[1::2], strict=True):
+        if item:
+            items.append(item)
+            marks.append(mark)
+        elif marks:
+            marks[-1] += mark
+    return (items, marks) if items else ([text], [""])
+
+
+def _joined(items: Mapping[int, str], marks: Sequence[str]) -> str:
+    """Return the items at some places with the marks that stood there; the last one ends as the whole text did."""
+    *before, last = items
+    return "".join(f"{items[place]}{marks[place]}" for place in before) + items[last] + marks[-1]

@@ -11,6 +11,7 @@ from describers.evidence import Excerpt, within
 from harness.llm.client import Unanswered
 from harness.methods import DescriberCase
 from harness.records import Exemplar, Source, Split, Status
+from harness.spread import spread
 
 
 class Sampling(enum.StrEnum):
@@ -68,16 +69,7 @@ def _chosen(
     if sampling is Sampling.TOP:
         return chosen
     seen = {window.window for window in chosen}
-    return chosen + _spread([window for window in quantile if window.window not in seen], count - len(chosen))
-
-
-def _spread(windows: Sequence[Exemplar], count: int) -> list[Exemplar]:
-    """Return ``count`` windows at equal distances in the list, both ends among them."""
-    if count == 0 or count >= len(windows):
-        return list(windows[:count])
-    if count == 1:
-        return [windows[len(windows) // 2]]
-    return [windows[round(place * (len(windows) - 1) / (count - 1))] for place in range(count)]
+    return chosen + spread([window for window in quantile if window.window not in seen], count - len(chosen))
 
 
 def level(activation: float, highest: float) -> int:

@@ -51,6 +51,7 @@ class Case:
             averaged over text of the explain split for describers, of the report split for judges. None at all if the
             values are told in peaks and the neuron is never active.
         activity: how often and how strongly the neuron is active, in each of the splits open to the method.
+        reader: runs the subject on new text.
     """
 
     neuron: Neuron
@@ -61,6 +62,7 @@ class Case:
     llms: Mapping[str, LLMClient] = field(default_factory=dict, kw_only=True)
     effects: tuple[Effect, ...] = field(default=(), kw_only=True)
     activity: Mapping[Split, Activity] = field(default_factory=dict, kw_only=True)
+    reader: TextReader | None = field(default=None, kw_only=True)
 
     def windows(self, split: Split, source: Source) -> tuple[Exemplar, ...]:
         """Return the exemplars of one split and source: random ones in corpus order, others highest first."""
@@ -75,6 +77,16 @@ class Case:
         if self.llm is None:
             raise HarnessError("this method needs an LLM, and none is configured for its role")
         return self.llm
+
+    async def read(self, texts: Sequence[str]) -> list[ReadText]:
+        """Return new texts with the neuron's activations on them.
+
+        Raises:
+            HarnessError: if the run has nothing to read them with, or the subject cannot be run.
+        """
+        if self.reader is None:
+            raise HarnessError("this method runs the subject on new text, and there is nothing to run it with")
+        return await self.reader.read(self.neuron, texts)
 
 
 @dataclass(frozen=True)
@@ -105,24 +117,12 @@ class JudgeCase(Case):
     Attributes:
         contestants: names of the describers whose descriptions are judged, in the order in which they are shown: for
             judges that look an answer up, such as a file of human labels. They belong in no prompt.
-        reader: runs the subject on new text.
         steered: texts generated under interventions on each neuron of the run, and beside them without, if the judge
             needs them. They start from prompts of the config, not of the corpus, and no describer sees them.
     """
 
     contestants: tuple[str, ...] = ()
-    reader: TextReader | None = field(default=None, kw_only=True)
     steered: Mapping[Neuron, tuple[SteeredText, ...]] = field(default_factory=dict, kw_only=True)
-
-    async def read(self, texts: Sequence[str]) -> list[ReadText]:
-        """Return new texts with the neuron's activations on them.
-
-        Raises:
-            HarnessError: if the run has nothing to read them with, or the subject cannot be run.
-        """
-        if self.reader is None:
-            raise HarnessError("this method runs the subject on new text, and there is nothing to run it with")
-        return await self.reader.read(self.neuron, texts)
 
 
 @dataclass(frozen=True)

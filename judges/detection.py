@@ -111,14 +111,17 @@ class Fuzzing(_Recognition):
     """Scores a description by fuzzing: an LLM that knows it alone says whether the right tokens are highlighted.
 
     Every excerpt activates the neuron. In half of them the tokens that do are highlighted; in the others the same
-    pattern stands over tokens that do not. Figures, ranges and chance as those of :class:`Detection`.
+    pattern stands over tokens that do not. Where in the text the highlighting stands says nothing: the peak lies
+    anywhere in an excerpt, by a draw of the window's, and a moved pattern as near as can be to where the peak lay in
+    the excerpt before. Figures, ranges and chance as those of :class:`Detection`.
 
     Args:
         role: the LLM role that judges.
         active: excerpts, spread evenly over the activations of the top and quantile windows.
         batch: excerpts in one prompt.
         highest: 1: the LLM says 0 or 1; more: it says from 0 to so many how sure it is, and yes is above the middle.
-        context: tokens on either side of an excerpt's peak.
+        context: an excerpt is twice as many tokens and one, but never much more than half a window, so that it can be
+            cut in several ways.
         active_share: a window activates the neuron if its peak reaches this share of the highest one.
         mark_share: tokens are highlighted from this share of their window's peak on.
         silent_share: a pattern is moved only to tokens that stay below this share of their window's peak.
@@ -142,32 +145,44 @@ class Fuzzing(_Recognition):
 
     def questions(self, case: JudgeCase) -> list[Question]:
         """Return every other window as it is and the others, if they have room for it, with the pattern moved."""
-        asked = []
+        asked: list[Question] = []
+        depth = 0.0
         for place, item in enumerate(self._excerpts.activating(case)):
-            places = self._places(item)
-            moved = self._moved(case, item, places) if place % 2 else None
-            asked.append(Question(marked(item, moved or places, self._excerpts.context), moved is None))
+            shown = self._shown(case, item)
+            places = [at for at in shown if item.activations[at] >= self._mark_share * item.activation]
+            moved = self._moved(item, shown, places, depth) if place % 2 else None
+            depth = _depth(shown, item.peak)
+            asked.append(Question(marked(item, shown, moved or places), moved is None))
         if all(question.right for question in asked):
             raise Unanswered(Status.FAILED, "no activating window of the report split has silent tokens to highlight")
         return asked
 
-    def _shown(self, item: Exemplar) -> range:
-        context = self._excerpts.context
-        return range(max(0, item.peak - context), min(len(item.tokens), item.peak + context + 1))
+    def _shown(self, case: JudgeCase, item: Exemplar) -> range:
+        """Return the part of a window that is shown: any of its length in which the peak is, all equally likely."""
+        tokens = len(item.tokens)
+        length = min(2 * self._excerpts.context + 1, tokens // 2 + 1)
+        first, last = max(0, item.peak - length + 1), min(item.peak, tokens - length)
+        draw = derive_rng(case.seed, self.prompt.name, case.neuron, item.window)
+        start = int(draw.integers(first, last + 1))
+        return range(start, start + length)
 
-    def _places(self, item: Exemplar) -> list[int]:
-        threshold = self._mark_share * item.activation
-        return [place for place in self._shown(item) if item.activations[place] >= threshold]
+    def _moved(self, item: Exemplar, shown: range, places: list[int], depth: float) -> list[int] | None:
+        """Return the places moved to where the neuron is silent, or none if there is no such place.
 
-    def _moved(self, case: JudgeCase, item: Exemplar, places: list[int]) -> list[int] | None:
-        """Return the places moved to where the neuron is silent, or none if there is no such place."""
+        Of several such places that is chosen which brings the peak nearest to a depth.
+        """
         limit = self._excerpts.silent_share * item.activation
-        silent = {place for place in self._shown(item) if item.activations[place] < limit}
-        ways = [step for step in range(-len(item.tokens), len(item.tokens)) if {at + step for at in places} <= silent]
+        silent = {place for place in shown if item.activations[place] < limit}
+        ways = [step for step in range(-len(shown), len(shown)) if {at + step for at in places} <= silent]
         if not ways:
             return None
-        step = ways[derive_rng(case.seed, self.prompt.name, case.neuron, item.window).integers(len(ways))]
+        step = min(ways, key=lambda step: abs(_depth(shown, item.peak + step) - depth))
         return [place + step for place in places]
+
+
+def _depth(shown: range, place: int) -> float:
+    """Return how far into an excerpt a place is, from 0 to 1."""
+    return (place - shown.start + 0.5) / len(shown)
 
 
 def recognised(right: list[bool], answers: list[int], highest: int) -> Grade:

@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Exemplar, Split, Status, Winner
-from judges.evidence import active_and_silent, excerpt, pearson, top_and_random
+from judges.evidence import active_and_silent, excerpt, pearson, top_and_random, varies
 from judges.excerpts import Excerpts
+
+Floats = NDArray[np.floating]
 
 
 class EmbeddingPairwise(Comparator):
@@ -59,7 +62,8 @@ class EmbeddingSimulation(Scorer):
     """Takes the similarity of description and window as the predicted activation, and correlates it with the true one.
 
     The value is Pearson's r, signed, over the report split's top and random windows together; ``top`` and ``random``
-    stand beside it for each source alone.
+    stand beside it for each source alone. Below zero a window belongs to the neuron's other sign: its true activation
+    is 0. Where the similarity does not vary r is 0, and ``constant`` is 1 then, else 0.
 
     Args:
         encoder: the sentence encoder.
@@ -70,20 +74,23 @@ class EmbeddingSimulation(Scorer):
         self.encoder, self._context = encoder, context
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
-        """Correlate."""
+        """Correlate; raises ``Unanswered`` if the neuron's activations do not vary, whatever the description."""
         groups = top_and_random(case, Split.REPORT)
-        value = self._correlation(description, [item for group in groups.values() for item in group])
+        everything = self._compared(description, [item for group in groups.values() for item in group])
+        value = pearson(*everything)
         if value is None:
-            raise Unanswered(Status.FAILED, "true or predicted activations do not vary over the report split")
-        parts = {source.value: self._correlation(description, group) for source, group in groups.items()}
-        return Grade(value, {name: part for name, part in parts.items() if part is not None})
+            raise Unanswered(Status.FAILED, "the neuron's activations do not vary over the report split")
+        parts = {source.value: pearson(*self._compared(description, group)) for source, group in groups.items()}
+        metrics = {name: part for name, part in parts.items() if part is not None}
+        return Grade(value, {**metrics, "constant": float(not varies(everything[0]))})
 
-    def _correlation(self, description: str, exemplars: Sequence[Exemplar]) -> float | None:
-        if len(exemplars) < 2:
-            return None
+    def _compared(self, description: str, exemplars: Sequence[Exemplar]) -> tuple[Floats, Floats]:
+        """Return the predicted and the true activations."""
+        true = np.array([max(item.activation, 0.0) for item in exemplars])
+        if not len(true):
+            return true, true
         texts = self.encoder.encode([excerpt(item, self._context) for item in exemplars])
-        predicted = texts @ self.encoder.encode([description])[0]
-        return pearson(predicted, np.array([item.activation for item in exemplars]))
+        return texts @ self.encoder.encode([description])[0], true
 
 
 class EmbeddingDetection(Scorer):

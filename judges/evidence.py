@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from harness.llm.client import Unanswered
 from harness.methods import JudgeCase
 from harness.records import Exemplar, ScoredToken, Source, Split, Status, SteeredText, VectorKind
+from harness.spread import spread
 
 Tails = tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]
 
@@ -42,11 +43,22 @@ def active_and_silent(case: JudgeCase, count: int, silent_share: float) -> tuple
     active = [item for item in case.windows(Split.REPORT, Source.TOP)[:count] if item.activation > 0]
     if not active:
         raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
+    return active, silent(case, active, silent_share, count)
+
+
+def silent(case: JudgeCase, active: Sequence[Exemplar], silent_share: float, count: int | None) -> list[Exemplar]:
+    """Return the report split's random windows that do not activate the neuron, at most ``count``, in corpus order.
+
+    Their peaks stay below ``silent_share`` of that of the last of the activating ones, which stand highest first.
+
+    Raises:
+        Unanswered: if there is none.
+    """
     limit = silent_share * active[-1].activation
-    silent = [item for item in case.windows(Split.REPORT, Source.RANDOM) if item.activation < limit][:count]
-    if not silent:
+    found = [item for item in case.windows(Split.REPORT, Source.RANDOM) if item.activation < limit][:count]
+    if not found:
         raise Unanswered(Status.FAILED, "the neuron is active on every random window of the report split")
-    return active, silent
+    return found
 
 
 def over_the_range(case: JudgeCase, count: int, *, without: Sequence[Exemplar]) -> list[Exemplar]:
@@ -59,9 +71,7 @@ def over_the_range(case: JudgeCase, count: int, *, without: Sequence[Exemplar]) 
     drawn = {item.window: item for item in case.windows(Split.REPORT, Source.QUANTILE)}
     rest = [item for window, item in drawn.items() if window not in seen and item.activation > 0]
     rest.sort(key=lambda item: (-item.activation, item.window))
-    if len(rest) <= count:
-        return rest
-    return [rest[round(place)] for place in np.linspace(0, len(rest) - 1, count)] if count > 0 else []
+    return spread(rest, count)
 
 
 def written(case: JudgeCase, count: int, *, measured: bool, final_norm: bool) -> Tails:
@@ -106,8 +116,17 @@ def steered_pairs(case: JudgeCase, count: int) -> list[tuple[SteeredText, Steere
     return pairs[:count]
 
 
+def varies(values: NDArray[np.floating]) -> bool:
+    """Tell whether there are values, and not all of them are the same."""
+    return bool(len(values) and np.ptp(values) >= 1e-9)
+
+
 def pearson(predicted: NDArray[np.floating], true: NDArray[np.floating]) -> float | None:
-    """Return Pearson's correlation, or none if either side does not vary."""
-    if np.ptp(predicted) < 1e-9 or np.ptp(true) < 1e-9:
+    """Return Pearson's correlation: 0 if the prediction does not vary, none if the truth does not.
+
+    A constant prediction tells nothing, which is what 0 says. If it had no figure, the descriptions that lead to it
+    would drop out of the means, and only the bad ones do. A constant truth is the same for every description.
+    """
+    if not varies(true):
         return None
-    return float(np.corrcoef(predicted, true)[0, 1])
+    return float(np.corrcoef(predicted, true)[0, 1]) if varies(predicted) else 0.0

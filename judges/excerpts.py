@@ -11,6 +11,8 @@ from harness.llm.prompts import spans
 from harness.methods import JudgeCase
 from harness.records import Exemplar, Source, Split, Status
 from harness.seeds import derive_rng
+from harness.spread import spread
+from judges.evidence import silent
 
 T = TypeVar("T")
 
@@ -42,12 +44,7 @@ class Excerpts:
             Unanswered: if there is none of either kind.
         """
         active = self.activating(case)
-        limit = self.silent_share * active[-1].activation
-        random = case.windows(Split.REPORT, Source.RANDOM)
-        silent = [item for item in random if item.activation < limit][: self.silent]
-        if not silent:
-            raise Unanswered(Status.FAILED, "the neuron is active on every random window of the report split")
-        return active, silent
+        return active, silent(case, active, self.silent_share, self.silent)
 
     def activating(self, case: JudgeCase) -> list[Exemplar]:
         """Return the activating windows, highest first.
@@ -68,20 +65,12 @@ def by_activation(case: JudgeCase, *sources: Source) -> list[Exemplar]:
     return sorted(found.values(), key=lambda item: (-item.activation, item.window))
 
 
-def spread(items: Sequence[T], count: int) -> list[T]:
-    """Return ``count`` items at equal distances, the first and the last among them; all, if there are no more."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(place * (len(items) - 1) / max(1, count - 1))] for place in range(count)]
-
-
 def shuffled(items: Sequence[T], case: JudgeCase, *purpose: object) -> list[T]:
     """Return the items in an order that depends on the run's seed, the neuron and the purpose alone."""
     order = derive_rng(case.seed, *purpose, case.neuron).permutation(len(items))
     return [items[place] for place in order]
 
 
-def marked(exemplar: Exemplar, places: Collection[int], context: int) -> str:
-    """Return the text around a window's peak, fit for a prompt, with the tokens at some places between « and »."""
-    start, stop = max(0, exemplar.peak - context), exemplar.peak + context + 1
-    return spans((token, place in places) for place, token in enumerate(exemplar.tokens[start:stop], start)).strip()
+def marked(exemplar: Exemplar, shown: range, places: Collection[int]) -> str:
+    """Return a part of a window's text, fit for a prompt, with the tokens at some places between « and »."""
+    return spans((exemplar.tokens[place], place in places) for place in shown).strip()

@@ -18,7 +18,7 @@ from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Unanswered
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Source, Split, Status
-from judges.evidence import pearson, top_and_random
+from judges.evidence import pearson, top_and_random, varies
 
 Floats = NDArray[np.float64]
 FIGURES = ("top_and_random", "top", "random")
@@ -36,10 +36,15 @@ class Simulation(Scorer):
     """Scores a description by simulation: Pearson's r of predicted and true activation, signed, over pooled tokens.
 
     ``top_and_random`` is r over the report split's top and random windows 1:1, ``top`` and ``random`` over one source
-    alone; one of them is the value. Each lies from -1 to 1, chance 0. A linear calibration is fitted on the calibrate
-    split alone, top and random 1:1; on the report split's it gives ``r2`` = 1 - mean((t-p)^2) / mean(t^2) and
-    ``absolute`` = 1 - mean|t-p| / mean|t|: at most 1, and 0 for who always predicts 0. ``digit_mass``, where it is
-    known, is the mean probability that the simulator puts on the levels at all.
+    alone; one of them is the value. Each lies from -1 to 1, chance 0. What is to be predicted is what a description
+    can be about: the activations above zero. Below it is the neuron's other sign, a neuron of its own, and there the
+    truth is 0, as in the levels that describers see. A prediction that is the same everywhere has r = 0, and
+    ``constant`` is 1 then, else 0: it is an answer that tells nothing, and no failure.
+
+    A linear calibration is fitted on the calibrate split alone, top and random 1:1 (of a constant prediction it is the
+    mean there); on the report split's it gives ``r2`` = 1 - mean((t-p)^2) / mean(t^2) and ``absolute`` = 1 - mean|t-p|
+    / mean|t|: at most 1, and 0 for who always predicts 0. ``digit_mass``, where it is known, is the mean probability
+    that the simulator puts on the levels at all.
 
     Args:
         role: the LLM role that simulates.
@@ -61,7 +66,8 @@ class Simulation(Scorer):
 
         Raises:
             Unanswered: if any window could not be simulated: a score over the others would favour descriptions on
-                which the simulator fails.
+                which the simulator fails. And if the neuron's activations do not vary over them, whatever the
+                description.
         """
         llm = case.asked()
         report, calibrate = (top_and_random(case, split, self._windows) for split in (Split.REPORT, Split.CALIBRATE))
@@ -71,17 +77,19 @@ class Simulation(Scorer):
 
         def pooled(exemplars: Sequence[Exemplar]) -> tuple[Floats, Floats]:
             levels = [predicted[_key(item)].levels for item in exemplars]
-            true = [np.array(item.activations) for item in exemplars]
+            true = [np.maximum(item.activations, 0.0) for item in exemplars]
             return (np.concatenate(levels), np.concatenate(true)) if exemplars else (np.zeros(0), np.zeros(0))
 
         parts = (_even(report), report[Source.TOP], report[Source.RANDOM])
-        figures = {name: _correlation(*pooled(items)) for name, items in zip(FIGURES, parts, strict=True)}
+        pools = {name: pooled(items) for name, items in zip(FIGURES, parts, strict=True)}
+        figures = {name: pearson(*pool) for name, pool in pools.items()}
         value = figures.pop(self._figure)
         if value is None:
-            raise Unanswered(Status.FAILED, "true or predicted activations do not vary over the report split")
+            raise Unanswered(Status.FAILED, "the neuron's activations do not vary over the report split")
         masses = [item.mass for item in simulated if item.mass is not None]
         metrics = {
             **figures,
+            "constant": float(not varies(pools[self._figure][0])),
             "digit_mass": float(np.mean(masses)) if masses else None,
             **_calibrated(pooled(_even(calibrate)), pooled(_even(report))),
         }
@@ -98,15 +106,11 @@ def _key(exemplar: Exemplar) -> tuple[Split, int]:
     return exemplar.split, exemplar.window
 
 
-def _correlation(predicted: Floats, true: Floats) -> float | None:
-    return pearson(predicted, true) if len(true) else None
-
-
 def _calibrated(fit: tuple[Floats, Floats], test: tuple[Floats, Floats]) -> dict[str, float]:
     """Fit a line from predicted to true activations on one part, and measure how it does on another."""
-    if not len(fit[0]) or not len(test[0]) or np.ptp(fit[0]) < 1e-9 or not np.any(test[1]):
+    if not len(fit[0]) or not len(test[0]) or not np.any(test[1]):
         return {}
-    slope, intercept = np.polyfit(*fit, 1)
+    slope, intercept = np.polyfit(*fit, 1) if varies(fit[0]) else (0.0, fit[1].mean())
     fitted, actual = slope * test[0] + intercept, test[1]
     return {
         "r2": float(1 - np.mean((actual - fitted) ** 2) / np.mean(actual**2)),

@@ -18,7 +18,8 @@ from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Neuron, Status, SteeredText
 from harness.seeds import derive_rng
-from judges.excerpts import shuffled, spread
+from harness.spread import spread
+from judges.excerpts import shuffled
 from judges.numbered import ask_numbered, batches, levels
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import pytest
 from mistakes import told
 
 from describers.graded import Corrupted, Graded, GradedFile, Rephrased
-from harness.fillers import EMPTY
+from harness.fillers import EMPTY, padded
 from harness.llm.client import Unanswered
 from harness.llm.scripted import ScriptedClient
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Corruption, Description, Neuron, Score, Side, Sign, Status, Verdict, Vote, Winner
+from harness.stats import StatisticsConfig
 from harness.stats.judges import JudgeCheck, judge_checks
 from harness.subject import Subject
 
@@ -108,6 +111,25 @@ def test_a_judge_that_is_wrong_on_one_neuron_of_four() -> None:
     signed = [Verdict(item.neuron.at(Sign.NEGATIVE), "judge", item.first, item.second, False, item.winner)
               for item in asked(wrong_on_the_first)]  # fmt: skip
     assert checked([*asked(wrong_on_the_first), *signed]).interval == found.interval
+
+
+def test_intervals_are_as_the_run_has_them() -> None:
+    # Half of four neurons wrong: the interval that covers less is narrower.
+    verdicts = asked(lambda neuron, one, two: knows(neuron, one, two) if neuron in NEURONS[:2] else T)
+    narrow = checked(verdicts, config=StatisticsConfig(confidence=0.2))
+    wide = checked(verdicts, config=StatisticsConfig(confidence=0.95))
+    assert wide == checked(verdicts)
+    for one, other in ((narrow, wide), (narrow.pairs[0], wide.pairs[0])):
+        assert one.interval is not None
+        assert other.interval is not None
+        assert one.interval[1] - one.interval[0] < other.interval[1] - other.interval[0]
+
+
+def test_a_score_that_is_no_number_neither_wins_nor_loses() -> None:
+    values = {"right": math.nan, "half": 0.3, "another": math.inf}
+    scores = [Score(neuron, "s", name, value) for neuron in NEURONS for name, value in values.items()]
+    (found,) = judge_checks([], scores, descriptions(), KNOWN, seed=0, score_retests=scores)
+    assert (found.comparisons, found.failed, found.accuracy, found.retests) == (0, 8, None, 4)
 
 
 def test_failures_are_counted_and_part_of_no_figure() -> None:
@@ -236,8 +258,13 @@ def test_the_order_of_records_changes_nothing_and_two_answers_to_one_question_ar
 TEXTS = {neuron: ", ".join(f"word{neuron.index}{letter}" for letter in "abcdefgh") for neuron in NEURONS}
 
 
-def describe(describer: Describer, neuron: Neuron = NEURONS[0], llm: ScriptedClient | None = None) -> Draft:
-    made = {key: Description(key, "source", text) for key, text in TEXTS.items()}
+def describe(
+    describer: Describer,
+    neuron: Neuron = NEURONS[0],
+    llm: ScriptedClient | None = None,
+    texts: Mapping[Neuron, str] = TEXTS,
+) -> Draft:
+    made = {key: Description(key, "source", text) for key, text in texts.items()}
     case = DescriberCase(
         neuron, (), Subject("nobody", []), llm, 0, neurons=tuple(sorted(TEXTS)), others={"source": made}
     )
@@ -264,6 +291,37 @@ def test_a_stronger_corruption_does_what_a_weaker_one_does_and_more() -> None:
     assert len(corrupted("dropped", 1.0)) == 1
 
 
+@pytest.mark.parametrize("text", ["Mentions of the word until.", "storms, at sea", "Verbs, e.g. run; i.e., acts."])
+@pytest.mark.parametrize(("grade", "strength"), [("swapped", 0.0), ("dropped", 0.0), ("right", 1.0), ("swapped", 1.0)])
+def test_what_is_not_changed_stays_letter_for_letter(text: str, grade: str, strength: float) -> None:
+    # At strength 1 the other neuron says the very same.
+    assert describe(Corrupted("source", grade, strength), texts=dict.fromkeys(NEURONS, text)).text == text
+
+
+def test_a_single_clause_has_nothing_to_drop_and_no_part_to_swap() -> None:
+    texts = {neuron: f"Mentions of the word number{neuron.index}." for neuron in NEURONS}
+    own = texts[NEURONS[0]]
+    for grade, strength in (("dropped", 0.5), ("dropped", 1.0), ("swapped", 0.25), ("swapped", 0.5)):
+        assert describe(Corrupted("source", grade, strength), texts=texts).text == own
+    assert describe(Corrupted("source", "swapped", 0.75), texts=texts).text in set(texts.values()) - {own}
+
+
+def test_sentences_keep_their_marks_and_abbreviations() -> None:
+    text = "Verbs of motion, e.g. run; also in French. Never nouns."
+    whole = {
+        describe(Corrupted("source", "dropped", 1.0), neuron, texts=dict.fromkeys(NEURONS, text)).text
+        for neuron in NEURONS
+    }
+    assert whole <= {"Verbs of motion.", "e.g. run.", "also in French.", "Never nouns."}
+    half = describe(Corrupted("source", "dropped", 0.25), texts=dict.fromkeys(NEURONS, text)).text
+    assert half in {
+        "e.g. run; also in French. Never nouns.",
+        "Verbs of motion, also in French. Never nouns.",
+        "Verbs of motion, e.g. run; Never nouns.",
+        "Verbs of motion, e.g. run; also in French.",
+    }
+
+
 def test_every_neuron_gets_another_neurons() -> None:
     whole = [{item[:5] for item in corrupted("swapped", 1.0, neuron)} for neuron in NEURONS]
     assert all(
@@ -272,10 +330,20 @@ def test_every_neuron_gets_another_neurons() -> None:
     assert len(set.union(*whole)) == 4
 
 
-def test_padding_doubles_the_words_and_says_nothing() -> None:
+@pytest.mark.parametrize("words", [1, 3, 8, 9, 20, 100])
+@pytest.mark.parametrize(("end", "after"), [("", "."), (".", "."), ("...", "."), (" .", "."), ("?", "?")])
+def test_padding_about_doubles_the_words_in_whole_sentences(words: int, end: str, after: str) -> None:
+    text = " ".join(["Cities"] * words)
+    whole = padded(text + end)
+    assert whole.startswith(f"{text}{after} ")
+    added = whole.removeprefix(f"{text}{after} ")
+    assert abs(len(added.split()) - words) <= 3 or (words < 3 and len(added.split()) == 6)
+    assert re.fullmatch(r"([A-Z][a-z ]+\. ?)+", added)
+    assert added.endswith(".")
+
+
+def test_padding_says_nothing() -> None:
     text = describe(Corrupted("source", "padded")).text
-    assert text.startswith(f"{TEXTS[NEURONS[0]]}. ")
-    assert len(text.split()) == 16
     assert "word" not in text.removeprefix(TEXTS[NEURONS[0]]).replace("words", "")
     assert describe(Corrupted("source", "empty")).text == EMPTY
     texts = {describe(Corrupted("source", "generic"), neuron).text for neuron in NEURONS}

@@ -20,7 +20,7 @@ from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.llm import Completion, ResponseCache, Serving
 from harness.llm.scripted import Request, ScriptedBackend
-from harness.methods import Comparator, JudgeCase, Judgement
+from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Neuron, Sign, Status, Verdict, Winner
 from harness.report.judges import read_judge_checks
 from harness.run.help import compose_config
@@ -347,6 +347,13 @@ def test_a_comparator_is_asked_only_what_it_covers(described: tuple[list[str], P
     assert all(item.status is Status.OK for item in verdicts)
 
 
+class Draws(Scorer):
+    """Draws what it looks at by the run's seed, as scorers do that choose among excerpts."""
+
+    async def score(self, case: JudgeCase, description: str) -> Grade:
+        return Grade(float(derive_rng(case.seed, case.neuron, description).random()))
+
+
 def test_a_biased_llm_judge_is_found_out_in_an_ordinary_run(described: tuple[list[str], Path], tmp_path: Path) -> None:
     """It says A at first, whatever it is shown, and B when it is asked again with another seed."""
 
@@ -364,10 +371,11 @@ def test_a_biased_llm_judge_is_found_out_in_an_ordinary_run(described: tuple[lis
 
     def setup() -> Setup:
         made = setup_of(options, tmp_path / "run", PairwiseLLM(windows=2, weaker=0), *changes)
-        return dataclasses.replace(made, backends={"judge": backend})
+        return dataclasses.replace(made, backends={"judge": backend}, scorers={"draws": Draws()})
 
     run(setup())
-    (check,) = read_judge_checks(RunFolder(tmp_path / "run"))
+    draws, check = sorted(read_judge_checks(RunFolder(tmp_path / "run")), key=lambda item: item.judge)
+    assert (draws.retest, draws.retests > 1) == (1.0, True)  # it was shown the very same again
     assert (check.first_position_rate, check.retest) == (1.0, 0.0)
     assert (check.consistency, check.accuracy) == (0.0, 0.5)
     assert 0.4 < check.retests / (2 * (check.comparisons + check.length_comparisons)) < 0.6

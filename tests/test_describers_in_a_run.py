@@ -66,7 +66,9 @@ def written(path: Path, run: Path) -> None:
 
 
 def test_all_describers_in_one_run_under_one_budget(invoke: Invoke, small: list[str], tmp_path: Path) -> None:
-    code, err = invoke(*small, f"describers={ALL}", "folder=all", "evidence_budget=60", "words=7")
+    # A scorer that reads new text selects among the candidates.
+    by = "judges@describers.best_of_k.by=own_words"
+    code, err = invoke(*small, f"describers={ALL}", "folder=all", "evidence_budget=60", "words=7", by)
     assert code == 0, err
     run = RunFolder(tmp_path / "all")
     made = {(item.describer, item.neuron): item for item in run.descriptions().records()}
@@ -163,6 +165,7 @@ MISTAKES = [
     (["describers=[rotate,best_of_k]", "describers.best_of_k.k=0"], ["describers.best_of_k", "k must be"]),
     (["describers=[rotate,best_of_k]", "judges@describers.best_of_k.by=simulation"], ["best_of_k", "llm.simulator"]),
     (["describers=[rotate,best_of_k]", "judges@describers.best_of_k.by=pairwise"], ["pairwise", "Scorer"]),
+    (["describers=[rotate,best_of_k]", "judges@describers.best_of_k.by=faithfulness"], ["best_of_k", "steered texts"]),
     (["describers=[rotate,best_of_k]", "describers.best_of_k.of.maxact.sampling=all"], ["best_of_k", "all"]),
     (
         ["describers=[rotate,best_of_k]", "describers@describers.best_of_k.of=shuffled",

@@ -7,11 +7,11 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from made_up import NEURON, case, channel, describe, failure, shown_tokens, window
+from made_up import NEURON, NOWHERE, case, channel, describe, failure, shown_tokens, window
 from mistakes import told
 
 from describers.best_of_k import BestOfK
@@ -21,6 +21,7 @@ from describers.maxact import MaxAct
 from describers.rotate import Rotate
 from describers.vocab_proj import VocabProj
 from harness.errors import HarnessError
+from harness.evidence import ReadText, TextReader
 from harness.llm.client import Completion, Sampling, Unanswered
 from harness.llm.prompts import prompts_of
 from harness.llm.scripted import Request, ScriptedClient
@@ -35,6 +36,8 @@ from harness.records import (
     Status,
     VectorKind,
 )
+from judges.clarity import OwnWords
+from judges.steered import Faithfulness, OutputBased
 
 
 class Told(Scorer):
@@ -124,6 +127,38 @@ def test_the_scorer_takes_the_select_split_for_held_out_evidence_and_sees_no_oth
     assert set(homes) == {Split.CALIBRATE, Split.REPORT}
     assert not homes[Split.CALIBRATE] & homes[Split.REPORT]
     assert len(homes[Split.CALIBRATE]) == 7  # a quarter of 30 documents
+
+
+class Hears(TextReader):
+    """A subject that is as active on a text as it is long."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    async def read(self, neuron: Neuron, texts: Sequence[str]) -> list[ReadText]:
+        self.heard += texts
+        return [ReadText(text, (float(len(text)),)) for text in texts]
+
+
+def test_a_scorer_that_reads_new_text_can_select() -> None:
+    reader = Hears()
+    draft = describe(BestOfK(Names(), {"own_words": OwnWords()}, k=3), full(reader=reader))
+    # Every candidate names many windows, and is longer than a window's text.
+    assert "own_words 1.0000" in draft.detail
+    assert any(text.startswith("select random") for text in reader.heard)
+    assert not any(text.startswith("explain") for text in reader.heard)
+
+
+def test_a_scorer_that_cannot_select_is_refused_before_time_is_spent() -> None:
+    for scorer in (OutputBased(), Faithfulness()):
+        with pytest.raises(ValueError, match="by=them looks at steered texts, and these are made for the judges"):
+            BestOfK(Names(), {"them": scorer})
+
+    class Choosy(Told):
+        def check(self, neurons: Sequence[Neuron]) -> None:
+            raise HarnessError(f"not with {len(neurons)} neurons")
+
+    told(lambda: BestOfK(Names(), {"choosy": Choosy(len)}).check([NEURON], NOWHERE), "by=choosy: not with 1 neurons")
 
 
 def test_a_single_document_to_select_by_is_not_spent_on_calibration() -> None:

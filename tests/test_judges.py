@@ -85,7 +85,7 @@ def test_similarity_correlates_with_activation_and_with_the_right_sign(
     judge = EmbeddingSimulation(encoder)
     right, wrong = score(judge, case(cook), RIGHT), score(judge, case(cook), WRONG)
     assert right.value > 0.8 > wrong.value
-    assert set(right.metrics) == {"top", "random"}
+    assert set(right.metrics) == {"top", "random", "constant"}
     shown = [item for item in cook if item.split is Split.REPORT]
     assert len(shown) == 10
     # The same neuron turned round: silent on cooking, active on all else.
@@ -153,7 +153,12 @@ def test_a_correlation_by_hand() -> None:
     grade = score(EmbeddingSimulation(Compass()), case([*top, *random, *forbidden()]), "0")
     # Cosines 1, 0.5, 0, 0.5 (centred 0.5, 0, -0.5, 0) and activations 4, 2, 1, 3 (centred 1.5, -0.5, -1.5, 0.5).
     assert grade.value == pytest.approx(1.5 / math.sqrt(0.5 * 5))
-    assert grade.metrics == pytest.approx({"top": 1.0, "random": 1.0})
+    assert grade.metrics == pytest.approx({"top": 1.0, "random": 1.0, "constant": 0.0})
+    # Below zero a window belongs to the other sign: less active than not at all is not active.
+    silent = [peaked("90", -3.0, Source.RANDOM), peaked("120", -1.0, Source.RANDOM)]
+    one = score(EmbeddingSimulation(Compass()), case([*top, *silent]), "0")
+    # Cosines 1, 0.5, 0, -0.5 (centred 0.75, 0.25, -0.25, -0.75); activations 4, 2, 0, 0 (centred 2.5, 0.5, -1.5, -1.5).
+    assert one.value == pytest.approx((0.75 * 4 + 0.25 * 2) / math.sqrt(1.25 * 11))
     assert score(EmbeddingSimulation(Compass()), case([*top, *random]), "180").value == pytest.approx(-grade.value)
 
 
@@ -176,14 +181,15 @@ def test_only_the_text_around_the_peak_is_embedded() -> None:
     [
         ([], "vary"),
         ([peaked("1", 2.0)], "vary"),
-        ([peaked("1", 2.0), peaked("2", 2.0, Source.RANDOM)], "vary"),  # one activation
-        ([peaked("3", 1.0), peaked("3", 2.0, Source.RANDOM)], "vary"),  # one similarity
+        ([peaked("1", 2.0), peaked("2", 2.0, Source.RANDOM)], "vary"),
     ],
 )
 def test_a_correlation_that_does_not_exist_is_a_failure(exemplars: list[Exemplar], word: str) -> None:
     error = failure(lambda: score(EmbeddingSimulation(Compass()), case(exemplars), "0"))
     assert error.status is Status.FAILED
     assert word in error.detail
+    alike = score(EmbeddingSimulation(Compass()), case([peaked("3", 1.0), peaked("3", 2.0, Source.RANDOM)]), "0")
+    assert (alike.value, alike.metrics) == (0, {"constant": 1})  # that of a prediction is 0
 
 
 COMPARATORS = [EmbeddingPairwise(Compass()), PairwiseLLM()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -35,11 +36,11 @@ from harness.planted import (
     truth_of,
 )
 from harness.planted.__main__ import main as table
-from harness.planted.corruptions import better
 from harness.planted.recall import RecallRow, recall_rows, rows_of_run
 from harness.planted.stems import stem
 from harness.records import Description, Neuron, Side, Sign, Split, Status, VectorKind
 from harness.run.main import main
+from harness.stats import StatisticsConfig
 from harness.subject import ActivationReader
 from judges.planted import PlantedTruth
 
@@ -299,14 +300,12 @@ def test_corruptions_get_worse_as_they_say(truth: Truth) -> None:
         assert recall[Grade.NARROW] < 1
         assert naming(made[Grade.NARROW].text, planted).hits == len(planted)  # a word of each, which is not enough
         right, padded = (len(made[grade].text.split()) for grade in (Grade.RIGHT, Grade.PADDED))
-        assert padded == 2 * right
-        assert made[Grade.PADDED].text.startswith(made[Grade.RIGHT].text)
+        assert abs(padded - 2 * right) <= 3
+        assert made[Grade.PADDED].text.startswith(f"{made[Grade.RIGHT].text}. ")
         assert made[Grade.OTHER].text in {truth.description(other) for other in neurons if other != neuron}
         qualities = [item.quality for item in made.values()]
         assert qualities == sorted(qualities, reverse=True)
-    assert better(made[Grade.HALF], made[Grade.NEIGHBOUR])
-    assert better(made[Grade.EMPTY], made[Grade.HALF]) is False
-    assert better(made[Grade.RIGHT], made[Grade.PADDED]) is None
+    assert made[Grade.RIGHT].quality == made[Grade.PADDED].quality  # neither is better
 
     alone = of_level(truth, "clear")[0]
     grades = [item.grade for item in graded(truth, alone, [alone], side="input")]
@@ -330,6 +329,18 @@ def test_recall_counts_failures_apart(truth: Truth) -> None:
     assert (row.precision.mean, row.precision.count) == (0.25, 2)  # one word of two, none of one
     assert (row.seen[Seen.OUTPUT].mean, row.seen[Seen.OUTPUT].count) == (0.0, 2)
     assert row.levels["drowned"].mean is None
+    # Where nothing was planted nothing can be hit: that is no precision of 0, and no shorter or longer text.
+    silent = [Description(first.at(Sign.NEGATIVE), "half", "three other words"), *made]
+    (again,) = recall_rows(truth, silent, controls=["half"])
+    assert (row.unplanted, again) == (0, dataclasses.replace(row, unplanted=1))
+    assert naming("three other words", ()).precision is None
+    wide, narrow = (
+        recall_rows(truth, made, [], config=StatisticsConfig(confidence=share))[0].recall.interval
+        for share in (0.99, 0.2)
+    )
+    assert wide is not None
+    assert narrow is not None
+    assert wide[1] - wide[0] > narrow[1] - narrow[0]
     assert recall_rows(truth, made[:1], [])[0].recall.interval is None  # one neuron shows no variation
     told(lambda: recall_rows(truth, [Description(Neuron(3, 1), "lost", "x")], []), "nothing was planted in L3N1")
 
@@ -433,6 +444,7 @@ def test_the_scorer_and_the_table_say_the_same(
     assert f"{rows['maxact'].recall.mean:.2f}" in line
     assert "| shuffled (control) |" in printed
     assert "| recall by difficulty | clear |" in printed
+    assert "In brackets: 95 % intervals" in printed
 
 
 def test_without_a_checkpoint_the_truth_is_made_again(finished: Path, cache: Path, rows: dict[str, RecallRow]) -> None:

@@ -21,6 +21,7 @@ from harness.llm.client import Completion
 from harness.llm.scripted import Request, ScriptedClient
 from harness.methods import JudgeCase, Scorer
 from harness.records import Exemplar, Neuron, Sign, Source, Split, Status, SteeredText
+from harness.spread import spread
 from harness.subject import ActivationReader, Subject
 from judges.clarity import Clarity, OwnWords
 from judges.detection import Detection, Fuzzing, recognised
@@ -127,6 +128,21 @@ def test_weak_and_strong_activations_are_shown_alike(storms: list[Exemplar]) -> 
     assert shown == {*by_activation, CALMS[0].strip(), CALMS[1].strip()}
 
 
+@pytest.mark.parametrize(("items", "count", "chosen"), [
+    (9, 1, [4]), (8, 1, [4]), (9, 2, [0, 8]), (9, 3, [0, 4, 8]), (4, 4, [0, 1, 2, 3]), (3, 9, [0, 1, 2]),
+    (1, 1, [0]), (0, 1, []), (5, 0, []),
+])  # fmt: skip
+def test_who_chooses_some_of_many_spreads_them_evenly(items: int, count: int, chosen: list[int]) -> None:
+    assert spread(range(items), count) == chosen
+
+
+def test_a_single_excerpt_is_of_middling_activation(storms: list[Exemplar]) -> None:
+    llm = rater(storm)
+    score(Detection(active=1, active_share=0.5), case(storms, llm), "storms")
+    shown = {text for request in llm.requests for text in excerpts_of(request) if "storm" in text}
+    assert shown == {STORMS[4].strip()}  # the fifth of nine
+
+
 def test_what_is_shown_depends_on_seed_and_neuron_and_not_on_the_description(storms: list[Exemplar]) -> None:
     def order(given: Callable[[ScriptedClient], JudgeCase], description: str, judge: Scorer) -> list[list[str]]:
         llm = rater(storm)
@@ -198,13 +214,13 @@ def highlighted(text: str) -> list[str]:
 def test_fuzzing_moves_the_highlighting_in_half_of_the_excerpts(
     storms: list[Exemplar], invert: bool, value: float
 ) -> None:
-    # The middle token of five is the active one: the word with the number.
+    # Of each window three tokens are shown, the active one among them: the word with the number.
     llm = rater(lambda text: int(highlighted(text)[0].startswith("number")) ^ invert)
     grade = score(Fuzzing(active=12), case(storms, llm), "numbers at sea")
     assert grade.value == value
     shown = [text for request in llm.requests for text in excerpts_of(request)]
     assert len(shown) == 12
-    assert all("storm" in text and len(highlighted(text)) == 1 for text in shown)
+    assert all("number" in text and len(highlighted(text)) == 1 for text in shown)
     assert sum(highlighted(text)[0].startswith("number") for text in shown) == 6
     assert not any(MARKER in request.text for request in llm.requests)
     assert score(Fuzzing(active=12), case(storms, rater(lambda text: 1)), "x").value == 0.5
@@ -219,10 +235,38 @@ def test_a_highlighting_keeps_its_pattern_and_falls_on_silent_tokens_alone() -> 
         score(Fuzzing(), case(exemplars, llm, seed=seed), "x")
         (request,) = llm.requests
         patterns = {tuple(highlighted(text)) for text in excerpts_of(request)}
-        moved = {(f"w{place}", f"w{place + 2}") for place in (1, 6, 7, 8)}  # 0 would reach 2; 9 reaches 11
+        moved = {(f"w{place}", f"w{place + 2}") for place in (1, 6)}  # 0 would reach 2, and w8 is the last one shown
         assert ("w2", "w4") in patterns
         assert patterns - {("w2", "w4")} <= moved
         assert len(patterns) == 2
+
+
+@pytest.mark.parametrize("length", [9, 33, 64])
+def test_where_the_highlighting_stands_gives_nothing_away(length: int) -> None:
+    # Whoever says yes by the place alone, without any description, is at chance: 40 neurons with 20 windows each.
+    def rates(*, centred: bool) -> list[float]:
+        exemplars = []
+        for number in range(20):
+            peak = length // 2 if centred else 7 * number % length
+            activations = [9.0 - number / 10 if place == peak else 0.0 for place in range(length)]
+            exemplars.append(window([f" w{place}" for place in range(length)], activations, number=number))
+        asked = [
+            (text.split().index(next(word for word in text.split() if "«" in word)) / len(text.split()), question.right)
+            for index in range(40)
+            for question in Fuzzing().questions(case(exemplars, neuron=Neuron(0, index)))
+            for text in [question.text.replace("« ", " «")]
+        ]
+        assert sum(right for _, right in asked) == len(asked) / 2
+
+        def balanced(says: Callable[[float], bool]) -> float:
+            return sum(says(depth) == right for depth, right in asked) / len(asked)
+
+        inner = balanced(lambda depth: 0.25 <= depth < 0.75)
+        middle = balanced(lambda depth: 0.45 <= depth < 0.55)
+        return [inner, middle, balanced(lambda depth: depth < 0.5)]
+
+    for centred in (True, False):
+        assert rates(centred=centred) == pytest.approx([0.5, 0.5, 0.5], abs=0.06)
 
 
 def test_windows_without_silent_tokens_cannot_be_fuzzed() -> None:
@@ -452,10 +496,17 @@ def test_both_ask_the_very_same_questions(storms: list[Exemplar]) -> None:
     assert asked[0] == asked[1]
 
 
-@pytest.mark.parametrize("level", [0, 1, 2])
-def test_without_fitting_or_unfitting_excerpts_there_is_no_figure(storms: list[Exemplar], level: int) -> None:
-    error = failure(lambda: score(Responsiveness(), case(storms, rater(lambda text: level)), "storms"))
-    assert (error.status, "nothing to compare" in error.detail) == (Status.FAILED, True)
+@pytest.mark.parametrize(("level", "purity"), [(0, 0), (1, 0), (2, 1)])
+def test_a_description_that_nothing_fits_or_everything_is_worth_what_chance_is(
+    storms: list[Exemplar], level: int, purity: float
+) -> None:
+    for judge, value in ((Responsiveness(), 0), (Purity(), purity)):
+        grade = score(judge, case(storms, rater(lambda text: level)), "storms")
+        assert grade.value == value
+        # Twelve excerpts of storms and twelve of calm.
+        assert grade.metrics == {"fitting": 24 * (level == 2), "unfitting": 24 * (level == 0), "base": purity}
+        error = failure(lambda judge=judge: score(judge, case(forbidden(), rater(lambda text: level)), "storms"))
+        assert (error.status, "no window" in error.detail) == (Status.FAILED, True)
 
 
 # --- hostile text -----------------------------------------------------------------------------------------------------

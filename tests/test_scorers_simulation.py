@@ -88,7 +88,7 @@ def test_a_perfect_simulator_correlates_fully_and_an_inverted_one_negatively(rul
     grade = score(SimulationLLM(), case(exemplars, llm), "the strength of the wind")
     assert grade.value == pytest.approx(r)
     # A wrong scale, even of the wrong sign, is what the calibration mends; r says what it was.
-    expected = {"top": r, "random": r, "digit_mass": 1, "r2": 1, "absolute": 1}
+    expected = {"top": r, "random": r, "constant": 0, "digit_mass": 1, "r2": 1, "absolute": 1}
     assert grade.metrics == pytest.approx(expected)
     assert len(llm.requests) == 8
     assert all("the strength of the wind" in request.text for request in llm.requests)
@@ -133,6 +133,7 @@ def test_the_expected_value_is_over_the_levels_alone() -> None:
         {
             "top": r(slice(3)),
             "random": r(slice(3, None)),
+            "constant": 0,
             "digit_mass": ((0.8 + 0.4 + 0.6) / 3 + (0.4 + 0.4 + 0.8) / 3 + (0.8 + 0.4) / 2 * 2) / 4,
             "r2": 1 - np.mean((true - predicted) ** 2) / np.mean(true**2),
             "absolute": 1 - np.mean(np.abs(true - predicted)) / np.mean(np.abs(true)),
@@ -235,19 +236,47 @@ def test_words_of_the_prompt_inside_a_window_are_not_taken_for_its_marks() -> No
 @pytest.mark.parametrize(
     "exemplars",
     [
-        [window([" storm", " calm"], [1.0, 1.0]), window([" gale"], [1.0], Source.RANDOM)],  # the truth is constant
-        [window([" storm", " storm"], [1.0, 2.0]), window([" storm"], [0.0], Source.RANDOM)],  # the prediction is
+        [window([" storm", " calm"], [1.0, 1.0]), window([" gale"], [1.0], Source.RANDOM)],
+        [window([" storm", " calm"], [-1.0, 0.0]), window([" gale"], [-2.0], Source.RANDOM)],  # the other sign's alone
     ],
 )
-def test_what_does_not_vary_has_no_correlation(exemplars: list[Exemplar]) -> None:
+def test_activations_that_do_not_vary_have_no_correlation_whatever_the_description(exemplars: list[Exemplar]) -> None:
     error = failure(lambda: score(SimulationLLM(), case(exemplars, simulator(surely)), "wind"))
     assert error.status is Status.FAILED
-    assert "vary" in error.detail
+    assert "the neuron's activations do not vary" in error.detail
+
+
+@pytest.mark.parametrize("level", ["0", "7"])
+def test_a_prediction_that_is_the_same_everywhere_tells_nothing_and_is_no_failure(level: str) -> None:
+    exemplars = [*weather(), *weather(3, split=Split.CALIBRATE)]
+    grade = score(SimulationLLM(), case(exemplars, simulator(lambda description, token: {level: 1.0})), "wind")
+    assert grade.value == 0
+    # Its calibration is the mean of the calibrate split: 3 * 34 / 11 everywhere.
+    true, mean = np.array([10, 0, 4, 0, 7, 0, 2, 0, 4, 7, 0]), 3 * 34 / 11
+    r2, absolute = 1 - np.mean((true - mean) ** 2) / np.mean(true**2), 1 - np.mean(np.abs(true - mean)) / np.mean(true)
+    expected = {"top": 0, "random": 0, "constant": 1, "digit_mass": 1, "r2": r2, "absolute": absolute}
+    assert grade.metrics == pytest.approx(expected)
+
+
+def test_what_is_below_zero_belongs_to_the_other_sign() -> None:
+    # The simulator knows all that a description of this sign can say: where it is active, and how strongly.
+    def of(*levels: int, source: Source = Source.TOP, split: Split = Split.REPORT) -> Exemplar:
+        return window([f" {max(level, 0)}" for level in levels], [0.3 * level for level in levels], source, split)
+
+    shown = [
+        of(*levels, source=source, split=split)
+        for split in (Split.REPORT, Split.CALIBRATE)
+        for source, levels in ((Source.TOP, (9, -8, 0)), (Source.RANDOM, (-9, 4, 0, -1)))
+    ]
+    grade = score(SimulationLLM(), case(shown, simulator(lambda description, token: {token.strip(): 1.0})), "numbers")
+    assert grade.value == pytest.approx(1)
+    figures = ("top", "random", "r2", "absolute")
+    assert [grade.metrics[figure] for figure in figures] == pytest.approx([1, 1, 1, 1])
 
 
 def test_without_a_calibrate_split_there_is_no_calibrated_figure() -> None:
     grade = score(SimulationLLM(), case(weather(), simulator(surely)), "wind")
-    assert set(grade.metrics) == {"top", "random", "digit_mass"}
+    assert set(grade.metrics) == {"top", "random", "constant", "digit_mass"}
 
 
 def test_without_windows_there_is_no_score() -> None:
@@ -275,7 +304,7 @@ def test_top_and_random_windows_count_alike() -> None:
     }
     assert {figure: grade.value for figure, grade in grades.items()} == pytest.approx(expected)
     for figure, grade in grades.items():
-        assert set(grade.metrics) == {*expected, "digit_mass"} - {figure}
+        assert set(grade.metrics) == {*expected, "constant", "digit_mass"} - {figure}
     with pytest.raises(ValueError, match=r"^figure must be one of top_and_random, top, random, not 'all'$"):
         SimulationLLM(figure="all")
 
@@ -308,7 +337,7 @@ def test_each_token_is_asked_of_the_text_before_it(options: dict[str, Any], aske
     llm = simulator(surely)
     grade = score(SimulationPerToken(**options), case(exemplars, llm), "the wind")
     assert grade.value == pytest.approx(1)
-    assert grade.metrics == pytest.approx({"top": 1, "random": 1, "digit_mass": 1})
+    assert grade.metrics == pytest.approx({"top": 1, "random": 1, "constant": 0, "digit_mass": 1})
     found = []
     for request in llm.requests[: len(asked)]:
         text = request.messages[-2].content.partition("Text: ")[2]
@@ -367,7 +396,7 @@ def test_levels_that_are_written_out_need_no_log_probabilities(tokens: int | Non
     assert not judge.needs_logprobs
     llm = writer(LEVEL.__getitem__)
     grade = score(judge, case(exemplars, llm), "the strength of the wind")
-    assert (grade.value, grade.metrics) == (pytest.approx(1), pytest.approx({"top": 1, "random": 1}))
+    assert (grade.value, grade.metrics) == (pytest.approx(1), pytest.approx({"top": 1, "random": 1, "constant": 0}))
     turned = score(judge, case(exemplars, writer(lambda token: 10 - LEVEL[token])), "the strength of the wind")
     assert turned.value == pytest.approx(-1)
     assert len(llm.requests) == requests
@@ -392,7 +421,7 @@ def test_written_levels_by_hand() -> None:
     assert grade.value == pytest.approx((4 - 2) / math.sqrt(40 * 2))
     # Calibrate: t = p / 2, so the report split is predicted as 4, 3, 1, 0 of 2, 0, 1, 1.
     assert grade.metrics == pytest.approx(
-        {"top": 1.0, "r2": 1 - (4 + 9 + 0 + 1) / (4 + 0 + 1 + 1), "absolute": 1 - (2 + 3 + 0 + 1) / 4}
+        {"top": 1.0, "constant": 0, "r2": 1 - (4 + 9 + 0 + 1) / (4 + 0 + 1 + 1), "absolute": 1 - (2 + 3 + 0 + 1) / 4}
     )
 
 
@@ -415,9 +444,9 @@ def test_a_long_window_has_room_for_its_levels() -> None:
         assert request.sampling.max_tokens >= 120 * len('"token_120": 10, ') / 2
 
 
-def test_a_constant_prediction_is_a_failure_and_no_zero() -> None:
-    error = failure(lambda: score(SimulationWritten(), case(weather(), writer(lambda token: 0)), "wind"))
-    assert (error.status, "vary" in error.detail) == (Status.FAILED, True)
+def test_nothing_but_zeros_written_is_a_correlation_of_zero() -> None:
+    grade = score(SimulationWritten(), case(weather(), writer(lambda token: 0)), "wind")
+    assert (grade.value, grade.metrics) == (0, {"top": 0, "random": 0, "constant": 1})
 
 
 def preflight(judge: SimulationLLM, llm: LLMClient) -> str:

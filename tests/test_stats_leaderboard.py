@@ -124,7 +124,8 @@ def test_a_clean_sweep_is_told_and_has_finite_strengths() -> None:
     assert board.overall.rows[0].strength < 10
     assert board.overall.cycles.rate == 0
     [test] = [test for test in board.overall.tests if (test.left, test.right) == ("a", "b")]
-    assert (test.neurons, test.difference, test.effect) == (9, 0.5, None)
+    # It wins every comparison of the two, and is worth 1 against everyone as the other is worth 1/2.
+    assert (test.neurons, test.difference, test.overall_difference, test.effect) == (9, 1.0, 0.5, None)
     assert test.p_value == pytest.approx(2.0**-8)
     assert test.p_holm == pytest.approx(3 * 2.0**-8)
 
@@ -272,6 +273,28 @@ def test_cycles_on_single_neurons() -> None:
     assert guessing.interval[0] < 0.25 < guessing.interval[1]  # what coins do
     ring = leaderboard(triad(0, [first, second, first]) + triad(1, [first, second, first])).overall.cycles
     assert ring.majority == (("a", "b", "c"),)
+
+
+def test_a_pairs_difference_is_of_the_test_and_not_of_the_board() -> None:
+    # a beats b on 7 neurons of 10 and never c; b always beats c: against everyone b is ahead, against each other a is.
+    verdicts = [
+        Verdict(Neuron(0, n), "llm", one, two, True, winner)
+        for n in range(10)
+        for one, two, winner in (
+            ("a", "b", Winner.FIRST if n < 7 else Winner.SECOND),
+            ("a", "c", Winner.SECOND),
+            ("b", "c", Winner.FIRST),
+        )
+    ]
+    board = leaderboard(verdicts, controls=()).overall
+    (test,) = [test for test in board.tests if (test.left, test.right) == ("a", "b")]
+    assert (test.difference, test.overall_difference) == pytest.approx((0.4, 0.35 - 0.65))
+    assert test.effect == pytest.approx(0.4 / np.std([1] * 7 + [-1] * 3, ddof=1), abs=1e-5)
+    (cell,) = [cell for cell in board.cells if (cell.row, cell.column) == ("a", "b")]
+    assert cell.interval is not None
+    assert test.difference_interval == pytest.approx([2 * bound - 1 for bound in cell.interval], abs=1e-5)
+    assert test.overall_interval is not None
+    assert test.overall_interval[0] < -0.3 < test.overall_interval[1] < 0.4
 
 
 # --- scorers and breakdowns ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.planted.recall import markdown, rows_of_run
+from harness.stats.runs import statistics_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,11 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--words", type=int, default=2, metavar="N", help="words of a concept that name it (2)")
     options = parser.parse_args(arguments)
     try:
-        _, rows = rows_of_run(RunFolder(options.run), words=options.words)
+        folder = RunFolder(options.run)
+        _, rows = rows_of_run(folder, words=options.words)
+        confidence = statistics_of(folder.read_manifest()).confidence
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(markdown(rows))
+    print(markdown(rows, confidence))
     return 0
 
 

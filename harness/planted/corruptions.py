@@ -61,11 +61,11 @@ def graded(
 ) -> tuple[Graded, ...]:
     """Return descriptions of a neuron from right to wrong, the best first.
 
-    Right: every concept by its name, with words of it. Padded: the same and as many words again that say nothing. Half:
-    the stronger half of the concepts; there is none of a neuron with one concept. Too narrow: single words in place of
-    each concept. Too broad: what each concept is a kind of. Neighbouring: in each concept's place the one whose
-    direction is nearest to it and which the neuron does not have. Another neuron's: the right one of one that shares no
-    concept with it, if there is such a neuron. Generic: the same for all. Empty: no word.
+    Right: every concept by its name, with words of it. Padded: the same and about as many words again that say nothing.
+    Half: the stronger half of the concepts; there is none of a neuron with one concept. Too narrow: single words in
+    place of each concept. Too broad: what each concept is a kind of. Neighbouring: in each concept's place the one
+    whose direction is nearest to it and which the neuron does not have. Another neuron's: the right one of one that
+    shares no concept with it, if there is such a neuron. Generic: the same for all. Empty: no word.
 
     Args:
         truth: what was planted.
@@ -126,8 +126,3 @@ def _other(truth: Truth, neuron: Neuron, among: Sequence[Neuron], side: Side, se
             return candidate
         place = order[place]
     return None
-
-
-def better(first: Graded, second: Graded) -> bool | None:
-    """Say whether the first description is better than the second; none if they have no order."""
-    return None if first.quality == second.quality else first.quality > second.quality

@@ -41,8 +41,8 @@ class Naming:
 
     @property
     def precision(self) -> float | None:
-        """Share of the words that belong to a concept; none if there are no words."""
-        return self.hits / self.words if self.words else None
+        """Share of the words that belong to a concept; none if there are no words, or no concept they could hit."""
+        return self.hits / self.words if self.words and self.named else None
 
 
 def naming(description: str, planted: Sequence[Planted], words: int = 2) -> Naming:

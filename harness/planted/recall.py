@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from harness.planted.planting import truth_of
 from harness.planted.settings import Planting
 from harness.planted.truth import Planted, Seen, Truth
 from harness.records import Description, Neuron, Status
-from harness.stats.bootstrap import clustered_interval
+from harness.stats import StatisticsConfig, clustered_interval
+from harness.stats.runs import statistics_of
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,16 @@ class Figure:
 
     Attributes:
         mean: share between 0 and 1; none if nothing was counted.
-        interval: 95 % bootstrap interval, clustered by neuron; none with fewer than two neurons.
+        interval: its bootstrap interval, clustered by neuron; none with fewer than two neurons.
         count: concepts (of a recall) or descriptions (of a precision) behind it.
     """
 
     mean: float | None
     interval: tuple[float, float] | None
     count: int
+
+
+FigureOf = Callable[[Sequence[float], Sequence[Neuron]], Figure]
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,9 @@ class RecallRow:
         seen: the same by where a concept could be found out.
         levels: the same by difficulty.
         precision: mean share of a description's words that belong to a concept of its neuron.
-        mean_words: mean length of its descriptions, in words that count for precision; none if there are none.
+        mean_words: mean length of the same descriptions, in words that count for precision; none if there are none.
+        unplanted: descriptions of neurons at a sign in which nothing was planted, which count nowhere else: whatever
+            they say, it cannot hit.
         failed: neurons that it has no description of, which count nowhere else.
     """
 
@@ -55,6 +62,7 @@ class RecallRow:
     levels: dict[str, Figure]
     precision: Figure
     mean_words: float | None
+    unplanted: int
     failed: int
 
 
@@ -65,6 +73,7 @@ def recall_rows(
     *,
     words: int = 2,
     seed: int = 0,
+    config: StatisticsConfig | None = None,
 ) -> list[RecallRow]:
     """Compare descriptions with the truth.
 
@@ -76,6 +85,7 @@ def recall_rows(
         controls: names of the describers that are controls.
         words: different words of a concept that name it together (:func:`harness.planted.naming.naming`).
         seed: of the bootstrap.
+        config: how many samples it draws, and the intervals' coverage; none for the defaults.
 
     Returns:
         By recall, the highest first, then by name.
@@ -87,12 +97,16 @@ def recall_rows(
     for description in sorted(descriptions, key=lambda item: (item.describer, item.neuron)):
         by_describer.setdefault(description.describer, []).append(description)
     held = set(controls)
-    rows = [_row(truth, name, name in held, given, words, seed) for name, given in by_describer.items()]
+    figure_of = partial(_figure, seed=seed, config=config or StatisticsConfig())
+    rows = [_row(truth, name, name in held, given, words, figure_of) for name, given in by_describer.items()]
     return sorted(rows, key=lambda row: (-(row.recall.mean or 0.0), row.describer))
 
 
-def _row(truth: Truth, name: str, control: bool, given: Sequence[Description], words: int, seed: int) -> RecallRow:
-    made = [item for item in given if item.status is Status.OK]
+def _row(
+    truth: Truth, name: str, control: bool, given: Sequence[Description], words: int, figure_of: FigureOf
+) -> RecallRow:
+    told = [item for item in given if item.status is Status.OK]
+    made = [item for item in told if truth.planted(item.neuron)]
     found = [(item.neuron, truth.planted(item.neuron)) for item in made]
     said = [naming(item.text, planted, words) for item, (_, planted) in zip(made, found, strict=True)]
     named: list[tuple[Neuron, Planted, bool]] = [
@@ -103,7 +117,7 @@ def _row(truth: Truth, name: str, control: bool, given: Sequence[Description], w
 
     def recall(counts: Callable[[Neuron, Planted], bool]) -> Figure:
         chosen = [(neuron, hit) for neuron, item, hit in named if counts(neuron, item)]
-        return _figure([float(hit) for _, hit in chosen], [neuron.whole for neuron, _ in chosen], seed)
+        return figure_of([float(hit) for _, hit in chosen], [neuron.whole for neuron, _ in chosen])
 
     def level(neuron: Neuron) -> str:
         return truth.neuron(neuron).level
@@ -119,16 +133,17 @@ def _row(truth: Truth, name: str, control: bool, given: Sequence[Description], w
             name: recall(lambda neuron, _item, name=name: level(neuron) == name)  # type: ignore[misc]
             for name in dict.fromkeys(neuron.level for neuron in truth.neurons)
         },
-        precision=_figure([value for _, value in counted], [neuron for neuron, _ in counted], seed),
+        precision=figure_of([value for _, value in counted], [neuron for neuron, _ in counted]),
         mean_words=sum(one.words for one in said) / len(said) if said else None,
-        failed=len(given) - len(made),
+        unplanted=len(told) - len(made),
+        failed=len(given) - len(told),
     )
 
 
-def _figure(values: Sequence[float], clusters: Sequence[Neuron], seed: int) -> Figure:
+def _figure(values: Sequence[float], clusters: Sequence[Neuron], *, seed: int, config: StatisticsConfig) -> Figure:
     if not values:
         return Figure(None, None, 0)
-    interval = clustered_interval(values, clusters, seed=seed)
+    interval = clustered_interval(values, clusters, seed=seed, draws=config.draws, confidence=config.confidence)
     rounded = None if interval is None else (round(interval[0], 6), round(interval[1], 6))
     return Figure(round(sum(values) / len(values), 6), rounded, len(values))
 
@@ -147,23 +162,38 @@ def rows_of_run(folder: RunFolder, *, words: int = 2) -> tuple[Truth, list[Recal
     written = Path(subject["cache"]).expanduser() / planting.key / TRUTH
     truth = Truth.read(written) if written.is_file() else truth_of(planting)
     controls = [name for name, contestant in manifest["contestants"].items() if contestant["control"]]
-    return truth, recall_rows(truth, folder.descriptions().records(), controls, words=words, seed=manifest["seed"])
+    return truth, recall_rows(
+        truth,
+        folder.descriptions().records(),
+        controls,
+        words=words,
+        seed=manifest["seed"],
+        config=statistics_of(manifest),
+    )
 
 
-def markdown(rows: Sequence[RecallRow]) -> str:
-    """Return the rows as two Markdown tables: by where a concept could be found out, and by difficulty."""
+def markdown(rows: Sequence[RecallRow], confidence: float) -> str:
+    """Return the rows as two Markdown tables: by where a concept could be found out, and by difficulty.
+
+    Args:
+        rows: the rows.
+        confidence: coverage of their intervals.
+    """
     seen = [place for place in Seen if any(row.seen[place].count for row in rows)]
     levels = list(rows[0].levels) if rows else []
     first = [["", "recall", *(f"in {place}" if place is not Seen.OUTPUT else "promoted" for place in seen)]]
-    first[0] += ["precision", "words", "failed"]
+    unplanted = any(row.unplanted for row in rows)
+    first[0] += ["precision", "words", *(["nothing planted"] if unplanted else []), "failed"]
     second = [["recall by difficulty", *levels]]
     for row in rows:
         name = f"{row.describer} (control)" if row.control else row.describer
         length = "-" if row.mean_words is None else f"{row.mean_words:.0f}"
         figures = [row.recall, *(row.seen[place] for place in seen), row.precision]
-        first.append([name, *map(_cell, figures), length, str(row.failed)])
+        counts = [str(row.unplanted)] if unplanted else []
+        first.append([name, *map(_cell, figures), length, *counts, str(row.failed)])
         second.append([name, *(_cell(row.levels[level]) for level in levels)])
-    return f"{_table(first)}\n\n{_table(second)}"
+    note = f"In brackets: {100 * confidence:g} % intervals, clustered by neuron."
+    return f"{_table(first)}\n\n{_table(second)}\n\n{note}"
 
 
 def _cell(figure: Figure) -> str:

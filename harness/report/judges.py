@@ -15,6 +15,7 @@ from harness.folder import RunFolder, write_json
 from harness.records import Corruption, from_json
 from harness.report.text import percent, visible
 from harness.stats.judges import JudgeCheck, judge_checks
+from harness.stats.runs import statistics_of
 
 _CHECKS = TypeAdapter(tuple[JudgeCheck, ...])
 
@@ -42,6 +43,7 @@ def judge_checks_of(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[Jud
         retests=retests,
         score_retests=score_retests,
         models=_models(contestants) | _models(judges),
+        config=statistics_of(manifest),
     )
 
 
@@ -71,9 +73,10 @@ def print_judge_checks(folder: RunFolder, console: Console) -> None:
     checks = read_judge_checks(folder)
     if not checks:
         return
+    confidence = statistics_of(folder.read_manifest()).confidence
     columns = {
         "Right %": [percent(check.accuracy) for check in checks],
-        "95 % interval": [_range(check.interval) for check in checks],
+        f"{100 * confidence:g} % interval": [_range(check.interval) for check in checks],
         "Brier": [_figure(check.brier) for check in checks],
         "n": [str(check.comparisons) for check in checks],
         "Failed": [str(check.failed) for check in checks],

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from harness.evidence import TextReader
 from harness.exemplar_table import ExemplarTable
 from harness.folder import Journal, RunFolder
 from harness.llm.client import LLMClient
@@ -33,7 +34,10 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     pending = pending_descriptions(setup, journal)
     if not any(pending.values()):
         return
-    cases = Cases(setup, folder.read_channels(), folder.exemplar_table(), folder.read_activity(), folder.read_effects())
+    reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
+    cases = Cases(
+        setup, folder.read_channels(), folder.exemplar_table(), folder.read_activity(), folder.read_effects(), reader
+    )
     for name, neurons in pending.items():
         if not neurons:
             continue
@@ -47,6 +51,7 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         work = partial(_describe, setup, cases, name, describer, llms, others)
         await answer_all(f"describe with {name}", "neurons", neurons, work, journal)
     journal.close()
+    reader.close()
 
 
 class Cases:
@@ -59,8 +64,9 @@ class Cases:
         exemplars: ExemplarTable | None,
         activity: Sequence[Activity],
         effects: Sequence[Effect],
+        reader: TextReader,
     ) -> None:
-        self._setup = setup
+        self._setup, self._reader = setup, reader
         self._channels: dict[Neuron, list[Channel]] = defaultdict(list)
         self._evidence = Evidence(exemplars, activity, OPEN_TO_DESCRIBERS)
         self._effects: dict[Neuron, list[Effect]] = defaultdict(list)
@@ -87,6 +93,7 @@ class Cases:
             llms=llms,
             effects=tuple(self._effects[neuron]) if describer.needs_effects else (),
             activity=self._evidence.activity(neuron),
+            reader=self._reader,
             channels=tuple(channel.at(neuron.sign) for channel in self._channels[neuron.whole]),
             neurons=tuple(self._setup.described),
             others=others,

@@ -219,9 +219,10 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
 
     def scoring(name: str, *, again: bool = False) -> Callable[[Question], Awaitable[Score]]:
         scorer = setup.scorers[name]
-        seed = derive_seed(setup.seed, "retest") if again else setup.seed
         llms = clients_of(name, scorer, setup, serving)
-        return partial(_score, partial(case, seed), made, name, scorer, _reseeded(llms) if again else llms)
+        # Asked again, it shows the same excerpts in the same order, for which the run's seed stands: the LLM's differs.
+        asked = _reseeded(llms) if again else llms
+        return partial(_score, partial(case, setup.seed), made, name, scorer, asked)
 
     rounds = Rounds(setup, folder, verdicts)
     for name in setup.comparators:

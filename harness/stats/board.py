@@ -182,7 +182,7 @@ def _tests(
 ) -> tuple[PairTest, ...]:
     names, (rates, drawn) = ballots.table.describers, win_rates
     fewer = np.minimum(seen_in[pairs.left], seen_in[pairs.right])
-    spans = percentiles(drawn[:, pairs.left] - drawn[:, pairs.right], fewer, ballots.config.confidence)
+    overall = percentiles(drawn[:, pairs.left] - drawn[:, pairs.right], fewer, ballots.config.confidence)
     found = []
     for left, right in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
         rows = decided.pair == left * len(names) + right
@@ -191,19 +191,24 @@ def _tests(
         p_value = sign_flip_p_value(totals, seed=ballots.seed, flips=ballots.config.flips)
         found.append((p_value, len(totals), standardised_effect(totals / counts[counts > 0])))
     corrected = holm([p_value for p_value, _, _ in found])
+    apart = 2 * ratio(pairs.points, pairs.counts) - 1
+    drawn_apart = 2 * ratio(pairs.drawn_points, pairs.drawn_counts) - 1
+    spans = percentiles(drawn_apart, [neurons for _, neurons, _ in found], ballots.config.confidence)
     return tuple(
         PairTest(
             left=names[left],
             right=names[right],
             neurons=neurons,
-            difference=figure(rates[left] - rates[right]),
-            difference_interval=span(interval),
+            difference=figure(apart[place]),
+            difference_interval=span(spans[place]),
+            overall_difference=figure(rates[left] - rates[right]),
+            overall_interval=span(overall[place]),
             effect=figure(effect),
             p_value=p_value,
             p_holm=p_holm,
         )
-        for left, right, interval, (p_value, neurons, effect), p_holm in zip(
-            pairs.left, pairs.right, spans, found, corrected, strict=True
+        for place, (left, right, (p_value, neurons, effect), p_holm) in enumerate(
+            zip(pairs.left, pairs.right, found, corrected, strict=True)
         )
     )
 

@@ -91,12 +91,17 @@ class Cell:
 class PairTest:
     """Whether one describer beats another: a paired permutation test by neuron, and how far they are apart.
 
+    The difference, the effect and the p-values are of the comparisons of the two with each other. How far apart the two
+    are on the board as a whole is another question, and can have another answer, even of another sign.
+
     Attributes:
         left: the one.
         right: the other.
         neurons: whole neurons with a decided comparison of the two.
-        difference: win rate of ``left`` less that of ``right``, each against all its opponents.
-        difference_interval: its bootstrap interval.
+        difference: share of their comparisons that ``left`` wins less the share that ``right`` wins.
+        difference_interval: its bootstrap interval, clustered by neuron.
+        overall_difference: win rate of ``left`` less that of ``right``, each against all its opponents.
+        overall_interval: its bootstrap interval, clustered by neuron.
         effect: mean over neurons of the points won less those lost to ``right``, in standard deviations between
             neurons (Cohen's d of a paired design); none where neurons do not differ.
         p_value: two-sided, that the two are exchangeable on every neuron.
@@ -108,6 +113,8 @@ class PairTest:
     neurons: int
     difference: float | None
     difference_interval: tuple[float, float] | None
+    overall_difference: float | None
+    overall_interval: tuple[float, float] | None
     effect: float | None
     p_value: float
     p_holm: float

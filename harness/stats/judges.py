@@ -9,16 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from harness.records import Corruption, Description, Neuron, Score, Side, Status, Verdict, Vote, Winner
 from harness.stats.bootstrap import Interval, clustered_interval
 from harness.stats.comparisons import Comparison, merge_verdicts
+from harness.stats.config import StatisticsConfig
+from harness.stats.scoring import value_of
 
 Pair = tuple[str, str]
+IntervalOf = Callable[[Sequence[tuple[Neuron, float]]], Interval | None]
 ANOTHER_LENGTH = 1.5
 """Two equally good descriptions differ in length if one has this many times the words of the other."""
 
@@ -130,6 +134,7 @@ def judge_checks(
     retests: Iterable[Verdict] = (),
     score_retests: Iterable[Score] = (),
     models: Mapping[str, Sequence[str]] | None = None,
+    config: StatisticsConfig | None = None,
 ) -> tuple[JudgeCheck, ...]:
     """Compute what each judge is worth, from records in any order.
 
@@ -154,10 +159,12 @@ def judge_checks(
         score_retests: scores given again.
         models: names of the models that each contestant and each judge asks, for self-preference; a panel's member is
             looked up as ``panel/member``.
+        config: how many samples the intervals are of, and their coverage; none for the defaults.
 
     Raises:
         ValueError: if two records answer the same question.
     """
+    interval_of = partial(_interval, seed=seed, config=config or StatisticsConfig())
     texts = {(item.neuron, item.describer): item.text for item in descriptions if item.status is Status.OK}
     words = {key: len(text.split()) for key, text in texts.items()}
 
@@ -177,7 +184,7 @@ def judge_checks(
         if not alike(item.neuron, item.left, item.right)
     ]
     soft = _soft(said)
-    own = _self_preferences(judged, known, models or {}, seed)
+    own = _self_preferences(judged, known, models or {}, interval_of)
     checks = []
     # A scorer that was asked again has something to say without a contestant of known quality.
     asked_again = {item.scorer for item in regraded}
@@ -195,7 +202,7 @@ def judge_checks(
                     [item for item in regraded if item.scorer == judge],
                 )
             )
-            check = _check(judge, kind, mine, records, known, soft, words, seed)
+            check = _check(judge, kind, mine, records, known, soft, words, interval_of)
             rate, interval, asked = own.get((kind, judge), (None, None, 0))
             checks.append(
                 replace(
@@ -244,7 +251,7 @@ def _check(
     known: Mapping[str, Corruption],
     soft: Mapping[tuple[Neuron, str, str, str], float],
     words: Mapping[tuple[Neuron, str], int],
-    seed: int,
+    interval_of: IntervalOf,
 ) -> JudgeCheck:
     best = max((item.quality for item in known.values()), default=math.inf)
     least = min((item.strength for item in known.values() if item.quality == best), default=math.inf)
@@ -253,7 +260,7 @@ def _check(
     for item in comparisons:
         if item.left in known and item.right in known:
             groups[item.left, item.right].append(item)
-    pairs = tuple(_pair(judge, pair, items, known, soft, seed) for pair, items in sorted(groups.items()))
+    pairs = tuple(_pair(judge, pair, items, known, soft, interval_of) for pair, items in sorted(groups.items()))
     tested = [
         (item, *_ordered((item.left, item.right), known))
         for items in groups.values()
@@ -284,12 +291,12 @@ def _check(
         comparisons=len(decided),
         failed=len(tested) - len(decided),
         accuracy=_mean([points for _, points, _ in decided]),
-        interval=_interval([(neuron, points) for neuron, points, _ in decided], seed),
+        interval=interval_of([(neuron, points) for neuron, points, _ in decided]),
         brier=_mean([(1 - given) ** 2 for _, _, given in decided]),
         consistency=None if not twice else _mean([not value for value in twice]),
         first_position_rate=_mean(firsts),
         length_effect=_mean([points - 0.5 for _, points in longer]),
-        length_interval=_interval([(neuron, points - 0.5) for neuron, points in longer], seed),
+        length_interval=interval_of([(neuron, points - 0.5) for neuron, points in longer]),
         length_comparisons=len(longer),
         self_preference=None,
         self_interval=None,
@@ -309,7 +316,7 @@ def _pair(
     comparisons: Sequence[Comparison],
     known: Mapping[str, Corruption],
     soft: Mapping[tuple[Neuron, str, str, str], float],
-    seed: int,
+    interval_of: IntervalOf,
 ) -> KnownPair:
     better, worse = _ordered(pair, known)
     ordered = known[better].quality != known[worse].quality
@@ -328,7 +335,7 @@ def _pair(
         ties=points.count(0.5),
         wrong=points.count(0.0),
         accuracy=_mean(points),
-        interval=_interval([(item.neuron.whole, value) for item, value in decided], seed),
+        interval=interval_of([(item.neuron.whole, value) for item, value in decided]),
         brier=_mean([(1 - _given(item, better, soft)) ** 2 for item, _ in decided]) if ordered else None,
         soft=sum((item.neuron, item.judge, item.left, item.right) in soft for item, _ in decided),
     )
@@ -390,8 +397,12 @@ def _compared(scores: Sequence[Score], scorer: str, known: Mapping[str, Corrupti
     for neuron, own in sorted(by_neuron.items()):
         for left, right in itertools.combinations(sorted(own), 2):
             one, two = own[left], own[right]
-            bad = [str(item.status) for item in (one, two) if item.status is not Status.OK or item.value is None]
-            points = None if bad else _higher(one.value, two.value)
+            bad = [
+                str(Status.FAILED if item.status is Status.OK else item.status)
+                for item in (one, two)
+                if value_of(item) is None
+            ]
+            points = None if bad else _higher(value_of(one), value_of(two))
             found.append(Comparison(neuron, scorer, left, right, points, False, False, tuple(bad)))
     return found
 
@@ -413,11 +424,11 @@ def _agreement(verdicts: Sequence[Verdict], again: Sequence[Verdict]) -> tuple[f
 
 
 def _correlation(scores: Sequence[Score], again: Sequence[Score]) -> tuple[float | None, int]:
-    first = {(item.neuron, item.describer): item.value for item in scores if item.value is not None}
+    first = {(item.neuron, item.describer): value for item in scores if (value := value_of(item)) is not None}
     both = [
-        (first[key], item.value)
+        (first[key], value)
         for item in again
-        if item.value is not None and (key := (item.neuron, item.describer)) in first
+        if (value := value_of(item)) is not None and (key := (item.neuron, item.describer)) in first
     ]
     one, two = (np.array(values) for values in zip(*both, strict=True)) if both else (np.array([]), np.array([]))
     if len(both) < 2 or np.ptp(one) == 0 or np.ptp(two) == 0:
@@ -429,7 +440,7 @@ def _self_preferences(
     comparisons: Sequence[Comparison],
     known: Mapping[str, Corruption],
     models: Mapping[str, Sequence[str]],
-    seed: int,
+    interval_of: IntervalOf,
 ) -> dict[tuple[str, str], tuple[float | None, Interval | None, int]]:
     """Return, for each comparator that shares a model with a contestant, by how much it prefers that contestant."""
     judges = sorted({item.judge for item in comparisons})
@@ -462,13 +473,19 @@ def _self_preferences(
             assert given is not None
             excess.append((item.neuron.whole, given - reference))
         if excess:
-            found["comparator", judge] = (_mean([value for _, value in excess]), _interval(excess, seed), len(excess))
+            found["comparator", judge] = (_mean([value for _, value in excess]), interval_of(excess), len(excess))
     return found
 
 
-def _interval(observations: Sequence[tuple[Neuron, float]], seed: int) -> Interval | None:
+def _interval(observations: Sequence[tuple[Neuron, float]], *, seed: int, config: StatisticsConfig) -> Interval | None:
     ordered = sorted(observations)
-    found = clustered_interval([value for _, value in ordered], [cluster for cluster, _ in ordered], seed=seed)
+    found = clustered_interval(
+        [value for _, value in ordered],
+        [cluster for cluster, _ in ordered],
+        seed=seed,
+        draws=config.draws,
+        confidence=config.confidence,
+    )
     return None if found is None else (round(found[0], 6), round(found[1], 6))
 
 
