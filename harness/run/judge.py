@@ -33,7 +33,7 @@ from harness.run.answers import Clients, answer_all, attempt, clients_of
 from harness.run.open_evidence import Evidence
 from harness.run.schedule import Orders, Plan, first_round, next_round, shuffled
 from harness.run.setup import Setup
-from harness.seeds import derive_rng, derive_seed
+from harness.seeds import derive_rng
 from harness.stats import merge_verdicts
 
 OPEN_TO_JUDGES = (Split.CALIBRATE, Split.REPORT)
@@ -192,7 +192,6 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
 
     def case(
-        seed: int,
         neuron: Neuron,
         judge: Comparator | Scorer,
         llms: Mapping[str, LLMClient],
@@ -203,7 +202,7 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             held_out.exemplars(neuron),
             setup.subject,
             llms.get(judge.role or ""),
-            seed,
+            setup.seed,
             llms=llms,
             activity=held_out.activity(neuron),
             contestants=contestants,
@@ -213,16 +212,15 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         )
 
     def comparing(name: str, llms: Clients, *, again: bool = False) -> Callable[[Pair], Awaitable[Verdict]]:
-        seed = derive_seed(setup.seed, "retest") if again else setup.seed
+        # Asked again, it shows the same excerpts in the same order, for which the run's seed stands: the LLM's differs.
         asked = _reseeded(llms) if again else llms
-        return partial(_compare, partial(case, seed), made, name, setup.comparators[name], asked)
+        return partial(_compare, case, made, name, setup.comparators[name], asked)
 
     def scoring(name: str, *, again: bool = False) -> Callable[[Question], Awaitable[Score]]:
         scorer = setup.scorers[name]
         llms = clients_of(name, scorer, setup, serving)
-        # Asked again, it shows the same excerpts in the same order, for which the run's seed stands: the LLM's differs.
         asked = _reseeded(llms) if again else llms
-        return partial(_score, partial(case, setup.seed), made, name, scorer, asked)
+        return partial(_score, case, made, name, scorer, asked)
 
     rounds = Rounds(setup, folder, verdicts)
     for name in setup.comparators:
