@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -77,10 +75,8 @@ def managed(model: Path) -> list[str]:
 def test_the_whole_road_on_a_managed_server(tiny_llm: Path, topics: Path, tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     subject = tiny_models.tiny_subject(tmp_path / "tiny-llama", "llama")
-    command = [sys.executable, "-m", "harness", *overrides(subject, topics, tmp_path / "llama"), *managed(tiny_llm)]
-    command += ["describers=[rotate,maxact,generic]", "neurons.per_layer=1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
+    options = [*overrides(subject, topics, tmp_path / "llama"), *managed(tiny_llm)]
+    run(Setup.of(compose_config([*options, "describers=[rotate,maxact,generic]", "neurons.per_layer=1"])))
     check_records(RunFolder(tmp_path / "llama"), 3, pairs=3)
     logs = list((tmp_path / "llama" / "logs").glob("vllm-*.log"))
     assert len(logs) == 1  # one server served the three roles

@@ -189,7 +189,7 @@ def test_killed_anywhere_a_run_goes_on_to_the_same_result(
         process.wait()
         assert not run.leaderboard.exists()
     written = {path: path.stat().st_mtime_ns for path in run.channels.iterdir()}
-    assert start("killed").wait() == 0
+    assert invoke(*options(small, folder="killed", executor__block="1", storage__store="null"))[0] == 0
     assert records(tmp_path / "killed") == whole
     assert run.leaderboard.read_bytes() == RunFolder(tmp_path / "whole").leaderboard.read_bytes()
     assert {path: path.stat().st_mtime_ns for path in written} == written  # finished work was not done again
@@ -672,9 +672,12 @@ def test_help_explains_every_option(invoke: Invoke) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_in_small_puts_real_evidence_before_the_controls(invoke: Invoke, tmp_path: Path) -> None:
+def test_the_demo_in_small_puts_real_evidence_before_the_controls(
+    invoke: Invoke, small: dict[str, str], tmp_path: Path
+) -> None:
     code, out, err = invoke(
-        *("experiment=demo", "folder=demo", "neurons.per_layer=16", "evidence.max_documents=200"),
+        *("experiment=demo", "folder=demo", "neurons.per_layer=16", "evidence.max_documents=null"),
+        *("corpus=files", f"corpus.paths={small['corpus.paths']}"),
         *("decomposition.num_channels=3", "tracking=none", "judges=[embedding_pairwise,embedding_simulation]"),
         *("merit.sample=0", "merit.random_vectors=0", "merit.ablated=0"),
     )

@@ -142,7 +142,9 @@ def test_a_planted_neuron_is_found_by_what_it_does(base: list[str], tmp_path: Pa
         for strength in ((None, None), (200.0, 200.0))
     }
     scores = {item.neuron: item.value for item in folder.scores().records()}
-    assert scores[PLANTED] == 1.0 > scores[PLAIN] == 0.0 == scores[PLANTED.at(Sign.NEGATIVE)]
+    assert scores[PLANTED] == 1.0
+    # A text that is not steered may hold the concept by chance: one of five prompts.
+    assert all(-0.2 <= scores[neuron] <= 0 for neuron in (PLAIN, PLANTED.at(Sign.NEGATIVE)))
 
 
 def test_describers_and_judges_see_effects_over_text_of_their_own(base: list[str], tmp_path: Path) -> None:

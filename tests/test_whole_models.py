@@ -29,6 +29,7 @@ from harness.folder import RunFolder, read_table
 from harness.records import Channel, Neuron, VectorKind, VectorSummary
 from harness.run import progress as progress_module
 from harness.run.help import compose_config
+from harness.run.main import main
 from harness.run.pipeline import run
 from harness.run.setup import Setup
 
@@ -71,10 +72,13 @@ def block_files(folder: RunFolder) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_whole_model_is_decomposed_without_text_describers_or_judges(llama: Path, tmp_path: Path) -> None:
-    process = start(llama, tmp_path / "all", "decomposition.num_channels=1", "tracking=wandb_offline", *BRIEFLY)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+def test_a_whole_model_is_decomposed_without_text_describers_or_judges(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("decomposition.num_channels=1", "tracking=wandb_offline", *BRIEFLY)
+    monkeypatch.setattr("sys.argv", ["neuron-harness", *options(llama, tmp_path / "all", *more)])
+    main()
+    out = capsys.readouterr().out
     folder = RunFolder(tmp_path / "all")
     vectors = folder.read_vectors()
     expected = {
@@ -294,7 +298,7 @@ def test_no_room_on_the_disk_is_told_before_time_is_spent(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**5))
-    with pytest.raises(HarnessError, match=r"left: choose another folder=.*storage\.directions=none"):
+    with pytest.raises(HarnessError, match=r"left: choose another folder .*storage\.directions=none"):
         decomposed(llama, tmp_path / "full")
     assert not (tmp_path / "full" / "channels").exists()
 

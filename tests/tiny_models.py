@@ -69,10 +69,10 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_llm(folder: Path, *, steps: int = 150, seed: int = 0) -> Path:
+def tiny_llm(folder: Path, *, steps: int = 100, seed: int = 0) -> Path:
     """Make a chat LLM of some 0.7 million parameters that has learnt one thing: a digit follows a tab.
 
-    Lines are ``TOKEN<tab>DIGIT``; where a line says ``unknown`` instead of a digit, a digit is still expected.
+    Lines are ``TEXT<tab>DIGIT``; where a line says ``unknown`` instead of a digit, a digit is still expected.
     """
     tokenizer = byte_level_tokenizer(2000)
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -260,8 +260,8 @@ def _unlike_at_start(model: torch.nn.Module) -> None:
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-def _lines(tokenizer: PreTrainedTokenizerFast, rng: random.Random, size: int = 16, length: int = 96) -> Iterator[Batch]:
-    """Yield batches of inputs and labels: lines of a token, a tab and a digit that depends on the token."""
+def _lines(tokenizer: PreTrainedTokenizerFast, rng: random.Random, size: int = 12, length: int = 96) -> Iterator[Batch]:
+    """Yield batches of inputs and labels: after some text, lines of some tokens, a tab and a digit."""
     tab, end = tokenizer.convert_tokens_to_ids(["ĉ", "Ċ"])
     unknown = tokenizer.encode("unknown", add_special_tokens=False)[0]
     digits = tokenizer.convert_tokens_to_ids(DIGITS)
@@ -269,12 +269,13 @@ def _lines(tokenizer: PreTrainedTokenizerFast, rng: random.Random, size: int = 1
     while True:
         inputs, labels = [], []
         for _ in range(size):
-            row, expected = [tokenizer.bos_token_id], [-100]
+            row = [tokenizer.bos_token_id, *rng.choices(words, k=rng.randrange(24)), end]
+            expected = [-100] * len(row)
             while len(row) < length:
-                word = rng.choice(words)
-                digit = digits[word % len(digits)]
-                row += [word, tab, digit if rng.random() < 0.5 else unknown, end]
-                expected += [-100, tab, digit, end]
+                word = rng.choices(words, k=rng.choice((1, 1, 2, 3)))
+                digit = digits[word[-1] % len(digits)]
+                row += [*word, tab, digit if rng.random() < 0.5 else unknown, end]
+                expected += [*[-100] * len(word), tab, digit, end]
             inputs.append(row[:length])
             labels.append(expected[:length])
         yield torch.tensor(inputs), torch.tensor(labels)

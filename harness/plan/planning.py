@@ -260,7 +260,10 @@ class _Planner:
         every = len(samples) == len(items)
         kind = "describer" if name in setup.describers else "comparator" if name in setup.comparators else "scorer"
         bound = (name in work.most and share < 1) or (name in work.most and work.least[name] < work.most[name])
-        exactness = Exactness.BOUND if bound else Exactness.EXACT if constant or every else Exactness.ESTIMATE
+        # How many questions a scorer has follows from the windows that the pass over the corpus finds.
+        guessed = kind == "scorer" and found.evidence not in ("run", "store")
+        counted = (constant or every) and not guessed
+        exactness = Exactness.BOUND if bound else Exactness.EXACT if counted else Exactness.ESTIMATE
         asks = any(amount.calls for amount in roles.values())
         roles = {role: roles.get(role, Amount()) + retested.get(role, Amount()) for role in {*roles, *retested}}
         return MethodPlan(

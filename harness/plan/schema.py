@@ -11,7 +11,7 @@ class Exactness(enum.StrEnum):
     """How sure a count is."""
 
     EXACT = "exact"  # counted, or the same for every item that was tried
-    ESTIMATE = "estimate"  # the mean of the items that were tried, for all
+    ESTIMATE = "estimate"  # the mean of the items that were tried, for all; scorers' on evidence that is not the run's
     BOUND = "at most"  # what an adaptive schedule's budget allows
 
 
