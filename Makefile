@@ -20,7 +20,12 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/neuron-harness experiment=demo
 
-test: check $(VENV)/.vllm
+# Types are checked beside the tests, which wait for other processes half of the time.
+test: $(VENV)/.vllm
+	@$(MAKE) --no-print-directory -j2 check pytest
+
+.PHONY: pytest
+pytest: $(VENV)/.vllm
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: $(VENV)/.dev

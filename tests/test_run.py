@@ -677,7 +677,8 @@ def test_the_demo_in_small_puts_real_evidence_before_the_controls(
 ) -> None:
     code, out, err = invoke(
         *("experiment=demo", "folder=demo", "neurons.per_layer=16", "evidence.max_documents=null"),
-        *("corpus=files", f"corpus.paths={small['corpus.paths']}"),
+        *("corpus=files", f"corpus.paths={small['corpus.paths']}", "evidence.window=32"),
+        *("evidence.top=8", "evidence.random=10"),
         *("decomposition.num_channels=3", "tracking=none", "judges=[embedding_pairwise,embedding_simulation]"),
         *("merit.sample=0", "merit.random_vectors=0", "merit.ablated=0"),
     )
