@@ -180,12 +180,9 @@ PAIRS = list(itertools.combinations(sorted(QUALITY), 2))
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """A run folder with descriptions of 24 neurons of a tiny Llama, and the options that made it; nothing is judged."""
-    import pydoc_data.topics
-
     folder = tmp_path_factory.mktemp("described")
     tiny_models.tiny_subject(folder / "llama", "llama")
-    topics = [{"text": text} for text in pydoc_data.topics.topics.values()]
-    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    tiny_models.topics_file(folder)
     options = [
         *("subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny", "neurons.layers=[0,1]"),
         *("neurons.per_layer=12", "neurons.kinds=[out]", "decomposition.num_channels=1", "corpus=files"),

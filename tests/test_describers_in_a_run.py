@@ -5,29 +5,25 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny_models
+from tiny_models import Invoke
 
 from harness.folder import RunFolder
 from harness.records import EvidenceSize, Status
 from harness.run.main import main
 
-Invoke = Callable[..., tuple[int, str]]
 ALL = "[rotate,maxact,best_of_k,contrastive,vocab_proj,ensemble_raw,ensemble_concat,shuffled,generic,empty,longest]"
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of a run that takes seconds: a tiny Llama over part of Python's reference."""
-    import pydoc_data.topics
-
     folder = tmp_path_factory.mktemp("small")
     tiny_models.tiny_subject(folder / "llama", "llama")
-    topics = [{"text": text} for text in pydoc_data.topics.topics.values()]
-    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    tiny_models.topics_file(folder)
     return [
         *("subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny-llama"),
         *("neurons.layers=[0,1]", "neurons.per_layer=2", "corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]"),
@@ -42,23 +38,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
-@pytest.fixture
-def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Invoke:
-    """Call the command line as its console script does, in an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["neuron-harness", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, capsys.readouterr().err
-
-    return call
-
-
 def written(path: Path, run: Path) -> None:
     """Write a description set for the neurons of a run."""
     names = RunFolder(run).read_manifest()["neurons"]
@@ -68,7 +47,7 @@ def written(path: Path, run: Path) -> None:
 def test_all_describers_in_one_run_under_one_budget(invoke: Invoke, small: list[str], tmp_path: Path) -> None:
     # A scorer that reads new text selects among the candidates.
     by = "judges@describers.best_of_k.by=own_words"
-    code, err = invoke(*small, f"describers={ALL}", "folder=all", "evidence_budget=60", "words=7", by)
+    code, _, err = invoke(*small, f"describers={ALL}", "folder=all", "evidence_budget=60", "words=7", by)
     assert code == 0, err
     run = RunFolder(tmp_path / "all")
     made = {(item.describer, item.neuron): item for item in run.descriptions().records()}
@@ -105,7 +84,7 @@ def test_a_description_set_competes_and_is_part_of_what_was_run(
         *(*small, "folder=given", "describers=[rotate,precomputed,longest]", "describers.longest.source=precomputed"),
         *("describers.precomputed.path=set.jsonl", f"describers.precomputed.columns={columns}"),
     ]
-    code, err = invoke(*given)
+    code, _, err = invoke(*given)
     assert code == 0, err
     run = RunFolder(tmp_path / "given")
     texts = {str(item.neuron): item.text for item in run.descriptions().records() if item.describer == "precomputed"}
@@ -114,7 +93,7 @@ def test_a_description_set_competes_and_is_part_of_what_was_run(
     assert invoke(*given)[0] == 0
 
     (tmp_path / "set.jsonl").write_text((tmp_path / "set.jsonl").read_text().replace("precomputed", "changed"))
-    code, err = invoke(*given)
+    code, _, err = invoke(*given)
     assert code == 1
     assert "inputs.precomputed" in err
 
@@ -145,7 +124,7 @@ def test_with_an_explainer_each_description_tells_what_it_cost(
         *(*small, "folder=asked", "form=llm", "+llm.explainer._target_=explainers.Explainer"),
         "describers=[rotate,maxact,best_of_k,contrastive,ensemble_raw,ensemble_concat,vocab_proj]",
     ]
-    code, err = invoke(*asked)
+    code, _, err = invoke(*asked)
     assert code == 0, err
     run = RunFolder(tmp_path / "asked")
     made = {(item.describer, item.neuron): item for item in run.descriptions().records()}
@@ -191,7 +170,7 @@ MISTAKES = [
 def test_a_mistake_is_told_in_one_line_before_time_is_spent(
     invoke: Invoke, small: list[str], tmp_path: Path, mistake: list[str], words: list[str]
 ) -> None:
-    code, err = invoke(*small, *mistake, "folder=mistaken")
+    code, _, err = invoke(*small, *mistake, "folder=mistaken")
     assert code == 1
     assert len(err.strip().splitlines()) == 1, err
     for word in words:

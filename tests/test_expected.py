@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from test_report import make_run
-from test_run import Invoke, invoke, one_line, options, small
+from test_run import one_line, options, small
+from tiny_models import Invoke
 
 from harness.folder import RunFolder
 from harness.records import Channel, Neuron, Sign, VectorKind, VectorSummary
@@ -16,7 +17,7 @@ from harness.run.help import compose_config
 from harness.run.setup import Setup
 from harness.stats import expected_channels, found_channels
 
-__all__ = ["invoke", "small"]
+__all__ = ["small"]
 
 
 def test_the_published_example_composes_with_its_figures() -> None:

@@ -12,13 +12,14 @@ import datasets
 import pytest
 import yaml
 from test_report import ATTACK, make_run
-from test_run import Invoke, invoke, options, small
+from test_run import options, small
+from tiny_models import Invoke
 
 from harness.export.__main__ import main
 from harness.folder import RunFolder
 from harness.records import Description, Neuron, Sign, Status, Verdict, Vote, Winner
 
-__all__ = ["invoke", "small"]
+__all__ = ["small"]
 LONE = "half a pair \ud83d here"
 
 

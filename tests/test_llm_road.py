@@ -35,11 +35,7 @@ ALL_DESCRIBERS += ["shuffled", "generic", "empty", "longest"]
 @pytest.fixture(scope="module")
 def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Part of Python's reference as a corpus."""
-    import pydoc_data.topics
-
-    path = tmp_path_factory.mktemp("corpus") / "topics.jsonl"
-    path.write_text("\n".join(json.dumps({"text": text}) for text in pydoc_data.topics.topics.values()))
-    return path
+    return tiny_models.topics_file(tmp_path_factory.mktemp("corpus"))
 
 
 def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_run
 import tiny_models
 from test_llm import FakeEndpoint, Reply, endpoint, failed, said
-from test_run import Invoke
+from tiny_models import Invoke
 
 import harness.llm.asking
 from harness.folder import RunFolder
@@ -23,19 +22,15 @@ from harness.records import Status
 from harness.reparse import main as reparse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-invoke = test_run.invoke
 Answer = Callable[[str], Reply]  # of the prompt's text
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of a run of four neurons, two describers and one judge that need an LLM, and a control."""
-    import pydoc_data.topics
-
     folder = tmp_path_factory.mktemp("small")
     tiny_models.tiny_subject(folder / "llama", "llama")
-    topics = [{"text": text} for text in pydoc_data.topics.topics.values()]
-    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    tiny_models.topics_file(folder)
     return [
         *("experiment=llm", "subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny"),
         *("neurons.layers=[1]", "neurons.per_layer=4", "neurons.kinds=[out]", "decomposition.num_channels=1"),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import pydoc_data.topics
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import jsonschema
 import pytest
 import tiny_models
 import torch
+from tiny_models import Invoke
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from harness.export.__main__ import main as export
@@ -46,8 +45,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of a run of seconds: four neurons of a tiny Llama over part of Python's reference."""
     folder = tmp_path_factory.mktemp("planned")
     tiny_models.tiny_subject(folder / "llama", "llama")
-    topics = [{"text": text} for text in pydoc_data.topics.topics.values()]
-    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    tiny_models.topics_file(folder)
     return [
         *("subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny-llama"),
         *("neurons.layers=[0,1]", "neurons.per_layer=2", "neurons.kinds=[in,out]", "decomposition.num_channels=3"),
@@ -224,9 +222,6 @@ def test_a_researcher_is_told_what_looks_wrong(small: list[str], tmp_path: Path)
     assert 0 < pairwise.retests < pairwise.items
     assert pairwise.total.calls == pairwise.items + pairwise.retests
     assert not script.asked
-
-
-Invoke = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

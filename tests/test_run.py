@@ -12,31 +12,25 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models
+from tiny_models import Invoke
 
 from harness.folder import RunFolder
 from harness.records import Source, Split, Status, Usage, VectorKind
 from harness.run.help import compose_config
-from harness.run.main import main
 from harness.subject import ActivationReader
-
-Invoke = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Options of a run that takes seconds: a tiny Llama over part of Python's reference."""
-    import pydoc_data.topics
-
     folder = tmp_path_factory.mktemp("small")
     tiny_models.tiny_subject(folder / "llama", "llama")
-    topics = [{"text": text} for text in pydoc_data.topics.topics.values()]
-    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    tiny_models.topics_file(folder)
     return {
         "subject": "local",
         "subject.sources": f"[{folder / 'llama'}]",
@@ -60,24 +54,6 @@ def options(small: dict[str, str], **changes: str) -> list[str]:
     """Return the options as overrides; in ``changes``, __ stands for a dot."""
     merged = {**small, **{name.replace("__", "."): value for name, value in changes.items()}}
     return [f"{name}={value}" for name, value in merged.items()]
-
-
-@pytest.fixture
-def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Invoke:
-    """Call the command line as its console script does, in an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["neuron-harness", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def records(folder: Path) -> dict[str, list[object]]:

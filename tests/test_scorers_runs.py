@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import pydoc_data.topics
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of a run that takes seconds: a tiny Llama over part of Python's reference, both signs."""
     folder = tmp_path_factory.mktemp("scored")
     tiny_models.tiny_subject(folder / "llama", "llama")
-    topics = [{"text": text} for text in pydoc_data.topics.topics.values()]
-    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    tiny_models.topics_file(folder)
     return [
         *("subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny-llama", "neurons.layers=[1]"),
         *(

@@ -6,8 +6,6 @@ import dataclasses
 import io
 import json
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 import yaml
 from mistakes import told
 from rich.console import Console
+from tiny_models import Invoke
 
 import harness.run.decompose as stage
 from harness.folder import RunFolder, write_json
@@ -27,23 +26,17 @@ from harness.report.sweep import Sweep
 from harness.report.sweep_plots import sweep_figure
 from harness.run.figures import check_figure
 from harness.run.help import compose_config
-from harness.run.main import main
 from harness.run.setup import Setup
 from harness.run.sweep import Outcome, SweepFolder, conclude_sweep
 from harness.stats import pool, swept
-
-Invoke = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of runs that take a second: a tiny Llama, few texts, and a judge without an encoder."""
-    import pydoc_data.topics
-
     folder = tmp_path_factory.mktemp("small")
     tiny_models.tiny_subject(folder / "llama", "llama")
-    texts = [{"text": text} for text in pydoc_data.topics.topics.values()]
-    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    tiny_models.topics_file(folder)
     return [
         *("subject=local", f"subject.sources=[{folder / 'llama'}]", "neurons.layers=[0,1]", "neurons.per_layer=3"),
         *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=30"),
@@ -51,24 +44,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *("describers=[rotate,maxact,generic]", "judges=[own_words]", "tracking=none", "statistics.draws=20"),
         *("merit.sample=0", "merit.random_vectors=2", "merit.ablated=0"),
     ]
-
-
-@pytest.fixture
-def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Invoke:
-    """Call the command line as its console script does, in an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["neuron-harness", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def decomposing(small: list[str]) -> list[str]:

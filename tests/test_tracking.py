@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from test_report import ATTACK, make_run
-from test_run import Invoke, invoke, options, small, summary_of
+from test_run import options, small, summary_of
+from tiny_models import Invoke
 
 from harness.folder import RunFolder, write_json
 from harness.records import Neuron, RoleUsage, Status, Usage
@@ -26,7 +27,7 @@ from harness.run.tracked import cost_rows, failure_rows, neuron_rows, summary_of
 from harness.run.tracking import WandbTracker
 from harness.stats import Leaderboard
 
-__all__ = ["invoke", "small"]
+__all__ = ["small"]
 NOBODY = "http://127.0.0.1:9"  # the discard port: connections are refused
 
 

@@ -7,6 +7,7 @@ that serves the former on a CPU; see ``tests/conftest.py`` for the fixtures.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pydoc_data.topics
 import random
@@ -29,6 +30,9 @@ from transformers import (
 )
 
 from harness.llm.client import Backend, LLMClient
+
+#: Calls the command line: its exit status, and what it printed to both streams.
+Invoke = Callable[..., tuple[int, str, str]]
 
 DIGITS = [str(number) for number in range(11)]  # what simulators are asked for after each token's tab
 CHAT_TEMPLATE = (
@@ -240,6 +244,13 @@ def word_piece_tokenizer(size: int) -> PreTrainedTokenizerFast:
         sep_token="[SEP]",
         mask_token="[MASK]",
     )
+
+
+def topics_file(folder: Path) -> Path:
+    """Write the reference of the language as a corpus, a document per topic."""
+    path = folder / "topics.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in pydoc_data.topics.topics.values()))
+    return path
 
 
 def texts() -> list[str]:
