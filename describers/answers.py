@@ -10,7 +10,7 @@ from typing import TypeVar
 import pydantic
 from pydantic import BaseModel, Field
 
-from harness.decomposition.checks import require_count
+from harness.checks import require_count
 from harness.llm.client import Unanswered
 from harness.methods import Describer
 from harness.records import Status
@@ -19,7 +19,7 @@ AnswerT = TypeVar("AnswerT", bound=BaseModel)
 _DESCRIPTION = "the description, without quotation marks or preamble"
 
 
-class Form(enum.StrEnum):
+class Mode(enum.StrEnum):
     """How a description is made."""
 
     AUTO = "auto"  # with the explainer, if the run has one; extractive otherwise
@@ -60,18 +60,18 @@ class ExplainerDescriber(Describer):
     """A describer that shows evidence to the explainer, or without one names the evidence's own tokens.
 
     Args:
-        words: length asked of the description; in the extractive form, the number of tokens.
-        form: ``auto``, ``llm`` or ``extractive``.
+        target_words: length asked of the description; in the extractive form, the number of tokens.
+        mode: ``auto``, ``llm`` or ``extractive``.
 
     Raises:
         ValueError: if an option is out of range.
     """
 
-    def __init__(self, words: int, form: str) -> None:
-        require_count("words", words, 1)
-        self.words = words
-        self.role = None if Form(form) is Form.EXTRACTIVE else "explainer"
-        self.llm_required = Form(form) is Form.LLM
+    def __init__(self, target_words: int, mode: str) -> None:
+        require_count("target_words", target_words, 1)
+        self.target_words = target_words
+        self.role = None if Mode(mode) is Mode.EXTRACTIVE else "explainer"
+        self.llm_required = Mode(mode) is Mode.LLM
 
 
 def extract(tokens: Iterable[str], count: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from describers.evidence import shares, total
 from describers.nested import handed_on, roles_of, take_needs, the_only
-from harness.decomposition.checks import require, require_count
+from harness.checks import require, require_count
 from harness.errors import HarnessError
 from harness.llm.client import Completion, LLMClient, Message, PromptLogprobs, Sampling, Unanswered
 from harness.methods import Describer, DescriberCase, Draft, JudgeCase, Scorer
@@ -86,9 +86,9 @@ class BestOfK(Describer):
         self.inner = (self._describer, self._scorer)
         take_needs(self, [self._describer])
         self.needs_exemplars = True
-        self.role, self.further_roles = self._describer.role, roles_of(self.inner)
+        self.role, self.extra_roles = self._describer.role, roles_of(self.inner)
         self.extractive = self._describer.extractive
-        self.words = getattr(self._describer, "words", None)
+        self.target_words = getattr(self._describer, "target_words", None)
 
     def check(self, neurons: Sequence[Neuron], subject: Subject) -> None:
         """Ask the scorer; the run asks the describer."""

@@ -15,7 +15,7 @@ import numpy as np
 from describers.answers import ExplainerDescriber, explanation, extract
 from describers.evidence import Excerpt, Group, shares, size_of, within
 from describers.windows import Sampling, activating, active_words, marked, words
-from harness.decomposition.checks import require, require_count
+from harness.checks import require, require_count
 from harness.embedding import SentenceEncoder
 from harness.llm.asking import ask
 from harness.llm.client import Unanswered
@@ -40,11 +40,11 @@ class Contrastive(ExplainerDescriber):
         encoder: the sentence encoder that finds the look-alikes.
         active: windows shown that activate, highest activation first.
         silent: windows shown that do not: for each activating one in turn, the most similar one not yet taken.
-        silent_share: a window is silent if its peak is below this share of the lowest activating one's.
+        silent_fraction: a window is silent if its peak is below this share of the lowest activating one's.
         context: tokens on either side of a window's peak that are shown and compared.
         mark_share: a token is marked from this share of its window's peak on.
-        words: length asked of the description; in the extractive form, the number of tokens.
-        form: ``auto``, ``llm`` or ``extractive``.
+        target_words: length asked of the description; in the extractive form, the number of tokens.
+        mode: ``auto``, ``llm`` or ``extractive``.
     """
 
     needs_exemplars = True
@@ -55,19 +55,19 @@ class Contrastive(ExplainerDescriber):
         encoder: SentenceEncoder,
         active: int = 8,
         silent: int = 8,
-        silent_share: float = 0.5,
+        silent_fraction: float = 0.5,
         context: int = 16,
         mark_share: float = 0.3,
-        words: int = 30,
-        form: str = "auto",
+        target_words: int = 30,
+        mode: str = "auto",
     ) -> None:
-        super().__init__(words, form)
+        super().__init__(target_words, mode)
         for name, value in {"active": active, "silent": silent, "context": context}.items():
             require_count(name, value, 1)
-        require(0 < silent_share <= 1, "silent_share", silent_share, "above 0 and at most 1")
+        require(0 < silent_fraction <= 1, "silent_fraction", silent_fraction, "above 0 and at most 1")
         require(0 < mark_share <= 1, "mark_share", mark_share, "above 0 and at most 1")
         self.encoder = encoder
-        self._active, self._silent, self._silent_share = active, silent, silent_share
+        self._active, self._silent, self._silent_fraction = active, silent, silent_fraction
         self._context, self._mark_share = context, mark_share
 
     async def describe(self, case: DescriberCase) -> Draft:
@@ -79,9 +79,9 @@ class Contrastive(ExplainerDescriber):
             shared = {word.lower() for window in silent for word, _ in words(window)}
             telling = active_words(active)
             alone = [word for word in telling if word.lower() not in shared]
-            return Draft(extract(alone or telling, self.words), detail, evidence=size)
-        prompt = self.prompt.render(active=self._marked(active), silent=_unmarked(silent), words=self.words)
-        return Draft((await ask(case.llm, prompt, explanation(self.words))).description, detail, evidence=size)
+            return Draft(extract(alone or telling, self.target_words), detail, evidence=size)
+        prompt = self.prompt.render(active=self._marked(active), silent=_unmarked(silent), words=self.target_words)
+        return Draft((await ask(case.llm, prompt, explanation(self.target_words))).description, detail, evidence=size)
 
     def show(self, case: DescriberCase) -> Sequence[Group]:
         """Return both sides."""
@@ -99,7 +99,7 @@ class Contrastive(ExplainerDescriber):
         """
         room, room_of_silent = shares(case.budget, 2)
         whole = activating(case, Sampling.TOP, self._active, 1.0, None)
-        limit = self._silent_share * whole[-1].activation
+        limit = self._silent_fraction * whole[-1].activation
         silent = {
             window.window: window
             for window in case.exemplars

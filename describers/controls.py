@@ -25,11 +25,11 @@ class Shuffled(Describer):
     async def describe(self, case: DescriberCase) -> Draft:
         """Look up whose description this neuron gets."""
         # Of neurons whatever the sign: the other sign of the same neuron is not another neuron.
-        neurons = sorted({neuron.whole for neuron in case.neurons})
+        neurons = sorted({neuron.unsigned for neuron in case.neurons})
         if len(neurons) < 2:
             raise Unanswered(Status.FAILED, "a single neuron has nobody to swap descriptions with")
         order = derangement(len(neurons), case.seed, "shuffled", self._source)
-        donor = neurons[order[neurons.index(case.neuron.whole)]].at(case.neuron.sign)
+        donor = neurons[order[neurons.index(case.neuron.unsigned)]].with_sign(case.neuron.sign)
         given = case.others[self._source].get(donor)
         if given is None or given.status is not Status.OK:
             raise Unanswered(Status.FAILED, f"{self._source} has no description of {donor}")
@@ -57,7 +57,7 @@ class Longest(Describer):
         made = [
             given
             for neuron, given in case.others[self._source].items()
-            if neuron.whole != case.neuron.whole and given.status is Status.OK
+            if neuron.unsigned != case.neuron.unsigned and given.status is Status.OK
         ]
         if not made:
             raise Unanswered(Status.FAILED, f"{self._source} has no description of another neuron")

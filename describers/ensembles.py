@@ -12,7 +12,7 @@ from itertools import zip_longest
 from describers.answers import ExplainerDescriber, explanation, extract, joined
 from describers.evidence import Group, ShowsEvidence, shares, total
 from describers.nested import take_needs
-from harness.decomposition.checks import require
+from harness.checks import require
 from harness.llm.asking import ask
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
@@ -28,16 +28,16 @@ class EnsembleRaw(ExplainerDescriber):
     Args:
         of: the describers by name; each can hand over its evidence undescribed (``ShowsEvidence``).
         min_shown: the neuron fails if a smaller share of them has evidence of it.
-        words: length asked of the description; in the extractive form, the number of tokens.
-        form: ``auto``, ``llm`` or ``extractive``.
+        target_words: length asked of the description; in the extractive form, the number of tokens.
+        mode: ``auto``, ``llm`` or ``extractive``.
     """
 
     prompt = Prompt("describers", "prompts/ensemble_raw.j2")
 
     def __init__(
-        self, of: Mapping[str, Describer], min_shown: float = 0.5, words: int = 30, form: str = "auto"
+        self, of: Mapping[str, Describer], min_shown: float = 0.5, target_words: int = 30, mode: str = "auto"
     ) -> None:
-        super().__init__(words, form)
+        super().__init__(target_words, mode)
         require(0 < min_shown <= 1, "min_shown", min_shown, "above 0 and at most 1")
         _require_some(of)
         for name, describer in of.items():
@@ -61,7 +61,9 @@ class EnsembleRaw(ExplainerDescriber):
                 missing.append(f"{name}: {error.detail}")
         detail = _told("from the evidence of", list(shown), missing, self._min_shown)
         groups = [group for found in shown.values() for group in found]
-        answer = await ask(case.llm, self.prompt.render(groups=groups, words=self.words), explanation(self.words))
+        answer = await ask(
+            case.llm, self.prompt.render(groups=groups, words=self.target_words), explanation(self.target_words)
+        )
         return Draft(answer.description, detail, evidence=total(group.size for group in groups))
 
     async def _extract(self, case: DescriberCase) -> Draft:
@@ -76,7 +78,7 @@ class EnsembleRaw(ExplainerDescriber):
                 drafts[name] = Draft(made) if isinstance(made, str) else made
         detail = _told("tokens of", list(drafts), missing, self._min_shown)
         turns = zip_longest(*(draft.text.split(", ") for draft in drafts.values()), fillvalue="")
-        text = extract((word for turn in turns for word in turn), self.words)
+        text = extract((word for turn in turns for word in turn), self.target_words)
         parts = tuple(f"{name}: {draft.text}" for name, draft in drafts.items())
         return Draft(text, detail, parts, total(draft.evidence for draft in drafts.values()))
 

@@ -262,11 +262,11 @@ class Corrupted(Describer):
         return [int(place) for place in order[: round(self._strength * count)]]
 
     def _donor(self, case: DescriberCase) -> Neuron:
-        neurons = sorted({neuron.whole for neuron in case.neurons})
+        neurons = sorted({neuron.unsigned for neuron in case.neurons})
         if len(neurons) < 2:
             raise Unanswered(Status.FAILED, "a single neuron has nobody to swap with")
         order = derangement(len(neurons), case.seed, "corrupted", self._source)
-        return neurons[order[neurons.index(case.neuron.whole)]].at(case.neuron.sign)
+        return neurons[order[neurons.index(case.neuron.unsigned)]].with_sign(case.neuron.sign)
 
     def _of(self, case: DescriberCase, neuron: Neuron) -> str:
         given = case.others[self._source].get(neuron)
@@ -305,7 +305,7 @@ class Rephrased(Describer):
         if given is None or given.status is not Status.OK:
             raise Unanswered(Status.FAILED, f"{source} has no description of {case.neuron}")
         prompt = self.prompt.render(description=given.text, words=len(given.text.split()))
-        return Draft((await ask(case.asked(), prompt, _Rephrased)).description, f"{source}'s, rephrased")
+        return Draft((await ask(case.require_llm(), prompt, _Rephrased)).description, f"{source}'s, rephrased")
 
 
 def _parted(text: str) -> tuple[list[str], list[str]]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from describers.answers import ExplainerDescriber, explanation, extract
 from describers.evidence import Group, size_of
 from describers.windows import Sampling, activating, active_words, discretised, marked
-from harness.decomposition.checks import require, require_count
+from harness.checks import require, require_count
 from harness.llm.asking import ask
 from harness.llm.prompts import Prompt
 from harness.methods import DescriberCase, Draft
@@ -44,8 +44,8 @@ class MaxAct(ExplainerDescriber):
         top_share: share of the windows that are top ones when ``mixed``; the others are quantile ones.
         layout: ``tab`` (a line for each token, with its activation 0-10) or ``spans`` (active tokens marked in text).
         mark_share: in ``spans``, a token is marked from this share of its window's peak on.
-        words: length asked of the description; in the extractive form, the number of tokens.
-        form: ``auto``, ``llm`` or ``extractive``.
+        target_words: length asked of the description; in the extractive form, the number of tokens.
+        mode: ``auto``, ``llm`` or ``extractive``.
     """
 
     needs_exemplars = True
@@ -59,10 +59,10 @@ class MaxAct(ExplainerDescriber):
         top_share: float = 0.5,
         layout: str = "tab",
         mark_share: float = 0.3,
-        words: int = 30,
-        form: str = "auto",
+        target_words: int = 30,
+        mode: str = "auto",
     ) -> None:
-        super().__init__(words, form)
+        super().__init__(target_words, mode)
         require_count("exemplars", exemplars, 1)
         require(0 <= top_share <= 1, "top_share", top_share, "from 0 to 1")
         require(0 < mark_share <= 1, "mark_share", mark_share, "above 0 and at most 1")
@@ -74,13 +74,13 @@ class MaxAct(ExplainerDescriber):
         shown = self._windows(case)
         detail = f"from {len(shown)} windows of the explain split"
         if case.llm is None:
-            return Draft(extract(active_words(shown), self.words), detail, evidence=size_of(shown))
+            return Draft(extract(active_words(shown), self.target_words), detail, evidence=size_of(shown))
         (group,) = self._groups(shown)
         prompt = self.prompt if self._layout is Layout.TAB else self.spans_prompt
         rendered = prompt.render(
-            chosen=MEANING[self._sampling], records=group.records, excerpts=group.excerpts, words=self.words
+            chosen=MEANING[self._sampling], records=group.records, excerpts=group.excerpts, words=self.target_words
         )
-        answer = await ask(case.llm, rendered, explanation(self.words))
+        answer = await ask(case.llm, rendered, explanation(self.target_words))
         return Draft(answer.description, detail, evidence=group.size)
 
     def show(self, case: DescriberCase) -> Sequence[Group]:

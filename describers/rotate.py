@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from describers.answers import ExplainerDescriber, explanation, extract, gist, joined
 from describers.evidence import Group, size_of
-from harness.decomposition.checks import require, require_count
+from harness.checks import require, require_count
 from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
@@ -52,8 +52,8 @@ class Rotate(ExplainerDescriber):
         merge: whether the channel descriptions are merged into one; if not (the ablation), they are joined.
         channel_words: length asked of each channel description.
         min_described: the neuron fails if a smaller share of its channels got a description.
-        words: length asked of the merged description; in the extractive form, the number of tokens.
-        form: ``auto``, ``llm`` or ``extractive``.
+        target_words: length asked of the merged description; in the extractive form, the number of tokens.
+        mode: ``auto``, ``llm`` or ``extractive``.
     """
 
     needs_channels = True
@@ -70,10 +70,10 @@ class Rotate(ExplainerDescriber):
         merge: bool = True,
         channel_words: int = 15,
         min_described: float = 0.8,
-        words: int = 30,
-        form: str = "auto",
+        target_words: int = 30,
+        mode: str = "auto",
     ) -> None:
-        super().__init__(words, form)
+        super().__init__(target_words, mode)
         if channels is not None:
             require_count("channels", channels, 1)
         if kurtosis_share is not None:
@@ -177,8 +177,8 @@ class Rotate(ExplainerDescriber):
 
     async def _merged(self, llm: LLMClient, found: Sequence[tuple[_View, str]]) -> str:
         channels = [{"meaning": MEANING[view.channel.kind], "description": text} for view, text in found]
-        prompt = self.merge_prompt.render(channels=channels, words=self.words)
-        return (await ask(llm, prompt, explanation(self.words))).description
+        prompt = self.merge_prompt.render(channels=channels, words=self.target_words)
+        return (await ask(llm, prompt, explanation(self.target_words))).description
 
     def _extract(self, channels: Sequence[Channel], budget: int | None) -> Draft:
         """Take tokens from the channels in turn, the strongest of each first.
@@ -193,7 +193,9 @@ class Rotate(ExplainerDescriber):
         parts = tuple(
             f"{_label(channel)}: {', '.join(token.token for token in channel.tokens[:8])}" for channel in channels
         )
-        return Draft(extract(turns, self.words), f"tokens of {len(heads)} channels", parts, size_of(tokens=turns))
+        return Draft(
+            extract(turns, self.target_words), f"tokens of {len(heads)} channels", parts, size_of(tokens=turns)
+        )
 
 
 def _joined(descriptions: Sequence[str]) -> str:

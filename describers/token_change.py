@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from describers.answers import ExplainerDescriber, explanation, extract
 from describers.evidence import Group, shares, size_of
-from harness.decomposition.checks import require_count
+from harness.checks import require_count
 from harness.llm.asking import ask
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
@@ -24,15 +24,15 @@ class TokenChange(ExplainerDescriber):
     Args:
         tokens: tokens shown of those that rise, and of those that fall, at each value.
         opposite: whether values below zero, at which the neuron is held against its own sign, are shown too.
-        words: length asked of the description; in the extractive form, the number of tokens.
-        form: ``auto``, ``llm`` or ``extractive``.
+        target_words: length asked of the description; in the extractive form, the number of tokens.
+        mode: ``auto``, ``llm`` or ``extractive``.
     """
 
     needs_effects = True
     prompt = Prompt("describers", "prompts/token_change.j2")
 
-    def __init__(self, tokens: int = 25, opposite: bool = True, words: int = 30, form: str = "auto") -> None:
-        super().__init__(words, form)
+    def __init__(self, tokens: int = 25, opposite: bool = True, target_words: int = 30, mode: str = "auto") -> None:
+        super().__init__(target_words, mode)
         require_count("tokens", tokens, 1)
         self._tokens, self._opposite = tokens, opposite
 
@@ -42,7 +42,9 @@ class TokenChange(ExplainerDescriber):
             return self._extract(case)
         ends = self._ends(case)
         values = [(effect.value > 0, raised, lowered) for effect, raised, lowered in ends]
-        answer = await ask(case.llm, self.prompt.render(values=values, words=self.words), explanation(self.words))
+        answer = await ask(
+            case.llm, self.prompt.render(values=values, words=self.target_words), explanation(self.target_words)
+        )
         shown = [token for _, raised, lowered in ends for token in (*raised, *lowered)]
         return Draft(answer.description, _detail(self._shown(case)), evidence=size_of(tokens=shown))
 
@@ -84,7 +86,7 @@ class TokenChange(ExplainerDescriber):
         highest, lowest = shown[0], shown[-1]
         found = highest.promoted if highest.value > 0 else lowest.suppressed
         tokens = _texts(found[: self._tokens])[: case.budget]
-        return Draft(extract(tokens, self.words), _detail(shown), evidence=size_of(tokens=tokens))
+        return Draft(extract(tokens, self.target_words), _detail(shown), evidence=size_of(tokens=tokens))
 
 
 def _detail(shown: Sequence[Effect]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from describers.answers import ExplainerDescriber, explanation, extract
 from describers.evidence import Group, shares, size_of
-from harness.decomposition.checks import require_count
+from harness.checks import require_count
 from harness.llm.asking import ask
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
@@ -24,16 +24,16 @@ class VocabProj(ExplainerDescriber):
         kind: the weight vector.
         tokens: tokens shown from each end.
         final_norm: whether the final norm is applied to the vector first, where the model has one.
-        words: length asked of the description; in the extractive form, the number of tokens.
-        form: ``auto``, ``llm`` or ``extractive``.
+        target_words: length asked of the description; in the extractive form, the number of tokens.
+        mode: ``auto``, ``llm`` or ``extractive``.
     """
 
     prompt = Prompt("describers", "prompts/vocab_proj.j2")
 
     def __init__(
-        self, kind: str = "out", tokens: int = 50, final_norm: bool = True, words: int = 30, form: str = "auto"
+        self, kind: str = "out", tokens: int = 50, final_norm: bool = True, target_words: int = 30, mode: str = "auto"
     ) -> None:
-        super().__init__(words, form)
+        super().__init__(target_words, mode)
         require_count("tokens", tokens, 1)
         self._kind, self._tokens, self._final_norm = VectorKind(kind), tokens, final_norm
 
@@ -42,10 +42,12 @@ class VocabProj(ExplainerDescriber):
         detail = f"from the projection of the {self._kind} vector"
         if case.llm is None:
             top, _ = self._ends(case, case.budget, 0)
-            return Draft(extract(top, self.words), detail, evidence=size_of(tokens=top))
+            return Draft(extract(top, self.target_words), detail, evidence=size_of(tokens=top))
         top, bottom = self._ends(case, *shares(case.budget, 2))
-        prompt = self.prompt.render(writes=self._kind is VectorKind.OUT, top=top, bottom=bottom, words=self.words)
-        answer = await ask(case.llm, prompt, explanation(self.words))
+        prompt = self.prompt.render(
+            writes=self._kind is VectorKind.OUT, top=top, bottom=bottom, words=self.target_words
+        )
+        answer = await ask(case.llm, prompt, explanation(self.target_words))
         return Draft(answer.description, detail, evidence=size_of(tokens=[*top, *bottom]))
 
     def show(self, case: DescriberCase) -> Sequence[Group]:

@@ -240,12 +240,12 @@ class RunFolder:
         return self.path / "channels"
 
     @property
-    def merit(self) -> Path:
+    def diagnostics(self) -> Path:
         """Folder of what judges the decomposition: NAME.restarts.parquet, NAME.random.parquet, NAME.ablations.parquet.
 
         A name tells what was measured with which settings.
         """
-        return self.path / "merit"
+        return self.path / "diagnostics"
 
     @property
     def exemplars(self) -> Path:
@@ -462,16 +462,22 @@ class RunFolder:
 
     def read_restarts(self) -> list[Restart]:
         """Read how the channels that were sought again agree with the first ones."""
-        return [item for path in sorted(self.merit.glob("*.restarts.parquet")) for item in read_table(path, Restart)]
+        return [
+            item for path in sorted(self.diagnostics.glob("*.restarts.parquet")) for item in read_table(path, Restart)
+        ]
 
     def read_ablations(self) -> list[AblatedChannels]:
         """Read what weight vectors lose without their channels."""
-        files = sorted(self.merit.glob("*.ablations.parquet"))
+        files = sorted(self.diagnostics.glob("*.ablations.parquet"))
         return [item for path in files for item in read_table(path, AblatedChannels)]
 
     def read_random_vectors(self) -> list[RandomVector]:
         """Read what was found in random vectors."""
-        return [item for path in sorted(self.merit.glob("*.random.parquet")) for item in read_table(path, RandomVector)]
+        return [
+            item
+            for path in sorted(self.diagnostics.glob("*.random.parquet"))
+            for item in read_table(path, RandomVector)
+        ]
 
     def read_exemplars(self, neurons: Collection[Neuron] | None = None) -> list[Exemplar]:
         """Read the exemplars of some neurons, or of all, ordered by neuron; none if the run has none yet."""

@@ -68,7 +68,7 @@ class Case:
         """Return the exemplars of one split and source: random ones in corpus order, others highest first."""
         return tuple(item for item in self.exemplars if item.split is split and item.source is source)
 
-    def asked(self) -> LLMClient:
+    def require_llm(self) -> LLMClient:
         """Return the LLM.
 
         Raises:
@@ -177,13 +177,13 @@ class Method:
     Attributes:
         role: the LLM role it asks, or none; if the run has no LLM in that role, ``case.llm`` is none.
         needs_logprobs: whether it asks its role for log-probabilities of prompts, which not every server gives.
-        further_roles: other LLM roles that it asks, found in ``case.llms``, each with whether for log-probabilities.
+        extra_roles: other LLM roles that it asks, found in ``case.llms``, each with whether for log-probabilities.
         llm_required: whether it cannot work without the LLMs of its roles; the run then refuses to start without one,
             or, if it is a scorer, leaves it out.
-        people: whether its answers are what people said who read the descriptions.
+        is_human: whether its answers are what people said who read the descriptions.
         needs_effects: whether the run must measure what clamping the neurons does to the next token for it.
         needs_steered: whether the run must generate steered texts for it; only judges get them.
-        inner: the methods that it calls in its turn; it asks their roles as ``further_roles``. What the run checks of
+        inner: the methods that it calls in its turn; it asks their roles as ``extra_roles``. What the run checks of
             a method, and keeps of its prompts, it checks and keeps of these as well.
     """
 
@@ -191,22 +191,22 @@ class Method:
     needs_steered: bool = False
     role: str | None = None
     needs_logprobs: bool = False
-    further_roles: Mapping[str, bool] = {}
+    extra_roles: Mapping[str, bool] = {}
     llm_required: bool = True
-    people: bool = False
+    is_human: bool = False
     inner: tuple[Method, ...] = ()
 
     @property
     def roles(self) -> dict[str, bool]:
         """All LLM roles that it asks, each with whether for log-probabilities."""
-        return {**({self.role: self.needs_logprobs} if self.role is not None else {}), **self.further_roles}
+        return {**({self.role: self.needs_logprobs} if self.role is not None else {}), **self.extra_roles}
 
     @property
-    def everyone(self) -> Iterator[Method]:
+    def walk(self) -> Iterator[Method]:
         """It, and all methods inside it, however deep."""
         yield self
         for method in self.inner:
-            yield from method.everyone
+            yield from method.walk
 
     @property
     def inputs(self) -> str | None:

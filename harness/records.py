@@ -139,15 +139,15 @@ class Neuron:
         return self.sign is Sign.NEGATIVE
 
     @property
-    def whole(self) -> Neuron:
+    def unsigned(self) -> Neuron:
         """The neuron whatever the sign: what is decomposed, and what observations are clustered by."""
-        return self.at(Sign.POSITIVE)
+        return self.with_sign(Sign.POSITIVE)
 
-    def at(self, sign: Sign) -> Neuron:
+    def with_sign(self, sign: Sign) -> Neuron:
         """Return the neuron at a sign."""
         return self if sign is self.sign else dataclasses.replace(self, sign=sign)
 
-    def turns(self, kind: VectorKind) -> bool:
+    def flips(self, kind: VectorKind) -> bool:
         """Tell whether a weight vector of the neuron is to be read the other way round for this sign.
 
         A gate opens for both signs; ``in`` makes the activation negative where it points away, and a negative
@@ -199,10 +199,10 @@ class Channel:
         """The tokens of the heavier tail."""
         return self.positive if self.skewness >= 0 else self.negative
 
-    def at(self, sign: Sign) -> Channel:
+    def with_sign(self, sign: Sign) -> Channel:
         """Return the channel as the neuron at a sign has it: the other way round where its vector is."""
         turned = _at(self, sign)
-        return dataclasses.replace(turned, histogram=self.histogram[::-1]) if turned.neuron.turns(self.kind) else turned
+        return dataclasses.replace(turned, histogram=self.histogram[::-1]) if turned.neuron.flips(self.kind) else turned
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class VectorSummary:
     negative: tuple[ScoredToken, ...]
     reconstruction: tuple[float, ...]
 
-    def at(self, sign: Sign) -> VectorSummary:
+    def with_sign(self, sign: Sign) -> VectorSummary:
         """Return the vector as the neuron at a sign has it, as :meth:`Channel.at` does."""
         return _at(self, sign)
 
@@ -238,8 +238,8 @@ Projected = TypeVar("Projected", Channel, VectorSummary)
 
 
 def _at(record: Projected, sign: Sign) -> Projected:
-    neuron = record.neuron.at(sign)
-    if not neuron.turns(record.kind):
+    neuron = record.neuron.with_sign(sign)
+    if not neuron.flips(record.kind):
         return dataclasses.replace(record, neuron=neuron)
     return dataclasses.replace(
         record,

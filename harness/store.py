@@ -21,14 +21,14 @@ from harness.subject.files import sha256
 logger = logging.getLogger(__name__)
 
 
-def place(root: Path, identity: Mapping[str, Any]) -> Path:
+def entry_path(root: Path, identity: Mapping[str, Any]) -> Path:
     """Return the folder of an identity, which need not be there."""
     return root / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def shelf(root: Path, identity: Mapping[str, Any]) -> Path:
+def ensure_entry(root: Path, identity: Mapping[str, Any]) -> Path:
     """Return the folder of an identity, made where there is none; it holds the identity as JSON."""
-    folder = place(root, identity)
+    folder = entry_path(root, identity)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "identity.json").exists():
         write_json(folder / "identity.json", identity)
@@ -47,7 +47,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         yield
 
 
-def share(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """Let a file stand in another place as well: as the same file if the disk can, else as a copy, whole or not at all.
 
     Files of runs and stores are replaced and never written to, so that neither place can spoil the other.

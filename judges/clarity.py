@@ -11,7 +11,7 @@ from abc import abstractmethod
 
 from sklearn.metrics import roc_auc_score
 
-from harness.decomposition.checks import require_count
+from harness.checks import require_count
 from harness.evidence import ReadText
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
@@ -70,7 +70,7 @@ class Clarity(_Clearness):
     async def texts(self, case: JudgeCase, description: str) -> list[str]:
         """Have them written."""
         prompt = self.prompt.render(description=description, count=self._texts)
-        llm = case.asked()
+        llm = case.require_llm()
         return await ask_numbered(llm, prompt, "text", self._texts, Sentence, reason=False, room=SENTENCE_ROOM)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import f1_score, roc_auc_score
 
-from harness.decomposition.checks import require_count
+from harness.checks import require_count
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
@@ -49,7 +49,7 @@ class _Recognition(Scorer):
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Ask about all excerpts; raises ``Unanswered`` if one batch is not answered, or only one answer is right."""
-        llm = case.asked()
+        llm = case.require_llm()
         asked = shuffled(self.questions(case), case, self.prompt.name)
         answers = await all_answers(
             self._ask(llm, description, [asked[place].text for place in places])
@@ -79,7 +79,7 @@ class Detection(_Recognition):
         highest: 1: the LLM says 0 or 1; more: it says from 0 to so many how sure it is, and yes is above the middle.
         context: tokens on either side of an excerpt's peak.
         active_share: a window activates the neuron if its peak reaches this share of the highest one.
-        silent_share: a random window is silent if its peak is below this share of the lowest activating one shown.
+        silent_fraction: a random window is silent if its peak is below this share of the lowest activating one shown.
     """
 
     prompt = Prompt("judges", "prompts/detection.j2")
@@ -93,9 +93,9 @@ class Detection(_Recognition):
         highest: int = 1,
         context: int = 16,
         active_share: float = 0.3,
-        silent_share: float = 0.5,
+        silent_fraction: float = 0.5,
     ) -> None:
-        super().__init__(role, Excerpts(active, silent, context, active_share, silent_share), batch, highest)
+        super().__init__(role, Excerpts(active, silent, context, active_share, silent_fraction), batch, highest)
 
     def questions(self, case: JudgeCase) -> list[Question]:
         """Return the activating and the silent excerpts."""
@@ -124,7 +124,7 @@ class Fuzzing(_Recognition):
             cut in several ways.
         active_share: a window activates the neuron if its peak reaches this share of the highest one.
         mark_share: tokens are highlighted from this share of their window's peak on.
-        silent_share: a pattern is moved only to tokens that stay below this share of their window's peak.
+        silent_fraction: a pattern is moved only to tokens that stay below this share of their window's peak.
     """
 
     prompt = Prompt("judges", "prompts/fuzzing.j2")
@@ -138,9 +138,9 @@ class Fuzzing(_Recognition):
         context: int = 16,
         active_share: float = 0.3,
         mark_share: float = 0.5,
-        silent_share: float = 0.2,
+        silent_fraction: float = 0.2,
     ) -> None:
-        super().__init__(role, Excerpts(active, 0, context, active_share, silent_share), batch, highest)
+        super().__init__(role, Excerpts(active, 0, context, active_share, silent_fraction), batch, highest)
         self._mark_share = mark_share
 
     def questions(self, case: JudgeCase) -> list[Question]:
@@ -171,7 +171,7 @@ class Fuzzing(_Recognition):
 
         Of several such places that is chosen which brings the peak nearest to a depth.
         """
-        limit = self._excerpts.silent_share * item.activation
+        limit = self._excerpts.silent_fraction * item.activation
         silent = {place for place in shown if item.activations[place] < limit}
         ways = [step for step in range(-len(shown), len(shown)) if {at + step for at in places} <= silent]
         if not ways:

@@ -30,7 +30,7 @@ class EmbeddingPairwise(Comparator):
         encoder: the sentence encoder.
         windows: activating windows, and at most so many silent ones.
         context: tokens on either side of a window's peak.
-        silent_share: a random window is silent if its peak is below this share of the lowest activating one's.
+        silent_fraction: a random window is silent if its peak is below this share of the lowest activating one's.
         tie_margin: smallest difference in AUC that is a preference.
     """
 
@@ -41,15 +41,20 @@ class EmbeddingPairwise(Comparator):
         encoder: SentenceEncoder,
         windows: int = 20,
         context: int = 12,
-        silent_share: float = 0.5,
+        silent_fraction: float = 0.5,
         tie_margin: float = 0.01,
     ) -> None:
         self.encoder = encoder
-        self._windows, self._context, self._silent_share, self._margin = windows, context, silent_share, tie_margin
+        self._windows, self._context, self._silent_fraction, self._margin = (
+            windows,
+            context,
+            silent_fraction,
+            tie_margin,
+        )
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Compare the two AUCs."""
-        active, silent = active_and_silent(case, self._windows, self._silent_share)
+        active, silent = active_and_silent(case, self._windows, self._silent_fraction)
         texts = self.encoder.encode([excerpt(item, self._context) for item in [*active, *silent]])
         labels = [1] * len(active) + [0] * len(silent)
         one, two = (float(roc_auc_score(labels, texts @ vector)) for vector in self.encoder.encode([first, second]))
@@ -106,7 +111,7 @@ class EmbeddingDetection(Scorer):
         silent: silent excerpts, at most.
         context: tokens on either side of an excerpt's peak.
         active_share: a window activates the neuron if its peak reaches this share of the highest one.
-        silent_share: a random window is silent if its peak is below this share of the lowest activating one shown.
+        silent_fraction: a random window is silent if its peak is below this share of the lowest activating one shown.
     """
 
     def __init__(
@@ -116,10 +121,10 @@ class EmbeddingDetection(Scorer):
         silent: int = 40,
         context: int = 12,
         active_share: float = 0.3,
-        silent_share: float = 0.5,
+        silent_fraction: float = 0.5,
     ) -> None:
         self.encoder = encoder
-        self._excerpts = Excerpts(active, silent, context, active_share, silent_share)
+        self._excerpts = Excerpts(active, silent, context, active_share, silent_fraction)
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Compare similarities."""

@@ -31,11 +31,11 @@ def top_and_random(case: JudgeCase, split: Split, count: int | None = None) -> d
     }
 
 
-def active_and_silent(case: JudgeCase, count: int, silent_share: float) -> tuple[list[Exemplar], list[Exemplar]]:
+def active_and_silent(case: JudgeCase, count: int, silent_fraction: float) -> tuple[list[Exemplar], list[Exemplar]]:
     """Return held-out windows that activate the neuron and windows that do not.
 
     The activating ones are the ``count`` highest of the report split. The others are the random windows of that split
-    whose peak stays below ``silent_share`` of the lowest activating one's, at most ``count``, in corpus order.
+    whose peak stays below ``silent_fraction`` of the lowest activating one's, at most ``count``, in corpus order.
 
     Raises:
         Unanswered: if the neuron has no activating or no silent window.
@@ -43,18 +43,18 @@ def active_and_silent(case: JudgeCase, count: int, silent_share: float) -> tuple
     active = [item for item in case.windows(Split.REPORT, Source.TOP)[:count] if item.activation > 0]
     if not active:
         raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
-    return active, silent(case, active, silent_share, count)
+    return active, silent(case, active, silent_fraction, count)
 
 
-def silent(case: JudgeCase, active: Sequence[Exemplar], silent_share: float, count: int | None) -> list[Exemplar]:
+def silent(case: JudgeCase, active: Sequence[Exemplar], silent_fraction: float, count: int | None) -> list[Exemplar]:
     """Return the report split's random windows that do not activate the neuron, at most ``count``, in corpus order.
 
-    Their peaks stay below ``silent_share`` of that of the last of the activating ones, which stand highest first.
+    Their peaks stay below ``silent_fraction`` of that of the last of the activating ones, which stand highest first.
 
     Raises:
         Unanswered: if there is none.
     """
-    limit = silent_share * active[-1].activation
+    limit = silent_fraction * active[-1].activation
     found = [item for item in case.windows(Split.REPORT, Source.RANDOM) if item.activation < limit][:count]
     if not found:
         raise Unanswered(Status.FAILED, "the neuron is active on every random window of the report split")

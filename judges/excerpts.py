@@ -28,14 +28,14 @@ class Excerpts:
         silent: random windows, at most so many; none for all there are.
         context: tokens shown on either side of a window's peak.
         active_share: a window activates the neuron if its peak reaches this share of the highest one.
-        silent_share: a window is silent if its peak stays below this share of the lowest activating one shown.
+        silent_fraction: a window is silent if its peak stays below this share of the lowest activating one shown.
     """
 
     active: int
     silent: int | None
     context: int
     active_share: float
-    silent_share: float
+    silent_fraction: float
 
     def draw(self, case: JudgeCase) -> tuple[list[Exemplar], list[Exemplar]]:
         """Return the activating windows, highest first, and the silent ones, in corpus order.
@@ -44,7 +44,7 @@ class Excerpts:
             Unanswered: if there is none of either kind.
         """
         active = self.activating(case)
-        return active, silent(case, active, self.silent_share, self.silent)
+        return active, silent(case, active, self.silent_fraction, self.silent)
 
     def activating(self, case: JudgeCase) -> list[Exemplar]:
         """Return the activating windows, highest first.

@@ -76,7 +76,7 @@ class HumanLabels(Comparator):
     """
 
     symmetric = True
-    people = True
+    is_human = True
 
     def __init__(self, path: str, side: str = "both", columns: Mapping[str, str] | None = None) -> None:
         if side not in list(Side):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from harness.decomposition.checks import require_count
+from harness.checks import require_count
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
@@ -38,7 +38,7 @@ class InputBased(Scorer):
         """Have the sentences written, and read them."""
         prompt = self.prompt.render(description=description, count=self._sentences)
         count = 2 * self._sentences
-        llm = case.asked()
+        llm = case.require_llm()
         written = await ask_numbered(llm, prompt, "sentence", count, Sentence, reason=False, room=SENTENCE_ROOM)
         read = await case.read(written)
         if not all(item.activations for item in read):

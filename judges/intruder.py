@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.decomposition.checks import require, require_count
+from harness.checks import require, require_count
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
@@ -48,7 +48,7 @@ class Intruder(Scorer):
         baseline: whether the same is asked without the description too; paid for once for all descriptions.
         context: tokens on either side of an excerpt's peak.
         active_share: a window activates the neuron if its peak reaches this share of the highest one.
-        silent_share: a random window is silent if its peak is below this share of the lowest activating one shown.
+        silent_fraction: a random window is silent if its peak is below this share of the lowest activating one shown.
     """
 
     prompt = Prompt("judges", "prompts/intruder.j2")
@@ -62,18 +62,18 @@ class Intruder(Scorer):
         baseline: bool = False,
         context: int = 16,
         active_share: float = 0.3,
-        silent_share: float = 0.5,
+        silent_fraction: float = 0.5,
     ) -> None:
         require_count("rounds", rounds, 1)
         require_count("choices", choices, 2)
         require(odd in ("active", "silent"), "odd", odd, "'active' or 'silent'")
         self.role, self._choices, self._odd, self._baseline = role, choices, odd, baseline
         self._rounds = rounds
-        self._excerpts = Excerpts(max(rounds, choices), None, context, active_share, silent_share)
+        self._excerpts = Excerpts(max(rounds, choices), None, context, active_share, silent_fraction)
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Play all rounds; raises ``Unanswered`` if one is not answered, or there are too few excerpts."""
-        llm, rounds = case.asked(), self.rounds(case)
+        llm, rounds = case.require_llm(), self.rounds(case)
         told = [description, None] if self._baseline else [description]
         answers = await all_answers(self._ask(llm, given, one) for given in told for one in rounds)
         found = np.array(answers).reshape(len(told), len(rounds)) == [one.odd for one in rounds]

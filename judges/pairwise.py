@@ -51,7 +51,7 @@ class PairwiseLLM(Comparator):
         weaker: excerpts of weaker activation shown, evenly over the range of those that the run drew by quantile; none
             are shown if it drew none.
         context: tokens on either side of an excerpt's peak.
-        silent_share: a random window is silent if its peak is below this share of the lowest activating one's.
+        silent_fraction: a random window is silent if its peak is below this share of the lowest activating one's.
         mark_share: tokens are marked as activating from this share of the highest shown activation on.
         tokens: tokens shown that the neuron promotes, and that it suppresses; 0 for none.
         effects: whether these are measured, by clamping the neuron over text of the report split, which needs a causal
@@ -73,7 +73,7 @@ class PairwiseLLM(Comparator):
         windows: int = 8,
         weaker: int = 4,
         context: int = 16,
-        silent_share: float = 0.5,
+        silent_fraction: float = 0.5,
         mark_share: float = 0.5,
         tokens: int = 20,
         effects: bool = False,
@@ -87,7 +87,7 @@ class PairwiseLLM(Comparator):
             raise HarnessError(f"side is {side!r}; choose input, output or both")
         self.role, self.side, self.needs_logprobs = role, Side(side), preference
         self._windows, self._weaker, self._context = windows, weaker, context
-        self._silent_share, self._mark = silent_share, mark_share
+        self._silent_fraction, self._mark = silent_fraction, mark_share
         self._tokens, self._steered, self._final_norm = tokens, steered, final_norm
         if self.side is not Side.INPUT and tokens < 1 and steered < 1:
             raise HarnessError("of the output side neither tokens nor steered texts are to be shown: raise one of them")
@@ -97,7 +97,7 @@ class PairwiseLLM(Comparator):
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Show the evidence and both descriptions, and ask."""
-        llm = case.asked()
+        llm = case.require_llm()
         evidence = (self._input(case) if self.side is not Side.OUTPUT else {}) | (
             self._output(case) if self.side is not Side.INPUT else {}
         )
@@ -109,7 +109,7 @@ class PairwiseLLM(Comparator):
         return Judgement(WINNERS[answer.verdict], answer.reason, preference, mass)
 
     def _input(self, case: JudgeCase) -> dict[str, Any]:
-        active, silent = active_and_silent(case, self._windows, self._silent_share)
+        active, silent = active_and_silent(case, self._windows, self._silent_fraction)
         highest = active[0].activation
         weaker = over_the_range(case, self._weaker, without=active)
         return {

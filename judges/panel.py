@@ -52,7 +52,7 @@ class Panel(Comparator):
         for member in self.inner:
             for role, needs_logprobs in member.roles.items():
                 roles[role] = roles.get(role, False) or needs_logprobs
-        self.further_roles = roles
+        self.extra_roles = roles
 
     def check(self, neurons: Sequence[Neuron], describers: Sequence[str]) -> None:
         """Let every member check."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from harness.decomposition.checks import require_count
+from harness.checks import require_count
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
@@ -54,7 +54,7 @@ class _Rated(Scorer):
         Raises:
             Unanswered: if a batch was not rated, or the report split holds no window, whatever the description.
         """
-        llm, shown = case.asked(), self.excerpts(case)
+        llm, shown = case.require_llm(), self.excerpts(case)
         if not shown:
             raise Unanswered(Status.FAILED, "the report split has no window")
         parts = await all_answers(

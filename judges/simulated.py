@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.decomposition.checks import require, require_count
+from harness.checks import require, require_count
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Unanswered
 from harness.methods import Grade, JudgeCase, Scorer
@@ -69,7 +69,7 @@ class Simulation(Scorer):
                 which the simulator fails. And if the neuron's activations do not vary over them, whatever the
                 description.
         """
-        llm = case.asked()
+        llm = case.require_llm()
         report, calibrate = (top_and_random(case, split, self._windows) for split in (Split.REPORT, Split.CALIBRATE))
         shown = [*report[Source.TOP], *report[Source.RANDOM], *_even(calibrate)]
         simulated = await all_answers(self.simulate(llm, description, item) for item in shown)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.decomposition.checks import require_count
+from harness.checks import require_count
 from harness.errors import HarnessError
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.decomposition.checks import require_count
+from harness.checks import require_count
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient
 from harness.llm.prompts import Prompt

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.decomposition.checks import require_count
+from harness.checks import require_count
 from harness.errors import HarnessError
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Unanswered
@@ -47,7 +47,7 @@ class OutputBased(Scorer):
 
     def check(self, neurons: Sequence[Neuron]) -> None:
         """Refuse a run in which no neuron has two others beside it."""
-        if len({neuron.whole for neuron in neurons}) < 3:
+        if len({neuron.unsigned for neuron in neurons}) < 3:
             raise HarnessError(
                 "each question shows texts of two other neurons: choose three or more (neurons.per_layer=3), or "
                 "leave it out"
@@ -55,7 +55,7 @@ class OutputBased(Scorer):
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Ask at every strength; raises ``Unanswered`` if one question is not answered, or has no others to show."""
-        llm, choices = case.asked(), self.choices(case)
+        llm, choices = case.require_llm(), self.choices(case)
         answers = await all_answers(self._ask(llm, description, choice) for choice in choices)
         right: dict[float, list[bool]] = defaultdict(list)
         for choice, answer in zip(choices, answers, strict=True):
@@ -76,7 +76,7 @@ class OutputBased(Scorer):
         others = {
             neuron: _by_strength(texts)
             for neuron, texts in sorted(case.steered.items())
-            if neuron.whole != case.neuron.whole
+            if neuron.unsigned != case.neuron.unsigned
         }
         return [
             self._choice(case, strength, number, texts, others)
@@ -141,7 +141,7 @@ class Faithfulness(Scorer):
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Have the continuations rated, all strengths mixed; raises ``Unanswered`` if a batch is not answered."""
-        llm = case.asked()
+        llm = case.require_llm()
         own = case.steered.get(case.neuron, ())
         steered = _by_strength(own)
         if not steered:

@@ -9,8 +9,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
+from support import tiny_models
 
 SERVER = "vllm"
 _TESTS = count()

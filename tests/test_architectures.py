@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
-from mistakes import told
 from safetensors.torch import load_file, save_file
+from support import tiny_models
+from support.errors import told
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, relu, silu, softmax
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, Gemma3ForConditionalGeneration

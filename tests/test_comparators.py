@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
-from mistakes import told
+from support import tiny_models
+from support.errors import told
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Completion, LLMClient, Message, PromptLogprobs, PromptToken, Unanswered
@@ -413,7 +413,7 @@ def test_a_panel_is_what_its_members_are() -> None:
     assert (panel.symmetric, panel.side) == (False, Side.OUTPUT)
     assert panel.roles == {"judge": False, "second": True}
     assert list(prompts_of(panel)) == ["prompts/pairwise.j2"]
-    assert embedding in panel.everyone
+    assert embedding in panel.walk
     mixed = Panel({"one": embedding, "two": Says(A)})
     assert (mixed.symmetric, mixed.side, mixed.roles) == (True, Side.BOTH, {})
     told(lambda: Panel({"one": Says(A)}), "at least two comparators")
@@ -455,10 +455,10 @@ def test_human_labels_are_a_judge_whose_raters_are_its_votes(tmp_path: Path) -> 
     judge = labels(tmp_path)
     judge.check([NEURON, Neuron(3, 18), Neuron(3, 19)], NAMES)
     assert judge.symmetric
-    assert judge.people
+    assert judge.is_human
     assert judge.covers(NEURON, *NAMES)
     assert not judge.covers(Neuron(3, 19), *NAMES)
-    assert not judge.covers(NEURON.at(NEURON.sign), "maxact", "generic")
+    assert not judge.covers(NEURON.with_sign(NEURON.sign), "maxact", "generic")
     # Two raters prefer rotate; shown second, it is the second that wins.
     found = compare(judge, case(names=NAMES), "text of maxact", "text of rotate")
     assert found.winner is Winner.SECOND

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mistakes import told
+from support.errors import told
 
 from describers.graded import Corrupted, Graded, GradedFile, Rephrased
 from harness.fillers import EMPTY, padded
@@ -20,8 +20,8 @@ from harness.llm.client import Unanswered
 from harness.llm.scripted import ScriptedClient
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Corruption, Description, Neuron, Score, Side, Sign, Status, Verdict, Vote, Winner
-from harness.stats import StatisticsConfig
-from harness.stats.judges import JudgeCheck, judge_checks
+from harness.results.judge_checks import JudgeCheck, judge_checks
+from harness.stats.config import StatisticsConfig
 from harness.subject import Subject
 
 A, B, T = Winner.FIRST, Winner.SECOND, Winner.TIE
@@ -108,7 +108,7 @@ def test_a_judge_that_is_wrong_on_one_neuron_of_four() -> None:
     # The neurons were sampled, not the comparisons: of four, one wrong, nothing can be said (Student's t, 3 degrees).
     assert found.interval == (0.0, 1.0)
     # Both signs of a neuron are one cluster.
-    signed = [Verdict(item.neuron.at(Sign.NEGATIVE), "judge", item.first, item.second, False, item.winner)
+    signed = [Verdict(item.neuron.with_sign(Sign.NEGATIVE), "judge", item.first, item.second, False, item.winner)
               for item in asked(wrong_on_the_first)]  # fmt: skip
     assert checked([*asked(wrong_on_the_first), *signed]).interval == found.interval
 

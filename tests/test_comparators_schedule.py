@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
+from support import tiny_models
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
@@ -23,13 +23,13 @@ from harness.llm.scripted import Request, ScriptedBackend
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Neuron, Sign, Status, Verdict, Winner
 from harness.report.judges import read_judge_checks
+from harness.results.comparisons import Comparison, merge_verdicts
 from harness.run.help import compose_config
 from harness.run.judge import judge
 from harness.run.pipeline import run
 from harness.run.schedule import ComparisonConfig, evidence, first_round, next_round, shuffled, threshold
 from harness.run.setup import Setup
 from harness.seeds import derive_rng
-from harness.stats import Comparison, merge_verdicts
 from judges.pairwise import PairwiseLLM
 
 ADAPTIVE = ComparisonConfig("adaptive", None, first=8, step=4, confidence=0.95, budget=1.0, retest=0.0)
@@ -93,7 +93,7 @@ def test_only_pairs_that_are_still_open_go_on() -> None:
 def test_both_signs_of_a_neuron_are_one_observation() -> None:
     start = {FAR: 8}
     both = [
-        dataclasses.replace(item, neuron=item.neuron.at(sign)) for item in decided(FAR, 1.0, 6) for sign in Sign
+        dataclasses.replace(item, neuron=item.neuron.with_sign(sign)) for item in decided(FAR, 1.0, 6) for sign in Sign
     ]  # twelve wins, but of six neurons
     assert next_round(ADAPTIVE, [start], both, {FAR: ORDER}) == {FAR: 12}
 
@@ -190,9 +190,9 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path
         *(
             "evidence.top=3",
             "evidence.random=6",
-            "merit.sample=0",
-            "merit.random_vectors=0",
-            "merit.ablated=0",
+            "diagnostics.sample=0",
+            "diagnostics.random_vectors=0",
+            "diagnostics.ablated=0",
             "tracking=none",
         ),
         *("describers=[rotate,maxact,shuffled,generic]", "judges=[embedding_pairwise]"),

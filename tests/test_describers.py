@@ -14,11 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from made_up import NEURON, NOWHERE, case, channel, describe, failure, saying, scored, shown_tokens, window
 from numpy.typing import NDArray
+from support import tiny_models
+from support.describer_cases import (
+    NEURON,
+    NOWHERE,
+    case,
+    channel,
+    describe,
+    failure,
+    saying,
+    scored,
+    shown_tokens,
+    window,
+)
 
 from describers.best_of_k import BestOfK
 from describers.contrastive import Contrastive
@@ -95,7 +106,7 @@ def test_rotate_keeps_to_its_numbers_and_to_the_order_of_its_kinds() -> None:
     channels += [channel(rank, [f"out{rank}"], kind="out") for rank in range(3)]
     channels.append(channel(0, ["gate"], kind="gate"))
     llm = saying(*"1234", "all")
-    describe(Rotate(kinds=["out", "in"], channels=2, tokens=6, words=9), case(channels=channels, llm=llm))
+    describe(Rotate(kinds=["out", "in"], channels=2, tokens=6, target_words=9), case(channels=channels, llm=llm))
     asked = [shown_tokens(request.text) for request in llm.requests[:-1]]
     assert asked == [["out0"], ["out1"], [*"abcdefABC"], [*"abcdefABC"]]
     assert "at most 9 words" in llm.requests[-1].text
@@ -107,10 +118,10 @@ def test_rotate_without_an_explainer_takes_tokens_from_its_channels_in_turn() ->
         channel(1, [" never shown"], [" desk"], skewness=-11.0),
         channel(0, ["##green", " Red", " sky"], kind="out"),
     ]
-    draft = describe(Rotate(form="extractive"), case(channels=channels))
+    draft = describe(Rotate(mode="extractive"), case(channels=channels))
     assert draft.text == "red, green, blue, sky"
     assert draft.parts[1] == "in channel 2 (negative):  desk"
-    assert describe(Rotate(words=2), case(channels=channels)).text == "red, green"
+    assert describe(Rotate(target_words=2), case(channels=channels)).text == "red, green"
     assert describe(Rotate(tokens=1), case(channels=channels)).text == "red, green"
     # If nothing is promoted by the rule of the heavier tail, the positive tails are all there is to say.
     only = [channel(0, [" up"], [" down"], skewness=-11.0)]
@@ -206,7 +217,7 @@ def test_activations_are_shown_as_whole_numbers_from_0_to_10() -> None:
         window(["random one"], [9.0], source=Source.RANDOM, number=3),
         window(["of the select split"], [9.0], Split.SELECT, number=4),
     ]
-    draft = describe(MaxAct(exemplars=2, words=12), case(exemplars=[strong, weak, *unseen], llm=llm))
+    draft = describe(MaxAct(exemplars=2, target_words=12), case(exemplars=[strong, weak, *unseen], llm=llm))
     assert draft.text == "letters"
     assert "2 windows" in draft.detail
     (request,) = llm.requests
@@ -222,8 +233,8 @@ def test_maxact_without_an_explainer_names_the_words_that_activate_most() -> Non
         window([" sun", " rain", " moon", " cold"], [2.0, 0.5, 0.1, -4.0], number=1),
     ]
     # By the highest, then by the sum; no punctuation, and nothing that does not activate.
-    assert describe(MaxAct(form="extractive"), case(exemplars=exemplars)).text == "unbelievable, rain, sun, moon"
-    assert describe(MaxAct(words=2), case(exemplars=exemplars)).text == "unbelievable, rain"
+    assert describe(MaxAct(mode="extractive"), case(exemplars=exemplars)).text == "unbelievable, rain, sun, moon"
+    assert describe(MaxAct(target_words=2), case(exemplars=exemplars)).text == "unbelievable, rain"
 
 
 def test_words_end_at_punctuation_with_or_without_a_space() -> None:
@@ -337,7 +348,7 @@ def test_the_final_norm_matters_to_vocab_proj(llama: Subject) -> None:
 def test_vocab_proj_without_an_explainer_names_the_promoted_tokens(llama: Subject) -> None:
     top, _ = llama.vocabulary_tokens(TINY, VectorKind.OUT, 50, final_norm=True)
     words = list(dict.fromkeys(token.token.strip().lower() for token in top))
-    draft = describe(VocabProj(words=4, form="extractive"), case(subject=llama, neuron=TINY))
+    draft = describe(VocabProj(target_words=4, mode="extractive"), case(subject=llama, neuron=TINY))
     assert draft.text == ", ".join([word for word in words if word][:4])
 
 
@@ -464,10 +475,10 @@ def test_a_channel_without_an_answer_fails_the_neuron_after_all_were_asked() -> 
 
 @pytest.mark.parametrize("method", [Rotate, MaxAct, VocabProj])
 def test_the_form_says_whether_an_explainer_is_needed(method: Any) -> None:
-    roles = {form: (method(form=form).role, method(form=form).llm_required) for form in ("auto", "llm", "extractive")}
+    roles = {mode: (method(mode=mode).role, method(mode=mode).llm_required) for mode in ("auto", "llm", "extractive")}
     assert roles == {"auto": ("explainer", False), "llm": ("explainer", True), "extractive": (None, False)}
     with pytest.raises(ValueError, match="neither"):
-        method(form="neither")
+        method(mode="neither")
 
 
 def test_the_run_learns_what_a_describer_reads() -> None:
@@ -524,10 +535,10 @@ ALL_THAT_SHOW: dict[str, Callable[[], Describer]] = {
     "maxact": MaxAct,
     "maxact spans": lambda: MaxAct(layout="spans", sampling="mixed"),
     "maxact quantile": lambda: MaxAct(sampling="quantile"),
-    "contrastive": lambda: Contrastive(Bags(), silent_share=0.1),
+    "contrastive": lambda: Contrastive(Bags(), silent_fraction=0.1),
     "vocab_proj": VocabProj,
     "ensemble_raw": lambda: EnsembleRaw(
-        {"a": VocabProj(), "b": Rotate(), "c": MaxAct(), "d": Contrastive(Bags(), silent_share=0.1)}
+        {"a": VocabProj(), "b": Rotate(), "c": MaxAct(), "d": Contrastive(Bags(), silent_fraction=0.1)}
     ),
     "best_of_k": lambda: BestOfK(MaxAct(), Anything(), k=3),
     "best of ensembles": lambda: BestOfK(EnsembleRaw({"a": Rotate(), "b": MaxAct()}), Anything(), k=2),
@@ -591,16 +602,18 @@ def test_a_small_budget_shows_fewer_channels_of_every_kind_rather_than_crumbs_of
     assert [shown_tokens(request.text) for request in llm.requests[:-1]] == [list("abcdxy")] * 4
 
 
-@pytest.mark.parametrize("method", [Rotate, MaxAct, VocabProj, lambda words: Contrastive(Bags(), words=words)])
+@pytest.mark.parametrize(
+    "method", [Rotate, MaxAct, VocabProj, lambda target_words: Contrastive(Bags(), target_words=target_words)]
+)
 def test_the_length_asked_for_is_a_setting_and_leaves_room_for_the_answer(rich: DescriberCase, method: Any) -> None:
     long = "word " * 200
     llm = ScriptedClient(lambda request: json.dumps({"description": long if " 200 words" in request.text else "short"}))
-    draft = describe(method(words=200), dataclasses.replace(rich, llm=llm))
+    draft = describe(method(target_words=200), dataclasses.replace(rich, llm=llm))
     assert draft.text == long
     assert "at most 200 words" in llm.requests[-1].text
-    assert method(words=200).words == 200
+    assert method(target_words=200).target_words == 200
     with pytest.raises(ValueError, match="words"):
-        method(words=0)
+        method(target_words=0)
 
 
 # --- controls ---------------------------------------------------------------------------------------------------------

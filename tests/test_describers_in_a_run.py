@@ -8,8 +8,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import tiny_models
-from tiny_models import Invoke
+from support import tiny_models
+from support.tiny_models import Invoke
 
 from harness.folder import RunFolder
 from harness.records import EvidenceSize, Status
@@ -30,9 +30,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *("evidence.max_documents=40", "evidence.window=24", "evidence.top=5", "evidence.random=8"),
         *(
             "decomposition.num_channels=3",
-            "merit.sample=0",
-            "merit.random_vectors=0",
-            "merit.ablated=0",
+            "diagnostics.sample=0",
+            "diagnostics.random_vectors=0",
+            "diagnostics.ablated=0",
             "tracking=none",
         ),
     ]
@@ -47,7 +47,7 @@ def written(path: Path, run: Path) -> None:
 def test_all_describers_in_one_run_under_one_budget(invoke: Invoke, small: list[str], tmp_path: Path) -> None:
     # A scorer that reads new text selects among the candidates.
     by = "judges@describers.best_of_k.by=own_words"
-    code, _, err = invoke(*small, f"describers={ALL}", "folder=all", "evidence_budget=60", "words=7", by)
+    code, _, err = invoke(*small, f"describers={ALL}", "folder=all", "evidence_budget=60", "target_words=7", by)
     assert code == 0, err
     run = RunFolder(tmp_path / "all")
     made = {(item.describer, item.neuron): item for item in run.descriptions().records()}
@@ -70,7 +70,7 @@ def test_all_describers_in_one_run_under_one_budget(invoke: Invoke, small: list[
         "shuffled", "generic", "empty", "longest"
     }  # fmt: skip
     assert {entry["words"] for name, entry in contestants.items() if name in {"rotate", "best_of_k"}} == {7}
-    assert {entry["form"] for entry in contestants.values()} == {"extractive"}
+    assert {entry["mode"] for entry in contestants.values()} == {"extractive"}
     assert "prompts/ensemble_raw.j2" in contestants["ensemble_raw"]["prompts"]
 
 
@@ -89,7 +89,7 @@ def test_a_description_set_competes_and_is_part_of_what_was_run(
     run = RunFolder(tmp_path / "given")
     texts = {str(item.neuron): item.text for item in run.descriptions().records() if item.describer == "precomputed"}
     assert texts == {name: f"precomputed {name}" for name in run.read_manifest()["neurons"]}
-    assert run.read_manifest()["contestants"]["precomputed"]["form"] == "given"
+    assert run.read_manifest()["contestants"]["precomputed"]["mode"] == "given"
     assert invoke(*given)[0] == 0
 
     (tmp_path / "set.jsonl").write_text((tmp_path / "set.jsonl").read_text().replace("precomputed", "changed"))
@@ -121,7 +121,7 @@ def test_with_an_explainer_each_description_tells_what_it_cost(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     asked = [
-        *(*small, "folder=asked", "form=llm", "+llm.explainer._target_=explainers.Explainer"),
+        *(*small, "folder=asked", "mode=llm", "+llm.explainer._target_=explainers.Explainer"),
         "describers=[rotate,maxact,best_of_k,contrastive,ensemble_raw,ensemble_concat,vocab_proj]",
     ]
     code, _, err = invoke(*asked)
@@ -137,7 +137,7 @@ def test_with_an_explainer_each_description_tells_what_it_cost(
             assert (f"{lost} of 5 without a description: unparsed" in item.detail) == (lost > 0)
         elif name != "ensemble_concat":
             assert item.text == "seed 0"
-    assert {entry["form"] for entry in run.read_manifest()["contestants"].values()} == {"llm"}
+    assert {entry["mode"] for entry in run.read_manifest()["contestants"].values()} == {"llm"}
 
 
 MISTAKES = [
@@ -153,13 +153,13 @@ MISTAKES = [
     ),
     (["describers=[rotate,ensemble_concat]"], ["ensemble_concat", "maxact"]),
     (["describers=[rotate,ensemble_raw]", "describers@describers.ensemble_raw.of=[rotate,generic]"], ["generic"]),
-    (["describers=[rotate,maxact]", "words=0"], ["words must be"]),
+    (["describers=[rotate,maxact]", "target_words=0"], ["target_words must be"]),
     (["describers=[rotate,maxact]", "evidence_budget=0"], ["evidence_budget"]),
     (["describers=[rotate,maxact]", "evidence_budget=many"], ["evidence_budget"]),
     (["describers=[rotate,precomputed]", "describers.precomputed.path=nowhere.csv"], ["nowhere.csv", "No such file"]),
     (["describers=[rotate,contrastive]", "describers.contrastive.encoder.sha256='00'"], ["sentence encoder"]),
     (
-        ["describers=[rotate,best_of_k]", "judges@describers.best_of_k.by=simulation", "form=llm",
+        ["describers=[rotate,best_of_k]", "judges@describers.best_of_k.by=simulation", "mode=llm",
          "llm@llm.explainer=vllm", "llm.explainer.model=a", "llm@llm.simulator=vllm", "llm.simulator.model=b"],
         ["best_of_k", "serving.max_servers=2"],
     ),

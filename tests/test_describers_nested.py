@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from made_up import NEURON, NOWHERE, case, channel, describe, failure, shown_tokens, window
-from mistakes import told
+from support.describer_cases import NEURON, NOWHERE, case, channel, describe, failure, shown_tokens, window
+from support.errors import told
 
 from describers.best_of_k import BestOfK
 from describers.controls import Generic
@@ -273,7 +273,7 @@ class Asking(Told):
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         assert case.llms.keys() == {"simulator"}
-        await case.asked().generate([])
+        await case.require_llm().generate([])
         return await super().score(case, description)
 
 
@@ -286,7 +286,7 @@ def test_describer_and_scorer_ask_their_own_roles_and_candidates_are_drawn_at_te
     method = BestOfK({"maxact": MaxAct()}, Asking(len), k=3)
     assert method.roles == {"explainer": False, "simulator": True}
     assert method.role == "explainer"
-    assert method.words == 30
+    assert method.target_words == 30
     given = full(llm=explainer, llms={"explainer": explainer, "simulator": simulator})
     draft = describe(method, given)
     samplings = [request.sampling for request in explainer.requests]
@@ -306,9 +306,9 @@ def test_describer_and_scorer_ask_their_own_roles_and_candidates_are_drawn_at_te
 
 
 def test_the_run_learns_what_is_inside() -> None:
-    method = BestOfK({"rotate": Rotate(kinds=["out"], form="llm")}, {"asking": Asking(len)})
+    method = BestOfK({"rotate": Rotate(kinds=["out"], mode="llm")}, {"asking": Asking(len)})
     assert (method.needs_channels, method.needs_exemplars, method.kinds) == (True, True, (VectorKind.OUT,))
-    assert [type(one).__name__ for one in method.everyone] == ["BestOfK", "Rotate", "Asking"]
+    assert [type(one).__name__ for one in method.walk] == ["BestOfK", "Rotate", "Asking"]
     assert set(prompts_of(method)) == {"prompts/rotate_channel.j2", "prompts/rotate_merge.j2"}
     both = EnsembleRaw({"a": Rotate(kinds=["in"]), "b": Rotate(kinds=["gate"]), "c": MaxAct()})
     assert (both.needs_channels, both.needs_exemplars) == (True, True)
@@ -344,7 +344,7 @@ def ensemble(**options: Any) -> EnsembleRaw:
 
 def test_the_raw_ensemble_shows_all_evidence_in_one_prompt() -> None:
     llm = ScriptedClient([json.dumps({"description": "everything"})])
-    draft = describe(ensemble(words=12), full(llm=llm, llms={"explainer": llm}))
+    draft = describe(ensemble(target_words=12), full(llm=llm, llms={"explainer": llm}))
     (request,) = llm.requests
     assert draft.text == "everything"
     assert shown_tokens(request.text) == ["in0", "out0"]
@@ -373,7 +373,7 @@ def test_the_raw_ensemble_without_an_explainer_takes_the_tokens_of_each_in_turn(
     given = case(
         channels=[channel(0, [" red", " blue", " green"])], exemplars=[window([" dog", " Red", " cat"], [3, 2, 1])]
     )
-    both = EnsembleRaw({"maxact": MaxAct(), "rotate": Rotate()}, words=4)
+    both = EnsembleRaw({"maxact": MaxAct(), "rotate": Rotate()}, target_words=4)
     draft = describe(both, given)
     assert draft.text == "dog, red, blue, cat"
     assert draft.parts == ("maxact: dog, red, cat", "rotate: red, blue, green")

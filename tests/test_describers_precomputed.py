@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_up import NOWHERE, case, describe, failure
-from mistakes import told
+from support.describer_cases import NOWHERE, case, describe, failure
+from support.errors import told
 
 from describers.precomputed import Precomputed
 from harness.records import Neuron, Sign, Status

@@ -17,11 +17,11 @@ from typing import Any
 import huggingface_hub.constants
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mistakes import told
+from support import tiny_models
+from support.errors import told
 from tokenizers import processors
 from transformers import AutoModel
 
@@ -356,7 +356,7 @@ def collect(
 
 
 def both_signs(*neurons: Neuron) -> list[Neuron]:
-    return [neuron.at(sign) for neuron in neurons for sign in Sign]
+    return [neuron.with_sign(sign) for neuron in neurons for sign in Sign]
 
 
 @pytest.mark.parametrize("stride", [None, 5])
@@ -395,7 +395,7 @@ def test_what_is_kept_is_what_a_search_through_every_window_finds(
             assert [item.activation for item in top] == pytest.approx(peaks[:3], abs=5e-5)
             drawn = [item.window for item in kept.of(neuron, split, Source.RANDOM)]
             assert len(set(drawn)) == 4
-            assert drawn == sorted(drawn) == background.setdefault((split, neuron.whole), drawn)
+            assert drawn == sorted(drawn) == background.setdefault((split, neuron.unsigned), drawn)
             check_quantiles(kept.of(neuron, split, Source.QUANTILE), peaks)
             (activity,) = [item for item in kept.activity if (item.neuron, item.split) == (neuron, split)]
             numbers = [number for number, window in enumerate(truth.windows) if window.split is split]
@@ -523,7 +523,7 @@ def test_peaks_densities_and_means_by_hand(tmp_path: Path, llama: Subject) -> No
     for split, first in zip(Split, range(0, number, 4), strict=True):
 
         def shown(sign: Sign, source: Source, split: Split = split, first: int = first) -> list[tuple[int, Any]]:
-            chosen = (neuron.at(sign), split, source)
+            chosen = (neuron.with_sign(sign), split, source)
             return [
                 (item.window - first, item.activations)
                 for item in kept

@@ -11,9 +11,9 @@ from typing import Any
 import datasets
 import pytest
 import yaml
-from test_report import ATTACK, make_run
-from test_run import options, small
-from tiny_models import Invoke
+from support.finished_run import ATTACK, make_run
+from support.small_run import options, small
+from support.tiny_models import Invoke
 
 from harness.export.__main__ import main
 from harness.folder import RunFolder
@@ -130,7 +130,7 @@ def test_equal_runs_make_equal_bytes_and_no_text_stays_behind(run: RunFolder, ex
 def test_exported_descriptions_compete_again(
     invoke: Invoke, small: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cheap = {"merit.sample": "0", "merit.random_vectors": "0", "judges": "[embedding_pairwise]"}
+    cheap = {"diagnostics.sample": "0", "diagnostics.random_vectors": "0", "judges": "[embedding_pairwise]"}
     base = options(small | cheap, neurons__per_layer="2", neurons__signs="[positive,negative]")
     assert invoke(*base, "folder=one", "describers=[maxact,generic]")[0] == 0
     first = RunFolder(tmp_path / "one")

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
-from mistakes import told
+from support import tiny_models
+from support.errors import told
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM
@@ -120,9 +120,9 @@ def test_interventions_are_edits_of_the_weights(dense: Tiny) -> None:
         plain = dense.plain()
         expected = {
             Intervention(neuron, 30.0): dense.edited(layer, index, keep=0, bias=30),
-            Intervention(neuron.at(Sign.NEGATIVE), 30.0): dense.edited(layer, index, keep=0, bias=-30),
+            Intervention(neuron.with_sign(Sign.NEGATIVE), 30.0): dense.edited(layer, index, keep=0, bias=-30),
             Intervention(neuron, 12.0, Mode.ADD): dense.edited(layer, index, keep=1, bias=12),
-            Intervention(neuron.at(Sign.NEGATIVE), 12.0, Mode.ADD): dense.edited(layer, index, keep=1, bias=-12),
+            Intervention(neuron.with_sign(Sign.NEGATIVE), 12.0, Mode.ADD): dense.edited(layer, index, keep=1, bias=-12),
             Intervention.ablation(neuron): dense.edited(layer, index, keep=0, bias=0),
             Intervention.ablation(neuron, 0.5): dense.edited(layer, index, keep=0, bias=0.5),
             None: plain,
@@ -210,7 +210,7 @@ def test_neurons_of_experts_are_changed_where_tokens_are_routed_to_them(mixture:
         neuron = Neuron(0, index, expert)
         rows = [
             Intervention(neuron, 40.0),
-            Intervention(neuron.at(Sign.NEGATIVE), 8.0, Mode.ADD),
+            Intervention(neuron.with_sign(Sign.NEGATIVE), 8.0, Mode.ADD),
             Intervention.ablation(neuron),
             None,
             Intervention(Neuron(0, index, (expert + 1) % 3), 40.0),
@@ -287,7 +287,7 @@ def continued(
 
 def test_greedy_texts_are_those_of_the_logits(dense: Tiny) -> None:
     """Token by token with a cache the same happens as in whole passes over the growing text."""
-    rows = [None, Intervention(Neuron(0, 2), 25.0), Intervention(Neuron(0, 2).at(Sign.NEGATIVE), 25.0)]
+    rows = [None, Intervention(Neuron(0, 2), 25.0), Intervention(Neuron(0, 2).with_sign(Sign.NEGATIVE), 25.0)]
     found = continued(dense, rows, Decoding(5, temperature=0), spare=2)
     for given, tokens in zip(rows, found, strict=True):
         text = dense.ids

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from held_out import MARKER, case, compare, failure, forbidden, peaked, score, window
+from support.judge_cases import MARKER, case, compare, failure, forbidden, peaked, score, window
 
 from harness.embedding import SentenceEncoder
 from harness.errors import HarnessError
@@ -258,7 +258,7 @@ def test_the_other_order_shows_the_descriptions_the_other_way_round(storms: list
 
 def test_the_numbers_of_the_comparison(storms: list[Exemplar]) -> None:
     llm = ScriptedClient([verdict("A")])
-    judge = PairwiseLLM("jury", windows=1, context=1, silent_share=0.7, mark_share=0.4)
+    judge = PairwiseLLM("jury", windows=1, context=1, silent_fraction=0.7, mark_share=0.4)
     assert judge.role == "jury"
     compare(judge, case(storms, llm), "a", "b")
     text = llm.requests[0].text

@@ -9,21 +9,20 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 import pytest
-import tiny_models
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from support import tiny_models
+from support.endpoint import HELLO, MORTAL, Reply, endpoint, failed, impostor, said, start
 
 from harness.errors import HarnessError
 from harness.llm import (
@@ -32,6 +31,7 @@ from harness.llm import (
     LLMClient,
     Message,
     MeteredClient,
+    NotCached,
     Price,
     PromptLogprobs,
     PromptToken,
@@ -39,10 +39,9 @@ from harness.llm import (
     Sampling,
     Serving,
     Unanswered,
-    Unasked,
     ask,
-    leash,
     parse,
+    process_guard,
 )
 from harness.llm.asking import declines
 from harness.llm.openai_compatible import OpenAICompatible
@@ -50,10 +49,7 @@ from harness.llm.scripted import ScriptedBackend, ScriptedClient
 from harness.llm.vllm_server import ManagedVLLM
 from harness.records import RoleUsage, Status, Usage, total_roles
 
-HELLO = [Message("user", "hello")]
 CONF = Path(__file__).parent.parent / "conf" / "llm"
-
-Reply = tuple[int, Mapping[str, str], Any]
 
 
 class Verdict(pydantic.BaseModel):
@@ -62,80 +58,6 @@ class Verdict(pydantic.BaseModel):
 
 
 # --- a server ---------------------------------------------------------------------------------------------------------
-
-
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 128  # as many callers as knock at once; the default of 5 turns some away
-
-
-class FakeEndpoint:
-    """Speaks HTTP on a port of its own; ``answer`` maps each request's body to status, headers and body."""
-
-    def __init__(self, answer: Callable[[dict[str, Any]], Reply]) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str] = []
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.requests.append(body)
-                endpoint.keys.append(self.headers["Authorization"])
-                status, headers, content = answer(body)
-                data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-                self.send_response(status)
-                for name, value in {"Content-Type": "application/json", **headers}.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = _Server(("127.0.0.1", 0), Handler)
-        self.server.handle_error = lambda *_: None  # a client that gave up waiting is no news
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-
-
-@contextmanager
-def endpoint(*replies: Reply | Callable[[dict[str, Any]], Reply]) -> Iterator[FakeEndpoint]:
-    """Serve the replies in order, the last one for ever."""
-    left = list(replies)
-
-    def answer(body: dict[str, Any]) -> Reply:
-        reply = left.pop(0) if len(left) > 1 else left[0]
-        return reply(body) if callable(reply) else reply
-
-    fake = FakeEndpoint(answer)
-    thread = threading.Thread(target=fake.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield fake
-    finally:
-        fake.server.shutdown()
-        fake.server.server_close()
-
-
-def said(content: str | None, finish: str = "stop", refusal: str | None = None, **extra: Any) -> Reply:
-    message = {"role": "assistant", "content": content, "refusal": refusal}
-    return (
-        200,
-        {},
-        {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "m",
-            "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
-            "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
-            **extra,
-        },
-    )
-
-
-def failed(status: int, message: str = "no", **headers: str) -> Reply:
-    return status, {name.replace("_", "-"): value for name, value in headers.items()}, {"error": {"message": message}}
 
 
 def generate(url: str, **arguments: Any) -> Completion:
@@ -623,7 +545,7 @@ def test_without_an_llm_only_what_is_stored_is_said(tmp_path: Path) -> None:
     silent = CachedClient(None, backend, ResponseCache(tmp_path))
     assert asyncio.run(silent.generate(HELLO)).text == "stored"
     for question in (silent.generate([Message("user", "new")]), silent.token_logprobs(HELLO)):
-        with pytest.raises(Unasked):
+        with pytest.raises(NotCached):
             asyncio.run(question)
 
 
@@ -1094,31 +1016,6 @@ def test_a_server_that_cannot_start_is_found_before_the_run(arguments: dict[str,
     assert "\n" not in str(error.value)
 
 
-IMPOSTOR = """#!{python}
-import sys
-if sys.argv[1] == "-c":
-    sys.exit(0)  # "is vLLM installed?"
-print("INFO 11-21 03:45:24 [api.py:1] like `OSError: [Errno 24]` this is no cause")
-print("(EngineCore pid=7) ERROR 11-21 03:45:24 [core.py:1] ValueError: the weights are missing")
-for number in range(30):
-    print("line", number)
-{end}
-"""
-
-
-def impostor(tmp_path: Path, end: str) -> ManagedVLLM:
-    """Return a back end whose interpreter only pretends to have vLLM."""
-    program = tmp_path / "python"
-    program.write_text(IMPOSTOR.format(python=sys.executable, end=end))
-    program.chmod(0o755)
-    return ManagedVLLM("m", python=str(program), startup_timeout_s=3)
-
-
-async def start(backend: ManagedVLLM, logs: Path) -> None:
-    async with backend.open(logs):
-        raise AssertionError("it started")
-
-
 def test_a_server_that_dies_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(HarnessError) as error:
         asyncio.run(start(impostor(tmp_path, "sys.exit(3)"), tmp_path / "logs"))
@@ -1133,21 +1030,6 @@ def test_a_server_that_is_never_ready(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"not ready after 3 s; raise llm.ROLE.startup_timeout_s"):
         asyncio.run(start(impostor(tmp_path, "sys.stdout.flush(); import time; time.sleep(600)"), tmp_path / "logs"))
     assert time.monotonic() - began < 10
-
-
-MORTAL = """
-import os, http.server
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        assert self.headers["Authorization"] == "Bearer " + os.environ["VLLM_API_KEY"]
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(b'{{"object": "list", "data": []}}')
-    def do_POST(self):
-        os._exit(7)
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
-"""
 
 
 def test_a_server_that_dies_in_the_middle(tmp_path: Path) -> None:
@@ -1166,9 +1048,9 @@ def test_a_server_that_dies_in_the_middle(tmp_path: Path) -> None:
 
 def test_a_run_that_is_cancelled_leaves_no_server(tmp_path: Path) -> None:
     async def run() -> list[int]:
-        backend, before = impostor(tmp_path, "import time; time.sleep(600)"), tiny_models.leashed()
+        backend, before = impostor(tmp_path, "import time; time.sleep(600)"), tiny_models.guarded()
         task = asyncio.create_task(start(backend, tmp_path / "logs"))
-        while not (sessions := tiny_models.leashed() - before):
+        while not (sessions := tiny_models.guarded() - before):
             await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -1208,7 +1090,7 @@ def is_alive(process: int) -> bool:
 def test_nothing_on_the_leash_survives(tmp_path: Path, end: str) -> None:
     script, names = tmp_path / "stubborn.py", tmp_path / "processes"
     script.write_text(STUBBORN)
-    command = [sys.executable, "-I", "-S", leash.__file__, "0.3", sys.executable, str(script), str(names)]
+    command = [sys.executable, "-I", "-S", process_guard.__file__, "0.3", sys.executable, str(script), str(names)]
     # A harness of its own, to be killed: it holds the pipe and prints the leash's number.
     harness = subprocess.Popen(
         [

@@ -15,7 +15,7 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_llm import HELLO, MORTAL, endpoint, failed, impostor, said
+from support.endpoint import HELLO, MORTAL, endpoint, failed, impostor, said
 
 from harness.errors import HarnessError
 from harness.folder import Journal, RunFolder

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import tiny_models
+from support import tiny_models
 
 from harness.folder import RunFolder
 from harness.llm.scripted import Request, ScriptedBackend
@@ -46,7 +46,7 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
         *("neurons.layers=[1]", "neurons.per_layer=2", "neurons.kinds=[gate,in,out]", "decomposition.num_channels=2"),
         *("corpus=files", f"corpus.paths=[{topics}]", "evidence.max_documents=40", "evidence.window=16"),
         *("evidence.top=3", "evidence.random=6", "judges.simulation.windows=1"),
-        *("merit.sample=0", "merit.random_vectors=0", "merit.ablated=0"),
+        *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
         *("tracking=none", f"folder={folder}", f"serving.cache={folder.parent / 'cache'}"),
     ]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
-from test_llm import FakeEndpoint, Reply, endpoint, failed, said
-from tiny_models import Invoke
+from support import tiny_models
+from support.endpoint import FakeEndpoint, Reply, endpoint, failed, said
+from support.tiny_models import Invoke
 
 import harness.llm.asking
 from harness.folder import RunFolder
@@ -39,9 +39,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             "evidence.window=16",
             "evidence.top=3",
             "evidence.random=6",
-            "merit.sample=0",
-            "merit.random_vectors=0",
-            "merit.ablated=0",
+            "diagnostics.sample=0",
+            "diagnostics.random_vectors=0",
+            "diagnostics.ablated=0",
         ),
         *("describers=[maxact,vocab_proj,generic]", "judges=[pairwise]", "tracking=none", "folder=run"),
     ]

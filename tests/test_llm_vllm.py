@@ -12,7 +12,7 @@ from typing import Literal
 
 import pydantic
 import pytest
-from tiny_models import DIGITS, Served, leashed, survivors, tiny_vllm
+from support.tiny_models import DIGITS, Served, guarded, survivors, tiny_vllm
 
 from harness.errors import HarnessError
 from harness.llm import CachedClient, Completion, Message, ResponseCache, Sampling, Serving, ask, parse
@@ -131,13 +131,13 @@ def test_a_broken_model_is_told_with_the_end_of_the_log(tmp_path: Path) -> None:
     model = tmp_path / "broken"
     model.mkdir()
     (model / "config.json").write_text('{"architectures": ["NoSuchModel"], "model_type": "no-such-model"}')
-    before, logs = leashed(), tmp_path / "logs"
+    before, logs = guarded(), tmp_path / "logs"
     sessions: set[int] = set()
 
     async def run() -> None:
         async def watch() -> None:
             while True:
-                sessions.update(leashed() - before)
+                sessions.update(guarded() - before)
                 await asyncio.sleep(0.1)
 
         watcher = asyncio.create_task(watch())

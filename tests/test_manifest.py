@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
+from support import tiny_models
 
 import harness.run.manifest as manifest
 from harness.errors import HarnessError

@@ -12,9 +12,9 @@ from typing import Any
 import huggingface_hub.constants
 import jsonschema
 import pytest
-import tiny_models
 import torch
-from tiny_models import Invoke
+from support import tiny_models
+from support.tiny_models import Invoke
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from harness.export.__main__ import main as export
@@ -30,8 +30,8 @@ from harness.planted.__main__ import main as planted
 from harness.reparse import main as reparse
 from harness.report.__main__ import main as report
 from harness.run.channel_store import ChannelStore
+from harness.run.diagnostics import measure_diagnostics
 from harness.run.help import compose_config, help_text
-from harness.run.merit import measure_merit
 from harness.run.pipeline import run
 from harness.run.setup import Setup
 from harness.subject.architecture import ARCHITECTURES
@@ -51,8 +51,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *("neurons.layers=[0,1]", "neurons.per_layer=2", "neurons.kinds=[in,out]", "decomposition.num_channels=3"),
         "decomposition.overrides=[{layers: [1], num_channels: 2}]",
         *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=40"),
-        *("evidence.window=16", "evidence.top=5", "evidence.random=10", "merit.ablated=0", "merit.sample=0"),
-        *("merit.random_vectors=0", "tracking=none", "judges=[pairwise,detection]", "form=llm"),
+        *(
+            "evidence.window=16",
+            "evidence.top=5",
+            "evidence.random=10",
+            "diagnostics.ablated=0",
+            "diagnostics.sample=0",
+        ),
+        *("diagnostics.random_vectors=0", "tracking=none", "judges=[pairwise,detection]", "mode=llm"),
     ]
 
 
@@ -121,22 +127,22 @@ def test_what_is_planned_is_what_is_asked(small: list[str], tmp_path: Path) -> N
     assert finished.seconds == 0
     assert {method.done for method in finished.methods if method.kind == "describer"} == {4}
 
-    # Figures of merit that are not there yet are work, whatever other ones are; those that are there are none.
-    def measuring(**merit: int) -> Setup:
-        return dataclasses.replace(setup, merit=dataclasses.replace(setup.merit, **merit))
+    # Diagnostics that are not there yet are work, whatever other ones are; those that are there are none.
+    def measuring(**diagnostics: int) -> Setup:
+        return dataclasses.replace(setup, diagnostics=dataclasses.replace(setup.diagnostics, **diagnostics))
 
-    def merit_of(plan: RunPlan) -> str:
-        (stage,) = (stage for stage in plan.stages if stage.name == "figures of merit")
+    def diagnostics_of(plan: RunPlan) -> str:
+        (stage,) = (stage for stage in plan.stages if stage.name == "diagnostics")
         assert stage.basis is (Basis.MEASURED if stage.note else Basis.NOTHING)
         return stage.note
 
     two, three = measuring(random_vectors=2, random_channels=2), measuring(random_vectors=3, random_channels=2)
     planned = plan_of_setup(two, ALL)
     # Two layers and two kinds of vectors, in each of which two random ones are drawn, with two channels.
-    assert (planned.state, merit_of(planned)) == ("unfinished", "16 channels of restarts and random vectors")
-    measure_merit(two, RunFolder(setup.folder), ChannelStore(two))
-    assert (plan_of_setup(two, ALL).state, merit_of(plan_of_setup(two, ALL))) == ("finished", "")
-    assert merit_of(plan_of_setup(three, ALL)) == "24 channels of restarts and random vectors"
+    assert (planned.state, diagnostics_of(planned)) == ("unfinished", "16 channels of restarts and random vectors")
+    measure_diagnostics(two, RunFolder(setup.folder), ChannelStore(two))
+    assert (plan_of_setup(two, ALL).state, diagnostics_of(plan_of_setup(two, ALL))) == ("finished", "")
+    assert diagnostics_of(plan_of_setup(three, ALL)) == "24 channels of restarts and random vectors"
 
     # A new folder: the store has the evidence and the cache every answer.
     again = plan_of_setup(dataclasses.replace(setup, folder=tmp_path / "again"), ALL)
@@ -285,7 +291,7 @@ def test_what_stands_in_for_a_model_is_tiny_whatever_its_family(family: str) -> 
 
 
 def test_in_a_pipe_a_plan_is_plain_text(invoke: Invoke, small: list[str]) -> None:
-    quick = [item for item in small if not item.startswith(("judges", "form"))]
+    quick = [item for item in small if not item.startswith(("judges", "mode"))]
     code, out, _ = invoke(*quick, "describers=[maxact,generic]", "judges=[own_words]", "--neurons", "2")
     assert code == 0
     assert "\x1b" not in out

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mistakes import told
+from support.errors import told
 from transformers import AutoModelForCausalLM
 
 from harness.decomposition import kurtosis
@@ -40,7 +40,7 @@ from harness.planted.recall import RecallRow, recall_rows, rows_of_run
 from harness.planted.stems import stem
 from harness.records import Description, Neuron, Side, Sign, Split, Status, VectorKind
 from harness.run.main import main
-from harness.stats import StatisticsConfig
+from harness.stats.config import StatisticsConfig
 from harness.subject import ActivationReader
 from judges.planted import PlantedTruth
 
@@ -165,13 +165,13 @@ def test_neurons_respond_to_their_concepts_as_their_weights_say(subject: Planted
 
 def test_a_sign_has_the_concepts_that_drive_it(truth: Truth) -> None:
     for neuron in of_level(truth, "two_sided"):
-        positive, negative = truth.planted(neuron), truth.planted(neuron.at(Sign.NEGATIVE))
+        positive, negative = truth.planted(neuron), truth.planted(neuron.with_sign(Sign.NEGATIVE))
         parts = truth.neuron(neuron).reads
         assert [item.concept.name for item in (*positive, *negative)] == [part.concept for part in parts]
         assert [item.weight for item in negative] == [1.0]
     neuron = of_level(truth, "clear")[0]
     assert [item.seen is Seen.OUTPUT for item in truth.planted(neuron)] == [False, True]
-    assert truth.planted(neuron.at(Sign.NEGATIVE)) == ()
+    assert truth.planted(neuron.with_sign(Sign.NEGATIVE)) == ()
     assert truth.planted(neuron, Side.INPUT) + truth.planted(neuron, Side.OUTPUT) == truth.planted(neuron)
 
 
@@ -330,7 +330,7 @@ def test_recall_counts_failures_apart(truth: Truth) -> None:
     assert (row.seen[Seen.OUTPUT].mean, row.seen[Seen.OUTPUT].count) == (0.0, 2)
     assert row.levels["drowned"].mean is None
     # Where nothing was planted nothing can be hit: that is no precision of 0, and no shorter or longer text.
-    silent = [Description(first.at(Sign.NEGATIVE), "half", "three other words"), *made]
+    silent = [Description(first.with_sign(Sign.NEGATIVE), "half", "three other words"), *made]
     (again,) = recall_rows(truth, silent, controls=["half"])
     assert (row.unplanted, again) == (0, dataclasses.replace(row, unplanted=1))
     assert naming("three other words", ()).precision is None
@@ -358,9 +358,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         *levels,
         *("subject.planting.only_weights=0.35", "subject.planting.only_text=0.35", "neurons.kinds=[in,out]"),
         *(
-            "merit.sample=0",
-            "merit.random_vectors=0",
-            "merit.ablated=0",
+            "diagnostics.sample=0",
+            "diagnostics.random_vectors=0",
+            "diagnostics.ablated=0",
             "storage.histograms=false",
             "storage.directions=none",
         ),

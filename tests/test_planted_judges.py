@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from made_up import NOWHERE, case
-from mistakes import told
+from support.describer_cases import NOWHERE, case
+from support.errors import told
 
 from describers.graded import Graded, GradedFile, KnowsTruth
 from harness.folder import RunFolder
@@ -19,8 +19,8 @@ from harness.planted import Grade, PlantedSubject
 from harness.planted.corruptions import QUALITY
 from harness.records import Neuron, Side, Sign, Status
 from harness.report.judges import read_judge_checks
+from harness.results.judge_checks import JudgeCheck
 from harness.run.main import main
-from harness.stats.judges import JudgeCheck
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -69,10 +69,10 @@ def test_a_planted_subject_grades_descriptions_of_the_side_that_is_asked_for(sub
 
 
 def test_another_neurons_description_is_not_that_of_its_other_sign(subject: PlantedSubject) -> None:
-    both = [neuron.at(sign) for neuron in TWO_SIDED for sign in Sign]
+    both = [neuron.with_sign(sign) for neuron in TWO_SIDED for sign in Sign]
     for neuron in both:
         made = {item.grade: item.text for item in subject.graded(neuron, both, side=Side.INPUT, seed=0)}
-        others = [other for other in both if other.whole != neuron.whole]
+        others = [other for other in both if other.unsigned != neuron.unsigned]
         assert made[Grade.OTHER] in {subject.truth.description(other, Side.INPUT) for other in others}
 
 

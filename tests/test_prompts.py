@@ -12,7 +12,7 @@ import pytest
 import test_report
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from prompt_examples import EXAMPLES, GOLDEN, as_text, found, golden_file, rendered
+from support.prompt_examples import EXAMPLES, GOLDEN, as_text, found, golden_file, rendered
 
 from harness.folder import Journal, description_identity, read_table, verdict_identity, write_table
 from harness.llm.client import Message

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import ATTACK, make_run
+from support.finished_run import ATTACK, make_run
 
 from harness.folder import RunFolder
 from harness.report import build_report, load_run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -13,58 +12,16 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tiny_models
-from tiny_models import Invoke
+from support import tiny_models
+from support.small_run import one_line, options, records, summary_of
+from support.tiny_models import Invoke
 
 from harness.folder import RunFolder
-from harness.records import Source, Split, Status, Usage, VectorKind
+from harness.records import Source, Split, Status, VectorKind
 from harness.run.help import compose_config
 from harness.subject import ActivationReader
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Options of a run that takes seconds: a tiny Llama over part of Python's reference."""
-    folder = tmp_path_factory.mktemp("small")
-    tiny_models.tiny_subject(folder / "llama", "llama")
-    tiny_models.topics_file(folder)
-    return {
-        "subject": "local",
-        "subject.sources": f"[{folder / 'llama'}]",
-        "subject.name": "tiny-llama",
-        "neurons.layers": "[0,1]",
-        "neurons.per_layer": "3",
-        "corpus": "files",
-        "corpus.paths": f"[{folder / 'topics.jsonl'}]",
-        "evidence.max_documents": "40",
-        "evidence.window": "24",
-        "evidence.top": "5",
-        "evidence.random": "8",
-        "decomposition.num_channels": "3",
-        "tracking": "none",
-        "merit.random_vectors": "2",
-        "merit.ablated": "4",
-    }
-
-
-def options(small: dict[str, str], **changes: str) -> list[str]:
-    """Return the options as overrides; in ``changes``, __ stands for a dot."""
-    merged = {**small, **{name.replace("__", "."): value for name, value in changes.items()}}
-    return [f"{name}={value}" for name, value in merged.items()]
-
-
-def records(folder: Path) -> dict[str, list[object]]:
-    """Return all of a run's records, what they cost left out, in a fixed order."""
-    run = RunFolder(folder)
-    journals = {"descriptions": run.descriptions(), "verdicts": run.verdicts(), "scores": run.scores()}
-    answers = {
-        name: sorted((dataclasses.replace(item, usage=Usage()) for item in journal.records()), key=repr)
-        for name, journal in journals.items()
-    }
-    return {**answers, "channels": run.read_channels(), "exemplars": run.read_exemplars()}
 
 
 def test_a_run_leaves_everything_it_promises(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
@@ -98,7 +55,7 @@ def test_a_run_leaves_everything_it_promises(invoke: Invoke, small: dict[str, st
     assert all(row["comparisons"] + row["failed"] == 6 * 4 for row in rows.values())
     manifest = run.read_manifest()
     assert manifest["corpus"]["documents"] <= 40
-    assert manifest["contestants"]["rotate"]["form"] == "extractive"
+    assert manifest["contestants"]["rotate"]["mode"] == "extractive"
     assert len(manifest["neurons"]) == 6
     report = run.report.read_text()
     assert all(neuron in report for neuron in manifest["neurons"])
@@ -195,8 +152,15 @@ def test_a_sweep_gives_comparable_runs_side_by_side(
 @pytest.mark.slow
 def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     changes = {"describers": "[rotate,generic]", "judges": "[embedding_pairwise]", "neurons.per_layer": "12"}
-    base = options(small | changes, folder="worth", merit__sample="2", merit__restarts="2", merit__jitter="1e-7")
-    base += ["merit.random_vectors=24", "merit.random_channels=2", "merit.ablated=64", "storage.store=null"]
+    base = options(
+        small | changes, folder="worth", diagnostics__sample="2", diagnostics__restarts="2", diagnostics__jitter="1e-7"
+    )
+    base += [
+        "diagnostics.random_vectors=24",
+        "diagnostics.random_channels=2",
+        "diagnostics.ablated=64",
+        "storage.store=null",
+    ]
     assert invoke(*base)[0] == 0
     run = RunFolder(tmp_path / "worth")
     rows = json.loads(run.decomposition.read_text())["rows"]
@@ -209,7 +173,7 @@ def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: d
     assert [len(item.loss) for item in run.read_random_vectors()] == [2] * 24 * 4
     assert [item.restart for item in run.read_restarts()] == [1, 1, 2, 2] * 4
 
-    files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.merit.iterdir()}
+    files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.diagnostics.iterdir()}
     assert len(files) == 3 * 4
     # Channels, once removed, take more of their own tokens with them than of the others.
     assert all(row["ablated"] == 12 and row["faithful"] > 1 - row["kept"] for row in rows)
@@ -217,15 +181,17 @@ def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: d
     lost = sorted(files)[3]
     lost.unlink()  # as after a kill before it was written
     assert invoke(*base)[0] == 0
-    assert {path: path.read_bytes() for path in run.merit.iterdir()} == {path: old for path, (old, _) in files.items()}
+    assert {path: path.read_bytes() for path in run.diagnostics.iterdir()} == {
+        path: old for path, (old, _) in files.items()
+    }
     kept = set(files) - {lost}
     assert all(path.stat().st_mtime_ns == files[path][1] for path in kept)
     assert run.decomposition.read_bytes() == table
 
     # What is measured may change on a finished run: the rest stands, and nothing of the old measurement stays.
-    assert invoke(*base, "merit.sample=0", "merit.random=isotropic")[0] == 0
-    assert len(list(run.merit.iterdir())) == 2 * 4
-    assert not kept & set(run.merit.iterdir())
+    assert invoke(*base, "diagnostics.sample=0", "diagnostics.random=isotropic")[0] == 0
+    assert len(list(run.diagnostics.iterdir())) == 2 * 4
+    assert not kept & set(run.diagnostics.iterdir())
     assert all(row["consistency"] is None for row in json.loads(run.decomposition.read_text())["rows"])
     assert run.leaderboard.read_bytes() == board
 
@@ -314,8 +280,8 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
     assert len(tables["verdicts"]["data"]) == len(run.verdicts().records())
     assert len(tables["descriptions"]["data"]) == len(run.descriptions().records())
     assert len(list(offline.rglob("*.png"))) == 2 + 7  # leaderboard and win matrix, and seven of the decomposition
-    merit = [dict(zip(tables["layers"]["columns"], row, strict=True)) for row in tables["layers"]["data"]]
-    assert merit == json.loads(run.decomposition.read_text())["rows"]
+    diagnostics = [dict(zip(tables["layers"]["columns"], row, strict=True)) for row in tables["layers"]["data"]]
+    assert diagnostics == json.loads(run.decomposition.read_text())["rows"]
     summary = summary_of(next(offline.glob("*.wandb")))
     assert (
         summary["win_rate/rotate"]
@@ -327,51 +293,6 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
     assert err == (f"{board['overall']['trust']['words']}\n" if untrusted else "")
     assert "writing the report" in (run.logs / "run.log").read_text()
     assert len(list((run.path / "wandb").glob("offline-run-*"))) == 1  # nothing new to tell
-
-
-def summary_of(path: Path) -> dict[str, object]:
-    """Read the summary back from the log that the real client wrote."""
-    # The client's service closes the log after finish() has returned (its last message asks for no answer): until then
-    # all that lies beyond the last whole block of 32 KiB is missing.
-    deadline = time.monotonic() + 60
-    while not (records := records_of(path)) or records[-1].WhichOneof("record_type") != "exit":
-        assert time.monotonic() < deadline, f"{path} is never finished"
-        time.sleep(0.05)
-    return {
-        item.key or "/".join(item.nested_key): json.loads(item.value_json)
-        for record in records
-        for item in record.summary.update
-    }
-
-
-def records_of(path: Path) -> list[Any]:
-    """Read the records of a W&B log so far: protobuf in LevelDB's log format."""
-    from wandb.proto import wandb_internal_pb2
-
-    content, block, at = path.read_bytes(), 32768, 7  # seven bytes name the file's format
-    whole, records = b"", []
-    while at + 7 <= len(content):
-        if block - at % block < 7:  # a record's header never spans blocks
-            at += block - at % block
-            continue
-        length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
-        if at + 7 + length > len(content):  # being written
-            break
-        whole += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # complete, or the last part
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(whole)
-            whole = b""
-            records.append(record)
-    return records
-
-
-def one_line(text: str) -> bool:
-    """Tell whether the error is told in one line, the last on the terminal, after nothing but progress."""
-    *progress, last = text.splitlines()
-    harmless = all(line.startswith(("reading the corpus", "opening")) for line in progress)
-    return harmless and last.startswith("error: ")
 
 
 MISTAKES = [
@@ -387,9 +308,9 @@ MISTAKES = [
     (["evidence.max_document=3"], ["max_document"]),
     (["experiment=llm"], ["explainer", "llm@llm.explainer"]),
     (["decomposition.kurtosis_weight=-1"], ["kurtosis_weight"]),
-    (["merit.jitter=0"], ["merit: jitter must be finite and positive, not 0"]),
-    (["merit.random=gaussian"], ["merit: random must be 'covariance' or 'isotropic'"]),
-    (["merit.samples=3"], ["samples"]),
+    (["diagnostics.jitter=0"], ["diagnostics: jitter must be finite and positive, not 0"]),
+    (["diagnostics.random=gaussian"], ["diagnostics: random must be 'covariance' or 'isotropic'"]),
+    (["diagnostics.samples=3"], ["samples"]),
     (["quiet=much"], ["quiet is 'much'; choose true or false"]),
     (["corpus=null"], ["corpus=null is no choice", "~corpus"]),
     (["tracking=null"], ["tracking=null is no choice", "choose tracking=none"]),
@@ -656,7 +577,7 @@ def test_the_demo_in_small_puts_real_evidence_before_the_controls(
         *("corpus=files", f"corpus.paths={small['corpus.paths']}", "evidence.window=32"),
         *("evidence.top=8", "evidence.random=10"),
         *("decomposition.num_channels=3", "tracking=none", "judges=[embedding_pairwise,embedding_simulation]"),
-        *("merit.sample=0", "merit.random_vectors=0", "merit.ablated=0"),
+        *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
     )
     assert code == 0, err
     assert out.strip().endswith("report.html")

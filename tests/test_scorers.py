@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
-from held_out import MARKER, NEURON, case, failure, forbidden, peaked, score, window
 from sklearn.metrics import average_precision_score
+from support import tiny_models
+from support.judge_cases import MARKER, NEURON, case, failure, forbidden, peaked, score, window
 from test_judges import Compass
 
 from harness.evidence import ReadText, TextReader
@@ -398,7 +398,7 @@ def test_sentences_are_written_and_read(
     texts: str, sign: Sign, value: float, metrics: tuple[float, float, float]
 ) -> None:
     llm = author(texts.split(), "sentence")
-    grade = score(InputBased(sentences=3), case(forbidden(), llm, Ear(), NEURON.at(sign)), "storms")
+    grade = score(InputBased(sentences=3), case(forbidden(), llm, Ear(), NEURON.with_sign(sign)), "storms")
     assert grade.value == value
     assert grade.metrics == pytest.approx(dict(zip(("auc", "activating", "neutral"), metrics, strict=True)))
     (request,) = llm.requests
@@ -425,7 +425,7 @@ def test_clarity_by_hand() -> None:
     assert grade.metrics == {"texts": 2, "tokens": 2}
     assert ear.heard == [["a storm", "no rain"], ["calm calm", "storm storm"]]  # natural text is cut to the same length
     assert score(Clarity(texts=1), case(natural[:1], author(["a storm"], "text"), Ear()), "s").value == 1
-    turned = case(natural[:1], author(["storm"], "text"), Ear(), NEURON.at(Sign.NEGATIVE))
+    turned = case(natural[:1], author(["storm"], "text"), Ear(), NEURON.with_sign(Sign.NEGATIVE))
     assert score(Clarity(texts=1), turned, "s").value == -1
     assert MARKER not in llm.requests[0].text
 
@@ -536,9 +536,9 @@ def test_text_changes_nothing_about_what_is_highlighted(text: str) -> None:
 def test_new_text_is_read_as_the_corpus_is(tmp_path: Path, family: str) -> None:
     subject = Subject("tiny", [str(tiny_models.tiny_subject(tmp_path / family, family))], dtype="float32")
     neurons = [Neuron(1, 5), Neuron(0, 3)]
-    reader = TextReader(subject, [*neurons, neurons[0].at(Sign.NEGATIVE)], "cpu")
+    reader = TextReader(subject, [*neurons, neurons[0].with_sign(Sign.NEGATIVE)], "cpu")
     texts = ["The statement is executed.", "", "Yes", "a much longer sentence about the import of modules " * 40]
-    found = asyncio.run(_read_all(reader, [neurons[0], neurons[1], neurons[0].at(Sign.NEGATIVE)], texts))
+    found = asyncio.run(_read_all(reader, [neurons[0], neurons[1], neurons[0].with_sign(Sign.NEGATIVE)], texts))
     plain = ActivationReader(subject, neurons, "cpu")
     for text, positive, other, negative in zip(texts, *found, strict=True):
         assert positive.text == text
@@ -578,7 +578,7 @@ def written(neuron: Neuron, word: str, strengths: Sequence[float | None] = (None
 
 STEERED = {
     ME: written(ME, "storm"),
-    ME.at(Sign.NEGATIVE): written(ME.at(Sign.NEGATIVE), "anti"),
+    ME.with_sign(Sign.NEGATIVE): written(ME.with_sign(Sign.NEGATIVE), "anti"),
     **{other: written(other, f"tea{place}") for place, other in enumerate(OTHERS)},
 }
 
@@ -629,7 +629,11 @@ def test_the_neurons_own_texts_are_found_among_those_of_two_others(
 
 
 def test_sets_cannot_be_made_of_too_few_neurons() -> None:
-    few = {ME: STEERED[ME], ME.at(Sign.NEGATIVE): STEERED[ME.at(Sign.NEGATIVE)], OTHERS[0]: STEERED[OTHERS[0]]}
+    few = {
+        ME: STEERED[ME],
+        ME.with_sign(Sign.NEGATIVE): STEERED[ME.with_sign(Sign.NEGATIVE)],
+        OTHERS[0]: STEERED[OTHERS[0]],
+    }
     error = failure(lambda: score(OutputBased(), steered_case(ScriptedClient(), few), "storms"))
     assert error.detail == "1 other neurons were steered; two are needed beside this one"
     without = {other: STEERED[other] for other in OTHERS}

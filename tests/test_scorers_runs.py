@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
-from mistakes import told
+from support import tiny_models
+from support.errors import told
 
 from harness.folder import RunFolder
 from harness.llm.scripted import Request, ScriptedBackend
@@ -54,8 +54,8 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         ),
         *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=60"),
         *("evidence.window=16", "evidence.top=6", "evidence.random=20", "decomposition.num_channels=1"),
-        *("steering.texts.tokens=6", "steering.texts.values=[1,4]", "merit.ablated=0"),
-        *("merit.sample=0", "merit.random_vectors=0", "tracking=none"),
+        *("steering.texts.tokens=6", "steering.texts.values=[1,4]", "diagnostics.ablated=0"),
+        *("diagnostics.sample=0", "diagnostics.random_vectors=0", "tracking=none"),
         f"serving.cache={folder / 'cache'}",
     ]
 
@@ -105,7 +105,7 @@ def test_every_scorer_scores_a_real_subject(options: list[str], tmp_path: Path) 
     manifest = folder.read_manifest()
     assert manifest["left_out"] == {}
     assert set(manifest["judges"]) == {"embedding_pairwise", *names}
-    assert not any(judge["people"] for judge in manifest["judges"].values())
+    assert not any(judge["is_human"] for judge in manifest["judges"].values())
     assert "detection" in folder.report.read_text()
 
     # Everything again, elsewhere: the same answers give the same figures, in whatever order they were asked.

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from held_out import MARKER, case, failure, forbidden, score, window
-from mistakes import told
+from support.errors import told
+from support.judge_cases import MARKER, case, failure, forbidden, score, window
 
 from harness.llm.client import LLMClient, PromptLogprobs, PromptToken
 from harness.llm.scripted import Request, ScriptedClient

@@ -17,17 +17,12 @@ from hypothesis import strategies as st
 
 from harness.folder import write_json
 from harness.records import Description, Neuron, Score, Status, Usage, Verdict, Winner
-from harness.stats import (
-    MISSING,
-    Leaderboard,
-    StatisticsConfig,
-    build_leaderboard,
-    clustered_interval,
-    clustered_intervals,
-    leaderboard_from_json,
-    merge_verdicts,
-    write_csv,
-)
+from harness.results.comparisons import MISSING, merge_verdicts
+from harness.results.leaderboard import build_leaderboard
+from harness.results.schema import Leaderboard, leaderboard_from_json
+from harness.results.tables import write_csv
+from harness.stats.bootstrap import clustered_interval, clustered_intervals
+from harness.stats.config import StatisticsConfig
 
 N1, N2, N3 = Neuron(0, 1), Neuron(0, 2), Neuron(1, 0)
 FIRST, SECOND, TIE = Winner.FIRST, Winner.SECOND, Winner.TIE

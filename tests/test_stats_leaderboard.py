@@ -30,19 +30,12 @@ from harness.records import (
     Verdict,
     Winner,
 )
-from harness.stats import (
-    Leaderboard,
-    StatisticsConfig,
-    build_leaderboard,
-    csv_table,
-    facets_of,
-    incomparable,
-    latex_table,
-    leaderboard_from_json,
-    leaderboard_of,
-    leaderboard_schema,
-    markdown_table,
-)
+from harness.results.comparability import incomparable, leaderboard_of
+from harness.results.facets import facets_of
+from harness.results.leaderboard import build_leaderboard
+from harness.results.schema import Leaderboard, leaderboard_from_json, leaderboard_schema
+from harness.results.tables import csv_table, latex_table, markdown_table
+from harness.stats.config import StatisticsConfig
 
 CONFIG = StatisticsConfig(draws=200)
 METHODS = {"rotate": 1.0, "maxact": 0.3, "vocab": -0.1, "generic": -1.5}

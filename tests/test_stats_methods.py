@@ -16,25 +16,14 @@ from scipy.optimize import minimize
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.multitest import multipletests
 
-from harness.stats import (
-    NO_LABEL,
-    Plan,
-    Resamples,
-    cohen_kappa,
-    fleiss_kappa,
-    holm,
-    kappa_interval,
-    kendall_tau,
-    neurons_needed,
-    percentiles,
-    sign_flip_p_value,
-    smallest_difference,
-    standardised_effect,
-)
-from harness.stats.bootstrap import ratio
+from harness.results.transitivity import majority_cycles
+from harness.stats.agreement import NO_LABEL, cohen_kappa, fleiss_kappa, kappa_interval
+from harness.stats.bootstrap import Resamples, percentiles, ratio
 from harness.stats.bradley_terry import Design, fit, groups, ranks, refit
+from harness.stats.concordance import kendall_tau
 from harness.stats.length import covariate, own_share
-from harness.stats.transitivity import majority_cycles
+from harness.stats.permutation import holm, sign_flip_p_value, standardised_effect
+from harness.stats.power import Plan, neurons_needed, smallest_difference
 
 PAIRS = list(itertools.combinations(range(4), 2))
 LEFT, RIGHT = (np.array(column) for column in zip(*PAIRS, strict=True))

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
-from mistakes import told
+from support import tiny_models
+from support.errors import told
 from test_describers import case, describe, failure, saying, shown_tokens
 from transformers import AutoModelForCausalLM
 
@@ -25,11 +25,11 @@ from harness.llm.scripted import ScriptedBackend
 from harness.methods import DescriberCase, JudgeCase
 from harness.records import Effect, EvidenceSize, Neuron, ScoredToken, Sign, Split, Status, TextPrompt
 from harness.run import effects, intervene
-from harness.run.effects import Clamping
 from harness.run.help import compose_config
+from harness.run.interventions.config import EffectsConfig, SteeringConfig, TextsConfig, peaks
+from harness.run.interventions.effects import Clamping
 from harness.run.pipeline import run
 from harness.run.setup import Setup
-from harness.run.steering import EffectsConfig, SteeringConfig, TextsConfig, peaks
 from harness.subject import CausalModel, Intervention, Subject
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -120,9 +120,9 @@ def test_a_planted_neuron_is_found_by_what_it_does(base: list[str], tmp_path: Pa
     assert on.promoted[0].z > 3 > 0 > on.suppressed[0].z
     assert of(folder, PLAIN)[10.0].promoted[0].token != CONCEPT
     # The negative sign is the same neuron turned round.
-    negative = of(folder, PLANTED.at(Sign.NEGATIVE))
-    assert negative[10.0] == dataclasses.replace(off, neuron=PLANTED.at(Sign.NEGATIVE), value=10.0)
-    assert negative[-10.0] == dataclasses.replace(on, neuron=PLANTED.at(Sign.NEGATIVE), value=-10.0)
+    negative = of(folder, PLANTED.with_sign(Sign.NEGATIVE))
+    assert negative[10.0] == dataclasses.replace(off, neuron=PLANTED.with_sign(Sign.NEGATIVE), value=10.0)
+    assert negative[-10.0] == dataclasses.replace(on, neuron=PLANTED.with_sign(Sign.NEGATIVE), value=-10.0)
 
     said = {item.neuron: item for item in folder.descriptions().records() if item.describer == "token_change"}
     assert said[PLANTED].text.split(", ")[0] == CONCEPT
@@ -131,11 +131,11 @@ def test_a_planted_neuron_is_found_by_what_it_does(base: list[str], tmp_path: Pa
 
     texts = {
         neuron: [item for item in folder.read_steered() if item.neuron == neuron]
-        for neuron in (PLANTED, PLAIN, PLANTED.at(Sign.NEGATIVE))
+        for neuron in (PLANTED, PLAIN, PLANTED.with_sign(Sign.NEGATIVE))
     }
     for item in texts[PLANTED]:
         assert (item.text == CONCEPT * 8) == (item.strength is not None)
-    assert not any(CONCEPT * 2 in item.text for item in (*texts[PLAIN], *texts[PLANTED.at(Sign.NEGATIVE)]))
+    assert not any(CONCEPT * 2 in item.text for item in (*texts[PLAIN], *texts[PLANTED.with_sign(Sign.NEGATIVE)]))
     assert {(item.prompt, item.strength, item.value) for item in texts[PLAIN]} == {
         (prompt, *strength)
         for prompt in ("I think that", "The next thing", "It is", "We found that", "Here is a")
@@ -144,7 +144,7 @@ def test_a_planted_neuron_is_found_by_what_it_does(base: list[str], tmp_path: Pa
     scores = {item.neuron: item.value for item in folder.scores().records()}
     assert scores[PLANTED] == 1.0
     # A text that is not steered may hold the concept by chance: one of five prompts.
-    assert all(-0.2 <= scores[neuron] <= 0 for neuron in (PLAIN, PLANTED.at(Sign.NEGATIVE)))
+    assert all(-0.2 <= scores[neuron] <= 0 for neuron in (PLAIN, PLANTED.with_sign(Sign.NEGATIVE)))
 
 
 def test_describers_and_judges_see_effects_over_text_of_their_own(base: list[str], tmp_path: Path) -> None:
@@ -320,7 +320,11 @@ def test_the_effect_is_the_mean_change_over_all_tokens(planted: Path) -> None:
     steered = CausalModel(subject, "cpu")
     pieces = [TextPrompt(Split.EXPLAIN, "d", tuple(range(start, start + 6)), "") for start in (40, 90, 300)]
     clamping = Clamping(steered, pieces, [0], rows=2)
-    given = [Intervention(PLAIN, 7.0), Intervention(Neuron(0, 3), -4.0), Intervention(PLAIN.at(Sign.NEGATIVE), -7.0)]
+    given = [
+        Intervention(PLAIN, 7.0),
+        Intervention(Neuron(0, 3), -4.0),
+        Intervention(PLAIN.with_sign(Sign.NEGATIVE), -7.0),
+    ]
     changes = clamping.changes(given)
     assert len(changes) == 2  # two of the three are one
     ids = torch.tensor([[0, *piece.tokens] for piece in pieces])
@@ -395,7 +399,7 @@ EFFECTS = (effect(-10.0, [" desk", " chair"], [" sea"]), effect(10.0, [" sea", "
 
 def test_token_change_shows_what_rises_and_falls_at_each_value() -> None:
     llm = saying("the sea")
-    draft = describe(TokenChange(tokens=2, words=12), case(effects=EFFECTS, llm=llm))
+    draft = describe(TokenChange(tokens=2, target_words=12), case(effects=EFFECTS, llm=llm))
     assert (draft.text, draft.detail) == ("the sea", "from clamping to 10, -10")
     assert draft.evidence == EvidenceSize(tokens=2 + 2 + 2 + 1)
     (request,) = llm.requests
@@ -410,9 +414,9 @@ def test_token_change_shows_what_rises_and_falls_at_each_value() -> None:
 
 
 def test_token_change_without_an_explainer_names_what_the_neuron_makes_likelier() -> None:
-    draft = describe(TokenChange(form="extractive"), case(effects=EFFECTS))
+    draft = describe(TokenChange(mode="extractive"), case(effects=EFFECTS))
     assert (draft.text, draft.evidence) == ("sea, ship, tide", EvidenceSize(tokens=3))
-    assert describe(TokenChange(words=2), case(effects=EFFECTS)).text == "sea, ship"
+    assert describe(TokenChange(target_words=2), case(effects=EFFECTS)).text == "sea, ship"
     # Of a neuron held down alone, what becomes unlikelier is what it stands for.
     assert describe(TokenChange(), case(effects=EFFECTS[:1])).text == "sea"
     assert "below zero only" in failure(TokenChange(opposite=False), case(effects=EFFECTS[:1])).detail

@@ -14,10 +14,10 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
-import tiny_models
 import torch
-from mistakes import told
 from safetensors.torch import load_file, save_file
+from support import tiny_models
+from support.errors import told
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import BertForMaskedLM, Gemma2ForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast

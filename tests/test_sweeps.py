@@ -10,25 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 import yaml
-from mistakes import told
 from rich.console import Console
-from tiny_models import Invoke
+from support import tiny_models
+from support.errors import told
+from support.tiny_models import Invoke
 
 import harness.run.decompose as stage
 from harness.folder import RunFolder, write_json
 from harness.records import Description, Neuron, Score, Verdict, Winner
 from harness.report.__main__ import main as report
-from harness.report.data import load_run
-from harness.report.sweep import Sweep
 from harness.report.sweep_plots import sweep_figure
-from harness.run.figures import check_figure
+from harness.results.parameters import swept
+from harness.results.pool import pool
+from harness.results.run_data import load_run
+from harness.results.sweep import Sweep
 from harness.run.help import compose_config
+from harness.run.objective import check_figure
 from harness.run.setup import Setup
 from harness.run.sweep import Outcome, SweepFolder, conclude_sweep
-from harness.stats import pool, swept
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=30"),
         *("evidence.window=24", "evidence.top=3", "evidence.random=4", "decomposition.num_channels=3"),
         *("describers=[rotate,maxact,generic]", "judges=[own_words]", "tracking=none", "statistics.draws=20"),
-        *("merit.sample=0", "merit.random_vectors=2", "merit.ablated=0"),
+        *("diagnostics.sample=0", "diagnostics.random_vectors=2", "diagnostics.ablated=0"),
     ]
 
 
@@ -80,8 +81,8 @@ def test_a_sweep_over_a_judge_decomposes_once_and_goes_on_after_a_run_that_fails
     runs = [RunFolder(tmp_path / "runs" / "judge" / str(number)) for number in range(3)]
     assert [run.leaderboard.exists() for run in runs] == [True, False, True]
     assert runs[0].read_channels() == runs[2].read_channels()
-    assert [path.name for path in sorted(runs[0].merit.iterdir())] == [
-        path.name for path in sorted(runs[2].merit.iterdir())
+    assert [path.name for path in sorted(runs[0].diagnostics.iterdir())] == [
+        path.name for path in sorted(runs[2].diagnostics.iterdir())
     ]
     last = err.strip().splitlines()[-2:]
     assert last[0].startswith(
@@ -231,7 +232,7 @@ def test_what_is_kept_of_a_sweep_holds_no_secret_of_its_overrides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MY_TOKEN", "planted-0123456789")
-    plain = ("neurons.layers=[1,2]", "~judges", "+describers.x.words=30", "name='a b'", "seed=null")
+    plain = ("neurons.layers=[1,2]", "~judges", "+describers.x.target_words=30", "name='a b'", "seed=null")
     secret = {
         "llm.judge.env.HF_HOME=hf_planted": "llm.judge.env.HF_HOME=***",
         "++llm.judge.options={api-key:sk-planted,n:2}": '++llm.judge.options={"api-key": "***", "n": 2}',

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import ATTACK, make_run
-from test_run import options, small, summary_of
-from tiny_models import Invoke
+from support.finished_run import ATTACK, make_run
+from support.small_run import options, small, summary_of
+from support.tiny_models import Invoke
 
 from harness.folder import RunFolder, write_json
 from harness.records import Neuron, RoleUsage, Status, Usage
 from harness.report import store_decomposition, store_leaderboard
-from harness.report.data import load_run
+from harness.results.run_data import load_run
+from harness.results.schema import Leaderboard
+from harness.results.summary import cost_rows, failure_rows, neuron_rows, summary_of_run
 from harness.run.manifest import without_secrets
 from harness.run.progress import progress
-from harness.run.tracked import cost_rows, failure_rows, neuron_rows, summary_of_run
-from harness.run.tracking import WandbTracker
-from harness.stats import Leaderboard
+from harness.run.trackers import WandbTracker
 
 __all__ = ["small"]
 NOBODY = "http://127.0.0.1:9"  # the discard port: connections are refused
@@ -186,7 +186,7 @@ def test_text_of_the_corpus_stays_at_home_if_the_report_does(
     assert not {"report.html", "exemplars.parquet"} & held
     assert "verdicts" not in tables(mine)
     assert "descriptions" in tables(mine)
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "harness.run.tracking"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "harness.run.trackers"]
     assert line.startswith(f"W&B tables have no more than 60 rows: verdicts ({len(mine.verdicts().records())}) is left")
 
 
@@ -223,7 +223,7 @@ def test_an_unreachable_service_costs_no_run_and_is_told_once(
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     given = options(
         small, folder="cut", tracking="wandb", tracking__open_timeout_s="2", describers="[maxact,generic]",
-        judges="[embedding_pairwise]", neurons__per_layer="1", merit__sample="0", merit__random_vectors="0",
+        judges="[embedding_pairwise]", neurons__per_layer="1", diagnostics__sample="0", diagnostics__random_vectors="0",
     )  # fmt: skip
     started = time.monotonic()
     code, out, err = invoke(*given)
@@ -288,7 +288,7 @@ def test_a_service_that_fails_as_well_hides_nothing_of_what_failed(
             raise TimeoutError("Timed out finishing run.")
 
     monkeypatch.setattr("wandb.init", lambda **_: Service())
-    monkeypatch.setattr("harness.run.tracking.FAILED_SECONDS", 0.05 if stuck else 60)
+    monkeypatch.setattr("harness.run.trackers.FAILED_SECONDS", 0.05 if stuck else 60)
     folder, _ = told
     with pytest.raises(RuntimeError, match="the real error"), WandbTracker(mode="online").watching(folder, {}):
         raise RuntimeError("the real error")

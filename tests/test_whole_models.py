@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
+from support import tiny_models
 
 from harness.decomposition import reconstruction
 from harness.errors import HarnessError
@@ -34,9 +34,9 @@ from harness.run.pipeline import run
 from harness.run.setup import Setup
 
 LAYERS, NEURONS, KINDS, D_MODEL = 3, 64, 3, 32  # of the tiny Llama
-# Figures of merit, where they are not what is tested.
-BRIEFLY = ("merit.sample=1", "merit.random_vectors=2", "merit.ablated=4")
-UNMEASURED = ("merit.sample=0", "merit.random_vectors=0", "merit.ablated=0")
+# Diagnostics, where they are not what is tested.
+BRIEFLY = ("diagnostics.sample=1", "diagnostics.random_vectors=2", "diagnostics.ablated=4")
+UNMEASURED = ("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0")
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_a_vector_is_done_whatever_block_it_was_in(llama: Path, tmp_path: Path) 
 def test_the_report_of_many_neurons_shows_some_and_counts_all(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.report.data.SHOWN", 4)
+    monkeypatch.setattr("harness.results.run_data.SHOWN", 4)
     folder = decomposed(llama, tmp_path / "run", "neurons.kinds=[out]", "decomposition.num_channels=1")
     page = folder.report.read_text()
     assert "Shown are 4 of the 192 neurons" in page

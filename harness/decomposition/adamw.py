@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from harness.decomposition.config import AdamWConfig
-from harness.decomposition.drawing import random_normals
 from harness.decomposition.objective import Objective, kurtosis
+from harness.decomposition.rng import random_normals
 
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8

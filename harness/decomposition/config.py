@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from harness.decomposition import own
-from harness.decomposition.checks import require, require_count
+from harness.checks import require, require_count
+from harness.decomposition import custom
 
 SOLVERS = ("geodesic", "adamw")
 Products = Literal["auto", "float32", "tf32", "bfloat16"]
@@ -122,7 +122,7 @@ class DecompositionConfig:
         subtraction: alpha, the share of the channel that "subtract" takes away; None: per channel, of the grid 0, 0.05,
             ..., 1 the one that leaves the shortest rest ([R] names the grid and not the criterion).
         solver: "geodesic", this project's conjugate gradient on the sphere, "adamw", the published optimiser, or a
-            function of yours as "module.name"; see :mod:`harness.decomposition.own`.
+            function of yours as "module.name"; see :mod:`harness.decomposition.custom`.
         seed: from which, with the vector itself, every random number derives. Only "adamw", and "geodesic" with
             ``jitter``, draw any.
         adamw: settings of the published optimiser.
@@ -155,4 +155,4 @@ class DecompositionConfig:
         share = self.subtraction
         require(share is None or 0 <= share <= 1, "subtraction", share, "null, or between 0 and 1")
         if self.solver not in SOLVERS:
-            own.function(self.solver)
+            custom.function(self.solver)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.decomposition import adamw, own
+from harness.decomposition import adamw, custom
 from harness.decomposition.channels import Decomposition, Found
 from harness.decomposition.config import SOLVERS, DecompositionConfig
 from harness.decomposition.deflation import deflate, subtract
@@ -75,7 +75,7 @@ def decompose(
             progress(done, total)
 
     if config.solver not in SOLVERS:
-        _by_own(problem, results, noted)
+        _by_custom(problem, results, noted)
         return results
     if config.solver == "adamw":
         check_adamw_fits(budget, len(vectors), tokens, bytes_each)
@@ -111,12 +111,12 @@ def _by_adamw(problem: Problem, results: Decomposition, noted: Callable[[int], N
         noted(len(targets))
 
 
-def _by_own(problem: Problem, results: Decomposition, noted: Callable[[int], None]) -> None:
+def _by_custom(problem: Problem, results: Decomposition, noted: Callable[[int], None]) -> None:
     """Have the user's own function find all channels, and measure them."""
     config, targets, objective = problem.config, problem.vectors, problem.objective
     rows = torch.arange(len(targets), device=targets.device)
     vectors, weights = targets * problem.norms, problem.weights
-    channels = own.directions(config.solver, vectors, objective.projection, weights, config)
+    channels = custom.directions(config.solver, vectors, objective.projection, weights, config)
     for channel in range(config.num_channels):
         found = Found.at(channels[:, channel], targets, weights, objective, config)
         found.write(results, rows, torch.full_like(rows, channel), targets, problem.norms, torch.ones_like(rows))

@@ -18,9 +18,9 @@ from torch.nn.functional import normalize
 from harness.decomposition.channels import Decomposition, Found
 from harness.decomposition.config import DecompositionConfig
 from harness.decomposition.deflation import deflate, subtract, tail_mask
-from harness.decomposition.drawing import random_directions
 from harness.decomposition.great_circle import GreatCircle
 from harness.decomposition.objective import CentralMoments, Objective, central_moments, kurtosis_gradient, z_scores
+from harness.decomposition.rng import random_directions
 from harness.decomposition.vocabulary import Vocabulary
 
 # Searches that are over wait, their results noted, until they are this share of the slots: to turn them over costs

@@ -107,12 +107,12 @@ class State:
 
     def __init__(self, neurons: Sequence[Neuron], config: EvidenceConfig, dtype: torch.dtype, device: str) -> None:
         self.neurons = sorted(neurons)
-        self.whole = sorted({neuron.whole for neuron in neurons})
-        places = {neuron: place for place, neuron in enumerate(self.whole)}
-        self.columns = [places[neuron.whole] for neuron in self.neurons]
+        self.unsigned = sorted({neuron.unsigned for neuron in neurons})
+        places = {neuron: place for place, neuron in enumerate(self.unsigned)}
+        self.columns = [places[neuron.unsigned] for neuron in self.neurons]
         self.rows = rows = Rows(self.columns, [sign_of(neuron) for neuron in self.neurons], device)
         self.config, self.device = config, device
-        size, sample = len(self.whole), SPARE * config.quantiles * config.per_quantile
+        size, sample = len(self.unsigned), SPARE * config.quantiles * config.per_quantile
         self.top = {split: Top(rows, config.top, config.window, dtype) for split in Split}
         self.sample = {split: Sample(rows, sample, config.window, dtype) for split in Split} if sample else {}
         pool = POOLED * config.random
@@ -326,7 +326,7 @@ class _Pass:
         pool = list(islice(windows, POOL))
         if len(pool) < POOL:
             cutter.check()  # a corpus too small is told before the model is loaded
-        reader = ActivationReader(self._subject, sorted({neuron.whole for neuron in self._neurons}), self._device)
+        reader = ActivationReader(self._subject, sorted({neuron.unsigned for neuron in self._neurons}), self._device)
         try:
             state = State(self._neurons, self._config, reader.dtype, self._device)
             digest, goal = hashlib.sha256(), self._load(state)

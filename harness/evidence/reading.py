@@ -46,7 +46,7 @@ class TextReader:
 
     def __init__(self, subject: Subject, neurons: Sequence[Neuron], device: str) -> None:
         self._subject, self._device = subject, device
-        self._column = {neuron: column for column, neuron in enumerate(sorted({neuron.whole for neuron in neurons}))}
+        self._column = {neuron: column for column, neuron in enumerate(sorted({neuron.unsigned for neuron in neurons}))}
         self._reader: ActivationReader | None = None
         self._turn = asyncio.Lock()
 
@@ -86,7 +86,7 @@ class TextReader:
             for row, place in enumerate(batch):
                 whole = torch.tensor([*prefix, *cut[place], *suffix])
                 ids[row, : len(whole)], attention[row, : len(whole)] = whole, 1
-            read = self._reader.read(ids, attention)[..., self._column[neuron.whole]].cpu()
+            read = self._reader.read(ids, attention)[..., self._column[neuron.unsigned]].cpu()
             for row, place in enumerate(batch):
                 own = read[row, len(prefix) : len(prefix) + len(cut[place])]
                 found[place] = (-own if neuron.negative else own).tolist()

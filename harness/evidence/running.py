@@ -44,7 +44,7 @@ class Rows:
     """
 
     def __init__(self, whole: list[int], signs: list[int], device: str) -> None:
-        self.whole = torch.tensor(whole, device=device)
+        self.unsigned = torch.tensor(whole, device=device)
         self.signs = torch.tensor(signs, dtype=torch.float32, device=device)
         self.negative = self.signs < 0
         self.both = bool(self.negative.any())
@@ -52,9 +52,9 @@ class Rows:
 
     def peaks(self, activations: Tensor) -> Tensor:
         """Return the highest activation of each window (R, B), of activations (B, T, neurons)."""
-        highest = activations.amax(dim=1)[:, self.whole]
+        highest = activations.amax(dim=1)[:, self.unsigned]
         if self.both:
-            highest = torch.where(self.negative, -activations.amin(dim=1)[:, self.whole], highest)
+            highest = torch.where(self.negative, -activations.amin(dim=1)[:, self.unsigned], highest)
         return highest.T.contiguous()
 
 
@@ -89,7 +89,7 @@ class Kept:
         self.slots[rows] = slots
         which, place = new.nonzero(as_tuple=True)
         into, window = rows[which], columns[order[which, place] - count]
-        values = activations[window, :, self._rows.whole[into]] * self._rows.signs[into, None]
+        values = activations[window, :, self._rows.unsigned[into]] * self._rows.signs[into, None]
         self.activations[into, slots[which, place]] = pad(
             values.to(self.activations.dtype), (0, self.activations.shape[2] - values.shape[1])
         )

@@ -26,7 +26,7 @@ from harness.evidence.tables import activities, exemplar_tables
 from harness.exemplar_table import TOGETHER, ExemplarTable, write_exemplars
 from harness.folder import read_table, replacing, write_json, write_table
 from harness.records import Activity, Neuron, Split
-from harness.store import locked, place, shelf, vocabulary_of, weights_of
+from harness.store import ensure_entry, entry_path, locked, vocabulary_of, weights_of
 from harness.subject import Subject
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def gathered(
     """
     own = own / ".evidence"
     identity = identity_of(corpus, subject, config, seed)
-    folder = shelf(own if config.store is None else Path(config.store).expanduser(), identity)
+    folder = ensure_entry(own if config.store is None else Path(config.store).expanduser(), identity)
     with locked(folder, "gathers the same evidence"):
         known = {neuron for path in _parts(folder) for neuron in _neurons(path)}
         missing = sorted(set(neurons) - known)
@@ -124,7 +124,7 @@ def stored(
     """Return the evidence of those of the neurons that the store knows, or none if it knows none; writes nothing."""
     if config.store is None or not Path(config.store).expanduser().is_dir():
         return None
-    folder = place(Path(config.store).expanduser(), identity_of(corpus, subject, config, seed))
+    folder = entry_path(Path(config.store).expanduser(), identity_of(corpus, subject, config, seed))
     known = {neuron for path in _parts(folder) for neuron in _neurons(path)} & set(neurons)
     return Gathered(folder, tuple(sorted(known))) if known else None
 

@@ -80,7 +80,7 @@ def _of(state: State, row: int, split: Split) -> Iterator[tuple[Source, NDArray[
     order = drawn.windows.argsort()
     order = order[drawn.windows[order] >= 0]  # a small corpus does not fill the pool
     # The pool itself was drawn by the run's seed.
-    rng = derive_rng(0, "random windows of a neuron", split, neuron.whole)
+    rng = derive_rng(0, "random windows of a neuron", split, neuron.unsigned)
     mine = order[np.sort(rng.choice(len(order), min(state.config.random, len(order)), replace=False))]
     own = drawn.activations[:, :, state.columns[row]][mine.to(drawn.activations.device)]
     yield Source.RANDOM, _numpy(drawn.windows[mine]), _numpy(own) * sign_of(neuron)

@@ -17,9 +17,9 @@ import harness
 from harness.errors import HarnessError
 from harness.export.tables import COLUMNS, SCHEMAS, Row, precomputed_rows, rows_of
 from harness.folder import RunFolder, encodable, replacing, write_json
-from harness.report.data import RunData, load_run
 from harness.report.words import neurons_of, neurons_told, summary
-from harness.stats import markdown_table
+from harness.results.run_data import RunData, load_run
+from harness.results.tables import markdown_table
 
 CARD, PRECOMPUTED, MANIFEST, LEADERBOARD = "README.md", "precomputed.jsonl", "manifest.json", "leaderboard.json"
 OURS = {CARD, PRECOMPUTED, MANIFEST, LEADERBOARD, *(f"{name}.parquet" for name in SCHEMAS)}

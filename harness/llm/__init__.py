@@ -10,13 +10,13 @@ from harness.llm.client import (
     Completion,
     LLMClient,
     Message,
+    NotCached,
     Price,
     PromptLogprobs,
     PromptToken,
     Sampling,
     Stopped,
     Unanswered,
-    Unasked,
 )
 from harness.llm.metering import MeteredClient
 from harness.llm.serving import Serving
@@ -28,6 +28,7 @@ __all__ = [
     "LLMClient",
     "Message",
     "MeteredClient",
+    "NotCached",
     "Price",
     "PromptLogprobs",
     "PromptToken",
@@ -36,7 +37,6 @@ __all__ = [
     "Serving",
     "Stopped",
     "Unanswered",
-    "Unasked",
     "ask",
     "parse",
 ]

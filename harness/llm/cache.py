@@ -50,10 +50,10 @@ from harness.llm.client import (
     Completion,
     LLMClient,
     Message,
+    NotCached,
     PromptLogprobs,
     PromptToken,
     Sampling,
-    Unasked,
 )
 from harness.records import Status
 
@@ -223,7 +223,7 @@ class CachedClient(LLMClient):
         """Return the kept answer, or ask.
 
         Raises:
-            Unasked: if there is no LLM to ask and no kept answer.
+            NotCached: if there is no LLM to ask and no kept answer.
         """
         drawn = sampling or self.sampling
         # The schema as text: sorting its keys would make one of two schemas whose properties stand in another order.
@@ -294,7 +294,7 @@ class CachedClient(LLMClient):
 
     async def _ask(self, request: Callable[[LLMClient, int], Awaitable[Reply]], draws: int) -> Reply:
         if self._client is None:
-            raise Unasked("the answer is not stored")
+            raise NotCached("the answer is not stored")
         return await request(self._client, draws)
 
 

@@ -155,7 +155,7 @@ class Stopped(Unanswered):
         return detail.startswith(_NOT_ASKED)
 
 
-class Unasked(Exception):
+class NotCached(Exception):
     """A question that is not to be asked now, and whose answer is not stored: the item stays as it was."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from harness.llm.client import Completion, LLMClient, Message, Price, PromptLogprobs, Sampling, Stopped, Unasked
+from harness.llm.client import Completion, LLMClient, Message, NotCached, Price, PromptLogprobs, Sampling, Stopped
 from harness.records import RoleUsage
 
 Reply = TypeVar("Reply", Completion, PromptLogprobs)
@@ -77,7 +77,7 @@ class MeteredClient(LLMClient):
     def _noted(self) -> Iterator[None]:
         try:
             yield
-        except Unasked:
+        except NotCached:
             self.unasked = True
             raise
         except Stopped as error:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from harness.errors import HarnessError
-from harness.llm import leash
+from harness.llm import process_guard
 from harness.llm.client import Backend, LLMClient, Price, Sampling
 from harness.llm.openai_compatible import OpenAIClient, Server, check_common, connected, timeout
 
@@ -217,7 +217,7 @@ class ManagedVLLM(Backend):
         with log.open("ab") as sink:
             start = sink.tell()
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", leash.__file__, str(GRACE_S), *self._command(port)],
+                [sys.executable, "-I", "-S", process_guard.__file__, str(GRACE_S), *self._command(port)],
                 stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
@@ -335,7 +335,7 @@ async def _stop(process: subprocess.Popen[bytes]) -> None:
     # second cancellation, which ends the wait, leaves no server behind either.
     assert process.stdin is not None
     process.stdin.close()
-    deadline = time.monotonic() + GRACE_S + leash.KILL_WAIT_S + 5
+    deadline = time.monotonic() + GRACE_S + process_guard.KILL_WAIT_S + 5
     while process.poll() is None:
         if time.monotonic() > deadline:
             process.kill()

@@ -44,7 +44,7 @@ from harness.records import RoleUsage, Usage
 from harness.run.decompose import bytes_kept
 from harness.run.manifest import check_same_run
 from harness.run.setup import Setup
-from harness.stats import Plan, neurons_needed, smallest_difference
+from harness.stats.power import Plan, neurons_needed, smallest_difference
 from harness.subject import Subject
 from harness.subject.architecture import ARCHITECTURES
 

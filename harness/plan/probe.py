@@ -34,7 +34,7 @@ from harness.run.channel_store import ChannelStore
 from harness.run.decompose import decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.executor import LocalExecutor
-from harness.run.intervene import draw_texts, intervene
+from harness.run.interventions.measure import draw_texts, intervene
 from harness.run.judge import judge, pending_scores, pending_verdicts
 from harness.run.setup import DecompositionPlan, NeuronSelection, Setup
 from harness.run.worker import Block
@@ -112,7 +112,7 @@ class Findings:
         load: to load the subject for running.
         tokens_per_second: of the subject, over the corpus.
         channel: to find one channel of one vector, in a batch.
-        channel_alone: the same, in the small batches of the figures of merit.
+        channel_alone: the same, in the small batches of the diagnostics.
         effects: of clamping, for one neuron and split.
         steered: of steered texts, for one neuron.
         exemplar_bytes: of the exemplars of one neuron.
@@ -148,7 +148,7 @@ class _Chosen(NeuronSelection):
 
     def __init__(self, selection: NeuronSelection, neurons: Sequence[Neuron]) -> None:
         super().__init__(selection.layers, selection.kinds, signs=selection.signs)
-        object.__setattr__(self, "_neurons", sorted({neuron.whole for neuron in neurons}))
+        object.__setattr__(self, "_neurons", sorted({neuron.unsigned for neuron in neurons}))
 
     def select(self, subject: Subject, seed: int) -> list[Neuron]:
         """Return them."""
@@ -199,7 +199,7 @@ def probed_neurons(setup: Setup, work: Work, count: int) -> list[Neuron]:
     signs = {other.sign for other in setup.described}
 
     def order(neuron: Neuron) -> tuple[int, int]:
-        items = sum(waiting[neuron.at(sign)] for sign in signs)
+        items = sum(waiting[neuron.with_sign(sign)] for sign in signs)
         return -items, derive_seed(setup.seed, "plan", neuron)
 
     return sorted(neuron for members in kinds.values() for neuron in heapq.nsmallest(each, members, key=order))
@@ -270,7 +270,7 @@ def probe(
         online: whether the network may be used, so that it is worth telling why it did not help.
     """
     found = Findings()
-    if not setup.compares and not work.vectors and not work.merit:
+    if not setup.compares and not work.vectors and not work.diagnostics:
         return found
     chosen = probed_neurons(setup, work, count)
     backends = {
@@ -366,7 +366,7 @@ class _Trial:
         if not self._absent:
             more = sorted({*more, *self._setup.described[:KEPT]})
             start = time.monotonic()
-            ActivationReader(tried.subject, sorted({neuron.whole for neuron in more}), tried.executor.device).close()
+            ActivationReader(tried.subject, sorted({neuron.unsigned for neuron in more}), tried.executor.device).close()
             found.load = time.monotonic() - start
         start = time.monotonic()
         # The text of one document may be cut into few windows: there are enough documents for what judges ask.
@@ -407,10 +407,10 @@ class _Trial:
             largest = max(work.vectors, key=lambda block: len(block.neurons))
             found.channel = self._time(self._setup, largest, _batch(self._setup, largest))
             if self._setup.config["decomposition"]["solver"] != "geodesic":
-                few = max(1, min(self._setup.merit.sample, len(largest.neurons)))
+                few = max(1, min(self._setup.diagnostics.sample, len(largest.neurons)))
                 found.channel_alone = self._time(self._setup, largest, few)
-        elif work.merit and not self._absent:
-            group, _ = work.merit[0]
+        elif work.diagnostics and not self._absent:
+            group, _ = work.diagnostics[0]
             block = Block(
                 group.sample or tuple(n for n in self._setup.neurons if n.layer == group.layer)[:1], group.kind
             )
@@ -596,7 +596,7 @@ class _Trial:
         for name in self._tried.ordered_describers():
             before.append(name)
             some = {one: self._tried.describers[one] for one in before}
-            weights_alone = not any(getattr(one, "needs_exemplars", False) for one in some[name].everyone)
+            weights_alone = not any(getattr(one, "needs_exemplars", False) for one in some[name].walk)
             cache.keep = self._own or (weights_alone and not self._absent and not self._short)
             start = time.monotonic()
             await describe(dataclasses.replace(self._tried, describers=some), self._scratch, serving)

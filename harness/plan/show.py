@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.plan.schema import Basis, Exactness, Level, MethodPlan, RolePlan, RunPlan
-from harness.report.text import visible
+from harness.results.formatting import visible
 
 #: Before a count: that of every item that was tried, the mean of them, or a bound.
 _SIGNS = {Exactness.EXACT: "", Exactness.ESTIMATE: "~", Exactness.BOUND: "≤ "}

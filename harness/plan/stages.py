@@ -37,7 +37,7 @@ def stages_of(
         teraflops: the speed that is assumed then.
     """
     times = _Times(setup, work, found, absent, teraflops * 1e12)
-    stages = [times.activations(folder), times.decomposition(), times.merit()]
+    stages = [times.activations(folder), times.decomposition(), times.diagnostics()]
     if setup.effect_splits:
         stages.append(times.each("effects", found.effects, len(setup.effect_splits), folder))
     if setup.needs_steered:
@@ -150,16 +150,16 @@ class _Times:
             steps *= 1 + settings["geodesic"].get("lookahead", 0)
         return steps * 4 * subject.d_model * subject.vocab_size / self._flops
 
-    def merit(self) -> StagePlan:
-        setup, merit, name = self._setup, self._setup.merit, "figures of merit"
-        if not self._work.merit:
+    def diagnostics(self) -> StagePlan:
+        setup, diagnostics, name = self._setup, self._setup.diagnostics, "diagnostics"
+        if not self._work.diagnostics:
             return StagePlan(name=name, seconds=0.0, basis=Basis.NOTHING)
         count = 0  # ablations decompose nothing
-        for group, what in self._work.merit:
+        for group, what in self._work.diagnostics:
             if what == "restarts":
-                count += len(group.sample) * (1 + merit.restarts) * group.config.num_channels
+                count += len(group.sample) * (1 + diagnostics.restarts) * group.config.num_channels
             elif what == "random":
-                count += merit.random_vectors * min(merit.random_channels, group.config.num_channels)
+                count += diagnostics.random_vectors * min(diagnostics.random_channels, group.config.num_channels)
         found = self._found.channel_alone
         adamw = setup.config["decomposition"]["solver"] == "adamw"
         how = Basis.ASSUMED if adamw else Basis.MEASURED

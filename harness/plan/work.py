@@ -14,8 +14,8 @@ from harness.records import Neuron, Status
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import pending_vectors
 from harness.run.describe import pending_descriptions
+from harness.run.diagnostics import Group, pending_diagnostics
 from harness.run.judge import Pair, Question, asked_again, pending_scores, pending_verdicts
-from harness.run.merit import Group, pending_merit
 from harness.run.setup import Setup
 from harness.run.worker import Block
 
@@ -26,7 +26,7 @@ class Work:
 
     Attributes:
         vectors: to decompose, one block for each layer and vector kind.
-        merit: figures of merit to measure: of which vectors, and what.
+        diagnostics: diagnostics to measure: of which vectors, and what.
         descriptions: neurons to describe, by describer, in the order in which the describers work.
         verdicts: pairs to compare, in each order that is asked, by comparator; of an adaptive schedule, all that it
             could come to.
@@ -38,7 +38,7 @@ class Work:
     """
 
     vectors: tuple[Block, ...]
-    merit: tuple[tuple[Group, str], ...]
+    diagnostics: tuple[tuple[Group, str], ...]
     descriptions: dict[str, list[Neuron]]
     verdicts: dict[str, list[Pair]]
     scores: dict[str, list[Question]]
@@ -66,7 +66,7 @@ class Work:
     @property
     def empty(self) -> bool:
         """Whether nothing is left to decompose, to measure or to ask."""
-        return not self.vectors and not self.merit and not self.waiting and not any(self.retests.values())
+        return not self.vectors and not self.diagnostics and not self.waiting and not any(self.retests.values())
 
 
 def work_of(setup: Setup, folder: RunFolder, *, subject_is_here: bool = True) -> Work:
@@ -81,9 +81,9 @@ def work_of(setup: Setup, folder: RunFolder, *, subject_is_here: bool = True) ->
     store = ChannelStore(setup) if subject_is_here else None
     if store is not None:
         pending = store.missing(pending)
-    merit = tuple(pending_merit(setup, folder, store))
+    diagnostics = tuple(pending_diagnostics(setup, folder, store))
     if not setup.compares:
-        return Work(tuple(pending), merit, {}, {}, {}, {}, {}, {}, {})
+        return Work(tuple(pending), diagnostics, {}, {}, {}, {}, {}, {}, {})
     descriptions, verdicts, scores = folder.descriptions(), folder.verdicts(), folder.scores()
     adaptive = setup.comparisons.schedule == "adaptive"
     every = dataclasses.replace(setup.comparisons, schedule="all") if adaptive else setup.comparisons
@@ -122,7 +122,7 @@ def work_of(setup: Setup, folder: RunFolder, *, subject_is_here: bool = True) ->
     done += Counter(item.scorer for item in scores.records() if item.status is Status.OK)
     return Work(
         tuple(pending),
-        merit,
+        diagnostics,
         pending_descriptions(setup, descriptions),
         pairs,
         grades,

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.planted.recall import markdown, rows_of_run
-from harness.stats.runs import statistics_of
+from harness.results.comparability import statistics_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

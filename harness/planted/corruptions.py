@@ -122,7 +122,7 @@ def _other(truth: Truth, neuron: Neuron, among: Sequence[Neuron], side: Side, se
     while others[place] != neuron:
         candidate = others[place]
         theirs = {item.concept.name for item in truth.planted(candidate)}
-        if candidate.whole != neuron.whole and not own & theirs and truth.planted(candidate, side):
+        if candidate.unsigned != neuron.unsigned and not own & theirs and truth.planted(candidate, side):
             return candidate
         place = order[place]
     return None

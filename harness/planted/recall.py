@@ -16,8 +16,9 @@ from harness.planted.planting import truth_of
 from harness.planted.settings import Planting
 from harness.planted.truth import Planted, Seen, Truth
 from harness.records import Description, Neuron, Status
-from harness.stats import StatisticsConfig, clustered_interval
-from harness.stats.runs import statistics_of
+from harness.results.comparability import statistics_of
+from harness.stats.bootstrap import clustered_interval
+from harness.stats.config import StatisticsConfig
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,12 @@ def _row(
 
     def recall(counts: Callable[[Neuron, Planted], bool]) -> Figure:
         chosen = [(neuron, hit) for neuron, item, hit in named if counts(neuron, item)]
-        return figure_of([float(hit) for _, hit in chosen], [neuron.whole for neuron, _ in chosen])
+        return figure_of([float(hit) for _, hit in chosen], [neuron.unsigned for neuron, _ in chosen])
 
     def level(neuron: Neuron) -> str:
         return truth.neuron(neuron).level
 
-    precise = [(item.neuron.whole, one.precision) for item, one in zip(made, said, strict=True)]
+    precise = [(item.neuron.unsigned, one.precision) for item, one in zip(made, said, strict=True)]
     counted = [(neuron, value) for neuron, value in precise if value is not None]
     return RecallRow(
         describer=name,

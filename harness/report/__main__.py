@@ -10,11 +10,11 @@ from pathlib import Path
 from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.report.build import write_report
-from harness.report.data import load_run, store_leaderboard, store_pooled
 from harness.report.decomposition import store_decomposition
 from harness.report.judges import store_judge_checks
-from harness.report.sweep import write_tables
-from harness.stats import pool
+from harness.results.pool import pool
+from harness.results.run_data import load_run, store_leaderboard, store_pooled
+from harness.results.sweep import write_tables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

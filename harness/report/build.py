@@ -19,11 +19,12 @@ from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing
 from harness.report import decomposition_plots, plots, sweep_plots, tables, words
 from harness.report.cards import Card, build_cards, histogram_path
-from harness.report.data import RunData, load_run
 from harness.report.packed import TOGETHER, pack
-from harness.report.sweep import Sweep
-from harness.report.text import number, p_value, percent, plural, shown_token, visible
-from harness.stats import MeritGroup, MeritRow, Pool, merit_row, together
+from harness.results.diagnostics import DiagnosticsGroup, DiagnosticsRow, diagnostics_row, together
+from harness.results.formatting import number, p_value, percent, plural, shown_token, visible
+from harness.results.pool import Pool
+from harness.results.run_data import RunData, load_run
+from harness.results.sweep import Sweep
 
 _HERE = Path(__file__).parent
 IN_FULL = 4
@@ -43,7 +44,7 @@ class RunSection:
         cards: the neurons, without what is shown when one is opened.
         packed: what is shown then: see :mod:`harness.report.packed`.
         figures: the plots, by name.
-        merit: the figures of merit of the decomposition by layer and kind, those of all behind them.
+        diagnostics: the diagnostics of the decomposition by layer and kind, those of all behind them.
         config: the configuration as JSON.
     """
 
@@ -55,7 +56,7 @@ class RunSection:
     cards: list[Card]
     packed: list[str]
     figures: dict[str, Markup]
-    merit: list[MeritRow]
+    diagnostics: list[DiagnosticsRow]
     config: str
 
 
@@ -134,7 +135,9 @@ def _section(run: RunData, prefix: str, environment: jinja2.Environment) -> RunS
         packed=pack(_insides(run, prefix, environment, cards)),
         cards=cards,
         figures=_figures(run, prefix),
-        merit=[merit_row(group) for group in (*run.merit, together(run.merit))] if run.merit else [],
+        diagnostics=[diagnostics_row(group) for group in (*run.diagnostics, together(run.diagnostics))]
+        if run.diagnostics
+        else [],
         config=config,
     )
 
@@ -158,35 +161,38 @@ def _figures(run: RunData, prefix: str) -> dict[str, Markup]:
     if board.overall.cells:
         label = "Win rate in percent of each describer, in rows, against each other one, in columns"
         figures["matrix"] = (plots.win_matrix_figure(board), label)
-    figures |= decomposition_figures(run.merit)
+    figures |= decomposition_figures(run.diagnostics)
     # matplotlib escapes the names in its texts; the labels above hold none.
     return {name: Markup(plots.to_svg(figure, prefix + name, label)) for name, (figure, label) in figures.items()}
 
 
-def decomposition_figures(merit: Sequence[MeritGroup]) -> dict[str, tuple[Figure, str]]:
+def decomposition_figures(diagnostics: Sequence[DiagnosticsGroup]) -> dict[str, tuple[Figure, str]]:
     """Return the plots of a decomposition and what they show, by name; none if nothing was decomposed."""
-    if not merit:
+    if not diagnostics:
         return {}
     figures = {
         "kurtosis": (
-            decomposition_plots.kurtosis_figure(merit),
+            decomposition_plots.kurtosis_figure(diagnostics),
             "Excess kurtosis of weight vectors and of their channels in order of discovery",
         ),
-        "loss": (decomposition_plots.loss_figure(merit), "Losses of first channels beside those of random vectors"),
-        "cosine": (decomposition_plots.cosine_figure(merit), "Cosine of channels and their weight vector"),
+        "loss": (
+            decomposition_plots.loss_figure(diagnostics),
+            "Losses of first channels beside those of random vectors",
+        ),
+        "cosine": (decomposition_plots.cosine_figure(diagnostics), "Cosine of channels and their weight vector"),
         "reconstruction": (
-            decomposition_plots.reconstruction_figure(merit),
+            decomposition_plots.reconstruction_figure(diagnostics),
             "Share of the squared weight norm in the span of the first channels",
         ),
         "masked": (
-            decomposition_plots.masked_figure(merit),
+            decomposition_plots.masked_figure(diagnostics),
             "Tokens that the mask of each channel covers",
         ),
-        "skew": (decomposition_plots.skew_figure(merit), "Share of channels carried by the upper tail"),
+        "skew": (decomposition_plots.skew_figure(diagnostics), "Share of channels carried by the upper tail"),
     }
-    if any(group.restarts for group in merit):
+    if any(group.restarts for group in diagnostics):
         label = "Agreement of channels found from two starts, in cosine and in top tokens"
-        figures["consistency"] = (decomposition_plots.consistency_figure(merit), label)
+        figures["consistency"] = (decomposition_plots.consistency_figure(diagnostics), label)
     return figures
 
 

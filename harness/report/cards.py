@@ -21,9 +21,9 @@ from harness.records import (
     Verdict,
     Winner,
 )
-from harness.report.data import RunData
-from harness.report.text import shown_token
-from harness.stats import Comparison, merge_verdicts
+from harness.results.comparisons import Comparison, merge_verdicts
+from harness.results.formatting import shown_token
+from harness.results.run_data import RunData
 
 CROP = 32
 """Tokens of a window that are shown, around its peak."""
@@ -152,15 +152,15 @@ def build_cards(run: RunData) -> Iterator[Card]:
     exemplars = run.records.exemplar_table()
     for start in range(0, len(run.neurons), TOGETHER):
         some = run.neurons[start : start + TOGETHER]
-        whole = {neuron.whole for neuron in some}
+        whole = {neuron.unsigned for neuron in some}
         vectors = _by_neuron(run.records.read_vectors(whole))
         channels = _by_neuron(run.records.read_channels(whole))
         for neuron in some:
             yield _card(
                 run,
                 neuron,
-                [vector.at(neuron.sign) for vector in vectors[neuron.whole]],
-                [channel.at(neuron.sign) for channel in channels[neuron.whole]],
+                [vector.with_sign(neuron.sign) for vector in vectors[neuron.unsigned]],
+                [channel.with_sign(neuron.sign) for channel in channels[neuron.unsigned]],
                 exemplars.read([neuron]) if exemplars else (),
                 descriptions[neuron],
                 verdicts[neuron],

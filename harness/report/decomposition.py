@@ -8,18 +8,18 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.folder import RunFolder, write_json
-from harness.report.text import number, percent
-from harness.stats import merit_groups, merit_json, merit_row, together
+from harness.results.diagnostics import diagnostics_groups, diagnostics_json, diagnostics_row, together
+from harness.results.formatting import number, percent
 
 
 def store_decomposition(folder: RunFolder) -> None:
-    """Write the figures of merit into the run folder: equal records make equal bytes."""
-    write_json(folder.decomposition, merit_json(merit_groups(folder)))
+    """Write the diagnostics into the run folder: equal records make equal bytes."""
+    write_json(folder.decomposition, diagnostics_json(diagnostics_groups(folder)))
 
 
 def print_decomposition(folder: RunFolder, console: Console) -> None:
     """Print the figures by layer and kind, and what it took."""
-    groups = merit_groups(folder)
+    groups = diagnostics_groups(folder)
     if not groups:
         return
     table = Table(title="Decomposition", title_justify="left", padding=(0, 1))
@@ -27,7 +27,7 @@ def print_decomposition(folder: RunFolder, console: Console) -> None:
         table.add_column(heading)
     for heading in ("Vectors", "Channels", "Kurtosis: vector", "channel 1", "Cosine", "In span %"):
         table.add_column(heading, justify="right")
-    rows = [merit_row(group) for group in (*groups, together(groups))]
+    rows = [diagnostics_row(group) for group in (*groups, together(groups))]
     for row in rows:
         last = row is rows[-1]
         table.add_row(

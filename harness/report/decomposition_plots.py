@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from harness.records import VectorKind
 from harness.report.plots import INK, KINDS, MUTED, REAL, WARM, bare
-from harness.stats import Floats, MeritGroup, rectangle
+from harness.results.diagnostics import DiagnosticsGroup, Floats, rectangle
 
 PUBLISHED_COSINE, PUBLISHED_JACCARD = 0.9, 0.8
 """Agreement of two random seeds in Avrahamy, Gur-Arieh, Geva 2026 ([R]), arXiv:2604.06005."""
@@ -21,7 +21,7 @@ _SPREAD = (0.1, 0.9)
 _POINTS = 101
 
 
-def reconstruction_figure(groups: Sequence[MeritGroup]) -> Figure:
+def reconstruction_figure(groups: Sequence[DiagnosticsGroup]) -> Figure:
     """Return the share of the squared weight norm inside the span of the first channels, by kind."""
     figure, axes = _axes("channels", "squared norm in their span")
     for kind, of_kind in _kinds(groups):
@@ -33,7 +33,7 @@ def reconstruction_figure(groups: Sequence[MeritGroup]) -> Figure:
     return _finished(figure, axes, "lower right")
 
 
-def cosine_figure(groups: Sequence[MeritGroup]) -> Figure:
+def cosine_figure(groups: Sequence[DiagnosticsGroup]) -> Figure:
     """Return how close the channels lie to their weight vector, in order of discovery, by kind."""
     figure, axes = _axes("channel, in order of discovery", "cosine with the weight vector")
     for kind, of_kind in _kinds(groups):
@@ -43,7 +43,7 @@ def cosine_figure(groups: Sequence[MeritGroup]) -> Figure:
     return _finished(figure, axes, "lower right")
 
 
-def masked_figure(groups: Sequence[MeritGroup]) -> Figure:
+def masked_figure(groups: Sequence[DiagnosticsGroup]) -> Figure:
     """Return how many tokens the mask of each channel covers, in order of discovery, by kind."""
     figure, axes = _axes("channel, in order of discovery", "tokens that its mask covers")
     for kind, of_kind in _kinds(groups):
@@ -54,7 +54,7 @@ def masked_figure(groups: Sequence[MeritGroup]) -> Figure:
     return _finished(figure, axes, "lower right")
 
 
-def kurtosis_figure(groups: Sequence[MeritGroup]) -> Figure:
+def kurtosis_figure(groups: Sequence[DiagnosticsGroup]) -> Figure:
     """Return the excess kurtosis of the weight vectors (at 0) and of their channels, by kind."""
     figure, axes = _axes("weight vector (w), then its channels in order of discovery", "excess kurtosis")
     for kind, of_kind in _kinds(groups):
@@ -70,7 +70,7 @@ def kurtosis_figure(groups: Sequence[MeritGroup]) -> Figure:
     return _finished(figure, axes, "lower right")
 
 
-def loss_figure(groups: Sequence[MeritGroup]) -> Figure:
+def loss_figure(groups: Sequence[DiagnosticsGroup]) -> Figure:
     """Return how the losses of first channels are distributed, beside those of random vectors."""
     figure, axes = _axes("loss of the first channel", "share of vectors below")
     shares = np.linspace(0, 1, _POINTS)
@@ -87,7 +87,7 @@ def loss_figure(groups: Sequence[MeritGroup]) -> Figure:
     return _finished(figure, axes, "lower right")
 
 
-def consistency_figure(groups: Sequence[MeritGroup]) -> Figure:
+def consistency_figure(groups: Sequence[DiagnosticsGroup]) -> Figure:
     """Return how alike the channels found from two starts are; dashed: what is published for two seeds."""
     figure, axes = _axes("agreement with the partner from another start", "share of channels")
     again = [item for group in groups for item in group.restarts]
@@ -106,7 +106,7 @@ def consistency_figure(groups: Sequence[MeritGroup]) -> Figure:
     return _finished(figure, axes, "upper left")
 
 
-def skew_figure(groups: Sequence[MeritGroup]) -> Figure:
+def skew_figure(groups: Sequence[DiagnosticsGroup]) -> Figure:
     """Return how many channels are carried by the upper tail of their projection, in order of discovery, by kind."""
     figure, axes = _axes("channel, in order of discovery", "carried by the upper tail")
     for kind, of_kind in _kinds(groups):
@@ -135,7 +135,7 @@ def _finished(figure: Figure, axes: Axes, place: Literal["lower right", "upper l
     return figure
 
 
-def _kinds(groups: Sequence[MeritGroup]) -> Iterator[tuple[VectorKind, list[MeritGroup]]]:
+def _kinds(groups: Sequence[DiagnosticsGroup]) -> Iterator[tuple[VectorKind, list[DiagnosticsGroup]]]:
     for kind in KINDS:
         found = [group for group in groups if group.kind is kind]
         if found:

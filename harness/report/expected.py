@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.folder import RunFolder
-from harness.report.text import number, shown_token, visible
-from harness.stats import FoundChannel, expected_channels, found_channels
+from harness.results.formatting import number, shown_token, visible
+from harness.results.reference_channels import FoundChannel, found_channels, reference_channels
 
 
 def read_expected(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[FoundChannel, ...]:
     """Return what the run found where its config expects something; nothing if it expects nothing."""
-    expected = expected_channels((manifest.get("config") or {}).get("expected") or ())
+    expected = reference_channels((manifest.get("config") or {}).get("reference_channels") or ())
     if not expected:
         return ()
     neurons = {one.neuron for one in expected}

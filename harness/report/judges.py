@@ -13,9 +13,9 @@ from rich.text import Text
 
 from harness.folder import RunFolder, write_json
 from harness.records import Corruption, from_json
-from harness.report.text import percent, visible
-from harness.stats.judges import JudgeCheck, judge_checks
-from harness.stats.runs import statistics_of
+from harness.results.comparability import statistics_of
+from harness.results.formatting import percent, visible
+from harness.results.judge_checks import JudgeCheck, judge_checks
 
 _CHECKS = TypeAdapter(tuple[JudgeCheck, ...])
 

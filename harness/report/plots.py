@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from harness.records import VectorKind
-from harness.report.text import percent, visible
-from harness.stats import Leaderboard, Row
+from harness.results.formatting import percent, visible
+from harness.results.schema import Leaderboard, Row
 
 INK = "#1b1f2a"  # dark, for images on white; :func:`to_svg` turns it into the colour of the surrounding text
 MUTED = "#8b919e"  # the other colours are middle tones, legible on light and on dark

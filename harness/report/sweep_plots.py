@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from harness.report.plots import CONTROL, INK, MUTED, bare, safe
-from harness.report.sweep import Sweep
-from harness.stats import Parameter
-from harness.stats.parameters import shown
+from harness.results.parameters import Parameter, shown
+from harness.results.sweep import Sweep
 
 _COLOURS = ("#2a9d8f", "#d9733a", "#4f86d9", "#c2577b", "#8a9a3a", "#9a8fb0", "#b98a2f", "#5aa5c4")
 _MARKERS = "osD^vPX*<>"

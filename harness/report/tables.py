@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.records import RoleUsage, Usage, total_roles
-from harness.stats import Board, BreakdownRow, Concordance, LeftOut
-from harness.stats.boards import LeftOutRow
-from harness.stats.judges import JudgeCheck, KnownPair
+from harness.results.judge_checks import JudgeCheck, KnownPair
+from harness.results.schema import Board, BreakdownRow, Concordance, LeftOut, LeftOutRow
 
 
 @dataclass(frozen=True)

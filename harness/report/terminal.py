@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.text import number, percent, visible
-from harness.stats import Leaderboard, Row
+from harness.results.formatting import number, percent, visible
+from harness.results.schema import Leaderboard, Row
 
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
 

@@ -8,9 +8,12 @@ from typing import Any
 
 from harness.flat import flatten
 from harness.records import Neuron
-from harness.report.data import RunData
-from harness.report.text import listing, number, percent, plural
-from harness.stats import Board, Cycles, LengthEffect, Pool, Trust, incomparable, merit_row, together
+from harness.results.comparability import incomparable
+from harness.results.diagnostics import diagnostics_row, together
+from harness.results.formatting import listing, number, percent, plural
+from harness.results.pool import Pool
+from harness.results.run_data import RunData
+from harness.results.schema import Board, Cycles, LengthEffect, Trust
 
 LITTLE = 0.1
 """Share of the variation in length within pairs of describers below which adjusted figures are called a hint."""
@@ -45,13 +48,13 @@ def summary(run: RunData) -> str:
 
 def neurons_of(run: RunData) -> int:
     """Return how many whole neurons a run compares describers on, or has on record if it only decomposes."""
-    return len({neuron.whole for neuron in run.compared}) if run.compares else len(run.neurons) + run.left_out
+    return len({neuron.unsigned for neuron in run.compared}) if run.compares else len(run.neurons) + run.left_out
 
 
 def neurons_told(neurons: Collection[Neuron]) -> str:
     """Return how many whole neurons these are, and at which signs if that is not the positive one alone."""
     signs = signs_told(neurons)
-    return plural(len({neuron.whole for neuron in neurons}), "neuron") + (f" {signs}" if signs else "")
+    return plural(len({neuron.unsigned for neuron in neurons}), "neuron") + (f" {signs}" if signs else "")
 
 
 def signs_told(neurons: Collection[Neuron]) -> str:
@@ -60,19 +63,19 @@ def signs_told(neurons: Collection[Neuron]) -> str:
         return ""
     if all(neuron.negative for neuron in neurons):
         return "at the negative sign"
-    count = len({neuron.whole for neuron in neurons})
+    count = len({neuron.unsigned for neuron in neurons})
     both = len(neurons) - count
     return "at both signs" if both == count else f"({both} of them at both signs)"
 
 
 def _decomposed(run: RunData) -> str:
-    if not run.merit:
+    if not run.diagnostics:
         return "Nothing has been decomposed yet."
-    total = merit_row(together(run.merit))
-    layers = sorted({group.layer for group in run.merit if group.layer is not None})
+    total = diagnostics_row(together(run.diagnostics))
+    layers = sorted({group.layer for group in run.diagnostics if group.layer is not None})
     whole = layers == list(range(layers[0], layers[-1] + 1)) and len(layers) > 2
     where = f"{layers[0]} to {layers[-1]}" if whole else listing([str(layer) for layer in layers])
-    kinds = listing(sorted({group.kind.value for group in run.merit if group.kind is not None}))
+    kinds = listing(sorted({group.kind.value for group in run.diagnostics if group.kind is not None}))
     neurons = plural(len(run.neurons) + run.left_out, "neuron")
     return (
         f"{plural(total.vectors, 'weight vector')} ({kinds}) of {neurons} of "
@@ -86,7 +89,7 @@ def extractive_notice(run: RunData) -> str | None:
     if not run.compares:
         return None
     forms = {
-        name: entry.get("form")
+        name: entry.get("mode")
         for name, entry in run.part("contestants").items()
         if isinstance(entry, Mapping) and not entry.get("control")
     }
@@ -122,7 +125,7 @@ def extractive_notice(run: RunData) -> str | None:
 def _unread(run: RunData) -> list[str]:
     """Say which judges of a run without an LLM read descriptions, if any of them does not."""
     judges = run.part("judges") or {health.judge: {} for health in run.leaderboard.health}
-    readers = sorted(name for name, entry in judges.items() if isinstance(entry, Mapping) and entry.get("people"))
+    readers = sorted(name for name, entry in judges.items() if isinstance(entry, Mapping) and entry.get("is_human"))
     if not readers:
         unread = (
             "No judge reads descriptions as a language model or a person does: they compare embeddings, words or "

@@ -13,7 +13,7 @@ from typing import TypeVar
 from harness.errors import HarnessError
 from harness.folder import Answer, Journal
 from harness.llm.budget import BudgetedClient, FailureBudget
-from harness.llm.client import LLMClient, Price, Stopped, Unanswered, Unasked
+from harness.llm.client import LLMClient, NotCached, Price, Stopped, Unanswered
 from harness.llm.metering import MeteredClient
 from harness.llm.serving import Serving
 from harness.methods import Method
@@ -55,14 +55,14 @@ async def attempt(
     goes through.
 
     Raises:
-        Unasked: if the item cannot be answered without asking, and nothing is to be asked, whatever the method makes
+        NotCached: if the item cannot be answered without asking, and nothing is to be asked, whatever the method makes
             of it.
     """
     start = time.monotonic()
     meters = {role: MeteredClient(llm, llms.prices.get(role)) for role, llm in llms.items()}
     result, status, detail = await _outcome(work(meters))
     if any(meter.unasked for meter in meters.values()):
-        raise Unasked
+        raise NotCached
     if stopped := next((meter.stopped for meter in meters.values() if meter.stopped), ""):
         # Whatever the method made of it: half an answer would never be completed.
         result, status, detail = None, Status.FAILED, stopped
@@ -150,7 +150,7 @@ async def answer_all(
         async with places:
             try:
                 record = await answer(item)
-            except Unasked:
+            except NotCached:
                 advance(1)
                 return
         known = journal.latest(record)

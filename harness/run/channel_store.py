@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +29,7 @@ from harness.records import Neuron, VectorKind
 from harness.run.manifest import identity
 from harness.run.setup import Setup
 from harness.run.worker import Block
-from harness.store import locked, place, share, shelf, vocabulary_of, weights_of
+from harness.store import ensure_entry, entry_path, link_or_copy, locked, vocabulary_of, weights_of
 
 logger = logging.getLogger(__name__)
 #: Raised when the same search finds, or the same record says, something else than before.
@@ -63,62 +63,57 @@ class ChannelStore:
         # What a function of the user's own does is not known from its name.
         if store is None or self._setup.config["decomposition"]["solver"] not in SOLVERS:
             return None
-        return RunFolder(place(Path(store).expanduser(), self._identity))
+        return RunFolder(entry_path(Path(store).expanduser(), self._identity))
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep other runs that need the same from working on it meanwhile: they wait, and find it done."""
         if self._folder is None:
             yield
             return
-        shelf(self._folder.path.parent, self._identity)
+        ensure_entry(self._folder.path.parent, self._identity)
         with locked(self._folder.path, "decomposes the same vectors"):
             yield
 
     def missing(self, pending: Sequence[Block]) -> list[Block]:
         """Return what of the blocks is not in the store."""
-        if not pending:
-            return []
-        homes = self._homes(pending)
-        groups = [
-            dataclasses.replace(b, neurons=tuple(n for n in b.neurons if (n, b.kind) not in homes)) for b in pending
-        ]
-        return [group for group in groups if group.neurons]
+        return _without(pending, self._homes(pending)) if pending else []
 
-    def take(self, folder: RunFolder, pending: Sequence[Block]) -> list[Block]:
+    def restore(self, folder: RunFolder, pending: Sequence[Block]) -> list[Block]:
         """Put what the store has of some blocks into a run folder, and return the rest."""
         taken: dict[str, list[tuple[Neuron, VectorKind]]] = defaultdict(list)
         stored: dict[str, _Stored] = {}
-        for key, home in self._homes(pending).items():
+        homes = self._homes(pending)
+        for key, home in homes.items():
             stored[home.name] = home
             taken[home.name].append(key)
         for name, keys in taken.items():
             self._take_block(folder, stored[name], keys)
         if taken:
             logger.info("the channels of %d vectors are in the store", sum(map(len, taken.values())))
-        return self.missing(pending)
+        return _without(pending, homes)
 
-    def give(self, folder: RunFolder, name: str) -> None:
+    def save(self, folder: RunFolder, name: str) -> None:
         """Keep a block that a run folder holds."""
         if self._folder is not None:
             _share_block(folder, self._folder, name)
 
     def fetch(self, path: Path) -> bool:
-        """Put a file of figures of merit into its place in a run folder, if the store has it; tell whether it has."""
+        """Put a file of diagnostics into its place in a run folder, if the store has it; tell whether it has."""
         if self._folder is None or not self.has(path):
             return False
-        share(self._folder.merit / path.name, path)
+        link_or_copy(self._folder.diagnostics / path.name, path)
         return True
 
     def has(self, path: Path) -> bool:
-        """Tell whether the store has a file of figures of merit."""
-        return self._folder is not None and (self._folder.merit / path.name).exists()
+        """Tell whether the store has a file of diagnostics."""
+        return self._folder is not None and (self._folder.diagnostics / path.name).exists()
 
     def keep(self, path: Path) -> None:
-        """Keep a run's file of figures of merit; its name tells all that it depends on beyond the store's folder."""
+        """Keep a run's file of diagnostics; its name tells all that it depends on beyond the store's folder."""
         if self._folder is not None:
-            shelf(self._folder.path.parent, self._identity)
-            share(path, self._folder.merit / path.name)
+            ensure_entry(self._folder.path.parent, self._identity)
+            link_or_copy(path, self._folder.diagnostics / path.name)
 
     def _homes(self, pending: Sequence[Block]) -> dict[tuple[Neuron, VectorKind], _Stored]:
         """Return where the vectors are found that the store has with enough channels: where least is cut off."""
@@ -187,8 +182,17 @@ def _stored(folder: RunFolder) -> Iterator[_Stored]:
         yield _Stored(name, tuple(zip(neurons, kinds, strict=True)), len(table["reconstruction"][0]))
 
 
+def _without(blocks: Sequence[Block], vectors: Collection[tuple[Neuron, VectorKind]]) -> list[Block]:
+    """Return what is left of some blocks when some vectors are taken out."""
+    groups = [
+        dataclasses.replace(block, neurons=tuple(n for n in block.neurons if (n, block.kind) not in vectors))
+        for block in blocks
+    ]
+    return [group for group in groups if group.neurons]
+
+
 def _share_block(source: RunFolder, target: RunFolder, name: str) -> None:
     for ending in _ENDINGS:
         path = source.channels / f"{name}.{ending}"
         if path.exists():
-            share(path, target.channels / path.name)
+            link_or_copy(path, target.channels / path.name)

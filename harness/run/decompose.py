@@ -103,8 +103,8 @@ def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], 
     """
     if not pending:
         return
-    with store.alone():
-        rest = store.take(folder, pending)
+    with store.locked():
+        rest = store.restore(folder, pending)
         if rest:
             _decompose(setup, folder, rest, store)
 
@@ -117,7 +117,7 @@ def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store:
             start, count = time.monotonic(), len(result.block.neurons)
             name = result.block.name
             folder.write_block(name, vector_table(result, texts), channel_table(result, texts), result.directions)
-            store.give(folder, name)
+            store.save(folder, name)
             now = time.monotonic()
             seconds = (result.seconds, result.record_seconds + now - start, now - last)
             folder.append_timing(BlockTiming(name, count, *(round(value, 3) for value in seconds)))

@@ -94,7 +94,7 @@ class Cases:
             effects=tuple(self._effects[neuron]) if describer.needs_effects else (),
             activity=self._evidence.activity(neuron),
             reader=self._reader,
-            channels=tuple(channel.at(neuron.sign) for channel in self._channels[neuron.whole]),
+            channels=tuple(channel.with_sign(neuron.sign) for channel in self._channels[neuron.unsigned]),
             neurons=tuple(self._setup.described),
             others=others,
             budget=self._setup.config["evidence_budget"],

@@ -13,7 +13,7 @@ from typing import TypeVar
 from harness.errors import HarnessError
 from harness.evidence import TextReader
 from harness.folder import Answer, Journal, RunFolder, write_json
-from harness.llm.client import LLMClient, Unasked
+from harness.llm.client import LLMClient, NotCached
 from harness.llm.reseeding import ReseededClient
 from harness.llm.serving import Serving
 from harness.methods import Comparator, JudgeCase, Judgement, Scorer
@@ -29,12 +29,12 @@ from harness.records import (
     Verdict,
     Winner,
 )
+from harness.results.comparisons import merge_verdicts
 from harness.run.answers import Clients, answer_all, attempt, clients_of
 from harness.run.open_evidence import Evidence
 from harness.run.schedule import Orders, Plan, first_round, next_round, shuffled
 from harness.run.setup import Setup
 from harness.seeds import derive_rng
-from harness.stats import merge_verdicts
 
 OPEN_TO_JUDGES = (Split.CALIBRATE, Split.REPORT)
 Pair = tuple[Neuron, str, str]
@@ -63,7 +63,7 @@ class Rounds:
         """Return the neurons on which a comparator has anything to say of each pair, in their random order."""
         signs: dict[Neuron, list[Neuron]] = defaultdict(list)
         for neuron in self._setup.described:
-            signs[neuron.whole].append(neuron)
+            signs[neuron.unsigned].append(neuron)
         return {
             (a, b): [
                 whole
@@ -91,7 +91,7 @@ class Rounds:
             (neuron, *order)
             for neuron in self._setup.described
             for (a, b), neurons in chosen.items()
-            if neuron.whole in neurons
+            if neuron.unsigned in neurons
             for order in (((a, b),) if comparator.symmetric else ((a, b), (b, a)))
         )
         return [(neuron, first, second) for neuron, first, second in asked if comparator.covers(neuron, first, second)]
@@ -345,7 +345,7 @@ async def _score(
 
 def _made(made: Mapping[tuple[Neuron, str], Description], neuron: Neuron, describer: str) -> Description:
     if (neuron, describer) not in made:  # in a run that was interrupted, when nothing is to be asked
-        raise Unasked
+        raise NotCached
     return made[neuron, describer]
 
 

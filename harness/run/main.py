@@ -33,8 +33,8 @@ from harness.run.progress import draw_bars
 from harness.run.sweep import Outcome, SweepFolder, conclude_sweep, draw_no_bars, started
 
 if TYPE_CHECKING:
+    from harness.results.schema import Leaderboard
     from harness.run.setup import Setup
-    from harness.stats import Leaderboard
 
 ENDED_EARLY = 3  # exit status of a run, or of a sweep with one, in which a method spent its failure budget
 _ended_early: list[str] = []
@@ -136,7 +136,7 @@ def task(config: DictConfig) -> float | None:
 
 def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leaderboard]:
     # Imported here, so that --help and a misspelt option answer at once.
-    from harness.run.figures import check_figure
+    from harness.run.objective import check_figure
     from harness.run.pipeline import run
     from harness.run.setup import Setup
 
@@ -150,7 +150,7 @@ def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leade
 
 def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
     """Run one of a sweep. What goes wrong is noted, and told at the end: it must not stop the others."""
-    from harness.run.figures import read_figure
+    from harness.run.objective import read_figure
 
     sweep, folder = SweepFolder(Path(settings.sweep.dir)), Path(settings.runtime.output_dir)
     lost = "its process ended without a word (killed, or out of memory?)"

@@ -27,17 +27,29 @@ from harness.methods import Method
 from harness.run.setup import Setup
 
 #: Parts of the config that change how or where a run works, but no result; all else is the run's identity.
-#: ``llm`` stands there through its back ends, which know what changes their answers; ``merit`` through the names of
-#: its files, for nothing else depends on it; ``statistics`` change no record.
+#: ``llm`` stands there through its back ends, which know what changes their answers; ``diagnostics`` through the names
+#: of its files, for nothing else depends on it; ``statistics`` change no record.
 OPERATIONAL = (
-    *("name", "folder", "cache", "quiet", "executor", "storage", "tracking", "serving", "llm", "merit", "expected"),
+    *(
+        "name",
+        "folder",
+        "cache",
+        "quiet",
+        "executor",
+        "storage",
+        "tracking",
+        "serving",
+        "llm",
+        "diagnostics",
+        "reference_channels",
+    ),
     *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s", "steering.rows"),
     *("subject.cache", "subject.shape"),
     *("comparisons.retest", "statistics", "sweep"),
 )
 #: What only the answers depend on: free to change until there are any.
 OF_ANSWERS = (
-    *("llm", "describers", "judges", "comparisons", "form", "words", "evidence_budget", "prompts", "inputs"),
+    *("llm", "describers", "judges", "comparisons", "mode", "target_words", "evidence_budget", "prompts", "inputs"),
     "steering",
 )
 PACKAGES = (
@@ -172,7 +184,7 @@ def identity(setup: Setup) -> dict[str, Any]:
         "inputs": {
             name: found
             for name, method in {**setup.describers, **setup.judges}.items()
-            if (found := [one.inputs for one in method.everyone if one.inputs is not None])
+            if (found := [one.inputs for one in method.walk if one.inputs is not None])
         },
         "llm": {
             role: {**backend.identity, "sampling": dataclasses.asdict(backend.sampling)}
@@ -259,8 +271,8 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
         "contestants": {
             name: {
                 "control": describer.control,
-                "form": _form(setup, name),
-                "words": getattr(describer, "words", None),
+                "mode": _form(setup, name),
+                "target_words": getattr(describer, "target_words", None),
                 "corruption": dataclasses.asdict(describer.corruption) if describer.corruption else None,
                 "models": _models(describer, setup),
                 "protocol": _protocol(describer),
@@ -274,7 +286,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
                 "role": judge.role,
                 "symmetric": getattr(judge, "symmetric", True),
                 "side": getattr(judge, "side", None),
-                "people": any(one.people for one in judge.everyone),
+                "is_human": any(one.is_human for one in judge.walk),
                 "models": _models(judge, setup),
                 "members": {
                     member: {"side": inner.side, "models": _models(inner, setup)}

@@ -19,17 +19,18 @@ from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
 from harness.methods import Method
 from harness.report import build_report, store_decomposition, store_judge_checks, store_leaderboard
+from harness.results.comparability import leaderboard_of
+from harness.results.schema import Leaderboard
 from harness.run.answers import prove
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
-from harness.run.intervene import draw_texts, intervene
+from harness.run.diagnostics import measure_diagnostics
+from harness.run.interventions.measure import draw_texts, intervene
 from harness.run.judge import judge, pending_scores, pending_verdicts
 from harness.run.manifest import check_same_run, without_secrets, write_manifest
-from harness.run.merit import measure_merit
 from harness.run.progress import progress
 from harness.run.setup import Setup
-from harness.stats import Leaderboard, leaderboard_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
         if setup.corpus is not None and setup.compares and not folder.exemplars.exists():
             manifest = _gather(setup, folder, setup.corpus)
         decompose_blocks(setup, folder, pending, store)
-    measure_merit(setup, folder, store)
+    measure_diagnostics(setup, folder, store)
     intervene(setup, folder)
     return manifest
 

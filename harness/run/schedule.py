@@ -24,10 +24,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.decomposition.checks import require, require_count
+from harness.checks import require, require_count
 from harness.records import Neuron
+from harness.results.comparisons import Comparison
 from harness.seeds import derive_rng
-from harness.stats import Comparison
 
 Pair = tuple[str, str]
 #: How many of its neurons, in their random order, each pair has been given, round by round.
@@ -82,7 +82,7 @@ BASELINE = "the name of a describer with schedule=baseline, and null otherwise"
 
 def shuffled(neurons: Sequence[Neuron], seed: int) -> list[Neuron]:
     """Return the whole neurons in the one random order in which all pairs take them."""
-    whole = sorted({neuron.whole for neuron in neurons})
+    whole = sorted({neuron.unsigned for neuron in neurons})
     return [whole[place] for place in derive_rng(seed, "comparisons").permutation(len(whole))]
 
 
@@ -158,7 +158,7 @@ def _evidence(given: Plan, comparisons: Sequence[Comparison], orders: Orders) ->
     chosen = {pair: set(orders[pair][:count]) for pair, count in given.items()}
     points: dict[Pair, dict[Neuron, list[float]]] = defaultdict(lambda: defaultdict(list))
     for item in comparisons:
-        pair, neuron = (item.left, item.right), item.neuron.whole
+        pair, neuron = (item.left, item.right), item.neuron.unsigned
         if item.points is not None and neuron in chosen.get(pair, ()):
             points[pair][neuron].append(item.points)
     return {

@@ -14,20 +14,21 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from harness.checks import require, require_count
 from harness.decomposition import AdamWConfig, DecompositionConfig, GeodesicConfig
-from harness.decomposition.checks import require, require_count
 from harness.errors import HarnessError
 from harness.evidence import Corpus, EvidenceConfig, special_affixes
 from harness.llm.client import Backend
 from harness.methods import Comparator, Describer, Method, Scorer
 from harness.records import Neuron, Sign, Split, VectorKind
+from harness.results.reference_channels import ReferenceChannel, reference_channels
 from harness.run.executor import Executor
+from harness.run.interventions.config import SteeringConfig
 from harness.run.schedule import ComparisonConfig
-from harness.run.steering import SteeringConfig
-from harness.run.tracking import Tracker
+from harness.run.trackers import Tracker
 from harness.run.worker import Storage
 from harness.seeds import derive_rng
-from harness.stats import ExpectedChannel, StatisticsConfig, expected_channels
+from harness.stats.config import StatisticsConfig
 from harness.subject import Subject, check_signs
 
 logger = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ class DecompositionPlan:
 
 
 @dataclass(frozen=True)
-class MeritConfig:
+class DiagnosticsConfig:
     """What is decomposed besides the run's vectors, to judge the decomposition.
 
     Attributes:
@@ -197,8 +198,8 @@ class Setup:
     selection: NeuronSelection
     decomposition: DecompositionPlan
     storage: Storage
-    merit: MeritConfig
-    expected: tuple[ExpectedChannel, ...]
+    diagnostics: DiagnosticsConfig
+    reference_channels: tuple[ReferenceChannel, ...]
     statistics: StatisticsConfig
     corpus: Corpus | None
     evidence: EvidenceConfig
@@ -238,8 +239,8 @@ class Setup:
             selection=selection,
             decomposition=DecompositionPlan(settings, config["decomposition"]["overrides"], config["seed"]),
             storage=_filled(Storage, config, "storage"),
-            merit=_filled(MeritConfig, config, "merit"),
-            expected=_expected(config),
+            diagnostics=_filled(DiagnosticsConfig, config, "diagnostics"),
+            reference_channels=_reference_channels(config),
             statistics=_filled(StatisticsConfig, config, "statistics"),
             corpus=_built(config, "corpus", Corpus) if config.get("corpus") else None,
             evidence=_filled(EvidenceConfig, config, "evidence"),
@@ -261,7 +262,7 @@ class Setup:
     @cached_property
     def described(self) -> list[Neuron]:
         """The neurons of the run as they are described and judged, each sign for itself, ordered."""
-        return sorted({neuron.at(Sign(sign)) for neuron in self.neurons for sign in self.selection.signs})
+        return sorted({neuron.with_sign(Sign(sign)) for neuron in self.neurons for sign in self.selection.signs})
 
     @property
     def kinds(self) -> tuple[VectorKind, ...]:
@@ -287,7 +288,7 @@ class Setup:
 
     def _hindrance(self, method: Method) -> str | None:
         """Say why a method cannot work in this run, if it cannot."""
-        for one in method.everyone:
+        for one in method.walk:
             absent = [role for role in one.roles if role not in self.backends]
             if absent and one.llm_required:
                 return (
@@ -356,11 +357,11 @@ class Setup:
         if self.compares:
             self._check_comparison()
         assert self.neurons
-        for one in self.expected:
+        for one in self.reference_channels:
             if one.neuron not in self.neurons or one.kind not in self.kinds:
                 raise HarnessError(
-                    f"expected names the {one.kind} vector of {one.neuron}, which this run does not decompose: "
-                    "take it out, or add it to neurons"
+                    f"reference_channels names the {one.kind} vector of {one.neuron}, which this run does not "
+                    "decompose: take it out, or add it to neurons"
                 )
         for layer in {neuron.layer for neuron in self.neurons}:
             for kind in self.kinds:
@@ -412,12 +413,12 @@ class Setup:
         budget = self.config["evidence_budget"]
         if budget is not None and (not isinstance(budget, int) or budget < 1):
             raise HarnessError(f"evidence_budget is {budget!r}; it must be a number of tokens, or null for no limit")
-        methods = [one for method in (*self.describers.values(), *self.judges.values()) for one in method.everyone]
+        methods = [one for method in (*self.describers.values(), *self.judges.values()) for one in method.walk]
         encoders = {id(one.encoder): one.encoder for one in methods if hasattr(one, "encoder")}
         for encoder in encoders.values():
             encoder.check()
         for name, describer in self.describers.items():
-            for one in describer.everyone:
+            for one in describer.walk:
                 if isinstance(one, Describer):
                     try:
                         one.check(self.described, self.subject)
@@ -434,9 +435,9 @@ class Setup:
             )
 
 
-def _expected(config: Mapping[str, Any]) -> tuple[ExpectedChannel, ...]:
+def _reference_channels(config: Mapping[str, Any]) -> tuple[ReferenceChannel, ...]:
     try:
-        return expected_channels(config["expected"] or ())
+        return reference_channels(config["reference_channels"] or ())
     except ValueError as error:
         raise HarnessError(str(error)) from error
 

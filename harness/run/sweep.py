@@ -143,7 +143,7 @@ def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
         The runs that did not go well.
     """
     # Imported here: a sweep whose options are wrong need not wait for it.
-    from harness.report.sweep import print_sweep, read_sweep, write_sweep
+    from harness.results.sweep import print_sweep, read_sweep, write_sweep
 
     outcomes = sweep.outcomes()
     finished = [RunFolder(sweep.path / one.folder) for one in outcomes if one.status in ("ok", "ended early")]

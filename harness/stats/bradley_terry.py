@@ -9,7 +9,7 @@ parameters, which is logistic regression with ``C = 1 / ridge``. The penalty kee
 everything.
 
 *Assumptions.* One strength for each describer, whoever the opponent (transitivity: see
-:mod:`harness.stats.transitivity`), and comparisons that are exchangeable within a pair given the covariate. Their
+:mod:`harness.results.transitivity`), and comparisons that are exchangeable within a pair given the covariate. Their
 dependence within a neuron does not bias the strengths; intervals must come from resampled neurons.
 
 *Degenerate cases.* Strengths of describers that no chain of comparisons joins cannot be compared

@@ -463,7 +463,7 @@ class Subject:
                 to the vector, and the unembedding at every layer; if not, through the layer's own :meth:`projection`.
         """
         vector = self.vectors(neuron.layer, [neuron.index], kind, [neuron.expert])
-        vector = -vector if neuron.turns(kind) else vector
+        vector = -vector if neuron.flips(kind) else vector
         projection = self._projections.unembedding() if final_norm else self.projection(neuron.layer)
         if final_norm:
             vector = self.final_norm(vector)

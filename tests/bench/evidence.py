@@ -57,7 +57,7 @@ def main() -> None:
     random.Random(0).shuffle(every)
     every = (every * options.turns)[: options.turns]
     for signs in ([Sign.POSITIVE], list(Sign)):
-        compare(subject, [neuron.at(sign) for neuron in neurons for sign in signs], pool, every, options)
+        compare(subject, [neuron.with_sign(sign) for neuron in neurons for sign in signs], pool, every, options)
     whole(subject, corpus, neurons, config, options.device)
 
 
@@ -67,7 +67,7 @@ def compare(
     """Time the pass and the bare forward pass in turns, on the same batches."""
     config, device = EvidenceConfig(), options.device
     encoder = Encoder(subject.tokenizer)
-    reader = ActivationReader(subject, sorted({neuron.whole for neuron in neurons}), device)
+    reader = ActivationReader(subject, sorted({neuron.unsigned for neuron in neurons}), device)
     bare = ActivationReader(subject, [Neuron(max(neuron.layer for neuron in neurons), 0)], device)._model
     for module in bare.modules():
         module._forward_pre_hooks.clear()

@@ -23,7 +23,7 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import tiny_models
+from support import tiny_models
 
 from harness.llm import CachedClient, Message, MeteredClient, ResponseCache, Sampling
 from harness.llm.client import LLMClient

@@ -32,7 +32,7 @@ from harness.records import (
     Winner,
 )
 from harness.report.build import write_report
-from harness.report.data import load_run
+from harness.results.run_data import load_run
 
 TARGET_MEGABYTES, TARGET_SECONDS = 20.0, 3.0
 DESCRIBERS = ("rotate", "maxact", "vocab_proj", "shuffled", "generic")
@@ -67,7 +67,7 @@ def realistic_run(path: Path, neurons: int, seed: int = 0) -> RunFolder:
         {
             "name": "a thousand neurons",
             "subject": {"name": "made-up", "layers": 6, "d_mlp": 1536},
-            "contestants": {name: {"control": name in DESCRIBERS[3:], "form": "llm"} for name in DESCRIBERS},
+            "contestants": {name: {"control": name in DESCRIBERS[3:], "mode": "llm"} for name in DESCRIBERS},
             "judges": {"pairwise": {"kind": "comparator"}, "embedding": {"kind": "comparator"}},
             "llm": {"explainer": {"model": "m"}, "judge": {"model": "m"}},
         },

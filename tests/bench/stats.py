@@ -15,7 +15,9 @@ import time
 import numpy as np
 
 from harness.records import Description, Neuron, Usage, VectorKind, VectorSummary, Verdict, Winner
-from harness.stats import StatisticsConfig, build_leaderboard, facets_of
+from harness.results.facets import facets_of
+from harness.results.leaderboard import build_leaderboard
+from harness.stats.config import StatisticsConfig
 
 METHODS = ("rotate", "maxact", "vocab_proj", "token_change", "shuffled", "generic")
 STRENGTHS = (1.0, 0.7, 0.3, 0.2, -0.9, -1.3)

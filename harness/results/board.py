@@ -1,0 +1,329 @@
+"""One board: the figures of one judge, or of all together, from its comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+from harness.results.comparisons import STATUSES, Bools, ComparisonTable, Floats, Ints, VerdictTable
+from harness.results.rounding import figure, span
+from harness.results.schema import Board, Cell, Cycles, Graph, LengthEffect, PairTest, Row
+from harness.results.tally import Tally, clusters_of_describers, standings
+from harness.results.transitivity import majority_cycles
+from harness.results.trust import check_controls
+from harness.stats import bradley_terry, length
+from harness.stats.bootstrap import Interval, percentiles, ratio
+from harness.stats.bradley_terry import Design
+from harness.stats.config import StatisticsConfig
+from harness.stats.permutation import holm, sign_flip_p_value, standardised_effect
+
+
+@dataclass(frozen=True)
+class BoardInputs:
+    """What a board is computed from; every part is that of the board's judges alone.
+
+    Attributes:
+        judge: whose board it is; none for all judges together.
+        verdicts: single verdicts.
+        table: comparisons, the failed ones among them.
+        clusters: number of the whole neuron of each comparison, below ``neurons``.
+        neurons: how many whole neurons the run has.
+        tally: the points of the decided comparisons.
+        triads: cyclic, decisive and tied triads, (3,).
+        drawn_triads: cyclic and decisive ones in every sample, draws x 2.
+        triad_neurons: whole neurons with a decisive triad.
+        words: mean length of each describer's descriptions.
+        controls: names of the controls.
+        seed: the run's seed.
+        config: how the statistics are computed.
+    """
+
+    judge: str | None
+    verdicts: VerdictTable
+    table: ComparisonTable
+    clusters: Ints
+    neurons: int
+    tally: Tally
+    triads: Floats
+    drawn_triads: Floats
+    triad_neurons: int
+    words: Mapping[str, float | None]
+    controls: Collection[str]
+    seed: int
+    config: StatisticsConfig
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """A figure of each describer and its intervals, nan and none where there is none."""
+
+    values: Floats
+    intervals: Sequence[Interval | None]
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    strength: _Estimate
+    rank: _Estimate
+    best: Floats
+
+
+def make_board(inputs: BoardInputs) -> Board:
+    """Compute a board."""
+    names, config = inputs.table.describers, inputs.config
+    decided = inputs.table.where(inputs.table.decided)
+    clusters = inputs.clusters[inputs.table.decided]
+    pairs = inputs.tally.pairs()
+    rates, drawn = pairs.win_rates()
+    seen_in = clusters_of_describers(decided, clusters, inputs.neurons)
+    intervals = percentiles(drawn, seen_in, config.confidence)
+    graph = _graph(pairs, names)
+    ranking = _ranking(pairs, graph, seen_in, config)
+    adjusted, effect = _length(inputs.tally, graph, seen_in, config)
+    cells = _cells(inputs, pairs, decided, clusters)
+    tests = _tests(inputs, pairs, decided, clusters, (rates, drawn), seen_in)
+    rows = _rows(inputs, _Estimate(rates, intervals), ranking, adjusted)
+    head_to_head = np.full((len(names), len(names)), np.nan)
+    head_to_head[pairs.left, pairs.right] = ratio(pairs.points, pairs.counts)
+    head_to_head[pairs.right, pairs.left] = 1 - head_to_head[pairs.left, pairs.right]
+    cycles = Cycles(
+        rate=figure(ratio(*inputs.triads[:2])),
+        interval=span(
+            percentiles(ratio(*inputs.drawn_triads.T)[:, None], [inputs.triad_neurons], config.confidence)[0]
+        ),
+        triads=int(inputs.triads[1]),
+        tied=int(inputs.triads[2]),
+        majority=tuple((names[a], names[b], names[c]) for a, b, c in majority_cycles(head_to_head)),
+    )
+    trust = check_controls(pairs, decided, clusters, tests, inputs.controls, config)
+    return Board(inputs.judge, rows, cells, tests, effect, graph, cycles, trust)
+
+
+def _rows(inputs: BoardInputs, rates: _Estimate, ranking: _Ranking, adjusted: _Estimate) -> tuple[Row, ...]:
+    table, verdicts = inputs.table, inputs.verdicts
+    raw = verdicts.where(~np.isnan(verdicts.points))
+    width = len(table.describers)
+    raw_points = np.bincount(raw.left, raw.points, width) + np.bincount(raw.right, 1 - raw.points, width)
+    raw_counts = np.bincount(raw.left, minlength=width) + np.bincount(raw.right, minlength=width)
+    raw_rates = ratio(raw_points, raw_counts)
+
+    def counts(as_left: Floats | Bools, as_right: Floats | Bools) -> Ints:
+        found = np.bincount(table.left, as_left, width) + np.bincount(table.right, as_right, width)
+        whole: Ints = found.astype(np.int64)
+        return whole
+
+    points = table.points
+    won, lost, tied = (counts(points == a, points == b) for a, b in ((1, 0), (0, 1), (0.5, 0.5)))
+    inconsistent, failed = counts(table.inconsistent, table.inconsistent), counts(~table.decided, ~table.decided)
+    rows = []
+    for place, name in enumerate(table.describers):
+        rank, rank_interval = ranking.rank.values[place], ranking.rank.intervals[place]
+        rows.append(
+            Row(
+                describer=name,
+                control=name in inputs.controls,
+                win_rate=figure(rates.values[place]),
+                interval=span(rates.intervals[place]),
+                raw_win_rate=figure(raw_rates[place]),
+                adjusted_win_rate=figure(adjusted.values[place]),
+                adjusted_interval=span(adjusted.intervals[place]),
+                strength=figure(ranking.strength.values[place]),
+                strength_interval=span(ranking.strength.intervals[place]),
+                rank=None if np.isnan(rank) else int(rank),
+                rank_interval=None if rank_interval is None else (int(rank_interval[0]), int(rank_interval[1])),
+                best=figure(ranking.best[place]),
+                comparisons=int(won[place] + lost[place] + tied[place]),
+                wins=int(won[place]),
+                losses=int(lost[place]),
+                ties=int(tied[place]),
+                inconsistent=int(inconsistent[place]),
+                failed=int(failed[place]),
+                mean_words=inputs.words.get(name),
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: (row.win_rate is None, -(row.win_rate or 0.0), row.describer)))
+
+
+def _cells(inputs: BoardInputs, pairs: Tally, decided: ComparisonTable, clusters: Ints) -> tuple[Cell, ...]:
+    table, names = inputs.table, inputs.table.describers
+    rates = dict(zip(zip(pairs.left, pairs.right, strict=True), ratio(pairs.points, pairs.counts), strict=True))
+    met = np.unique(decided.pair * inputs.neurons + clusters) // max(1, inputs.neurons)  # once for each whole neuron
+    places = pairs.left * len(names) + pairs.right
+    seen_in = np.searchsorted(met, places, "right") - np.searchsorted(met, places, "left")
+    spans = percentiles(ratio(pairs.drawn_points, pairs.drawn_counts), seen_in, inputs.config.confidence)
+    intervals = dict(zip(rates, map(span, spans), strict=True))
+    cells = []
+    for code in np.unique(table.pair).tolist():
+        left, right = divmod(code, len(names))
+        rows = np.flatnonzero(table.pair == code)
+        points = table.points[rows]
+        ties, failed = int(np.sum(points == 0.5)), int(np.isnan(points).sum())
+        found = np.unique(table.failures[rows], return_counts=True)
+        failures = {STATUSES[status]: int(count) for status, count in zip(*found, strict=True) if status}
+        rate, interval = figure(rates.get((left, right))), intervals.get((left, right))
+        mirrored = None if interval is None else span((1 - interval[1], 1 - interval[0]))
+        shared = (len(rows) - failed, ties, failed, dict(sorted(failures.items())))
+        opposite = None if rate is None else figure(1 - rates[left, right])
+        cells.append(Cell(names[left], names[right], rate, interval, *shared))
+        cells.append(Cell(names[right], names[left], opposite, mirrored, *shared))
+    return tuple(sorted(cells, key=lambda cell: (cell.row, cell.column)))
+
+
+def _tests(
+    inputs: BoardInputs,
+    pairs: Tally,
+    decided: ComparisonTable,
+    clusters: Ints,
+    win_rates: tuple[Floats, Floats],
+    seen_in: Ints,
+) -> tuple[PairTest, ...]:
+    names, (rates, drawn) = inputs.table.describers, win_rates
+    fewer = np.minimum(seen_in[pairs.left], seen_in[pairs.right])
+    overall = percentiles(drawn[:, pairs.left] - drawn[:, pairs.right], fewer, inputs.config.confidence)
+    found = []
+    for left, right in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
+        rows = decided.pair == left * len(names) + right
+        counts = np.bincount(clusters[rows], minlength=inputs.neurons)
+        totals = np.bincount(clusters[rows], 2 * decided.points[rows] - 1, inputs.neurons)[counts > 0]
+        p_value = sign_flip_p_value(totals, seed=inputs.seed, flips=inputs.config.flips)
+        found.append((p_value, len(totals), standardised_effect(totals / counts[counts > 0])))
+    corrected = holm([p_value for p_value, _, _ in found])
+    apart = 2 * ratio(pairs.points, pairs.counts) - 1
+    drawn_apart = 2 * ratio(pairs.drawn_points, pairs.drawn_counts) - 1
+    spans = percentiles(drawn_apart, [neurons for _, neurons, _ in found], inputs.config.confidence)
+    return tuple(
+        PairTest(
+            left=names[left],
+            right=names[right],
+            neurons=neurons,
+            difference=figure(apart[place]),
+            difference_interval=span(spans[place]),
+            overall_difference=figure(rates[left] - rates[right]),
+            overall_interval=span(overall[place]),
+            effect=figure(effect),
+            p_value=p_value,
+            p_holm=p_holm,
+        )
+        for place, (left, right, (p_value, neurons, effect), p_holm) in enumerate(
+            zip(pairs.left, pairs.right, found, corrected, strict=True)
+        )
+    )
+
+
+def _graph(pairs: Tally, names: Sequence[str]) -> Graph:
+    """Say what the comparisons join, describers without any left out."""
+    compared = set(pairs.left.tolist()) | set(pairs.right.tolist())
+    design = pairs.design()
+
+    def named(beaten: bool) -> list[tuple[str, ...]]:
+        found = bradley_terry.groups(design, pairs.points, pairs.counts, beaten=beaten)
+        return [tuple(names[place] for place in group) for group in found if group[0] in compared]
+
+    joined, unbeaten = named(False), named(True)
+    if len(joined) > 1:
+        parts = "; ".join(", ".join(group) for group in joined)
+        words = f"No chain of comparisons joins these groups, so their strengths cannot be compared: {parts}."
+        return Graph(tuple(joined), tuple(unbeaten), words)
+    rates = dict(zip(names, ratio(*standings(pairs, pairs.points, pairs.counts)).tolist(), strict=True))
+    unbeaten.sort(key=lambda group: (-sum(rates[name] for name in group) / len(group), group))
+    words = ""
+    if len(unbeaten) > 1:
+        ladder = " above ".join(" and ".join(group) for group in unbeaten)
+        words = (
+            f"No point was ever lost downwards: {ladder}. How far apart these are in strength is the penalty's choice."
+        )
+    return Graph(tuple(joined), tuple(unbeaten), words)
+
+
+def _compact(pairs: Tally, *, length: bool = False) -> tuple[Ints, Design]:
+    """Return the describers that were compared, and the design among them alone."""
+    present = np.unique(np.concatenate([pairs.left, pairs.right]))
+    left, right = (np.searchsorted(present, column) for column in (pairs.left, pairs.right))
+    return present, Design(len(present), left, right, pairs.length if length else None)
+
+
+def _spread(width: int, present: Ints, values: Floats, intervals: Sequence[Interval | None]) -> _Estimate:
+    """Return the figures of the describers that were compared among those of all."""
+    everyone = np.full(width, np.nan)
+    everyone[present] = values
+    spans: list[Interval | None] = [None] * width
+    for place, interval in zip(present.tolist(), intervals, strict=True):
+        spans[place] = interval
+    return _Estimate(everyone, spans)
+
+
+def _ranking(pairs: Tally, graph: Graph, seen_in: Ints, config: StatisticsConfig) -> _Ranking:
+    width = pairs.describers
+    nothing = _Estimate(np.full(width, np.nan), [None] * width)
+    if len(graph.groups) != 1:
+        return _Ranking(nothing, nothing, np.full(width, np.nan))
+    present, design = _compact(pairs)
+    fitted = bradley_terry.fit(design, pairs.points, pairs.counts, config.ridge)
+    drawn = bradley_terry.refit(design, pairs.drawn_points, pairs.drawn_counts, config.ridge, fitted)
+    places = bradley_terry.ranks(drawn)
+    best = np.full(width, np.nan)
+    best[present] = (places == 1).mean(axis=0) if seen_in.max() > 1 else np.nan
+    return _Ranking(
+        _spread(width, present, fitted, percentiles(drawn, seen_in[present], config.confidence)),
+        _spread(
+            width,
+            present,
+            bradley_terry.ranks(fitted),
+            percentiles(places, seen_in[present], config.confidence, whole=True),
+        ),
+        best,
+    )
+
+
+def _length(tally: Tally, graph: Graph, seen_in: Ints, config: StatisticsConfig) -> tuple[_Estimate, LengthEffect]:
+    """Return the win rates at equal length, and the effect of length."""
+    known = tally.of_known_length()
+    comparisons = int(known.counts.sum())
+    unknown = int(tally.counts.sum()) - comparisons
+    nothing = _Estimate(np.full(tally.describers, np.nan), [None] * tally.describers)
+    apart = known.length != 0
+    longer = np.where(known.length > 0, known.points, known.counts - known.points)[apart].sum()
+    longer_rate = figure(ratio(longer, known.counts[apart].sum()))
+    own = None
+    if not comparisons:
+        words = "No comparison of two descriptions of known length was decided."
+    elif len(graph.groups) != 1:
+        words = "The comparisons do not join all describers."
+    else:
+        present, design = _compact(known, length=True)
+        own = length.own_share(design, known.counts)
+        if own is None:
+            words = "All descriptions that were compared are equally long."
+        elif own < length.LEAST_OWN:
+            words = "Length follows from the describer, so the effects of the two cannot be told apart."
+        else:
+            words = ""
+    if words:
+        return nothing, LengthEffect(None, None, longer_rate, figure(own), comparisons, unknown, words)
+    fitted = bradley_terry.fit(design, known.points, known.counts, config.ridge)
+    drawn = bradley_terry.refit(design, known.drawn_points, known.drawn_counts, config.ridge, fitted)
+    pairs = known.pairs()
+    _, among = _compact(pairs)
+    rates = _expected(pairs, among, fitted[:-1], pairs.counts)[present]
+    estimates = _expected(pairs, among, drawn[:, :-1], pairs.drawn_counts)[:, present]
+    neurons = int(seen_in.max())
+    effect = LengthEffect(
+        figure(fitted[-1]),
+        span(percentiles(drawn[:, -1:], [neurons], config.confidence)[0]),
+        longer_rate,
+        figure(own),
+        comparisons,
+        unknown,
+        words,
+    )
+    spans = percentiles(estimates, seen_in[present], config.confidence)
+    return _spread(tally.describers, present, rates, spans), effect
+
+
+def _expected(pairs: Tally, design: Design, strengths: Floats, counts: Floats) -> Floats:
+    """Return the win rates that strengths lead to in the comparisons that were made, (..., K)."""
+    chance = expit(strengths[..., design.left] - strengths[..., design.right])
+    return ratio(*standings(pairs, counts * chance, counts))

@@ -1,0 +1,294 @@
+"""The decomposition's diagnostics by layer and kind, from a run's records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from harness.folder import RunFolder
+from harness.records import AblatedChannels, RandomVector, Restart, VectorKind
+
+Floats = NDArray[np.float64]
+QUANTILE = 0.05
+"""A neuron counts as below the baseline if its loss is below this quantile of the random vectors' losses."""
+
+
+@dataclass(frozen=True)
+class DiagnosticsGroup:
+    """What is known of the decomposition of one layer and kind; n vectors, at most C channels each, nan where fewer.
+
+    Attributes:
+        layer: the layer; none for all.
+        kind: the vector kind; none for all.
+        vector_kurtosis: (n,), neuron by neuron, excess kurtosis of the weight vectors' own projections.
+        kurtosis: (n, C), that of their channels in order of discovery.
+        skewness: (n, C).
+        cosine: (n, C), with the weight vector.
+        loss: (n, C).
+        masked_tokens: (n, C), how many tokens of the vocabulary each channel's mask covers.
+        reconstruction: (n, C), share of the squared norm in the span of the first channels; then its last value.
+        restarts: those of its vectors that were decomposed again.
+        random: random vectors that were decomposed alike.
+        ablations: those of its vectors that their channels were taken out of.
+    """
+
+    layer: int | None
+    kind: VectorKind | None
+    vector_kurtosis: Floats
+    kurtosis: Floats
+    skewness: Floats
+    cosine: Floats
+    loss: Floats
+    masked_tokens: Floats
+    reconstruction: Floats
+    restarts: tuple[Restart, ...] = ()
+    random: tuple[RandomVector, ...] = ()
+    ablations: tuple[AblatedChannels, ...] = ()
+
+
+@dataclass(frozen=True)
+class DiagnosticsRow:
+    """The figures of one layer and kind; none where there is nothing to compute them from.
+
+    Attributes:
+        layer: the layer; none for all.
+        kind: the vector kind; none for all.
+        vectors: how many weight vectors were decomposed.
+        found: how many channels they have, all together.
+        channels: most channels of one.
+        vector_kurtosis: median excess kurtosis of the weight vectors.
+        first_kurtosis: of their first channels.
+        first_cosine: mean cosine of first channels and their vectors.
+        cosine: of all channels and their vectors.
+        reconstruction: mean share of the squared norm in the span of all channels.
+        positive: share of channels carried by the upper tail of their projection.
+        again: vectors that were decomposed again.
+        consistency: mean cosine of partners among the channels found from two starts.
+        jaccard: mean Jaccard index of the partners' top tokens.
+        apart: mean cosine of channels that are not partners.
+        random: random vectors that were decomposed.
+        random_first_kurtosis: median excess kurtosis of their first channels.
+        first_loss: median loss of the neurons' first channels.
+        random_first_loss: of the random vectors' first channels.
+        below: share of neurons whose first channel has a loss below the 5 % quantile of that of random vectors.
+        chance_below: probability that a neuron's first channel has a lower loss than a random vector's; 1/2 if alike.
+        ablated: vectors that their channels were taken out of.
+        faithful: mean share of the response on a channel's tokens that goes with the channel.
+        faithful_chance: with a random direction as near to the vector.
+        kept: mean share of the response on the other channels' tokens that stays; 1 - faithful_chance by chance.
+        complete: mean share of the response on a vector's strongest tokens that goes with all its channels.
+        complete_chance: with as many random directions as near to the vector.
+    """
+
+    layer: int | None
+    kind: VectorKind | None
+    vectors: int
+    found: int
+    channels: int
+    vector_kurtosis: float | None
+    first_kurtosis: float | None
+    first_cosine: float | None
+    cosine: float | None
+    reconstruction: float | None
+    positive: float | None
+    again: int
+    consistency: float | None
+    jaccard: float | None
+    apart: float | None
+    random: int
+    random_first_kurtosis: float | None
+    first_loss: float | None
+    random_first_loss: float | None
+    below: float | None
+    chance_below: float | None
+    ablated: int
+    faithful: float | None
+    faithful_chance: float | None
+    kept: float | None
+    complete: float | None
+    complete_chance: float | None
+
+
+def diagnostics_groups(folder: RunFolder) -> tuple[DiagnosticsGroup, ...]:
+    """Read the figures of every decomposed vector and its channels, ordered by layer and kind; no tokens are read."""
+    vectors = _columns(folder, "vectors", ["neuron", "kind", "kurtosis", "reconstruction"])
+    channels = _columns(folder, "channels", ["neuron", "kind", "rank", *_OF_CHANNELS])
+    if vectors is None or channels is None:
+        return ()
+    restarts, random, ablations = defaultdict(list), defaultdict(list), defaultdict(list)
+    for again in folder.read_restarts():
+        restarts[again.neuron.layer, again.kind].append(again)
+    for drawn in folder.read_random_vectors():
+        random[drawn.layer, drawn.kind].append(drawn)
+    for ablated in folder.read_ablations():
+        ablations[ablated.neuron.layer, ablated.kind].append(ablated)
+    rows_of, channels_of = _by_group(vectors), _by_group(channels)
+    return tuple(
+        dataclasses.replace(
+            _group(layer, kind, vectors.take(rows), channels.take(channels_of[layer, kind])),
+            restarts=tuple(restarts[layer, kind]),
+            random=tuple(random[layer, kind]),
+            ablations=tuple(ablations[layer, kind]),
+        )
+        for (layer, kind), rows in sorted(rows_of.items())
+    )
+
+
+_OF_CHANNELS = ("kurtosis", "skewness", "cosine", "loss", "masked_tokens")
+_EXPERTS_APART = 1 << 32
+
+
+def _columns(folder: RunFolder, records: str, columns: Sequence[str]) -> pa.Table | None:
+    tables = list(folder.read_columns(records, columns))
+    # Only the neurons of experts name one.
+    return pa.concat_tables(tables, promote_options="default") if tables else None
+
+
+def _by_group(table: pa.Table) -> dict[tuple[int, VectorKind], NDArray[np.int64]]:
+    layers, kinds = table["neuron.layer"].to_numpy(), table["kind"].to_numpy()
+    groups = {}
+    for layer in np.unique(layers):
+        for kind in VectorKind:
+            rows = np.flatnonzero((layers == layer) & (kinds == kind.value))
+            if len(rows):
+                groups[int(layer), kind] = rows
+    return groups
+
+
+def _places(table: pa.Table) -> NDArray[np.int64]:
+    """Return one number for each row's neuron, in the order of neurons of one layer."""
+    places: NDArray[np.int64] = table["neuron.index"].to_numpy().astype(np.int64)
+    if "neuron.expert" in table.column_names:
+        places = places + _EXPERTS_APART * (table["neuron.expert"].fill_null(-1).to_numpy().astype(np.int64) + 1)
+    return places
+
+
+def _group(layer: int, kind: VectorKind, vectors: pa.Table, channels: pa.Table) -> DiagnosticsGroup:
+    places = _places(vectors)
+    order = np.argsort(places)
+    row, rank = np.searchsorted(places[order], _places(channels)), channels["rank"].to_numpy()
+    figures = {name: np.full((len(places), rank.max() + 1), np.nan) for name in _OF_CHANNELS}
+    for name, table in figures.items():
+        table[row, rank] = channels[name].to_numpy()
+    shares = vectors["reconstruction"].combine_chunks()
+    return DiagnosticsGroup(
+        layer=layer,
+        kind=kind,
+        vector_kurtosis=vectors["kurtosis"].to_numpy()[order],
+        reconstruction=_rectangle_of(shares)[order],
+        kurtosis=figures["kurtosis"],
+        skewness=figures["skewness"],
+        cosine=figures["cosine"],
+        loss=figures["loss"],
+        masked_tokens=figures["masked_tokens"],
+    )
+
+
+def _rectangle_of(curves: pa.ListArray) -> Floats:
+    lengths = curves.value_lengths().to_numpy()
+    if len(lengths) and (lengths == lengths[0]).all():  # a whole model has millions of points: no Python objects
+        values: Floats = curves.flatten().to_numpy().reshape(len(lengths), lengths[0])
+        return values
+    return rectangle(curves.to_pylist())
+
+
+def together(groups: Sequence[DiagnosticsGroup]) -> DiagnosticsGroup:
+    """Return all groups as one of no layer and kind."""
+    most = max(group.kurtosis.shape[1] for group in groups)
+
+    def stacked(name: str) -> Floats:
+        tables = [getattr(group, name) for group in groups]
+        edge = "edge" if name == "reconstruction" else "constant"
+        fill = {} if edge == "edge" else {"constant_values": np.nan}
+        wide = [np.pad(table, ((0, 0), (0, most - table.shape[1])), edge, **fill) for table in tables]  # type: ignore[call-overload]
+        return np.concatenate(wide)
+
+    return DiagnosticsGroup(
+        layer=None,
+        kind=None,
+        vector_kurtosis=np.concatenate([group.vector_kurtosis for group in groups]),
+        reconstruction=stacked("reconstruction"),
+        restarts=tuple(item for group in groups for item in group.restarts),
+        random=tuple(item for group in groups for item in group.random),
+        ablations=tuple(item for group in groups for item in group.ablations),
+        **{name: stacked(name) for name in _OF_CHANNELS},
+    )
+
+
+def rectangle(curves: Sequence[Sequence[float]]) -> Floats:
+    """Return curves as one table; a shorter one stays where its last point left it."""
+    length = max(map(len, curves), default=0)
+    return np.array([[*curve, *[curve[-1]] * (length - len(curve))] for curve in curves if len(curve)])
+
+
+def diagnostics_row(group: DiagnosticsGroup) -> DiagnosticsRow:
+    """Return the figures of one layer and kind."""
+    losses, random_losses = group.loss[:, 0], np.array([item.loss[0] for item in group.random])
+    compared = len(losses) > 0 and len(random_losses) > 0
+    return DiagnosticsRow(
+        layer=group.layer,
+        kind=group.kind,
+        vectors=len(group.vector_kurtosis),
+        found=int(np.count_nonzero(~np.isnan(group.kurtosis))),
+        channels=group.kurtosis.shape[1],
+        vector_kurtosis=_median(group.vector_kurtosis),
+        first_kurtosis=_median(group.kurtosis[:, 0]),
+        first_cosine=_mean(group.cosine[:, 0]),
+        cosine=_mean(group.cosine),
+        reconstruction=_mean(group.reconstruction[:, -1]) if group.reconstruction.size else None,
+        positive=_mean(group.skewness[~np.isnan(group.skewness)] >= 0),
+        again=len({(item.neuron, item.kind) for item in group.restarts}),
+        consistency=_mean([value for item in group.restarts for value in item.cosine]),
+        jaccard=_mean([value for item in group.restarts for value in item.jaccard]),
+        apart=_mean([item.apart for item in group.restarts if item.apart is not None]),
+        random=len(group.random),
+        random_first_kurtosis=_median([item.channel_kurtosis[0] for item in group.random]),
+        first_loss=_median(losses),
+        random_first_loss=_median(random_losses),
+        below=share_below(losses, random_losses) if compared else None,
+        chance_below=chance_below(losses, random_losses) if compared else None,
+        ablated=len(group.ablations),
+        faithful=_mean([value for item in group.ablations for value in item.faithful if value is not None]),
+        faithful_chance=_mean([value for item in group.ablations for value in item.chance]),
+        kept=_mean([value for item in group.ablations for value in item.kept if value is not None]),
+        complete=_mean([item.complete for item in group.ablations]),
+        complete_chance=_mean([item.complete_chance for item in group.ablations]),
+    )
+
+
+def share_below(values: Floats, baseline: Floats, quantile: float = QUANTILE) -> float:
+    """Return the share of ``values`` below a quantile of ``baseline``: about ``quantile`` if both are drawn alike."""
+    return float(np.mean(values < np.quantile(baseline, quantile)))
+
+
+def chance_below(values: Floats, baseline: Floats) -> float:
+    """Return the probability that one of ``values`` lies below one of ``baseline``, ties as half.
+
+    1/2 if both are drawn alike. It makes more of a small baseline than a quantile does.
+    """
+    ordered = np.sort(baseline)
+    reached = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    return float(1 - np.mean(reached) / (2 * len(baseline)))
+
+
+def diagnostics_json(groups: Sequence[DiagnosticsGroup]) -> dict[str, Any]:
+    """Return the figures by layer and kind (``rows``) and of all (``total``, none if there are none), as JSON types."""
+    rows = [dataclasses.asdict(diagnostics_row(group)) for group in groups]
+    return {"rows": rows, "total": dataclasses.asdict(diagnostics_row(together(groups))) if groups else None}
+
+
+def _median(values: Any) -> float | None:
+    array = np.asarray(values, dtype=float)
+    return round(float(np.nanmedian(array)), 5) if array.size else None
+
+
+def _mean(values: Any) -> float | None:
+    array = np.asarray(values, dtype=float)
+    return round(float(np.nanmean(array)), 5) if array.size else None

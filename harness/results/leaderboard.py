@@ -1,0 +1,321 @@
+"""The leaderboard: who was preferred how often, how surely, and what failed on the way.
+
+It is a pure function of the records: independent of their order, with every random draw seeded. Figures are rounded to
+six decimals; a figure that has no observations is none, never NaN and never zero. All intervals come from the same
+resampled neurons.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from harness.records import Description, Score, Status, Usage, Verdict
+from harness.results.board import BoardInputs, make_board
+from harness.results.comparisons import ComparisonTable, Floats, Ints, among, compare, neuron_order, verdict_table
+from harness.results.facets import Facets
+from harness.results.panel import agreement, judge_health, left_out
+from harness.results.rounding import count_statuses, figure, mean, span, total_usage
+from harness.results.schema import BreakdownRow, DescriptionRow, Leaderboard
+from harness.results.scores import Grades, concordances, score_rows, score_tests, value_of
+from harness.results.tally import Tally, clusters_of_describers, grouped, tables_by_cluster, tally
+from harness.results.transitivity import triads
+from harness.stats.bootstrap import Resamples, percentiles, ratio
+from harness.stats.config import StatisticsConfig
+from harness.stats.length import covariate
+
+
+def build_leaderboard(
+    verdicts: Iterable[Verdict],
+    scores: Iterable[Score],
+    descriptions: Iterable[Description],
+    *,
+    controls: Collection[str],
+    seed: int,
+    config: StatisticsConfig | None = None,
+    facets: Facets | None = None,
+) -> Leaderboard:
+    """Compute every statistic of a run from its records, in any order.
+
+    A record that claims to be ok but carries no verdict, or no finite value, counts as failed.
+
+    Args:
+        verdicts: the comparators' verdicts, one per question.
+        scores: the scorers' grades, one per question.
+        descriptions: the describers' descriptions, one per question.
+        controls: names of the describers that are controls.
+        seed: the run's seed, for the bootstrap.
+        config: how the statistics are computed.
+        facets: parts of the neurons for which the win rates are broken down.
+
+    Raises:
+        ValueError: if two records answer the same question.
+    """
+    config = config or StatisticsConfig()
+    given = list(verdicts)
+    ordered_scores = _sorted_unique(scores, lambda item: (item.neuron, item.scorer, item.describer), "scores")
+    ordered_descriptions = _sorted_unique(descriptions, lambda item: (item.neuron, item.describer), "descriptions")
+    raw = verdict_table(given)
+    names = sorted(
+        {*raw.describers, *(r.describer for r in ordered_scores), *(r.describer for r in ordered_descriptions)}
+    )
+    raw = among(raw, names)
+    table = compare(raw)
+    written = _description_rows(ordered_descriptions, names, controls)
+    counts = _count(table, ordered_scores, ordered_descriptions, facets or {}, seed, config)
+    words = {row.describer: row.mean_words for row in written}
+
+    def inputs(judge: int | None) -> BoardInputs:
+        own = np.ones(len(table), dtype=np.bool_) if judge is None else table.judge == judge
+        judges = range(len(table.judges)) if judge is None else [judge]
+        return BoardInputs(
+            judge=None if judge is None else table.judges[judge],
+            verdicts=raw if judge is None else raw.where(raw.judge == judge),
+            table=table.where(own),
+            clusters=counts.clusters[own],
+            neurons=counts.neurons,
+            tally=counts.tally.of(judges),
+            triads=counts.triads[:, judges].sum(axis=(0, 1)),
+            drawn_triads=counts.drawn_triads[:, judges].sum(axis=1),
+            triad_neurons=int(np.sum(counts.triads[:, judges, 1].any(axis=1))),
+            words=words,
+            controls=controls,
+            seed=seed,
+            config=config,
+        )
+
+    usage = {judge: total_usage(usages) for judge, usages in _usages(given, table.judges).items()}
+    boards = [make_board(inputs(judge)) for judge in (None, *range(len(table.judges)))]
+    concordance = []
+    for judge in (None, *range(len(table.judges))):
+        own = table.decided if judge is None else table.decided & (table.judge == judge)
+        rates = counts.tally.of(range(len(table.judges)) if judge is None else [judge]).pairs().win_rates()
+        name = None if judge is None else table.judges[judge]
+        concordance += concordances(name, rates, counts.clusters[own], counts.grades, config)
+    return Leaderboard(
+        seed=seed,
+        draws=config.draws,
+        confidence=config.confidence,
+        ridge=config.ridge,
+        neurons=len(np.unique(counts.clusters)),
+        overall=boards[0],
+        judges=tuple(boards[1:]),
+        health=tuple(
+            judge_health(name, table.where(table.judge == place), raw.where(raw.judge == place), usage[name])
+            for place, name in enumerate(table.judges)
+        ),
+        agreement=agreement(table, counts.clusters, seed, config),
+        left_out=left_out(
+            counts.tally,
+            table,
+            counts.clusters,
+            counts.neurons,
+            [row.describer for row in boards[0].rows],
+            config,
+        ),
+        scores=score_rows(ordered_scores, counts.grades, controls, config),
+        score_tests=score_tests(counts.grades, seed, config),
+        concordance=tuple(concordance),
+        breakdown=_breakdown(table, counts, facets or {}, controls, config),
+        descriptions=written,
+    )
+
+
+class _Counts:
+    """Everything that neurons are resampled for, counted, and counted in every sample.
+
+    Attributes:
+        neurons: how many whole neurons there are.
+        clusters: number of the whole neuron of each comparison.
+        tally: the points of the decided comparisons.
+        triads: cyclic, decisive and tied triads, neurons x judges x 3.
+        drawn_triads: cyclic and decisive ones in every sample, draws x judges x 2.
+        grades: the scores.
+        parts: the facets and their parts, in the order of the columns below.
+        drawn_parts: each describer's points and comparisons in each part, in every sample, draws x (parts * K) each.
+    """
+
+    neurons: int
+    clusters: Ints
+    tally: Tally
+    triads: Floats
+    drawn_triads: Floats
+    grades: Grades
+    parts: list[tuple[str, str]]
+    drawn_parts: tuple[Floats, Floats]
+
+
+def _count(
+    table: ComparisonTable,
+    scores: Sequence[Score],
+    descriptions: Sequence[Description],
+    facets: Facets,
+    seed: int,
+    config: StatisticsConfig,
+) -> _Counts:
+    """Count all, and resample the neurons once for everything."""
+    counts = _Counts()
+    wholes = [neuron.unsigned for neuron in table.neurons]
+    present = {*wholes, *(item.neuron.unsigned for item in scores)}
+    numbers = {neuron: number for number, neuron in enumerate(sorted(present, key=neuron_order))}
+    counts.neurons = len(numbers)
+    whole_of = np.array([numbers[neuron] for neuron in wholes], dtype=np.int64)
+    counts.clusters = whole_of[table.neuron] if len(table) else table.neuron
+    decided, clusters = table.where(table.decided), counts.clusters[table.decided]
+    judges, width = len(table.judges), len(table.describers)
+
+    lengths = _lengths(decided, descriptions)
+    group, first = grouped(decided, lengths)
+    shape = (counts.neurons, len(first))
+    blocks = [tables_by_cluster(clusters, group, values, shape) for values in (decided.points, np.ones(len(decided)))]
+    counts.triads = np.zeros((counts.neurons, judges, 3))
+    for judge in range(judges):
+        own = table.judge == judge
+        found = triads(table.where(own), counts.clusters[own], counts.neurons)
+        counts.triads[:, judge] = np.stack([found.cyclic, found.decisive, found.tied], axis=1)
+    scorers = tuple(sorted({item.scorer for item in scores}))
+    columns = {(s, d): k for k, (s, d) in enumerate(itertools.product(scorers, table.describers))}
+    totals, sizes = (np.zeros((counts.neurons, len(columns))) for _ in range(2))
+    for item in scores:
+        value = value_of(item)
+        if value is not None:
+            place = numbers[item.neuron.unsigned], columns[item.scorer, item.describer]
+            totals[place] += value
+            sizes[place] += 1
+    counts.parts, part_blocks = _part_blocks(decided, clusters, counts.neurons, facets)
+    drawn = Resamples(counts.neurons, seed, config.draws).sums(
+        *blocks, counts.triads[..., :2].reshape(counts.neurons, 2 * judges), totals, sizes, *part_blocks
+    )
+    counts.tally = tally(decided, lengths, group, first, (drawn[0], drawn[1]))
+    counts.drawn_triads = drawn[2].reshape(config.draws, judges, 2)
+    counts.grades = Grades(scorers, table.describers, totals, sizes, drawn[3], drawn[4])
+    counts.drawn_parts = (drawn[5], drawn[6])
+    assert drawn[5].shape[1] == len(counts.parts) * width
+    return counts
+
+
+def _lengths(table: ComparisonTable, descriptions: Sequence[Description]) -> Floats:
+    """Return the covariate of the difference in words of each comparison, nan where a description is not there."""
+    neurons = {neuron: place for place, neuron in enumerate(table.neurons)}
+    places = {name: place for place, name in enumerate(table.describers)}
+    words = np.full((len(neurons), len(places)), np.nan)
+    for item in descriptions:
+        if item.status is Status.OK and item.neuron in neurons:
+            words[neurons[item.neuron], places[item.describer]] = len(item.text.split())
+    if not len(table):
+        return np.zeros(0)
+    return covariate(words[table.neuron, table.left], words[table.neuron, table.right])
+
+
+def _part_blocks(
+    table: ComparisonTable, clusters: Ints, neurons: int, facets: Facets
+) -> tuple[list[tuple[str, str]], list[sparse.csr_array]]:
+    """Return the parts, and each describer's points and comparisons in them by whole neuron."""
+    parts = [(facet, part) for facet, of in facets.items() for part in sorted(set(of.values()), key=_natural)]
+    places = {part: place for place, part in enumerate(parts)}
+    width = len(table.describers)
+    rows, columns, points = [], [], []
+    for facet, of in facets.items():
+        # -1 where the facet does not know the neuron
+        known = np.array([places.get((facet, of.get(n, "")), -1) for n in table.neurons], dtype=np.int64)
+        part = known[table.neuron] if len(table) else table.neuron
+        inside = part >= 0
+        for side, won in ((table.left, table.points), (table.right, 1 - table.points)):
+            rows.append(clusters[inside])
+            columns.append(part[inside] * width + side[inside])
+            points.append(won[inside])
+    row, column = (np.concatenate([np.zeros(0, dtype=np.int64), *x]) for x in (rows, columns))
+    won = np.concatenate([np.zeros(0), *points])
+    shape = (neurons, len(parts) * width)
+    return parts, [tables_by_cluster(row, column, values, shape) for values in (won, np.ones(len(won)))]
+
+
+def _natural(part: str) -> tuple[int, str]:
+    """Order numbers as numbers, and thirds from low to high."""
+    if part.isdigit():
+        return int(part), ""
+    return {"low": 0, "middle": 1, "high": 2}.get(part, 0), part
+
+
+def _breakdown(
+    table: ComparisonTable, counts: _Counts, facets: Facets, controls: Collection[str], config: StatisticsConfig
+) -> tuple[BreakdownRow, ...]:
+    width = len(table.describers)
+    labels = {facet: np.array([of.get(neuron) for neuron in table.neurons], object) for facet, of in facets.items()}
+    rows = []
+    for place, (facet, part) in enumerate(counts.parts):
+        chosen = (labels[facet] == part)[table.neuron] if len(table) else table.decided
+        decided = table.where(chosen & table.decided)
+        failed = table.where(chosen & ~table.decided)
+        seen_in = clusters_of_describers(decided, counts.clusters[chosen & table.decided], counts.neurons)
+        columns = slice(place * width, (place + 1) * width)
+        drawn = ratio(counts.drawn_parts[0][:, columns], counts.drawn_parts[1][:, columns])
+        spans = percentiles(drawn, seen_in, config.confidence)
+        points = np.bincount(decided.left, decided.points, width)
+        points += np.bincount(decided.right, 1 - decided.points, width)
+        sizes, lost = (
+            np.bincount(x.left, minlength=width) + np.bincount(x.right, minlength=width) for x in (decided, failed)
+        )
+        for k, name in enumerate(table.describers):
+            if sizes[k] + lost[k]:
+                rows.append(
+                    BreakdownRow(
+                        facet=facet,
+                        part=part,
+                        describer=name,
+                        control=name in controls,
+                        win_rate=figure(ratio(points[k], sizes[k])),
+                        interval=span(spans[k]),
+                        comparisons=int(sizes[k]),
+                        failed=int(lost[k]),
+                        neurons=int(seen_in[k]),
+                    )
+                )
+    return tuple(rows)
+
+
+def _usages(verdicts: Sequence[Verdict], judges: Sequence[str]) -> Mapping[str, list[Usage]]:
+    usages: dict[str, list[Usage]] = {name: [] for name in judges}
+    for verdict in verdicts:
+        usages[verdict.judge].append(verdict.usage)
+    return usages
+
+
+def _description_rows(
+    descriptions: Sequence[Description], names: Sequence[str], controls: Collection[str]
+) -> tuple[DescriptionRow, ...]:
+    by_name: dict[str, list[Description]] = {name: [] for name in names}
+    for item in descriptions:
+        by_name[item.describer].append(item)
+    return tuple(_description_row(name, name in controls, items) for name, items in by_name.items())
+
+
+def _description_row(name: str, control: bool, descriptions: Sequence[Description]) -> DescriptionRow:
+    good = [item for item in descriptions if item.status is Status.OK]
+    words = [len(item.text.split()) for item in good]
+    return DescriptionRow(
+        describer=name,
+        control=control,
+        mean_words=mean(words),
+        median_words=figure(np.median(words)) if words else None,
+        mean_windows=mean([item.evidence.windows for item in good]),
+        mean_tokens=mean([item.evidence.tokens for item in good]),
+        statuses=count_statuses(item.status for item in descriptions),
+        usage=total_usage(item.usage for item in descriptions),
+    )
+
+
+def _sorted_unique(records: Iterable[Any], identity: Callable[[Any], tuple[object, ...]], name: str) -> list[Any]:
+    def place(item: Any) -> tuple[object, ...]:
+        return (*neuron_order(item.neuron), *identity(item)[1:])
+
+    ordered = sorted(records, key=place)
+    for one, following in itertools.pairwise(ordered):
+        if place(one) == place(following):
+            asked = ", ".join(map(str, identity(one)))
+            raise ValueError(f"two {name} answer the same question ({asked}); keep the last one")
+    return ordered

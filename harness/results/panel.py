@@ -1,0 +1,135 @@
+"""The judges as a panel: how far they agree, and what the ranking would be without each of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from harness.records import Status, Usage
+from harness.results.comparisons import STATUSES, ComparisonTable, Floats, Ints, VerdictTable
+from harness.results.rounding import figure, span
+from harness.results.schema import Agreement, JudgeHealth, LeftOut, LeftOutRow
+from harness.results.tally import Tally, clusters_of_describers
+from harness.stats.agreement import NO_LABEL, kappa_interval
+from harness.stats.bootstrap import percentiles, ratio
+from harness.stats.bradley_terry import ranks
+from harness.stats.concordance import kendall_tau
+from harness.stats.config import StatisticsConfig
+
+
+def judge_health(judge: str, table: ComparisonTable, verdicts: VerdictTable, usage: Usage) -> JudgeHealth:
+    """Return what tells whether a judge can be trusted, from its own comparisons and verdicts."""
+    decided = table.decided
+    twice = decided & table.both_orders
+    decisive = ~verdicts.symmetric & ~np.isnan(verdicts.points) & (verdicts.points != 0.5)
+    won_by_first = (verdicts.points == 1) != verdicts.flipped
+    counts = np.bincount(verdicts.status, minlength=len(STATUSES))
+    return JudgeHealth(
+        judge=judge,
+        comparisons=int(decided.sum()),
+        ties=int(np.sum(table.points == 0.5)),
+        failed=int(np.sum(~decided)),
+        inconsistent=int(np.sum(table.inconsistent & twice)),
+        inconsistency=figure(ratio(np.sum(table.inconsistent & twice), np.sum(twice))),
+        first_position_rate=figure(ratio(np.sum(won_by_first & decisive), np.sum(decisive))),
+        statuses={str(status): int(counts[place]) for place, status in enumerate(Status)},
+        usage=usage,
+    )
+
+
+def outcome_labels(table: ComparisonTable) -> tuple[Ints, Ints]:
+    """Return what each judge said of each pair on each neuron, items x judges, and the place of each item's first row.
+
+    Labels are 0 for a loss of the describer whose name sorts first, 1 for a tie, 2 for a win.
+    """
+    width = len(table.describers)
+    key = table.neuron * width * width + table.pair
+    _, first, item = np.unique(key, return_index=True, return_inverse=True)
+    labels = np.full((len(first), len(table.judges)), NO_LABEL, dtype=np.int64)
+    decided = table.decided
+    labels[item[decided], table.judge[decided]] = (2 * table.points[decided]).astype(np.int64)
+    return labels, first
+
+
+def agreement(table: ComparisonTable, clusters: Ints, seed: int, config: StatisticsConfig) -> tuple[Agreement, ...]:
+    """Return the agreement of each pair of judges, and of all together if they are more than two.
+
+    Args:
+        table: all comparisons.
+        clusters: number of the whole neuron of each.
+        seed: the run's seed.
+        config: samples and coverage of the intervals.
+    """
+    if len(table.judges) < 2:
+        return ()
+    labels, first = outcome_labels(table)
+    panels = [*itertools.combinations(range(len(table.judges)), 2)]
+    if len(table.judges) > 2:
+        panels.append(tuple(range(len(table.judges))))  # type: ignore[arg-type]
+    found = []
+    for panel in panels:
+        own = labels[:, panel]
+        given = (own != NO_LABEL).sum(axis=1)
+        pairs = [own[:, [a, b]] for a, b in itertools.combinations(range(len(panel)), 2)]
+        known = [(pair != NO_LABEL).all(axis=1) for pair in pairs]
+        equal = sum(int(np.sum(pair[mask, 0] == pair[mask, 1])) for pair, mask in zip(pairs, known, strict=True))
+        # Each item once as it is and once with its two describers exchanged: whose name sorts first means nothing.
+        turned = np.where(own == NO_LABEL, NO_LABEL, 2 - own)
+        owners = clusters[first]
+        kappa, interval = kappa_interval(
+            np.concatenate([own, turned]),
+            np.concatenate([owners, owners]),
+            seed=seed,
+            draws=config.draws,
+            confidence=config.confidence,
+        )
+        found.append(
+            Agreement(
+                judges=tuple(table.judges[place] for place in panel),
+                items=int(np.sum(given >= 2)),
+                equal=figure(ratio(equal, sum(int(mask.sum()) for mask in known))),
+                kappa=figure(kappa),
+                interval=span(interval),
+            )
+        )
+    return tuple(found)
+
+
+def left_out(
+    tally: Tally, table: ComparisonTable, clusters: Ints, neurons: int, order: Sequence[str], config: StatisticsConfig
+) -> tuple[LeftOut, ...]:
+    """Return the win rates without each judge in turn; none of them with a single judge.
+
+    Args:
+        tally: the points of all judges.
+        table: all comparisons.
+        clusters: number of the whole neuron of each.
+        neurons: how many whole neurons the run has.
+        order: the describers in the order of the board of all judges.
+        config: coverage of the intervals.
+    """
+    if len(table.judges) < 2:
+        return ()
+    whole, _ = tally.pairs().win_rates()
+    found = []
+    for judge, name in enumerate(table.judges):
+        rates, drawn = tally.of(set(range(len(table.judges))) - {judge}).pairs().win_rates()
+        rows = table.decided & (table.judge != judge)
+        seen_in = clusters_of_describers(table.where(rows), clusters[rows], neurons)
+        spans = percentiles(drawn, seen_in, config.confidence)
+        places = _ranked(rates)
+        entries = {
+            describer: LeftOutRow(describer, figure(rates[k]), span(spans[k]), places[k])
+            for k, describer in enumerate(table.describers)
+        }
+        tau = figure(kendall_tau(whole, rates))
+        found.append(LeftOut(name, tuple(entries[describer] for describer in order), tau))
+    return tuple(found)
+
+
+def _ranked(rates: Floats) -> list[int | None]:
+    """Return ranks, 1 for the highest; none where there is no figure."""
+    places = ranks(rates)
+    return [None if np.isnan(rate) else int(place) for rate, place in zip(rates, places, strict=True)]

@@ -1,0 +1,296 @@
+"""Everything that a report needs of a run, read from its folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.errors import HarnessError
+from harness.folder import RunFolder, replacing, write_json
+from harness.records import Description, Neuron, RoleUsage, Score, Status, Usage, Verdict, total_roles
+from harness.report.expected import read_expected
+from harness.report.judges import judge_checks_of, read_judge_checks
+from harness.results.comparability import leaderboard_of
+from harness.results.diagnostics import DiagnosticsGroup, diagnostics_groups
+from harness.results.judge_checks import JudgeCheck
+from harness.results.reference_channels import FoundChannel
+from harness.results.schema import Leaderboard, leaderboard_from_json
+from harness.results.tables import latex_table, markdown_table, write_csv
+
+SHOWN = 1000
+"""Neurons that a report shows at most; its figures are of all."""
+
+T = TypeVar("T", Description, Verdict, Score)
+Round = Mapping[tuple[str, str], int]
+Metrics = Mapping[tuple[str, str], Mapping[str, tuple[float, int]]]
+
+
+@dataclass(frozen=True)
+class AskedAgain:
+    """What one judge was asked for a second time.
+
+    Attributes:
+        judge: its name.
+        statuses: how many of the second answers ended how.
+        usages: what each of them cost.
+    """
+
+    judge: str
+    statuses: Mapping[str, int]
+    usages: tuple[Usage, ...]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The records of one run and the statistics on them.
+
+    Records are those of the neurons that are shown, at most ``SHOWN``; figures are those of all. Channels and exemplars
+    are many: they stay on disk until a neuron's card is made.
+
+    Attributes:
+        folder: name of the run folder, without its path.
+        records: the run folder.
+        neurons: every neuron that is shown, ordered; one described at its negative sign alone stands there once, at
+            that sign.
+        manifest: what was run; any part of it may be absent.
+        leaderboard: the statistics.
+        checks: what each judge is worth where that is known.
+        rounds: of an adaptive schedule, what each judge was asked in every round: pairs, and on how many neurons.
+        seconds: spent by each describer, judge and scorer, by name, summed over items that ran side by side; what was
+            asked again aside.
+        roles: what each of them asked of each LLM role, by name and role, what was asked again included.
+        again: what judges were asked a second time, by name.
+        metrics: further figures of the scorers: for each scorer and describer, the mean of each and of how many.
+        descriptions: the describers' descriptions.
+        verdicts: the comparators' verdicts.
+        scores: the scorers' grades.
+        compared: every neuron, shown or not, that describers were compared on; of a run that only scores, those that
+            were scored, and while nothing was judged, those that were described.
+        diagnostics: the figures of all vectors and channels, shown or not, by layer and kind.
+        left_out: how many neurons are not shown.
+        expected: channels that the config expects, beside those found.
+    """
+
+    folder: str
+    records: RunFolder = field(repr=False)
+    neurons: tuple[Neuron, ...]
+    manifest: Mapping[str, Any]
+    leaderboard: Leaderboard
+    checks: tuple[JudgeCheck, ...]
+    rounds: Mapping[str, Sequence[Round]]
+    seconds: Mapping[str, float]
+    roles: Mapping[str, Mapping[str, RoleUsage]]
+    again: tuple[AskedAgain, ...]
+    metrics: Metrics
+    descriptions: tuple[Description, ...]
+    verdicts: tuple[Verdict, ...]
+    scores: tuple[Score, ...]
+    compared: frozenset[Neuron]
+    diagnostics: tuple[DiagnosticsGroup, ...]
+    left_out: int = 0
+    expected: tuple[FoundChannel, ...] = ()
+
+    @property
+    def compares(self) -> bool:
+        """Whether describers are compared in this run; if not, it decomposes and no more."""
+        return bool(self.manifest.get("contestants", True)) or bool(self.leaderboard.overall.rows)
+
+    @property
+    def name(self) -> str:
+        """The run's name, or its folder's."""
+        return str(self.manifest.get("name") or self.folder)
+
+    @property
+    def describers(self) -> tuple[str, ...]:
+        """The contestants, best first, the unjudged last."""
+        return tuple(row.describer for row in self.leaderboard.overall.rows)
+
+    def part(self, key: str) -> Mapping[str, Any]:
+        """Return a part of the manifest that is a mapping, empty if it is absent."""
+        value = self.manifest.get(key)
+        return value if isinstance(value, Mapping) else {}
+
+    def is_control(self, describer: str) -> bool:
+        """Tell whether a contestant is one that a real method must beat."""
+        entry = self.part("contestants").get(describer)
+        return isinstance(entry, Mapping) and bool(entry.get("control"))
+
+
+def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
+    """Read a run folder.
+
+    Args:
+        folder: the run folder.
+        recompute: whether to compute all statistics from the records even if the folder holds them. They are computed
+            as well if it holds none, or some that another version wrote.
+
+    Raises:
+        HarnessError: if this is no run folder, or a file in it is damaged.
+    """
+    try:
+        manifest = folder.read_manifest()
+    except ValueError as error:
+        raise HarnessError(f"{folder.manifest} is not readable JSON ({error}); restore it, or run again") from error
+    if not isinstance(manifest, dict):
+        raise HarnessError(f"{folder.manifest} holds no JSON object: this is not a run folder")
+    descriptions, verdicts, scores = (
+        folder.descriptions().records(),
+        folder.verdicts().records(),
+        folder.scores().records(),
+    )
+    again: list[Verdict | Score] = [*folder.retests().records(), *folder.score_retests().records()]
+    leaderboard = None if recompute else _stored_leaderboard(folder)
+    checks = None if recompute else _stored_checks(folder)
+    judged = {x.neuron for x in descriptions} | {x.neuron for x in verdicts} | {x.neuron for x in scores}
+    shown, left_out = _choice(folder, judged)
+    some = set(shown) if left_out else None
+    return RunData(
+        folder=folder.path.resolve().name,
+        records=folder,
+        neurons=tuple(shown),
+        manifest=manifest,
+        leaderboard=leaderboard_of(folder, manifest) if leaderboard is None else leaderboard,
+        checks=judge_checks_of(folder, manifest) if checks is None else checks,
+        rounds=_rounds(folder),
+        seconds=_seconds(descriptions, verdicts, scores),
+        roles=_roles(descriptions, [*verdicts, *scores, *again]),
+        again=_again(again),
+        metrics=_metrics(scores),
+        descriptions=tuple(sorted(_of(descriptions, some), key=lambda item: (item.neuron, item.describer))),
+        verdicts=tuple(
+            sorted(_of(verdicts, some), key=lambda item: (item.neuron, item.judge, item.first, item.second))
+        ),
+        scores=tuple(sorted(_of(scores, some), key=lambda item: (item.neuron, item.scorer, item.describer))),
+        compared=_compared(verdicts, scores, descriptions),
+        diagnostics=diagnostics_groups(folder),
+        left_out=left_out,
+        expected=read_expected(folder, manifest),
+    )
+
+
+def _choice(folder: RunFolder, judged: Iterable[Neuron]) -> tuple[list[Neuron], int]:
+    """Return at most ``SHOWN`` of the neurons on record, evenly spread, and the number of the others."""
+    signed = set(judged)
+    exemplars = folder.exemplar_table()
+    if exemplars is not None:
+        signed.update(exemplars.neurons)
+        exemplars.close()
+    whole = {neuron for neuron, _ in folder.decomposed()}
+    found = sorted(signed | (whole - {neuron.unsigned for neuron in signed}))
+    count = min(SHOWN, len(found))
+    return [found[place * len(found) // count] for place in range(count)], len(found) - count
+
+
+def _compared(*records: Iterable[Verdict] | Iterable[Score] | Iterable[Description]) -> frozenset[Neuron]:
+    """Return the neurons of the first of the records that there are any of."""
+    return next((found for some in records if (found := frozenset(item.neuron for item in some))), frozenset())
+
+
+def _of(records: Iterable[T], neurons: set[Neuron] | None) -> list[T]:
+    return [item for item in records if neurons is None or item.neuron in neurons]
+
+
+def _seconds(
+    descriptions: Iterable[Description], verdicts: Iterable[Verdict], scores: Iterable[Score]
+) -> Mapping[str, float]:
+    totals: dict[str, float] = defaultdict(float)
+    for item in descriptions:
+        totals[item.describer] += item.usage.seconds
+    for verdict in verdicts:
+        totals[verdict.judge] += verdict.usage.seconds
+    for score in scores:
+        totals[score.scorer] += score.usage.seconds
+    return totals
+
+
+def _roles(
+    descriptions: Iterable[Description], judged: Iterable[Verdict | Score]
+) -> Mapping[str, Mapping[str, RoleUsage]]:
+    usages: dict[str, list[Usage]] = defaultdict(list)
+    for item in descriptions:
+        usages[item.describer].append(item.usage)
+    for answer in judged:
+        usages[_judge(answer)].append(answer.usage)
+    return {name: total_roles(used) for name, used in usages.items()}
+
+
+def _again(answers: Iterable[Verdict | Score]) -> tuple[AskedAgain, ...]:
+    by_judge: dict[str, list[Verdict | Score]] = defaultdict(list)
+    for answer in answers:
+        by_judge[_judge(answer)].append(answer)
+    return tuple(
+        AskedAgain(judge, Counter(item.status.value for item in mine), tuple(item.usage for item in mine))
+        for judge, mine in by_judge.items()
+    )
+
+
+def _judge(answer: Verdict | Score) -> str:
+    return answer.judge if isinstance(answer, Verdict) else answer.scorer
+
+
+def _metrics(scores: Iterable[Score]) -> Metrics:
+    """Average the further figures of the scores that are ok."""
+    values: defaultdict[tuple[str, str], defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for item in scores:
+        for name, value in item.metrics.items():
+            if item.status is Status.OK:
+                values[item.scorer, item.describer][name].append(value)
+    return {
+        key: {name: (math.fsum(given) / len(given), len(given)) for name, given in metrics.items()}
+        for key, metrics in values.items()
+    }
+
+
+def _rounds(folder: RunFolder) -> dict[str, list[Round]]:
+    """Read the rounds of an adaptive schedule; none if the run has none."""
+    if not folder.schedule.exists():
+        return {}
+    try:
+        found = json.loads(folder.schedule.read_text("utf-8"))
+        return {
+            judge: [{(left, right): int(count) for left, right, count in plan} for plan in plans]
+            for judge, plans in sorted(found.items())
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise HarnessError(f"{folder.schedule} is damaged ({error}); delete it: a run plans it anew") from error
+
+
+def store_leaderboard(folder: RunFolder, leaderboard: Leaderboard) -> None:
+    """Write the statistics into the run folder, as JSON, and their main table as CSV, Markdown and LaTeX."""
+    _store(
+        leaderboard, folder.leaderboard, folder.leaderboard_csv, folder.leaderboard_markdown, folder.leaderboard_latex
+    )
+
+
+def store_pooled(leaderboard: Leaderboard, folder: Path) -> None:
+    """Write the leaderboard of several runs as one in the same forms, as ``pooled-leaderboard.*``."""
+    _store(leaderboard, *(folder / f"pooled-leaderboard.{ending}" for ending in ("json", "csv", "md", "tex")))
+
+
+def _store(leaderboard: Leaderboard, as_json: Path, as_csv: Path, markdown: Path, latex: Path) -> None:
+    write_json(as_json, leaderboard.to_json())
+    write_csv(leaderboard, as_csv)
+    for path, text in ((markdown, markdown_table(leaderboard)), (latex, latex_table(leaderboard))):
+        with replacing(path) as aside:
+            aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _stored_leaderboard(folder: RunFolder) -> Leaderboard | None:
+    try:
+        return leaderboard_from_json(json.loads(folder.leaderboard.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _stored_checks(folder: RunFolder) -> tuple[JudgeCheck, ...] | None:
+    if not folder.judge_checks.exists():
+        return None
+    try:
+        return read_judge_checks(folder)
+    except ValueError:  # another version's
+        return None

@@ -1,0 +1,154 @@
+"""What scorers say: means, paired tests between describers, and whether they rank as the comparisons do."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.records import Score, Status
+from harness.results.comparisons import Floats, Ints
+from harness.results.rounding import count_statuses, figure, mean, span, total_usage
+from harness.results.schema import Concordance, ScoreRow, ScoreTest
+from harness.stats.bootstrap import clustered_intervals, percentiles, ratio
+from harness.stats.concordance import kendall_tau
+from harness.stats.config import StatisticsConfig
+from harness.stats.permutation import holm, sign_flip_p_value, standardised_effect
+
+
+@dataclass(frozen=True)
+class Grades:
+    """Scores by whole neuron, scorer and describer; S x K columns, scorer by scorer.
+
+    Attributes:
+        scorers: the scorers' names, ordered.
+        describers: the describers' names, ordered.
+        totals: sum of the ok scores, neurons x (S * K).
+        counts: their number.
+        drawn_totals: the sums in every bootstrap sample, draws x (S * K).
+        drawn_counts: the numbers.
+    """
+
+    scorers: tuple[str, ...]
+    describers: tuple[str, ...]
+    totals: Floats
+    counts: Floats
+    drawn_totals: Floats
+    drawn_counts: Floats
+
+    def columns(self, scorer: int) -> slice:
+        """Return the columns of a scorer."""
+        return slice(scorer * len(self.describers), (scorer + 1) * len(self.describers))
+
+
+def value_of(score: Score) -> float | None:
+    """Return a score's value, or none if it is not ok or not finite."""
+    usable = score.status is Status.OK and score.value is not None and math.isfinite(score.value)
+    return score.value if usable else None
+
+
+def score_rows(
+    scores: Sequence[Score], grades: Grades, controls: Collection[str], config: StatisticsConfig
+) -> tuple[ScoreRow, ...]:
+    """Return each scorer's mean score of each describer, with its interval."""
+    groups: dict[tuple[str, str], list[Score]] = {}
+    for item in scores:
+        groups.setdefault((item.scorer, item.describer), []).append(item)
+    spans = percentiles(
+        ratio(grades.drawn_totals, grades.drawn_counts), (grades.counts > 0).sum(axis=0), config.confidence
+    )
+    rows = []
+    for (scorer, describer), items in groups.items():
+        values = [value for value in map(value_of, items) if value is not None]
+        failed = [item.status is Status.OK and value_of(item) is None for item in items]
+        statuses = count_statuses(
+            Status.FAILED if bad else item.status for item, bad in zip(items, failed, strict=True)
+        )
+        column = grades.scorers.index(scorer) * len(grades.describers) + grades.describers.index(describer)
+        rows.append(
+            ScoreRow(
+                scorer=scorer,
+                describer=describer,
+                control=describer in controls,
+                mean=mean(values),
+                interval=span(spans[column]),
+                scores=len(values),
+                statuses=statuses,
+                usage=total_usage(item.usage for item in items),
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: (row.scorer, row.mean is None, -(row.mean or 0.0), row.describer)))
+
+
+def score_tests(grades: Grades, seed: int, config: StatisticsConfig) -> tuple[ScoreTest, ...]:
+    """Compare the describers' scores in pairs, by whole neuron (a neuron's mean, where it has several scores).
+
+    A neuron that has a score of one of the two alone says nothing of their difference, and is counted.
+    """
+    means = ratio(grades.totals, grades.counts)
+    found: list[ScoreTest] = []
+    for place, scorer in enumerate(grades.scorers):
+        figures = means[:, grades.columns(place)]
+        tests = []
+        for left, right in itertools.combinations(range(len(grades.describers)), 2):
+            apart = figures[:, left] - figures[:, right]
+            paired = apart[~np.isnan(apart)]
+            unpaired = int(np.sum(np.isnan(figures[:, left]) != np.isnan(figures[:, right])))
+            if not len(paired):
+                continue
+            interval = clustered_intervals(
+                paired[:, None],
+                np.ones((len(paired), 1)),
+                seed=seed,
+                draws=config.draws,
+                confidence=config.confidence,
+            )[0]
+            p_value = sign_flip_p_value(paired, seed=seed, flips=config.flips)
+            tests.append((left, right, len(paired), unpaired, paired, interval, p_value))
+        for (left, right, neurons, unpaired, paired, interval, p_value), p_holm in zip(
+            tests, holm([test[-1] for test in tests]), strict=True
+        ):
+            found.append(
+                ScoreTest(
+                    scorer=scorer,
+                    left=grades.describers[left],
+                    right=grades.describers[right],
+                    neurons=neurons,
+                    unpaired=unpaired,
+                    difference=round(float(paired.mean()), 6),
+                    difference_interval=span(interval),
+                    effect=figure(standardised_effect(paired)),
+                    p_value=p_value,
+                    p_holm=p_holm,
+                )
+            )
+    return tuple(found)
+
+
+def concordances(
+    judge: str | None, win_rates: tuple[Floats, Floats], judged: Ints, grades: Grades, config: StatisticsConfig
+) -> list[Concordance]:
+    """Return how each scorer's ranking agrees with a board's.
+
+    Args:
+        judge: whose board it is.
+        win_rates: of each describer, (K,), and in every sample, draws x K.
+        judged: number of the whole neuron of each decided comparison.
+        grades: the scores, from the same samples.
+        config: the intervals' coverage.
+    """
+    found = []
+    for place, scorer in enumerate(grades.scorers):
+        columns = grades.columns(place)
+        means = ratio(grades.totals[:, columns].sum(axis=0), grades.counts[:, columns].sum(axis=0))
+        drawn = ratio(grades.drawn_totals[:, columns], grades.drawn_counts[:, columns])
+        scored = np.flatnonzero(grades.counts[:, columns].any(axis=1))
+        neurons = min(len(np.unique(judged)), len(scored))
+        tau = figure(kendall_tau(win_rates[0], means))
+        interval = percentiles(kendall_tau(win_rates[1], drawn)[:, None], [neurons], config.confidence)[0]
+        both = int(np.sum(~np.isnan(win_rates[0]) & ~np.isnan(means)))
+        found.append(Concordance(judge, scorer, both, tau, None if tau is None else span(interval)))
+    return found

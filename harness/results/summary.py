@@ -1,0 +1,238 @@
+"""What a tracker is told of a finished run: summary figures under stable names, and tables. From its records alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.folder import RunFolder
+from harness.records import Description, Neuron, Score, Status, Usage, Verdict, Winner, total_roles
+from harness.report.judges import read_judge_checks
+from harness.results.comparisons import merge_verdicts
+from harness.results.diagnostics import DiagnosticsGroup, diagnostics_json
+from harness.results.schema import Leaderboard
+
+Row = dict[str, Any]
+Answer = Description | Verdict | Score
+_ROLE_FIGURES = ("calls", "prompt_tokens", "completion_tokens", "cost", "paid")
+
+
+def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Sequence[DiagnosticsGroup]) -> Row:
+    """Return the figures that runs are compared by, and sweeps can optimise, by name.
+
+    The names are part of the interface, and conf/tracking/wandb_offline.yaml lists them. A figure that has no
+    observations is not there, but for those of the leaderboard's rows, which are none.
+    """
+    found: Row = {}
+    for board in (leaderboard.overall, *leaderboard.judges) if leaderboard.overall.rows else ():
+        name = "trust" if board.judge is None else f"trust/{board.judge}"
+        found |= {f"{name}/words": board.trust.words, f"{name}/trustworthy": board.trust.trustworthy}
+    rows = leaderboard.overall.rows
+    for row in rows:
+        for figure in ("win_rate", "adjusted_win_rate", "strength", "rank"):
+            found[f"{figure}/{row.describer}"] = getattr(row, figure)
+    best = [row for row in rows if not row.control and row.win_rate is not None]
+    if best:
+        winner = max(best, key=lambda row: (row.win_rate or 0.0, row.describer))
+        found |= {"best/describer": winner.describer, "best/win_rate": winner.win_rate}
+    for score in leaderboard.scores:
+        found[f"score/{score.scorer}/{score.describer}"] = score.mean
+    for health in leaderboard.health:
+        for figure in ("inconsistency", "first_position_rate"):
+            found[f"judge/{health.judge}/{figure}"] = getattr(health, figure)
+    for check in map(dataclasses.asdict, read_judge_checks(folder)):
+        for figure in ("accuracy", "brier", "consistency", "length_effect", "self_preference", "retest"):
+            if check[figure] is not None:
+                found[f"judge/{check['judge']}/{figure}"] = check[figure]
+    answers = _answers(folder)
+    failed: Counter[str] = Counter()
+    for (_, method), records in answers.items():
+        failed[method] += sum(record.status is not Status.OK for record in records)
+    found |= {f"failed/{method}": count for method, count in failed.items()}
+    found |= _cost_figures([record.usage for records in answers.values() for record in records])
+    if diagnostics:
+        total = diagnostics_json(diagnostics)["total"]
+        found |= {f"decomposition/{name}": value for name, value in total.items() if value is not None}
+    return found
+
+
+def _cost_figures(usages: Sequence[Usage]) -> Row:
+    if not usages:
+        return {}
+    found: Row = {
+        "cost/calls": sum(usage.calls for usage in usages),
+        "cost/prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "cost/completion_tokens": sum(usage.completion_tokens for usage in usages),
+        "cost/seconds": round(math.fsum(usage.seconds for usage in usages), 3),
+    }
+    roles = total_roles(usages)
+    for role, used in roles.items():
+        for figure in _ROLE_FIGURES:
+            if getattr(used, figure) is not None:
+                found[f"cost/{role}/{figure}"] = getattr(used, figure)
+    for figure in ("cost", "paid"):
+        values = [getattr(used, figure) for used in roles.values()]
+        if values and None not in values:
+            found["cost/total" if figure == "cost" else "cost/paid"] = math.fsum(values)
+    return found
+
+
+def tables_of_run(
+    folder: RunFolder, leaderboard: Leaderboard, diagnostics: Sequence[DiagnosticsGroup], manifest: Mapping[str, Any]
+) -> dict[str, list[Row]]:
+    """Return the tables of a run by name, each with equal keys in all its rows; those without rows are left out."""
+    board = leaderboard.to_json()
+    boards = [("all judges", board["overall"]), *((one["judge"], one) for one in board["judges"])]
+    checks = [dataclasses.asdict(check) for check in read_judge_checks(folder)]
+    pairs = [pair for check in checks for pair in check.pop("pairs")]
+    tables: dict[str, list[Row]] = {
+        "leaderboard": board["overall"]["rows"],
+        "win_matrix": board["overall"]["cells"],
+        "scores": board["scores"],
+        "neurons": neuron_rows(folder),
+        "descriptions": [_flat(record) for record in folder.descriptions().records()],
+        "verdicts": [_flat(record) for record in folder.verdicts().records()],
+        "tests": board["overall"]["tests"],
+        # Not "trust": a table and the figures below trust/ would be one key of the summary, and lose each other.
+        "controls": [{"judge": judge, **check} for judge, one in boards for check in one["trust"]["controls"]],
+        "judges": board["health"],
+        "checks": checks,
+        "pairs": pairs,
+        "agreement": board["agreement"],
+        "concordance": board["concordance"],
+        "breakdown": board["breakdown"],
+        "writing": board["descriptions"],
+        "failures": failure_rows(folder, manifest),
+        "costs": cost_rows(folder),
+        "layers": diagnostics_json(diagnostics)["rows"] if diagnostics else [],
+    }
+    return {name: rows for name, rows in tables.items() if rows}
+
+
+def neuron_rows(folder: RunFolder) -> list[Row]:
+    """Return one row for each neuron: its sharpest channel, and each describer's text and win rate, and all verdicts.
+
+    A description that failed is told as such, in brackets.
+    """
+    descriptions, verdicts = folder.descriptions().records(), folder.verdicts().records()
+    if not descriptions:
+        return []
+    describers = sorted({record.describer for record in descriptions})
+    texts = {(record.neuron, record.describer): _told(record) for record in descriptions}
+    points: dict[tuple[Neuron, str], list[float]] = defaultdict(list)
+    for item in merge_verdicts(verdicts):
+        if item.points is not None:
+            points[item.neuron, item.left].append(item.points)
+            points[item.neuron, item.right].append(1 - item.points)
+    said: dict[Neuron, list[str]] = defaultdict(list)
+    for verdict in verdicts:
+        said[verdict.neuron].append(_said(verdict))
+    sharpest: dict[Neuron, tuple[float, str]] = {}
+    for table in folder.read_columns("channels", ["neuron", "kind", "rank", "kurtosis"]):
+        for one in table.to_pylist():
+            neuron = Neuron(one["neuron.layer"], one["neuron.index"], one.get("neuron.expert"))
+            name = f"{one['kind']} {one['rank']}"
+            sharpest[neuron] = max(sharpest.get(neuron, (-math.inf, "")), (one["kurtosis"], name))
+    rows = []
+    for neuron in sorted({record.neuron for record in descriptions}):
+        kurtosis, channel = sharpest.get(neuron.unsigned, (None, None))
+        row: Row = {
+            "neuron": str(neuron),
+            "layer": neuron.layer,
+            "index": neuron.index,
+            "expert": neuron.expert,
+            "sign": neuron.sign.value,
+            "kurtosis": kurtosis,
+            "channel": channel,
+        }
+        for name in describers:
+            won = points[neuron, name]
+            row[f"{name}: description"] = texts.get((neuron, name))
+            row[f"{name}: win rate"] = round(math.fsum(won) / len(won), 6) if won else None
+        rows.append(row | {"verdicts": "\n".join(said[neuron])})
+    return rows
+
+
+def _told(record: Description) -> str:
+    return record.text if record.status is Status.OK else f"[{record.status}] {record.detail}"
+
+
+def _said(verdict: Verdict) -> str:
+    if verdict.status is not Status.OK or verdict.winner is None:
+        outcome = f"{verdict.first} and {verdict.second}: [{verdict.status}]"
+    elif verdict.winner is Winner.TIE:
+        outcome = f"{verdict.first} and {verdict.second} tie"
+    else:
+        order = (verdict.first, verdict.second)
+        better, worse = order if verdict.winner is Winner.FIRST else order[::-1]
+        outcome = f"{better} beats {worse}"
+    return f"{verdict.judge}: {outcome}" + (f" ({verdict.reason})" if verdict.reason else "")
+
+
+def failure_rows(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Row]:
+    """Return what has no usable answer, counted by method and status, and the judges that were left out, with why."""
+    rows: list[Row] = []
+    for (stage, method), records in _answers(folder).items():
+        bad = [record for record in records if record.status is not Status.OK]
+        for status, count in sorted(Counter(record.status.value for record in bad).items()):
+            example = next(_reason(record) for record in bad if record.status.value == status)
+            rows.append(_failure(stage, method, status, count, len(records), example))
+    left_out = manifest.get("left_out") or {}
+    return rows + [_failure("left out", name, None, None, None, reason) for name, reason in left_out.items()]
+
+
+def _failure(stage: str, method: str, status: str | None, count: int | None, of: int | None, reason: str) -> Row:
+    return {"stage": stage, "method": method, "status": status, "count": count, "of": of, "such as": reason}
+
+
+def _reason(record: Answer) -> str:
+    return record.reason if isinstance(record, Verdict) else record.detail
+
+
+def cost_rows(folder: RunFolder) -> list[Row]:
+    """Return what each method cost, by role: calls and tokens asked for, what they cost by price, what was paid."""
+    rows: list[Row] = []
+    for (stage, method), records in _answers(folder).items():
+        usages = [record.usage for record in records]
+        base = {"stage": stage, "method": method, "items": len(records)}
+        spent = round(math.fsum(usage.seconds for usage in usages), 3)
+        roles: dict[str | None, Row] = {role: dataclasses.asdict(used) for role, used in total_roles(usages).items()}
+        nothing: Row = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_calls": 0}
+        for role, used in (roles or {None: nothing}).items():
+            figures = {name: used.get(name) for name in (*_ROLE_FIGURES, "cached_calls")}
+            seconds = used["seconds"] if role else spent
+            rows.append({**base, "role": role, **figures, "seconds": round(seconds, 3)})
+    return rows
+
+
+def _answers(folder: RunFolder) -> dict[tuple[str, str], list[Answer]]:
+    """Return all records by stage and method, in the order of stages and of first appearance."""
+    found: dict[tuple[str, str], list[Answer]] = defaultdict(list)
+    for description in folder.descriptions().records():
+        found["describe", description.describer].append(description)
+    for verdict in folder.verdicts().records():
+        found["compare", verdict.judge].append(verdict)
+    for score in folder.scores().records():
+        found["score", score.scorer].append(score)
+    for verdict in folder.retests().records():
+        found["ask again", verdict.judge].append(verdict)
+    for score in folder.score_retests().records():
+        found["ask again", score.scorer].append(score)
+    return found
+
+
+def _flat(record: Description | Verdict) -> Row:
+    values = {name: value for name, value in vars(record).items() if name not in {"usage", "parts"}}
+    return {name: str(value) if value is not None else None for name, value in values.items()}
+
+
+def columns_of(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str | int], list[list[Any]]]:
+    """Return column names and values of rows with equal keys; nested values become text: a column has one type."""
+    rows = list(rows)
+    names: list[str | int] = list(rows[0]) if rows else []
+    simple = (str, int, float, bool, type(None))
+    values = [list(row.values()) for row in rows]
+    return names, [[value if isinstance(value, simple) else str(value) for value in row] for row in values]

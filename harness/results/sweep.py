@@ -1,0 +1,191 @@
+"""Several runs as one table: what they vary, and how every describer did in each; for people and for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.folder import RunFolder, replacing, write_json
+from harness.report.words import comparability_warnings
+from harness.results.diagnostics import diagnostics_row, together
+from harness.results.formatting import percent, visible
+from harness.results.parameters import Parameter, shown, swept
+from harness.results.run_data import RunData, load_run
+from harness.results.schema import Row
+
+_FIGURES = ("win_rate", "low", "high", "adjusted_win_rate", "strength", "rank", "comparisons", "failed")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs side by side.
+
+    Attributes:
+        runs: the runs.
+    """
+
+    runs: tuple[RunData, ...]
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The settings that the runs vary."""
+        return swept([run.manifest for run in self.runs])
+
+    @cached_property
+    def describers(self) -> tuple[str, ...]:
+        """All describers of the runs, real ones before controls, each in the order of the leaderboards."""
+        names = dict.fromkeys(name for run in self.runs for name in run.describers)
+        return tuple(sorted(names, key=lambda name: name in self.controls))
+
+    @cached_property
+    def controls(self) -> frozenset[str]:
+        """Those of them that are controls."""
+        return frozenset(row.describer for run in self.runs for row in run.leaderboard.overall.rows if row.control)
+
+    @cached_property
+    def incomparable(self) -> list[str]:
+        """Why the runs' figures must not be read side by side; empty if they may."""
+        return comparability_warnings(self.runs)
+
+    def row(self, run: int, describer: str) -> Row | None:
+        """Return a describer's row in the leaderboard of a run, if it has one."""
+        rows = self.runs[run].leaderboard.overall.rows
+        return next((row for row in rows if row.describer == describer), None)
+
+    def told(self, parameter: Parameter, run: int) -> str:
+        """Return a run's value of a parameter as text."""
+        value = parameter.values[run]
+        return "–" if value is None else shown(value)
+
+    def words(self) -> str:
+        """Say in a sentence or two what the runs vary and whether they may be compared."""
+        if not self.parameters:
+            varied = "The runs do not differ in any setting."
+        else:
+            varied = "The runs vary " + "; ".join(
+                f"{one.name} ({', '.join(shown(level) for level in one.levels)})" for one in self.parameters
+            )
+            varied += "."
+        if self.incomparable:
+            return varied
+        return (
+            f"{varied} They have the same subject, neurons, evidence and judges, so their figures may be read side by "
+            "side. A win rate is against the other describers of the same run, which vary with it where they depend on "
+            "the same settings. The intervals are of single runs, and all runs share their neurons: whether two runs "
+            "differ is what pooling them tells (python -m harness.report --pool)."
+        )
+
+
+def read_sweep(folders: Sequence[RunFolder]) -> list[RunData]:
+    """Read finished runs, with the statistics that they stored."""
+    return [load_run(folder) for folder in folders]
+
+
+def write_sweep(runs: Sequence[RunData], path: Path) -> Path:
+    """Write the joint report, and beside it ``sweep.json`` and ``sweep.csv``; return the report's path."""
+    from harness.report.build import write_report  # which shows this module's table
+
+    write_tables(runs, path.parent)
+    write_report(runs, path)
+    return path
+
+
+def write_tables(runs: Sequence[RunData], folder: Path) -> None:
+    """Write ``sweep.json`` and ``sweep.csv``."""
+    sweep = Sweep(tuple(runs))
+    write_json(folder / "sweep.json", sweep_json(sweep))
+    with replacing(folder / "sweep.csv") as aside:
+        aside.write_text(sweep_csv(sweep), encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def sweep_json(sweep: Sweep) -> dict[str, Any]:
+    """Return the runs with their parameters and figures as plain JSON types.
+
+    ``parameters`` are names and levels, ``incomparable`` reasons. Each of the ``runs`` has its ``folder``, ``name``,
+    ``parameters``, ``trustworthy``, ``describers`` (win rates and ranks by describer), ``scores`` (means by scorer and
+    describer) and ``decomposition`` (figures of all layers and kinds, none if nothing was decomposed).
+    """
+    return {
+        "parameters": [{"name": one.name, "levels": list(one.levels)} for one in sweep.parameters],
+        "incomparable": sweep.incomparable,
+        "runs": [_run_json(sweep, place) for place in range(len(sweep.runs))],
+    }
+
+
+def _run_json(sweep: Sweep, place: int) -> dict[str, Any]:
+    run = sweep.runs[place]
+    scores: dict[str, dict[str, float | None]] = {}
+    for score in run.leaderboard.scores:
+        scores.setdefault(score.scorer, {})[score.describer] = score.mean
+    total = vars(diagnostics_row(together(run.diagnostics))) if run.diagnostics else None
+    return {
+        "folder": run.folder,
+        "name": run.name,
+        "parameters": {one.name: one.values[place] for one in sweep.parameters},
+        "trustworthy": run.leaderboard.overall.trust.trustworthy,
+        "describers": {
+            row.describer: {"control": row.control, **_figures(row)} for row in run.leaderboard.overall.rows
+        },
+        "scores": scores,
+        "decomposition": {name: value for name, value in (total or {}).items() if name not in {"layer", "kind"}}
+        or None,
+    }
+
+
+def _figures(row: Row) -> dict[str, Any]:
+    low, high = row.interval or (None, None)
+    values: Mapping[str, Any] = {**vars(row), "low": low, "high": high}
+    return {name: values[name] for name in _FIGURES}
+
+
+def sweep_csv(sweep: Sweep) -> str:
+    """Return a line for each run and describer: folder, parameters, describer, whether it is a control, its figures."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["folder", *(one.name for one in sweep.parameters), "describer", "control", *_FIGURES])
+    for place, run in enumerate(sweep.runs):
+        values = ["" if one.values[place] is None else shown(one.values[place]) for one in sweep.parameters]
+        for row in run.leaderboard.overall.rows:
+            writer.writerow([run.folder, *values, row.describer, row.control, *_figures(row).values()])
+    return text.getvalue()
+
+
+def print_sweep(runs: Sequence[RunData], console: Console, figures: Mapping[str, float]) -> None:
+    """Print the runs with their parameters and the win rates of all describers.
+
+    Args:
+        runs: the runs.
+        console: where to.
+        figures: the figure that is sought, by folder, of the runs that have it.
+    """
+    sweep = Sweep(tuple(runs))
+    table = Table(title=f"Sweep: {len(runs)} finished runs, win rates in %", title_justify="left", padding=(0, 1))
+    table.add_column("Run", no_wrap=True)
+    for parameter in sweep.parameters:
+        table.add_column(Text(visible(parameter.short)), overflow="fold", justify="right")
+    if figures:
+        table.add_column("Sought", justify="right")
+    for name in sweep.describers:
+        table.add_column(Text(visible(name), style="dim" if name in sweep.controls else ""), justify="right")
+    best = None if not figures else max(figures.values())
+    for place, run in enumerate(runs):
+        sought = figures.get(run.folder)
+        cells = [Text(visible(run.folder)), *(Text(visible(sweep.told(one, place))) for one in sweep.parameters)]
+        if figures:
+            style = "bold" if sought is not None and sought == best else ""
+            cells.append(Text("–" if sought is None else f"{sought:.4g}", style=style))
+        rows = [sweep.row(place, name) for name in sweep.describers]
+        cells += [Text("–" if row is None else percent(row.win_rate)) for row in rows]
+        table.add_row(*cells)
+    console.print(table)
+    for reason in sweep.incomparable:
+        console.print(Text(visible(reason), style="yellow"))

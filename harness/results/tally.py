@@ -1,0 +1,153 @@
+"""The points of comparisons by judge, pair and difference in length: as they are, and in every bootstrap sample.
+
+All figures of a leaderboard that rest on comparisons are functions of these counts, so neurons are resampled once for
+all of them, and what all judges say together is the sum of what each says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from harness.results.comparisons import ComparisonTable
+from harness.stats.bootstrap import ratio
+from harness.stats.bradley_terry import Design
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of decided comparisons in groups, G of them, ordered by pair and length.
+
+    Attributes:
+        describers: how many describers there are, K.
+        judge: the judge of each group, (G,).
+        left: the first describer.
+        right: the second.
+        length: covariate of the difference in length; nan where it is not known.
+        points: what ``left`` got, (G,).
+        counts: number of comparisons.
+        drawn_points: the same in every sample, draws x G.
+        drawn_counts: the same in every sample.
+    """
+
+    describers: int
+    judge: Ints
+    left: Ints
+    right: Ints
+    length: Floats
+    points: Floats
+    counts: Floats
+    drawn_points: Floats
+    drawn_counts: Floats
+
+    def of(self, judges: Collection[int]) -> Tally:
+        """Return the counts of some judges, together."""
+        chosen = np.isin(self.judge, list(judges))
+        return self._merged(np.flatnonzero(chosen), [self.left, self.right, self.length])
+
+    def pairs(self) -> Tally:
+        """Return the counts by pair, whatever the length."""
+        return self._merged(np.arange(len(self.left)), [self.left, self.right])
+
+    def of_known_length(self) -> Tally:
+        """Return the groups whose difference in length is known."""
+        return self._merged(np.flatnonzero(~np.isnan(self.length)), [self.left, self.right, self.length])
+
+    def design(self, *, length: bool = False) -> Design:
+        """Return the groups as the Bradley-Terry model takes them."""
+        return Design(self.describers, self.left, self.right, self.length if length else None)
+
+    def _merged(self, chosen: Ints, keys: list[Floats | Ints]) -> Tally:
+        """Return some of the groups, those with equal keys merged."""
+        columns = [key[chosen] for key in keys]
+        order = chosen[np.lexsort(columns[::-1])]
+        starts = np.zeros(len(order), dtype=np.bool_)
+        starts[:1] = True
+        for key in keys:
+            values = np.nan_to_num(np.asarray(key[order], dtype=np.float64), nan=np.inf)
+            starts[1:] |= values[1:] != values[:-1]
+        begin = np.flatnonzero(starts)
+        first = order[begin]
+
+        def total(values: Floats) -> Floats:
+            if not len(begin):
+                return values[..., :0]
+            return np.add.reduceat(values[..., order], begin, axis=-1)
+
+        return Tally(
+            self.describers,
+            self.judge[first],
+            self.left[first],
+            self.right[first],
+            self.length[first],
+            total(self.points),
+            total(self.counts),
+            total(self.drawn_points),
+            total(self.drawn_counts),
+        )
+
+    def win_rates(self) -> tuple[Floats, Floats]:
+        """Return each describer's win rate, (K,), and in every sample, draws x K; nan where it has no comparisons."""
+        return (
+            ratio(*standings(self, self.points, self.counts)),
+            ratio(*standings(self, self.drawn_points, self.drawn_counts)),
+        )
+
+
+def standings(tally: Tally, points: Floats, counts: Floats) -> tuple[Floats, Floats]:
+    """Return each describer's points and number of comparisons, (..., K), from those of the tally's groups."""
+    places = np.arange(len(tally.left))
+    one, other = (np.zeros((len(places), tally.describers)) for _ in range(2))
+    one[places, tally.left] = 1
+    other[places, tally.right] = 1
+    return points @ one + (counts - points) @ other, counts @ (one + other)
+
+
+def tables_by_cluster(clusters: Ints, columns: Ints, values: Floats, shape: tuple[int, int]) -> sparse.csr_array:
+    """Return the sums of values by cluster and column."""
+    return sparse.coo_array((values, (clusters, columns)), shape=shape).tocsr()
+
+
+def grouped(table: ComparisonTable, length: Floats) -> tuple[Ints, Ints]:
+    """Return the group of each comparison, and one comparison of each group: same judge, pair and length.
+
+    Args:
+        table: decided comparisons.
+        length: their covariate, nan where it is not known.
+    """
+    _, level = np.unique(length, return_inverse=True)
+    key = (table.pair * (int(level.max(initial=0)) + 1) + level) * max(1, len(table.judges)) + table.judge
+    _, first, group = np.unique(key, return_index=True, return_inverse=True)
+    return group, first
+
+
+def tally(table: ComparisonTable, length: Floats, group: Ints, first: Ints, drawn: tuple[Floats, Floats]) -> Tally:
+    """Put the counts together; ``drawn`` are the points and counts of each group in every sample, draws x G."""
+    count = len(first)
+    return Tally(
+        len(table.describers),
+        table.judge[first],
+        table.left[first],
+        table.right[first],
+        length[first],
+        np.bincount(group, weights=table.points, minlength=count).astype(np.float64),
+        np.bincount(group, minlength=count).astype(np.float64),
+        *drawn,
+    )
+
+
+def clusters_of_describers(table: ComparisonTable, clusters: Ints, total: int) -> Ints:
+    """Return in how many clusters each describer has a comparison, (K,)."""
+    width = len(table.describers)
+    seen = np.zeros((total, width), dtype=np.bool_)
+    seen[clusters, table.left] = True
+    seen[clusters, table.right] = True
+    counts: Ints = seen.sum(axis=0)
+    return counts

@@ -1,0 +1,106 @@
+"""Whether a leaderboard can be trusted: controls, which know nothing of the neuron, must lose to the real methods.
+
+A judge that a description of another neuron, a generic or an empty one can please does not see what it should. Only
+comparisons of controls with real methods count here: controls among each other win and lose half.
+
+*Degenerate cases.* Without controls, without real methods, without decided comparisons between them, or with fewer than
+two neurons nothing was tried, and that is what is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from harness.results.comparisons import ComparisonTable, Ints
+from harness.results.rounding import figure, span
+from harness.results.schema import ControlCheck, PairTest, Trust
+from harness.results.tally import Tally
+from harness.stats.bootstrap import percentiles, ratio
+from harness.stats.config import StatisticsConfig
+
+
+def check_controls(
+    pairs: Tally,
+    table: ComparisonTable,
+    clusters: Ints,
+    tests: Sequence[PairTest],
+    controls: Collection[str],
+    config: StatisticsConfig,
+) -> Trust:
+    """Compare the controls with the real methods.
+
+    Untrustworthy is a board on which the interval of a control's win rate against the real methods reaches the limit,
+    or on which a control beats a real method significantly.
+
+    Args:
+        pairs: the points by pair.
+        table: the decided comparisons behind them.
+        clusters: the whole neuron of each, as a number.
+        tests: the board's tests.
+        controls: names of the controls.
+        config: the limit, and the level of the tests.
+    """
+    names = table.describers
+    is_control = np.array([name in controls for name in names], dtype=np.bool_)
+    favoured = {
+        (winner, loser)
+        for test in tests
+        for winner, loser in ((test.left, test.right), (test.right, test.left))
+        if test.p_holm < 1 - config.confidence and _rate(pairs, names, winner, loser) > 0.5
+    }
+    checks = []
+    for place in np.flatnonzero(is_control).tolist():
+        name = names[place]
+        as_left = (pairs.left == place) & ~is_control[pairs.right]
+        as_right = (pairs.right == place) & ~is_control[pairs.left]
+        counts, drawn_counts = (x[..., as_left | as_right].sum(axis=-1) for x in (pairs.counts, pairs.drawn_counts))
+        points, drawn = (
+            x[..., as_left].sum(axis=-1) + (n[..., as_right] - x[..., as_right]).sum(axis=-1)
+            for x, n in ((pairs.points, pairs.counts), (pairs.drawn_points, pairs.drawn_counts))
+        )
+        met = ((table.left == place) & ~is_control[table.right]) | ((table.right == place) & ~is_control[table.left])
+        neurons = len(np.unique(clusters[met]))
+        interval = percentiles(ratio(drawn, drawn_counts)[:, None], [neurons], config.confidence)[0]
+        beats = tuple(sorted(loser for winner, loser in favoured if winner == name and loser not in controls))
+        checks.append(ControlCheck(name, figure(ratio(points, counts)), span(interval), int(counts), beats))
+    trustworthy, words = _conclusion(checks, config)
+    return Trust(trustworthy, words, config.control_win_rate, tuple(checks))
+
+
+def _rate(pairs: Tally, names: Sequence[str], one: str, other: str) -> float:
+    left, right = sorted((one, other))
+    here = (pairs.left == names.index(left)) & (pairs.right == names.index(right))
+    rate = float(ratio(pairs.points[here].sum(), pairs.counts[here].sum()))
+    return rate if one == left else 1 - rate
+
+
+def _conclusion(checks: Sequence[ControlCheck], config: StatisticsConfig) -> tuple[bool | None, str]:
+    """Return whether the controls lost, and the sentence that says so."""
+    tried = [check for check in checks if check.interval is not None]
+    limit, confidence = f"{100 * config.control_win_rate:g} %", f"{100 * config.confidence:g} %"
+    reasons = []
+    for check in tried:
+        assert check.interval is not None
+        assert check.win_rate is not None
+        if check.interval[1] >= config.control_win_rate:
+            reasons.append(
+                f"the control {check.control} wins {100 * check.win_rate:.1f} % against the real methods, and the "
+                f"{confidence} interval ({100 * check.interval[0]:.1f} to {100 * check.interval[1]:.1f} %) reaches "
+                f"{limit}"
+            )
+        if check.beats:
+            reasons.append(f"the control {check.control} beats {', '.join(check.beats)} significantly")
+    if reasons:
+        return False, f"Untrustworthy: {'; '.join(reasons)}."
+    if not tried:
+        why = (
+            "no control was compared with a real method"
+            if not any(check.comparisons for check in checks)
+            else ("one neuron is too few to tell whether the controls lose")
+        )
+        return None, f"Trust was not tried: {why}."
+    untried = [check.control for check in checks if check.interval is None]
+    but = f" (not tried: {', '.join(untried)})" if untried else ""
+    return True, f"The controls lose as they must: each wins less than {limit} against the real methods{but}."

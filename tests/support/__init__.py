@@ -1,0 +1,1 @@
+"""What the test modules share: models, cases, servers and finished runs."""
