@@ -1,7 +1,7 @@
 """Types for options that pydantic validates, and one line of text for each error.
 
-Use the types in ``pydantic.dataclasses`` for sections of the config, and with :data:`validated` on the ``__init__`` of a
-describer or judge. The command line shows :func:`explain` with the path of the option.
+Use the types in ``pydantic.dataclasses`` for sections of the config, and with :data:`validated` on the ``__init__`` of
+a describer or judge. The command line shows :func:`explain` with the path of the option.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ _RULES = {
     "tuple_type": "a list",
     "dict_type": "a mapping",
     "mapping_type": "a mapping",
+    "too_short": "a list of at least {min_length}",
     "literal_error": "{expected}",
     "enum": "{expected}",
 }

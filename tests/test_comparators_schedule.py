@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness.run.schedule import ComparisonConfig, evidence, first_round, next_round, shuffled, threshold
 from support import tiny_models
 
 from harness.errors import HarnessError
@@ -27,7 +28,6 @@ from harness.results.comparisons import Comparison, merge_verdicts
 from harness.run.help import compose_config
 from harness.run.judge import judge
 from harness.run.pipeline import run
-from harness.run.schedule import ComparisonConfig, evidence, first_round, next_round, shuffled, threshold
 from harness.run.setup import Setup
 from harness.seeds import derive_rng
 from judges.pairwise import PairwiseLLM

@@ -308,8 +308,8 @@ MISTAKES = [
     (["evidence.max_document=3"], ["max_document"]),
     (["experiment=llm"], ["explainer", "llm@llm.explainer"]),
     (["decomposition.kurtosis_weight=-1"], ["kurtosis_weight"]),
-    (["diagnostics.jitter=0"], ["diagnostics: jitter must be finite and positive, not 0"]),
-    (["diagnostics.random=gaussian"], ["diagnostics: random must be 'covariance' or 'isotropic'"]),
+    (["diagnostics.jitter=0"], ["diagnostics.jitter: must be above 0, not 0"]),
+    (["diagnostics.random=gaussian"], ["diagnostics.random: must be 'covariance' or 'isotropic'"]),
     (["diagnostics.samples=3"], ["samples"]),
     (["quiet=much"], ["quiet is 'much'; choose true or false"]),
     (["corpus=null"], ["corpus=null is no choice", "~corpus"]),
@@ -401,7 +401,7 @@ def test_a_value_that_must_be_given_is_named_in_one_line(invoke: Invoke, chosen:
     code, _, err = invoke(*chosen.split(), "tracking=none")
     assert code == 1
     assert one_line(err), err
-    assert f"error: {', '.join(names)} ha" in err
+    assert f"error: {', '.join(names)} must be set" in err
     assert all(f"{name}=..." in err for name in names)
 
 

@@ -24,8 +24,9 @@ from harness.folder import RunFolder, read_table
 from harness.llm.scripted import ScriptedBackend
 from harness.methods import DescriberCase, JudgeCase
 from harness.records import Effect, EvidenceSize, Neuron, ScoredToken, Sign, Split, Status, TextPrompt
-from harness.run import effects, intervene
+from harness.run.building import section
 from harness.run.help import compose_config
+from harness.run.interventions import effects, measure
 from harness.run.interventions.config import EffectsConfig, SteeringConfig, TextsConfig, peaks
 from harness.run.interventions.effects import Clamping
 from harness.run.pipeline import run
@@ -239,10 +240,10 @@ def test_a_run_whose_methods_do_not_ask_runs_no_model(base: list[str], tmp_path:
 def test_interrupted_anywhere_nothing_is_measured_twice(
     base: list[str], tmp_path: Path, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intervene, "_BLOCK", 1)
+    monkeypatch.setattr(measure, "_BLOCK", 1)
     whole = start(base, tmp_path / "whole")
     total = dict(counted)
-    real, written = intervene.write_table, []
+    real, written = measure.write_table, []
 
     def breaking(path: Path, records: Any) -> None:
         if len(written) == 3:  # a split's pieces, those of the other, and one neuron's effects
@@ -250,10 +251,10 @@ def test_interrupted_anywhere_nothing_is_measured_twice(
         real(path, records)
         written.append(path)
 
-    monkeypatch.setattr(intervene, "write_table", breaking)
+    monkeypatch.setattr(measure, "write_table", breaking)
     with pytest.raises(KeyboardInterrupt):
         start(base, tmp_path / "broken")
-    monkeypatch.setattr(intervene, "write_table", real)
+    monkeypatch.setattr(measure, "write_table", real)
     kept = {path: path.stat().st_mtime_ns for path in written}
     counted["clamped"] = counted["texts"] = 0
     again = start(base, tmp_path / "broken")
@@ -468,25 +469,25 @@ def test_an_encoder_is_told_in_one_line_before_time_is_spent(base: list[str], tm
 
 
 @pytest.mark.parametrize(
-    ("section", "option", "value", "words"),
+    ("part", "option", "value", "words"),
     [
         ("effects", "values", [], ["steering.effects.values"]),
         ("effects", "values", [0, 1], ["steering.effects.values", "other than 0"]),
-        ("effects", "values", 10, ["steering.effects.values must be a list"]),
+        ("effects", "values", 10, ["steering.effects.values: must be a list"]),
         ("effects", "prompts", 0, ["steering.effects.prompts"]),
-        ("effects", "unit", "sigma", ["steering.effects.unit=sigma", "absolute, peak"]),
+        ("effects", "unit", "sigma", ["steering.effects.unit: must be 'absolute' or 'peak'"]),
         ("texts", "values", [1, 1], ["steering.texts.values", "twice"]),
-        ("texts", "mode", "shout", ["steering.texts.mode=shout", "clamp, add"]),
+        ("texts", "mode", "shout", ["steering.texts.mode: must be 'clamp' or 'add'"]),
         ("texts", "prompts", [], ["steering.texts.prompts"]),
         ("texts", "prompts", ["a", "a"], ["steering.texts.prompts"]),
         ("texts", "top_p", 0, ["steering.texts.top_p"]),
         ("texts", "temperature", -1, ["steering.texts.temperature"]),
-        ("texts", "token", 3, ["steering.texts", "'token'"]),
+        ("texts", "token", 3, ["steering.texts.token: unknown option"]),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_told(section: str, option: str, value: Any, words: list[str]) -> None:
-    settings: Any = {section: {option: value}}
-    told(lambda: SteeringConfig(**settings), *words)
+def test_a_setting_that_makes_no_sense_is_told(part: str, option: str, value: Any, words: list[str]) -> None:
+    settings: Any = {"steering": {part: {option: value}}}
+    told(lambda: section(SteeringConfig, settings, "steering"), *words)
 
 
 @pytest.mark.parametrize(
