@@ -23,15 +23,17 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 #: A finite number of at least 0.
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+#: Config of the ``pydantic.dataclasses``: by default they ignore unknown options.
+STRICT = ConfigDict(extra="forbid")
 #: Decorator that validates the arguments of a function or an ``__init__`` by their annotations.
 validated = validate_call(config=ConfigDict(arbitrary_types_allowed=True))
 
 #: What an option must be, by the type of pydantic's error; filled in from the error's context.
 _RULES = {
-    "greater_than_equal": "at least {ge}",
-    "greater_than": "above {gt}",
-    "less_than_equal": "at most {le}",
-    "less_than": "below {lt}",
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "above {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "below {lt:g}",
     "multiple_of": "a multiple of {multiple_of}",
     "finite_number": "finite",
     "int_type": "a whole number",

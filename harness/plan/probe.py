@@ -284,11 +284,7 @@ def probe(
         subject=setup.subject if stand_in is None else Subject(setup.subject.name, [str(stand_in)]),
         decomposition=_Short(setup.decomposition.settings, setup.decomposition.overrides, setup.seed),
         evidence=dataclasses.replace(setup.evidence, store=None, max_documents=None),
-        comparisons=dataclasses.replace(
-            setup.comparisons,
-            schedule="all" if setup.comparisons.schedule == "adaptive" else setup.comparisons.schedule,
-            retest=0.0,
-        ),
+        comparisons=dataclasses.replace(setup.comparisons, retest=0.0),
         backends=dict(backends),
         executor=LocalExecutor(setup.executor.device, memory=setup.executor.memory),
     )

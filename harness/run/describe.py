@@ -20,7 +20,7 @@ Others = Mapping[str, Mapping[Neuron, Description]]
 
 
 def pending_descriptions(setup: Setup, journal: Journal[Description]) -> dict[str, list[Neuron]]:
-    """Return the neurons that each describer has yet to describe; describers come after those whose output they read."""
+    """Return, by describer, the neurons still to be described; describers come after those whose output they read."""
     return {
         name: [neuron for neuron in setup.described if not journal.done((neuron, name))]
         for name in setup.ordered_describers()

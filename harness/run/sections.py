@@ -15,10 +15,10 @@ from harness.errors import HarnessError
 from harness.records import Neuron, Sign, VectorKind
 from harness.seeds import derive_rng
 from harness.subject import Subject
-from harness.validation import Count, CountOrZero, FractionOrZero, Positive, explain
+from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, Positive, explain
 
 
-@validated_dataclass(frozen=True)
+@validated_dataclass(frozen=True, config=STRICT)
 class NeuronSelection:
     """Which neurons are described, and which of their weight vectors are decomposed.
 
@@ -116,7 +116,7 @@ class DecompositionPlan:
             raise HarnessError(explain(error, "decomposition")) from error
 
 
-@validated_dataclass(frozen=True)
+@validated_dataclass(frozen=True, config=STRICT)
 class DiagnosticsConfig:
     """What is decomposed in addition to the run's vectors, to judge the decomposition.
 
@@ -141,7 +141,7 @@ class DiagnosticsConfig:
     ablated: CountOrZero
 
 
-@validated_dataclass(frozen=True)
+@validated_dataclass(frozen=True, config=STRICT)
 class ComparisonConfig:
     """Which comparisons are made.
 

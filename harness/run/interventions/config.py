@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from harness.errors import HarnessError
 from harness.evidence import special_affixes
 from harness.records import Exemplar, Neuron, Source, Split
 from harness.subject import Decoding, Mode, Subject
-from harness.validation import Count, Fraction, NonNegative
+from harness.validation import STRICT, Count, Fraction, NonNegative
 
 T = TypeVar("T")
 
@@ -45,10 +45,9 @@ Values = Annotated[
     AfterValidator(_distinct),
 ]
 Prompts = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
-_STRICT = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class EffectsConfig:
     """How the effect of a neuron on the next token is measured.
 
@@ -69,7 +68,7 @@ class EffectsConfig:
     top_tokens: Count = 50
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class TextsConfig:
     """How steered texts are generated.
 
@@ -99,7 +98,7 @@ class TextsConfig:
         return Decoding(self.tokens, self.temperature, self.top_p)
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class SteeringConfig:
     """Interventions on the subject, for methods that use what a neuron does to the model's output.
 
