@@ -98,7 +98,10 @@ def test_the_channel_whose_tokens_overlap_most_is_the_one_that_is_meant(tmp_path
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"neuron": "18/9005", "kind": "gate"}, ["expected[0].neuron", "'18/9005' is no neuron's name such as L3N17"]),
+        (
+            {"neuron": "18/9005", "kind": "gate"},
+            ["expected[0].neuron", "'18/9005' is not the name of a neuron"],
+        ),
         ({"neuron": "L1N1-", "kind": "in"}, ["expected[0].neuron", "whole neurons only"]),
         ({"neuron": "L1N1", "kind": "sideways"}, ["expected[0].kind", "gate"]),
         ({"neuron": "L1N1", "kind": "in", "kurtosi": 3}, ["expected[0].kurtosi"]),
