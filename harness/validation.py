@@ -46,6 +46,8 @@ _RULES = {
     "string_type": "text",
     "list_type": "a list",
     "tuple_type": "a list",
+    "sequence_str": "a list",
+    "is_instance_of": "a {class}",
     "dict_type": "a mapping",
     "mapping_type": "a mapping",
     "too_short": "a list of at least {min_length}",
@@ -76,7 +78,8 @@ def explain(error: Exception, section: str = "") -> str:
     if kind == "value_error":  # raised by a validator of ours, which names the value itself
         return _join(option, first["msg"].removeprefix("Value error, "))
     if kind in _RULES:
-        return f"{option}: must be {_RULES[kind].format(**first.get('ctx', {}))}, not {first['input']!r}"
+        rule = _RULES[kind].format(**first.get("ctx", {})).replace("a Sequence", "a list")
+        return f"{option}: must be {rule}, not {first['input']!r}"
     return f"{option}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
 
 
