@@ -22,7 +22,7 @@ __all__ = ["small"]
 
 def test_the_published_example_composes_with_its_figures() -> None:
     setup = Setup.of(compose_config(["experiment=paper_example"]))
-    (published,) = setup.expected
+    (published,) = setup.reference_channels
     assert (str(published.neuron), published.kind, published.rank) == ("L18N9005", VectorKind.GATE, 0)
     assert published.tokens == (" until", " Until", "until", " till", " hasta", "直到")
     assert (published.vector_kurtosis, published.kurtosis, published.cosine) == (0.3, 84.3, 0.67)
