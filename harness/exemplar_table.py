@@ -132,9 +132,6 @@ def _changes(column: pa.StructArray) -> NDArray[np.int64]:
 
 
 def _exemplars(neuron: Neuron, table: pa.Table) -> list[Exemplar]:
-    splits, sources = table["split"].to_pylist(), table["source"].to_pylist()
-    documents, windows = table["document"].to_pylist(), table["window"].to_pylist()
-    tokens = table["tokens"].to_pylist()
     values = table["activations"].combine_chunks()
     values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
     numbers = values.flatten().to_numpy().astype(np.float64)
@@ -145,14 +142,16 @@ def _exemplars(neuron: Neuron, table: pa.Table) -> list[Exemplar]:
     return [
         Exemplar(
             neuron=neuron,
-            split=Split(splits[row]),
-            source=Source(sources[row]),
-            document=documents[row],
-            window=windows[row],
-            tokens=tuple(tokens[row]),
-            activations=tuple(activations[offsets[row] : offsets[row + 1]]),
+            split=Split(row["split"]),
+            source=Source(row["source"]),
+            document=row["document"],
+            window=row["window"],
+            tokens=tuple(row["tokens"]),
+            activations=tuple(activations[start:stop]),
         )
-        for row in range(table.num_rows)
+        for row, (start, stop) in zip(
+            table.drop_columns(["neuron", "activations"]).to_pylist(), itertools.pairwise(offsets), strict=True
+        )
     ]
 
 

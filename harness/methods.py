@@ -40,7 +40,6 @@ class Case:
     """One neuron with the evidence that a method may see.
 
     Attributes:
-        neuron: the neuron.
         exemplars: windows of the method's splits: explain and select for describers, calibrate and report for judges.
             The two sets share no document.
         subject: the subject model, for methods that read its weights.

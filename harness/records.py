@@ -1,6 +1,8 @@
 """Records that the stages of a run exchange, and their JSON form.
 
-The records are the complete result of a run. All statistics, tables and plots are computed from them alone.
+The records are the complete result of a run. All statistics, tables and plots are computed from them alone. In all of
+them, ``neuron`` is the neuron that they are about, ``kind`` its weight vector, ``status`` how an answer ended, and
+``usage`` the LLM calls, tokens and time that it took.
 """
 
 from __future__ import annotations
@@ -169,8 +171,6 @@ class Channel:
     """One vocabulary channel of one weight vector, found by ROTATE.
 
     Attributes:
-        neuron: the neuron.
-        kind: which of its weight vectors.
         rank: order of discovery, from 0.
         kurtosis: population excess kurtosis of the channel's unweighted projection on the vocabulary.
         skewness: of the same projection; the channel's tokens are in the tail of its sign.
@@ -210,8 +210,6 @@ class VectorSummary:
     """Summary of a complete weight vector, for comparison with its channels.
 
     Attributes:
-        neuron: the neuron.
-        kind: which of its weight vectors.
         norm: Euclidean norm of the vector.
         kurtosis: population excess kurtosis of its projection on the vocabulary.
         skewness: of the same projection.
@@ -274,8 +272,6 @@ class Restart:
     """Agreement of a weight vector's channels with those found from another starting point.
 
     Attributes:
-        neuron: the neuron.
-        kind: which of its weight vectors.
         restart: number of the restart, from 1.
         cosine: between each channel, in order of discovery, and its match among the channels of the restart.
         jaccard: overlap of their top tokens.
@@ -295,8 +291,6 @@ class AblatedChannels:
     """Effect of removing a weight vector's channels; :class:`harness.decomposition.Ablation` defines the metrics.
 
     Attributes:
-        neuron: the neuron.
-        kind: which of its weight vectors.
         faithful: for each channel, in order of discovery, the share of the response on its own tokens that is removed
             with it; None if there is no response.
         kept: for each channel, the share of the response on the other channels' tokens that remains; None if there is
@@ -346,7 +340,6 @@ class Exemplar:
     """A window of text with the neuron's activation at each of its tokens.
 
     Attributes:
-        neuron: the neuron.
         split: the part of the corpus that the window's document belongs to.
         source: why it was selected.
         document: identity of the document (a hash of its text).
@@ -418,7 +411,6 @@ class Effect:
     order and z-scores hold for both.
 
     Attributes:
-        neuron: the neuron.
         split: the part of the corpus that the pieces come from.
         value: value to which its activation was clamped at every token; for a negative neuron, the value times -1.
         scale: standard deviation of the mean change over the vocabulary, in logits.
@@ -441,7 +433,6 @@ class SteeredText:
     Texts of the same neuron, prompt and sample use the same random numbers: they differ only by the intervention.
 
     Attributes:
-        neuron: the neuron.
         prompt: a prompt of the config.
         sample: number of the sample, from 0.
         strength: strength in the config's unit; None without steering.
@@ -465,7 +456,6 @@ class Activity:
     slightly from zero, so that ``density`` says little; ``strong_density`` counts the strong activations.
 
     Attributes:
-        neuron: the neuron.
         split: the part of the corpus.
         tokens: number of tokens; a token of several overlapping windows counts once for each.
         density: share of tokens with an activation above 0.
@@ -620,14 +610,11 @@ class Description:
     """One describer's description of one neuron.
 
     Attributes:
-        neuron: the neuron.
         describer: the describer's name (its key in the config).
         text: the description; empty if the status is not ok.
-        status: how it ended.
         detail: why the status is not ok, or how the description was made (shown in the report).
         parts: intermediate results for the report, such as one description per channel.
         evidence: size of the evidence it was made from.
-        usage: LLM calls, tokens and time.
     """
 
     neuron: Neuron
@@ -655,7 +642,6 @@ class Vote:
     Attributes:
         judge: the member's name within the panel.
         winner: its verdict; None if the status is not ok.
-        status: how it ended.
         reason: its reason, or why there is no verdict.
         preference: as in :class:`Verdict`.
         mass: as in :class:`Verdict`.
@@ -674,15 +660,12 @@ class Verdict:
     """One judge's comparison of two descriptions of one neuron, shown in one order.
 
     Attributes:
-        neuron: the neuron.
         judge: the judge's name.
         first: the describer whose description was shown first.
         second: the describer whose description was shown second.
         symmetric: whether the judge ignores the order, so that one record is the complete comparison.
         winner: the verdict; None if the status is not ok.
-        status: how it ended.
         reason: the judge's reason, or why there is no verdict.
-        usage: LLM calls, tokens and time.
         side: side of the neuron that the judge was shown.
         preference: probability that the judge prefers the description shown first (a tie counts half), given that it
             answers with one of the verdicts, from its log-probabilities; for a panel, the mean over its members. None
@@ -711,14 +694,11 @@ class Score:
     """One scorer's grade of one description.
 
     Attributes:
-        neuron: the neuron.
         scorer: the scorer's name.
         describer: the describer whose description is graded.
         value: the main metric (higher is better); None if the status is not ok.
-        status: how it ended.
         detail: why there is no value.
         metrics: further metrics by name.
-        usage: LLM calls, tokens and time.
     """
 
     neuron: Neuron

@@ -66,13 +66,11 @@ class _Task:
     """What differs between the work of comparators and of scorers.
 
     Attributes:
-        verb: for the progress line.
-        unit: what its items are, likewise.
+        verb: for progress lines, as is ``unit``.
         pending: the open items of each judge.
-        answer: answers one item with a judge and its LLMs.
-        journal: its answers.
-        retests: its second answers.
-        answered: yields judge and item of each usable answer that may be asked for again.
+        answer: answers an item with a judge and its LLMs.
+        journal: the answers; ``retests`` has the second ones.
+        answered: yields judge and item of each usable answer.
     """
 
     verb: str
