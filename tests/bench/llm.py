@@ -65,7 +65,7 @@ def main() -> None:
 
 async def _measure(server: tiny_models.Served, folder: Path, options: argparse.Namespace) -> None:
     assert isinstance(server.client, OpenAIClient)
-    api = server.client.servers[0].api
+    api = server.client.api
     async with httpx.AsyncClient(
         base_url=str(api.base_url),
         headers={"Authorization": f"Bearer {api.api_key}"},

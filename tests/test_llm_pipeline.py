@@ -84,7 +84,7 @@ def test_the_whole_road_on_a_managed_server(tiny_llm: Path, topics: Path, tmp_pa
 def test_every_describer_on_an_endpoint_that_already_runs(
     vllm: tiny_models.Served, topics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ROAD_KEY", vllm.client.servers[0].api.api_key)
+    monkeypatch.setenv("ROAD_KEY", vllm.client.api.api_key)
     subject = tiny_models.tiny_subject(tmp_path / "tiny-gemma", "gemma2")
     options = [*overrides(subject, topics, tmp_path / "gemma"), *endpoint(vllm, "ROAD_KEY")]
     options += [f"describers=[{','.join(ALL_DESCRIBERS)}]", "judges=[pairwise,pairwise_output,simulation]"]
@@ -107,7 +107,7 @@ def endpoint(served: tiny_models.Served, key_variable: str) -> list[str]:
     each = [
         "llm@llm.{role}=openai",
         f"llm.{{role}}.model={served.client.model}",
-        f"llm.{{role}}.base_url={served.client.servers[0].api.base_url}",
+        f"llm.{{role}}.base_url={served.client.api.base_url}",
         f"llm.{{role}}.api_key_env={key_variable}",
         "llm.{role}.sampling.max_tokens=1000",
     ]
