@@ -167,7 +167,7 @@ def test_where_too_much_fails_the_run_ends_early_and_goes_on_when_it_is_started_
     ("option", "words"),
     [
         ("serving.preflight=some", ("serving.preflight", "endpoints, all or none")),
-        ("serving.failure_budget=2", ("serving", "failure_budget is 2")),
+        ("serving.failure_budget=2", ("serving.failure_budget", "2")),
         ("serving.redrow=true", ("redrow",)),
         ("llm.judge.price.prompt=1", ("llm.judge", "price")),
     ],

@@ -182,6 +182,8 @@ class WrappedClient(LLMClient):
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
     ) -> Completion:
         """Pass the call on."""
+        # The role's own sampling: the client at the end of the chain may be shared by roles.
+        sampling = sampling or self.sampling
         return await self._call(lambda client: client.generate(messages, schema=schema, sampling=sampling))
 
     async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
