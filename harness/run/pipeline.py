@@ -103,7 +103,7 @@ def serving_of(setup: Setup, folder: RunFolder, cache: ResponseCache | None, *, 
     try:
         return Serving(setup.backends, cache, folder.logs, ask=ask, **settings)
     except ValidationError as error:
-        raise HarnessError(f"serving.{explain(error)}") from error
+        raise HarnessError(explain(error, "serving")) from error
 
 
 def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
