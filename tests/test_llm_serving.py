@@ -140,8 +140,12 @@ def test_a_preflight_starts_no_server(tmp_path: Path) -> None:
 
 
 def test_a_config_error_names_the_role(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with Serving({"judge": OpenAICompatible("")}, None, tmp_path) as serving:
+            await serving.preflight("judge")
+
     with pytest.raises(HarnessError, match=r"llm\.judge: "):
-        Serving({"judge": OpenAICompatible("")}, None, tmp_path).check()
+        asyncio.run(run())
 
 
 def test_a_role_without_an_llm(tmp_path: Path) -> None:

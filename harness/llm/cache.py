@@ -175,19 +175,6 @@ def _decompress(content: bytes) -> dict[str, Any] | None:
     return answer
 
 
-def request_key(kind: str, identity: Mapping[str, Any], messages: Sequence[Message], **parts: Any) -> str:
-    """Return the key of a request; the module's docstring lists its parts."""
-    content = {
-        "format": FORMAT,
-        "kind": kind,
-        "identity": identity,
-        "messages": [[message.role, message.content] for message in messages],
-        **parts,
-    }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 class CachedClient(LLMClient):
     """The client that methods get: answers from the cache, and calls the LLM with bounded concurrency for the rest.
 
@@ -244,13 +231,19 @@ class CachedClient(LLMClient):
             await self._client.ready()
 
     def _key(self, kind: str, messages: Sequence[Message], **parts: Any) -> str:
-        return request_key(kind, self._identity, messages, **parts) if self._cache else ""
+        """Return the key of a request; the module's docstring lists its parts."""
+        content = {
+            "format": FORMAT,
+            "kind": kind,
+            "identity": self._identity,
+            "messages": [[message.role, message.content] for message in messages],
+            **parts,
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     async def _answer(
-        self,
-        key: str,
-        call: Callable[[LLMClient, int], Awaitable[Reply]],
-        usable: Callable[[Reply], bool],
+        self, key: str, call: Callable[[LLMClient, int], Awaitable[Reply]], usable: Callable[[Reply], bool]
     ) -> Reply:
         cache = self._cache
         if cache is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import pydantic
@@ -10,6 +11,8 @@ from harness.errors import HarnessError
 from harness.llm.asking import ask
 from harness.llm.client import Backend, LLMClient, Message, Unanswered
 from harness.records import Status
+
+logger = logging.getLogger(__name__)
 
 #: Has a system turn because every prompt of this project has one, and some chat templates refuse it.
 PROBE = (
@@ -42,6 +45,7 @@ async def probe(role: str, backend: Backend, client: LLMClient) -> None:
             "use a server with structured outputs (response_format json_schema), a stronger model, or more "
             "sampling.max_tokens"
         ) from failure
+    logger.info("llm.%s: %s answers, in JSON that fits a schema", role, backend)
 
 
 async def probe_logprobs(role: str, backend: Backend, client: LLMClient) -> None:
@@ -56,3 +60,4 @@ async def probe_logprobs(role: str, backend: Backend, client: LLMClient) -> None
             f"the LLM of role {role!r} ({backend}) gives no log-probabilities of prompts: {logprobs.detail}; "
             f"use llm@llm.{role}=vllm, or a vLLM server of your own"
         )
+    logger.info("llm.%s: %s gives the log-probabilities of prompts", role, backend)

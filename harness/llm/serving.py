@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -59,8 +60,6 @@ class Serving:
         #: Least recently used first.
         self._servers: dict[object, _Server] = {}
         self._starting = asyncio.Lock()
-        #: Roles that passed the probe; with True, the one for log-probabilities.
-        self._proven: set[tuple[str, bool]] = set()
         self._once: dict[str, asyncio.Lock] = {}
         self._done: set[str] = set()
 
@@ -77,15 +76,6 @@ class Serving:
             if isinstance(result, BaseException) and error is None:
                 raise result
 
-    def check(self) -> None:
-        """Check every role's back end without starting anything.
-
-        Raises:
-            HarnessError: for the first role whose back end is misconfigured.
-        """
-        for role in self._backends:
-            self._check(role)
-
     async def preflight(self, role: str, *, needs_logprobs: bool = False, start: bool = False) -> bool:
         """Check a role before the run spends any time, and return whether its LLM was called.
 
@@ -98,10 +88,14 @@ class Serving:
             HarnessError: if the role has no LLM or is misconfigured, or if its server does not start, does not answer,
                 cannot produce JSON that fits a schema, or gives no log-probabilities where they are needed.
         """
-        if self._backend(role).server is None or start:
+        backend = self._backend(role)
+        try:
+            backend.check()
+        except HarnessError as error:
+            raise HarnessError(f"llm.{role}: {error}") from error
+        if backend.server is None or start:
             async with self._running(role, needs_logprobs):
                 return True
-        self._check(role)
         return False
 
     async def rest(self) -> None:
@@ -150,12 +144,6 @@ class Serving:
             raise HarnessError(f"no LLM is configured for the role {role!r}: add llm@llm.{role}=vllm or =openai")
         return self._backends[role]
 
-    def _check(self, role: str) -> None:
-        try:
-            self._backends[role].check()
-        except HarnessError as error:
-            raise HarnessError(f"llm.{role}: {error}") from error
-
     @asynccontextmanager
     async def _running(self, role: str, needs_logprobs: bool) -> AsyncIterator[LLMClient]:
         """Yield the client of a role's server, which is started if needed and is not stopped meanwhile."""
@@ -183,14 +171,9 @@ class Serving:
             await server.stop()
 
     async def _prove(self, role: str, backend: Backend, client: LLMClient, needs_logprobs: bool) -> None:
-        if (role, False) not in self._proven:
-            await probe(role, backend, client)
-            self._proven.add((role, False))
-            logger.info("llm.%s: %s answers, in JSON that fits a schema", role, backend)
-        if needs_logprobs and (role, True) not in self._proven:
-            await probe_logprobs(role, backend, client)
-            self._proven.add((role, True))
-            logger.info("llm.%s: %s gives the log-probabilities of prompts", role, backend)
+        await self.once(f"llm.{role}: answers", functools.partial(probe, role, backend, client))
+        if needs_logprobs:
+            await self.once(f"llm.{role}: log-probabilities", functools.partial(probe_logprobs, role, backend, client))
 
 
 class _RoleClient(WrappedClient):

@@ -109,7 +109,7 @@ class DryServing(Serving):
     async def once(self, name: str, proof: Callable[[], Awaitable[None]]) -> None:
         """Prove nothing: a dry LLM can do whatever a method asks of it."""
 
-    async def _prove(self, role: str, backend: Backend, client: LLMClient, needs_logprobs: bool) -> None:
+    async def _prove(self, role: str, backend: Backend, slot: Any, needs_logprobs: bool) -> None:
         return
 
 
