@@ -312,6 +312,7 @@ class _Planner:
         askers = [method for method in methods if role in method.roles]
         amount = sum((method.roles[role] for method in askers), Amount())
         rate = self._assumed.rate(role)
+        servers = _servers(self.setup.config["llm"].get(role, {}))
         price = backend.price
         kinds = {method.exactness for method in askers}
         return RolePlan(
@@ -324,11 +325,12 @@ class _Planner:
             longest_tokens=found.longest.get(role, 0),
             cost=_paid(price, amount.paid_prompt_tokens, amount.paid_completion_tokens),
             saved=_paid(price, amount.cached_prompt_tokens, amount.cached_completion_tokens),
-            prompt_tokens_per_second=rate.prompt,
-            completion_tokens_per_second=rate.completion,
+            prompt_tokens_per_second=rate.prompt * servers,
+            completion_tokens_per_second=rate.completion * servers,
             rate_is=Basis.ASSUMED,
             seconds=round(
-                amount.paid_prompt_tokens / rate.prompt + amount.paid_completion_tokens / rate.completion,
+                amount.paid_prompt_tokens / rate.prompt / servers
+                + amount.paid_completion_tokens / rate.completion / servers,
                 1,
             ),
         )
@@ -437,6 +439,17 @@ def _counter(model: str) -> Counter | None:
         return known[text]
 
     return count
+
+
+def _servers(config: Mapping[str, Any]) -> int:
+    """Return how many servers share a role's requests."""
+    for name in ("servers", "base_url"):
+        given = config.get(name)
+        if isinstance(given, list):
+            return max(1, len(given))
+        if isinstance(given, int):
+            return max(1, given)
+    return 1
 
 
 def _paid(price: Price | None, prompt: int, completion: int) -> float | None:
