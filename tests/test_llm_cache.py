@@ -306,7 +306,7 @@ def test_a_damaged_answer_is_asked_again(tmp_path: Path) -> None:
 # --- usage and prices -------------------------------------------------------------------------------------------------
 
 
-def test_what_an_item_cost(tmp_path: Path) -> None:
+def test_usage_of_an_item(tmp_path: Path) -> None:
     backend = ScriptedBackend(
         [Completion("a", prompt_tokens=5, completion_tokens=2), Completion("", Status.TRUNCATED, "", 5, 9)],
         [PromptLogprobs((), prompt_tokens=11)],
@@ -315,7 +315,7 @@ def test_what_an_item_cost(tmp_path: Path) -> None:
 
     async def run(client: LLMClient) -> None:
         await client.generate(HELLO)
-        await client.generate(HELLO)  # from the cache, and counted all the same
+        await client.generate(HELLO)  # from the cache, and counted too
         await client.generate([Message("user", "more")])
         await client.token_logprobs(HELLO)
 

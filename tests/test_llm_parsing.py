@@ -52,7 +52,7 @@ def test_the_last_object_that_fits_is_the_answer(text: str, winner: str) -> None
 @pytest.mark.parametrize(
     "text", ["", "A", '"A"', '{"winner": "C"}', '{"winner": "A"', '{"result": {"winner": "A"}}', '[{"winner": ', "{}"]
 )
-def test_an_answer_off_the_menu_is_unparsed(text: str) -> None:
+def test_an_answer_that_does_not_fit_is_unparsed(text: str) -> None:
     with pytest.raises(Unanswered) as failure:
         parse(text, Verdict)
     assert failure.value.status is Status.UNPARSED
@@ -65,7 +65,7 @@ def test_an_unparsed_answer_shows_how_it_began() -> None:
 
 
 class Anything(pydantic.BaseModel):
-    """Validates as recklessly as a method's author may."""
+    """An answer whose validator raises errors of any kind."""
 
     number: float = 0.0
     text: str = ""
@@ -94,7 +94,7 @@ scraps = st.sampled_from(["{", "}", '"', "</think>", "```json\n", '{"winner": "A
 @example('{"number": 1e999}')
 @example('{"text": ""}')
 @example('{"text": "\\ud800"}')
-def test_no_text_breaks_the_reading(text: str) -> None:
+def test_no_text_makes_parse_fail_otherwise(text: str) -> None:
     for kind in (Verdict, Anything):
         with suppress(Unanswered):  # and nothing else
             assert isinstance(parse(text, kind), kind)
@@ -103,7 +103,7 @@ def test_no_text_breaks_the_reading(text: str) -> None:
 @given(
     st.text(), st.sampled_from(["A", "B", "tie"]), st.text(), st.text(alphabet=st.characters(exclude_characters="{"))
 )
-def test_an_answer_is_found_in_whatever_stands_around_it(before: str, winner: str, reason: str, after: str) -> None:
+def test_an_answer_is_found_in_any_surrounding_text(before: str, winner: str, reason: str, after: str) -> None:
     verdict = Verdict(winner=winner, reason=reason)
     fence = verdict.model_dump_json()
     assert parse(
@@ -112,7 +112,7 @@ def test_an_answer_is_found_in_whatever_stands_around_it(before: str, winner: st
 
 
 @pytest.mark.parametrize("status", [Status.REFUSED, Status.TRUNCATED, Status.FAILED])
-def test_an_answer_that_did_not_come_is_told_with_its_status(status: Status) -> None:
+def test_a_missing_answer_raises_its_status(status: Status) -> None:
     client = ScriptedClient([Completion('{"winner": "A"}', status, "so it is")])
     with pytest.raises(Unanswered, match="so it is") as failure:
         asyncio.run(ask(client, HELLO, Verdict))
@@ -134,7 +134,7 @@ def test_an_answer_that_did_not_come_is_told_with_its_status(status: Status) -> 
         "<think>Hm.</think>\nI apologize, but I cannot fulfil this.",
     ],
 )
-def test_a_model_that_declines_in_its_own_words_has_refused(text: str) -> None:
+def test_a_refusal_in_prose_is_recognised(text: str) -> None:
     assert declines(text)
 
 
@@ -151,5 +151,5 @@ def test_a_model_that_declines_in_its_own_words_has_refused(text: str) -> None:
         "",
     ],
 )
-def test_an_answer_about_refusals_is_none(text: str) -> None:
+def test_an_answer_about_refusals_is_not_a_refusal(text: str) -> None:
     assert not declines(text)

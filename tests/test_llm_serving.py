@@ -21,7 +21,7 @@ from harness.llm.scripted import ScriptedBackend
 from harness.records import Status
 
 
-def test_roles_that_one_server_can_serve_share_it(tmp_path: Path) -> None:
+def test_roles_with_equal_servers_share_one(tmp_path: Path) -> None:
     backends = {
         "explainer": ScriptedBackend(lambda request: str(request.sampling.max_tokens), server="s"),
         "judge": ScriptedBackend(server="s", sampling={"max_tokens": 9}),
