@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from harness.checks import require, require_count
-from harness.decomposition import AdamWConfig, DecompositionConfig, GeodesicConfig
+from harness.decomposition import DecompositionConfig
 from harness.errors import HarnessError
 from harness.evidence import Corpus, EvidenceConfig, special_affixes
 from harness.llm.client import Backend
@@ -30,6 +30,7 @@ from harness.run.worker import Storage
 from harness.seeds import derive_rng
 from harness.stats.config import StatisticsConfig
 from harness.subject import Subject, check_signs
+from harness.validation import explain
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -139,10 +140,9 @@ class DecompositionPlan:
                     else:
                         settings[name] = value
         try:
-            adamw, geodesic = AdamWConfig(**settings.pop("adamw", {})), GeodesicConfig(**settings.pop("geodesic", {}))
-            return DecompositionConfig(**settings, seed=self.seed, adamw=adamw, geodesic=geodesic)
-        except (TypeError, ValueError) as error:
-            raise HarnessError(f"decomposition: {error}") from error
+            return DecompositionConfig(**settings, seed=self.seed)
+        except ValueError as error:
+            raise HarnessError(f"decomposition.{explain(error)}") from error
 
 
 @dataclass(frozen=True)
