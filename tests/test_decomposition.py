@@ -340,7 +340,7 @@ def test_where_memory_runs_out_half_as_many_are_worked_on_and_nothing_is_lost(mo
 def test_the_published_optimiser_is_not_cut_into_other_batches_behind_the_callers_back() -> None:
     vectors, projection = crowded_problem()
     config = DecompositionConfig(num_channels=1, solver="adamw", adamw=QUICK_ADAMW)
-    message = "adamw needs about 2.1 MiB for 9 vectors of 1500 tokens.*at most 4 vectors at a time"
+    message = "adamw needs about 2.1 MiB for 9 vectors of 1500 tokens.*pass at most 4 vectors at a time"
     with pytest.raises(ValueError, match=message):
         decompose(vectors, projection, config=config, memory_budget=2**20)
 
@@ -423,7 +423,7 @@ def test_where_nothing_can_be_compiled_the_plain_passes_take_over(
     passes._fused.cache_clear()
     torch.testing.assert_close(found.directions, plain.directions, rtol=1e-9, atol=1e-9)
     said = {record.getMessage() for record in caplog.records}
-    assert said == {"torch.compile failed (no C++ compiler found); going on without it, more slowly"}
+    assert said == {"torch.compile failed (no C++ compiler found); continuing without it, more slowly"}
 
 
 @settings(deadline=None, max_examples=20)
