@@ -440,33 +440,16 @@ class SteeredText:
 
 @dataclass(frozen=True)
 class Activity:
-    """How often and how strongly a neuron is active in one part of the corpus, over all tokens that count.
-
-    Activations are those of the neuron's sign. Nearly every activation of a neuron without a hard zero (GELU, SiLU,
-    gated) is above or below zero by a little, so its ``density`` says little; ``strong_density`` says how often it
-    really fires.
+    """Highest activation of a neuron in one split of the corpus, over all tokens that count as evidence.
 
     Attributes:
         neuron: the neuron.
-        split: the part of the corpus.
-        tokens: tokens read; one that stands in several overlapping windows counts in each.
-        density: share of them with an activation above 0.
-        strong_density: share of them with an activation of ``threshold`` or more.
-        threshold: the activation from which on ``strong_density`` counts: a share of the maximum that the
-            configuration sets (evidence.strong), rounded down by less than a fifth.
-        mean: mean activation.
-        mean_active: mean of the activations above 0; 0 if there are none.
-        maximum: highest activation; 0 if none is above 0.
+        split: the split.
+        maximum: highest activation, with the neuron's sign; 0 if none is above 0.
     """
 
     neuron: Neuron
     split: Split
-    tokens: int
-    density: float
-    strong_density: float
-    threshold: float
-    mean: float
-    mean_active: float
     maximum: float
 
 
