@@ -38,7 +38,7 @@ class EvidenceConfig:
     @classmethod
     def _complete(cls, splits: Mapping[Split, float]) -> Mapping[Split, float]:
         if set(splits) != set(Split):
-            raise ValueError(f"must have a share for each of {', '.join(Split)}, not {dict(splits)}")
+            raise ValueError(f"must have a share for each of {', '.join(Split)}, not for {', '.join(splits) or 'none'}")
         return splits
 
     @property
