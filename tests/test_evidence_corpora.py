@@ -93,9 +93,9 @@ def test_formatted_conversation(llama: Subject) -> None:
     (encoded,) = encoder.encode([Document.of(messages)])
     written = llama.tokenizer.apply_chat_template(talk, tokenize=False)
     shown = llama.tokenizer.decode(encoded.tokens, clean_up_tokenization_spaces=False)
-    assert f"<s>{shown}" == written  # the model's own beginning stands before every window
+    assert f"<s>{shown}" == written  # the prefix <s> is added to every window instead
     texts = llama.surface(encoded.tokens[encoded.marks != CONTEXT].tolist())
-    assert "".join(texts) == talk[0]["content"] + talk[1]["content"]  # "<|assistant|>", where it is said, is text
+    assert "".join(texts) == talk[0]["content"] + talk[1]["content"]  # "<|assistant|>" inside a message is text
     (turn,) = np.flatnonzero(encoded.marks == TURN)
     assert llama.surface(encoded.tokens[turn:].tolist())[0] in talk[1]["content"]
 
@@ -147,7 +147,7 @@ def test_text_files_of_every_kind(tmp_path: Path) -> None:
     (tmp_path / "deep.txt" / "b.md").write_text("# b", "utf-8")
     (tmp_path / "a.txt").write_text("été", "utf-8")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    # Two characters that end a line for str.splitlines, and that JSON lets stand in a string; and a blank line.
+    # Two line separators of str.splitlines that JSON allows inside strings; and a blank line.
     jsonl = lines(tmp_path / "c.jsonl", {"body": "one\u2028two\x85three"}, {"body": "four", "text": "no"})
     jsonl.write_text(jsonl.read_text("utf-8") + "\n", "utf-8")
     assert list(TextFiles([str(tmp_path)], column="body").texts()) == [

@@ -55,7 +55,7 @@ def texts() -> list[str]:
 
 
 class BruteForce:
-    """Every window run alone and unpadded through the whole model: the activations of all neurons at all its tokens."""
+    """The activations of all neurons, from running every window alone and unpadded through the whole model."""
 
     def __init__(self, subject: Subject, windows: Sequence[Window]) -> None:
         self.windows = windows
@@ -136,7 +136,7 @@ def test_exemplars_equal_those_of_an_exhaustive_search(
         for split in Split:
             peaks = truth.peaks(neuron, split)
             top = kept.of(neuron, split, Source.TOP)
-            # By value: windows that begin alike have the same peak, and which one is kept is left to rounding.
+            # By value: windows that start alike have equal peaks, and rounding decides which of them is kept.
             assert len({item.window for item in top}) == len(top)
             assert [item.activation for item in top] == pytest.approx(peaks[:3], abs=5e-5)
             drawn = [item.window for item in kept.of(neuron, split, Source.RANDOM)]
@@ -145,12 +145,12 @@ def test_exemplars_equal_those_of_an_exhaustive_search(
             check_quantiles(kept.of(neuron, split, Source.QUANTILE), peaks)
             (activity,) = [item for item in kept.activity if (item.neuron, item.split) == (neuron, split)]
             assert activity.maximum == pytest.approx(max([0.0, *peaks]), abs=5e-5)
-    # Both signs of a neuron show the same random windows, and another neuron others.
+    # Both signs of a neuron show the same random windows; other neurons show others.
     assert len(set(map(tuple, background.values()))) > len(Split)
 
 
 def check_quantiles(found: Sequence[Exemplar], peaks: Sequence[float]) -> None:
-    """Hold samples to the three equal parts of the peaks (highest first) that a search found."""
+    """Compare samples with the three equal parts of all peaks (highest first)."""
     values = [item.activation for item in found]
     assert values == sorted(values, reverse=True)
     assert len({item.window for item in found}) == len(found)
@@ -240,7 +240,7 @@ def test_peaks_and_samples_by_hand(tmp_path: Path, llama: Subject) -> None:
     state = State(both_signs(neuron), config, torch.float32, "cpu")
     number = 0
     for split in Split:
-        # Peaks 4, 1, 2, 0: the last activates at neither sign; below zero they are 0, 8, 1, 0.
+        # Peaks 4, 1, 2, 0 with positive sign and 0, 8, 1, 0 with negative sign: the last window never activates.
         windows, activations = planted([4, 0, 0], [1, -8, 1], [-1, 2, 0], [0, 0, 0], split=split, first=number)
         state.book.add(windows, number)
         for batch in batches(windows, number, 3, seed=0):
@@ -261,7 +261,7 @@ def test_peaks_and_samples_by_hand(tmp_path: Path, llama: Subject) -> None:
 
         assert shown(Sign.POSITIVE, Source.TOP) == [(0, (4, 0, 0)), (2, (-1, 2, 0))]
         assert shown(Sign.NEGATIVE, Source.TOP) == [(1, (-1, 8, -1)), (2, (1, -2, 0))]
-        # Of the peaks 4, 2, 1 the higher half is 4 and 2, the lower 1; of 8, 1 each is a half.
+        # The upper half of the peaks 4, 2, 1 is 4 and 2, the lower half is 1; of 8 and 1 each is a half.
         high, low = shown(Sign.POSITIVE, Source.QUANTILE)
         assert high[0] in {0, 2}
         assert low == (1, (1, -8, 1))
@@ -297,9 +297,7 @@ def sampled(peaks: Sequence[float], cuts: Sequence[int], count: int = 8) -> Samp
 
 @given(data=st.data(), quantiles=st.integers(1, 6), each=st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
-def test_quantile_samples_come_from_their_part_for_any_batches(
-    data: st.DataObject, quantiles: int, each: int
-) -> None:
+def test_quantile_samples_come_from_their_part_for_any_batches(data: st.DataObject, quantiles: int, each: int) -> None:
     peaks = data.draw(st.lists(st.sampled_from([-1.0, 0.0, *[value / 7 for value in range(1, 40)]]), max_size=40))
     cuts = data.draw(st.lists(st.integers(0, max(0, len(peaks))), max_size=5))
     spare = max(40, SPARE * quantiles * each)  # all windows that activate are candidates
@@ -330,7 +328,7 @@ def test_quantiles_of_a_long_corpus_are_near_the_true_ones() -> None:
             low = 1 - (place // 2 + 1) / 5
             misses += not low - 0.1 <= peak / 4000 <= low + 0.3
             shown += 1
-    assert misses == 0  # three standard errors of 256 ranks, and more
+    assert misses == 0  # more than three standard errors of 256 ranks
     assert shown == 200
 
 

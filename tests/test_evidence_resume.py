@@ -37,7 +37,7 @@ def texts() -> list[str]:
 
 @pytest.fixture
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many neurons each forward pass reads."""
+    """Number of neurons of each forward pass."""
     seen: list[int] = []
     read = ActivationReader.read
 
@@ -152,9 +152,9 @@ def test_runs_share_what_was_captured(llama: Subject, texts: list[str], tmp_path
     assert collect(Listed(texts), llama, some[:1], config, folder=tmp_path / "c").exemplars == [
         item for item in first.exemplars if item.neuron == some[0]
     ]
-    assert not forwards  # all of it was known
+    assert not forwards  # everything was in the store
     third = collect(Listed(texts), llama, more, config, folder=tmp_path / "d")
-    assert set(forwards) == {1}  # the one neuron that was not
+    assert set(forwards) == {1}  # the one neuron that was not in the store
     alone = collect(Listed(texts), llama, more, folder=tmp_path / "e")
     assert (third.exemplars, third.activity) == (alone.exemplars, alone.activity)
     for changed in (

@@ -87,7 +87,7 @@ def test_no_text_is_in_two_splits(
     for window in windows:
         for start in range(len(window.tokens) - 15):
             copies[window.tokens[start : start + 16]].add(window.split)
-    assert all(len(splits) == 1 for splits in copies.values())  # not even a copied sentence, wherever a window begins
+    assert all(len(splits) == 1 for splits in copies.values())  # also for copied sentences at any offset
     assert windows
 
 
@@ -112,12 +112,12 @@ def test_windows_tile_their_document(llama: Subject, texts: list[str]) -> None:
         tokens = llama.tokenizer(document.text, add_special_tokens=False).input_ids
         full = [tuple(tokens[start : start + 7]) for start in range(0, len(tokens) - 6, 7)]
         kept = cut[document.id]
-        assert kept == [run for run in full if run in kept]  # in order; what is missing stands in an earlier document
+        assert kept == [run for run in full if run in kept]  # in order; missing windows are in an earlier document
         whole += len(kept) == len(full)
     assert whole > len(documents) / 2
     assert {len(window.tokens) for window in windows} == {7}
     short = cut_windows([Document.of("one two")], llama, window=50)
-    assert ["".join(llama.surface(window.tokens)) for window in short] == ["one two"]  # all there is
+    assert ["".join(llama.surface(window.tokens)) for window in short] == ["one two"]  # the whole document
 
 
 def test_a_licence_in_all_documents_is_kept_once(llama: Subject) -> None:
@@ -208,7 +208,7 @@ def test_windows_shorter_than_a_gram_are_copies_only_if_equal() -> None:
 
 
 def test_copied_text_is_not_in_another_split(llama: Subject) -> None:
-    # Documents of one's own beginning and a long passage that all of them share, as copied docstrings do.
+    # Documents with different beginnings that share a long passage, like copied docstrings.
     topics = [text for text in tiny_models.texts() if len(text) > 2000][:30]
     shared = topics[0][:400]
     documents = [Document.of(f"{text[:333]}{shared}{text[333:1200]}") for text in topics]

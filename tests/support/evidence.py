@@ -32,7 +32,7 @@ SMALL = EvidenceConfig(window=12, splits=SHARES, top=3, random=4, quantiles=3, p
 
 
 class Listed(Corpus):
-    """A corpus of one's own."""
+    """A corpus of given texts."""
 
     def __init__(self, texts: Sequence[str], name: str = "listed") -> None:
         self.name, self._texts = name, texts
@@ -50,7 +50,7 @@ def cut_windows(
 
 @dataclass(frozen=True)
 class Kept:
-    """What a run's folder holds after evidence was gathered."""
+    """The content of a run's folder after gathering evidence."""
 
     exemplars: list[Exemplar]
     activity: list[Activity]
@@ -88,7 +88,7 @@ def lines(path: Path, *rows: Any) -> Path:
 
 
 def make_subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
-    """Models whose tokenizers frame a text: BERT's on both sides, Llama's with <s>; Gemma's not at all."""
+    """Models whose tokenizers add special tokens: BERT's on both sides, Llama's <s>, Gemma's none."""
     made = {}
     for family in tiny_models.FAMILIES:
         folder = tiny_models.tiny_subject(tmp_path_factory.mktemp("evidence") / family, family)
@@ -104,5 +104,5 @@ def make_subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject
 
 
 def short_texts() -> list[str]:
-    """Sixty beginnings of texts, some so short that they are less than a window."""
+    """Return the beginnings of sixty texts, some shorter than a window."""
     return [text[: 20 if number % 6 == 0 else 150] for number, text in enumerate(tiny_models.texts()[:60])]
