@@ -50,7 +50,7 @@ class Case:
         effects: what clamping the neuron does to the next token, one for each value, if the method needs effects;
             averaged over text of the explain split for describers, of the report split for judges. None at all if the
             values are told in peaks and the neuron is never active.
-        activity: how often and how strongly the neuron is active, in each of the splits open to the method.
+        activity: the neuron's highest activation in each of the splits open to the method.
         reader: runs the subject on new text.
     """
 
