@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
-from harness.decomposition import AdamWConfig, DecompositionConfig, GeodesicConfig
+from harness.decomposition import DecompositionConfig
 from harness.errors import HarnessError
 from harness.records import Neuron, Sign, VectorKind
 from harness.seeds import derive_rng
@@ -103,8 +103,7 @@ class DecompositionPlan:
                     elif name not in {"layers", "kinds"}:
                         settings[name] = value
         try:
-            adamw, geodesic = AdamWConfig(**settings.pop("adamw", {})), GeodesicConfig(**settings.pop("geodesic", {}))
-            return DecompositionConfig(**settings, seed=self.seed, adamw=adamw, geodesic=geodesic)
+            return DecompositionConfig(**settings, seed=self.seed)
         except (TypeError, ValueError) as error:
             raise HarnessError(explain(error, "decomposition")) from error
 
