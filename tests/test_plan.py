@@ -257,7 +257,6 @@ def test_a_model_of_the_hub_is_planned_where_there_is_no_network(
     assert calls["simulation"] == 198 * 5 * 20  # ten windows of each of two splits
     times = {stage.name: stage for stage in plan.stages}
     assert {times[name].basis for name in ("activations", "decompose", "describe", "judge")} == {Basis.ASSUMED}
-    assert all(role.tokens_by == "4 characters a token" for role in plan.roles)
     assert any("not on this machine" in warning for warning in plan.warnings)
     assert [path.name for path in tmp_path.iterdir()] == []
 
@@ -313,7 +312,7 @@ def test_in_a_pipe_a_plan_is_plain_text(invoke: Invoke, small: list[str]) -> Non
 def test_a_server_of_ones_own_costs_nothing_by_the_token() -> None:
     def role(name: str, *, managed: bool, cost: float | None, calls: int = 1) -> RolePlan:
         amount = Amount(calls=calls)
-        return RolePlan(name, "model", managed, amount, True, "", 0, cost, 6000, 1200, 0.0)
+        return RolePlan(name, "model", managed, amount, True, 0, cost, 6000, 1200, 0.0)
 
     own, priced = role("judge", managed=True, cost=None), role("explainer", managed=False, cost=2.5)
     assert total_cost([own, priced]) == 2.5

@@ -28,8 +28,7 @@ _LEVELS = [
 ]
 
 
-def by_characters(text: str) -> int:
-    """Return the approximate number of tokens in a text."""
+def _tokens(text: str) -> int:
     return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
 
 
@@ -38,15 +37,10 @@ class DryBackend(ScriptedBackend):
 
     Different prompts get different answers, so that no two descriptions are equal.
 
-    Args:
-        backend: the LLM it replaces.
-        count: counts the tokens of a text.
-
-    Attributes:
-        longest: tokens of the longest conversation, including its longest allowed answer.
+    ``longest`` is the number of tokens of the longest conversation, including its longest allowed answer.
     """
 
-    def __init__(self, backend: Backend, count: Callable[[str], int] = by_characters) -> None:
+    def __init__(self, backend: Backend) -> None:
         super().__init__(
             self._complete,
             self._logprobs,
@@ -55,7 +49,7 @@ class DryBackend(ScriptedBackend):
             concurrency=backend.concurrency,
         )
         self.price, self.longest = backend.price, 0
-        self._identity, self._count = backend.identity, count
+        self._identity = backend.identity
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -67,9 +61,7 @@ class DryBackend(ScriptedBackend):
         seed = hashlib.sha256(repr((request.messages, sampling)).encode()).hexdigest()[:6]
         text = _words(seed, None) if request.schema is None else json.dumps(filled(request.schema, seed))
         prompt_tokens = self._prompt_tokens(request, sampling.max_tokens)
-        return Completion(
-            text, prompt_tokens=prompt_tokens, completion_tokens=min(sampling.max_tokens, self._count(text))
-        )
+        return Completion(text, prompt_tokens=prompt_tokens, completion_tokens=min(sampling.max_tokens, _tokens(text)))
 
     def _logprobs(self, request: Request) -> PromptLogprobs:
         pieces = _PIECES.findall(request.text)
@@ -77,7 +69,7 @@ class DryBackend(ScriptedBackend):
         return PromptLogprobs((PromptToken("", {}), *tokens), prompt_tokens=self._prompt_tokens(request, 1))
 
     def _prompt_tokens(self, request: Request, max_tokens: int) -> int:
-        count = sum(self._count(message.content) for message in request.messages)
+        count = sum(_tokens(message.content) for message in request.messages)
         self.longest = max(self.longest, count + max_tokens)
         return count
 

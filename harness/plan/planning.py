@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
-from transformers import AutoTokenizer
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
@@ -102,12 +99,9 @@ def _plan(setup: Setup, assumptions: Assumptions, scratch: Path) -> RunPlan:
     work = work_of(setup, folder, subject_is_here=stand_in is None)
     if state == "unfinished" and work.empty:
         state = "finished"
-    counters = {role: counter for role, one in setup.backends.items() if (counter := _counter(one.model)) is not None}
-    found = run_trial(
-        setup, folder, work, scratch / "run", count=assumptions.neurons, counters=counters, stand_in=stand_in
-    )
+    found = run_trial(setup, folder, work, scratch / "run", count=assumptions.neurons, stand_in=stand_in)
     methods = [_method(name, setup, work, found) for name in {**setup.describers, **setup.judges}]
-    roles = [_role(role, setup, methods, found, assumptions, role in counters) for role in setup.backends]
+    roles = [_role(role, setup, methods, found, assumptions) for role in setup.backends]
     subject = setup.subject
     plan = RunPlan(
         name=str(setup.config["name"]),
@@ -127,8 +121,6 @@ def _plan(setup: Setup, assumptions: Assumptions, scratch: Path) -> RunPlan:
         kinds=[kind.value for kind in setup.kinds],
         vectors=sum(len(block.neurons) for block in work.vectors),
         channels=work.channels(setup),
-        pairs=len(setup.comparisons.pairs(setup.describers)),
-        schedule=setup.comparisons.schedule,
         tried=found.neurons,
         evidence=found.evidence,
         methods=methods,
@@ -230,7 +222,7 @@ def _scaled(
 
 
 def _role(
-    role: str, setup: Setup, methods: Sequence[MethodPlan], found: Findings, assumptions: Assumptions, tokenizer: bool
+    role: str, setup: Setup, methods: Sequence[MethodPlan], found: Findings, assumptions: Assumptions
 ) -> RolePlan:
     backend, price = setup.backends[role], setup.backends[role].price
     callers = [method for method in methods if role in method.roles]
@@ -243,7 +235,6 @@ def _role(
         managed=backend.server is not None,
         amount=amount,
         exact=all(method.exact for method in callers),
-        tokens_by="the model's tokenizer" if tokenizer else "4 characters a token",
         longest_tokens=found.longest.get(role, 0),
         cost=None if price is None else round(price.cost(prompt, completion), 4),
         prompt_tokens_per_second=rate.prompt,
@@ -270,11 +261,3 @@ def _power(setup: Setup, difference: float) -> Power | None:
         needed_for_one_pair=neurons_needed(difference, one),
         needed_for_every_pair=neurons_needed(difference, every),
     )
-
-
-def _counter(model: str) -> Callable[[str], int] | None:
-    """Return a function that counts a model's tokens, None if its tokenizer is not on this machine."""
-    with contextlib.suppress(Exception):  # the libraries raise many classes if the name is no folder or cached model
-        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-        return cache(lambda text: len(tokenizer(text, add_special_tokens=False).input_ids))
-    return None

@@ -97,7 +97,6 @@ class RolePlan:
     managed: bool
     amount: Amount
     exact: bool
-    tokens_by: str
     longest_tokens: int
     cost: float | None
     prompt_tokens_per_second: float
@@ -164,8 +163,6 @@ class RunPlan:
     kinds: list[str]
     vectors: int
     channels: int
-    pairs: int
-    schedule: str
     tried: int
     evidence: str
     methods: list[MethodPlan]

@@ -42,8 +42,7 @@ def show(plan: RunPlan, console: Console) -> None:
     columns: tuple[str, ...]
     if plan.methods:
         columns = "method", "kind", "items", "done", "LLM calls", "cached", "tokens in", "tokens out"
-        caption = f"{plan.pairs} pairs of describers ({plan.schedule}); most judges see each pair in both orders"
-        _print(console, "LLM calls by method", columns, [_method(method) for method in plan.methods], 2, caption)
+        _print(console, "LLM calls by method", columns, map(_method, plan.methods), 2)
     if plan.roles:
         columns = ("role", "model", "calls", "tokens in", "tokens out", "price", "time")
         speeds = "; ".join(
@@ -51,8 +50,8 @@ def show(plan: RunPlan, console: Console) -> None:
             for role in plan.roles
         )
         caption = (
-            f"ASSUMED tokens per second, not measured (--tokens-per-second): {speeds}. Tokens counted by "
-            f"{' or '.join(sorted({role.tokens_by for role in plan.roles}))}; answers have a typical length."
+            f"ASSUMED tokens per second, not measured (--tokens-per-second): {speeds}. Tokens: one per 4 characters; "
+            "answers have a typical length."
         )
         _print(console, "LLM calls that the cache does not answer", columns, map(_role, plan.roles), 2, caption)
     stages = [(stage.name, stage.basis.value, stage.note, duration(stage.seconds)) for stage in plan.stages]
