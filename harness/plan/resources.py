@@ -15,6 +15,7 @@ from harness.run.setup import Setup
 
 #: Optimiser steps until a channel converges: AdamW takes 5,600 to 6,200 on MiniLM. A step costs the same in both.
 GEODESIC_STEPS, ADAMW_STEPS = 20, 6000
+DIAGNOSED = "channels of restarts and random vectors"
 #: Tokens per document if the corpus is not on this machine.
 TOKENS_PER_DOCUMENT = 1000
 #: Typical size of one record in bytes, and of one answer in the LLM cache.
@@ -37,11 +38,7 @@ def stages_of(
     stages = [
         _activations(setup, found, folder, flops),
         _decomposition("decompose", work.channels(setup), "channels", setup, found, flops),
-        _decomposition(
-            "diagnostics", _diagnosed(setup, work), "channels of restarts and random vectors", setup, found, flops
-        )
-        if work.diagnostics
-        else _nothing("diagnostics"),
+        _decomposition("diagnostics", _diagnosed(setup, work), DIAGNOSED, setup, found, flops),
     ]
     if setup.effect_splits or setup.needs_steered:
         neurons = len(intervened(setup, work))
@@ -143,19 +140,20 @@ def disk_of(
     setup: Setup, work: Work, found: Findings, methods: Sequence[MethodPlan], folder: RunFolder
 ) -> list[DiskPlan]:
     """Return the folders that the run writes to, with the bytes it adds."""
-    described = len(setup.described) if setup.compares else 0
-    has_exemplars = folder.exemplars.exists() or not described
-    exemplars = None if found.exemplar_bytes is None else found.exemplar_bytes * described
-    records = RECORD_BYTES * sum(method.items + method.retests for method in methods)
-    own = bytes_kept(setup, work.vectors) + records
-    unknown = exemplars is None and not has_exemplars
-    sizes = [("run folder", setup.folder, None if unknown else own + (0 if has_exemplars else exemplars or 0))]
-    if setup.evidence.store is not None and not has_exemplars and found.evidence != "store":
+    pending = bool(setup.compares and not folder.exemplars.exists())
+    exemplars = None if found.exemplar_bytes is None else found.exemplar_bytes * len(setup.described)
+    records = bytes_kept(setup, work.vectors) + RECORD_BYTES * sum(one.items + one.retests for one in methods)
+    sizes = [
+        ("run folder", setup.folder, records if not pending else None if exemplars is None else records + exemplars)
+    ]
+    if setup.evidence.store is not None and pending and found.evidence != "store":
         sizes.append(("evidence store", Path(setup.evidence.store), exemplars))
     if setup.backends:
         amounts = [amount for method in methods for amount in method.roles.values()]
-        answers = sum(ANSWER_BYTES * amount.paid_calls for amount in amounts)
-        answers += sum(LOGPROB_BYTES * one.paid_prompt_tokens for one in amounts if not one.completion_tokens)
+        answers = sum(
+            ANSWER_BYTES * one.paid_calls + (0 if one.completion_tokens else LOGPROB_BYTES * one.paid_prompt_tokens)
+            for one in amounts
+        )
         sizes.append(("LLM cache", Path(setup.config["serving"]["cache"]), answers))
     return [
         DiskPlan(what, str(path), None if size is None else round(size), shutil.disk_usage(_existing(path)).free)

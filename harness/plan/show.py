@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 from rich import box
 from rich.console import Console
@@ -39,92 +39,83 @@ def show(plan: RunPlan, console: Console) -> None:
         )
     for line in lines:
         console.print(Text(visible(line)))
-    columns: tuple[str, ...]
-    if plan.methods:
-        columns = "method", "kind", "items", "done", "LLM calls", "cached", "tokens in", "tokens out"
-        _print(console, "LLM calls by method", columns, map(_method, plan.methods), 2)
-    if plan.roles:
-        columns = ("role", "model", "calls", "tokens in", "tokens out", "price", "time")
-        speeds = "; ".join(
-            f"{role.role} {role.prompt_tokens_per_second:,.0f} in, {role.completion_tokens_per_second:,.0f} out"
-            for role in plan.roles
-        )
-        caption = (
-            f"ASSUMED tokens per second, not measured (--tokens-per-second): {speeds}. Tokens: one per 4 characters; "
-            "answers have a typical length."
-        )
-        _print(console, "LLM calls that the cache does not answer", columns, map(_role, plan.roles), 2, caption)
-    stages = [(stage.name, stage.basis.value, stage.note, duration(stage.seconds)) for stage in plan.stages]
-    sure = all(stage.basis in (Basis.MEASURED, Basis.NOTHING) for stage in plan.stages)
+    _print(console, "LLM calls by method", map(_method, plan.methods), 2)
+    speeds = "; ".join(
+        f"{role.role} {role.prompt_tokens_per_second:,.0f} in, {role.completion_tokens_per_second:,.0f} out"
+        for role in plan.roles
+    )
+    caption = (
+        f"ASSUMED tokens per second, not measured (--tokens-per-second): {speeds}. Tokens: one per 4 characters; "
+        "answers have a typical length."
+    )
+    _print(console, "LLM calls that the cache does not answer", map(_role, plan.roles), 2, caption)
     unknown = ", ".join(stage.name for stage in plan.stages if stage.seconds is None)
+    sure = all(stage.basis in (Basis.MEASURED, Basis.NOTHING) for stage in plan.stages)
     note = "without statistics" + (f" and unknown times ({unknown})" if unknown else "")
+    stages = [(stage.name, stage.basis.value, stage.note, duration(stage.seconds)) for stage in plan.stages]
     stages.append(("all", "estimate" if sure else "partly assumed", note, duration(plan.seconds)))
-    _print(console, "Time", ("stage", "basis", "note", "time"), stages, 3)
-    disk = [(one.what, one.path, _size(one.bytes), decimal(one.free)) for one in plan.disk]
-    _print(console, "Disk", ("content", "folder", "needed", "free"), disk, 2)
+    _print(console, "Time", [dict(zip(("stage", "basis", "note", "time"), row, strict=True)) for row in stages], 3)
+    disk = [
+        {"content": one.what, "folder": one.path, "needed": _size(one.bytes), "free": decimal(one.free)}
+        for one in plan.disk
+    ]
+    _print(console, "Disk", disk, 2)
     if plan.power is not None:
-        power = plan.power
+        power, needed = plan.power, f"neurons to detect {plan.power.wanted:g}"
         rows = [
-            ("one pair, chosen beforehand", _rates(power.smallest_of_one_pair), f"{power.needed_for_one_pair:,}"),
-            (
-                f"every pair ({power.tests}), corrected",
-                _rates(power.smallest_of_every_pair),
-                f"{power.needed_for_every_pair:,}",
-            ),
+            {"comparison": name, "smallest difference": _rates(smallest), needed: f"{neurons:,}"}
+            for name, smallest, neurons in (
+                ("one pair, chosen beforehand", power.smallest_of_one_pair, power.needed_for_one_pair),
+                (f"every pair ({power.tests}), corrected", power.smallest_of_every_pair, power.needed_for_every_pair),
+            )
         ]
-        columns = ("comparison", "smallest difference", f"neurons to detect {power.wanted:g}")
         caption = f"{power.neurons:,} neurons, level {power.level:g}, power {power.power:g}, no ties assumed"
-        _print(console, "Detectable win-rate difference", columns, rows, 1, caption)
+        _print(console, "Detectable win-rate difference", rows, 1, caption)
     for stop in plan.stops:
         console.print(Text(visible(f"stop: {stop}"), style="bold red"))
     for warning in plan.warnings:
         console.print(Text(visible(f"warning: {warning}"), style="yellow"))
 
 
-def _print(
-    console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int, caption: str = ""
-) -> None:
-    """Print a table whose first ``left`` columns are text and whose other columns are numbers."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        caption=caption or None,
-        caption_justify="left",
-        box=box.ROUNDED if console.is_terminal else box.MARKDOWN,
-    )
-    for index, column in enumerate(columns):
+def _print(console: Console, title: str, records: Iterable[Mapping[str, str]], left: int, caption: str = "") -> None:
+    """Print a table, if there are rows; its first ``left`` columns are text and its other columns are numbers."""
+    rows = list(records)
+    if not rows:
+        return
+    style = box.ROUNDED if console.is_terminal else box.MARKDOWN
+    table = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left", box=style)
+    for index, column in enumerate(rows[0]):
         table.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(visible(cell)) for cell in row))
+        table.add_row(*(Text(visible(cell)) for cell in row.values()))
     console.print()
     console.print(table)
 
 
-def _method(method: MethodPlan) -> Sequence[str]:
+def _method(method: MethodPlan) -> dict[str, str]:
     total = method.total
-    return (
-        method.name + (" (control)" if method.control else ""),
-        method.kind,
-        f"{method.items:,}" + (f" + {method.retests:,} again" if method.retests else ""),
-        f"{method.done:,}",
-        _count(total.calls, method.exact),
-        _count(total.cached_calls, False),
-        _tokens(total.prompt_tokens),
-        _tokens(total.completion_tokens),
-    )
+    return {
+        "method": method.name + (" (control)" if method.control else ""),
+        "kind": method.kind,
+        "items": f"{method.items:,}" + (f" + {method.retests:,} again" if method.retests else ""),
+        "done": f"{method.done:,}",
+        "LLM calls": _count(total.calls, method.exact),
+        "cached": _count(total.cached_calls, False),
+        "tokens in": _tokens(total.prompt_tokens),
+        "tokens out": _tokens(total.completion_tokens),
+    }
 
 
-def _role(role: RolePlan) -> Sequence[str]:
-    price = f"~{role.cost:,.2f}" if role.cost is not None else "own server" if role.managed else "?"
-    return (
-        role.role,
-        role.model,
-        _count(role.amount.paid_calls, role.exact),
-        _tokens(role.amount.paid_prompt_tokens),
-        _tokens(role.amount.paid_completion_tokens),
-        price,
-        f"~{duration(role.seconds)}",
-    )
+def _role(role: RolePlan) -> dict[str, str]:
+    return {
+        "role": role.role,
+        "model": role.model,
+        "calls": _count(role.amount.paid_calls, role.exact),
+        "tokens in": _tokens(role.amount.paid_prompt_tokens),
+        "tokens out": _tokens(role.amount.paid_completion_tokens),
+        "price": f"~{role.cost:,.2f}" if role.cost is not None else "own server" if role.managed else "?",
+        "time": f"~{duration(role.seconds)}",
+    }
 
 
 def duration(seconds: float | None) -> str:

@@ -357,8 +357,8 @@ class _Checked(LogitsProcessor):
 class _Drawn(LogitsProcessor):
     """Samples one token in each row by inverting the cumulative distribution at the row's next random number.
 
-    With the same random numbers, similar distributions give similar tokens. Differences between rows are then due to the
-    intervention and not to chance.
+    With the same random numbers, similar distributions give similar tokens, so that differences between rows are due to
+    the intervention and not to chance.
     """
 
     def __init__(self, rows: Sequence[np.random.Generator]) -> None:
