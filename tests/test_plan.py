@@ -63,7 +63,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 class Script:
-    """A scripted LLM that fits every schema, counts what it is asked, and can be told to break down."""
+    """Scripted LLMs whose answers fit every schema. They count their calls, and can fail after a number of them."""
 
     def __init__(self, breaks_after: int | None = None) -> None:
         self.asked: Counter[str] = Counter()
@@ -82,7 +82,7 @@ class Script:
 
 
 def setup_of(options: list[str], script: Script, place: Path, **changes: Any) -> Setup:
-    """Make a run with one scripted LLM for each role, whose caches lie in ``place``."""
+    """Make a run with one scripted LLM for each role and its folders in ``place``."""
     own = [f"folder={place / 'run'}", f"cache={place / 'cache'}"]
     setup = Setup.of(compose_config([*options, *own]))
     backends = {"explainer": script.role("explainer"), "judge": script.role("judge")}
@@ -90,11 +90,11 @@ def setup_of(options: list[str], script: Script, place: Path, **changes: Any) ->
 
 
 def paid(plan: RunPlan) -> dict[str, int]:
-    """Return the calls that are left to pay, by role."""
+    """Return the calls that reach an LLM, by role."""
     return {role.role: role.amount.paid_calls for role in plan.roles}
 
 
-def test_what_is_planned_is_what_is_asked(small: list[str], tmp_path: Path) -> None:
+def test_planned_calls_are_those_of_the_run(small: list[str], tmp_path: Path) -> None:
     script = Script()
     setup = setup_of(small, script, tmp_path)
     planned = plan_of_setup(setup, ALL)
@@ -164,7 +164,7 @@ def test_what_is_planned_is_what_is_asked(small: list[str], tmp_path: Path) -> N
     assert any("holds a run of a different configuration (seed was 0" in stop for stop in told.stops)
 
 
-def test_of_an_interrupted_run_the_plan_is_what_remains(small: list[str], tmp_path: Path) -> None:
+def test_the_plan_of_an_interrupted_run_covers_what_remains(small: list[str], tmp_path: Path) -> None:
     broken = Script(breaks_after=60)
     with pytest.raises(KeyboardInterrupt):
         run(setup_of(small, broken, tmp_path))
@@ -179,7 +179,7 @@ def test_of_an_interrupted_run_the_plan_is_what_remains(small: list[str], tmp_pa
     assert paid(planned) == {"explainer": 0, "judge": resumed.asked["judge"]}
 
 
-def test_a_researcher_is_told_what_looks_wrong(small: list[str], tmp_path: Path) -> None:
+def test_likely_mistakes_are_reported(small: list[str], tmp_path: Path) -> None:
     script = Script()
     options = [
         *small,
@@ -242,7 +242,7 @@ def invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
     return call
 
 
-def test_a_model_of_the_hub_is_planned_where_there_is_no_network(
+def test_a_hub_model_is_planned_without_network(
     invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -269,7 +269,7 @@ def test_a_model_of_the_hub_is_planned_where_there_is_no_network(
 
 
 @pytest.mark.parametrize("family", sorted(name for name, known in ARCHITECTURES.items() if known.experts is None))
-def test_what_stands_in_for_a_model_is_tiny_whatever_its_family(family: str) -> None:
+def test_the_stand_in_of_every_family_is_tiny(family: str) -> None:
     config = small_config(family, layers=3, vocabulary=2000, pad_token_id=0)
     auto = AutoModelForCausalLM if ARCHITECTURES[family].causal else AutoModelForMaskedLM
     with torch.device("meta"):  # counted, not made: a full-size model would take the memory of this machine
@@ -282,7 +282,7 @@ def test_what_stands_in_for_a_model_is_tiny_whatever_its_family(family: str) -> 
     assert config.num_hidden_layers == 3
 
 
-def test_in_a_pipe_a_plan_is_plain_text(invoke: Invoke, small: list[str]) -> None:
+def test_a_plan_in_a_pipe_is_plain_text(invoke: Invoke, small: list[str]) -> None:
     quick = [item for item in small if not item.startswith(("judges", "mode"))]
     code, out, _ = invoke(*quick, "describers=[maxact,generic]", "judges=[own_words]", "--neurons", "2")
     assert code == 0
@@ -309,7 +309,7 @@ def test_in_a_pipe_a_plan_is_plain_text(invoke: Invoke, small: list[str]) -> Non
     assert err == "error: this run has no LLM role 'jugde', it has none (--tokens-per-second)\n"
 
 
-def test_a_server_of_ones_own_costs_nothing_by_the_token() -> None:
+def test_managed_servers_cost_nothing_per_token() -> None:
     def role(name: str, *, managed: bool, cost: float | None, calls: int = 1) -> RolePlan:
         amount = Amount(calls=calls)
         return RolePlan(name, "model", managed, amount, True, 0, cost, 6000, 1200, 0.0)
