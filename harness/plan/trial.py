@@ -40,7 +40,7 @@ from harness.run.judge import judge
 from harness.run.setup import DecompositionPlan, Setup
 from harness.run.worker import Block
 from harness.seeds import derive_seed
-from harness.subject import ActivationReader, Subject
+from harness.subject import ActivationReader, CausalModel, Subject
 
 #: Fewest documents of each split that the subject reads, and most if the documents are short.
 MIN_DOCUMENTS, MAX_DOCUMENTS = 4, 256
@@ -357,6 +357,8 @@ class _Trial:
         # The corpus of the run may not be on this machine.
         setup = dataclasses.replace(self._tried, corpus=StandInCorpus())
         try:
+            loading = time.monotonic()
+            CausalModel(setup.subject, setup.executor.device).close()
             start = time.monotonic()
             draw_texts(setup, self._scratch)
             intervene(setup, self._scratch)
@@ -364,7 +366,8 @@ class _Trial:
             self._findings.problems.append(f"effects and steered texts could not be tried ({error})")
             return
         if self._here:
-            self._findings.interventions = (time.monotonic() - start) / len(setup.described)
+            seconds = time.monotonic() - start
+            self._findings.interventions = max(seconds - (start - loading), seconds / 10) / len(setup.described)
 
     async def answer(self) -> None:
         """Let every describer and judge answer the open items of the trial's neurons."""
