@@ -57,17 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     draw_bars(False)
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    assumptions = Assumptions(
-        neurons=options.neurons,
-        rates={role: Rate(*speeds) for role, speeds in options.tokens_per_second},
-        teraflops=options.teraflops,
-        difference=options.difference,
-        max_calls=options.max_calls,
-        max_cost=options.max_cost,
-        max_hours=options.max_hours,
-    )
+    assumptions = {name: value for name, value in vars(options).items() if name not in ("overrides", "json", "rates")}
+    rates = {role: Rate(*speeds) for role, speeds in options.rates}
     try:
-        plan = plan_of(compose_config(overrides), assumptions)
+        plan = plan_of(compose_config(overrides), Assumptions(rates=rates, **assumptions))
     except HarnessError as error:
         return _fail(str(error))
     except MissingConfigException as error:
@@ -93,24 +86,19 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    positive = _number(float)
+    positive, count, difference = _number(float), _number(int), _number(float, below=1)
     for name, metavar, kind, default, help_text in (
-        ("--neurons", "N", _number(int), 4, "neurons of the trial (4); with all, all counts are exact"),
+        ("--neurons", "N", count, 4, "neurons of the trial (4); with all, all counts are exact"),
         ("--teraflops", "X", positive, 50.0, "assumed speed for a subject that this machine cannot run (50)"),
-        (
-            "--difference",
-            "D",
-            _number(float, below=1),
-            0.2,
-            "win-rate difference to detect; 60 %% to 40 %% is 0.2 (0.2)",
-        ),
-        ("--max-calls", "N", _number(int), None, "exit status 2 if the run makes more LLM calls"),
+        ("--difference", "D", difference, 0.2, "win-rate difference to detect; 60 %% to 40 %% is 0.2 (0.2)"),
+        ("--max-calls", "N", count, None, "exit status 2 if the run makes more LLM calls"),
         ("--max-cost", "X", positive, None, "exit status 2 if it costs more, by llm.ROLE.price"),
         ("--max-hours", "X", positive, None, "exit status 2 if it takes longer"),
     ):
         parser.add_argument(name, metavar=metavar, type=kind, default=default, help=help_text)
     parser.add_argument(
         "--tokens-per-second",
+        dest="rates",
         metavar="[ROLE=]IN/OUT",
         type=_rate,
         action="append",

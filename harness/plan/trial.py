@@ -161,7 +161,6 @@ def survey(corpus: Corpus, setup: Setup, findings: Findings) -> list[Document]:
     """
     start, evidence, sample = time.monotonic(), setup.evidence, list[Document]()
     kept, windows = Counter[Split](), defaultdict[Split, float](float)
-    findings.complete = True
     for document in corpus.stream():
         findings.documents += 1
         findings.characters += len(document.text)
@@ -174,8 +173,9 @@ def survey(corpus: Corpus, setup: Setup, findings: Findings) -> list[Document]:
             windows[split] += max(1.0, len(document.text) / 6 / evidence.step)
         findings.reading = time.monotonic() - start
         if findings.reading > READING_S:
-            findings.complete = False
             break
+    else:
+        findings.complete = True
     return sample
 
 
