@@ -141,11 +141,10 @@ def disk_of(
 ) -> list[DiskPlan]:
     """Return the folders that the run writes to, with the bytes it adds."""
     pending = bool(setup.compares and not folder.exemplars.exists())
-    exemplars = None if found.exemplar_bytes is None else found.exemplar_bytes * len(setup.described)
-    records = bytes_kept(setup, work.vectors) + RECORD_BYTES * sum(one.items + one.retests for one in methods)
-    sizes = [
-        ("run folder", setup.folder, records if not pending else None if exemplars is None else records + exemplars)
-    ]
+    each = found.exemplar_bytes if pending else 0.0
+    exemplars = None if each is None else each * len(setup.described)
+    own = bytes_kept(setup, work.vectors) + RECORD_BYTES * sum(one.items + one.retests for one in methods)
+    sizes = [("run folder", setup.folder, None if exemplars is None else own + exemplars)]
     if setup.evidence.store is not None and pending and found.evidence != "store":
         sizes.append(("evidence store", Path(setup.evidence.store), exemplars))
     if setup.backends:
