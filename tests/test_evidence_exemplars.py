@@ -346,7 +346,7 @@ def test_exemplars_are_read_by_neuron(llama: Subject, texts: list[str], tmp_path
 
 def test_a_sign_that_neurons_never_have_is_refused(subjects: dict[str, Subject], tmp_path: Path) -> None:
     opt = Subject("opt", [str(tiny_models.tiny_subject(tmp_path / "opt", "opt"))])  # ReLU
-    told(lambda: check_signs(opt, [Neuron(0, 1, sign=Sign.NEGATIVE)]), "never active below zero", "neurons.signs")
+    told(lambda: check_signs(opt, [Neuron(0, 1, sign=Sign.NEGATIVE)]), "never negative", "neurons.signs")
     check_signs(opt, [Neuron(0, 1)])
     for subject in subjects.values():  # GELU, and gated
         check_signs(subject, both_signs(Neuron(0, 1)))
