@@ -38,7 +38,7 @@ from harness.records import (
     Vote,
     Winner,
 )
-from harness.report import build_report, print_judge_checks, print_leaderboard
+from harness.report import build_report, print_judge_checks
 from harness.report.__main__ import main
 from harness.report.build import decomposition_figures
 from harness.report.cards import build_cards, crop, disagreement
@@ -56,6 +56,7 @@ from harness.results.schema import leaderboard_from_json
 from harness.results.stored import store_judge_checks
 from harness.results.summary import cost_rows, failure_rows, summary_of_run
 from harness.results.sweep import comparability_warnings
+from harness.results.tables import print_leaderboard
 
 
 @pytest.fixture(scope="module")
