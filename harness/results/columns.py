@@ -488,7 +488,7 @@ def documentation() -> str:
     lines = [
         "# Metrics",
         "",
-        "Every metric that the harness reports. Names under *summary* are keys of the W&B summary. A sweep can optimise",
+        "Every metric of the harness. Names under *summary* are keys of the W&B summary. A sweep can optimise",
         "the numeric ones (`sweep.metric=win_rate/rotate`). Replace words in capitals by names of the run.",
         "A metric without observations has no value (None, an empty field, or a dash), never zero.",
         "",

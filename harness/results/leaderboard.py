@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from harness.records import Description, Score, Status, Usage, Verdict
 from harness.results.board import BoardInputs, make_board
@@ -29,6 +30,7 @@ from harness.stats.config import StatisticsConfig
 from harness.stats.length import covariate
 
 
+@threadpool_limits.wrap(limits=1)  # thousands of small products: more BLAS threads only wait for each other
 def build_leaderboard(
     verdicts: Iterable[Verdict],
     scores: Iterable[Score],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+from threadpoolctl import threadpool_limits
 
 from harness.folder import RunFolder, replacing, write_json
 from harness.records import Corruption, from_json
@@ -64,6 +65,7 @@ def store_decomposition(folder: RunFolder) -> None:
     write_json(folder.decomposition, diagnostics_json(diagnostics_groups(folder)))
 
 
+@threadpool_limits.wrap(limits=1)  # as in build_leaderboard
 def judge_checks_of(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[JudgeCheck, ...]:
     """Compute, from a run's records and manifest alone, what its judges are worth.
 
