@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 
 from harness.records import Description, Score, Status, Usage, Verdict
 from harness.results.board import BoardInputs, make_board
@@ -28,9 +27,10 @@ from harness.results.transitivity import triads
 from harness.stats.bootstrap import Resamples, percentiles, ratio
 from harness.stats.config import StatisticsConfig
 from harness.stats.length import covariate
+from harness.stats.threads import one_thread
 
 
-@threadpool_limits.wrap(limits=1)  # thousands of small products: more BLAS threads only wait for each other
+@one_thread
 def build_leaderboard(
     verdicts: Iterable[Verdict],
     scores: Iterable[Score],
