@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import expit
 
 from harness.results.comparisons import STATUSES, Bools, ComparisonTable, Floats, Ints, VerdictTable
-from harness.results.rounding import figure, span
+from harness.results.rounding import rounded, rounded_interval
 from harness.results.schema import Board, Cell, Cycles, Graph, LengthEffect, PairTest, Row
 from harness.results.tally import Tally, clusters_of_describers, standings, tables_by_cluster
 from harness.results.transitivity import majority_cycles
@@ -90,8 +90,8 @@ def make_board(inputs: BoardInputs) -> Board:
     head_to_head[pairs.left, pairs.right] = ratio(pairs.points, pairs.counts)
     head_to_head[pairs.right, pairs.left] = 1 - head_to_head[pairs.left, pairs.right]
     cycles = Cycles(
-        rate=figure(ratio(*inputs.triads[:2])),
-        interval=span(
+        rate=rounded(ratio(*inputs.triads[:2])),
+        interval=rounded_interval(
             percentiles(ratio(*inputs.drawn_triads.T)[:, None], [inputs.triad_neurons], config.confidence)[0]
         ),
         triads=int(inputs.triads[1]),
@@ -125,16 +125,16 @@ def _rows(inputs: BoardInputs, rates: _Estimate, ranking: _Ranking, adjusted: _E
             Row(
                 describer=name,
                 control=name in inputs.controls,
-                win_rate=figure(rates.values[place]),
-                interval=span(rates.intervals[place]),
-                raw_win_rate=figure(raw_rates[place]),
-                adjusted_win_rate=figure(adjusted.values[place]),
-                adjusted_interval=span(adjusted.intervals[place]),
-                strength=figure(ranking.strength.values[place]),
-                strength_interval=span(ranking.strength.intervals[place]),
+                win_rate=rounded(rates.values[place]),
+                interval=rounded_interval(rates.intervals[place]),
+                raw_win_rate=rounded(raw_rates[place]),
+                adjusted_win_rate=rounded(adjusted.values[place]),
+                adjusted_interval=rounded_interval(adjusted.intervals[place]),
+                strength=rounded(ranking.strength.values[place]),
+                strength_interval=rounded_interval(ranking.strength.intervals[place]),
                 rank=None if np.isnan(rank) else int(rank),
                 rank_interval=None if rank_interval is None else (int(rank_interval[0]), int(rank_interval[1])),
-                best=figure(ranking.best[place]),
+                best=rounded(ranking.best[place]),
                 comparisons=int(won[place] + lost[place] + tied[place]),
                 wins=int(won[place]),
                 losses=int(lost[place]),
@@ -154,7 +154,7 @@ def _cells(inputs: BoardInputs, pairs: Tally, decided: ComparisonTable, clusters
     places = pairs.left * len(names) + pairs.right
     seen_in = np.searchsorted(met, places, "right") - np.searchsorted(met, places, "left")
     spans = percentiles(ratio(pairs.drawn_points, pairs.drawn_counts), seen_in, inputs.config.confidence)
-    intervals = dict(zip(rates, map(span, spans), strict=True))
+    intervals = dict(zip(rates, map(rounded_interval, spans), strict=True))
     odds = _win_odds(inputs, decided, clusters)
     cells = []
     for code in np.unique(table.pair).tolist():
@@ -164,7 +164,7 @@ def _cells(inputs: BoardInputs, pairs: Tally, decided: ComparisonTable, clusters
         ties, failed = int(np.sum(points == 0.5)), int(np.isnan(points).sum())
         found = np.unique(table.failures[rows], return_counts=True)
         failures = {STATUSES[status]: int(count) for status, count in zip(*found, strict=True) if status}
-        rate, interval = figure(rates.get((left, right))), intervals.get((left, right))
+        rate, interval = rounded(rates.get((left, right))), intervals.get((left, right))
         wins, losses = int(np.sum(points == 1)), int(np.sum(points == 0))
         for swap in (False, True):
             won, lost = (losses, wins) if swap else (wins, losses)
@@ -172,13 +172,15 @@ def _cells(inputs: BoardInputs, pairs: Tally, decided: ComparisonTable, clusters
                 Cell(
                     row=names[right if swap else left],
                     column=names[left if swap else right],
-                    win_rate=figure(1 - rates[left, right]) if swap and rate is not None else rate,
-                    interval=span((1 - interval[1], 1 - interval[0])) if swap and interval is not None else interval,
+                    win_rate=rounded(1 - rates[left, right]) if swap and rate is not None else rate,
+                    interval=rounded_interval((1 - interval[1], 1 - interval[0]))
+                    if swap and interval is not None
+                    else interval,
                     comparisons=len(rows) - failed,
                     wins=won,
                     losses=lost,
                     ties=ties,
-                    wins_to_losses=figure(won / lost) if lost else None,
+                    wins_to_losses=rounded(won / lost) if lost else None,
                     wins_to_losses_interval=_odds_interval(odds.get(code), swap) if lost else None,
                     failed=failed,
                     failures=dict(sorted(failures.items())),
@@ -203,7 +205,7 @@ def _odds_interval(shares: Interval | None, swap: bool) -> Interval | None:
     if shares is None:
         return None
     low, high = (1 - shares[1], 1 - shares[0]) if swap else shares
-    return span((low / (1 - low), high / (1 - high))) if high < 1 else None
+    return rounded_interval((low / (1 - low), high / (1 - high))) if high < 1 else None
 
 
 def _tests(
@@ -233,11 +235,11 @@ def _tests(
             left=names[left],
             right=names[right],
             neurons=neurons,
-            difference=figure(apart[place]),
-            difference_interval=span(spans[place]),
-            overall_difference=figure(rates[left] - rates[right]),
-            overall_interval=span(overall[place]),
-            effect=figure(effect),
+            difference=rounded(apart[place]),
+            difference_interval=rounded_interval(spans[place]),
+            overall_difference=rounded(rates[left] - rates[right]),
+            overall_interval=rounded_interval(overall[place]),
+            effect=rounded(effect),
             p_value=p_value,
             p_holm=p_holm,
         )
@@ -320,7 +322,7 @@ def _length(tally: Tally, graph: Graph, seen_in: Ints, config: StatisticsConfig)
     nothing = _Estimate(np.full(tally.describers, np.nan), [None] * tally.describers)
     apart = known.length != 0
     longer = np.where(known.length > 0, known.points, known.counts - known.points)[apart].sum()
-    longer_rate = figure(ratio(longer, known.counts[apart].sum()))
+    longer_rate = rounded(ratio(longer, known.counts[apart].sum()))
     own = None
     if not comparisons:
         words = "No comparison of two descriptions of known length was decided."
@@ -336,7 +338,7 @@ def _length(tally: Tally, graph: Graph, seen_in: Ints, config: StatisticsConfig)
         else:
             words = ""
     if words:
-        return nothing, LengthEffect(None, None, longer_rate, figure(own), comparisons, unknown, words)
+        return nothing, LengthEffect(None, None, longer_rate, rounded(own), comparisons, unknown, words)
     fitted = bradley_terry.fit(design, known.points, known.counts, config.ridge)
     drawn = bradley_terry.refit(design, known.drawn_points, known.drawn_counts, config.ridge, fitted)
     pairs = known.pairs()
@@ -345,10 +347,10 @@ def _length(tally: Tally, graph: Graph, seen_in: Ints, config: StatisticsConfig)
     estimates = _expected(pairs, among, drawn[:, :-1], pairs.drawn_counts)[:, present]
     neurons = int(seen_in.max())
     effect = LengthEffect(
-        figure(fitted[-1]),
-        span(percentiles(drawn[:, -1:], [neurons], config.confidence)[0]),
+        rounded(fitted[-1]),
+        rounded_interval(percentiles(drawn[:, -1:], [neurons], config.confidence)[0]),
         longer_rate,
-        figure(own),
+        rounded(own),
         comparisons,
         unknown,
         words,

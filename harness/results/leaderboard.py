@@ -19,7 +19,7 @@ from harness.results.board import BoardInputs, make_board
 from harness.results.comparisons import ComparisonTable, Floats, Ints, among, compare, neuron_order, verdict_table
 from harness.results.facets import Facets
 from harness.results.panel import agreement, judge_health, left_out
-from harness.results.rounding import count_statuses, figure, mean, span, total_usage
+from harness.results.rounding import count_statuses, mean, rounded, rounded_interval, total_usage
 from harness.results.schema import BreakdownRow, DescriptionRow, Leaderboard
 from harness.results.scores import Grades, concordances, score_rows, score_tests, value_of
 from harness.results.tally import Tally, clusters_of_describers, grouped, tables_by_cluster, tally
@@ -270,8 +270,8 @@ def _breakdown(
                         part=part,
                         describer=name,
                         control=name in controls,
-                        win_rate=figure(ratio(points[k], sizes[k])),
-                        interval=span(spans[k]),
+                        win_rate=rounded(ratio(points[k], sizes[k])),
+                        interval=rounded_interval(spans[k]),
                         comparisons=int(sizes[k]),
                         failed=int(lost[k]),
                         neurons=int(seen_in[k]),
@@ -303,7 +303,7 @@ def _description_row(name: str, control: bool, descriptions: Sequence[Descriptio
         describer=name,
         control=control,
         mean_words=mean(words),
-        median_words=figure(np.median(words)) if words else None,
+        median_words=rounded(np.median(words)) if words else None,
         mean_windows=mean([item.evidence.windows for item in good]),
         mean_tokens=mean([item.evidence.tokens for item in good]),
         statuses=count_statuses(item.status for item in descriptions),

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.records import Status, Usage
 from harness.results.comparisons import STATUSES, ComparisonTable, Floats, Ints, VerdictTable
-from harness.results.rounding import figure, span
+from harness.results.rounding import rounded, rounded_interval
 from harness.results.schema import Agreement, JudgeHealth, LeftOut, LeftOutRow
 from harness.results.tally import Tally, clusters_of_describers
 from harness.stats.agreement import NO_LABEL, kappa_interval
@@ -32,8 +32,8 @@ def judge_health(judge: str, table: ComparisonTable, verdicts: VerdictTable, usa
         ties=int(np.sum(table.points == 0.5)),
         failed=int(np.sum(~decided)),
         inconsistent=int(np.sum(table.inconsistent & twice)),
-        inconsistency=figure(ratio(np.sum(table.inconsistent & twice), np.sum(twice))),
-        first_position_rate=figure(ratio(np.sum(won_by_first & decisive), np.sum(decisive))),
+        inconsistency=rounded(ratio(np.sum(table.inconsistent & twice), np.sum(twice))),
+        first_position_rate=rounded(ratio(np.sum(won_by_first & decisive), np.sum(decisive))),
         statuses={str(status): int(counts[place]) for place, status in enumerate(Status)},
         usage=usage,
     )
@@ -89,9 +89,9 @@ def agreement(table: ComparisonTable, clusters: Ints, seed: int, config: Statist
             Agreement(
                 judges=tuple(table.judges[place] for place in panel),
                 items=int(np.sum(given >= 2)),
-                equal=figure(ratio(equal, sum(int(mask.sum()) for mask in known))),
-                kappa=figure(kappa),
-                interval=span(interval),
+                equal=rounded(ratio(equal, sum(int(mask.sum()) for mask in known))),
+                kappa=rounded(kappa),
+                interval=rounded_interval(interval),
             )
         )
     return tuple(found)
@@ -121,10 +121,10 @@ def left_out(
         spans = percentiles(drawn, seen_in, config.confidence)
         places = _ranked(rates)
         entries = {
-            describer: LeftOutRow(describer, figure(rates[k]), span(spans[k]), places[k])
+            describer: LeftOutRow(describer, rounded(rates[k]), rounded_interval(spans[k]), places[k])
             for k, describer in enumerate(table.describers)
         }
-        tau = figure(kendall_tau(whole, rates))
+        tau = rounded(kendall_tau(whole, rates))
         found.append(LeftOut(name, tuple(entries[describer] for describer in order), tau))
     return tuple(found)
 

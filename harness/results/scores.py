@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.records import Score, Status
 from harness.results.comparisons import Floats, Ints
-from harness.results.rounding import count_statuses, figure, mean, span, total_usage
+from harness.results.rounding import count_statuses, mean, rounded, rounded_interval, total_usage
 from harness.results.schema import Concordance, ScoreRow, ScoreTest
 from harness.stats.bootstrap import clustered_intervals, percentiles, ratio
 from harness.stats.concordance import kendall_tau
@@ -74,7 +74,7 @@ def score_rows(
                 describer=describer,
                 control=describer in controls,
                 mean=mean(values),
-                interval=span(spans[column]),
+                interval=rounded_interval(spans[column]),
                 scores=len(values),
                 statuses=statuses,
                 usage=total_usage(item.usage for item in items),
@@ -119,8 +119,8 @@ def score_tests(grades: Grades, seed: int, config: StatisticsConfig) -> tuple[Sc
                     neurons=neurons,
                     unpaired=unpaired,
                     difference=round(float(paired.mean()), 6),
-                    difference_interval=span(interval),
-                    effect=figure(standardised_effect(paired)),
+                    difference_interval=rounded_interval(interval),
+                    effect=rounded(standardised_effect(paired)),
                     p_value=p_value,
                     p_holm=p_holm,
                 )
@@ -147,8 +147,8 @@ def concordances(
         drawn = ratio(grades.drawn_totals[:, columns], grades.drawn_counts[:, columns])
         scored = np.flatnonzero(grades.counts[:, columns].any(axis=1))
         neurons = min(len(np.unique(judged)), len(scored))
-        tau = figure(kendall_tau(win_rates[0], means))
+        tau = rounded(kendall_tau(win_rates[0], means))
         interval = percentiles(kendall_tau(win_rates[1], drawn)[:, None], [neurons], config.confidence)[0]
         both = int(np.sum(~np.isnan(win_rates[0]) & ~np.isnan(means)))
-        found.append(Concordance(judge, scorer, both, tau, None if tau is None else span(interval)))
+        found.append(Concordance(judge, scorer, both, tau, None if tau is None else rounded_interval(interval)))
     return found

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from harness.results.comparisons import ComparisonTable, Ints
-from harness.results.rounding import figure, span
+from harness.results.rounding import rounded, rounded_interval
 from harness.results.schema import ControlCheck, PairTest, Trust
 from harness.results.tally import Tally
 from harness.stats.bootstrap import percentiles, ratio
@@ -64,7 +64,9 @@ def check_controls(
         neurons = len(np.unique(clusters[met]))
         interval = percentiles(ratio(drawn, drawn_counts)[:, None], [neurons], config.confidence)[0]
         beats = tuple(sorted(loser for winner, loser in favoured if winner == name and loser not in controls))
-        checks.append(ControlCheck(name, figure(ratio(points, counts)), span(interval), int(counts), beats))
+        checks.append(
+            ControlCheck(name, rounded(ratio(points, counts)), rounded_interval(interval), int(counts), beats)
+        )
     trustworthy, words = _conclusion(checks, config)
     return Trust(trustworthy, words, config.control_win_rate, tuple(checks))
 
