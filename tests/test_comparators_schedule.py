@@ -21,8 +21,8 @@ from harness.llm import Completion, ResponseCache, Serving
 from harness.llm.scripted import Request, ScriptedBackend
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Neuron, Status, Verdict, Winner
-from harness.report.judges import read_judge_checks
 from harness.results.comparisons import merge_verdicts
+from harness.results.stored import read_judge_checks
 from harness.run.building import section
 from harness.run.help import compose_config
 from harness.run.judge import judge

@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from harness.records import (
     Verdict,
     Winner,
 )
+from harness.results import columns
 from harness.results.comparability import incomparable, leaderboard_of
 from harness.results.facets import facets_of
 from harness.results.leaderboard import build_leaderboard
@@ -159,7 +159,7 @@ def test_where_length_cannot_be_controlled_for_it_is_said() -> None:
     assert "equally long" in leaderboard(verdicts, same).overall.length.words
     own = [Description(d.neuron, d.describer, "word " * len(d.describer)) for d in descriptions]
     board = leaderboard(verdicts, own).overall
-    assert "cannot be told apart" in board.length.words
+    assert "cannot be separated" in board.length.words
     assert all(row.adjusted_win_rate is None for row in board.rows)
     assert board.length.longer_win_rate is not None
 
@@ -193,7 +193,7 @@ def test_controls_among_each_other_prove_nothing() -> None:
     only = leaderboard(verdicts, controls=("generic", "shuffled", "rotate")).overall.trust
     assert (only.trustworthy, only.words) == (
         None,
-        "Trust was not tried: no control was compared with a real method.",
+        "Trust was not tested: no control was compared with a real method.",
     )
     assert leaderboard(verdicts, controls=()).overall.trust.trustworthy is None
     one = [item for item in verdicts if item.neuron.index == 0]
@@ -290,6 +290,29 @@ def test_a_pairs_difference_is_of_the_test_and_not_of_the_board() -> None:
     assert test.overall_interval[0] < -0.3 < test.overall_interval[1] < 0.4
 
 
+def test_wins_to_losses_by_hand() -> None:
+    first, second, tie = Winner.FIRST, Winner.SECOND, Winner.TIE
+    # On each of two neurons a wins two of three decisive comparisons with b: 4 wins, 2 losses, whatever is resampled.
+    outcomes = {"one": first, "two": first, "three": second, "four": tie}
+    verdicts = [Verdict(Neuron(0, n), judge, "a", "b", True, won) for n in range(2) for judge, won in outcomes.items()]
+    verdicts += [Verdict(Neuron(0, n), "one", "a", "c", True, first) for n in range(2)]  # no losses
+    verdicts += [Verdict(Neuron(0, n), "one", "b", "c", True, won) for n, won in enumerate((first, second))]
+    board = leaderboard(verdicts, controls=())
+    cells = {(cell.row, cell.column): cell for cell in board.overall.cells}
+    pair, mirror = cells["a", "b"], cells["b", "a"]
+    assert (pair.wins, pair.losses, pair.ties, pair.wins_to_losses) == (4, 2, 2, 2.0)
+    assert (mirror.wins, mirror.losses, mirror.ties, mirror.wins_to_losses) == (2, 4, 2, 0.5)
+    assert pair.wins_to_losses_interval == pytest.approx((2, 2), abs=1e-6)
+    assert mirror.wins_to_losses_interval == pytest.approx((0.5, 0.5), abs=1e-6)
+    assert (cells["a", "c"].wins_to_losses, cells["a", "c"].wins_to_losses_interval) == (None, None)
+    assert (cells["c", "a"].wins_to_losses, cells["c", "a"].wins_to_losses_interval) == (0.0, (0.0, 0.0))
+    # One neuron each: a quarter of the samples hold no loss, so the ratio has no upper bound.
+    assert (cells["b", "c"].wins_to_losses, cells["b", "c"].wins_to_losses_interval) == (1.0, None)
+    assert "| a | b | 62.5 | 62.5 to 62.5 | 8 | 4 | 2 | 2 | 2.00 (2.00–2.00) | 0 |" in markdown_table(board)
+    assert "2.00 (2.00–2.00) & 0" in latex_table(board)
+    assert dict(columns.summary_values(columns.PAIRS, pair, "{key}/a/b")) == {"wins_to_losses/a/b": 2.0}
+
+
 # --- scorers and breakdowns ----------------------------------------------------------------------------------------
 
 
@@ -365,10 +388,9 @@ def test_what_descriptions_were_made_from() -> None:
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_schema_is_that_of_the_package_and_holds() -> None:
+def test_leaderboards_match_the_generated_schema() -> None:
     schema = leaderboard_schema()
-    stored = resources.files("harness.stats").joinpath("leaderboard.schema.json").read_text(encoding="utf-8")
-    assert json.loads(stored) == schema, "write it anew from leaderboard_schema()"
+    jsonschema.Draft202012Validator.check_schema(schema)
     for verdicts, descriptions in (benchmark(6, judges=("one", "two")), ([], [])):
         scores = [Score(Neuron(0, n), "auc", name, 0.1 * n) for n in range(3) for name in METHODS if verdicts]
         board = leaderboard(verdicts, descriptions, scores=scores, facets={"layer": {Neuron(0, 0): "0"}})
@@ -392,8 +414,10 @@ def test_tables_for_a_page_a_paper_and_a_spreadsheet() -> None:
     paper = latex_table(board)
     assert r"c\_d \& 50 \%" in paper
     assert r"generic (control) & " in paper
-    lines = [line for line in paper.splitlines() if line.endswith(r"\\")]
-    assert len({line.replace(r"\&", "").count("&") for line in lines}) == 1
+    for part in paper.split(r"\end{table}")[:2]:  # the board, and the pairs behind it
+        lines = [line for line in part.splitlines() if line.endswith(r"\\")]
+        assert len(lines) == 4
+        assert len({line.replace(r"\&", "").count("&") for line in lines}) == 1
     table = list(csv.DictReader(io.StringIO(csv_table(board))))
     assert [row["describer"] for row in table] == 2 * ["a|b", "c_d & 50 %", "generic"]
     row = board.overall.rows[0]
@@ -412,11 +436,19 @@ def test_tables_for_a_page_a_paper_and_a_spreadsheet() -> None:
     assert row.interval is not None
     span = f"{row.interval[0]:.3f} to {row.interval[1]:.3f}"
     head, _, line, *_ = markdown_table(board).splitlines()
-    assert head == "| scorer | describer | mean score | 95 % interval | n | failed |"
+    assert head == "| scorer | describer | mean score | 95 % interval | scores | failed |"
     assert line == f"| s | a\\_1 (control) | 0.250 | {span} | 3 | 1 |"
     assert "win rate" not in markdown_table(board)
     assert rf"s & a\_1 (control) & 0.250 & {span} & 3 & 1 \\" in latex_table(board)
     assert "no comparing judge" in latex_table(empty)
+
+
+def test_the_documentation_of_the_metrics_is_up_to_date() -> None:
+    stored = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert stored == columns.documentation(), "run: python -m harness.results.columns > docs/metrics.md"
+    for title, metrics, _ in columns.TABLES:
+        keys = [metric.key for metric in metrics]
+        assert len(set(keys)) == len(keys), title
 
 
 def write_run(path: Path, manifest: dict[str, Any], verdicts: Sequence[Verdict]) -> RunFolder:
@@ -445,7 +477,7 @@ def test_the_leaderboard_of_a_folder_follows_its_manifest(tmp_path: Path) -> Non
     assert {row.facet for row in board.breakdown} == {"layer", "kurtosis of out"}
     manifest["config"] = {"statistics": {"ridge": -1}}
     write_json(folder.manifest, manifest)
-    with pytest.raises(HarnessError, match="ridge must be finite and positive"):
+    with pytest.raises(HarnessError, match="statistics.ridge: must be"):
         leaderboard_of(folder)
 
 

@@ -20,6 +20,7 @@ from harness.folder import RunFolder, replacing
 from harness.report import decomposition_plots, plots, sweep_plots, tables, words
 from harness.report.cards import Card, build_cards, histogram_path
 from harness.report.packed import TOGETHER, pack
+from harness.results import columns
 from harness.results.diagnostics import DiagnosticsGroup, DiagnosticsRow, diagnostics_row, together
 from harness.results.formatting import number, p_value, percent, plural, shown_token, visible
 from harness.results.pool import Pool
@@ -215,7 +216,7 @@ def _environment() -> jinja2.Environment:
     }
     environment.globals |= {"histogram_path": histogram_path, "failed": _failed}
     # What turns a run's figures into lines and tables is asked for where the template shows it.
-    environment.globals |= {"tables": tables, "words": words}
+    environment.globals |= {"columns": columns, "tables": tables, "words": words}
     return environment
 
 

@@ -14,6 +14,7 @@ from harness.results.facets import facets_of
 from harness.results.leaderboard import build_leaderboard
 from harness.results.schema import Leaderboard
 from harness.stats.config import StatisticsConfig
+from harness.validation import explain
 
 _EVIDENCE = ("evidence", "corpus")
 _JUDGING = ("kind", "protocol", "prompts", "role", "symmetric")
@@ -56,7 +57,7 @@ def statistics_of(manifest: Mapping[str, Any]) -> StatisticsConfig:
     try:
         return from_json(StatisticsConfig, dict(_part(_part(manifest, "config"), "statistics")))
     except ValueError as error:
-        raise HarnessError(f"the manifest's statistics are not usable: {error}") from error
+        raise HarnessError(f"manifest.json: {explain(error, 'statistics')}") from error
 
 
 @dataclass(frozen=True)
