@@ -1,4 +1,4 @@
-"""Planted subjects: neurons that are known mixtures of known concepts, and what describers find of them."""
+"""Planted subjects: neurons that are known mixtures of known concepts, and the recall of describers on them."""
 
 from harness.planted.activations import known_activations
 from harness.planted.checkpoint import checkpoint_of
