@@ -29,7 +29,8 @@ from harness.records import Neuron, VectorKind
 from harness.run.manifest import identity
 from harness.run.setup import Setup
 from harness.run.worker import Block
-from harness.store import ensure_entry, entry_path, link_or_copy, locked, vocabulary_of, weights_of
+from harness.store import ensure_entry, entry_path, link_or_copy, locked
+from harness.subject.identity import vocabulary_of, weights_of
 
 logger = logging.getLogger(__name__)
 #: Raised when the same search finds, or the same record says, something else than before.
