@@ -22,8 +22,8 @@ from harness.llm import Completion, ResponseCache, Serving
 from harness.llm.scripted import Request, ScriptedBackend
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Neuron, Sign, Status, Verdict, Winner
-from harness.report.judges import read_judge_checks
 from harness.results.comparisons import Comparison, merge_verdicts
+from harness.results.stored import read_judge_checks
 from harness.run.help import compose_config
 from harness.run.judge import judge
 from harness.run.pipeline import run

@@ -18,8 +18,8 @@ from harness.llm.client import Unanswered
 from harness.planted import Grade, PlantedSubject
 from harness.planted.corruptions import QUALITY
 from harness.records import Neuron, Side, Sign, Status
-from harness.report.judges import read_judge_checks
 from harness.results.judge_checks import JudgeCheck
+from harness.results.stored import read_judge_checks
 from harness.run.main import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")

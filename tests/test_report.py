@@ -36,13 +36,12 @@ from harness.records import (
     Vote,
     Winner,
 )
-from harness.report import build_report, load_run, print_judge_checks, print_leaderboard, store_judge_checks
+from harness.report import build_report, print_judge_checks, print_leaderboard
 from harness.report.__main__ import main
 from harness.report.build import decomposition_figures
 from harness.report.cards import build_cards, crop, disagreement
 from harness.report.plots import leaderboard_figure, to_svg, win_matrix_figure
 from harness.report.words import (
-    comparability_warnings,
     config_differences,
     control_warnings,
     extractive_notice,
@@ -50,8 +49,11 @@ from harness.report.words import (
 )
 from harness.results.formatting import shown_token, visible
 from harness.results.leaderboard import build_leaderboard
+from harness.results.run_data import load_run
 from harness.results.schema import leaderboard_from_json
+from harness.results.stored import store_judge_checks
 from harness.results.summary import cost_rows, failure_rows, summary_of_run
+from harness.results.sweep import comparability_warnings
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ import pytest
 from support.finished_run import ATTACK, make_run
 
 from harness.folder import RunFolder
-from harness.report import build_report, load_run
+from harness.report import build_report
 from harness.report.cards import build_cards
+from harness.results.run_data import load_run
 
 ARTEFACTS = Path(os.environ.get("TEST_ARTEFACTS", Path(__file__).parent.parent / "test-artefacts"))
 

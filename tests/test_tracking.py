@@ -19,9 +19,9 @@ from support.tiny_models import Invoke
 
 from harness.folder import RunFolder, write_json
 from harness.records import Neuron, RoleUsage, Status, Usage
-from harness.report import store_decomposition, store_leaderboard
 from harness.results.run_data import load_run
 from harness.results.schema import Leaderboard
+from harness.results.stored import store_decomposition, store_leaderboard
 from harness.results.summary import cost_rows, failure_rows, neuron_rows, summary_of_run
 from harness.run.manifest import without_secrets
 from harness.run.progress import progress

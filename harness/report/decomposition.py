@@ -7,14 +7,9 @@ import datetime
 from rich.console import Console
 from rich.table import Table
 
-from harness.folder import RunFolder, write_json
-from harness.results.diagnostics import diagnostics_groups, diagnostics_json, diagnostics_row, together
+from harness.folder import RunFolder
+from harness.results.diagnostics import diagnostics_groups, diagnostics_row, together
 from harness.results.formatting import number, percent
-
-
-def store_decomposition(folder: RunFolder) -> None:
-    """Write the diagnostics into the run folder: equal records make equal bytes."""
-    write_json(folder.decomposition, diagnostics_json(diagnostics_groups(folder)))
 
 
 def print_decomposition(folder: RunFolder, console: Console) -> None:

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness.folder import RunFolder
 from harness.results.formatting import number, shown_token, visible
-from harness.results.reference_channels import FoundChannel, found_channels, reference_channels
-
-
-def read_expected(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[FoundChannel, ...]:
-    """Return what the run found where its config expects something; nothing if it expects nothing."""
-    expected = reference_channels((manifest.get("config") or {}).get("reference_channels") or ())
-    if not expected:
-        return ()
-    neurons = {one.neuron for one in expected}
-    return found_channels(expected, folder.read_channels(neurons), folder.read_vectors(neurons))
+from harness.results.reference_channels import FoundChannel
+from harness.results.stored import read_reference_channels
 
 
 def print_expected(folder: RunFolder, console: Console) -> None:
     """Print two lines for each expected channel: what was expected, and what was found."""
-    for found in read_expected(folder, folder.read_manifest()):
+    for found in read_reference_channels(folder, folder.read_manifest()):
         expected = found.expected
         table = Table(title=_title(found), title_justify="left", padding=(0, 1))
         table.add_column("")

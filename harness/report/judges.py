@@ -2,70 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
-
-from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.folder import RunFolder, write_json
-from harness.records import Corruption, from_json
+from harness.folder import RunFolder
 from harness.results.comparability import statistics_of
 from harness.results.formatting import percent, visible
-from harness.results.judge_checks import JudgeCheck, judge_checks
-
-_CHECKS = TypeAdapter(tuple[JudgeCheck, ...])
-
-
-def judge_checks_of(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[JudgeCheck, ...]:
-    """Compute, from a run's records and manifest alone, what its judges are worth.
-
-    A run without contestants of known quality, whose judges were asked nothing twice either, has nothing to say.
-    """
-    contestants, judges = _entries(manifest, "contestants"), _entries(manifest, "judges")
-    known = {
-        name: from_json(Corruption, entry["corruption"])
-        for name, entry in contestants.items()
-        if entry.get("corruption")
-    }
-    retests, score_retests = folder.retests().records(), folder.score_retests().records()
-    if not known and not retests and not score_retests:
-        return ()
-    return judge_checks(
-        folder.verdicts().records(),
-        folder.scores().records(),
-        folder.descriptions().records(),
-        known,
-        seed=int(manifest.get("seed") or 0),
-        retests=retests,
-        score_retests=score_retests,
-        models=_models(contestants) | _models(judges),
-        config=statistics_of(manifest),
-    )
-
-
-def store_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...]:
-    """Compute, write and return :func:`judge_checks_of`; where there is nothing to say, there is no file."""
-    checks = judge_checks_of(folder, folder.read_manifest())
-    if checks:
-        write_json(folder.judge_checks, _CHECKS.dump_python(checks, mode="json"))
-    else:
-        folder.judge_checks.unlink(missing_ok=True)
-    return checks
-
-
-def read_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...]:
-    """Read what :func:`store_judge_checks` wrote; nothing if it wrote nothing.
-
-    Raises:
-        ValueError: if another version wrote it.
-    """
-    if not folder.judge_checks.exists():
-        return ()
-    return _CHECKS.validate_python(json.loads(folder.judge_checks.read_text("utf-8")))
+from harness.results.judge_checks import JudgeCheck
+from harness.results.stored import read_judge_checks
 
 
 def print_judge_checks(folder: RunFolder, console: Console) -> None:
@@ -108,17 +53,3 @@ def _again(check: JudgeCheck) -> str:
 
 def _figure(value: float | None, *, sign: bool = False) -> str:
     return "–" if value is None else f"{value:+.2f}" if sign else f"{value:.2f}"
-
-
-def _models(entries: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the models of each contestant or judge, and of a panel's members as ``panel/member``."""
-    found = {name: entry.get("models", []) for name, entry in entries.items()}
-    for name, entry in entries.items():
-        for member, inner in (entry.get("members") or {}).items():
-            found[f"{name}/{member}"] = inner.get("models", [])
-    return found
-
-
-def _entries(manifest: Mapping[str, Any], part: str) -> dict[str, Mapping[str, Any]]:
-    found = manifest.get(part)
-    return {name: entry for name, entry in found.items() if isinstance(entry, Mapping)} if found else {}

@@ -8,7 +8,6 @@ from typing import Any
 
 from harness.flat import flatten
 from harness.records import Neuron
-from harness.results.comparability import incomparable
 from harness.results.diagnostics import diagnostics_row, together
 from harness.results.formatting import listing, number, percent, plural
 from harness.results.pool import Pool
@@ -235,14 +234,6 @@ def config_differences(runs: Sequence[RunData]) -> list[tuple[str, list[str | No
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def comparability_warnings(runs: Sequence[RunData]) -> list[str]:
-    """Return why the runs' figures must not be read side by side; that describers differ is said with the rest."""
-    warnings = [difference.words for difference in incomparable([run.manifest for run in runs])]
-    if len({frozenset(run.describers) for run in runs}) > 1:
-        warnings.append("The runs compare different describers, and a win rate depends on who the opponents were.")
-    return warnings
 
 
 def pooled_line(pooled: Pool) -> str:

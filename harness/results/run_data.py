@@ -7,20 +7,17 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import HarnessError
-from harness.folder import RunFolder, replacing, write_json
+from harness.folder import RunFolder
 from harness.records import Description, Neuron, RoleUsage, Score, Status, Usage, Verdict, total_roles
-from harness.report.expected import read_expected
-from harness.report.judges import judge_checks_of, read_judge_checks
 from harness.results.comparability import leaderboard_of
 from harness.results.diagnostics import DiagnosticsGroup, diagnostics_groups
 from harness.results.judge_checks import JudgeCheck
 from harness.results.reference_channels import FoundChannel
-from harness.results.schema import Leaderboard, leaderboard_from_json
-from harness.results.tables import latex_table, markdown_table, write_csv
+from harness.results.schema import Leaderboard
+from harness.results.stored import judge_checks_of, read_reference_channels, stored_judge_checks, stored_leaderboard
 
 SHOWN = 1000
 """Neurons that a report shows at most; its figures are of all."""
@@ -144,8 +141,8 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         folder.scores().records(),
     )
     again: list[Verdict | Score] = [*folder.retests().records(), *folder.score_retests().records()]
-    leaderboard = None if recompute else _stored_leaderboard(folder)
-    checks = None if recompute else _stored_checks(folder)
+    leaderboard = None if recompute else stored_leaderboard(folder)
+    checks = None if recompute else stored_judge_checks(folder)
     judged = {x.neuron for x in descriptions} | {x.neuron for x in verdicts} | {x.neuron for x in scores}
     shown, left_out = _choice(folder, judged)
     some = set(shown) if left_out else None
@@ -169,7 +166,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         compared=_compared(verdicts, scores, descriptions),
         diagnostics=diagnostics_groups(folder),
         left_out=left_out,
-        expected=read_expected(folder, manifest),
+        expected=read_reference_channels(folder, manifest),
     )
 
 
@@ -258,39 +255,3 @@ def _rounds(folder: RunFolder) -> dict[str, list[Round]]:
         }
     except (ValueError, TypeError, AttributeError) as error:
         raise HarnessError(f"{folder.schedule} is damaged ({error}); delete it: a run plans it anew") from error
-
-
-def store_leaderboard(folder: RunFolder, leaderboard: Leaderboard) -> None:
-    """Write the statistics into the run folder, as JSON, and their main table as CSV, Markdown and LaTeX."""
-    _store(
-        leaderboard, folder.leaderboard, folder.leaderboard_csv, folder.leaderboard_markdown, folder.leaderboard_latex
-    )
-
-
-def store_pooled(leaderboard: Leaderboard, folder: Path) -> None:
-    """Write the leaderboard of several runs as one in the same forms, as ``pooled-leaderboard.*``."""
-    _store(leaderboard, *(folder / f"pooled-leaderboard.{ending}" for ending in ("json", "csv", "md", "tex")))
-
-
-def _store(leaderboard: Leaderboard, as_json: Path, as_csv: Path, markdown: Path, latex: Path) -> None:
-    write_json(as_json, leaderboard.to_json())
-    write_csv(leaderboard, as_csv)
-    for path, text in ((markdown, markdown_table(leaderboard)), (latex, latex_table(leaderboard))):
-        with replacing(path) as aside:
-            aside.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def _stored_leaderboard(folder: RunFolder) -> Leaderboard | None:
-    try:
-        return leaderboard_from_json(json.loads(folder.leaderboard.read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _stored_checks(folder: RunFolder) -> tuple[JudgeCheck, ...] | None:
-    if not folder.judge_checks.exists():
-        return None
-    try:
-        return read_judge_checks(folder)
-    except ValueError:  # another version's
-        return None

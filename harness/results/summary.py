@@ -10,10 +10,10 @@ from typing import Any
 
 from harness.folder import RunFolder
 from harness.records import Description, Neuron, Score, Status, Usage, Verdict, Winner, total_roles
-from harness.report.judges import read_judge_checks
 from harness.results.comparisons import merge_verdicts
 from harness.results.diagnostics import DiagnosticsGroup, diagnostics_json
 from harness.results.schema import Leaderboard
+from harness.results.stored import read_judge_checks
 
 Row = dict[str, Any]
 Answer = Description | Verdict | Score

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.folder import RunFolder, replacing, write_json
-from harness.report.words import comparability_warnings
+from harness.folder import replacing, write_json
+from harness.results.comparability import incomparable
 from harness.results.diagnostics import diagnostics_row, together
 from harness.results.formatting import percent, visible
 from harness.results.parameters import Parameter, shown, swept
-from harness.results.run_data import RunData, load_run
+from harness.results.run_data import RunData
 from harness.results.schema import Row
 
 _FIGURES = ("win_rate", "low", "high", "adjusted_win_rate", "strength", "rank", "comparisons", "failed")
@@ -85,18 +85,12 @@ class Sweep:
         )
 
 
-def read_sweep(folders: Sequence[RunFolder]) -> list[RunData]:
-    """Read finished runs, with the statistics that they stored."""
-    return [load_run(folder) for folder in folders]
-
-
-def write_sweep(runs: Sequence[RunData], path: Path) -> Path:
-    """Write the joint report, and beside it ``sweep.json`` and ``sweep.csv``; return the report's path."""
-    from harness.report.build import write_report  # which shows this module's table
-
-    write_tables(runs, path.parent)
-    write_report(runs, path)
-    return path
+def comparability_warnings(runs: Sequence[RunData]) -> list[str]:
+    """Return why the runs' figures must not be read side by side; that describers differ is said with the rest."""
+    warnings = [difference.words for difference in incomparable([run.manifest for run in runs])]
+    if len({frozenset(run.describers) for run in runs}) > 1:
+        warnings.append("The runs compare different describers, and a win rate depends on who the opponents were.")
+    return warnings
 
 
 def write_tables(runs: Sequence[RunData], folder: Path) -> None:

@@ -18,9 +18,10 @@ from harness.folder import RunFolder, check_writable, replacing
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
 from harness.methods import Method
-from harness.report import build_report, store_decomposition, store_judge_checks, store_leaderboard
+from harness.report import build_report
 from harness.results.comparability import leaderboard_of
 from harness.results.schema import Leaderboard
+from harness.results.stored import store_decomposition, store_judge_checks, store_leaderboard
 from harness.run.answers import prove
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors

@@ -142,15 +142,20 @@ def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
     Returns:
         The runs that did not go well.
     """
-    # Imported here: a sweep whose options are wrong need not wait for it.
-    from harness.results.sweep import print_sweep, read_sweep, write_sweep
+    # Imported here to keep start-up fast.
+    from harness.report.build import write_report
+    from harness.results.run_data import load_run
+    from harness.results.sweep import print_sweep, write_tables
 
     outcomes = sweep.outcomes()
     finished = [RunFolder(sweep.path / one.folder) for one in outcomes if one.status in ("ok", "ended early")]
     if finished:
-        runs = read_sweep(finished)
+        runs = [load_run(folder) for folder in finished]
+        report = sweep.path / "joint-report.html"
         print_sweep(runs, console, figures=_figures(outcomes))
-        console.print(str(write_sweep(runs, sweep.path / "joint-report.html").resolve()), soft_wrap=True)
+        write_tables(runs, sweep.path)
+        write_report(runs, report)
+        console.print(str(report.resolve()), soft_wrap=True)
     bad = [one for one in outcomes if one.status != "ok"]
     shared = set.intersection(*(set(one.overrides) for one in outcomes)) if len(outcomes) > 1 else set()
     for one in bad:
