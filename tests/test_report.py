@@ -38,15 +38,15 @@ from harness.records import (
 )
 from harness.report import build_report, print_judge_checks, print_leaderboard
 from harness.report.__main__ import main
-from harness.report.build import decomposition_figures
 from harness.report.cards import build_cards, crop, disagreement
-from harness.report.plots import leaderboard_figure, to_svg, win_matrix_figure
-from harness.report.words import (
+from harness.report.decomposition_plots import decomposition_plots
+from harness.report.notes import (
     config_differences,
     control_warnings,
     extractive_notice,
     summary,
 )
+from harness.report.plots import leaderboard_plot, to_svg, win_matrix_plot
 from harness.results.formatting import shown_token, visible
 from harness.results.leaderboard import build_leaderboard
 from harness.results.run_data import load_run
@@ -679,12 +679,12 @@ def test_shown_token(token: str, shown: str) -> None:
 def test_figures(run: RunFolder) -> None:
     data = load_run(run)
     figures: list[Callable[[], Figure]] = [
-        lambda: leaderboard_figure(data.leaderboard),
-        lambda: win_matrix_figure(data.leaderboard),
+        lambda: leaderboard_plot(data.leaderboard),
+        lambda: win_matrix_plot(data.leaderboard),
     ]
-    names = list(decomposition_figures(data.diagnostics))
+    names = list(decomposition_plots(data.diagnostics))
     assert names == ["kurtosis", "loss", "cosine", "reconstruction", "masked", "skew", "consistency"]
-    figures += [lambda name=name: decomposition_figures(data.diagnostics)[name][0] for name in names]  # type: ignore[misc]
+    figures += [lambda name=name: decomposition_plots(data.diagnostics)[name][0] for name in names]  # type: ignore[misc]
     for figure in figures:
         svg = to_svg(figure(), "name", "a label")
         assert svg.startswith('<svg role="img" aria-label="a label"')
@@ -697,15 +697,15 @@ def test_figures(run: RunFolder) -> None:
 
 def test_figures_of_nothing() -> None:
     empty = build_leaderboard((), (), (), controls=(), seed=1)
-    for figure in (leaderboard_figure(empty), win_matrix_figure(empty)):
+    for figure in (leaderboard_plot(empty), win_matrix_plot(empty)):
         assert to_svg(figure, "empty", "nothing").startswith("<svg")
-    assert decomposition_figures(()) == {}
+    assert decomposition_plots(()) == {}
 
 
 def test_names_are_neither_markup_nor_mathematics() -> None:
     verdicts = [Verdict(Neuron(0, index), "$j$", "$a_1$ <b>", "[red]b", True, Winner.FIRST) for index in range(3)]
     leaderboard = build_leaderboard(verdicts, (), (), controls=(), seed=1)
-    svg = to_svg(leaderboard_figure(leaderboard), "x", "a label")
+    svg = to_svg(leaderboard_plot(leaderboard), "x", "a label")
     assert "$a_1$ &lt;b&gt;" in svg
     console = Console(file=io.StringIO(), width=120)
     print_leaderboard(leaderboard, console)

@@ -17,7 +17,7 @@ import harness
 from harness.errors import HarnessError
 from harness.export.tables import COLUMNS, SCHEMAS, Row, precomputed_rows, rows_of
 from harness.folder import RunFolder, encodable, replacing, write_json
-from harness.report.words import neurons_of, neurons_told, summary
+from harness.report.notes import neurons_of, neurons_told, summary
 from harness.results.run_data import RunData, load_run
 from harness.results.tables import markdown_table
 

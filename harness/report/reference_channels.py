@@ -12,7 +12,7 @@ from harness.results.reference_channels import FoundChannel
 from harness.results.stored import read_reference_channels
 
 
-def print_expected(folder: RunFolder, console: Console) -> None:
+def print_reference_channels(folder: RunFolder, console: Console) -> None:
     """Print two lines for each expected channel: what was expected, and what was found."""
     for found in read_reference_channels(folder, folder.read_manifest()):
         expected = found.expected
