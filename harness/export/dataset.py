@@ -17,7 +17,7 @@ import harness
 from harness.errors import HarnessError
 from harness.export.tables import COLUMNS, SCHEMAS, Row, precomputed_rows, rows_of
 from harness.folder import RunFolder, encodable, replacing, write_json
-from harness.report.notes import neurons_of, neurons_told, summary
+from harness.report.notes import neurons_of, count_neurons, summary
 from harness.results.run_data import RunData, load_run
 from harness.results.tables import markdown_table
 
@@ -165,7 +165,7 @@ def _facts(data: RunData) -> Any:
     yield "subject", ", ".join(dict.fromkeys(str(part) for part in parts if part)) or "not known"
     if corpus:
         yield "corpus", f"{corpus.get('name')} ({corpus.get('documents')} documents, {corpus.get('tokens')} tokens)"
-    yield "neurons", neurons_told(data.compared) if data.compares else str(neurons_of(data))
+    yield "neurons", count_neurons(data.compared) if data.compares else str(neurons_of(data))
     for name, entry in data.part("contestants").items():
         models = f", by {', '.join(entry['models'])}" if entry.get("models") else ""
         yield f"describer {name}", f"{entry.get('form')}{' (control)' if entry.get('control') else ''}{models}"

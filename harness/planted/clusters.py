@@ -98,8 +98,8 @@ def grow(embedding: Tensor, vocabulary: Mapping[str, int], max_words: int) -> li
 def _assign(projections: Tensor, vocabulary: Mapping[str, int]) -> Tensor:
     """Return the index of the concept that each token belongs to, (V,); -1 for tokens that are no whole words.
 
-    All forms of a word belong to one concept: the one it is a label of, otherwise the one with the largest projection of
-    any form. A description can then never name a concept with a word of another concept.
+    All forms of a word belong to one concept: the one it is a label of, otherwise the one with the largest projection
+    of any form. A description can then never name a concept with a word of another concept.
 
     Args:
         projections: (concepts, V), of every token on every concept's direction.
@@ -138,7 +138,8 @@ class _WhitenedSpace:
     def direction(self, tokens: Sequence[int]) -> Tensor:
         """Return the direction that separates these tokens from the vocabulary, (d_model,), of norm 1."""
         found: Tensor = torch.linalg.solve(self._covariance, self._centred[list(tokens)].mean(dim=0))
-        return found / found.norm()
+        found /= found.norm()
+        return found
 
     def project(self, direction: Tensor, tokens: Sequence[int]) -> Tensor:
         """Return the projection of every token on a direction, (V,), in units of the mean over ``tokens``."""

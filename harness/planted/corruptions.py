@@ -26,8 +26,8 @@ class Grade(enum.StrEnum):
     EMPTY = "empty"
 
 
-#: From 0 (nothing is true) to 1 (right). Only the order matters. A judge that prefers one of two grades of equal quality
-#: shows a bias.
+#: From 0 (nothing is true) to 1 (right). Only the order matters. A judge that prefers one of two grades of equal
+#: quality shows a bias.
 QUALITY = {
     Grade.RIGHT: 1.0,
     Grade.PADDED: 1.0,

@@ -20,7 +20,7 @@ from harness.folder import RunFolder, replacing
 from harness.report import notes, tables
 from harness.report.cards import Card, build_cards, histogram_path
 from harness.report.decomposition_plots import decomposition_plots
-from harness.report.packed import TOGETHER, pack
+from harness.report.packed import FRAGMENTS_PER_LINE, pack
 from harness.report.plots import leaderboard_plot, to_svg, win_matrix_plot
 from harness.report.sweep_plots import sweep_plot
 from harness.results.diagnostics import DiagnosticsRow, diagnostics_row, together
@@ -95,7 +95,7 @@ def render_report(runs: Sequence[RunData], pooled: Pool | None = None) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
         sections=sections,
-        together=TOGETHER,
+        fragments_per_line=FRAGMENTS_PER_LINE,
         several=len(runs) > 1,
         differences=notes.config_differences(runs),
         sweep=sweep,

@@ -1,7 +1,7 @@
 """Accuracy and biases of judges, measured on descriptions of known quality.
 
-Contestants of known quality are described and judged like all others; the manifest states their quality. All metrics are
-rounded to six decimals; a metric without observations is None.
+Contestants of known quality are described and judged like all others; the manifest states their quality. All metrics
+are rounded to six decimals; a metric without observations is None.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def judge_checks(
 ) -> tuple[JudgeCheck, ...]:
     """Measure each judge, from records in any order.
 
-    *Assumptions.* The qualities are correct. They are for planted subjects. Descriptions corrupted by rule are worse only
-    if their source was right, so a judge that does not prefer the source may be correct about the source. Accuracy is a
+    *Assumptions.* The qualities are correct. For planted subjects they are. Descriptions corrupted by rule are worse
+    only if their source was right, so a judge that does not prefer the source may be correct about it. Accuracy is a
     mean over the corruptions of the run: compare judges within one run, and read the pairs for details.
 
     *Degenerate cases.* Without contestants of known quality, accuracy and the metrics derived from it are None; position
@@ -418,7 +418,7 @@ def _agreement(verdicts: Sequence[Verdict], again: Sequence[Verdict]) -> tuple[f
 
 
 def _correlation(scores: Sequence[Score], again: Sequence[Score]) -> tuple[float | None, int]:
-    """Return Pearson's correlation of the items with two usable scores (None if either is constant), and their number."""
+    """Return Pearson's correlation of items with two usable scores (None if one is constant), and their number."""
     first, second = (
         {(item.neuron, item.describer): value for item in part if (value := value_of(item)) is not None}
         for part in (scores, again)
