@@ -17,7 +17,7 @@ import harness
 from harness.errors import HarnessError
 from harness.export.tables import COLUMNS, SCHEMAS, Row, precomputed_rows, rows_of
 from harness.folder import RunFolder, encodable, replacing, write_json
-from harness.report.notes import neurons_of, count_neurons, summary
+from harness.report.notes import count_neurons, neurons_of, summary
 from harness.results.run_data import RunData, load_run
 from harness.results.tables import markdown_table
 

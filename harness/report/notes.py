@@ -107,7 +107,7 @@ def extractive_notice(run: RunData) -> str | None:
             which = "" if len(extractive) == len(modes) else f" of {listing(extractive)}"
             parts.append(f"The descriptions{which} are extractive: tokens that each method found, not sentences.")
         if given:
-            parts.append(f"The descriptions of {listing(given)} were given to the run; how they were made is unknown.")
+            parts.append(f"The texts of {listing(given)} were given to the run; how they were made is unknown.")
         return " ".join(parts + _readers(run))
     if extractive:
         parts.append(
@@ -189,12 +189,6 @@ def schedule_line(run: RunData) -> str | None:
             f"Not all pairs were compared: every describer was compared with {settings.get('baseline')} only. The win "
             "rate of the baseline is against all others, the other win rates are against the baseline: compare "
             "describers by strength."
-        )
-    if settings.get("schedule") == "adaptive":
-        return (
-            "Not all pairs were compared on all neurons: each judge went on only with pairs whose order was open. "
-            "Close rivals therefore meet more often, which pulls plain win rates towards 50 %, and pairs "
-            "that were settled early look further apart than they are: compare describers by strength."
         )
     return None
 

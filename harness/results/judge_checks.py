@@ -144,9 +144,9 @@ def judge_checks(
     only if their source was right, so a judge that does not prefer the source may be correct about it. Accuracy is a
     mean over the corruptions of the run: compare judges within one run, and read the pairs for details.
 
-    *Degenerate cases.* Without contestants of known quality, accuracy and the metrics derived from it are None; position
-    bias, consistency and retest use all verdicts. Failed comparisons are counted and not part of any other metric.
-    Comparisons of two identical texts are left out, because no judge was asked about them.
+    *Degenerate cases.* Without contestants of known quality, accuracy and the metrics derived from it are None;
+    position bias, consistency and retest use all verdicts. Failed comparisons are counted and not part of any other
+    metric. Comparisons of two identical texts are left out, because no judge was asked about them.
 
     Args:
         verdicts: verdicts of all comparators. Votes of a panel's members are measured as judges of their own.
@@ -280,9 +280,8 @@ class _Measure:
                     if item.points is not None:
                         decided.append((item.neuron.unsigned, _points_of(item, better)))
                         errors.append((1 - self._probability(item, better)) ** 2)
-                elif equal and quality == self.best and item.points is not None:
-                    if name := self._longer(item):
-                        longer.append((item.neuron.unsigned, _points_of(item, name) - 0.5))
+                elif equal and quality == self.best and item.points is not None and (name := self._longer(item)):
+                    longer.append((item.neuron.unsigned, _points_of(item, name) - 0.5))
         consistent = [not item.inconsistent for item in comparisons if item.both_orders and item.points is not None]
         ok = [item for item in verdicts if item.status is Status.OK and item.winner is not None]
         firsts = [item.winner is Winner.FIRST for item in ok if not item.symmetric and item.winner is not Winner.TIE]
