@@ -22,13 +22,13 @@ from harness.records import (
     Verdict,
     Winner,
 )
-from harness.report import print_leaderboard
 from harness.report.cards import build_cards, crop, disagreement
 from harness.report.decomposition_plots import decomposition_plots
 from harness.report.plots import leaderboard_plot, to_svg, win_matrix_plot
 from harness.results.formatting import shown_token
 from harness.results.leaderboard import build_leaderboard
 from harness.results.run_data import load_run
+from harness.results.tables import print_leaderboard
 
 
 @pytest.fixture(scope="module")

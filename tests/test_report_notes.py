@@ -31,7 +31,7 @@ from harness.records import (
     Verdict,
     Winner,
 )
-from harness.report import build_report, print_leaderboard
+from harness.report import build_report
 from harness.report.__main__ import main
 from harness.report.cards import build_cards
 from harness.report.notes import (
@@ -40,6 +40,7 @@ from harness.report.notes import (
     summary,
 )
 from harness.results.run_data import load_run
+from harness.results.tables import print_leaderboard
 
 
 @pytest.fixture(scope="module")

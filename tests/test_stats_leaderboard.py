@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from harness.records import (
     Verdict,
     Winner,
 )
+from harness.results import columns
 from harness.results.comparability import incomparable, leaderboard_of
 from harness.results.facets import facets_of
 from harness.results.leaderboard import build_leaderboard
@@ -365,10 +365,9 @@ def test_what_descriptions_were_made_from() -> None:
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_schema_is_that_of_the_package_and_holds() -> None:
+def test_leaderboards_match_the_generated_schema() -> None:
     schema = leaderboard_schema()
-    stored = resources.files("harness.stats").joinpath("leaderboard.schema.json").read_text(encoding="utf-8")
-    assert json.loads(stored) == schema, "write it anew from leaderboard_schema()"
+    jsonschema.Draft202012Validator.check_schema(schema)
     for verdicts, descriptions in (benchmark(6, judges=("one", "two")), ([], [])):
         scores = [Score(Neuron(0, n), "auc", name, 0.1 * n) for n in range(3) for name in METHODS if verdicts]
         board = leaderboard(verdicts, descriptions, scores=scores, facets={"layer": {Neuron(0, 0): "0"}})
@@ -392,8 +391,10 @@ def test_tables_for_a_page_a_paper_and_a_spreadsheet() -> None:
     paper = latex_table(board)
     assert r"c\_d \& 50 \%" in paper
     assert r"generic (control) & " in paper
-    lines = [line for line in paper.splitlines() if line.endswith(r"\\")]
-    assert len({line.replace(r"\&", "").count("&") for line in lines}) == 1
+    for part in paper.split(r"\end{table}")[:2]:  # the board, and the pairs behind it
+        lines = [line for line in part.splitlines() if line.endswith(r"\\")]
+        assert len(lines) == 4
+        assert len({line.replace(r"\&", "").count("&") for line in lines}) == 1
     table = list(csv.DictReader(io.StringIO(csv_table(board))))
     assert [row["describer"] for row in table] == 2 * ["a|b", "c_d & 50 %", "generic"]
     row = board.overall.rows[0]
@@ -412,11 +413,19 @@ def test_tables_for_a_page_a_paper_and_a_spreadsheet() -> None:
     assert row.interval is not None
     span = f"{row.interval[0]:.3f} to {row.interval[1]:.3f}"
     head, _, line, *_ = markdown_table(board).splitlines()
-    assert head == "| scorer | describer | mean score | 95 % interval | n | failed |"
+    assert head == "| scorer | describer | mean score | 95 % interval | scores | failed |"
     assert line == f"| s | a\\_1 (control) | 0.250 | {span} | 3 | 1 |"
     assert "win rate" not in markdown_table(board)
     assert rf"s & a\_1 (control) & 0.250 & {span} & 3 & 1 \\" in latex_table(board)
     assert "no comparing judge" in latex_table(empty)
+
+
+def test_the_documentation_of_the_metrics_is_up_to_date() -> None:
+    stored = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert stored == columns.documentation(), "run: python -m harness.results.columns > docs/metrics.md"
+    for title, metrics, _ in columns.TABLES:
+        keys = [metric.key for metric in metrics]
+        assert len(set(keys)) == len(keys), title
 
 
 def write_run(path: Path, manifest: dict[str, Any], verdicts: Sequence[Verdict]) -> RunFolder:

@@ -27,7 +27,7 @@ from harness.results.pool import pool
 from harness.results.run_data import load_run
 from harness.results.sweep import Sweep
 from harness.run.help import compose_config
-from harness.run.objective import check_figure
+from harness.run.objective import check_metric
 from harness.run.setup import Setup
 from harness.run.sweep import Outcome, SweepFolder, conclude_sweep
 
@@ -73,7 +73,7 @@ def test_a_sweep_over_a_judge_decomposes_once_and_goes_on_after_a_run_that_fails
         "name=judge",
         "judges.own_words.texts=20,5",
         "statistics.ridge=0.1,-1",
-        "sweep.figure=score/own_words/maxact",
+        "sweep.metric=score/own_words/maxact",
         *small,
     )
     assert code == 1
@@ -156,12 +156,12 @@ def test_optuna_seeks_a_figure_and_goes_on_where_it_stopped(
     base = [*decomposing(small), "name=sought", "hydra.sweeper.n_trials=3"]
     base += ["decomposition.kurtosis_weight=interval(0.1,2)", "decomposition.num_channels=1"]
     assert invoke("-m", "sweep=optuna", *base)[0] == 1  # nothing to seek
-    code, _, err = invoke("-m", "sweep=optuna", "sweep.figure=decomposition/first_cosin", *base)
+    code, _, err = invoke("-m", "sweep=optuna", "sweep.metric=decomposition/first_cosin", *base)
     assert code == 1
     assert "such as decomposition/first_cosine" in err
-    assert "no figure 'decomposition/first_cosin'" in err
+    assert "no metric 'decomposition/first_cosin'" in err
     assert blocks == []
-    command = ["-m", "sweep=optuna", "sweep.figure=decomposition/first_cosine", *base]
+    command = ["-m", "sweep=optuna", "sweep.metric=decomposition/first_cosine", *base]
     assert invoke(*command)[0] == 0
     done = len(blocks)
     assert done == 3 * 2 * 3  # runs, layers and kinds
@@ -198,8 +198,8 @@ def test_a_sweep_of_weights_and_biases_composes_and_seeks_what_is_logged(
     assert config.folder == "runs/wandb_sweep/abc123"
     assert config.decomposition.kurtosis_weight == 2.0
     setup = Setup.of(config)
-    check_figure(sweep["metric"]["name"], setup)
-    told(lambda: check_figure("win_rate/rotat", setup), "win_rate/rotate", "sweep.figure")
+    check_metric(sweep["metric"]["name"], setup)
+    told(lambda: check_metric("win_rate/rotat", setup), "win_rate/rotate", "sweep.metric")
 
 
 def test_a_figure_can_be_sought_if_and_only_if_the_run_can_have_it(small: list[str]) -> None:
@@ -218,14 +218,14 @@ def test_a_figure_can_be_sought_if_and_only_if_the_run_can_have_it(small: list[s
         *("judge/panel/input/retest", "cost/judge/calls", "cost/judge/paid", "cost/explainer/prompt_tokens"),
         *("cost/calls", "failed/detection", "score/detection/maxact"),
     ):
-        check_figure(name, whole)
+        check_metric(name, whole)
     # Nobody's truth is known, the explainer has no price, and so there is no total.
     for name in ("judge/pairwise/accuracy", "cost/explainer/paid", "cost/total", "cost/simulator/calls"):
-        told(lambda name=name: check_figure(name, whole), "has no figure", name)
+        told(lambda name=name: check_metric(name, whole), "has no metric", name)
     scoring = setup_of()
-    check_figure("score/own_words/rotate", scoring)
+    check_metric("score/own_words/rotate", scoring)
     for name in ("win_rate/rotate", "best/win_rate", "judge/own_words/retest", "cost/paid"):
-        told(lambda name=name: check_figure(name, scoring), "has no figure", name)
+        told(lambda name=name: check_metric(name, scoring), "has no metric", name)
 
 
 def test_what_is_kept_of_a_sweep_holds_no_secret_of_its_overrides(

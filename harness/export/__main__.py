@@ -23,9 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="include the windows of text; check first that the licence of the corpus allows it",
     )
     parser.add_argument("--licence", default="other", metavar="ID", help="licence for the card, such as cc-by-4.0")
-    parser.add_argument(
-        "--push", metavar="USER/NAME", help="upload to this data set on the hub (needs HF_TOKEN)"
-    )
+    parser.add_argument("--push", metavar="USER/NAME", help="upload to this data set on the hub (needs HF_TOKEN)")
     parser.add_argument("--private", action="store_true", help="make a new data set private")
     options = parser.parse_args(arguments)
     try:

@@ -134,7 +134,7 @@ def _card(data: RunData, counts: Mapping[str, int], licence: str) -> DatasetCard
     # This name is shown inside a code block, where nothing can be escaped.
     rows = data.leaderboard.overall.rows
     names = [row.describer for row in rows if not row.control and re.fullmatch(r"[\w.-]+", row.describer)]
-    return DatasetCard.from_template(
+    card: DatasetCard = DatasetCard.from_template(
         header,
         template_path=str(Path(__file__).with_name("card.md.j2")),
         plain=plain_markdown,
@@ -148,6 +148,7 @@ def _card(data: RunData, counts: Mapping[str, int], licence: str) -> DatasetCard
         facts=list(_facts(data)),
         exemplars="exemplars" in counts,
     )
+    return card
 
 
 def _facts(data: RunData) -> Any:

@@ -4,12 +4,10 @@ from harness.report.build import build_report
 from harness.report.decomposition import print_decomposition
 from harness.report.judges import print_judge_checks
 from harness.report.reference_channels import print_reference_channels
-from harness.report.terminal import print_leaderboard
 
 __all__ = [
     "build_report",
     "print_decomposition",
     "print_judge_checks",
-    "print_leaderboard",
     "print_reference_channels",
 ]

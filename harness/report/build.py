@@ -23,6 +23,7 @@ from harness.report.decomposition_plots import decomposition_plots
 from harness.report.packed import FRAGMENTS_PER_LINE, pack
 from harness.report.plots import leaderboard_plot, to_svg, win_matrix_plot
 from harness.report.sweep_plots import sweep_plot
+from harness.results import columns
 from harness.results.diagnostics import DiagnosticsRow, diagnostics_row, together
 from harness.results.formatting import number, p_value, percent, plural, shown_token, visible
 from harness.results.pool import Pool
@@ -188,7 +189,7 @@ def _environment() -> jinja2.Environment:
     }
     environment.globals |= {"histogram_path": histogram_path, "failed": _failed}
     # What turns a run's figures into lines and tables is asked for where the template shows it.
-    environment.globals |= {"tables": tables, "notes": notes}
+    environment.globals |= {"columns": columns, "tables": tables, "notes": notes}
     return environment
 
 

@@ -113,6 +113,6 @@ def by_role(roles: Mapping[str, Mapping[str, RoleUsage]]) -> list[tuple[str, Rol
     ]
 
 
-def further_figures(metrics: Mapping[tuple[str, str], Mapping[str, Any]], scorer: str) -> list[str]:
-    """Return the names of a scorer's figures beyond its headline, in the order in which it gives them."""
+def further_metrics(metrics: Mapping[tuple[str, str], Mapping[str, Any]], scorer: str) -> list[str]:
+    """Return the names of a scorer's metrics beyond its mean, in the order in which it gives them."""
     return list(dict.fromkeys(name for (own, _), found in metrics.items() if own == scorer for name in found))

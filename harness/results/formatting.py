@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 # Control, zero-width, bidirectional and tag characters, line separators, lone surrogates and non-characters. Line feed
 # and tab are text; the two joiners (200C, 200D) belong to Indic and Persian spelling and to emoji.
@@ -35,17 +37,32 @@ def shown_token(token: str, limit: int = 40) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Return a share between 0 and 1 as a percentage without its sign, or a dash if there is none."""
-    return "–" if share is None else f"{100 * share:.{digits}f}"
+    """Return a share between 0 and 1 as a percentage without its sign, or a dash if it is None."""
+    return number(None if share is None else 100 * share, digits)
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """Return a figure with a true minus sign, or a dash if there is none."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+def number(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
+    """Return a number with a true minus sign, and a plus sign if asked, or a dash if it is None."""
+    return "–" if value is None else f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def count(value: int | None) -> str:
+    """Return a count with thousands separated, or a dash if it is None."""
+    return "–" if value is None else f"{value:,}"
+
+
+def interval(bounds: tuple[Any, Any] | None, form: Callable[[Any], str] = number, missing: str = "–") -> str:
+    """Return the bounds of an interval as text, each in the form of its metric, or ``missing`` if it is None."""
+    return missing if bounds is None else f"{form(bounds[0])} to {form(bounds[1])}"
+
+
+def rank(value: int | None) -> str:
+    """Return a rank, or a dash if it is None."""
+    return "–" if value is None else str(value)
 
 
 def p_value(value: float) -> str:
-    """Return a p-value with three digits, or that it is smaller than those show."""
+    """Return a p-value with three digits, or ``< 0.001``."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

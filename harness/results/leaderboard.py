@@ -27,8 +27,10 @@ from harness.results.transitivity import triads
 from harness.stats.bootstrap import Resamples, percentiles, ratio
 from harness.stats.config import StatisticsConfig
 from harness.stats.length import covariate
+from harness.stats.threads import one_thread
 
 
+@one_thread
 def build_leaderboard(
     verdicts: Iterable[Verdict],
     scores: Iterable[Score],

@@ -1,4 +1,4 @@
-"""Comparable runs as one benchmark: their records under names that say what differs, no question counted twice."""
+"""Several comparable runs as one leaderboard."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Pool:
 
     Attributes:
         leaderboard: its statistics.
-        names: of each run, the describers' own names and those that they have here.
-        judges: the same of the judges.
-        repeated: records that answer a question which an earlier run answered alike, and count once.
-        disagreeing: those among the repeated that say something else than the one that counts.
+        names: for each run, the pooled name of each describer.
+        judges: for each run, the pooled name of each judge.
+        repeated: number of records that answer the same question as a record of an earlier run and are not counted.
+        disagreeing: number of those with a different answer.
     """
 
     leaderboard: Leaderboard
@@ -50,15 +50,15 @@ class _Run:
 def pool(folders: Sequence[RunFolder]) -> Pool:
     """Make one benchmark of runs with the same subject, neurons and evidence.
 
-    A describer is the same in two runs if all its descriptions are; otherwise it gets a name for each of its versions,
-    such as ``rotate (kurtosis_weight=0.1)``. Judges with the same settings are the same. Versions that never met are
-    ranked by the opponents that they have in common (Bradley-Terry); their win rates have opponents of their own.
+    A describer is the same in two runs if all its descriptions are equal; otherwise each version gets its own name,
+    such as ``rotate (kurtosis_weight=0.1)``. Judges are the same if their settings are. Versions that were never
+    compared are ranked by the opponents they share (Bradley-Terry); their win rates have different opponents.
 
     Args:
-        folders: the run folders; of records that answer the same question, that of the first run counts.
+        folders: the run folders. If several runs answer the same question, the record of the first one counts.
 
     Raises:
-        HarnessError: naming all that differs, if the runs cannot be one benchmark.
+        HarnessError: if the runs cannot be pooled, naming all differences.
     """
     runs = [
         _Run(
@@ -71,17 +71,16 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     ]
     manifests = [run.manifest for run in runs]
     parameters = swept(manifests)
-    places = [folder.path.resolve().name for folder in folders]
-    names = _versions([_contents(run.descriptions) for run in runs], parameters, places)
+    folder_names = [folder.path.resolve().name for folder in folders]
+    names = _versions([_contents(run.descriptions) for run in runs], parameters, folder_names)
     differences = incomparable(manifests)
-    apart = [one for one in differences if one.what != "judges"]
-    if any(one.what == "judges" for one in differences) and len({tuple(sorted(own.values())) for own in names}) > 1:
-        # Who was judged by whom would decide who wins.
-        apart = differences
-    if apart:
-        reasons = " ".join(f"{one.words} ({'; '.join(one.values)})" for one in apart)
+    same_describers = len({tuple(sorted(of_run.values())) for of_run in names}) == 1
+    # Different judges are allowed only for the same describers; otherwise the judge would decide who wins.
+    refused = [one for one in differences if one.what != "judges" or not same_describers]
+    if refused:
+        reasons = " ".join(f"{one.words} ({'; '.join(one.values)})" for one in refused)
         raise HarnessError(f"these runs cannot be pooled: {' '.join(reasons.split())}")
-    judges = _versions([judging(run.manifest) for run in runs], parameters, places)
+    judges = _versions([judging(run.manifest) for run in runs], parameters, folder_names)
     repeats = _Repeats()
     descriptions = repeats.first(
         (
@@ -133,17 +132,17 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
 
 
 def _contents(descriptions: Iterable[Description]) -> dict[str, Hashable]:
-    """Return what each describer said, by its name."""
-    said: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
+    """Return the set of each describer's descriptions, by its name."""
+    contents: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
     for item in descriptions:
-        said[item.describer].add((item.neuron, item.text, item.status))
-    return {name: frozenset(texts) for name, texts in said.items()}
+        contents[item.describer].add((item.neuron, item.text, item.status))
+    return {name: frozenset(texts) for name, texts in contents.items()}
 
 
 def _versions(
-    contents: Sequence[Mapping[str, Hashable]], parameters: Sequence[Parameter], places: Sequence[str]
+    contents: Sequence[Mapping[str, Hashable]], parameters: Sequence[Parameter], folder_names: Sequence[str]
 ) -> list[Names]:
-    """Return the pooled name of everything that has a name in each run: its own, unless several things have it."""
+    """Return the pooled names for each run: the original name, extended if it has several versions."""
     named: list[dict[str, str]] = [{} for _ in contents]
     for name in dict.fromkeys(name for own in contents for name in own):
         versions: dict[Hashable, list[int]] = defaultdict(list)
@@ -154,17 +153,17 @@ def _versions(
             full = (
                 name
                 if len(versions) == 1
-                else f"{name} ({_told_apart(runs, list(versions.values()), parameters, places)})"
+                else f"{name} ({_version_label(runs, list(versions.values()), parameters, folder_names)})"
             )
             for run in runs:
                 named[run][name] = full
     return list(named)
 
 
-def _told_apart(
-    runs: Sequence[int], versions: Sequence[Sequence[int]], parameters: Sequence[Parameter], places: Sequence[str]
+def _version_label(
+    runs: Sequence[int], versions: Sequence[Sequence[int]], parameters: Sequence[Parameter], folder_names: Sequence[str]
 ) -> str:
-    """Say what the runs of one version have in common that those of no other version have."""
+    """Return the parameters that identify one version; the names of its runs if there are none."""
     constant = [
         one
         for one in parameters
@@ -174,11 +173,11 @@ def _told_apart(
     labels = [label(constant, version[0]) for version in versions]
     if constant and len(set(labels)) == len(labels):
         return label(constant, runs[0])
-    return ", ".join(places[run] for run in runs)
+    return ", ".join(folder_names[run] for run in runs)
 
 
 class _Repeats:
-    """Takes the first of the records that answer a question, and counts the others."""
+    """Keeps the first record of each question and counts the others."""
 
     def __init__(self) -> None:
         self.repeated = self.disagreeing = 0
@@ -189,12 +188,12 @@ class _Repeats:
             earlier = found.setdefault(identity(record), record)
             if earlier is not record:
                 self.repeated += 1
-                self.disagreeing += _said(earlier) != _said(record)
+                self.disagreeing += _answer(earlier) != _answer(record)
         return list(found.values())
 
 
-def _said(record: Any) -> Any:
-    """Return what a record says, apart from what it cost and how its reason is worded."""
+def _answer(record: Any) -> Any:
+    """Return a record's answer without usage and reason."""
     if isinstance(record, Verdict):
         return record.winner, record.status
     if isinstance(record, Score):

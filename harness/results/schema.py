@@ -241,6 +241,13 @@ class Board:
     cycles: Cycles
     trust: Trust
 
+    @property
+    def pairs(self) -> tuple[Cell, ...]:
+        """Each compared pair once, ordered by the rows; the describer that is higher on the board comes first."""
+        place = {row.describer: number for number, row in enumerate(self.rows)}
+        cells = sorted(self.cells, key=lambda cell: (place[cell.row], place[cell.column]))
+        return tuple(cell for cell in cells if place[cell.row] < place[cell.column])
+
 
 @dataclass(frozen=True)
 class JudgeHealth:
@@ -293,6 +300,11 @@ class ScoreRow:
     scores: int
     statuses: dict[str, int]
     usage: Usage
+
+    @property
+    def failed(self) -> int:
+        """Number of scores that are not usable."""
+        return sum(self.statuses.values()) - self.scores
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from harness.results.judge_checks import JudgeCheck, judge_checks
 from harness.results.reference_channels import FoundChannel, found_channels, reference_channels
 from harness.results.schema import Leaderboard, leaderboard_from_json
 from harness.results.tables import latex_table, markdown_table, write_csv
+from harness.stats.threads import one_thread
 
 _CHECKS = TypeAdapter(tuple[JudgeCheck, ...])
 
@@ -64,6 +65,7 @@ def store_decomposition(folder: RunFolder) -> None:
     write_json(folder.decomposition, diagnostics_json(diagnostics_groups(folder)))
 
 
+@one_thread
 def judge_checks_of(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[JudgeCheck, ...]:
     """Compute, from a run's records and manifest alone, what its judges are worth.
 

@@ -9,75 +9,78 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.folder import RunFolder
-from harness.records import Description, Neuron, Score, Status, Usage, Verdict, Winner, total_roles
+from harness.records import Description, Neuron, RoleUsage, Score, Status, Usage, Verdict, Winner, total_roles
+from harness.results import columns
 from harness.results.comparisons import merge_verdicts
-from harness.results.diagnostics import DiagnosticsGroup, diagnostics_json
+from harness.results.diagnostics import DiagnosticsGroup, diagnostics_json, diagnostics_row, together
 from harness.results.schema import Leaderboard
 from harness.results.stored import read_judge_checks
 
 Row = dict[str, Any]
 Answer = Description | Verdict | Score
-_ROLE_FIGURES = ("calls", "prompt_tokens", "completion_tokens", "cost", "paid")
+_ROLE_METRICS = ("calls", "prompt_tokens", "completion_tokens", "cost", "paid", "cached_calls")
 
 
 def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Sequence[DiagnosticsGroup]) -> Row:
-    """Return the figures that runs are compared by, and sweeps can optimise, by name.
+    """Return the metrics of a finished run that W&B shows and sweeps can optimise, under the names of docs/metrics.md.
 
-    The names are part of the interface, and conf/tracking/wandb_offline.yaml lists them. A figure that has no
-    observations is not there, but for those of the leaderboard's rows, which are none.
+    Metrics of judges, decomposition and costs are left out if they have no value; those of describers are then None.
     """
     found: Row = {}
-    for board in (leaderboard.overall, *leaderboard.judges) if leaderboard.overall.rows else ():
+    rows = leaderboard.overall.rows
+    for board in (leaderboard.overall, *leaderboard.judges) if rows else ():
         name = "trust" if board.judge is None else f"trust/{board.judge}"
         found |= {f"{name}/words": board.trust.words, f"{name}/trustworthy": board.trust.trustworthy}
-    rows = leaderboard.overall.rows
     for row in rows:
-        for figure in ("win_rate", "adjusted_win_rate", "strength", "rank"):
-            found[f"{figure}/{row.describer}"] = getattr(row, figure)
+        found |= columns.summary_values(columns.BOARD, row, f"{{key}}/{row.describer}")
+    for cell in leaderboard.overall.cells:
+        found |= columns.summary_values(columns.PAIRS, cell, f"{{key}}/{cell.row}/{cell.column}")
     best = [row for row in rows if not row.control and row.win_rate is not None]
     if best:
         winner = max(best, key=lambda row: (row.win_rate or 0.0, row.describer))
         found |= {"best/describer": winner.describer, "best/win_rate": winner.win_rate}
     for score in leaderboard.scores:
-        found[f"score/{score.scorer}/{score.describer}"] = score.mean
+        found |= columns.summary_values(columns.SCORES, score, f"{{key}}/{score.scorer}/{score.describer}")
     for health in leaderboard.health:
-        for figure in ("inconsistency", "first_position_rate"):
-            found[f"judge/{health.judge}/{figure}"] = getattr(health, figure)
-    for check in map(dataclasses.asdict, read_judge_checks(folder)):
-        for figure in ("accuracy", "brier", "consistency", "length_effect", "self_preference", "retest"):
-            if check[figure] is not None:
-                found[f"judge/{check['judge']}/{figure}"] = check[figure]
+        found |= columns.summary_values(columns.HEALTH, health, f"judge/{health.judge}/{{key}}")
     answers = _answers(folder)
     failed: Counter[str] = Counter()
     for (_, method), records in answers.items():
         failed[method] += sum(record.status is not Status.OK for record in records)
     found |= {f"failed/{method}": count for method, count in failed.items()}
-    found |= _cost_figures([record.usage for records in answers.values() for record in records])
+    known: Row = {}
+    for check in read_judge_checks(folder):
+        known |= columns.summary_values(columns.CHECKS, check, f"judge/{check.judge}/{{key}}")
     if diagnostics:
-        total = diagnostics_json(diagnostics)["total"]
-        found |= {f"decomposition/{name}": value for name, value in total.items() if value is not None}
-    return found
+        known |= columns.summary_values(
+            columns.DIAGNOSTICS, diagnostics_row(together(diagnostics)), "decomposition/{key}"
+        )
+    known |= _cost_metrics([record.usage for records in answers.values() for record in records])
+    return found | {name: value for name, value in known.items() if value is not None}
 
 
-def _cost_figures(usages: Sequence[Usage]) -> Row:
+def _cost_metrics(usages: Sequence[Usage]) -> Row:
     if not usages:
         return {}
-    found: Row = {
-        "cost/calls": sum(usage.calls for usage in usages),
-        "cost/prompt_tokens": sum(usage.prompt_tokens for usage in usages),
-        "cost/completion_tokens": sum(usage.completion_tokens for usage in usages),
-        "cost/seconds": round(math.fsum(usage.seconds for usage in usages), 3),
-    }
     roles = total_roles(usages)
+    found: Row = {}
     for role, used in roles.items():
-        for figure in _ROLE_FIGURES:
-            if getattr(used, figure) is not None:
-                found[f"cost/{role}/{figure}"] = getattr(used, figure)
-    for figure in ("cost", "paid"):
-        values = [getattr(used, figure) for used in roles.values()]
-        if values and None not in values:
-            found["cost/total" if figure == "cost" else "cost/paid"] = math.fsum(values)
-    return found
+        found |= columns.summary_values(columns.COSTS, used, f"cost/{role}/{{key}}", {"one role", "price"})
+
+    def price(name: str) -> float | None:
+        """Add up the roles; the sum is only known if every role has a price."""
+        values = [getattr(used, name) for used in roles.values()]
+        return math.fsum(values) if values and None not in values else None
+
+    whole = RoleUsage(
+        calls=sum(usage.calls for usage in usages),
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        seconds=round(math.fsum(usage.seconds for usage in usages), 3),
+        cost=price("cost"),
+        paid=price("paid"),
+    )
+    return found | dict(columns.summary_values(columns.COSTS, whole, "cost/{key}", {"all roles", "price"}))
 
 
 def tables_of_run(
@@ -202,9 +205,9 @@ def cost_rows(folder: RunFolder) -> list[Row]:
         roles: dict[str | None, Row] = {role: dataclasses.asdict(used) for role, used in total_roles(usages).items()}
         nothing: Row = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_calls": 0}
         for role, used in (roles or {None: nothing}).items():
-            figures = {name: used.get(name) for name in (*_ROLE_FIGURES, "cached_calls")}
+            metrics = {name: used.get(name) for name in _ROLE_METRICS}
             seconds = used["seconds"] if role else spent
-            rows.append({**base, "role": role, **figures, "seconds": round(seconds, 3)})
+            rows.append({**base, "role": role, **metrics, "seconds": round(seconds, 3)})
     return rows
 
 

@@ -15,14 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.folder import replacing, write_json
+from harness.results import columns
 from harness.results.comparability import incomparable
 from harness.results.diagnostics import diagnostics_row, together
 from harness.results.formatting import percent, visible
 from harness.results.parameters import Parameter, shown, swept
 from harness.results.run_data import RunData
 from harness.results.schema import Row
-
-_FIGURES = ("win_rate", "low", "high", "adjusted_win_rate", "strength", "rank", "comparisons", "failed")
+from harness.results.tables import csv_metrics
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def _run_json(sweep: Sweep, place: int) -> dict[str, Any]:
         "parameters": {one.name: one.values[place] for one in sweep.parameters},
         "trustworthy": run.leaderboard.overall.trust.trustworthy,
         "describers": {
-            row.describer: {"control": row.control, **_figures(row)} for row in run.leaderboard.overall.rows
+            row.describer: {"control": row.control, **dict(zip(_csv_names(), _csv_values(row), strict=True))}
+            for row in run.leaderboard.overall.rows
         },
         "scores": scores,
         "decomposition": {name: value for name, value in (total or {}).items() if name not in {"layer", "kind"}}
@@ -135,48 +136,50 @@ def _run_json(sweep: Sweep, place: int) -> dict[str, Any]:
     }
 
 
-def _figures(row: Row) -> dict[str, Any]:
-    low, high = row.interval or (None, None)
-    values: Mapping[str, Any] = {**vars(row), "low": low, "high": high}
-    return {name: values[name] for name in _FIGURES}
-
-
 def sweep_csv(sweep: Sweep) -> str:
     """Return a line for each run and describer: folder, parameters, describer, whether it is a control, its figures."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["folder", *(one.name for one in sweep.parameters), "describer", "control", *_FIGURES])
+    writer.writerow(["folder", *(one.name for one in sweep.parameters), "describer", "control", *_csv_names()])
     for place, run in enumerate(sweep.runs):
         values = ["" if one.values[place] is None else shown(one.values[place]) for one in sweep.parameters]
         for row in run.leaderboard.overall.rows:
-            writer.writerow([run.folder, *values, row.describer, row.control, *_figures(row).values()])
+            writer.writerow([run.folder, *values, row.describer, row.control, *_csv_values(row)])
     return text.getvalue()
 
 
-def print_sweep(runs: Sequence[RunData], console: Console, figures: Mapping[str, float]) -> None:
+def _csv_names() -> list[str]:
+    return [name for metric in csv_metrics(columns.SWEEP) for name in metric.csv_names()]
+
+
+def _csv_values(row: Row) -> list[Any]:
+    return [value for metric in csv_metrics(columns.SWEEP) for value in metric.csv_values(row)]
+
+
+def print_sweep(runs: Sequence[RunData], console: Console, metrics: Mapping[str, float]) -> None:
     """Print the runs with their parameters and the win rates of all describers.
 
     Args:
         runs: the runs.
         console: where to.
-        figures: the figure that is sought, by folder, of the runs that have it.
+        metrics: the value of ``sweep.metric`` by folder, for the runs that have one.
     """
     sweep = Sweep(tuple(runs))
     table = Table(title=f"Sweep: {len(runs)} finished runs, win rates in %", title_justify="left", padding=(0, 1))
     table.add_column("Run", no_wrap=True)
     for parameter in sweep.parameters:
         table.add_column(Text(visible(parameter.short)), overflow="fold", justify="right")
-    if figures:
-        table.add_column("Sought", justify="right")
+    if metrics:
+        table.add_column("Metric", justify="right")
     for name in sweep.describers:
         table.add_column(Text(visible(name), style="dim" if name in sweep.controls else ""), justify="right")
-    best = None if not figures else max(figures.values())
+    best = max(metrics.values(), default=None)
     for place, run in enumerate(runs):
-        sought = figures.get(run.folder)
+        value = metrics.get(run.folder)
         cells = [Text(visible(run.folder)), *(Text(visible(sweep.told(one, place))) for one in sweep.parameters)]
-        if figures:
-            style = "bold" if sought is not None and sought == best else ""
-            cells.append(Text("–" if sought is None else f"{sought:.4g}", style=style))
+        if metrics:
+            style = "bold" if value is not None and value == best else ""
+            cells.append(Text("–" if value is None else f"{value:.4g}", style=style))
         rows = [sweep.row(place, name) for name in sweep.describers]
         cells += [Text("–" if row is None else percent(row.win_rate)) for row in rows]
         table.add_row(*cells)

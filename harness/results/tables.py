@@ -1,4 +1,4 @@
-"""The leaderboard's rows as CSV for a spreadsheet, as Markdown for a page, and as LaTeX for a paper."""
+"""The leaderboard as CSV, as Markdown, as LaTeX and in the terminal; :mod:`harness.results.columns` has the columns."""
 
 from __future__ import annotations
 
@@ -6,168 +6,208 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from harness.folder import replacing
-from harness.results.schema import Board, Leaderboard, Row
-from harness.stats.bootstrap import Interval
+from harness.results import columns
+from harness.results.columns import Metric, shown_in
+from harness.results.formatting import percent, visible
+from harness.results.schema import Cell, Leaderboard, Row, ScoreRow
 
 ALL_JUDGES = "all judges"
-_ENDS = ("low", "high")
+_STYLES = {True: "green", False: "bold red", None: "yellow"}
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\^{}", "_": r"\_",
     "~": r"\~{}", "%": r"\%",
 }  # fmt: skip
 
 
-def csv_table(leaderboard: Leaderboard) -> str:
-    """Return one line for each board and describer, in the leaderboard's order; a missing figure is an empty field.
+def csv_metrics(place: str) -> list[Metric]:
+    """Return the metrics of a describer that are shown in ``place``, in the order of the fields of a row."""
+    order = [field.name for field in dataclasses.fields(Row)]
+    return sorted(shown_in(columns.BOARD, place), key=lambda metric: order.index(metric.key))
 
-    The columns are ``judge`` and the fields of :class:`~harness.results.schema.Row`; an interval becomes two, ``low``
-    and ``high`` for that of the win rate, ``rank_low`` and ``rank_high`` for that of the rank.
+
+def csv_table(leaderboard: Leaderboard) -> str:
+    """Return one line for each board and describer, in the leaderboard's order; a missing value is an empty field.
+
+    An interval has two columns: ``low`` and ``high`` for the win rate, ``rank_low`` and ``rank_high`` for the rank.
     """
-    text = io.StringIO()
-    header = ["judge", *(name for field in dataclasses.fields(Row) for name in _columns(field.name))]
-    writer = csv.DictWriter(text, header)
-    writer.writeheader()
+    text, metrics = io.StringIO(), csv_metrics(columns.CSV)
+    writer = csv.writer(text)
+    writer.writerow(["judge", "describer", "control", *(name for metric in metrics for name in metric.csv_names())])
     for board in (leaderboard.overall, *leaderboard.judges):
-        judge = ALL_JUDGES if board.judge is None else board.judge
         for row in board.rows:
-            writer.writerow({"judge": judge, **dict(_cells(row))})
+            values = [value for metric in metrics for value in metric.csv_values(row)]
+            writer.writerow([board.judge or ALL_JUDGES, row.describer, row.control, *values])
     return text.getvalue()
 
 
-def _columns(field: str) -> list[str]:
-    name = field.removesuffix("interval")
-    return [field] if name == field else [name + end for end in _ENDS]
-
-
-def _cells(row: Row) -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(row):
-        value, names = getattr(row, field.name), _columns(field.name)
-        yield from zip(names, [value] if len(names) == 1 else value or (None, None), strict=True)
-
-
 def write_csv(leaderboard: Leaderboard, path: Path) -> None:
-    """Write :func:`csv_table`, whole or not at all."""
+    """Write :func:`csv_table` atomically."""
     with replacing(path) as aside:
         aside.write_text(csv_table(leaderboard), encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def markdown_table(leaderboard: Leaderboard) -> str:
-    """Return the board of all judges as a Markdown table, with its trust line and what failed, and then the scores.
+@dataclass(frozen=True)
+class _Grid:
+    """One table: its rows, the columns that name a row, and its metrics.
 
-    Of a run whose judges only score there are no more than the scores.
+    Attributes:
+        title: heading in the terminal.
+        rows: the rows.
+        names: heading of each column with names, and how to read the name from a row.
+        metrics: the metrics, in order.
+        place: where the table is shown.
+        note: text below it.
     """
+
+    title: str
+    rows: Sequence[Row | Cell | ScoreRow]
+    names: dict[str, Callable[[Any], str]]
+    metrics: Sequence[Metric]
+    place: str
+    note: str = ""
+
+    def headings(self, confidence: float) -> list[str]:
+        """Return the headings of the metrics."""
+        short = self.place == columns.TERMINAL
+        shown = shown_in(self.metrics, self.place)
+        return [heading for metric in shown for heading in metric.headings(confidence, short=short)]
+
+    def cells(self, row: Any) -> list[tuple[Metric, str]]:
+        """Return the cells of a row below the headings, each with its metric."""
+        return [(metric, cell) for metric in shown_in(self.metrics, self.place) for cell in metric.cells(row)]
+
+
+def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
+    """Yield the board of all judges, the pairs behind it, and the scores, as far as the run has them."""
+    control = {row.describer for row in leaderboard.overall.rows if row.control}
+    control |= {row.describer for row in leaderboard.scores if row.control}
+
+    def named(attribute: str) -> Callable[[Any], str]:
+        def name(row: Any) -> str:
+            value: str = getattr(row, attribute)
+            return f"{value} (control)" if value in control else value
+
+        return name
+
+    if not leaderboard.only_scores:
+        judges = "judge" if len(leaderboard.judges) == 1 else "judges"
+        title = f"Leaderboard: {leaderboard.neurons} neurons, {len(leaderboard.judges)} comparing {judges}"
+        rows, names = leaderboard.overall.rows, {"describer": named("describer")}
+        yield _Grid(title, rows, names, columns.BOARD, place, _note(leaderboard))
+    if leaderboard.overall.pairs:
+        names = {"describer": named("row"), "against": named("column")}
+        note = "Every pair of describers, all judges together."
+        yield _Grid("Head to head", leaderboard.overall.pairs, names, columns.PAIRS, place, note)
+    if leaderboard.scores:
+        names = {"scorer": lambda row: row.scorer, "describer": named("describer")}
+        note = "Mean scores, each in its scorer's own unit; higher is better."
+        yield _Grid("Scores: no judge compares", leaderboard.scores, names, columns.SCORES, place, note)
+
+
+def markdown_table(leaderboard: Leaderboard) -> str:
+    """Return Markdown tables: the board of all judges with its trust line, the pairs behind it, and the scores."""
     blocks = []
-    for head, text, body, foot in _tables(leaderboard):
-        lines = [_pipes([_in_markdown(name) for name in head])]
-        lines += [_pipes(["---"] * text + ["---:"] * (len(head) - text))]
-        lines += [_pipes([_in_markdown(cell) for cell in cells]) for cells in body]
-        blocks.append("\n".join([*lines, "", _in_markdown(foot), ""]))
+    for grid in _grids(leaderboard, columns.TEXT):
+        metrics = grid.headings(leaderboard.confidence)
+        lines = [[*grid.names, *metrics], ["---"] * len(grid.names) + ["---:"] * len(metrics)]
+        lines += [[_in_markdown(cell) for cell in cells] for cells in _text_rows(grid)]
+        blocks.append("\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", _in_markdown(grid.note), ""]))
     return "\n".join(blocks)
 
 
 def latex_table(leaderboard: Leaderboard) -> str:
-    """Return what :func:`markdown_table` does as LaTeX tables (package booktabs)."""
-    return "\n".join(_latex(*table) for table in _tables(leaderboard))
-
-
-def _latex(head: list[str], text: int, body: list[list[str]], foot: str) -> str:
-    rows = [" & ".join(map(_in_latex, cells)) + r" \\" for cells in (head, *body)]
-    return "\n".join(
-        [
+    """Return the tables of :func:`markdown_table` in LaTeX (package booktabs)."""
+    blocks = []
+    for grid in _grids(leaderboard, columns.TEXT):
+        metrics = grid.headings(leaderboard.confidence)
+        lines = [" & ".join(map(_in_latex, cells)) + r" \\" for cells in ([*grid.names, *metrics], *_text_rows(grid))]
+        blocks += [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_in_latex(foot)}}}",
-            rf"\begin{{tabular}}{{{'l' * text}{'r' * (len(head) - text)}}}",
+            rf"\caption{{{_in_latex(grid.note)}}}",
+            rf"\begin{{tabular}}{{{'l' * len(grid.names)}{'r' * len(metrics)}}}",
             r"\toprule",
-            rows[0],
+            lines[0],
             r"\midrule",
-            *rows[1:],
+            *lines[1:],
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
             "",
         ]
-    )
+    return "\n".join(blocks)
 
 
-def _tables(leaderboard: Leaderboard) -> Iterator[tuple[list[str], int, list[list[str]], str]]:
-    """Yield tables: the heads of their columns, how many of these are text, the rows, and what is said below."""
-    if not leaderboard.only_scores:
-        yield _head(leaderboard), 1, list(_body(leaderboard)), _foot(leaderboard)
-    if leaderboard.scores:
-        head = ["scorer", "describer", "mean score", f"{100 * leaderboard.confidence:g} % interval", "n", "failed"]
-        yield head, 2, list(_scores(leaderboard)), "Mean scores, each in its scorer's own unit; higher is better."
+def _text_rows(grid: _Grid) -> Iterator[list[str]]:
+    for row in grid.rows:
+        yield [*(name(row) for name in grid.names.values()), *(cell for _, cell in grid.cells(row))]
 
 
-def _scores(leaderboard: Leaderboard) -> Iterator[list[str]]:
-    for row in leaderboard.scores:
-        yield [
-            row.scorer,
-            row.describer + (" (control)" if row.control else ""),
-            _score(row.mean),
-            "–" if row.interval is None else " to ".join(map(_score, row.interval)),
-            str(row.scores),
-            str(sum(row.statuses.values()) - row.scores),
-        ]
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}".replace("-", "−")
-
-
-def _head(leaderboard: Leaderboard) -> list[str]:
-    interval = f"{100 * leaderboard.confidence:g} % interval"
-    return ["describer", "win rate %", interval, "at equal length %", "strength", "rank", "n", "failed", "words"]
-
-
-def _body(leaderboard: Leaderboard) -> Iterator[list[str]]:
-    for row in leaderboard.overall.rows:
-        yield [
-            row.describer + (" (control)" if row.control else ""),
-            _percent(row.win_rate),
-            _span(row.interval),
-            _percent(row.adjusted_win_rate),
-            "–" if row.strength is None else f"{row.strength:.2f}".replace("-", "−"),
-            "–"
-            if row.rank is None
-            else str(row.rank) + ("" if row.rank_interval is None else _ranks(row.rank_interval)),
-            str(row.comparisons),
-            str(row.failed),
-            "–" if row.mean_words is None else f"{row.mean_words:.1f}",
-        ]
-
-
-def _foot(leaderboard: Leaderboard) -> str:
+def _note(leaderboard: Leaderboard) -> str:
     board = leaderboard.overall
     neurons = f"{leaderboard.neurons} neuron{'s' * (leaderboard.neurons != 1)}"
-    notes = [board.trust.words, board.graph.words, board.length.words]
-    return " ".join([f"{neurons}, {_judges(leaderboard)}.", *filter(None, notes)])
+    judges = ", ".join(str(one.judge) for one in leaderboard.judges)
+    judged = f"judged by {judges}" if judges else "no comparing judge"
+    return " ".join(filter(None, [f"{neurons}, {judged}.", board.trust.words, board.graph.words, board.length.words]))
 
 
-def _judges(leaderboard: Leaderboard) -> str:
-    boards: tuple[Board, ...] = leaderboard.judges
-    return f"judged by {', '.join(str(board.judge) for board in boards)}" if boards else "no comparing judge"
+def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
+    """Print the board of all judges, the pairs of real describers, and whether the controls lose, in 80 columns.
+
+    A run whose judges only score prints its scores instead.
+    """
+    real = {row.describer for row in leaderboard.overall.rows if not row.control}
+    for grid in _grids(leaderboard, columns.TERMINAL):
+        if grid.metrics is columns.PAIRS:
+            pairs = [cell for cell in leaderboard.overall.pairs if {cell.row, cell.column} <= real]
+            grid = dataclasses.replace(grid, rows=pairs)
+        if grid.rows and (grid.metrics is not columns.SCORES or leaderboard.only_scores):
+            console.print(_terminal(grid, leaderboard.confidence))
+    if leaderboard.only_scores:
+        return
+    boards = leaderboard.judges if len(leaderboard.judges) > 1 else ()
+    for board in (leaderboard.overall, *boards):
+        # A single judge is only worth a line if it contradicts all judges together.
+        if board.judge is None or board.trust.trustworthy is not leaderboard.overall.trust.trustworthy:
+            who = "" if board.judge is None else f"{board.judge}: "
+            console.print(Text(visible(who + board.trust.words), style=_STYLES[board.trust.trustworthy]))
+    if len(leaderboard.overall.graph.groups) > 1:
+        console.print(Text(visible(leaderboard.overall.graph.words), style="yellow"))
+    for health in leaderboard.health:
+        parts = [f"{health.failed} of {health.failed + health.comparisons} comparisons failed"]
+        if health.inconsistency is not None:
+            parts.append(f"{percent(health.inconsistency)} % inconsistent between the two orders")
+        if health.first_position_rate is not None:
+            parts.append(f"{percent(health.first_position_rate)} % won by the first shown")
+        console.print(Text(f"{visible(health.judge)}: {', '.join(parts)}", style="dim"))
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
-def _span(interval: Interval | None) -> str:
-    return "–" if interval is None else f"{_percent(interval[0])} to {_percent(interval[1])}"
-
-
-def _ranks(interval: tuple[int, int]) -> str:
-    return "" if interval[0] == interval[1] else f" ({interval[0]} to {interval[1]})"
-
-
-def _pipes(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _terminal(grid: _Grid, confidence: float) -> Table:
+    table = Table(title=grid.title, padding=(0, 1), title_justify="left")
+    for heading in grid.names:
+        table.add_column(heading.capitalize(), overflow="fold", min_width=10)
+    for heading in grid.headings(confidence):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in grid.rows:
+        cells: list[Text] = []
+        for name in grid.names.values():
+            text, control, end = visible(name(row)).partition(" (control)")
+            cells.append(Text(text).append(control + end, style="dim"))  # a Text: brackets in a name are not markup
+        for metric, cell in grid.cells(row):
+            style = "bold" if metric.bold else "red" if metric.key == "failed" and cell != "0" else ""
+            cells.append(Text(cell, style=style))
+        table.add_row(*cells, style="dim" if getattr(row, "control", False) else "")
+    return table
 
 
 def _one_line(text: str) -> str:

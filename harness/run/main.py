@@ -118,7 +118,7 @@ def task(config: DictConfig) -> float | None:
     """Run one configuration: the only one, or one of a sweep, in this process or in one that a launcher started.
 
     Returns:
-        The figure that the sweep seeks (``sweep.figure``), for optimisers; none if there is none or the run failed.
+        The metric that the sweep optimises (``sweep.metric``), or None if there is none or the run failed.
     """
     settings: Any = HydraConfig.get()
     if settings.mode != RunMode.MULTIRUN:
@@ -136,33 +136,33 @@ def task(config: DictConfig) -> float | None:
 
 def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leaderboard]:
     # Imported here, so that --help and a misspelt option answer at once.
-    from harness.run.objective import check_figure
+    from harness.run.objective import check_metric
     from harness.run.pipeline import run
     from harness.run.setup import Setup
 
     folder = _folder(config)
     check_writable(folder.path, "folder")
     setup = Setup.of(config)
-    check_figure(config.sweep.figure, setup)
+    check_metric(config.sweep.metric, setup)
     _log_to(folder, quiet=_quiet(config))
     return setup, run(setup, early)
 
 
 def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
     """Run one of a sweep. What goes wrong is noted, and told at the end: it must not stop the others."""
-    from harness.run.objective import read_figure
+    from harness.run.objective import read_metric
 
     sweep, folder = SweepFolder(Path(settings.sweep.dir)), Path(settings.runtime.output_dir)
     lost = "its process ended without a word (killed, or out of memory?)"
     outcome = Outcome(settings.job.num, folder.name, tuple(settings.overrides.task), "lost", None, lost)
     sweep.tell(outcome)
     early: list[str] = []
-    name, figure = config.sweep.figure, None
+    name, metric = config.sweep.metric, None
     try:
         _, leaderboard = _run(config, early.append)
         if name is not None:
-            figure = read_figure(name, RunFolder(folder), leaderboard)
-        outcome = replace(outcome, status="ended early" if early else "ok", figure=figure, message="; ".join(early))
+            metric = read_metric(name, RunFolder(folder), leaderboard)
+        outcome = replace(outcome, status="ended early" if early else "ok", metric=metric, message="; ".join(early))
     except HarnessError as error:
         outcome = replace(outcome, status="failed", message=str(error))
     except Exception as error:
@@ -170,13 +170,14 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
         told = f"{type(error).__name__}: {' '.join(str(error).split())} ({folder}/logs/run.log)"
         outcome = replace(outcome, status="failed", message=told)
     sweep.tell(outcome)
-    sought = "" if figure is None else f", {name} {figure:g}"
+    sought = "" if metric is None else f", {name} {metric:g}"
     _console().print(f"run {outcome.number}: {outcome.status}{sought}", markup=False)
-    return figure
+    return metric
 
 
 def _show(setup: Setup, leaderboard: Leaderboard, *, quiet: bool) -> None:
-    from harness.report import print_decomposition, print_judge_checks, print_leaderboard, print_reference_channels
+    from harness.report import print_decomposition, print_judge_checks, print_reference_channels
+    from harness.results.tables import print_leaderboard
 
     console, folder = _console(), RunFolder(setup.folder)
     if quiet:

@@ -1,25 +1,26 @@
-"""The figure that a sweep seeks, one of those that trackers show: whether a run will have it, and what it is."""
+"""The metric that a sweep optimises (``sweep.metric``): whether a run will have it, and its value."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Iterator
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.methods import Comparator
-from harness.results.diagnostics import DiagnosticsRow, diagnostics_groups
+from harness.results import columns
+from harness.results.columns import Metric, available
+from harness.results.diagnostics import diagnostics_groups
 from harness.results.schema import Leaderboard
 from harness.results.summary import summary_of_run
 from harness.run.setup import Setup
 
 
-def check_figure(name: str | None, setup: Setup) -> None:
-    """Check that a run of this setup can have a figure.
+def check_metric(name: str | None, setup: Setup) -> None:
+    """Check that a run of this setup can have the metric; None needs no check.
 
     Raises:
-        HarnessError: if it cannot, naming what comes nearest.
+        HarnessError: if it cannot; the message names similar metrics.
     """
     if name is None:
         return
@@ -27,70 +28,65 @@ def check_figure(name: str | None, setup: Setup) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=5, cutoff=0.3) or known[:5]
         raise HarnessError(
-            f"a run of this kind has no figure {name!r}; it has {len(known)}, such as {', '.join(near)} (sweep.figure)"
+            f"sweep.metric: this run has no metric {name!r}; it has {len(known)}, such as {', '.join(near)}"
         )
 
 
-def read_figure(name: str, folder: RunFolder, leaderboard: Leaderboard) -> float:
-    """Return a figure of a finished run.
+def read_metric(name: str, folder: RunFolder, leaderboard: Leaderboard) -> float:
+    """Return the value of a metric of a finished run.
 
     Raises:
         HarnessError: if it has no value.
     """
     value = summary_of_run(folder, leaderboard, diagnostics_groups(folder)).get(name)
     if value is None:
-        raise HarnessError(f"this run's {name} has no value: nothing was observed for it (sweep.figure)")
+        raise HarnessError(f"sweep.metric: {name} has no value in this run, because nothing was observed for it")
     return float(value)
 
 
 def _names(setup: Setup) -> Iterator[str]:
-    """Yield the numeric metrics that :func:`harness.results.summary.summary_of_run` may give to such a run."""
+    """Yield the numeric metrics that :func:`harness.results.summary.summary_of_run` may return for such a run."""
     if setup.comparators:
         for describer in setup.describers:
-            yield from (f"{figure}/{describer}" for figure in ("win_rate", "adjusted_win_rate", "strength", "rank"))
+            yield from _named(columns.BOARD, f"{{key}}/{describer}", set())
+            for opponent in setup.describers:
+                if opponent != describer:
+                    yield from _named(columns.PAIRS, f"{{key}}/{describer}/{opponent}", set())
         yield "best/win_rate"
-    for judge in setup.judges:
-        if judge in setup.scorers:
-            yield from (f"score/{judge}/{describer}" for describer in setup.describers)
-    yield from _of_judges(setup)
+    for judge in setup.scorers:
+        for describer in setup.describers:
+            yield from _named(columns.SCORES, f"{{key}}/{judge}/{describer}", set())
+    for judge, conditions in _judges(setup):
+        yield from _named((*columns.HEALTH, *columns.CHECKS), f"judge/{judge}/{{key}}", conditions)
     yield from (f"failed/{method}" for method in (*setup.describers, *setup.judges))
     if setup.compares:
-        yield from _costs(setup)
-    for field in dataclasses.fields(DiagnosticsRow):
-        if field.name not in {"layer", "kind"}:
-            yield f"decomposition/{field.name}"
+        used = {role for method in (*setup.describers.values(), *setup.judges.values()) for role in method.roles}
+        priced = {role: setup.backends[role].price is not None for role in sorted(used & setup.backends.keys())}
+        for role, price in priced.items():
+            yield from _named(columns.COSTS, f"cost/{role}/{{key}}", {"one role", *["price"] * price})
+        price = bool(priced) and all(priced.values())
+        yield from _named(columns.COSTS, "cost/{key}", {"all roles", *["price"] * price})
+    yield from _named(columns.DIAGNOSTICS, "decomposition/{key}", set())
 
 
-def _of_judges(setup: Setup) -> Iterator[str]:
-    """Yield what is told of the judges: some of it of every comparator, some where the truth is known."""
-    known = any(describer.corruption is not None for describer in setup.describers.values())
-    truth = ("accuracy", "brier", "length_effect") if known else ()
-    again = ("retest",) if setup.comparisons.retest else ()
-    comparators: dict[str, Comparator] = {}
-    for name, comparator in setup.comparators.items():
-        comparators[name] = comparator
-        members = getattr(comparator, "members", {})
-        comparators |= {f"{name}/{member}": inner for member, inner in members.items()}
-    for name, comparator in comparators.items():
-        figures = [*truth, *again]
-        if name in setup.comparators and not comparator.symmetric:
-            figures += ["inconsistency", "first_position_rate"]
-        if truth or again:  # else there is no check
-            figures += ["consistency"] * (not comparator.symmetric) + ["self_preference"] * bool(comparator.roles)
-        yield from (f"judge/{name}/{figure}" for figure in figures)
-    yield from (
-        f"judge/{name}/{figure}" for name in setup.judges if name in setup.scorers for figure in (*truth, *again)
-    )
+def _named(metrics: tuple[Metric, ...], name: str, conditions: set[str]) -> Iterator[str]:
+    return (name.format(key=metric.key) for metric in available(metrics, conditions))
 
 
-def _costs(setup: Setup) -> Iterator[str]:
-    """Yield what is told of the costs; where a role has no price, nothing but calls and tokens is known."""
-    counts = ("calls", "prompt_tokens", "completion_tokens")
-    yield from (f"cost/{figure}" for figure in (*counts, "seconds"))
-    asked = {role for method in (*setup.describers.values(), *setup.judges.values()) for role in method.roles}
-    priced = []
-    for role in sorted(asked & setup.backends.keys()):
-        priced.append(setup.backends[role].price is not None)
-        yield from (f"cost/{role}/{figure}" for figure in (*counts, *(("cost", "paid") if priced[-1] else ())))
-    if priced and all(priced):
-        yield from ("cost/total", "cost/paid")
+def _judges(setup: Setup) -> Iterator[tuple[str, set[str]]]:
+    """Yield the judges, and the members of panels, each with the conditions that its metrics need."""
+    checked = set()
+    if any(describer.corruption is not None for describer in setup.describers.values()):
+        checked |= {"known quality", "checked"}
+    if setup.comparisons.retest:
+        checked |= {"retest", "checked"}
+    for name, panel in setup.comparators.items():
+        members: dict[str, Comparator] = getattr(panel, "members", {})
+        for judge, comparator in {name: panel, **{f"{name}/{key}": inner for key, inner in members.items()}}.items():
+            conditions = {"comparator", *checked}
+            conditions |= {"top level"} if judge == name else set()
+            conditions |= set() if comparator.symmetric else {"both orders"}
+            conditions |= {"LLM"} if comparator.roles else set()
+            yield judge, conditions
+    for name in setup.scorers:
+        yield name, checked

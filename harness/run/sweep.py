@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +34,7 @@ class Outcome:
         overrides: the values that make it this run; in files without secrets.
         status: ``ok``, ``failed``, ``ended early`` (a method was asked no further), or ``lost`` (its process ended
             without a word: killed, or out of memory).
-        figure: the figure that is sought, if it has one.
+        metric: the value of ``sweep.metric``, if the run has it.
         message: why it failed, in a line.
     """
 
@@ -42,7 +42,7 @@ class Outcome:
     folder: str
     overrides: tuple[str, ...]
     status: Literal["ok", "failed", "ended early", "lost"]
-    figure: float | None = None
+    metric: float | None = None
     message: str = ""
 
 
@@ -104,10 +104,10 @@ class SweepStart(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make room for what will become of the runs."""
         global _started
-        if config.hydra.sweeper.get("_target_", "").endswith("OptunaSweeper") and config.sweep.figure is None:
+        if config.hydra.sweeper.get("_target_", "").endswith("OptunaSweeper") and config.sweep.metric is None:
             # Not an exception: Hydra would turn it into a warning.
             print(
-                "error: Optuna needs a figure to seek: sweep.figure=win_rate/rotate, or any other summary figure",
+                "error: Optuna needs a metric: set sweep.metric=win_rate/rotate, or another metric of docs/metrics.md",
                 file=sys.stderr,
             )
             sys.exit(1)
@@ -152,7 +152,7 @@ def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
     if finished:
         runs = [load_run(folder) for folder in finished]
         report = sweep.path / "joint-report.html"
-        print_sweep(runs, console, figures=_figures(outcomes))
+        print_sweep(runs, console, metrics={one.folder: one.metric for one in outcomes if one.metric is not None})
         write_tables(runs, sweep.path)
         write_report(runs, report)
         console.print(str(report.resolve()), soft_wrap=True)
@@ -167,7 +167,3 @@ def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
             file=sys.stderr,
         )
     return bad
-
-
-def _figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    return {one.folder: one.figure for one in outcomes if one.figure is not None}
