@@ -1,4 +1,4 @@
-"""A run as a dataset for others: what is written loads with the field's own library, and is read back here."""
+"""The exported data set: it loads with ``datasets``, and its descriptions can be read by ``precomputed``."""
 
 from __future__ import annotations
 

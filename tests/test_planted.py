@@ -1,4 +1,4 @@
-"""Planted subjects: the truth is known, so everything here is held against it, and none of it needs an LLM."""
+"""Planted subjects: everything is compared with the known truth, without an LLM."""
 
 from __future__ import annotations
 
