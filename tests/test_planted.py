@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.errors import told
+from support.planted import known_activations
 from transformers import AutoModelForCausalLM
 
 from harness.decomposition import kurtosis
@@ -31,7 +32,6 @@ from harness.planted import (
     Truth,
     checkpoint_of,
     graded,
-    known_activations,
     naming,
     truth_of,
 )

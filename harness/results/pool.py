@@ -82,38 +82,15 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
         raise HarnessError(f"these runs cannot be pooled: {' '.join(reasons.split())}")
     judges = _versions([judging(run.manifest) for run in runs], parameters, folder_names)
     repeats = _Repeats()
-    descriptions = repeats.first(
-        (
-            dataclasses.replace(item, describer=own.get(item.describer, item.describer))
-            for run, own in zip(runs, names, strict=True)
-            for item in run.descriptions
-        ),
-        description_identity,
-    )
-    verdicts = repeats.first(
-        (
-            dataclasses.replace(
-                item,
-                judge=by.get(item.judge, item.judge),
-                first=own.get(item.first, item.first),
-                second=own.get(item.second, item.second),
-                winner=item.winner,
-            )
-            for run, own, by in zip(runs, names, judges, strict=True)
-            for item in run.verdicts
-        ),
-        verdict_identity,
-    )
-    scores = repeats.first(
-        (
-            dataclasses.replace(
-                item, scorer=by.get(item.scorer, item.scorer), describer=own.get(item.describer, item.describer)
-            )
-            for run, own, by in zip(runs, names, judges, strict=True)
-            for item in run.scores
-        ),
-        score_identity,
-    )
+    descriptions: list[Description] = []
+    verdicts: list[Verdict] = []
+    scores: list[Score] = []
+    for run, describer_names, judge_names in zip(runs, names, judges, strict=True):
+        descriptions += [_renamed(item, describer_names, "describer") for item in run.descriptions]
+        for verdict in run.verdicts:
+            verdicts.append(_renamed(_renamed(verdict, judge_names, "judge"), describer_names, "first", "second"))
+        for score in run.scores:
+            scores.append(_renamed(_renamed(score, judge_names, "scorer"), describer_names, "describer"))
     controls = {
         own[name]
         for run, own in zip(runs, names, strict=True)
@@ -121,14 +98,20 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
         if entry.get("control") and name in own
     }
     leaderboard = build_leaderboard(
-        verdicts,
-        scores,
-        descriptions,
+        repeats.first(verdicts, verdict_identity),
+        repeats.first(scores, score_identity),
+        repeats.first(descriptions, description_identity),
         controls=controls,
         seed=int(manifests[0].get("seed") or 0),
         config=statistics_of(manifests[0]),
     )
     return Pool(leaderboard, tuple(names), tuple(judges), repeats.repeated, repeats.disagreeing)
+
+
+def _renamed(record: Record, names: Names, *fields: str) -> Record:
+    """Return a record with pooled names in these fields; names without a pooled name stay."""
+    given = {field: getattr(record, field) for field in fields}
+    return dataclasses.replace(record, **{field: names.get(name, name) for field, name in given.items()})
 
 
 def _contents(descriptions: Iterable[Description]) -> dict[str, Hashable]:
