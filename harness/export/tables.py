@@ -15,40 +15,54 @@ from harness.records import Channel, Description, Exemplar, Score, ScoredToken, 
 Row = dict[str, Any]
 Rows = Callable[[RunFolder, Collection[str]], Iterator[list[Row]]]
 
-_TEXT, _BOOL, _INT, _INT32, _FLOAT = (Value(name) for name in ("string", "bool", "int64", "int32", "float64"))
+_TEXT, _BOOL, _INT, _INT32 = Value("string"), Value("bool"), Value("int64"), Value("int32")
+_FLOAT, _FLOAT32 = Value("float64"), Value("float32")
 _NEURON = {"neuron": _TEXT, "layer": _INT32, "index": _INT32, "expert": _INT32, "sign": _TEXT}
 _STATUS = {"status": _TEXT, "detail": _TEXT}
 _TOKENS = {"calls": _INT, "prompt_tokens": _INT, "completion_tokens": _INT}
-_ROLE = {
-    **{"role": _TEXT, **_TOKENS, "seconds": _FLOAT, "cost": _FLOAT},
-    **{f"cached_{name}": kind for name, kind in _TOKENS.items()},
-    "paid": _FLOAT,
-}
-_USAGE = {**_TOKENS, "seconds": _FLOAT, "roles": List(_ROLE)}
+_ROLE = (
+    {"role": _TEXT}
+    | _TOKENS
+    | {"seconds": _FLOAT, "cost": _FLOAT}
+    | {f"cached_{name}": kind for name, kind in _TOKENS.items()}
+    | {"paid": _FLOAT}
+)
+_USAGE = _TOKENS | {"seconds": _FLOAT, "roles": List(_ROLE)}
 _SOFT = {"preference": _FLOAT, "mass": _FLOAT}
-_DESCRIPTION = {
-    **{**_NEURON, "describer": _TEXT, "control": _BOOL, "description": _TEXT, **_STATUS, "parts": List(_TEXT)},
-    **{"evidence_windows": _INT, "evidence_tokens": _INT, **_USAGE},
-}
-_VERDICT = {
-    **{**_NEURON, "judge": _TEXT, "side": _TEXT, "first": _TEXT, "second": _TEXT, "symmetric": _BOOL},
-    **{"winner": _TEXT, "preferred": _TEXT, **_STATUS, **_SOFT},
-    **{"votes": List({"judge": _TEXT, "winner": _TEXT, **_STATUS, **_SOFT}), **_USAGE},
-}
-_SCORE = {
-    **{**_NEURON, "scorer": _TEXT, "describer": _TEXT, "value": _FLOAT, **_STATUS},
-    **{"metrics": List({"name": _TEXT, "value": _FLOAT}), **_USAGE},
-}
-_CHANNEL = {
-    **{**{name: kind for name, kind in _NEURON.items() if name != "sign"}, "kind": _TEXT, "rank": _INT32},
-    **{"kurtosis": _FLOAT, "skewness": _FLOAT, "cosine": _FLOAT, "loss": _FLOAT, "masked_tokens": _INT},
-    **{"positive_tokens": List(_TEXT), "positive_z": List(Value("float32"))},
-    **{"negative_tokens": List(_TEXT), "negative_z": List(Value("float32"))},
-}
-_EXEMPLAR = {
-    **{**_NEURON, "split": _TEXT, "source": _TEXT, "document": _TEXT, "window": _INT},
-    **{"tokens": List(_TEXT), "activations": List(Value("float32"))},
-}
+_DESCRIPTION = (
+    _NEURON
+    | {"describer": _TEXT, "control": _BOOL, "description": _TEXT}
+    | _STATUS
+    | {"parts": List(_TEXT), "evidence_windows": _INT, "evidence_tokens": _INT}
+    | _USAGE
+)
+_VERDICT = (
+    _NEURON
+    | {"judge": _TEXT, "side": _TEXT, "first": _TEXT, "second": _TEXT, "symmetric": _BOOL}
+    | {"winner": _TEXT, "preferred": _TEXT}
+    | _STATUS
+    | _SOFT
+    | {"votes": List({"judge": _TEXT, "winner": _TEXT} | _STATUS | _SOFT)}
+    | _USAGE
+)
+_SCORE = (
+    _NEURON
+    | {"scorer": _TEXT, "describer": _TEXT, "value": _FLOAT}
+    | _STATUS
+    | {"metrics": List({"name": _TEXT, "value": _FLOAT})}
+    | _USAGE
+)
+_CHANNEL = (
+    {name: kind for name, kind in _NEURON.items() if name != "sign"}
+    | {"kind": _TEXT, "rank": _INT32, "kurtosis": _FLOAT, "skewness": _FLOAT, "cosine": _FLOAT, "loss": _FLOAT}
+    | {"masked_tokens": _INT, "positive_tokens": List(_TEXT), "positive_z": List(_FLOAT32)}
+    | {"negative_tokens": List(_TEXT), "negative_z": List(_FLOAT32)}
+)
+_EXEMPLAR = (
+    _NEURON
+    | {"split": _TEXT, "source": _TEXT, "document": _TEXT, "window": _INT}
+    | {"tokens": List(_TEXT), "activations": List(_FLOAT32)}
+)
 
 
 @dataclass(frozen=True)
