@@ -290,6 +290,29 @@ def test_a_pairs_difference_is_of_the_test_and_not_of_the_board() -> None:
     assert test.overall_interval[0] < -0.3 < test.overall_interval[1] < 0.4
 
 
+def test_wins_to_losses_by_hand() -> None:
+    first, second, tie = Winner.FIRST, Winner.SECOND, Winner.TIE
+    # On each of two neurons a wins two of three decisive comparisons with b: 4 wins, 2 losses, whatever is resampled.
+    outcomes = {"one": first, "two": first, "three": second, "four": tie}
+    verdicts = [Verdict(Neuron(0, n), judge, "a", "b", True, won) for n in range(2) for judge, won in outcomes.items()]
+    verdicts += [Verdict(Neuron(0, n), "one", "a", "c", True, first) for n in range(2)]  # no losses
+    verdicts += [Verdict(Neuron(0, n), "one", "b", "c", True, won) for n, won in enumerate((first, second))]
+    board = leaderboard(verdicts, controls=())
+    cells = {(cell.row, cell.column): cell for cell in board.overall.cells}
+    pair, mirror = cells["a", "b"], cells["b", "a"]
+    assert (pair.wins, pair.losses, pair.ties, pair.wins_to_losses) == (4, 2, 2, 2.0)
+    assert (mirror.wins, mirror.losses, mirror.ties, mirror.wins_to_losses) == (2, 4, 2, 0.5)
+    assert pair.wins_to_losses_interval == pytest.approx((2, 2), abs=1e-6)
+    assert mirror.wins_to_losses_interval == pytest.approx((0.5, 0.5), abs=1e-6)
+    assert (cells["a", "c"].wins_to_losses, cells["a", "c"].wins_to_losses_interval) == (None, None)
+    assert (cells["c", "a"].wins_to_losses, cells["c", "a"].wins_to_losses_interval) == (0.0, (0.0, 0.0))
+    # One neuron each: a quarter of the samples hold no loss, so the ratio has no upper bound.
+    assert (cells["b", "c"].wins_to_losses, cells["b", "c"].wins_to_losses_interval) == (1.0, None)
+    assert "| a | b | 62.5 | 62.5 to 62.5 | 8 | 4 | 2 | 2 | 2.00 (2.00–2.00) | 0 |" in markdown_table(board)
+    assert "2.00 (2.00–2.00) & 0" in latex_table(board)
+    assert dict(columns.summary_values(columns.PAIRS, pair, "{key}/a/b")) == {"wins_to_losses/a/b": 2.0}
+
+
 # --- scorers and breakdowns ----------------------------------------------------------------------------------------
 
 

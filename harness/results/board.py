@@ -11,11 +11,11 @@ from scipy.special import expit
 from harness.results.comparisons import STATUSES, Bools, ComparisonTable, Floats, Ints, VerdictTable
 from harness.results.rounding import figure, span
 from harness.results.schema import Board, Cell, Cycles, Graph, LengthEffect, PairTest, Row
-from harness.results.tally import Tally, clusters_of_describers, standings
+from harness.results.tally import Tally, clusters_of_describers, standings, tables_by_cluster
 from harness.results.transitivity import majority_cycles
 from harness.results.trust import check_controls
 from harness.stats import bradley_terry, length
-from harness.stats.bootstrap import Interval, percentiles, ratio
+from harness.stats.bootstrap import Interval, Resamples, percentiles, ratio
 from harness.stats.bradley_terry import Design
 from harness.stats.config import StatisticsConfig
 from harness.stats.permutation import holm, sign_flip_p_value, standardised_effect
@@ -155,6 +155,7 @@ def _cells(inputs: BoardInputs, pairs: Tally, decided: ComparisonTable, clusters
     seen_in = np.searchsorted(met, places, "right") - np.searchsorted(met, places, "left")
     spans = percentiles(ratio(pairs.drawn_points, pairs.drawn_counts), seen_in, inputs.config.confidence)
     intervals = dict(zip(rates, map(span, spans), strict=True))
+    odds = _win_odds(inputs, decided, clusters)
     cells = []
     for code in np.unique(table.pair).tolist():
         left, right = divmod(code, len(names))
@@ -164,12 +165,45 @@ def _cells(inputs: BoardInputs, pairs: Tally, decided: ComparisonTable, clusters
         found = np.unique(table.failures[rows], return_counts=True)
         failures = {STATUSES[status]: int(count) for status, count in zip(*found, strict=True) if status}
         rate, interval = figure(rates.get((left, right))), intervals.get((left, right))
-        mirrored = None if interval is None else span((1 - interval[1], 1 - interval[0]))
-        shared = (len(rows) - failed, ties, failed, dict(sorted(failures.items())))
-        opposite = None if rate is None else figure(1 - rates[left, right])
-        cells.append(Cell(names[left], names[right], rate, interval, *shared))
-        cells.append(Cell(names[right], names[left], opposite, mirrored, *shared))
+        wins, losses = int(np.sum(points == 1)), int(np.sum(points == 0))
+        for swap in (False, True):
+            won, lost = (losses, wins) if swap else (wins, losses)
+            cells.append(
+                Cell(
+                    row=names[right if swap else left],
+                    column=names[left if swap else right],
+                    win_rate=figure(1 - rates[left, right]) if swap and rate is not None else rate,
+                    interval=span((1 - interval[1], 1 - interval[0])) if swap and interval is not None else interval,
+                    comparisons=len(rows) - failed,
+                    wins=won,
+                    losses=lost,
+                    ties=ties,
+                    wins_to_losses=figure(won / lost) if lost else None,
+                    wins_to_losses_interval=_odds_interval(odds.get(code), swap) if lost else None,
+                    failed=failed,
+                    failures=dict(sorted(failures.items())),
+                )
+            )
     return tuple(sorted(cells, key=lambda cell: (cell.row, cell.column)))
+
+
+def _win_odds(inputs: BoardInputs, decided: ComparisonTable, clusters: Ints) -> dict[int, Interval | None]:
+    """Return by pair the interval of the share that the left describer won of the comparisons without a tie."""
+    decisive, owner = decided.where(decided.points != 0.5), clusters[decided.points != 0.5]
+    pairs, column = np.unique(decisive.pair, return_inverse=True)
+    shape = (inputs.neurons, len(pairs))
+    won, counts = (tables_by_cluster(owner, column, values, shape) for values in (decisive.points, np.ones(len(owner))))
+    shares = ratio(*Resamples(inputs.neurons, inputs.seed, inputs.config.draws).sums(won, counts))
+    spans = percentiles(shares, (counts > 0).sum(axis=0), inputs.config.confidence)
+    return dict(zip(pairs.tolist(), spans, strict=True))
+
+
+def _odds_interval(shares: Interval | None, swap: bool) -> Interval | None:
+    """Turn the interval of a share into that of share / (1 - share); None where that is infinite."""
+    if shares is None:
+        return None
+    low, high = (1 - shares[1], 1 - shares[0]) if swap else shares
+    return span((low / (1 - low), high / (1 - high))) if high < 1 else None
 
 
 def _tests(

@@ -72,7 +72,11 @@ class Cell:
         win_rate: share of the decided comparisons that ``row`` won, ties as half; none if there are none.
         interval: bootstrap interval of the win rate, clustered by neuron; none with fewer than two neurons.
         comparisons: decided comparisons.
+        wins: comparisons that ``row`` won.
+        losses: comparisons that ``row`` lost.
         ties: ties among them.
+        wins_to_losses: wins divided by losses; None without losses.
+        wins_to_losses_interval: its bootstrap interval, clustered by neuron; None also if its upper bound is infinite.
         failed: comparisons without a usable verdict.
         failures: why, by status of the single orders (a comparison may fail in both).
     """
@@ -82,7 +86,11 @@ class Cell:
     win_rate: float | None
     interval: tuple[float, float] | None
     comparisons: int
+    wins: int
+    losses: int
     ties: int
+    wins_to_losses: float | None
+    wins_to_losses_interval: tuple[float, float] | None
     failed: int
     failures: dict[str, int]
 
