@@ -1,4 +1,4 @@
-"""Judging the judges where the truth is known: a planted subject grades descriptions, and a run is judged by it."""
+"""Judge checks on a planted subject: descriptions of known quality, and a run that is judged on them."""
 
 from __future__ import annotations
 
