@@ -14,7 +14,9 @@ import harness.run.manifest as manifest
 from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.run.help import compose_config
-from harness.run.manifest import check_same_run, identity, without_secrets, write_manifest
+from harness.run.identity import check_same_run, identity
+from harness.run.manifest import write_manifest
+from harness.run.masking import without_secrets
 from harness.run.setup import Setup
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 from support import tiny_models
-from support.small_run import one_line, options, records, summary_of
+from support.small_run import one_line, options, records, small, summary_of
 from support.tiny_models import Invoke
 
 from harness.folder import RunFolder
-from harness.records import Source, Split, Status, VectorKind
+from harness.records import Activity, RandomVector, Restart, Source, Split, Status, VectorKind
 from harness.run.help import compose_config
 from harness.subject import ActivationReader
 
@@ -35,7 +35,7 @@ def test_a_run_leaves_everything_it_promises(invoke: Invoke, small: dict[str, st
     assert {channel.kind for channel in channels} == {VectorKind.IN, VectorKind.OUT}
     exemplars = run.read_exemplars()
     assert len(exemplars) == 6 * 4 * (5 + 5 * 2 + 8)  # neurons, splits, top, quantiles and random
-    assert {(item.neuron, item.split) for item in run.read_activity()} == {
+    assert {(item.neuron, item.split) for item in run.read(Activity)} == {
         (item.neuron, item.split) for item in exemplars
     }
     documents = {split: {item.document for item in exemplars if item.split is split} for split in Split}
@@ -170,8 +170,8 @@ def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: d
     assert all(row["consistency"] > 0.999 and row["jaccard"] > 0.95 and row["apart"] < 0.95 for row in rows)
     # The weights of an untrained model are random vectors.
     assert 0.35 < sum(row["chance_below"] for row in rows) / len(rows) < 0.65
-    assert [len(item.loss) for item in run.read_random_vectors()] == [2] * 24 * 4
-    assert [item.restart for item in run.read_restarts()] == [1, 1, 2, 2] * 4
+    assert [len(item.loss) for item in run.read(RandomVector)] == [2] * 24 * 4
+    assert [item.restart for item in run.read(Restart)] == [1, 1, 2, 2] * 4
 
     files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.diagnostics.iterdir()}
     assert len(files) == 3 * 4

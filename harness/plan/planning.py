@@ -42,7 +42,7 @@ from harness.plan.stand_in import Declared, checked_shape, make_stand_in
 from harness.plan.work import Work, work_of
 from harness.records import RoleUsage, Usage
 from harness.run.decompose import bytes_kept
-from harness.run.manifest import check_same_run
+from harness.run.identity import check_same_run
 from harness.run.setup import Setup
 from harness.stats.power import Plan, neurons_needed, smallest_difference
 from harness.subject import Subject

@@ -29,7 +29,7 @@ from harness.llm.serving import Serving
 from harness.plan.dry import CacheAbove, Counter, DryBackend, DryServing, by_characters
 from harness.plan.stand_in import StandInCorpus, standing_in
 from harness.plan.work import Work
-from harness.records import Channel, Neuron, RoleUsage, Split, Status, Usage
+from harness.records import Activity, Channel, Effect, Neuron, RoleUsage, Split, Status, SteeredText, Usage
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
@@ -393,7 +393,7 @@ class _Trial:
 
     def _count_active(self) -> None:
         highest: dict[Neuron, float] = {}
-        for record in self._scratch.read_activity():
+        for record in self._scratch.read(Activity):
             highest[record.neuron] = max(highest.get(record.neuron, 0.0), record.maximum)
         self._found.active = (sum(peak > 0 for peak in highest.values()), len(highest))
 
@@ -486,8 +486,8 @@ class _Trial:
             for there, here in ((self._real.effects, scratch.effects), (self._real.steered, scratch.steered)):
                 if there.is_dir():
                     self._link(*there.iterdir(), into=here)
-            if {effect.neuron for effect in scratch.read_effects()} >= set(tried.described) and (
-                not tried.needs_steered or {text.neuron for text in scratch.read_steered()} >= set(tried.described)
+            if {effect.neuron for effect in scratch.read(Effect)} >= set(tried.described) and (
+                not tried.needs_steered or {text.neuron for text in scratch.read(SteeredText)} >= set(tried.described)
             ):
                 return
         effects = dataclasses.replace(tried.steering.effects, prompts=min(4, tried.steering.effects.prompts))

@@ -36,7 +36,7 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         return
     reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
     cases = Cases(
-        setup, folder.read_channels(), folder.exemplar_table(), folder.read_activity(), folder.read_effects(), reader
+        setup, folder.read_channels(), folder.exemplar_table(), folder.read(Activity), folder.read(Effect), reader
     )
     for name, neurons in pending.items():
         if not neurons:

@@ -18,6 +18,7 @@ from harness.llm.reseeding import ReseededClient
 from harness.llm.serving import Serving
 from harness.methods import Comparator, JudgeCase, Judgement, Scorer
 from harness.records import (
+    Activity,
     Description,
     Effect,
     Neuron,
@@ -178,14 +179,14 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     if not any(comparisons.values()) and not any(questions.values()) and not setup.comparisons.retest:
         return
     made = {(record.neuron, record.describer): record for record in folder.descriptions().records()}
-    held_out = Evidence(folder.exemplar_table(), folder.read_activity(), OPEN_TO_JUDGES)
+    held_out = Evidence(folder.exemplar_table(), folder.read(Activity), OPEN_TO_JUDGES)
 
     effects: dict[Neuron, list[Effect]] = defaultdict(list)
-    for effect in folder.read_effects():
+    for effect in folder.read(Effect):
         if effect.split in OPEN_TO_JUDGES:
             effects[effect.neuron].append(effect)
     texts: dict[Neuron, list[SteeredText]] = defaultdict(list)
-    for text in folder.read_steered():
+    for text in folder.read(SteeredText):
         texts[text.neuron].append(text)
     steered = {neuron: tuple(own) for neuron, own in texts.items()}
 
