@@ -6,7 +6,6 @@ two have in common is not what the neuron responds to: the explainer is shown wh
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -107,16 +106,13 @@ class Contrastive(ExplainerDescriber):
         }
         if not silent:
             raise Unanswered(Status.FAILED, "the neuron is active on every window of the explain split")
-        active = [self._around(window) for window in whole]
-        alike = self._alike(active, [self._around(silent[number]) for number in sorted(silent)])
+        length = 2 * self._context + 1
+        active = [window.crop(length, shift=False) for window in whole]
+        alike = self._alike(active, [silent[number].crop(length, shift=False) for number in sorted(silent)])
         shown, quiet = within(active, room), within(alike, room_of_silent)
         if not shown or not quiet:
             raise Unanswered(Status.FAILED, f"a budget of {case.budget} tokens is too small for both sides")
         return shown, quiet
-
-    def _around(self, window: Exemplar) -> Exemplar:
-        part = slice(max(0, window.peak - self._context), window.peak + self._context + 1)
-        return dataclasses.replace(window, tokens=window.tokens[part], activations=window.activations[part])
 
     def _alike(self, active: Sequence[Exemplar], silent: Sequence[Exemplar]) -> list[Exemplar]:
         """Return for each activating window in turn the most similar silent one not yet taken."""

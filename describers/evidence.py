@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -86,19 +85,8 @@ def within(windows: Iterable[Exemplar], budget: int | None) -> list[Exemplar]:
     left = budget
     for window in windows:
         if left is not None:
-            window = cut(window, left)
+            window = window.crop(left, shift=True)
             left -= len(window.tokens)
         if window.tokens:
             kept.append(window)
     return kept
-
-
-def cut(window: Exemplar, length: int) -> Exemplar:
-    """Return at most ``length`` tokens of a window, the peak in their middle as far as the window's ends allow."""
-    if len(window.tokens) <= length:
-        return window
-    if length == 0:
-        return dataclasses.replace(window, tokens=(), activations=())
-    start = max(0, min(window.peak - length // 2, len(window.tokens) - length))
-    part = slice(start, start + length)
-    return dataclasses.replace(window, tokens=window.tokens[part], activations=window.activations[part])

@@ -17,8 +17,7 @@ Tails = tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]
 
 def excerpt(exemplar: Exemplar, context: int) -> str:
     """Return the text around a window's peak: ``context`` tokens on either side, the same for every window."""
-    start = max(0, exemplar.peak - context)
-    return "".join(exemplar.tokens[start : exemplar.peak + context + 1]).strip()
+    return "".join(exemplar.crop(2 * context + 1, shift=False).tokens).strip()
 
 
 def top_and_random(case: JudgeCase, split: Split, count: int | None = None) -> dict[Source, list[Exemplar]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import tiny_models
+from support.small_run import small as small  # a fixture of several test files
 
 SERVER = "vllm"
 _TESTS = count()

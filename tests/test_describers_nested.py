@@ -412,7 +412,7 @@ def test_a_refusal_inside_an_ensemble_is_a_refusal_of_the_best_of_them() -> None
 
 
 def test_vocab_proj_of_a_model_without_that_vector_is_told_and_not_skipped(tmp_path: Any) -> None:
-    import tiny_models
+    from support import tiny_models
 
     from harness.subject import Subject
 

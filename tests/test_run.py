@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support import tiny_models
-from support.small_run import one_line, options, records, small, summary_of
+from support.small_run import one_line, options, records, summary_of
 from support.tiny_models import Invoke
 
 from harness.folder import RunFolder

@@ -69,10 +69,9 @@ def highlighted(exemplar: Exemplar, threshold: float, context: int | None = None
         threshold: activation from which on a token is marked.
         context: tokens kept on either side of the peak; none for the whole window.
     """
-    start = 0 if context is None else max(0, exemplar.peak - context)
-    stop = len(exemplar.tokens) if context is None else exemplar.peak + context + 1
-    reached = (activation >= threshold for activation in exemplar.activations)
-    return spans(list(zip(exemplar.tokens, reached, strict=True))[start:stop]).strip()
+    shown = exemplar if context is None else exemplar.crop(2 * context + 1, shift=False)
+    reached = (activation >= threshold for activation in shown.activations)
+    return spans(zip(shown.tokens, reached, strict=True)).strip()
 
 
 def spans(tokens: Iterable[tuple[str, bool]]) -> str:

@@ -282,11 +282,11 @@ def shown_windows(exemplars: Sequence[Exemplar]) -> tuple[tuple[Split, tuple[Win
 
 def crop(exemplar: Exemplar, highest: float, length: int = CROP) -> Window:
     """Return a window of at most ``length`` tokens around the exemplar's peak, marked relative to ``highest``."""
-    start = max(0, min(exemplar.peak - length // 2, len(exemplar.tokens) - length))
-    stop = start + length
+    shown = exemplar.around_peak(length, shift=True)
     segments: list[Segment] = []
     plain = ""
-    for token, activation in zip(exemplar.tokens[start:stop], exemplar.activations[start:stop], strict=False):
+    for position in shown:
+        token, activation = exemplar.tokens[position], exemplar.activations[position]
         level = math.ceil(LEVELS * min(activation / highest, 1.0)) if activation > 0 and highest > 0 else 0
         text = " " if token == " " else shown_token(token)
         if level < 2:  # a ninth of the maximum is no more than the noise around it
@@ -298,7 +298,7 @@ def crop(exemplar: Exemplar, highest: float, length: int = CROP) -> Window:
         segments.append(Segment(text, level, activation))
     if plain:
         segments.append(Segment(plain, 0, 0.0))
-    before, after = start > 0, stop < len(exemplar.tokens)
+    before, after = shown.start > 0, shown.stop < len(exemplar.tokens)
     return Window(exemplar.source, exemplar.activation, exemplar.document, before, after, tuple(segments))
 
 

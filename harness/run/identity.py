@@ -17,7 +17,7 @@ from harness.folder import ELSEWHERE, RunFolder
 from harness.llm.prompts import prompts_of
 from harness.run.masking import distinguishable, without_secrets
 from harness.run.setup import Setup
-from harness.store import vocabulary_of, weights_of
+from harness.subject.identity import vocabulary_of, weights_of
 
 #: The options that each artefact depends on, directly. A name includes all options below it.
 DEPENDS_ON = {

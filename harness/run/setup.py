@@ -30,6 +30,7 @@ from harness.run.worker import Storage
 from harness.seeds import derive_rng
 from harness.stats.config import StatisticsConfig
 from harness.subject import Subject, check_signs
+from harness.validation import explain
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -446,8 +447,8 @@ def _filled(kind: type[T], config: Mapping[str, Any], name: str) -> T:
     """Make a dataclass of a config section."""
     try:
         return kind(**config[name])
-    except (TypeError, ValueError) as error:
-        raise HarnessError(f"{name}: {str(error).replace(f'{kind.__name__}.__init__() ', '')}") from error
+    except (TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError
+        raise HarnessError(explain(error, name).replace(f"{kind.__name__}.__init__() ", "")) from error
 
 
 def _built_all(config: Mapping[str, Any], group: str, kind: Any) -> dict[str, Any]:
@@ -463,8 +464,8 @@ def _built(config: Mapping[str, Any], name: str, kind: Any, *, whole: bool = Fal
         # "all": mappings and lists arrive as plain Python, which is what a method's author expects.
         built = instantiate(entry, _convert_="all")
     except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise HarnessError(f"{name}: {' '.join(str(cause).split())}") from error
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise HarnessError(explain(cause, name)) from error
     if not isinstance(built, kind):
         wanted = getattr(kind, "__name__", str(kind))
         raise HarnessError(f"{name}: {entry['_target_']} is no {wanted}")
