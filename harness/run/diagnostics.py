@@ -70,7 +70,9 @@ def measure_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore) ->
     if all(path.exists() for path in paths):
         return
     with store.locked():
-        pending = [job for job, path in zip(jobs, paths, strict=True) if not (path.exists() or store.restore_file(path))]
+        pending = [
+            job for job, path in zip(jobs, paths, strict=True) if not (path.exists() or store.restore_file(path))
+        ]
         if pending:
             _measure(setup, folder, pending, store)
 

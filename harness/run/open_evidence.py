@@ -1,4 +1,4 @@
-"""The evidence that a method may see, read from the run's folder when its turn comes."""
+"""The evidence that a method may see, read from the run folder when it is needed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from functools import lru_cache
 from harness.exemplar_table import ExemplarTable
 from harness.records import Activity, Exemplar, Neuron, Split
 
-#: Neurons whose exemplars are held: a server works on many at once.
-HELD = 128
+#: Neurons whose exemplars are cached, because methods work on many neurons at once.
+CACHED = 128
 
 
 class Evidence:
     """Exemplars and activity of some splits, by neuron.
 
     Args:
-        exemplars: the run's exemplars; none if it has none.
+        exemplars: the run's exemplars; None if it has none.
         activity: how active its neurons are.
-        splits: the splits that may be seen.
+        splits: the splits that the method may see.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Evidence:
         for record in activity:
             if record.split in self._splits:
                 self._activity[record.neuron][record.split] = record
-        self.exemplars = lru_cache(maxsize=HELD)(self._exemplars)
+        self.exemplars = lru_cache(maxsize=CACHED)(self._exemplars)
 
     def _exemplars(self, neuron: Neuron) -> tuple[Exemplar, ...]:
         if self._table is None:
