@@ -157,7 +157,7 @@ def _block_size(setup: Setup, group: Block) -> int:
 
 
 def _read(setup: Setup, pending: Sequence[Block]) -> Iterator[tuple[Block, Tensor]]:
-    """Read the vectors of each group in large parts: reading one column of a matrix costs as much as reading them all."""
+    """Read each group in large parts, because reading one column of a matrix costs as much as reading them all."""
     for group in pending:
         for start in range(0, len(group.neurons), _READ_AT_ONCE):
             part = Block(group.neurons[start : start + _READ_AT_ONCE], group.kind)

@@ -34,7 +34,7 @@ def without_secrets(value: Any) -> Any:
 
     Masked are: values whose name marks them as secrets (``HF_TOKEN``, ``api_key``, ``accessToken``), all values of
     environments and headers, and every occurrence of a secret of this process's environment. Addresses lose user and
-    query, which may hold keys. Options that name an environment variable (``..._env``) may hold nothing but such a name.
+    query, which may hold keys. Options that name an environment variable (``..._env``) keep only such a name.
     """
     return _masked(value, (), _environment_secrets(), _hidden)
 

@@ -96,8 +96,8 @@ class RayExecutor(Executor):
         if not slots and self._in_flight is None:
             raise HarnessError(
                 f"a task needs {self._cpus:g} CPUs and {self._gpus:g} GPUs, but the Ray cluster has "
-                f"{available.get('CPU', 0):g} and {available.get('GPU', 0):g}: lower executor.num_cpus or executor.num_gpus, "
-                "or set executor.in_flight if the cluster grows on demand"
+                f"{available.get('CPU', 0):g} and {available.get('GPU', 0):g}: lower executor.num_cpus or "
+                "executor.num_gpus, or set executor.in_flight if the cluster grows on demand"
             )
         self._in_flight = self._in_flight or 2 * slots
         logger.info("Ray: %d workers of %g CPUs and %g GPUs", slots, self._cpus, self._gpus)
