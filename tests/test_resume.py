@@ -161,6 +161,8 @@ def test_every_option_has_the_effect_that_the_table_states(
     for option in flatten(setup.config):
         effect = effect_of(option)
         assert effect, f"{option} is missing in {DOCUMENT.name}"
+        if option.startswith("llm."):
+            continue  # see test_llms_and_adamw_know_which_options_change_a_record
         if option == "storage.top_tokens":
             changed = dataclasses.replace(setup, storage=dataclasses.replace(setup.storage, top_tokens=7))
         else:
