@@ -169,10 +169,6 @@ class Journal(Generic[Answer]):
         record = self._latest.get(record_identity)
         return record is not None and record.status is Status.OK
 
-    def of(self, record_identity: Hashable) -> Answer | None:
-        """Return the latest record of an item, or None."""
-        return self._latest.get(record_identity)
-
     def latest(self, record: Answer) -> Answer | None:
         """Return the latest record of the same item as ``record``, or None."""
         return self._latest.get(self._identity(record))
@@ -273,7 +269,6 @@ class RunFolder:
         self.leaderboard_csv = path / "leaderboard.csv"
         self.leaderboard_markdown = path / "leaderboard.md"
         self.leaderboard_latex = path / "leaderboard.tex"
-        self.schedule = path / "schedule.json"
         self.judge_checks = path / "judges.json"
         self.decomposition = path / "decomposition.json"
         self.report = path / "report.html"

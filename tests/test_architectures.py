@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 from harness.decomposition import DecompositionConfig, decompose, kurtosis
 from harness.folder import read_table, write_table
 from harness.records import Neuron, VectorKind, VectorSummary, from_json, to_json
-from harness.run.setup import NeuronSelection
+from harness.run.sections import NeuronSelection
 from harness.subject import ActivationReader, Subject
 from harness.subject.architecture import ARCHITECTURES, MLP, Architecture
 

@@ -185,7 +185,7 @@ def test_a_researcher_is_told_what_looks_wrong(small: list[str], tmp_path: Path)
     script = Script()
     options = [
         *small,
-        *("describers=[rotate,maxact]", "comparisons.schedule=adaptive", "comparisons.first=2", "judges=[pairwise]"),
+        *("describers=[rotate,maxact]", "judges=[pairwise]"),
         "evidence.max_documents=100000",
     ]
     setup = setup_of(options, script, tmp_path)
@@ -206,12 +206,11 @@ def test_a_researcher_is_told_what_looks_wrong(small: list[str], tmp_path: Path)
         "4 neurons are too few to show a win-rate difference of 0.2",
         "194 are needed",
         "llm.judge (one model) has no price",
-        "the adaptive schedule is unbounded",
     ):
         assert words in warnings, words
     assert any("fewer than evidence.max_documents=100,000" in flag.text for flag in plan.flags)
     (judge,) = (method for method in plan.methods if method.name == "pairwise")
-    assert (judge.least, judge.items, judge.exactness) == (2 * 2, 4 * 2, Exactness.BOUND)
+    assert (judge.items, judge.exactness) == (4 * 2, Exactness.EXACT)
 
     # The same with what was missing; a price makes the cost known, and a limit that holds stops nothing.
     better = setup_of([*small, "comparisons.retest=0.5"], script, tmp_path)

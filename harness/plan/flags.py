@@ -36,7 +36,6 @@ def flags_of(setup: Setup, plan: RunPlan, work: Work, found: Findings, assumed: 
             *_contestants(setup),
             *_judges(setup, plan),
             *_power(setup, plan),
-            *_schedule(setup, plan),
             *_llms(setup, plan),
             *_samples(found),
         ]
@@ -214,18 +213,6 @@ def _power(setup: Setup, plan: RunPlan) -> Wrong:
         )
     if power.neurons < FEW:
         yield Level.NOTE, f"with fewer than {FEW} neurons intervals are rough, and the figures of power too hopeful"
-
-
-def _schedule(setup: Setup, plan: RunPlan) -> Wrong:
-    if setup.comparisons.schedule != "adaptive":
-        return
-    if setup.comparisons.budget >= 1:
-        yield (
-            Level.WARNING,
-            "the adaptive schedule is unbounded: it may come to as many comparisons as schedule=all "
-            "(comparisons.budget)",
-        )
-    yield Level.NOTE, "an adaptive schedule's plain win rates are not comparable: read the Bradley-Terry fit"
 
 
 def _llms(setup: Setup, plan: RunPlan) -> Wrong:

@@ -254,29 +254,26 @@ class _Planner:
         setup = self.setup
         items, samples = work.neurons_of(name), found.samples.get(name, [])
         again = [item[0] for item in work.retests.get(name, ())]
-        share = work.most[name] / len(items) if name in work.most and items else 1.0
-        roles, constant = self._scaled(items, samples, share)
+        roles, constant = self._scaled(items, samples, 1.0)
         retested, _ = self._scaled(again, samples, 1.0, paid=True)
         every = len(samples) == len(items)
         kind = "describer" if name in setup.describers else "comparator" if name in setup.comparators else "scorer"
-        bound = (name in work.most and share < 1) or (name in work.most and work.least[name] < work.most[name])
         # How many questions a scorer has follows from the windows that the pass over the corpus finds.
         guessed = kind == "scorer" and found.evidence not in ("run", "store")
         counted = (constant or every) and not guessed
-        exactness = Exactness.BOUND if bound else Exactness.EXACT if counted else Exactness.ESTIMATE
+        exactness = Exactness.EXACT if counted else Exactness.ESTIMATE
         asks = any(amount.calls for amount in roles.values())
         roles = {role: roles.get(role, Amount()) + retested.get(role, Amount()) for role in {*roles, *retested}}
         return MethodPlan(
             name=name,
             kind=kind,
             control=name in setup.controls,
-            items=work.most.get(name, len(items)),
+            items=len(items),
             done=work.done.get(name, 0),
-            least=work.least.get(name),
             retests=len(again),
             exactness=exactness,
             roles=_as_recorded(name, folder, dict(sorted(roles.items()))),
-            local_seconds=None if asks or not items else _local(name, found, round(len(items) * share) + len(again)),
+            local_seconds=None if asks or not items else _local(name, found, len(items) + len(again)),
         )
 
     def _scaled(
@@ -320,7 +317,7 @@ class _Planner:
             model=backend.model,
             managed=backend.server is not None,
             amount=amount,
-            exactness=next((kind for kind in (Exactness.BOUND, Exactness.ESTIMATE) if kind in kinds), Exactness.EXACT),
+            exactness=Exactness.ESTIMATE if Exactness.ESTIMATE in kinds else Exactness.EXACT,
             tokens_by="the model's tokenizer" if tokenizer else "4 characters a token",
             longest_tokens=found.longest.get(role, 0),
             cost=_paid(price, amount.paid_prompt_tokens, amount.paid_completion_tokens),

@@ -36,7 +36,8 @@ from harness.run.describe import describe, pending_descriptions
 from harness.run.executor import LocalExecutor
 from harness.run.interventions.measure import draw_texts, intervene
 from harness.run.judge import judge, pending_scores, pending_verdicts
-from harness.run.setup import DecompositionPlan, NeuronSelection, Setup
+from harness.run.sections import DecompositionPlan, NeuronSelection
+from harness.run.setup import Setup
 from harness.run.worker import Block
 from harness.seeds import derive_seed
 from harness.subject import ActivationReader, CausalModel, Subject
@@ -283,11 +284,7 @@ def probe(
         subject=setup.subject if stand_in is None else Subject(setup.subject.name, [str(stand_in)]),
         decomposition=_Short(setup.decomposition.settings, setup.decomposition.overrides, setup.seed),
         evidence=dataclasses.replace(setup.evidence, store=None, max_documents=None),
-        comparisons=dataclasses.replace(
-            setup.comparisons,
-            schedule="all" if setup.comparisons.schedule == "adaptive" else setup.comparisons.schedule,
-            retest=0.0,
-        ),
+        comparisons=dataclasses.replace(setup.comparisons, retest=0.0),
         backends=dict(backends),
         executor=LocalExecutor(setup.executor.device, memory=setup.executor.memory),
     )
@@ -533,7 +530,7 @@ class _Trial:
         }
         verdicts = {
             (pair[0], name, pair[1], pair[2]): name
-            for name, pairs in pending_verdicts(tried, scratch, scratch.verdicts()).items()
+            for name, pairs in pending_verdicts(tried, scratch.verdicts()).items()
             for pair in pairs
         }
         scores = {
@@ -616,7 +613,7 @@ class _Trial:
                 scorers={one: judge for one, judge in tried.scorers.items() if one == name},
             )
             one = dataclasses.replace(alone, selection=first)
-            begun = len(pending_verdicts(one, self._scratch, self._scratch.verdicts()).get(name, ()))
+            begun = len(pending_verdicts(one, self._scratch.verdicts()).get(name, ()))
             begun += len(pending_scores(one, self._scratch.scores()).get(name, ()))
             start = time.monotonic()
             await judge(one, self._scratch, serving)

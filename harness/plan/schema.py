@@ -12,7 +12,6 @@ class Exactness(enum.StrEnum):
 
     EXACT = "exact"  # counted, or the same for every item that was tried
     ESTIMATE = "estimate"  # the mean of the items that were tried, for all; scorers' on evidence that is not the run's
-    BOUND = "at most"  # what an adaptive schedule's budget allows
 
 
 class Basis(enum.StrEnum):
@@ -88,7 +87,7 @@ class MethodPlan(_Data):
     """What one describer, comparator or scorer still has to answer.
 
     ``items`` are neurons to describe, pairs to compare in each order, or descriptions to grade; ``retests`` those asked
-    for a second time; ``least`` is what an adaptive schedule begins with. ``roles``: what is asked of each LLM role.
+    for a second time. ``roles``: what is asked of each LLM role.
     ``local_seconds``: what its own work takes here, of methods that ask no LLM.
     """
 
@@ -97,7 +96,6 @@ class MethodPlan(_Data):
     control: bool = False
     items: int
     done: int
-    least: int | None = None
     retests: int = 0
     exactness: Exactness
     roles: dict[str, Amount] = {}

@@ -13,7 +13,7 @@ from harness.plan.schema import Basis, Exactness, Level, MethodPlan, RolePlan, R
 from harness.results.formatting import visible
 
 #: Before a count: that of every item that was tried, the mean of them, or a bound.
-_SIGNS = {Exactness.EXACT: "", Exactness.ESTIMATE: "~", Exactness.BOUND: "≤ "}
+_SIGNS = {Exactness.EXACT: "", Exactness.ESTIMATE: "~"}
 _STYLES = {Level.STOP: "bold red", Level.WARNING: "yellow", Level.NOTE: "dim"}
 _EVIDENCE = {
     "run": "the run's own evidence",
@@ -119,11 +119,10 @@ class _Page:
         for method in plan.methods:
             total, sign = method.total, _SIGNS[method.exactness]
             again = f" +{method.retests:,} again" if method.retests else ""
-            bound = "≤ " if method.least is not None and method.least < method.items else ""
             table.add_row(
                 Text(visible(method.name) + (" (control)" if method.control else "")),
                 method.kind,
-                f"{bound}{method.items:,}{again}",
+                f"{method.items:,}{again}",
                 f"{method.done:,}",
                 f"{sign}{total.calls:,}" if total.calls else "0",
                 f"{'' if _all_tried(plan, method) or not total.cached_calls else '~'}{total.cached_calls:,}",

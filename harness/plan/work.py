@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,11 +26,8 @@ class Work:
         vectors: to decompose, one block for each layer and vector kind.
         diagnostics: diagnostics to measure: of which vectors, and what.
         descriptions: neurons to describe, by describer, in the order in which the describers work.
-        verdicts: pairs to compare, in each order that is asked, by comparator; of an adaptive schedule, all that it
-            could come to.
+        verdicts: pairs to compare, in each order that is asked, by comparator.
         scores: descriptions to grade, by scorer.
-        most: of an adaptive schedule, how many of the verdicts its budget allows at most.
-        least: likewise, how many its first round takes at least.
         retests: by judge, what is asked for a second time if every answer is usable.
         done: by method, the answers that are there.
     """
@@ -42,8 +37,6 @@ class Work:
     descriptions: dict[str, list[Neuron]]
     verdicts: dict[str, list[Pair]]
     scores: dict[str, list[Question]]
-    most: dict[str, int]
-    least: dict[str, int]
     retests: dict[str, list[Pair] | list[Question]]
     done: dict[str, int]
 
@@ -83,24 +76,13 @@ def work_of(setup: Setup, folder: RunFolder, *, subject_is_here: bool = True) ->
         pending = store.missing(pending)
     diagnostics = tuple(pending_diagnostics(setup, folder, store))
     if not setup.compares:
-        return Work(tuple(pending), diagnostics, {}, {}, {}, {}, {}, {}, {})
+        return Work(tuple(pending), diagnostics, {}, {}, {}, {}, {})
     descriptions, verdicts, scores = folder.descriptions(), folder.verdicts(), folder.scores()
-    adaptive = setup.comparisons.schedule == "adaptive"
-    every = dataclasses.replace(setup.comparisons, schedule="all") if adaptive else setup.comparisons
-    whole = dataclasses.replace(setup, comparisons=every)
-    pairs = pending_verdicts(whole, folder, verdicts)
+    pairs = pending_verdicts(setup, verdicts)
     usable = {
         name: [item for item in verdicts.records() if item.judge == name and item.status is Status.OK]
         for name in setup.comparators
     }
-    most, least = {}, {}
-    if adaptive:
-        first = pending_verdicts(setup, folder, verdicts)
-        for name, comparator in setup.comparators.items():
-            orders = (1 if comparator.symmetric else 2) * len(setup.selection.signs)
-            budget = math.floor(setup.comparisons.budget * len(setup.neurons) * len(every.pairs(setup.describers)))
-            most[name] = min(len(pairs[name]), max(0, budget * orders - len(usable[name])))
-            least[name] = min(len(first[name]), most[name])
     grades = pending_scores(setup, scores)
     retests: dict[str, list[Pair] | list[Question]] = {}
     if setup.comparisons.retest:
@@ -126,8 +108,6 @@ def work_of(setup: Setup, folder: RunFolder, *, subject_is_here: bool = True) ->
         pending_descriptions(setup, descriptions),
         pairs,
         grades,
-        most,
-        least,
         retests,
         dict(done),
     )

@@ -145,7 +145,7 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         return
     pending = {
         **pending_descriptions(setup, folder.descriptions()),
-        **pending_verdicts(setup, folder, folder.verdicts()),
+        **pending_verdicts(setup, folder.verdicts()),
         **pending_scores(setup, folder.scores()),
     }
     waiting: dict[str, Method] = {
