@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from harness.errors import HarnessError
@@ -28,22 +28,14 @@ Result = TypeVar("Result")
 IN_PROGRESS = 256
 
 
-class Clients(Mapping[str, LLMClient]):
+class Clients(dict[str, LLMClient]):
     """The LLMs of one method by role, with their token prices and the method's failure budget."""
 
     def __init__(
         self, clients: Mapping[str, LLMClient], prices: Mapping[str, Price | None], budget: FailureBudget
     ) -> None:
-        self._clients, self.prices, self.budget = dict(clients), dict(prices), budget
-
-    def __getitem__(self, role: str) -> LLMClient:
-        return self._clients[role]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._clients)
-
-    def __len__(self) -> int:
-        return len(self._clients)
+        super().__init__(clients)
+        self.prices, self.budget = dict(prices), budget
 
 
 async def attempt(

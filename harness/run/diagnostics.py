@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.decomposition import (
+    Decomposition,
     DecompositionConfig,
     ablation,
     consistency,
@@ -101,7 +102,7 @@ def _measure(setup: Setup, folder: RunFolder, pending: Sequence[tuple[Group, str
     with progress("diagnostics", len(pending), "measurements") as advance:
         for group, what in pending:
             path = group.path(folder, what)
-            write_table(path, _measured(what, setup.subject, setup.executor.device, group, folder))
+            write_table(path, _MEASUREMENTS[what](setup.subject, setup.executor.device, group, folder))
             store.save_file(path)
             advance(1)
 
@@ -130,16 +131,6 @@ def _wanted(setup: Setup, folder: RunFolder) -> list[str]:
     return [what for what, chosen in wanted.items() if chosen]
 
 
-def _measured(what: str, subject: Subject, device: str, group: Group, folder: RunFolder) -> Iterator[Any]:
-    if what == "ablations":
-        return _ablations(subject, device, group, folder)
-    return _restarts(subject, device, group) if what == "restarts" else _random(subject, device, group)
-
-
-def _vocabulary(subject: Subject, device: str, group: Group) -> tuple[Tensor, Tensor]:
-    return subject.projection(group.layer).to(device), subject.token_weights(group.layer).to(device)
-
-
 def _used_tokens(subject: Subject, projection: Tensor) -> Tensor:
     """Return which tokens are text that the model has seen in training, (V,) bool."""
     used = torch.ones(projection.shape[1], dtype=torch.bool, device=projection.device)
@@ -161,23 +152,19 @@ def _population(subject: Subject, group: Group) -> list[Neuron]:
     return [neurons[i] for i in sorted(rng.choice(len(neurons), _POPULATION, replace=False).tolist())]
 
 
-def _restarts(subject: Subject, device: str, group: Group) -> Iterator[Restart]:
+def _restarts(subject: Subject, device: str, group: Group, _: RunFolder) -> Iterator[Restart]:
     """Decompose the sample as the run did and from other starting points, and compare the channels."""
     vectors = _vectors(subject, group, group.sample).to(device)
-    projection, weights = _vocabulary(subject, device, group)
+    projection = subject.projection(group.layer).to(device)
     used = _used_tokens(subject, projection)
     # Not read from the run's files: these may not hold the directions, or hold them in bfloat16.
-    first = decompose(
-        vectors, projection, token_weights=weights, config=group.config, memory_budget=group.memory
-    ).directions
+    first = _decompose(subject, group, group.config, vectors, projection).directions
     geodesic = dataclasses.replace(group.config.geodesic, jitter=group.diagnostics.jitter)
     for restart in range(1, group.diagnostics.restarts + 1):
         # The seed alone moves the start of adamw; the geodesic solver also needs jitter.
         seed = derive_seed(group.config.seed, "restart", restart)
         config = dataclasses.replace(group.config, seed=seed, geodesic=geodesic)
-        second = decompose(
-            vectors, projection, token_weights=weights, config=config, memory_budget=group.memory
-        ).directions
+        second = _decompose(subject, group, config, vectors, projection).directions
         count = min(group.diagnostics.top_tokens, int(used.sum()))
         found = consistency(first, second, projection, top_tokens=count, tokens=used)
         for row, neuron in enumerate(group.sample):
@@ -194,7 +181,7 @@ def _restarts(subject: Subject, device: str, group: Group) -> Iterator[Restart]:
 def _ablations(subject: Subject, device: str, group: Group, folder: RunFolder) -> Iterator[AblatedChannels]:
     """Remove the run's channels from some vectors."""
     wanted = {(neuron, group.kind) for neuron in group.ablated}
-    projection, _ = _vocabulary(subject, device, group)
+    projection = subject.projection(group.layer).to(device)
     used = _used_tokens(subject, projection)
     count = min(group.diagnostics.top_tokens, int(used.sum()))
     for keys, directions in folder.read_directions(wanted):
@@ -214,7 +201,7 @@ def _ablations(subject: Subject, device: str, group: Group, folder: RunFolder) -
             )
 
 
-def _random(subject: Subject, device: str, group: Group) -> Iterator[RandomVector]:
+def _random(subject: Subject, device: str, group: Group, _: RunFolder) -> Iterator[RandomVector]:
     """Decompose random vectors with the run's settings."""
     vectors = random_vectors(
         _vectors(subject, group, _population(subject, group)),
@@ -222,10 +209,10 @@ def _random(subject: Subject, device: str, group: Group) -> Iterator[RandomVecto
         seed=derive_seed(group.config.seed, "random vectors", group.layer, group.kind),
         covariance=group.diagnostics.random == "covariance",
     ).to(device)
-    projection, weights = _vocabulary(subject, device, group)
+    projection = subject.projection(group.layer).to(device)
     channels = min(group.diagnostics.random_channels, group.config.num_channels)
     config = dataclasses.replace(group.config, num_channels=channels)
-    found = decompose(vectors, projection, token_weights=weights, config=config, memory_budget=group.memory)
+    found = _decompose(subject, group, config, vectors, projection)
     shares = reconstruction(vectors, found.directions)
     for row, vector in enumerate(vectors):
         yield RandomVector(
@@ -238,6 +225,20 @@ def _random(subject: Subject, device: str, group: Group) -> Iterator[RandomVecto
             loss=_rounded(found.loss[row]),
             reconstruction=_rounded(shares[row]),
         )
+
+
+_MEASUREMENTS: dict[str, Callable[[Subject, str, Group, RunFolder], Iterator[Any]]] = {
+    "restarts": _restarts,
+    "random": _random,
+    "ablations": _ablations,
+}
+
+
+def _decompose(
+    subject: Subject, group: Group, config: DecompositionConfig, vectors: Tensor, projection: Tensor
+) -> Decomposition:
+    weights = subject.token_weights(group.layer).to(projection.device)
+    return decompose(vectors, projection, token_weights=weights, config=config, memory_budget=group.memory)
 
 
 def _rounded(values: Tensor) -> tuple[float, ...]:
