@@ -50,7 +50,7 @@ class Case:
         effects: effects of clamping the neuron on the next token, one for each value, if the method needs effects;
             averaged over text of the explain split for describers, of the report split for judges. Empty if the values
             are multiples of the peak and the neuron is never active.
-        activity: how often and how strongly the neuron is active, for each of the method's splits.
+        activity: the highest activation of the neuron in each of the method's splits.
         reader: runs the subject on new text.
     """
 

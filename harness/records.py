@@ -450,30 +450,16 @@ class SteeredText:
 
 @dataclass(frozen=True)
 class Activity:
-    """How often and how strongly a neuron is active in one part of the corpus.
-
-    Activations are those of the neuron's sign. Without a hard zero (GELU, SiLU, gated), nearly every activation differs
-    slightly from zero, so that ``density`` says little; ``strong_density`` counts the strong activations.
+    """Highest activation of a neuron in one split of the corpus, over all tokens that count as evidence.
 
     Attributes:
-        split: the part of the corpus.
-        tokens: number of tokens; a token of several overlapping windows counts once for each.
-        density: share of tokens with an activation above 0.
-        strong_density: share of tokens with an activation of at least ``threshold``.
-        threshold: the share of the maximum that ``evidence.strong`` sets, rounded down by less than a fifth.
-        mean: mean activation.
-        mean_active: mean of the activations above 0; 0 if there are none.
-        maximum: highest activation; 0 if none is above 0.
+        neuron: the neuron.
+        split: the split.
+        maximum: highest activation, with the neuron's sign; 0 if none is above 0.
     """
 
     neuron: Neuron
     split: Split
-    tokens: int
-    density: float
-    strong_density: float
-    threshold: float
-    mean: float
-    mean_active: float
     maximum: float
 
 

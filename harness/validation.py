@@ -51,8 +51,6 @@ _RULES = {
     "dict_type": "a mapping",
     "mapping_type": "a mapping",
     "too_short": "a list of at least {min_length}",
-    "literal_error": "{expected}",
-    "enum": "{expected}",
 }
 #: Names that pydantic adds to an error's path for the members of a union.
 _UNION_MEMBERS = {"int", "float", "str", "bool", "none"}
@@ -80,7 +78,7 @@ def explain(error: Exception, section: str = "") -> str:
     if kind in _RULES:
         rule = _RULES[kind].format(**first.get("ctx", {})).replace("a Sequence", "a list")
         return f"{option}: must be {rule}, not {first['input']!r}"
-    return f"{option}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
+    return f"{option}: {first['msg'].replace('Input should be', 'must be')}, not {first['input']!r}"
 
 
 def _path(loc: tuple[Any, ...]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
-from harness.decomposition import AdamWConfig, DecompositionConfig, GeodesicConfig
+from harness.decomposition import DecompositionConfig
 from harness.errors import HarnessError
 from harness.records import Neuron, Sign, VectorKind
 from harness.seeds import derive_rng
@@ -22,14 +22,7 @@ from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, Posit
 class NeuronSelection:
     """Which neurons are described, and which of their weight vectors are decomposed.
 
-    Attributes:
-        layers: layers, from 0; None for all.
-        kinds: vector kinds: ``gate``, ``in``, ``out``; None for all that the model's neurons have.
-        experts: in mixture-of-experts layers, only neurons of these experts (``shared``: the expert that all tokens
-            use); None for those of all experts. Not allowed for other layers.
-        signs: which activations of a neuron are described, each sign as a neuron of its own.
-        indices: indices inside each layer, or inside each expert; None to draw them.
-        per_layer: how many are drawn from each layer, over all its experts, by the seed; None for all.
+    The files of ``conf/neurons/`` document the options.
     """
 
     layers: Sequence[int] | None
@@ -110,8 +103,7 @@ class DecompositionPlan:
                     elif name not in {"layers", "kinds"}:
                         settings[name] = value
         try:
-            adamw, geodesic = AdamWConfig(**settings.pop("adamw", {})), GeodesicConfig(**settings.pop("geodesic", {}))
-            return DecompositionConfig(**settings, seed=self.seed, adamw=adamw, geodesic=geodesic)
+            return DecompositionConfig(**settings, seed=self.seed)
         except (TypeError, ValueError) as error:
             raise HarnessError(explain(error, "decomposition")) from error
 
@@ -120,15 +112,7 @@ class DecompositionPlan:
 class DiagnosticsConfig:
     """What is decomposed in addition to the run's vectors, to judge the decomposition.
 
-    Attributes:
-        sample: vectors of each layer and kind that are decomposed again.
-        restarts: other starts from which each of them is decomposed.
-        jitter: length of the random tangent that is added to the unit vector for another start of the geodesic solver.
-        top_tokens: tokens of two channels that are compared.
-        random_vectors: random vectors decomposed for each layer and kind.
-        random: ``covariance`` (mean and covariance of the layer's vectors of that kind) or ``isotropic``.
-        random_channels: channels of each random vector, at most as many as of the run's vectors.
-        ablated: vectors of each layer and kind from which their channels are removed.
+    ``conf/config.yaml`` documents the options.
     """
 
     sample: CountOrZero
@@ -145,10 +129,7 @@ class DiagnosticsConfig:
 class ComparisonConfig:
     """Which comparisons are made.
 
-    Attributes:
-        schedule: ``all`` pairs of describers, or a ``baseline`` against all others.
-        baseline: the describer that all others are compared with.
-        retest: share of all verdicts and scores that are asked for again with another seed.
+    ``conf/config.yaml`` documents the options.
     """
 
     schedule: Literal["all", "baseline"]

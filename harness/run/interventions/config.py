@@ -51,14 +51,7 @@ Prompts = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distin
 class EffectsConfig:
     """How the effect of a neuron on the next token is measured.
 
-    Source of the defaults: Gur-Arieh et al. 2025, arXiv:2501.08319.
-
-    Attributes:
-        prompts: pieces of text over which the change is averaged, the same for all neurons.
-        tokens: length of each.
-        values: values to which the activation is clamped, in ``unit``.
-        unit: their unit.
-        top_tokens: tokens kept of those that rise most, and of those that fall most.
+    ``conf/config.yaml`` documents the options. Source of the defaults: Gur-Arieh et al. 2025, arXiv:2501.08319.
     """
 
     prompts: Count = 32
@@ -72,15 +65,7 @@ class EffectsConfig:
 class TextsConfig:
     """How steered texts are generated.
 
-    Attributes:
-        prompts: neutral beginnings.
-        values: strengths, in ``unit``; the unsteered text is always generated as well.
-        unit: their unit.
-        mode: whether the activation is clamped to the value, or the value is added to it.
-        samples: texts for each neuron, prompt and strength.
-        tokens: length of the continuation.
-        temperature: sampling temperature; 0 takes the likeliest token.
-        top_p: sample only from the likeliest tokens that together have this probability.
+    ``conf/config.yaml`` documents the options.
     """
 
     prompts: Prompts = ("I think that",)
@@ -102,10 +87,7 @@ class TextsConfig:
 class SteeringConfig:
     """Interventions on the subject, for methods that use what a neuron does to the model's output.
 
-    Attributes:
-        effects: the change of the next token's logits.
-        texts: generated texts.
-        rows: rows of one forward pass; changes speed and memory only.
+    ``conf/config.yaml`` documents the options.
     """
 
     effects: EffectsConfig = field(default_factory=EffectsConfig)
