@@ -37,7 +37,8 @@ from harness.run.describe import describe
 from harness.run.executor import LocalExecutor
 from harness.run.interventions.measure import draw_texts, intervene
 from harness.run.judge import judge
-from harness.run.setup import DecompositionPlan, Setup
+from harness.run.sections import DecompositionPlan
+from harness.run.setup import Setup
 from harness.run.worker import Block
 from harness.seeds import derive_seed
 from harness.subject import ActivationReader, CausalModel, Subject

@@ -60,7 +60,7 @@ def open_items(setup: Setup, folder: RunFolder) -> dict[str, list[tuple[Any, ...
     described = pending_descriptions(setup, folder.descriptions())
     return {
         **{name: [(neuron,) for neuron in neurons] for name, neurons in described.items()},
-        **pending_verdicts(setup, folder, folder.verdicts()),
+        **pending_verdicts(setup, folder.verdicts()),
         **pending_scores(setup, folder.scores()),
     }
 
