@@ -666,7 +666,7 @@ def test_shuffled_needs_two_neurons() -> None:
     made = {"rotate": {NEURON: Description(NEURON, "rotate", "about me")}}
     error = failure(Shuffled("rotate"), case(neurons=(NEURON,), others=made))
     assert error.status is Status.FAILED
-    assert "single neuron" in error.detail
+    assert "no other neuron" in error.detail
 
 
 def test_generic_says_the_same_of_every_neuron() -> None:

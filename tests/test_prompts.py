@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import test_report
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support import finished_run
 from support.prompt_examples import EXAMPLES, GOLDEN, as_text, found, golden_file, rendered
+from support.report_pages import Reader, opened
 
 from harness.folder import Journal, description_identity, read_table, verdict_identity, write_table
 from harness.llm.client import Message
@@ -199,11 +200,11 @@ def test_no_text_breaks_a_record(tmp_path_factory: pytest.TempPathFactory, text:
 
 
 def test_no_text_breaks_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_report, "HOSTILE", [*FRAGMENTS, "x" * 100_000, "<img src=x onerror=alert(1)>" * 1000])
-    folder = test_report.make_run(tmp_path / "run")
+    monkeypatch.setattr(finished_run, "HOSTILE", [*FRAGMENTS, "x" * 100_000, "<img src=x onerror=alert(1)>" * 1000])
+    folder = finished_run.make_run(tmp_path / "run")
     build_report([folder], folder.report)
-    page = test_report.opened(folder.report)
-    reader = test_report.Reader(page)
+    page = opened(folder.report)
+    reader = Reader(page)
     tags = Counter(tag for tag, _ in reader.elements)
     assert tags["script"] == 1
     assert not tags.keys() & {"img", "s", "think", "token", "excerpt", "bos", "part"}
