@@ -332,7 +332,7 @@ def test_the_run_learns_what_is_inside() -> None:
     ],
 )
 def test_what_cannot_be_built_says_why(build: Callable[[], object], words: str) -> None:
-    with pytest.raises(ValueError, match="\\S") as caught:
+    with pytest.raises(ValueError, match=r"\S") as caught:
         build()
     assert words in explain(caught.value)
 
