@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from sklearn.metrics import average_precision_score
 from support import tiny_models
-from support.judge_cases import MARKER, NEURON, case, failure, forbidden, peaked, score, window
-from test_judges import Compass
+from support.judge_cases import MARKER, NEURON, Compass, case, failure, forbidden, peaked, score, window
 
 from harness.evidence import ReadText, TextReader
 from harness.llm.client import Completion

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from support import tiny_models
+from support.describer_cases import case, describe, failure, saying, shown_tokens
 from support.errors import told
-from test_describers import case, describe, failure, saying, shown_tokens
 from transformers import AutoModelForCausalLM
 
 from describers.token_change import TokenChange
