@@ -278,11 +278,6 @@ class RunFolder:
         return self.path / "leaderboard.csv"
 
     @property
-    def schedule(self) -> Path:
-        """The rounds of an adaptive schedule, by judge: describer, describer, and on how many neurons, as JSON."""
-        return self.path / "schedule.json"
-
-    @property
     def judge_checks(self) -> Path:
         """What each judge is worth where the truth is known, as JSON."""
         return self.path / "judges.json"

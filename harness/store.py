@@ -10,13 +10,10 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from harness.folder import replacing, write_json
-from harness.subject import Subject
-from harness.subject.files import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -57,21 +54,3 @@ def link_or_copy(source: Path, target: Path) -> None:
             os.link(source, aside)
         except OSError:
             shutil.copyfile(source, aside)
-
-
-def weights_of(subject: Subject) -> list[str]:
-    """Return the SHA-256 of each of the checkpoint's files."""
-    return [_content(path, path.stat().st_mtime_ns) for path in subject.checkpoint.paths]
-
-
-def vocabulary_of(subject: Subject) -> str:
-    """Return all that makes the subject's tokens of a text, as text."""
-    backend = getattr(subject.tokenizer, "backend_tokenizer", None)
-    return json.dumps(sorted(subject.tokenizer.get_vocab().items())) if backend is None else backend.to_str()
-
-
-@lru_cache(maxsize=256)
-def _content(path: Path, changed: int) -> str:
-    resolved = path.resolve()
-    # The hub's cache names its files so.
-    return resolved.name if resolved.parent.name == "blobs" and len(resolved.name) == 64 else sha256(path)

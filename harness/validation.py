@@ -1,12 +1,12 @@
-"""Types for options that pydantic validates, and one line for what it refuses.
+"""Types for options that pydantic validates, and one line of text for each error.
 
-Use them in ``pydantic.dataclasses`` for sections of the config and with :data:`validated` on the ``__init__`` of a
-describer or judge. The command line shows :func:`explain` with the path of the option before it.
+Use the types in ``pydantic.dataclasses`` for sections of the config, and with :data:`validated` on the ``__init__`` of
+a describer or judge. The command line shows :func:`explain` with the path of the option.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError, validate_call
 
@@ -23,17 +23,68 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 #: A finite number of at least 0.
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+#: Config of the ``pydantic.dataclasses``: by default they ignore unknown options.
+STRICT = ConfigDict(extra="forbid")
 #: Decorator that validates the arguments of a function or an ``__init__`` by their annotations.
 validated = validate_call(config=ConfigDict(arbitrary_types_allowed=True))
 
+#: What an option must be, by the type of pydantic's error; filled in from the error's context.
+_RULES = {
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "above {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "below {lt:g}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "finite_number": "finite",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "sequence_str": "a list",
+    "is_instance_of": "a {class}",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "too_short": "a list of at least {min_length}",
+}
+#: Names that pydantic adds to an error's path for the members of a union.
+_UNION_MEMBERS = {"int", "float", "str", "bool", "none"}
+_UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
 
-def explain(error: Exception) -> str:
-    """Return the first problem of a validation error as one line: option, rule and the value given."""
+
+def explain(error: Exception, section: str = "") -> str:
+    """Return an error as one line: of a validation error the first problem, as "SECTION.option: rule, not VALUE".
+
+    Args:
+        error: a validation error, or any other exception.
+        section: path in the config of what was validated.
+    """
     if not isinstance(error, ValidationError):
-        return " ".join(str(error).split())
+        return _join(section, " ".join(str(error).split()))
     first = error.errors()[0]
-    option = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":  # raised by a validator of ours, which names the value itself
-        return f"{option}: {message}" if option else message
-    return f"{option}: {message[0].lower()}{message[1:]}, not {first['input']!r}"
+    kind: str = first["type"]
+    option = ".".join(filter(None, [section, *_path(first["loc"])]))
+    if kind in _UNKNOWN:
+        return f"{option}: unknown option"
+    if kind.startswith("missing"):
+        return f"{option}: a value is required"
+    if kind == "value_error":  # raised by a validator of ours, which names the value itself
+        return _join(option, first["msg"].removeprefix("Value error, "))
+    if kind in _RULES:
+        rule = _RULES[kind].format(**first.get("ctx", {})).replace("a Sequence", "a list")
+        return f"{option}: must be {rule}, not {first['input']!r}"
+    return f"{option}: {first['msg'].replace('Input should be', 'must be')}, not {first['input']!r}"
+
+
+def _path(loc: tuple[Any, ...]) -> list[str]:
+    """Return the names in an option's path, without those of union members, such as ``list[int]``."""
+    return [str(part) for part in loc if part not in _UNION_MEMBERS and "[" not in str(part)]
+
+
+def _join(option: str, message: str) -> str:
+    return f"{option}: {message}" if option else message

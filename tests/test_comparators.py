@@ -144,7 +144,7 @@ def test_both_sides_are_shown_together_and_no_other_side_exists() -> None:
     assert "<active>" in llm.requests[0].text
     assert "<promoted>" in llm.requests[0].text
     assert judge.side is Side.BOTH
-    told(lambda: PairwiseLLM(side="inside"), "side: input should be 'input', 'output' or 'both', not 'inside'")
+    told(lambda: PairwiseLLM(side="inside"), "side: must be 'input', 'output' or 'both', not 'inside'")
 
 
 def effect(value: float, split: Split, *promoted: str) -> Effect:

@@ -324,8 +324,8 @@ def test_the_run_learns_what_is_inside() -> None:
         (lambda: BestOfK({}, Told(len)), "of names 0 methods"),
         (lambda: BestOfK(Told(len), Told(len)), "must be a Describer"),  # type: ignore[arg-type]
         (lambda: BestOfK(Names(), Names()), "must be a Scorer"),  # type: ignore[arg-type]
-        (lambda: BestOfK(Names(), Told(len), k=0), "k: input should be greater than or equal to 1, not 0"),
-        (lambda: BestOfK(Names(), Told(len), windows=0), "windows: input should be greater than 0, not 0"),
+        (lambda: BestOfK(Names(), Told(len), k=0), "k: must be at least 1, not 0"),
+        (lambda: BestOfK(Names(), Told(len), windows=0), "windows: must be above 0, not 0"),
         (lambda: EnsembleRaw({"rotate": Rotate()}), "at least two"),
         (lambda: EnsembleRaw({"rotate": Rotate(), "generic": Generic()}), "generic cannot show its evidence"),
         (lambda: EnsembleConcat(["rotate"]), "at least two"),

@@ -22,7 +22,7 @@ __all__ = ["small"]
 
 def test_the_published_example_composes_with_its_figures() -> None:
     setup = Setup.of(compose_config(["experiment=paper_example"]))
-    (published,) = setup.expected
+    (published,) = setup.reference_channels
     assert (str(published.neuron), published.kind, published.rank) == ("L18N9005", VectorKind.GATE, 0)
     assert published.tokens == (" until", " Until", "until", " till", " hasta", "直到")
     assert (published.vector_kurtosis, published.kurtosis, published.cosine) == (0.3, 84.3, 0.67)
@@ -98,7 +98,10 @@ def test_the_channel_whose_tokens_overlap_most_is_the_one_that_is_meant(tmp_path
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"neuron": "18/9005", "kind": "gate"}, ["expected[0].neuron", "'18/9005' is no neuron's name such as L3N17"]),
+        (
+            {"neuron": "18/9005", "kind": "gate"},
+            ["expected[0].neuron", "'18/9005' is not the name of a neuron"],
+        ),
         ({"neuron": "L1N1-", "kind": "in"}, ["expected[0].neuron", "whole neurons only"]),
         ({"neuron": "L1N1", "kind": "sideways"}, ["expected[0].kind", "gate"]),
         ({"neuron": "L1N1", "kind": "in", "kurtosi": 3}, ["expected[0].kurtosi"]),

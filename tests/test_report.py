@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import html
 import io
 import itertools
 import json
 import re
-import zlib
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 from support.finished_run import ATTACK, decomposed_only, make_run
+from support.report_pages import Reader, is_text, opened
 
 from harness.errors import HarnessError
 from harness.export import export_run
@@ -67,46 +65,11 @@ def page(run: RunFolder) -> str:
     return opened(run.report)
 
 
-def opened(report: Path) -> str:
-    """Return the page as it is when all its neurons are open: what is packed stands unpacked in its place."""
-
-    def unpack(packed: re.Match[str]) -> str:
-        lines = [zlib.decompress(base64.b64decode(line)) for line in packed[1].split()]
-        return "".join(piece for line in lines for piece in json.loads(line))
-
-    page = report.read_text(encoding="utf-8")
-    return re.sub(r'<script type="text/plain" class="packed"[^>]*>(.*?)</script>', unpack, page, flags=re.DOTALL)
-
-
-class Reader(HTMLParser):
-    """What a browser would make of the page: elements and their attributes, and text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
 def test_foreign_text_is_text(page: str) -> None:
     is_text(page)
     assert html.escape(ATTACK) in page.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
     assert "{{ 7 * 7 }}" in page
     assert "\\u202e" in page
-
-
-def is_text(page: str) -> None:
-    reader = Reader(page)
-    assert [tag for tag, _ in reader.elements].count("script") == 1  # the page's own
-    assert not [tag for tag, _ in reader.elements if tag in {"img", "iframe", "object", "embed", "link", "base"}]
-    assert not [name for _, attributes in reader.elements for name in attributes if name.startswith("on")]
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
 
 
 def test_nothing_outside_is_fetched(page: str) -> None:
@@ -412,20 +375,11 @@ def test_what_judges_are_worth_and_who_could_not_judge_is_on_the_page(tmp_path: 
     is_text(page)
 
 
-def test_a_schedule_that_leaves_pairs_out_is_told(tmp_path: Path) -> None:
-    settings = {"comparisons": {"schedule": "adaptive", "baseline": None}}
+def test_a_schedule_that_leaves_pairs_out_is_explained(tmp_path: Path) -> None:
+    settings = {"comparisons": {"schedule": "baseline", "baseline": "maxact"}}
     folder = make_run(tmp_path / "run", neurons=2, channels=1, config=settings)
-    write_json(folder.schedule, {"pairwise": [[["maxact", "rotate", 1]], [["maxact", "rotate", 2]]]})
     build_report([folder], folder.report)
-    page = opened(folder.report)
-    assert "each judge went on only with pairs whose order was open" in page
-    table = page[page.index('aria-label="Rounds of pairwise"') :]
-    assert re.sub(r"<[^>]+>", " ", table[table.index("<tbody>") : table.index("</table>")]).split() == [
-        "maxact", "rotate", "1", "2",
-    ]  # fmt: skip
-    folder.schedule.write_text("[[")
-    with pytest.raises(HarnessError, match=r"schedule\.json is damaged"):
-        load_run(folder)
+    assert "every describer met maxact and nobody else" in opened(folder.report)
 
 
 def test_a_large_run_shows_and_reads_some_of_its_neurons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

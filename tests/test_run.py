@@ -1,4 +1,4 @@
-"""Stories of whole runs from the command line: results, resume, sweeps, plug-ins, and mistakes told in one line."""
+"""Whole runs from the command line: results, resume, sweeps, methods of users, and errors in one line."""
 
 from __future__ import annotations
 
@@ -196,20 +196,20 @@ def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: d
     assert run.leaderboard.read_bytes() == board
 
 
-def from_readme(language: str, start: str) -> str:
-    """Return the README's code block of a language that starts with some words."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    return next(
-        block for block in re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL) if block.startswith(start)
-    )
+def from_documentation(page: str, language: str) -> str:
+    """Return the first code block of a language on a page."""
+    text = (Path(__file__).parent.parent / page).read_text()
+    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert found
+    return found[1]
 
 
-def test_methods_from_somebody_elses_folder_compete(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(from_readme("python", "from harness.methods"))
+def test_the_documented_methods_of_a_user_compete(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(from_documentation("README.md", "python"))
     (tmp_path / "myconf" / "describers").mkdir(parents=True)
-    (tmp_path / "myconf" / "describers" / "peaks.yaml").write_text(from_readme("yaml", "peaks:"))
-    (tmp_path / "myjudges.py").write_text(from_readme("python", "from harness.methods import Comparator"))
-    (tmp_path / "myparts.py").write_text(from_readme("python", "import torch\n"))
+    (tmp_path / "myconf" / "describers" / "peaks.yaml").write_text(from_documentation("README.md", "yaml"))
+    (tmp_path / "myjudges.py").write_text(from_documentation("docs/new-judge.md", "python"))
+    (tmp_path / "myparts.py").write_text(from_documentation("docs/new-decomposition.md", "python"))
     search = f"hydra.searchpath=[file://{tmp_path / 'myconf'}]"
     others = ["+judges.named._target_=myjudges.Named", "+judges.more._target_=myjudges.NamesMore"]
     others += ["decomposition.solver=myparts.pursuit"]
@@ -308,15 +308,15 @@ MISTAKES = [
     (["evidence.max_document=3"], ["max_document"]),
     (["experiment=llm"], ["explainer", "llm@llm.explainer"]),
     (["decomposition.kurtosis_weight=-1"], ["kurtosis_weight"]),
-    (["diagnostics.jitter=0"], ["diagnostics: jitter must be finite and positive, not 0"]),
-    (["diagnostics.random=gaussian"], ["diagnostics: random must be 'covariance' or 'isotropic'"]),
+    (["diagnostics.jitter=0"], ["diagnostics.jitter: must be above 0, not 0"]),
+    (["diagnostics.random=gaussian"], ["diagnostics.random: must be 'covariance' or 'isotropic'"]),
     (["diagnostics.samples=3"], ["samples"]),
-    (["quiet=much"], ["quiet is 'much'; choose true or false"]),
-    (["corpus=null"], ["corpus=null is no choice", "~corpus"]),
-    (["tracking=null"], ["tracking=null is no choice", "choose tracking=none"]),
-    (["executor=null"], ["executor=null is no choice", "choose from local, ray"]),
-    (["judges=null"], ["judges=null is no choice", "judges=[]"]),
-    (["llm@llm.judge=null"], ["llm@llm.judge=null is no choice", "llm@llm.judge=none"]),
+    (["quiet=much"], ["quiet: must be true or false, not 'much'"]),
+    (["corpus=null"], ["corpus=null is not possible", "~corpus"]),
+    (["tracking=null"], ["tracking=null is not possible", "choose tracking=none"]),
+    (["executor=null"], ["executor=null is not possible", "choose from local, ray"]),
+    (["judges=null"], ["judges=null is not possible", "judges=[]"]),
+    (["llm@llm.judge=null"], ["llm@llm.judge=null is not possible", "llm@llm.judge=none"]),
     (["storage.store=EMPTY/store"], ["storage.store=", "cannot be written to (Not a directory)"]),
     (["evidence.store=EMPTY/store"], ["evidence.store=", "cannot be written to"]),
     (["llm@llm.judge=openai", "llm.judge.model=m", "serving.cache=EMPTY/cache"], ["serving.cache=", "cannot be"]),
@@ -341,7 +341,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("mistake", "told"), MISTAKES, ids=[" ".join(mistake) for mistake, _ in MISTAKES])
-def test_a_mistake_is_told_in_one_line_before_time_is_spent(
+def test_an_error_of_the_user_is_one_line_before_the_run(
     invoke: Invoke, small: dict[str, str], tmp_path: Path, mistake: list[str], told: list[str]
 ) -> None:
     (tmp_path / "empty.txt").write_text("\n")
@@ -365,9 +365,7 @@ def test_a_mistake_is_told_in_one_line_before_time_is_spent(
     assert not (tmp_path / "mistaken" / "channels").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_one_line(
-    invoke: Invoke, small: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_folder_that_cannot_be_created_is_one_line(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, _, err = invoke(*options(small, folder="file/run"))
     assert code == 1
@@ -397,15 +395,15 @@ def test_the_folder_of_one_run_is_refused_for_a_sweep(invoke: Invoke, small: dic
         ("corpus=chat_files", ["corpus.source.paths"]),
     ],
 )
-def test_a_value_that_must_be_given_is_named_in_one_line(invoke: Invoke, chosen: str, names: list[str]) -> None:
+def test_a_required_option_is_named_in_one_line(invoke: Invoke, chosen: str, names: list[str]) -> None:
     code, _, err = invoke(*chosen.split(), "tracking=none")
     assert code == 1
     assert one_line(err), err
-    assert f"error: {', '.join(names)} ha" in err
+    assert f"error: {', '.join(names)} must be set" in err
     assert all(f"{name}=..." in err for name in names)
 
 
-def test_damaged_weights_are_found_before_time_is_spent(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+def test_damaged_weights_are_found_before_the_run(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     source = Path(small["subject.sources"].strip("[]"))
@@ -467,7 +465,7 @@ def test_a_run_on_experts_of_a_family_that_the_user_describes(
     assert "subject.fold_norm was False, is now True" in err
 
 
-def test_a_pruned_neuron_is_told_before_time_is_spent(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+def test_a_pruned_neuron_is_found_before_the_run(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     source, pruned = Path(small["subject.sources"].strip("[]")), tmp_path / "pruned"

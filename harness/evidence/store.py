@@ -26,8 +26,9 @@ from harness.evidence.tables import activities, exemplar_tables
 from harness.exemplar_table import TOGETHER, ExemplarTable, write_exemplars
 from harness.folder import read_table, replacing, write_json, write_table
 from harness.records import Activity, Neuron, Split
-from harness.store import ensure_entry, entry_path, locked, vocabulary_of, weights_of
+from harness.store import ensure_entry, entry_path, locked
 from harness.subject import Subject
+from harness.subject.identity import vocabulary_of, weights_of
 
 logger = logging.getLogger(__name__)
 #: Raised when what is captured from the same text with the same settings changes.

@@ -193,12 +193,6 @@ def schedule_line(run: RunData) -> str | None:
             f"Not all pairs were compared: every describer met {settings.get('baseline')} and nobody else. That one's "
             "win rate is against all others, theirs against it alone: compare describers by strength."
         )
-    if settings.get("schedule") == "adaptive":
-        return (
-            "Not all pairs were compared on all neurons: each judge went on only with pairs whose order was open. "
-            "Close rivals therefore meet more often, which pulls plain win rates towards 50 %, and pairs "
-            "that were settled early look further apart than they are: compare describers by strength."
-        )
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,6 @@ SHOWN = 1000
 """Neurons that a report shows at most; its figures are of all."""
 
 T = TypeVar("T", Description, Verdict, Score)
-Round = Mapping[tuple[str, str], int]
 Metrics = Mapping[tuple[str, str], Mapping[str, tuple[float, int]]]
 
 
@@ -60,7 +59,6 @@ class RunData:
         manifest: what was run; any part of it may be absent.
         leaderboard: the statistics.
         checks: what each judge is worth where that is known.
-        rounds: of an adaptive schedule, what each judge was asked in every round: pairs, and on how many neurons.
         seconds: spent by each describer, judge and scorer, by name, summed over items that ran side by side; what was
             asked again aside.
         roles: what each of them asked of each LLM role, by name and role, what was asked again included.
@@ -82,7 +80,6 @@ class RunData:
     manifest: Mapping[str, Any]
     leaderboard: Leaderboard
     checks: tuple[JudgeCheck, ...]
-    rounds: Mapping[str, Sequence[Round]]
     seconds: Mapping[str, float]
     roles: Mapping[str, Mapping[str, RoleUsage]]
     again: tuple[AskedAgain, ...]
@@ -156,7 +153,6 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         manifest=manifest,
         leaderboard=leaderboard_of(folder, manifest) if leaderboard is None else leaderboard,
         checks=judge_checks_of(folder, manifest) if checks is None else checks,
-        rounds=_rounds(folder),
         seconds=_seconds(descriptions, verdicts, scores),
         roles=_roles(descriptions, [*verdicts, *scores, *again]),
         again=_again(again),
@@ -244,20 +240,6 @@ def _metrics(scores: Iterable[Score]) -> Metrics:
         key: {name: (math.fsum(given) / len(given), len(given)) for name, given in metrics.items()}
         for key, metrics in values.items()
     }
-
-
-def _rounds(folder: RunFolder) -> dict[str, list[Round]]:
-    """Read the rounds of an adaptive schedule; none if the run has none."""
-    if not folder.schedule.exists():
-        return {}
-    try:
-        found = json.loads(folder.schedule.read_text("utf-8"))
-        return {
-            judge: [{(left, right): int(count) for left, right, count in plan} for plan in plans]
-            for judge, plans in sorted(found.items())
-        }
-    except (ValueError, TypeError, AttributeError) as error:
-        raise HarnessError(f"{folder.schedule} is damaged ({error}); delete it: a run plans it anew") from error
 
 
 def store_leaderboard(folder: RunFolder, leaderboard: Leaderboard) -> None:

@@ -61,7 +61,7 @@ async def attempt(
     start = time.monotonic()
     meters = {role: MeteredClient(llm, llms.prices.get(role)) for role, llm in llms.items()}
     result, status, detail = await outcome(work(meters))
-    if any(meter.unasked for meter in meters.values()):
+    if any(meter.not_cached for meter in meters.values()):
         raise NotCached
     if stopped := next((meter.stopped for meter in meters.values() if meter.stopped), ""):
         # Whatever the method made of it: half an answer would never be completed.
@@ -85,7 +85,7 @@ def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Cli
         role: serving.cached(
             role,
             BudgetedClient(
-                serving.uncached(role, needs_logprobs=needs_logprobs), budget, proof, setup.backends[role].concurrency
+                serving.client(role, needs_logprobs=needs_logprobs), budget, proof, setup.backends[role].concurrency
             ),
         )
         for role, needs_logprobs in method.roles.items()
@@ -103,7 +103,7 @@ async def prove(name: str, method: Method, setup: Setup, serving: Serving) -> No
 
     async def proof() -> None:
         llms = {
-            role: serving.uncached(role, needs_logprobs=needs_logprobs)
+            role: serving.client(role, needs_logprobs=needs_logprobs)
             for role, needs_logprobs in method.roles.items()
             if role in setup.backends
         }
@@ -142,7 +142,7 @@ async def answer_all(
                 advance(1)
                 return
         known = journal.latest(record)
-        if known is not None and record.status is Status.FAILED and Stopped.told_by(_reason(record)):
+        if known is not None and record.status is Status.FAILED and Stopped.caused(_reason(record)):
             record = dataclasses.replace(known, usage=record.usage)
         journal.append(record)
         if record.status is not Status.OK:

@@ -23,13 +23,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
-from harness.decomposition.config import SOLVERS
+from harness.decomposition.solvers import SOLVERS
 from harness.folder import RunFolder
 from harness.records import Neuron, VectorKind
 from harness.run.manifest import identity
 from harness.run.setup import Setup
 from harness.run.worker import Block
-from harness.store import ensure_entry, entry_path, link_or_copy, locked, vocabulary_of, weights_of
+from harness.store import ensure_entry, entry_path, link_or_copy, locked
+from harness.subject.identity import vocabulary_of, weights_of
 
 logger = logging.getLogger(__name__)
 #: Raised when the same search finds, or the same record says, something else than before.

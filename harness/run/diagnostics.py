@@ -26,7 +26,8 @@ from harness.folder import RunFolder, write_table
 from harness.records import AblatedChannels, Neuron, RandomVector, Restart, VectorKind
 from harness.run.channel_store import ChannelStore
 from harness.run.progress import progress
-from harness.run.setup import DiagnosticsConfig, Setup
+from harness.run.sections import DiagnosticsConfig
+from harness.run.setup import Setup
 from harness.seeds import derive_rng, derive_seed
 from harness.subject import Subject
 

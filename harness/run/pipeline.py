@@ -12,6 +12,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from harness.errors import HarnessError
 from harness.evidence import Corpus, gathered
 from harness.folder import RunFolder, check_writable, replacing
@@ -31,6 +33,7 @@ from harness.run.judge import judge, pending_scores, pending_verdicts
 from harness.run.manifest import check_same_run, without_secrets, write_manifest
 from harness.run.progress import progress
 from harness.run.setup import Setup
+from harness.validation import explain
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +102,8 @@ def serving_of(setup: Setup, folder: RunFolder, cache: ResponseCache | None, *, 
     settings = {name: value for name, value in setup.config["serving"].items() if name not in {"cache", "preflight"}}
     try:
         return Serving(setup.backends, cache, folder.logs, ask=ask, **settings)
-    except HarnessError as error:
-        raise HarnessError(f"serving: {error}") from error
+    except ValidationError as error:
+        raise HarnessError(explain(error, "serving")) from error
 
 
 def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
@@ -143,7 +146,7 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         return
     pending = {
         **pending_descriptions(setup, folder.descriptions()),
-        **pending_verdicts(setup, folder, folder.verdicts()),
+        **pending_verdicts(setup, folder.verdicts()),
         **pending_scores(setup, folder.scores()),
     }
     waiting: dict[str, Method] = {

@@ -1,4 +1,4 @@
-"""The README does what it says: its commands compose, its messages are those of the code, its links lead on."""
+"""README and docs are true: commands compose, quoted messages are those of the code, links and names exist."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from harness.run.help import compose_config
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
 PLACEHOLDERS = {"HOST": "localhost", "NAME": "some-model", "USER": "me", "$PWD": str(ROOT), "...": "x"}
 
 
 def commands() -> Iterator[str]:
-    """The lines of the README's shell blocks: continued ones joined, comments and settings of the shell left out."""
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL):
+    """Yield the commands in the shell blocks of all pages, with continued lines joined and comments removed."""
+    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words and words[0] != "export":
@@ -30,22 +31,36 @@ def commands() -> Iterator[str]:
 
 
 def arguments(command: str, program: str) -> list[str] | None:
-    """Return what a program is called with, or none if the command calls another."""
+    """Return the arguments of a command, or None if it calls another program."""
     words, called = shlex.split(command), program.split()
     return words[len(called) :] if words[: len(called)] == called else None
 
 
-RUNS = [found for command in commands() if (found := arguments(command, "neuron-harness")) is not None]
+def runs() -> Iterator[list[str]]:
+    """Yield the arguments of every run and of every plan of a run, each once."""
+    seen = set()
+    for command in commands():
+        for program in ("neuron-harness", "python -m harness.plan"):
+            found = arguments(command, program)
+            if found is not None and tuple(found) not in seen:
+                seen.add(tuple(found))
+                yield found
+
+
+#: Options of ``harness.plan`` that take a value.
+VALUED = {"--max-calls", "--max-cost", "--max-hours", "--difference", "--tokens-per-second", "--teraflops"}
+RUNS = list(runs())
 
 
 @pytest.mark.parametrize("words", RUNS, ids=" ".join)
 def test_every_run_composes(words: list[str], tmp_path: Path) -> None:
     known = {"-m", "--multirun", "--help", "--cfg", "job"}
-    overrides = [word for word in words if word not in known]
+    plain = [word for before, word in zip(["", *words], words, strict=False) if before not in VALUED]
+    overrides = [word for word in plain if word not in known and not word.startswith("--")]
     for placeholder, value in PLACEHOLDERS.items():
         overrides = [word.replace(placeholder, value) for word in overrides]
     if any(word.startswith("hydra.searchpath") for word in overrides):
-        return  # test_run runs it, with the README's own files
+        return  # test_custom_methods runs it, with the files of the page
     swept = [parsed for parsed in OverridesParser.create().parse_overrides(overrides) if parsed.is_sweep_override()]
     assert bool(swept) <= ("-m" in words), "a sweep needs -m"
     given = {parsed.input_line for parsed in swept}
@@ -57,7 +72,7 @@ def test_every_run_composes(words: list[str], tmp_path: Path) -> None:
     assert compose_config(composed).folder
 
 
-MODULES = sorted(set(re.findall(r"python -m (harness\.\w+)", README)))
+MODULES = sorted(set(re.findall(r"python -m (harness\.\w+)", TEXT)))
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -91,8 +106,7 @@ def test_every_other_command_is_there() -> None:
 
 
 def test_quoted_messages_are_those_of_the_code() -> None:
-    section = README[README.index("## When something goes wrong") :]
-    messages = re.findall(r"^\| `([^`]+)`", section[: section.index("\n## ", 1)], re.MULTILINE)
+    messages = re.findall(r"^\| `([^`]+)`", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
     assert len(messages) >= 8
     sources = [
         path.read_text() for folder in ("harness", "describers", "judges") for path in (ROOT / folder).rglob("*.py")
@@ -104,11 +118,22 @@ def test_quoted_messages_are_those_of_the_code() -> None:
 
 
 def test_links_lead_to_something() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), (page.name, target)
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)\)", PAGES[0].read_text()))
+    reached = linked | {name for page in PAGES for name in re.findall(r"\]\(([\w-]+\.md)\)", page.read_text())}
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} <= reached
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES[0].read_text().splitlines()) <= 200
 
 
 def test_python_blocks_name_what_exists() -> None:
-    for module, names in re.findall(r"^from (harness[\w.]*) import ([\w, ]+)$", README, re.MULTILINE):
+    for module, names in re.findall(r"^from (harness[\w.]*) import ([\w, ]+)$", TEXT, re.MULTILINE):
         found = importlib.import_module(module)
         assert all(hasattr(found, name.strip()) for name in names.split(",")), (module, names)

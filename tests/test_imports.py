@@ -1,0 +1,110 @@
+"""Imports follow the layers that docs/architecture.md states, without circles."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("harness", "describers", "judges")
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*.py")
+}
+
+
+def imported(module: str) -> Iterator[str]:
+    """Yield the project's modules that a module imports anywhere: in functions and behind TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(FILES[module].read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            found = name if name in FILES else name.rpartition(".")[0]
+            if found in FILES and found != module:
+                yield found
+
+
+GRAPH = {module: set(imported(module)) for module in FILES}
+
+
+def layers() -> dict[str, int]:
+    """Read the layer of each module or package from the table in docs/architecture.md."""
+    found: dict[str, int] = {}
+    for layer, cell in re.findall(r"^\| (\d+) \| ([^|]+) \|", (ROOT / "docs/architecture.md").read_text(), re.M):
+        folder = ""
+        for name in re.findall(r"`([\w/.]+)`", cell):
+            path = name if "/" in name else folder + name
+            folder = path.rstrip("/").rpartition("/")[0] + "/"
+            found[path.rstrip("/").removesuffix(".py").replace("/", ".")] = int(layer)
+    return found
+
+
+LAYERS = layers()
+#: The package itself holds only its version, and `python -m harness` starts the command line.
+OUTSIDE = {"harness", "harness.__main__"}
+
+
+def layer_of(module: str) -> int:
+    parts = module.split(".")
+    return next(LAYERS[name] for name in (".".join(parts[:2]), parts[0]) if name in LAYERS)
+
+
+def test_every_module_has_a_layer() -> None:
+    assert len(LAYERS) > 15
+    for module in set(FILES) - OUTSIDE:
+        assert layer_of(module), module
+
+
+def test_no_module_imports_from_a_higher_layer() -> None:
+    upward = sorted(
+        f"{module} imports {other}"
+        for module, others in GRAPH.items()
+        if module not in OUTSIDE
+        for other in others - OUTSIDE
+        if layer_of(other) > layer_of(module)
+    )
+    assert upward == []
+
+
+def test_there_are_no_circles() -> None:
+    try:
+        TopologicalSorter({module: others - OUTSIDE for module, others in GRAPH.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_packages_of_one_layer_do_not_import_each_other_in_a_circle() -> None:
+    def package(module: str) -> str:
+        return ".".join(module.split(".")[:2]) if module.startswith("harness.") else module.split(".")[0]
+
+    graph: dict[str, set[str]] = {}
+    for module, others in GRAPH.items():
+        if module not in OUTSIDE:
+            graph.setdefault(package(module), set()).update(package(other) for other in others - OUTSIDE)
+    try:
+        TopologicalSorter({name: others - {name} for name, others in graph.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_methods_import_what_anyone_elses_methods_may() -> None:
+    for module, others in GRAPH.items():
+        if not module.startswith("harness"):
+            private = {name for name in others if re.match(r"harness\.(run|plan|report|export|reparse)\b", name)}
+            assert not private, (module, private)
+
+
+def test_the_harness_does_not_import_methods() -> None:
+    for module, others in GRAPH.items():
+        if module.startswith("harness"):
+            assert not {name for name in others if not name.startswith("harness")}, module
