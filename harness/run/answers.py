@@ -13,10 +13,10 @@ from typing import TypeVar
 from harness.errors import HarnessError
 from harness.folder import Answer, Journal
 from harness.llm.budget import BudgetedClient, FailureBudget
-from harness.llm.client import LLMClient, NotCached, Price, Stopped, Unanswered
+from harness.llm.client import LLMClient, NotCached, Price, Stopped
 from harness.llm.metering import MeteredClient
 from harness.llm.serving import Serving
-from harness.methods import Method
+from harness.methods import Method, outcome
 from harness.records import Description, Score, Status, Usage, Verdict
 from harness.run.progress import progress
 from harness.run.setup import Setup
@@ -50,7 +50,7 @@ async def attempt(
     """
     start = time.monotonic()
     meters = {role: MeteredClient(llm, llms.prices.get(role)) for role, llm in llms.items()}
-    result, status, detail = await _outcome(work(meters))
+    result, status, detail = await outcome(work(meters))
     if any(meter.not_cached for meter in meters.values()):
         raise NotCached
     if stopped := next((meter.stopped for meter in meters.values() if meter.stopped), ""):
@@ -62,18 +62,6 @@ async def attempt(
     if any(used.calls > used.cached_calls for used in roles.values()):
         llms.budget.count(status, detail)
     return result, status, detail, usage
-
-
-async def _outcome(work: Awaitable[Result]) -> tuple[Result | None, Status, str]:
-    try:
-        return await work, Status.OK, ""
-    except HarnessError:
-        raise
-    except Unanswered as error:
-        return None, error.status, error.detail
-    except Exception as error:
-        logger.debug("an item failed", exc_info=True)
-        return None, Status.FAILED, f"{type(error).__name__}: {error}"
 
 
 def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Clients:
