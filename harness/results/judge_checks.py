@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.records import Corruption, Description, Neuron, Score, Side, Status, Verdict, Vote, Winner
 from harness.results.comparisons import Comparison, merge_verdicts
-from harness.results.rounding import rounded, mean, rounded_interval
+from harness.results.rounding import mean, rounded, rounded_interval
 from harness.results.scores import value_of
 from harness.stats.bootstrap import Interval, clustered_interval
 from harness.stats.config import StatisticsConfig
