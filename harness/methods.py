@@ -6,14 +6,15 @@ entry of the config, calls it concurrently with one case each, and turns what it
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from harness.errors import HarnessError
 from harness.evidence import ReadText, TextReader
-from harness.llm.client import LLMClient
+from harness.llm.client import LLMClient, Unanswered
 from harness.records import (
     Activity,
     Channel,
@@ -33,6 +34,10 @@ from harness.records import (
     Winner,
 )
 from harness.subject import Subject, lacks_head
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,11 @@ class Draft:
     detail: str = ""
     parts: tuple[str, ...] = ()
     evidence: EvidenceSize = field(default_factory=EvidenceSize)
+
+    @classmethod
+    def of(cls, made: str | Draft) -> Draft:
+        """Return what a describer returned as a draft."""
+        return cls(made) if isinstance(made, str) else made
 
 
 @dataclass(frozen=True)
@@ -327,3 +337,29 @@ class Scorer(Method, ABC):
     @abstractmethod
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Grade one description of one neuron; raises as :meth:`Describer.describe` does."""
+
+
+def roles_of(methods: Iterable[Method]) -> dict[str, bool]:
+    """Return the LLM roles that any of the methods uses, each with whether it needs log-probabilities."""
+    roles: dict[str, bool] = {}
+    for method in methods:
+        for role, needs_logprobs in method.roles.items():
+            roles[role] = roles.get(role, False) or needs_logprobs
+    return roles
+
+
+async def outcome(work: Awaitable[T]) -> tuple[T | None, Status, str]:
+    """Return what a method answers, with status and detail; an exception makes it a failure.
+
+    Raises:
+        HarnessError: if the method raises one, because it ends the run.
+    """
+    try:
+        return await work, Status.OK, ""
+    except HarnessError:
+        raise
+    except Unanswered as error:
+        return None, error.status, error.detail
+    except Exception as error:
+        logger.debug("an item failed", exc_info=True)
+        return None, Status.FAILED, f"{type(error).__name__}: {error}"

@@ -21,8 +21,9 @@ from harness.folder import RunFolder
 from harness.llm.serving import Serving
 from harness.records import Status
 from harness.run.describe import describe
+from harness.run.identity import check_same_run
 from harness.run.judge import judge
-from harness.run.manifest import MASK, check_same_run
+from harness.run.masking import MASK
 from harness.run.pipeline import cache_of, conclude, serving_of
 from harness.run.setup import Setup
 

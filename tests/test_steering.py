@@ -23,7 +23,7 @@ from harness.evidence.windows import split_of
 from harness.folder import RunFolder, read_table
 from harness.llm.scripted import ScriptedBackend
 from harness.methods import DescriberCase, JudgeCase
-from harness.records import Effect, EvidenceSize, Neuron, ScoredToken, Sign, Split, Status, TextPrompt
+from harness.records import Effect, EvidenceSize, Neuron, ScoredToken, Sign, Split, Status, SteeredText, TextPrompt
 from harness.run.building import section
 from harness.run.help import compose_config
 from harness.run.interventions import effects, measure
@@ -109,7 +109,7 @@ def token_of(subject: Subject) -> int:
 
 
 def of(folder: RunFolder, neuron: Neuron, split: Split = Split.EXPLAIN) -> dict[float, Effect]:
-    return {item.value: item for item in folder.read_effects() if item.neuron == neuron and item.split is split}
+    return {item.value: item for item in folder.read(Effect) if item.neuron == neuron and item.split is split}
 
 
 def test_a_planted_neuron_is_found_by_what_it_does(base: list[str], tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_planted_neuron_is_found_by_what_it_does(base: list[str], tmp_path: Pa
     assert said[PLANTED].evidence == EvidenceSize(tokens=25)
 
     texts = {
-        neuron: [item for item in folder.read_steered() if item.neuron == neuron]
+        neuron: [item for item in folder.read(SteeredText) if item.neuron == neuron]
         for neuron in (PLANTED, PLAIN, PLANTED.with_sign(Sign.NEGATIVE))
     }
     for item in texts[PLANTED]:
@@ -261,8 +261,8 @@ def test_an_interrupted_run_measures_nothing_twice(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert counted["clamped"] == total["clamped"] - 2 * 32
     assert counted["texts"] == total["texts"]
-    assert again.read_effects() == whole.read_effects()
-    assert again.read_steered() == whole.read_steered()
+    assert again.read(Effect) == whole.read(Effect)
+    assert again.read(SteeredText) == whole.read(SteeredText)
 
 
 def test_other_settings_measure_anew_until_there_are_answers(base: list[str], tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_other_settings_measure_anew_until_there_are_answers(base: list[str], tm
     texts = {path: path.stat().st_mtime_ns for path in folder.steered.iterdir()}
     prompts = {path: path.stat().st_mtime_ns for path in folder.effects.glob("*.prompts.parquet")}
     start([*base, "steering.effects.values=[5]"], folder.path)
-    assert {item.value for item in folder.read_effects()} == {5.0}  # nothing of the old ones stays
+    assert {item.value for item in folder.read(Effect)} == {5.0}  # nothing of the old ones stays
     assert {path: path.stat().st_mtime_ns for path in folder.steered.iterdir()} == texts
     assert {path: path.stat().st_mtime_ns for path in folder.effects.glob("*.prompts.parquet")} == prompts
 
@@ -287,7 +287,7 @@ def test_strengths_in_peaks_of_the_neuron(base: list[str], tmp_path: Path) -> No
         explained = [item.activation for item in folder.read_exemplars() if item.neuron == neuron]
         assert 0 < peak <= max(explained)
         assert list(of(folder, neuron)) == pytest.approx([2 * peak, -peak], abs=1e-5)
-        steered = [item for item in folder.read_steered() if item.neuron == neuron and item.strength is not None]
+        steered = [item for item in folder.read(SteeredText) if item.neuron == neuron and item.strength is not None]
         assert {item.strength for item in steered} == {3.0}
         assert steered[0].value == pytest.approx(3 * peak, abs=1e-5)
 

@@ -23,7 +23,7 @@ from harness.plan.trial import Findings, channel_numbers, run_trial
 from harness.plan.warnings import stops_of, warnings_of
 from harness.plan.work import Work, work_of
 from harness.records import RoleUsage
-from harness.run.manifest import check_same_run
+from harness.run.identity import check_same_run
 from harness.run.setup import Setup
 from harness.stats.power import Plan, neurons_needed, smallest_difference
 from harness.subject.declared import DENSE, DeclaredSubject, Shape

@@ -282,7 +282,7 @@ class _Trial:
             tried.evidence,
             seed=tried.seed,
             device=tried.executor.device,
-            own=self._scratch.path,
+            run_folder=self._scratch.path,
         ) as evidence:
             seconds, summary = time.monotonic() - loaded, evidence.summary
             Gathered(evidence.folder, tuple(tried.described)).write(self._scratch.exemplars, self._scratch.activity)

@@ -147,7 +147,7 @@ class _Judging:
         self._setup, self._made = setup, made
         self.evidence = OpenEvidence(setup, folder, OPEN_TO_JUDGES)
         texts: dict[Neuron, list[SteeredText]] = defaultdict(list)
-        for text in folder.read_steered():
+        for text in folder.read(SteeredText):
             texts[text.neuron].append(text)
         self._steered = {neuron: tuple(found) for neuron, found in texts.items()}
 

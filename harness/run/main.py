@@ -172,7 +172,7 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
 
 
 def _show(setup: Setup, leaderboard: Leaderboard, *, quiet: bool) -> None:
-    from harness.report import print_decomposition, print_expected, print_judge_checks
+    from harness.report import print_decomposition, print_judge_checks, print_reference_channels
     from harness.results.tables import print_leaderboard
 
     console, folder = _console(), RunFolder(setup.folder)
@@ -186,7 +186,7 @@ def _show(setup: Setup, leaderboard: Leaderboard, *, quiet: bool) -> None:
     else:
         print_decomposition(folder, console)
     if not quiet:
-        print_expected(folder, console)
+        print_reference_channels(folder, console)
     print(folder.report.resolve())
 
 

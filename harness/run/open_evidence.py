@@ -32,11 +32,11 @@ class OpenEvidence:
         self._table = folder.exemplar_table()
         self._reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
         self._activity: dict[Neuron, dict[Split, Activity]] = defaultdict(dict)
-        for record in folder.read_activity():
+        for record in folder.read(Activity):
             if record.split in self._splits:
                 self._activity[record.neuron][record.split] = record
         self._effects: dict[Neuron, list[Effect]] = defaultdict(list)
-        for effect in folder.read_effects():
+        for effect in folder.read(Effect):
             if effect.split in self._splits:
                 self._effects[effect.neuron].append(effect)
         self._exemplars = lru_cache(maxsize=HELD)(self._read_exemplars)

@@ -108,7 +108,7 @@ def whole(subject: Subject, corpus: InstalledDocs, neurons: list[Neuron], config
     """Time the whole pass, from reading the documents to writing the run's files."""
     with tempfile.TemporaryDirectory() as folder:
         start = clock(device)
-        with gathered(corpus, subject, neurons, config, seed=0, device=device, own=Path(folder)) as found:
+        with gathered(corpus, subject, neurons, config, seed=0, device=device, run_folder=Path(folder)) as found:
             middle = clock(device)
             found.write(Path(folder) / "exemplars.parquet", Path(folder) / "activity.parquet")
             end = clock(device)

@@ -70,7 +70,9 @@ def collect(
     seed: int = 3,
     progress: Callable[[int | None, int], None] = lambda total, done: None,
 ) -> Kept:
-    with gathered(corpus, subject, neurons, config, seed=seed, device="cpu", own=folder, progress=progress) as found:
+    with gathered(
+        corpus, subject, neurons, config, seed=seed, device="cpu", run_folder=folder, progress=progress
+    ) as found:
         found.write(folder / "exemplars.parquet", folder / "activity.parquet")
         summary = found.summary
     return Kept(
