@@ -477,7 +477,7 @@ def test_the_leaderboard_of_a_folder_follows_its_manifest(tmp_path: Path) -> Non
     assert {row.facet for row in board.breakdown} == {"layer", "kurtosis of out"}
     manifest["config"] = {"statistics": {"ridge": -1}}
     write_json(folder.manifest, manifest)
-    with pytest.raises(HarnessError, match="statistics.ridge: must be"):
+    with pytest.raises(HarnessError, match=r"statistics\.ridge: must be"):
         leaderboard_of(folder)
 
 

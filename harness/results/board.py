@@ -271,8 +271,8 @@ def _graph(pairs: Tally, names: Sequence[str]) -> Graph:
     if len(unbeaten) > 1:
         ladder = " above ".join(" and ".join(group) for group in unbeaten)
         words = (
-            f"No describer of a higher group lost a point to a lower one: {ladder}. The distance of their strengths depends "
-            "on the ridge penalty."
+            f"No describer of a higher group lost a point to a lower one: {ladder}. The distance of their strengths "
+            "depends on the ridge penalty."
         )
     return Graph(tuple(joined), tuple(unbeaten), words)
 

@@ -250,9 +250,9 @@ def _starts(table: VerdictTable, columns: Sequence[str]) -> Bools:
 def compare(table: VerdictTable) -> ComparisonTable:
     """Merge verdicts into comparisons, one per judge, neuron and unordered pair of describers.
 
-    A symmetric verdict is a complete comparison. Other judges need both orders. If the orders agree, that is the outcome.
-    If they differ in any way (also if only one is a tie), the comparison is an inconsistent tie. If one is missing or not
-    ok, the comparison has failed; it is never a tie.
+    A symmetric verdict is a complete comparison. Other judges need both orders. If the orders agree, that is the
+    outcome. If they differ in any way (also if only one is a tie), the comparison is an inconsistent tie. If one is
+    missing or not ok, the comparison has failed; it is never a tie.
     """
     begin = np.flatnonzero(_starts(table, _QUESTION))
     size = np.diff(np.append(begin, len(table)))

@@ -1,7 +1,7 @@
 """Points of comparisons by judge, pair and length difference, in the data and in each bootstrap sample.
 
-All metrics that use comparisons are functions of these counts, so neurons are resampled once for all of them. The counts
-of all judges together are the sum over judges.
+All metrics that use comparisons are functions of these counts, so neurons are resampled once for all of them. The
+counts of all judges together are the sum over judges.
 """
 
 from __future__ import annotations
