@@ -1,7 +1,7 @@
 """Confidence intervals by a seeded percentile bootstrap that resamples whole clusters.
 
-*Method.* Each bootstrap sample draws n of the n clusters with replacement. The statistic is computed in each sample, and
-the interval is bounded by two quantiles of these estimates. The plain percentile interval is too narrow with few
+*Method.* Each bootstrap sample draws n of the n clusters with replacement. The statistic is computed in each sample,
+and the interval is bounded by two quantiles of these estimates. The plain percentile interval is too narrow with few
 clusters, so the quantiles are those of the expanded percentile interval (Hesterberg 2015, *What teachers should know
 about the bootstrap*, section 4.3): wider by the ratio of Student's t with n - 1 degrees of freedom to the normal
 distribution, and by sqrt(n / (n - 1)).

@@ -12,8 +12,8 @@ every comparison.
 exchangeable given the covariate. Dependence within a neuron does not bias the strengths, but intervals must come from
 resampled neurons.
 
-*Degenerate cases.* Strengths of describers that no chain of comparisons connects cannot be compared (:func:`groups`). If
-a group of describers never lost a point to the rest, its distance depends on the penalty (:func:`groups` with
+*Degenerate cases.* Strengths of describers that no chain of comparisons connects cannot be compared (:func:`groups`).
+If a group of describers never lost a point to the rest, its distance depends on the penalty (:func:`groups` with
 ``beaten=True``; Ford 1957). With one describer or without comparisons, all strengths are zero.
 """
 
@@ -122,8 +122,8 @@ def refit(design: Design, points: Floats, counts: Floats, ridge: float, start: F
 def groups(design: Design, points: Floats, counts: Floats, *, beaten: bool = False) -> list[list[int]]:
     """Return the groups of describers that comparisons connect, each sorted, including groups of one.
 
-    Describers of a group are connected by a chain of comparisons. With ``beaten``, chains of won points must exist in both
-    directions; without a penalty, strengths are finite if and only if there is one such group (Ford 1957).
+    Describers of a group are connected by a chain of comparisons. With ``beaten``, chains of won points must exist in
+    both directions; without a penalty, strengths are finite if and only if there is one such group (Ford 1957).
     """
     won = [(design.left, design.right, counts), (design.right, design.left, counts)]
     if beaten:

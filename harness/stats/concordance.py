@@ -16,8 +16,8 @@ def kendall_tau(first: ArrayLike, second: ArrayLike) -> Floats:
     1 if both order all pairs of items the same way, -1 if the opposite way. A pair tied in either set counts for
     neither, and the scale is corrected for ties. With few items tau is coarse: four items have six pairs.
 
-    *Degenerate cases.* Items with NaN in either set are left out. NaN if fewer than two items remain, or one of the sets
-    ties them all.
+    *Degenerate cases.* Items with NaN in either set are left out. NaN if fewer than two items remain, or one of the
+    sets ties them all.
 
     Args:
         first: values, (..., items).

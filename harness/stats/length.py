@@ -1,7 +1,7 @@
 """Length control: win rates if all descriptions were equally long.
 
-Judges tend to prefer the longer answer. As in length-controlled AlpacaEval (Dubois et al. 2024, section 3), the log-odds
-of a preference get the term ``effect * tanh(length difference / scale)``, fitted together with the strengths
+Judges tend to prefer the longer answer. As in length-controlled AlpacaEval (Dubois et al. 2024, section 3), the
+log-odds of a preference get the term ``effect * tanh(length difference / scale)``, fitted together with the strengths
 (:mod:`harness.stats.bradley_terry`). The adjusted win rate is the model's prediction without that term.
 
 Differences from the source, because many describers meet in pairs instead of one baseline: length is counted in words;

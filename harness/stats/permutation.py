@@ -2,8 +2,8 @@
 
 *Null hypothesis.* The two methods are exchangeable on every neuron: swapping their names only changes the sign of the
 neuron's total. Then all combinations of signs are equally probable, however observations within a neuron depend on each
-other (Fisher 1935; Good 2005, *Permutation, parametric and bootstrap tests*). Neurons must be independent. The statistic
-is the sum over neurons; the test is two-sided.
+other (Fisher 1935; Good 2005, *Permutation, parametric and bootstrap tests*). Neurons must be independent. The
+statistic is the sum over neurons; the test is two-sided.
 
 *Degenerate cases.* Neurons with a total of zero do not matter. Without other neurons, p is 1. With n neurons, p is at
 least ``2 ** (1 - n)``, so 0.05 needs six neurons.

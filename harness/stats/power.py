@@ -1,13 +1,13 @@
 """Power: how many neurons a comparison needs to detect a difference.
 
-*Test.* Two methods are compared on every neuron. The win-rate difference is the share of comparisons that one wins minus
-the share that the other wins (60 % against 40 %, ties as half, is a difference of 0.2). The test is two-sided on its
-mean over neurons, with a normal approximation.
+*Test.* Two methods are compared on every neuron. The win-rate difference is the share of comparisons that one wins
+minus the share that the other wins (60 % against 40 %, ties as half, is a difference of 0.2). The test is two-sided on
+its mean over neurons, with a normal approximation.
 
 *Assumptions.* A share ``ties`` of the comparisons is tied, for any difference. A neuron is judged ``comparisons`` times
 (by several judges, or at both signs) with correlation ``correlation`` between outcomes, which is worth
-``comparisons / (1 + (comparisons - 1) * correlation)`` independent comparisons (design effect, Kish 1965). ``tests`` pairs
-of methods share the level (Bonferroni; Holm's correction has at least this power). The variance of one outcome is
+``comparisons / (1 + (comparisons - 1) * correlation)`` independent comparisons (design effect, Kish 1965). ``tests``
+pairs of methods share the level (Bonferroni; Holm's correction has at least this power). The variance of one outcome is
 ``1 - ties - difference ** 2``, and ``1 - ties`` under the null hypothesis.
 
 *Limits.* With fewer than about twenty neurons, the normal approximation overstates power a little.
