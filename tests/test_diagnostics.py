@@ -1,4 +1,4 @@
-"""Diagnostics: what two decompositions have in common, and what neurons have that random vectors have not."""
+"""Diagnostics of a decomposition: agreement of two starts, ablations, and the difference from random vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run as a dataset for others: what is written loads with the field's own library, and is read back here."""
+"""The exported data set: it loads with ``datasets``, and its descriptions can be read by ``precomputed``."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_exported_descriptions_compete_again(
 
 
 def test_hostile_text_comes_back_as_it_was(run: RunFolder, exported: Path) -> None:
-    from made_up import NOWHERE, case, describe, failure
+    from support.describer_cases import NOWHERE, case, describe, failure
 
     from describers.precomputed import Precomputed
 
@@ -171,10 +171,10 @@ def test_hostile_text_comes_back_as_it_was(run: RunFolder, exported: Path) -> No
     ("prepare", "arguments", "told"),
     [
         ("nothing", [], "is not a run folder"),
-        ("run", ["--to", "full"], "holds mine.txt, which is no part of an export"),
-        ("run", ["--to", "full/mine.txt"], "is no folder"),
-        ("bare", ["--exemplars"], "no exemplars: leave --exemplars out"),
-        ("bare", [], "no record yet"),
+        ("run", ["--to", "full"], "contains mine.txt, which is not part of an export"),
+        ("run", ["--to", "full/mine.txt"], "is not a folder"),
+        ("bare", ["--exemplars"], "has no exemplars: remove --exemplars"),
+        ("bare", [], "has no records yet"),
     ],
 )
 def test_a_mistake_is_one_line(

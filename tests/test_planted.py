@@ -1,4 +1,4 @@
-"""Planted subjects: the truth is known, so everything here is held against it, and none of it needs an LLM."""
+"""Planted subjects: everything is compared with the known truth, without an LLM."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.errors import told
+from support.planted import known_activations
 from transformers import AutoModelForCausalLM
 
 from harness.decomposition import kurtosis
@@ -31,7 +32,6 @@ from harness.planted import (
     Truth,
     checkpoint_of,
     graded,
-    known_activations,
     naming,
     truth_of,
 )
@@ -261,7 +261,6 @@ def test_what_names_a_concept(truth: Truth) -> None:
         "jump jumps jumped jumping",
         "run runs running",
         "make makes making",
-        "bus buses",
         "watch watches watched",
         "glance glanced glancing",
         "movie movies",
@@ -461,9 +460,13 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     told(lambda: PlantedCorpus(None), "subject=planted")
     told(lambda: PlantedTruth(None), "subject=planted")
     told(lambda: Planting.of({**SOIL, "levels": {}}), "planting.levels")
-    told(lambda: Planting.of({**SOIL, "levels": {"a": {"neurons": 0}}}), "planting.levels.a.neurons", "at least 1")
+    told(
+        lambda: Planting.of({**SOIL, "levels": {"a": {"neurons": 0}}}),
+        "planting.levels.a.neurons",
+        "greater than or equal to 1",
+    )
     told(lambda: Planting.of({**SOIL, "levels": {"a": {"neurons": 1, "depth": 2}}}), "planting", "depth")
-    told(lambda: Planting.of({**SETTINGS, "only_text": 0.9}), "planting.only_text", "more than all")
+    told(lambda: Planting.of({**SETTINGS, "only_text": 0.9}), "planting.only_weights + only_text must be at most 1")
     greedy = Planting.of({**SOIL, "levels": {"greedy": {"neurons": 1, "reads": 60, "writes": 10}}})
     told(lambda: truth_of(greedy), "planting.levels.greedy", "more concepts than there are (63)")
     told(lambda: truth_of(Planting.of({**SETTINGS, "sha256": "0"})), "not the expected one", "subject.planting.sha256")
@@ -471,7 +474,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "file").write_text("")
     told(lambda: checkpoint_of(Planting.of(SETTINGS), tmp_path / "file"), "cannot be written", "subject.cache")
     (tmp_path / "truth.json").write_text("{}")
-    told(lambda: Truth.read(tmp_path / "truth.json"), "does not say what was planted")
+    told(lambda: Truth.read(tmp_path / "truth.json"), "is not a record of what was planted")
     assert table([str(tmp_path)]) == 1
     assert "is not a run folder" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Channels known from elsewhere beside those found: the published running example, and planted ones on a tiny model."""
+"""Reference channels: the published running example, and channels planted in the records of a tiny model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from harness.run.setup import Setup
 __all__ = ["small"]
 
 
-def test_the_published_example_composes_with_its_figures() -> None:
+def test_the_published_example_composes_with_its_values() -> None:
     setup = Setup.of(compose_config(["experiment=paper_example"]))
-    (published,) = setup.expected
+    (published,) = setup.reference_channels
     assert (str(published.neuron), published.kind, published.rank) == ("L18N9005", VectorKind.GATE, 0)
     assert published.tokens == (" until", " Until", "until", " till", " hasta", "直到")
     assert (published.vector_kurtosis, published.kurtosis, published.cosine) == (0.3, 84.3, 0.67)
@@ -34,7 +34,7 @@ def test_the_published_example_composes_with_its_figures() -> None:
     assert not setup.compares  # no judge, no LLM
 
 
-def test_what_a_tiny_run_found_is_set_beside_what_was_expected(
+def test_a_tiny_run_shows_its_channels_next_to_the_reference(
     invoke: Invoke, small: dict[str, str], tmp_path: Path
 ) -> None:
     base = {name: value for name, value in small.items() if name.startswith(("subject", "decomp", "tracking"))}
@@ -65,17 +65,17 @@ def test_what_a_tiny_run_found_is_set_beside_what_was_expected(
     assert (
         f"{planted.neuron} in, channel 1; found as channel 2; top tokens overlap by 0.60 (Jaccard)" in words
     )  # 3 of 5
-    lines = [line for line in out.splitlines() if line.startswith(("│ expected", "│ found"))]
+    lines = [line for line in out.splitlines() if line.startswith(("│ reference", "│ found"))]
     assert "84.3" in lines[0]
     assert f"{planted.kurtosis:.1f}".replace("-", "−") in lines[1]
     assert f"{planted.cosine:.2f}" in lines[1]
     page = folder.report.read_text()
-    assert "Expected channels beside those that were found" in page
+    assert "Reference channels and the channels that the run found" in page
     assert "&lt;script&gt;us" in page
     assert "nothing of <b>" not in page
 
 
-def test_the_channel_whose_tokens_overlap_most_is_the_one_that_is_meant(tmp_path: Path) -> None:
+def test_the_channel_with_the_largest_overlap_of_tokens_is_found(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", neurons=2, channels=3, hostile=False)
     channels, vectors = folder.read_channels(), folder.read_vectors()
     own = [one for one in channels if (one.neuron, one.kind) == (channels[0].neuron, channels[0].kind)]
@@ -98,20 +98,23 @@ def test_the_channel_whose_tokens_overlap_most_is_the_one_that_is_meant(tmp_path
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"neuron": "18/9005", "kind": "gate"}, ["expected[0].neuron", "'18/9005' is no neuron's name such as L3N17"]),
-        ({"neuron": "L1N1-", "kind": "in"}, ["expected[0].neuron", "whole neurons only"]),
-        ({"neuron": "L1N1", "kind": "sideways"}, ["expected[0].kind", "gate"]),
-        ({"neuron": "L1N1", "kind": "in", "kurtosi": 3}, ["expected[0].kurtosi"]),
+        (
+            {"neuron": "18/9005", "kind": "gate"},
+            ["reference_channels.0.neuron", "'18/9005' is no neuron's name such as L3N17"],
+        ),
+        ({"neuron": "L1N1-", "kind": "in"}, ["reference_channels.0.neuron", "channels have no sign"]),
+        ({"neuron": "L1N1", "kind": "sideways"}, ["reference_channels.0.kind", "gate"]),
+        ({"neuron": "L1N1", "kind": "in", "kurtosi": 3}, ["reference_channels.0.kurtosi"]),
     ],
 )
-def test_what_cannot_be_expected_is_told_in_one_line(entry: dict[str, str], words: list[str]) -> None:
-    with pytest.raises(ValueError, match="expected") as caught:
+def test_an_invalid_entry_is_reported_in_one_line(entry: dict[str, str], words: list[str]) -> None:
+    with pytest.raises(ValueError, match="reference_channels") as caught:
         reference_channels([entry])
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
 
 
-def test_a_neuron_that_the_run_does_not_have_is_told_before_time_is_spent(
+def test_a_neuron_that_the_run_does_not_have_is_refused_at_the_start(
     invoke: Invoke, small: dict[str, str], tmp_path: Path
 ) -> None:
     code, _, err = invoke(*options(small, folder="no"), "reference_channels=[{neuron: L2N1, kind: in}]")

@@ -21,7 +21,7 @@ import harness.run.decompose as stage
 from harness.folder import RunFolder, write_json
 from harness.records import Description, Neuron, Score, Verdict, Winner
 from harness.report.__main__ import main as report
-from harness.report.sweep_plots import sweep_figure
+from harness.report.sweep_plots import sweep_plot
 from harness.results.parameters import swept
 from harness.results.pool import pool
 from harness.results.run_data import load_run
@@ -355,13 +355,13 @@ def test_runs_are_shown_by_what_they_vary(tmp_path: Path, capsys: pytest.Capture
     assert weight.spans_decades
     assert not channels.spans_decades
     for parameter, scale in ((weight, "log"), (channels, "linear")):
-        figure = sweep_figure(sweep, parameter)
+        figure = sweep_plot(sweep, parameter)
         assert figure is not None
         shown = [axes for axes in figure.axes if axes.get_visible()]
         assert [axes.get_title() for axes in shown] == ["rotate", "maxact", "generic (control)"]
         assert {axes.get_xscale() for axes in shown} == {scale}
     alone = Sweep(sweep.runs[::2])
-    figure = sweep_figure(alone, alone.parameters[0])
+    figure = sweep_plot(alone, alone.parameters[0])
     assert figure is not None
     (axes,) = figure.axes
     lines_by = {line.get_label(): line.get_ydata() for line in axes.get_lines()}

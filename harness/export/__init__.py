@@ -1,4 +1,4 @@
-"""A run as a dataset for others: parquet tables, a card, and a file that ``describers=[precomputed]`` reads back."""
+"""Export a run as a data set: parquet tables, a card, and a file that ``describers=[precomputed]`` reads."""
 
 from harness.export.dataset import export_run, push
 

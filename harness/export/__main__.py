@@ -1,4 +1,4 @@
-"""Write a run as a Hugging Face data set with its card, and push it if asked to: ``python -m harness.export RUN``."""
+"""Write a run as a Hugging Face data set with a card, and optionally push it: ``python -m harness.export RUN``."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from harness.folder import RunFolder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export a run, print the folder, and upload it if that is asked for; return the exit status."""
+    """Export a run, print the folder, upload it with ``--push``, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m harness.export", description=(__doc__ or "").replace("``", ""))
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to write the dataset (RUN/export)")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="folder of the data set (RUN/export)")
     parser.add_argument(
         "--exemplars",
         action="store_true",
-        help="with the windows of text; they are the corpus's, so see first that its licence lets you pass them on",
+        help="include the windows of text; check first that the licence of the corpus allows it",
     )
-    parser.add_argument(
-        "--licence", default="other", metavar="ID", help="licence that the card names, such as cc-by-4.0"
-    )
-    parser.add_argument("--push", metavar="USER/NAME", help="upload to this dataset of the Hugging Face hub (HF_TOKEN)")
-    parser.add_argument("--private", action="store_true", help="make that dataset private if it is new")
+    parser.add_argument("--licence", default="other", metavar="ID", help="licence for the card, such as cc-by-4.0")
+    parser.add_argument("--push", metavar="USER/NAME", help="upload to this data set on the hub (needs HF_TOKEN)")
+    parser.add_argument("--private", action="store_true", help="make a new data set private")
     options = parser.parse_args(arguments)
     try:
         folder = export_run(

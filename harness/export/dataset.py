@@ -1,4 +1,4 @@
-"""Writing a run as a local dataset folder, and uploading it on request."""
+"""Write a run as a local data set folder, and upload it."""
 
 from __future__ import annotations
 
@@ -8,76 +8,77 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import DatasetCardData, HfApi
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 import harness
 from harness.errors import HarnessError
-from harness.export.tables import COLUMNS, SCHEMAS, Row, precomputed_rows, rows_of
+from harness.export.tables import TABLES, Table, precomputed_rows
 from harness.folder import RunFolder, encodable, replacing, write_json
-from harness.report.words import neurons_of, neurons_told, summary
+from harness.report.notes import count_neurons, neurons_of, summary
 from harness.results.run_data import RunData, load_run
 from harness.results.tables import markdown_table
 
 CARD, PRECOMPUTED, MANIFEST, LEADERBOARD = "README.md", "precomputed.jsonl", "manifest.json", "leaderboard.json"
-OURS = {CARD, PRECOMPUTED, MANIFEST, LEADERBOARD, *(f"{name}.parquet" for name in SCHEMAS)}
+FILES = {CARD, PRECOMPUTED, MANIFEST, LEADERBOARD, *(f"{name}.parquet" for name in TABLES)}
 
 
 def export_run(run: RunFolder, to: Path, *, exemplars: bool = False, licence: str = "other") -> Path:
-    """Write a run's records as a dataset folder. Equal run folders make equal bytes.
+    """Write a run's records as a data set folder. Equal run folders give equal bytes.
 
     Args:
         run: the run folder.
-        to: the folder to write; what an earlier export left there is replaced.
-        exemplars: whether the windows of text go with it. They are the corpus's, and so is their licence.
-        licence: identifier of the licence that the card names.
+        to: the folder to write; an earlier export in it is replaced.
+        exemplars: whether to include the windows of text. The licence of the corpus applies to them.
+        licence: licence identifier for the card.
 
     Returns:
         The folder.
 
     Raises:
-        HarnessError: if this is no run folder, there is nothing to export, or the folder holds anything else.
+        HarnessError: if ``run`` is not a run folder or has no records, or ``to`` has files of other origin.
     """
     data = load_run(run)
-    strangers = sorted(path.name for path in to.iterdir() if path.name not in OURS) if to.is_dir() else []
-    if strangers or (to.exists() and not to.is_dir()):
-        what = f"holds {strangers[0]}, which is no part of an export" if strangers else "is no folder"
-        raise HarnessError(f"{to} {what}: choose another with --to")
+    other_files = sorted(path.name for path in to.iterdir() if path.name not in FILES) if to.is_dir() else []
+    if other_files or (to.exists() and not to.is_dir()):
+        problem = f"contains {other_files[0]}, which is not part of an export" if other_files else "is not a folder"
+        raise HarnessError(f"{to} {problem}: choose another folder with --to")
     if exemplars and not run.exemplars.exists():
-        raise HarnessError(f"{run.path} holds no exemplars: leave --exemplars out")
+        raise HarnessError(f"{run.path} has no exemplars: remove --exemplars")
     controls = {name for name, entry in data.part("contestants").items() if entry.get("control")}
     try:
-        counts = {name: _write(name, run, to, controls) for name in SCHEMAS if name != "exemplars" or exemplars}
-        counts = {name: count for name, count in counts.items() if count}
+        counts = {}
+        for name, table in TABLES.items():
+            if (name != "exemplars" or exemplars) and (count := _write(table, to / f"{name}.parquet", run, controls)):
+                counts[name] = count
         if not counts:
-            raise HarnessError(f"{run.path} holds no record yet: finish the run first")
+            raise HarnessError(f"{run.path} has no records yet: finish the run first")
         written = {CARD, MANIFEST, *(f"{name}.parquet" for name in counts)}
         if "descriptions" in counts:
             _write_lines(to / PRECOMPUTED, precomputed_rows(run))
             written |= {PRECOMPUTED, LEADERBOARD}
             write_json(to / LEADERBOARD, data.leaderboard.to_json())
         write_json(to / MANIFEST, data.manifest)
-        with replacing(to / CARD) as aside:
-            aside.write_text(_card(data, counts, licence), "utf-8", errors="replace")
+        with replacing(to / CARD) as temporary:
+            _card(data, counts, licence).save(temporary)
     except OSError as error:
         raise HarnessError(f"{to} cannot be written: {error.strerror or error}") from error
-    for name in OURS - written:  # above all text that is no longer to be given away
+    for name in FILES - written:  # for example exemplars of an earlier export
         (to / name).unlink(missing_ok=True)
     return to
 
 
 def push(folder: Path, name: str, *, private: bool = False) -> str:
-    """Upload an exported folder to the Hugging Face hub, and return its address.
+    """Upload an exported folder to the Hugging Face hub and return its address.
 
     Args:
-        folder: what :func:`export_run` wrote.
-        name: name of the dataset, USER/NAME; it is made if it does not exist.
-        private: whether it is made private.
+        folder: the folder written by :func:`export_run`.
+        name: name of the data set, USER/NAME; it is created if it does not exist.
+        private: whether a new data set is private.
 
     Raises:
-        HarnessError: if the hub refuses or cannot be reached.
+        HarnessError: if the upload fails.
     """
     api = HfApi()
     try:
@@ -86,77 +87,68 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
             folder_path=folder,
             repo_id=name,
             repo_type="dataset",
-            allow_patterns=sorted(OURS),
-            delete_patterns=sorted(OURS - {CARD}),  # what an earlier export had, and this one has not
+            allow_patterns=sorted(FILES),
+            delete_patterns=sorted(FILES - {CARD}),  # files of an earlier export
             commit_message=f"Export of a run of neuron-harness {harness.__version__}",
         )
-    except Exception as error:  # whatever a network does to a client, whose errors vary with the library beneath it
+    except Exception as error:  # the classes depend on the HTTP library
         reason = " ".join(str(error).split())[:300]
         raise HarnessError(
-            f"{name} could not be pushed ({reason}); the export is in {folder}. Does HF_TOKEN allow to write?"
+            f"{name} could not be pushed ({reason}); the export is in {folder}. Does HF_TOKEN have write access?"
         ) from error
     return str(address)
 
 
-def _write(table: str, run: RunFolder, to: Path, controls: set[str]) -> int:
-    """Write one table, portion by portion, and return how many rows it has; none leave no file."""
-    path, count = to / f"{table}.parquet", 0
-    with replacing(path) as aside, pq.ParquetWriter(aside, SCHEMAS[table], compression="zstd") as writer:
-        for rows in rows_of(table, run, controls):
+def _write(table: Table, path: Path, run: RunFolder, controls: set[str]) -> int:
+    """Write one table in batches and return its number of rows; an empty table leaves no file."""
+    schema, count = table.features.arrow_schema, 0
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for rows in table.rows(run, controls):
             count += len(rows)
-            writer.write_table(_arrow(rows, SCHEMAS[table]))
+            try:
+                batch = pa.Table.from_pylist(rows, schema)
+            except UnicodeEncodeError:  # unpaired surrogates, which parquet cannot store
+                batch = pa.Table.from_pylist([encodable(row) for row in rows], schema)
+            writer.write_table(batch)
     if not count:
         path.unlink()
     return count
 
 
-def _arrow(rows: list[Row], schema: pa.Schema) -> pa.Table:
-    try:
-        return pa.Table.from_pylist(rows, schema)
-    except UnicodeEncodeError:  # half a surrogate pair, which parquet cannot hold
-        return pa.Table.from_pylist([encodable(row) for row in rows], schema)
-
-
 def _write_lines(path: Path, rows: Any) -> None:
-    with replacing(path) as aside, aside.open("w", encoding="ascii") as file:
-        # ASCII, so that half a surrogate pair comes back as what it was.
+    with replacing(path) as temporary, temporary.open("w", encoding="ascii") as file:
+        # ASCII escapes keep unpaired surrogates.
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def _card(data: RunData, counts: Mapping[str, int], licence: str) -> str:
-    front = DatasetCardData(
+def _card(data: RunData, counts: Mapping[str, int], licence: str) -> DatasetCard:
+    header = DatasetCardData(
         license=licence,
-        pretty_name=_plain_name(data.name),
+        pretty_name=_printable(data.name)[:200],
         tags=["interpretability", "neurons", "neuron-harness"],
         configs=[
-            {"config_name": name, "data_files": f"{name}.parquet", **({"default": True} if place == 0 else {})}
-            for place, name in enumerate(counts)
+            {"config_name": name, "data_files": f"{name}.parquet", **({"default": True} if index == 0 else {})}
+            for index, name in enumerate(counts)
         ],
     )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # Markdown: every text of others goes through the filter
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters["plain"] = plain_markdown
-    # It stands inside a block of code, where nothing can be escaped.
+    # This name is shown inside a code block, where nothing can be escaped.
     rows = data.leaderboard.overall.rows
-    real = [row.describer for row in rows if not row.control and re.fullmatch(r"[\w.-]+", row.describer)]
-    return environment.get_template("card.md.j2").render(
-        front=front.to_yaml(line_break="\n").strip(),
+    names = [row.describer for row in rows if not row.control and re.fullmatch(r"[\w.-]+", row.describer)]
+    card: DatasetCard = DatasetCard.from_template(
+        header,
+        template_path=str(Path(__file__).with_name("card.md.j2")),
+        plain=plain_markdown,
         name=data.name,
         version=str(data.part("versions").get("neuron-harness", harness.__version__)),
         summary=summary(data),
         compared=bool(data.leaderboard.judges),
-        leaderboard=markdown_table(data.leaderboard) if data.leaderboard.overall.rows else "",
-        tables=[{"name": name, "rows": count, "about": COLUMNS[name]} for name, count in counts.items()],
-        precomputed=(real or ["NAME"])[0] if "descriptions" in counts else "",
+        leaderboard=markdown_table(data.leaderboard) if rows else "",
+        tables=[{"name": name, "rows": count, "about": TABLES[name].about} for name, count in counts.items()],
+        precomputed=(names or ["NAME"])[0] if "descriptions" in counts else "",
         facts=list(_facts(data)),
         exemplars="exemplars" in counts,
     )
+    return card
 
 
 def _facts(data: RunData) -> Any:
@@ -165,10 +157,10 @@ def _facts(data: RunData) -> Any:
     yield "subject", ", ".join(dict.fromkeys(str(part) for part in parts if part)) or "not known"
     if corpus:
         yield "corpus", f"{corpus.get('name')} ({corpus.get('documents')} documents, {corpus.get('tokens')} tokens)"
-    yield "neurons", neurons_told(data.compared) if data.compares else str(neurons_of(data))
+    yield "neurons", count_neurons(data.compared) if data.compares else str(neurons_of(data))
     for name, entry in data.part("contestants").items():
         models = f", by {', '.join(entry['models'])}" if entry.get("models") else ""
-        yield f"describer {name}", f"{entry.get('form')}{' (control)' if entry.get('control') else ''}{models}"
+        yield f"describer {name}", f"{entry.get('mode')}{' (control)' if entry.get('control') else ''}{models}"
     for name, entry in data.part("judges").items():
         models = f" Model: {', '.join(entry['models'])}." if entry.get("models") else ""
         yield f"judge {name}", f"{entry.get('protocol') or entry.get('kind')}{models}"
@@ -182,10 +174,9 @@ def _facts(data: RunData) -> Any:
 
 
 def plain_markdown(text: object) -> str:
-    """Return text that Markdown and HTML show as it is, on one line."""
-    visible = "".join(character if character.isprintable() else " " for character in str(text))
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$!])", r"\\\1", " ".join(visible.split()))
+    """Return text on one line, escaped so that Markdown and HTML show it literally."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$!])", r"\\\1", _printable(str(text)))
 
 
-def _plain_name(name: str) -> str:
-    return " ".join("".join(character if character.isprintable() else " " for character in name).split())[:200]
+def _printable(text: str) -> str:
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

@@ -1,6 +1,5 @@
-"""Planted subjects: neurons that are known mixtures of known concepts, and what describers find of them."""
+"""Planted subjects: neurons that are known mixtures of known concepts, and the recall of describers on them."""
 
-from harness.planted.activations import known_activations
 from harness.planted.checkpoint import checkpoint_of
 from harness.planted.corpus import PlantedCorpus
 from harness.planted.corruptions import Grade, Graded, graded
@@ -26,7 +25,6 @@ __all__ = [
     "Truth",
     "checkpoint_of",
     "graded",
-    "known_activations",
     "naming",
     "plant",
     "truth_of",

@@ -1,4 +1,4 @@
-"""What the describers of a run found of what was planted in its subject: ``python -m harness.planted RUN``."""
+"""Recall and precision of the describers of a run on a planted subject: ``python -m harness.planted RUN``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print recall and precision of concepts as Markdown; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m harness.planted", description=(__doc__ or "").replace("``", ""))
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--words", type=int, default=2, metavar="N", help="words of a concept that name it (2)")
+    parser.add_argument(
+        "--words", type=int, default=2, metavar="N", help="different words of a concept that count as naming it (2)"
+    )
     options = parser.parse_args(arguments)
     try:
         folder = RunFolder(options.run)

@@ -1,4 +1,4 @@
-"""A planted model as a checkpoint folder that every tool reads: a Llama in safetensors, its tokenizer, the truth."""
+"""A planted model as a checkpoint folder: a Llama in safetensors, its tokenizer, and the truth as JSON."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from harness.errors import HarnessError
-from harness.planted.planting import PlantedWeights, plant, soil
+from harness.planted.planting import PlantedWeights, base_model, plant
 from harness.planted.settings import Planting
 
 logger = logging.getLogger(__name__)
 
 TRUTH = "truth.json"
 HEAD_DIM = 32
-#: Small beside the mean square of an embedding's components (0.003 in MiniLM).
+#: Small compared with the mean square of an embedding's components (0.003 in MiniLM).
 NORM_EPS = 1e-9
 
 
 def checkpoint_of(planting: Planting, cache: Path) -> Path:
-    """Return the folder of the model that the settings plant; it is made if it is not there yet.
+    """Return the folder of a planted model; make the model if it does not exist yet.
 
     Args:
         planting: the settings.
-        cache: folder of all planted models, each in one of its own named by the settings' key.
+        cache: folder of all planted models, one subfolder each, named by the settings' key.
 
     Raises:
-        HarnessError: if it cannot be made.
+        HarnessError: if the model cannot be made or written.
     """
     folder = cache.expanduser() / planting.key
     if (folder / TRUTH).is_file():
@@ -48,12 +48,12 @@ def checkpoint_of(planting: Planting, cache: Path) -> Path:
         try:
             aside.rename(folder)
         except OSError:
-            if not (folder / TRUTH).is_file():  # another process was faster, and made the same
+            if not (folder / TRUTH).is_file():  # otherwise another process made the same model first
                 raise
     except OSError as error:
         raise HarnessError(
-            f"the planted subject cannot be written to {folder} ({error.strerror or error}): name another folder with "
-            "subject.cache"
+            f"the planted subject cannot be written to {folder} ({error.strerror or error}): choose another folder "
+            "with subject.cache"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -61,7 +61,7 @@ def checkpoint_of(planting: Planting, cache: Path) -> Path:
 
 
 def write_checkpoint(planting: Planting, folder: Path) -> None:
-    """Plant a model and write it: equal settings make equal bytes, on one machine.
+    """Plant a model and write it. On one machine, equal settings give equal bytes.
 
     Raises:
         HarnessError: as :func:`harness.planted.planting.plant`.
@@ -88,7 +88,7 @@ def write_checkpoint(planting: Planting, folder: Path) -> None:
         pad_token_id=tokenizer.pad_token_id,
         dtype="float32",
     )
-    config.planted = planting.key  # two plantings in one embedding are two models
+    config.planted = planting.key  # so that two plantings in one embedding have different fingerprints
     config.save_pretrained(folder)
     planted.truth.write(folder / TRUTH)
 
@@ -96,7 +96,7 @@ def write_checkpoint(planting: Planting, folder: Path) -> None:
 def _tensors(planted: PlantedWeights) -> dict[str, torch.Tensor]:
     width = planted.gate.shape[1]
     layer = "model.layers.0."
-    silent = {f"{layer}self_attn.{name}_proj.weight": torch.zeros(width, width) for name in "qkvo"}
+    no_attention = {f"{layer}self_attn.{name}_proj.weight": torch.zeros(width, width) for name in "qkvo"}
     norms = ("model.norm.weight", f"{layer}input_layernorm.weight", f"{layer}post_attention_layernorm.weight")
     return {
         "model.embed_tokens.weight": planted.embedding,
@@ -104,20 +104,20 @@ def _tensors(planted: PlantedWeights) -> dict[str, torch.Tensor]:
         f"{layer}mlp.gate_proj.weight": planted.gate,
         f"{layer}mlp.up_proj.weight": planted.into,
         f"{layer}mlp.down_proj.weight": planted.out.T.contiguous(),
-        **silent,
+        **no_attention,
         **{name: torch.ones(width) for name in norms},
     }
 
 
 def _tokenizer(planting: Planting) -> PreTrainedTokenizerFast:
-    """Return the embedding's tokenizer as a causal model has it: one token before the text, none after it."""
-    given: Any = soil(planting).tokenizer
+    """Return the embedding's tokenizer with one special token before the text and none after it."""
+    given: Any = base_model(planting).tokenizer
     first, last = given.bos_token or given.cls_token, given.eos_token or given.sep_token
     backend = getattr(given, "backend_tokenizer", None)
     if backend is None or first is None or last is None:
         raise HarnessError(
-            "the tokenizer beside the embedding has no tokenizer.json, or no special tokens that begin and end a text: "
-            "take another embedding (subject.planting.sources)"
+            "the tokenizer of the embedding has no tokenizer.json, or no special tokens for the start and end of a "
+            "text: choose another model (subject.planting.sources)"
         )
     backend = type(backend).from_str(json.dumps(json.loads(backend.to_str())))
     backend.no_padding()

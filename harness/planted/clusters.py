@@ -1,8 +1,8 @@
-"""Concepts as clusters of whole words in a real embedding, grown around hand-chosen words.
+"""Concepts as clusters of whole words in a real embedding, grown from hand-chosen seed words.
 
-A concept's direction is that of the mean of its words in the whitened embedding (the direction of linear discriminant
-analysis with shrinkage): it sets the words apart from the whole vocabulary. Whatever lies half as far along it as the
-words that it began with, and is a whole word that belongs to no other concept more, joins it.
+The direction of a concept is the mean of its words in the whitened embedding, as in linear discriminant analysis with
+shrinkage: it separates these words from the rest of the vocabulary. A whole word joins the concept if its projection on
+this direction is at least half the mean projection of the seed words, and no other concept fits it better.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from harness.planted.stems import stem
 
 #: Shrinkage of the covariance towards a multiple of the identity, in units of its mean eigenvalue.
 _SHRINKAGE = 1.0
-#: How far along a concept's direction a word must lie, relative to the mean of the words that the concept began with.
-_REACH = 0.5
-#: A cluster with fewer words is no concept of this vocabulary.
-_FEWEST = 8
+#: Smallest projection of a word on a concept's direction, relative to the mean of the seed words.
+_THRESHOLD = 0.5
+#: Smallest number of words in a cluster.
+_MIN_WORDS = 8
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """What a concept is grown from; see ``concepts.yaml``."""
+class ConceptSeed:
+    """One line of ``concepts.yaml``."""
 
     name: str
     broader: str
@@ -43,86 +43,90 @@ class Cluster:
     """A concept as it was found in an embedding.
 
     Attributes:
-        beginning: what it was grown from.
-        tokens: ids of its words, the most typical first.
+        seed: the concept's line of ``concepts.yaml``.
+        tokens: ids of its words, most typical first.
         direction: (d_model,), float64, of norm 1.
     """
 
-    beginning: Beginning
+    seed: ConceptSeed
     tokens: tuple[int, ...]
     direction: Tensor
 
 
 @cache
-def beginnings() -> tuple[Beginning, ...]:
-    """Return the hand-written beginnings of all concepts."""
+def concept_seeds() -> tuple[ConceptSeed, ...]:
+    """Return the lines of ``concepts.yaml``."""
     listed: Any = OmegaConf.create(concept_list())
     return tuple(
-        Beginning(name, broader, tuple(labels.split()), tuple(words.split()))
+        ConceptSeed(name, broader, tuple(labels.split()), tuple(words.split()))
         for name, (broader, labels, words) in listed.items()
     )
 
 
-def grow(embedding: Tensor, vocabulary: Mapping[str, int], words: int) -> list[Cluster]:
+def grow(embedding: Tensor, vocabulary: Mapping[str, int], max_words: int) -> list[Cluster]:
     """Grow every concept in an embedding.
 
     Args:
         embedding: (V, d_model).
         vocabulary: id of each token.
-        words: at most so many words each.
+        max_words: largest number of words per cluster.
 
     Returns:
-        The clusters, no word in two of them, in whatever form.
+        The clusters. No two of them contain forms of the same word.
 
     Raises:
-        HarnessError: if the vocabulary lacks so many of a concept's words that nothing grows.
+        HarnessError: if the vocabulary has too few words of a concept.
     """
-    space = _Space(embedding)
-    starts = [[vocabulary[word] for word in item.words if word in vocabulary] for item in beginnings()]
-    for item, start in zip(beginnings(), starts, strict=True):
-        if len(start) < 4:
-            raise _not_there(item)
-    reach = torch.stack([space.along(space.direction(start), start) for start in starts])  # (concepts, V)
-    owner = _owners(reach, vocabulary)
+    space = _WhitenedSpace(embedding)
+    seed_tokens = [[vocabulary[word] for word in seed.words if word in vocabulary] for seed in concept_seeds()]
+    for seed, tokens in zip(concept_seeds(), seed_tokens, strict=True):
+        if len(tokens) < 4:
+            raise _too_few_words(seed)
+    projections = torch.stack([space.project(space.direction(tokens), tokens) for tokens in seed_tokens])
+    owner = _assign(projections, vocabulary)
     clusters = []
-    for place, item in enumerate(beginnings()):
-        joins = (owner == place) & (reach[place] >= _REACH)
-        order = reach[place].masked_fill(~joins, -torch.inf).sort(descending=True, stable=True).indices
-        tokens = order[: min(words, int(joins.sum()))].tolist()
-        if len(tokens) < _FEWEST:
-            raise _not_there(item)
-        clusters.append(Cluster(item, tuple(tokens), space.direction(tokens)))
+    for index, seed in enumerate(concept_seeds()):
+        members = (owner == index) & (projections[index] >= _THRESHOLD)
+        ranked = projections[index].masked_fill(~members, -torch.inf).sort(descending=True, stable=True).indices
+        found = ranked[: min(max_words, int(members.sum()))].tolist()
+        if len(found) < _MIN_WORDS:
+            raise _too_few_words(seed)
+        clusters.append(Cluster(seed, tuple(found), space.direction(found)))
     return clusters
 
 
-def _owners(reach: Tensor, vocabulary: Mapping[str, int]) -> Tensor:
-    """Return which concept each token belongs to, (V,), -1 for what is no whole word.
+def _assign(projections: Tensor, vocabulary: Mapping[str, int]) -> Tensor:
+    """Return the index of the concept that each token belongs to, (V,); -1 for tokens that are no whole words.
 
-    All forms of a word belong to one concept: the one that it is a label of, else the one along which a form of it lies
-    farthest. So no description can name a concept by a word of another.
+    All forms of a word belong to one concept: the one it is a label of, otherwise the one with the largest projection
+    of any form. A description can then never name a concept with a word of another concept.
+
+    Args:
+        projections: (concepts, V), of every token on every concept's direction.
+        vocabulary: id of each token.
     """
-    labels = {stem(label): place for place, item in enumerate(beginnings()) for label in item.labels}
+    labels = {stem(label): index for index, seed in enumerate(concept_seeds()) for label in seed.labels}
     words = {text: token for text, token in vocabulary.items() if len(text) > 2 and text.isascii() and text.isalpha()}
-    farthest, nearest = (found.tolist() for found in reach.max(dim=0))
+    largest, concept = (values.tolist() for values in projections.max(dim=0))
     best: dict[str, tuple[float, int]] = {}
     for text, token in words.items():
         root = stem(text)
-        best[root] = max(best.get(root, (-torch.inf, -1)), (farthest[token], nearest[token]))
-    owner = torch.full((reach.shape[1],), -1)
+        best[root] = max(best.get(root, (-torch.inf, -1)), (largest[token], concept[token]))
+    owner = torch.full((projections.shape[1],), -1)
     owner[list(words.values())] = torch.tensor([labels.get(stem(text), best[stem(text)][1]) for text in words])
     return owner
 
 
 def neighbours(clusters: Sequence[Cluster]) -> list[int]:
-    """Return the place of the cluster whose direction is nearest to each one's own."""
+    """Return, for each cluster, the index of the cluster with the most similar direction (cosine)."""
     directions = torch.stack([cluster.direction for cluster in clusters])
     cosines = (directions @ directions.T).fill_diagonal_(-torch.inf)
     nearest: list[int] = cosines.argmax(dim=1).tolist()
     return nearest
 
 
-class _Space:
-    """An embedding with its mean taken away, and its inverse covariance."""
+class _WhitenedSpace:
+    """A centred embedding and its covariance with shrinkage."""
 
     def __init__(self, embedding: Tensor) -> None:
         rows = embedding.double()
@@ -132,19 +136,19 @@ class _Space:
         self._covariance = covariance + _SHRINKAGE * covariance.trace() / size * torch.eye(size, dtype=torch.float64)
 
     def direction(self, tokens: Sequence[int]) -> Tensor:
-        """Return the direction that sets some tokens apart, (d_model,), of norm 1."""
+        """Return the direction that separates these tokens from the vocabulary, (d_model,), of norm 1."""
         found: Tensor = torch.linalg.solve(self._covariance, self._centred[list(tokens)].mean(dim=0))
         found /= found.norm()
         return found
 
-    def along(self, direction: Tensor, tokens: Sequence[int]) -> Tensor:
-        """Return how far every token lies along a direction, (V,), in units of the mean of some."""
-        distances = self._centred @ direction
-        return distances / distances[list(tokens)].mean()
+    def project(self, direction: Tensor, tokens: Sequence[int]) -> Tensor:
+        """Return the projection of every token on a direction, (V,), in units of the mean over ``tokens``."""
+        projections = self._centred @ direction
+        return projections / projections[list(tokens)].mean()
 
 
-def _not_there(item: Beginning) -> HarnessError:
+def _too_few_words(seed: ConceptSeed) -> HarnessError:
     return HarnessError(
-        f"the embedding has too few words of {item.name!r} to plant that concept: take one with an English vocabulary "
-        "of whole words in lower case (subject.planting.sources)"
+        f"the embedding has too few words of the concept {seed.name!r}: choose a model whose vocabulary has whole "
+        "English words in lower case (subject.planting.sources)"
     )

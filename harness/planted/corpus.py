@@ -1,4 +1,4 @@
-"""Text for planted subjects: plain sentences that hold words of the concepts, but for those that text must lack."""
+"""Text for planted subjects: sentences with words of all concepts except those that only weights can show."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.evidence import Corpus
-from harness.planted.planting import soil, truth_of
+from harness.planted.planting import base_model, truth_of
 from harness.planted.settings import Planting
 from harness.planted.stems import stem
 from harness.planted.truth import Seen, Truth
 from harness.seeds import derive_rng
 
-#: Sentences whose places are filled. A frame with a word of any concept is left out.
+#: Sentence templates. Those that contain a word of a planted concept are not used.
 FRAMES = (
     "The report mentions {} and {}, and then deals with {} for no good reason.",
     "There was nothing left but {}, {} and a bit of {}.",
@@ -43,24 +43,24 @@ FRAMES = (
     "It is not {} that matters, nor {}, but {}.",
     "Most of it concerns {}; the rest is about {} or {}.",
 )
-#: Chance that a place of a sentence about a concept holds a word of it; the others hold any word.
+#: Probability that a slot in a sentence about a concept gets a word of it. Other slots get any word.
 _ON_TOPIC = 0.6
 _TOPICS, _SENTENCES = 2, 6
 _WORD = re.compile(r"[a-z]+")
 
 
 class PlantedCorpus(Corpus):
-    """Documents of a few sentences, each about one of two concepts of its document, or about nothing.
+    """Documents of six sentences, each about one of two concepts of the document or about no concept.
 
-    No word of a concept that only weights can show is in them, in any inflection. They depend on the settings alone.
+    They contain no form of a word of a concept that only weights can show. They depend on the settings alone.
 
     Args:
-        planting: what is planted: the setting ``subject.planting``.
-        documents: how many are written.
-        name: what reports call it.
+        planting: the section ``subject.planting`` of the config.
+        documents: number of documents.
+        name: name in reports.
 
     Raises:
-        HarnessError: if there are no settings, for the subject is none that was planted.
+        HarnessError: if the subject was not planted (``planting`` is None), or an argument is invalid.
     """
 
     def __init__(
@@ -71,43 +71,44 @@ class PlantedCorpus(Corpus):
             raise HarnessError(f"corpus.documents must be at least 1, not {documents}")
 
     def texts(self) -> Iterator[str]:
-        """Write the documents, each from a seed of its own."""
+        """Yield the documents. Each has its own seed."""
         truth = truth_of(self._planting)
         fillers = self._fillers(truth)
-        told = [concept.words for concept in truth.concepts if concept.seen is not Seen.WEIGHTS]
+        topics = [concept.words for concept in truth.concepts if concept.seen is not Seen.WEIGHTS]
         frames = _frames(truth)
         for number in range(self._documents):
             rng = derive_rng(self._planting.seed, "planted", "document", number)
-            yield _document(rng, frames, told, fillers)
+            yield _document(rng, frames, topics, fillers)
 
     def _fillers(self, truth: Truth) -> list[str]:
-        """Return the whole words of the vocabulary that are of no concept, ordered."""
+        """Return the whole words of the vocabulary that belong to no concept, sorted."""
         taken = _stems(truth)
-        words = (word for word in soil(self._planting).tokenizer.get_vocab() if len(word) > 2)
+        words = (word for word in base_model(self._planting).tokenizer.get_vocab() if len(word) > 2)
         return sorted(
             word for word in words if word.isascii() and word.isalpha() and word.islower() and stem(word) not in taken
         )
 
 
 def _document(
-    rng: np.random.Generator, frames: Sequence[str], told: Sequence[Sequence[str]], fillers: Sequence[str]
+    rng: np.random.Generator, frames: Sequence[str], concepts: Sequence[Sequence[str]], fillers: Sequence[str]
 ) -> str:
-    topics = [told[place] for place in rng.choice(len(told), min(_TOPICS, len(told)), replace=False)] if told else []
+    count = min(_TOPICS, len(concepts))
+    topics = [concepts[index] for index in rng.choice(len(concepts), count, replace=False)] if concepts else []
     sentences = []
     for _ in range(_SENTENCES):
-        frame = _any(rng, frames)
-        # One sentence in three is about nothing.
+        frame = _pick(rng, frames)
+        # One sentence in three is about no concept.
         turn = int(rng.integers(_TOPICS + 1))
         topic = topics[turn] if turn < len(topics) else ()
         words = [
-            _any(rng, topic) if topic and rng.random() < _ON_TOPIC else _any(rng, fillers)
+            _pick(rng, topic) if topic and rng.random() < _ON_TOPIC else _pick(rng, fillers)
             for _ in range(frame.count("{}"))
         ]
         sentences.append(frame.format(*words))
     return " ".join(sentences)
 
 
-def _any(rng: np.random.Generator, items: Sequence[str]) -> str:
+def _pick(rng: np.random.Generator, items: Sequence[str]) -> str:
     return items[int(rng.integers(len(items)))]
 
 

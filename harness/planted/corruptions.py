@@ -1,4 +1,4 @@
-"""True descriptions made worse by degrees, to judge judges with: whoever prefers the worse of two is wrong."""
+"""Descriptions of known quality, made by corrupting the true one: a judge that prefers the worse of two is wrong."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Grade(enum.StrEnum):
     EMPTY = "empty"
 
 
-#: From 0 (says nothing true) to 1 (right), in steps that mean order alone. Grades of equal quality have none: a judge
-#: that prefers one of two such shows a bias.
+#: From 0 (nothing is true) to 1 (right). Only the order matters. A judge that prefers one of two grades of equal
+#: quality shows a bias.
 QUALITY = {
     Grade.RIGHT: 1.0,
     Grade.PADDED: 1.0,
@@ -48,7 +48,7 @@ class Graded:
     Attributes:
         grade: how it was made.
         text: the description.
-        quality: as in :data:`QUALITY`.
+        quality: its value in :data:`QUALITY`.
     """
 
     grade: Grade
@@ -59,21 +59,22 @@ class Graded:
 def graded(
     truth: Truth, neuron: Neuron, among: Sequence[Neuron], *, side: Side | str = Side.BOTH, seed: int = 0
 ) -> tuple[Graded, ...]:
-    """Return descriptions of a neuron from right to wrong, the best first.
+    """Return descriptions of a neuron from right to wrong, best first.
 
-    Right: every concept by its name, with words of it. Padded: the same and about as many words again that say nothing.
-    Half: the stronger half of the concepts; there is none of a neuron with one concept. Too narrow: single words in
-    place of each concept. Too broad: what each concept is a kind of. Neighbouring: in each concept's place the one
-    whose direction is nearest to it and which the neuron does not have. Another neuron's: the right one of one that
-    shares no concept with it, if there is such a neuron. Generic: the same for all. Empty: no word.
+    - Right: every concept by name, with words of it. Padded: the same, followed by about as many words without content.
+    - Half: the stronger half of the concepts; omitted for a neuron with one concept.
+    - Too narrow: one word of each concept. Too broad: the broader concept of each.
+    - Neighbouring concept: for each concept, the most similar one that the neuron does not have.
+    - Another neuron's: the right description of a neuron that shares no concept with it; omitted if there is none.
+    - Generic: the same text for all neurons. Empty: no text.
 
     Args:
         truth: what was planted.
         neuron: the neuron at its sign.
-        among: the neurons that take part, from whom the other one is taken.
-        side: which of its concepts are described: those it responds to (``input``), promotes (``output``) or both. A
-            judge that is shown one side can be wrong about the other: it is to be asked about its own.
-        seed: decides, with the neuron, which other neuron's is taken.
+        among: the neurons of the run, from which the other neuron is taken.
+        side: which concepts are described: those it responds to (``input``), promotes (``output``) or both. A judge
+            that sees only one side can only judge that one.
+        seed: seed of the choice of the other neuron.
 
     Raises:
         HarnessError: if the neuron has no concept on that side.
@@ -84,8 +85,8 @@ def graded(
     if len(planted) > 1:
         strongest = sorted(planted, key=lambda item: -item.weight)[: len(planted) // 2]
         texts[Grade.HALF] = in_words([item for item in planted if item in strongest], neuron)
-    texts[Grade.NARROW] = _said("the single word", [item.concept.words[0] for item in planted])
-    texts[Grade.BROAD] = _said("anything to do with", [item.concept.broader for item in planted])
+    texts[Grade.NARROW] = _alternatives("the single word", [item.concept.words[0] for item in planted])
+    texts[Grade.BROAD] = _alternatives("anything to do with", [item.concept.broader for item in planted])
     texts[Grade.NEIGHBOUR] = in_words(_neighbours(truth, planted), neuron)
     other = _other(truth, neuron, among, Side(side), seed)
     if other is not None:
@@ -94,35 +95,36 @@ def graded(
     return tuple(Graded(grade, text, QUALITY[grade]) for grade, text in texts.items())
 
 
-def _said(what: str, items: Sequence[str]) -> str:
-    return f"{what} {' or '.join(dict.fromkeys(items))}"
+def _alternatives(prefix: str, items: Sequence[str]) -> str:
+    return f"{prefix} {' or '.join(dict.fromkeys(items))}"
 
 
 def _neighbours(truth: Truth, planted: Sequence[Planted]) -> list[Planted]:
-    own = {item.concept.name for item in planted}
+    used = {item.concept.name for item in planted}
     found = []
     for item in planted:
         name = item.concept.neighbour
-        while name in own:  # the neighbour's neighbour, and if all lead back, any that is not the neuron's
-            following = truth.concept(name).neighbour
-            name = following if following not in own else next(c.name for c in truth.concepts if c.name not in own)
-        own.add(name)
+        if name in used:
+            name = truth.concept(name).neighbour
+        if name in used:
+            name = next(concept.name for concept in truth.concepts if concept.name not in used)
+        used.add(name)
         found.append(Planted(truth.concept(name), item.weight, item.seen))
     return found
 
 
 def _other(truth: Truth, neuron: Neuron, among: Sequence[Neuron], side: Side, seed: int) -> Neuron | None:
-    """Return the next neuron, in a random order, that has concepts on this side and shares none."""
+    """Return a random other neuron that has concepts on this side and shares none with this one."""
     others = sorted(set(among) | {neuron})
     if len(others) < 2:
         return None
     order = derangement(len(others), seed, "another neuron's description")
-    own = {item.concept.name for item in truth.planted(neuron)}
-    place = order[others.index(neuron)]
-    while others[place] != neuron:
-        candidate = others[place]
-        theirs = {item.concept.name for item in truth.planted(candidate)}
-        if candidate.unsigned != neuron.unsigned and not own & theirs and truth.planted(candidate, side):
+    concepts = {item.concept.name for item in truth.planted(neuron)}
+    index = order[others.index(neuron)]
+    while others[index] != neuron:
+        candidate = others[index]
+        shared = concepts & {item.concept.name for item in truth.planted(candidate)}
+        if candidate.unsigned != neuron.unsigned and not shared and truth.planted(candidate, side):
             return candidate
-        place = order[place]
+        index = order[index]
     return None

@@ -1,8 +1,8 @@
-"""Which planted concepts a description names, and how many of its words belong to one: recall and precision, no LLM.
+"""Which planted concepts a description names: recall and precision without an LLM.
 
-Words are compared without their inflections. A concept is *named* by a word that is its name (one of its labels), or
-by ``words`` different words of its cluster (two by default: one can be chance). What counts for *precision* are the
-description's words but for function words; a word belongs to a concept if it is in its cluster or names it.
+Words are compared by their stems. A description *names* a concept if it contains one of its labels, or ``words``
+different words of its cluster (two by default, because one can be chance). *Precision* is the fraction of the
+description's words, without function words, that are labels or cluster words of a planted concept.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 @dataclass(frozen=True)
 class Naming:
-    """What a description says of a neuron's concepts.
+    """Which of a neuron's concepts a description names.
 
     Attributes:
-        named: for each planted concept, in the order given, whether it is named.
-        words: words of the description that count.
-        hits: those of them that belong to a planted concept.
+        named: whether each planted concept is named, in the given order.
+        words: number of words in the description, without function words.
+        hits: number of those that belong to a planted concept.
     """
 
     named: tuple[bool, ...]
@@ -36,12 +36,12 @@ class Naming:
 
     @property
     def recall(self) -> float | None:
-        """Share of the concepts that are named; none if there are none."""
+        """Fraction of the concepts that are named; None if there are no concepts."""
         return sum(self.named) / len(self.named) if self.named else None
 
     @property
     def precision(self) -> float | None:
-        """Share of the words that belong to a concept; none if there are no words, or no concept they could hit."""
+        """Fraction of the words that belong to a concept; None without words or without concepts."""
         return self.hits / self.words if self.words and self.named else None
 
 
@@ -49,21 +49,21 @@ def naming(description: str, planted: Sequence[Planted], words: int = 2) -> Nami
     """Compare a description with the truth.
 
     Args:
-        description: what a describer said.
+        description: the text.
         planted: the neuron's concepts.
-        words: different words of a concept that name it together.
+        words: number of different words of a concept that count as naming it.
     """
-    said = [(word, stem(word)) for word in _WORD.findall(description.lower())]
-    stems = {root for _, root in said}
-    lexica = [_lexicon(item.concept) for item in planted]
-    named = tuple(bool(stems & labels) or len(stems & members) >= words for labels, members in lexica)
-    known = frozenset().union(*(labels | members for labels, members in lexica))
-    # Some lists of function words hold words that mean something ("fire", "three"): a concept's own word always counts.
-    counted = [root for word, root in said if root in known or (len(word) > 1 and word not in ENGLISH_STOP_WORDS)]
+    roots = [(word, stem(word)) for word in _WORD.findall(description.lower())]
+    stems = {root for _, root in roots}
+    vocabularies = [_stems(item.concept) for item in planted]
+    named = tuple(bool(stems & labels) or len(stems & members) >= words for labels, members in vocabularies)
+    known = frozenset().union(*(labels | members for labels, members in vocabularies))
+    # The list of function words includes some with meaning ("fire", "three"); words of a concept always count.
+    counted = [root for word, root in roots if root in known or (len(word) > 1 and word not in ENGLISH_STOP_WORDS)]
     return Naming(named, len(counted), sum(root in known for root in counted))
 
 
 @lru_cache(maxsize=1024)
-def _lexicon(concept: Concept) -> tuple[frozenset[str], frozenset[str]]:
+def _stems(concept: Concept) -> tuple[frozenset[str], frozenset[str]]:
     """Return the stems of a concept's labels and of its words."""
     return frozenset(map(stem, concept.labels)), frozenset(map(stem, concept.words))

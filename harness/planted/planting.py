@@ -1,11 +1,11 @@
 """Neurons as known mixtures of known concepts, in the embedding space of a real model.
 
-The subject is a Llama of one layer whose attention adds nothing. Its unembedding is the real embedding, and so is its
-embedding, but for the concepts that only text can show: their words share a direction there that the unembedding has
-never heard of. With h the normed embedding of a token, a neuron's activation there is silu(gate . h) * (in . h).
+The subject is a Llama with one layer whose attention adds nothing. Its unembedding is the real embedding. Its embedding
+is the same, except for the concepts that only text can show: their words share a direction that the unembedding does
+not have. With h the normed embedding of a token, a neuron's activation is silu(gate . h) * (in . h).
 
-A concept's direction is scaled to a mean product of 1 with h over the concept's words, so that weights are what the
-neuron does on text: at the words of a concept of weight w, gate . h is about 4 |w| and in . h about w.
+A concept's direction is scaled so that its mean product with h over the concept's words is 1. At the words of a concept
+with weight w, gate . h is then about 4 |w| and in . h about w.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from harness.subject.checkpoint import Checkpoint
 from harness.subject.files import first_line, locate
 from harness.subject.files import sha256 as sha256_of
 
-#: gate . h at the words of a concept of weight 1: silu is open there.
-OPEN = 4.0
-#: Norm of every out vector. At a full activation of about OPEN it is about as long as an embedding.
+#: gate . h at the words of a concept of weight 1, where silu(x) is about x.
+GATE_SCALE = 4.0
+#: Norm of every out vector. At an activation of about GATE_SCALE it adds about the norm of an embedding.
 OUT_NORM = 0.3
-#: Length of the direction that words of a concept "in text only" share, in units of their embedding.
-SHARED = 0.6
+#: Norm of the direction shared by the words of a text-only concept, relative to the norm of each embedding.
+SHARED_SCALE = 0.6
 
 
 @dataclass(frozen=True)
 class PlantedWeights:
-    """A planted model's weights, float32, and the truth about them.
+    """A planted model's weights, float32, and what was planted in them.
 
     Attributes:
         truth: what was planted.
@@ -57,12 +57,12 @@ class PlantedWeights:
 
 
 @dataclass(frozen=True)
-class Soil:
+class BaseModel:
     """The model whose embedding is used.
 
     Attributes:
         tokenizer: its tokenizer.
-        embedding: (V, d_model), float32, as it is in the model.
+        embedding: (V, d_model), float32, unchanged.
         clusters: the concepts found in it.
     """
 
@@ -71,34 +71,34 @@ class Soil:
     clusters: tuple[Cluster, ...]
 
 
-def soil(planting: Planting) -> Soil:
-    """Return the model whose embedding is used, with its concepts.
+def base_model(planting: Planting) -> BaseModel:
+    """Return the model whose embedding is used, with the concepts found in it.
 
     Raises:
-        HarnessError: if no source has it, it is not the expected one, or concepts are not to be found in it.
+        HarnessError: if it is not found, is not the expected model, or lacks words of a concept.
     """
-    return _soil(planting.sources, planting.sha256, planting.embedding, planting.words)
+    return _base_model(planting.sources, planting.sha256, planting.embedding, planting.words)
 
 
 @lru_cache(maxsize=1)
-def _soil(sources: tuple[str, ...], sha256: str | None, name: str, words: int) -> Soil:
+def _base_model(sources: tuple[str, ...], sha256: str | None, name: str, max_words: int) -> BaseModel:
     files = locate(sources)
     weights = files.fetch("model.safetensors")
     if sha256 is not None and (weights is None or sha256_of(weights) != sha256):
         raise HarnessError(
-            f"the embedding at {files.reference} is not the expected one (SHA-256 {sha256}): take it from another "
-            "source, or set subject.planting.sha256=null if you mean this one"
+            f"the embedding at {files.reference} is not the expected one (SHA-256 {sha256}): use another source, or "
+            "set subject.planting.sha256=null to accept it"
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.reference)
-    except Exception as error:  # each tokenizer library raises classes of its own
+    except Exception as error:  # each tokenizer library raises its own classes
         raise HarnessError(f"the tokenizer of {files.reference} cannot be loaded ({first_line(error)})") from error
     checkpoint = Checkpoint(files)
-    found = checkpoint.name_of(name)
-    if found is None:
+    tensor = checkpoint.name_of(name)
+    if tensor is None:
         raise HarnessError(f"{files.reference} has no tensor {name!r} (subject.planting.embedding)")
-    embedding = checkpoint.tensor(found)
-    return Soil(tokenizer, embedding, tuple(grow(embedding, tokenizer.get_vocab(), words)))
+    embedding = checkpoint.tensor(tensor)
+    return BaseModel(tokenizer, embedding, tuple(grow(embedding, tokenizer.get_vocab(), max_words)))
 
 
 def truth_of(planting: Planting) -> Truth:
@@ -107,7 +107,7 @@ def truth_of(planting: Planting) -> Truth:
     Raises:
         HarnessError: as :func:`plant`.
     """
-    concepts = _concepts(planting, soil(planting))
+    concepts = _concepts(planting, base_model(planting))
     return Truth(planting.key, concepts, tuple(_neurons(planting, concepts)))
 
 
@@ -115,27 +115,27 @@ def plant(planting: Planting) -> PlantedWeights:
     """Plant neurons. Equal settings give equal weights.
 
     Raises:
-        HarnessError: if the embedding cannot be had, or there are fewer concepts than a neuron is to have.
+        HarnessError: if the embedding cannot be loaded, or a neuron needs more concepts than there are.
     """
-    ground, truth = soil(planting), truth_of(planting)
-    clusters, concepts, neurons = ground.clusters, truth.concepts, truth.neurons
-    real = ground.embedding.double()
-    places = {concept.name: place for place, concept in enumerate(concepts)}
-    embedding, directions = _hidden(planting, real, clusters, concepts)
+    base, truth = base_model(planting), truth_of(planting)
+    clusters, concepts, neurons = base.clusters, truth.concepts, truth.neurons
+    real = base.embedding.double()
+    index_of = {concept.name: index for index, concept in enumerate(concepts)}
+    embedding, directions = _hide_text_only(planting, real, clusters, concepts)
     normed = embedding / embedding.square().mean(dim=1, keepdim=True).sqrt()
-    read = torch.stack([_scaled(directions[place], normed, concept) for place, concept in enumerate(concepts)])
+    read = torch.stack([_scaled(directions[i], normed, concept) for i, concept in enumerate(concepts)])
     write = torch.stack([_scaled(item.direction, real, c) for item, c in zip(clusters, concepts, strict=True)])
     gate: list[Tensor] = []
     into: list[Tensor] = []
     out: list[Tensor] = []
     for neuron in neurons:
         level = planting.levels[neuron.level]
-        reads, writes = ([places[part.concept] for part in parts] for parts in (neuron.reads, neuron.writes))
+        reads, writes = ([index_of[part.concept] for part in parts] for parts in (neuron.reads, neuron.writes))
         weights = torch.tensor([part.weight for part in neuron.reads], dtype=torch.float64)
-        for rows, signed, kind in ((gate, OPEN * weights.abs(), "gate"), (into, weights, "in")):
+        for rows, signed, kind in ((gate, GATE_SCALE * weights.abs(), "gate"), (into, weights, "in")):
             rows.append(_noisy(signed @ read[reads], level.noise, planting, neuron.index, kind))
         promoted = torch.tensor([part.weight for part in neuron.writes], dtype=torch.float64)
-        # A neuron that promotes nothing writes noise.
+        # A neuron that promotes no concept writes noise.
         mixture = promoted @ write[writes] if writes else torch.zeros_like(write[0])
         written = _noisy(mixture, level.noise if writes else 1.0, planting, neuron.index, "out")
         out.append(OUT_NORM * written / written.norm())
@@ -149,9 +149,9 @@ def plant(planting: Planting) -> PlantedWeights:
     )
 
 
-def _concepts(planting: Planting, ground: Soil) -> tuple[Concept, ...]:
-    """Decide which concepts only weights or only text can show, and say all that is known of each."""
-    clusters = ground.clusters
+def _concepts(planting: Planting, base: BaseModel) -> tuple[Concept, ...]:
+    """Return all concepts, after choosing those that only weights or only text can show."""
+    clusters = base.clusters
     order = derive_rng(planting.seed, "planted", "seen").permutation(len(clusters)).tolist()
     only_weights, only_text = (round(share * len(order)) for share in (planting.only_weights, planting.only_text))
     seen = dict.fromkeys(range(len(order)), Seen.BOTH)
@@ -160,85 +160,89 @@ def _concepts(planting: Planting, ground: Soil) -> tuple[Concept, ...]:
     nearest = neighbours(clusters)
     return tuple(
         Concept(
-            name=item.beginning.name,
-            broader=item.beginning.broader,
-            labels=item.beginning.labels,
-            words=tuple(map(str, ground.tokenizer.convert_ids_to_tokens(list(item.tokens)))),
+            name=item.seed.name,
+            broader=item.seed.broader,
+            labels=item.seed.labels,
+            words=tuple(map(str, base.tokenizer.convert_ids_to_tokens(list(item.tokens)))),
             tokens=item.tokens,
-            seen=seen[place],
-            neighbour=clusters[nearest[place]].beginning.name,
+            seen=seen[index],
+            neighbour=clusters[nearest[index]].seed.name,
         )
-        for place, item in enumerate(clusters)
+        for index, item in enumerate(clusters)
     )
 
 
 def _neurons(planting: Planting, concepts: Sequence[Concept]) -> Iterator[PlantedNeuron]:
     names = [concept.name for concept in concepts]
-    reading, writing = (_Deck(names, planting.seed, side) for side in ("in", "out"))
+    reading, writing = (_ConceptDraw(names, planting.seed, side) for side in ("in", "out"))
     index = 0
     for name, level in planting.levels.items():
         if level.reads + level.negatives + level.writes > len(names):
             raise HarnessError(
-                f"planting.levels.{name} gives a neuron more concepts than there are ({len(names)}): ask for fewer"
+                f"subject.planting.levels.{name} gives each neuron more concepts than there are ({len(names)})"
             )
         for _ in range(level.neurons):
-            read = reading.deal(level.reads + level.negatives, ())
-            weights = [level.falloff**place for place in range(level.reads)]
-            weights += [-(level.falloff**place) for place in range(level.negatives)]
-            written = writing.deal(level.writes, read)
+            read = reading.draw(level.reads + level.negatives, ())
+            weights = [level.falloff**rank for rank in range(level.reads)]
+            weights += [-(level.falloff**rank) for rank in range(level.negatives)]
+            written = writing.draw(level.writes, read)
             yield PlantedNeuron(
                 index,
                 name,
                 tuple(Part(concept, round(weight, 6)) for concept, weight in zip(read, weights, strict=True)),
-                tuple(Part(concept, round(level.falloff**place, 6)) for place, concept in enumerate(written)),
+                tuple(Part(concept, round(level.falloff**rank, 6)) for rank, concept in enumerate(written)),
             )
             index += 1
 
 
-class _Deck:
-    """Deals concepts so that all are used about equally, no neuron twice the same."""
+class _ConceptDraw:
+    """Draws concepts at random so that all are used about equally often, and none twice in one draw."""
 
     def __init__(self, names: Sequence[str], seed: int, side: str) -> None:
         self._names, self._rng = list(names), derive_rng(seed, "planted", "deck", side)
-        self._left: list[str] = []
+        self._remaining: list[str] = []
 
-    def deal(self, count: int, without: Sequence[str]) -> list[str]:
-        hand: list[str] = []
-        passed: list[str] = []
-        while len(hand) < count:
-            if not self._left:
-                self._left = [self._names[place] for place in self._rng.permutation(len(self._names))]
-            card = self._left.pop()
-            (passed if card in without or card in hand or card in passed else hand).append(card)
-        self._left += passed
-        return hand
+    def draw(self, count: int, excluded: Sequence[str]) -> list[str]:
+        drawn: list[str] = []
+        skipped: list[str] = []
+        while len(drawn) < count:
+            if not self._remaining:
+                self._remaining = [self._names[index] for index in self._rng.permutation(len(self._names))]
+            name = self._remaining.pop()
+            (skipped if name in excluded or name in drawn or name in skipped else drawn).append(name)
+        self._remaining += skipped
+        return drawn
 
 
-def _hidden(
+def _hide_text_only(
     planting: Planting, real: Tensor, clusters: Sequence[Cluster], concepts: Sequence[Concept]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return the embedding in which some concepts have directions of their own, and the direction that reads each."""
+    """Give each text-only concept a direction of its own.
+
+    Returns:
+        The embedding, (V, d_model), and the direction that reads each concept, (d_model,).
+    """
     embedding = real.clone()
     directions = [cluster.direction for cluster in clusters]
-    for place, concept in enumerate(concepts):
+    for index, concept in enumerate(concepts):
         if concept.seen is Seen.TEXT:
             rows = list(concept.tokens)
-            directions[place] = _random(len(real[0]), planting, "shared", concept.name)
+            directions[index] = _random(len(real[0]), planting, "shared", concept.name)
             norms = real[rows].norm(dim=1, keepdim=True)
-            moved = real[rows] + SHARED * norms * directions[place]
-            # Norms stay: they decide how much a token weighs, and must not give a concept away.
+            moved = real[rows] + SHARED_SCALE * norms * directions[index]
+            # The norms stay: they decide the weight of a token, and must not reveal a concept.
             embedding[rows] = moved * norms / moved.norm(dim=1, keepdim=True)
     return embedding, directions
 
 
 def _scaled(direction: Tensor, rows: Tensor, concept: Concept) -> Tensor:
-    """Return the direction with a mean product of 1 with the rows of a concept's words."""
+    """Scale a direction so that its mean product with the rows of the concept's words is 1."""
     scaled: Tensor = direction / (rows[list(concept.tokens)] @ direction).mean()
     return scaled
 
 
 def _noisy(vector: Tensor, noise: float, planting: Planting, *identity: object) -> Tensor:
-    """Add a random vector, isotropic, of a norm relative to the vector's own (to 1 where that is zero)."""
+    """Add an isotropic random vector with ``noise`` times the norm of ``vector`` (times 1 if that is zero)."""
     length = noise * (float(vector.norm()) or 1.0)
     return vector + length * _random(len(vector), planting, "noise", *identity)
 

@@ -1,4 +1,4 @@
-"""A subject that is planted rather than downloaded; everything else runs on it as on any other."""
+"""A planted subject: made from settings instead of downloaded, then used like any other."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from harness.subject.files import ModelFiles
 
 
 class PlantedSubject(Subject):
-    """A Llama of one layer whose neurons are known mixtures of known concepts.
+    """A Llama with one layer whose neurons are known mixtures of known concepts.
 
-    Its checkpoint is made at first use, in a folder named by the settings, and used again.
+    Its checkpoint is made at first use, in a folder named after the settings, and reused.
 
     Args:
-        name: what reports call it.
-        planting: what is planted; the fields of :class:`harness.planted.settings.Planting`.
+        name: name in reports.
+        planting: the fields of :class:`harness.planted.settings.Planting`.
         cache: folder of all planted checkpoints.
         options: further arguments of :class:`harness.subject.Subject`.
     """
@@ -38,22 +38,22 @@ class PlantedSubject(Subject):
         """The checkpoint's files.
 
         Raises:
-            HarnessError: if it can neither be found nor made.
+            HarnessError: if the checkpoint cannot be made.
         """
         folder = checkpoint_of(self.planting, Path(self._cache)).resolve()
         return ModelFiles(str(folder), folder)
 
     @cached_property
     def truth(self) -> Truth:
-        """What was planted, as it stands beside the checkpoint."""
+        """What was planted, read from the checkpoint's folder."""
         assert self.files.folder is not None
         return Truth.read(self.files.folder / TRUTH)
 
     def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> tuple[Graded, ...]:
-        """Return descriptions of known quality of a neuron at its sign: :func:`harness.planted.corruptions.graded`.
+        """Return descriptions of known quality, best first: see :func:`harness.planted.corruptions.graded`.
 
         Returns:
-            The best first; none if nothing was planted in it on that side.
+            The descriptions, or an empty tuple if nothing was planted in the neuron on that side.
         """
         if not self.truth.planted(neuron, side):
             return ()

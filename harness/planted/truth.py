@@ -1,4 +1,4 @@
-"""What is true of planted neurons, as records that are read from disk alone."""
+"""The truth about planted neurons: records stored with the checkpoint."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from pathlib import Path
 from harness.errors import HarnessError
 from harness.folder import write_json
 from harness.records import Neuron, Side, from_json, to_json
+from harness.results.formatting import listing
 
 
 class Seen(enum.StrEnum):
-    """Where a concept of a neuron can be found out."""
+    """Where a concept of a neuron can be found."""
 
     BOTH = "weights and text"
-    WEIGHTS = "weights only"  # no text of the planted corpus holds one of its words
-    TEXT = "text only"  # the vocabulary projection of what the neuron reads shows none of its words
-    OUTPUT = "output"  # it is promoted, not responded to
+    WEIGHTS = "weights only"  # no text of the planted corpus contains its words
+    TEXT = "text only"  # the vocabulary projections of the gate and in vectors do not show its words
+    OUTPUT = "output"  # the neuron promotes it
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class Concept:
     """A cluster of words in the embedding.
 
     Attributes:
-        name: in plain words.
-        broader: a wider concept that holds it and others.
+        name: plain name.
+        broader: a broader concept that includes it.
         labels: single words that name it.
         words: its words, most typical first.
         tokens: their ids.
-        seen: where it can be found out when a neuron reads it.
-        neighbour: the name of the concept whose direction is nearest to its own.
+        seen: where it can be found when a neuron reads it.
+        neighbour: name of the concept with the most similar direction.
     """
 
     name: str
@@ -51,9 +52,9 @@ class Part:
     """A concept in a neuron.
 
     Attributes:
-        concept: its name.
+        concept: name of the concept.
         weight: the neuron's mean pre-activation at the concept's words, or its promotion of them, relative to the
-            strongest concept of the same vector; negative if the activation is.
+            strongest concept of the same vector. Negative if the activation is negative.
     """
 
     concept: str
@@ -67,8 +68,8 @@ class PlantedNeuron:
     Attributes:
         index: the neuron's index in layer 0.
         level: name of its difficulty.
-        reads: concepts that it responds to, the strongest first.
-        writes: concepts that it promotes when its activation is positive, the strongest first.
+        reads: concepts that it responds to, strongest first.
+        writes: concepts that it promotes when its activation is positive, strongest first.
     """
 
     index: int
@@ -84,7 +85,7 @@ class Planted:
     Attributes:
         concept: the concept.
         weight: its weight, positive.
-        seen: where it can be found out.
+        seen: where it can be found.
     """
 
     concept: Concept
@@ -94,12 +95,12 @@ class Planted:
 
 @dataclass(frozen=True)
 class Truth:
-    """All that was planted in one subject.
+    """Everything that was planted in one subject.
 
     Attributes:
-        key: of the settings it was made from.
+        key: key of the settings.
         concepts: all concepts, planted or not.
-        neurons: the neurons of the only layer.
+        neurons: the neurons of the layer.
     """
 
     key: str
@@ -111,15 +112,15 @@ class Truth:
         """Read what :meth:`write` wrote.
 
         Raises:
-            HarnessError: if the file is not there, or is no such file.
+            HarnessError: if the file is missing or invalid.
         """
         try:
             return from_json(cls, json.loads(path.read_text("utf-8")))
         except (OSError, ValueError) as error:
-            raise HarnessError(f"{path} does not say what was planted: {str(error).splitlines()[0]}") from error
+            raise HarnessError(f"{path} is not a record of what was planted: {str(error).splitlines()[0]}") from error
 
     def write(self, path: Path) -> None:
-        """Write it as JSON; equal truths make equal bytes."""
+        """Write it as JSON. Equal truths give equal bytes."""
         write_json(path, to_json(self))
 
     @cached_property
@@ -131,38 +132,40 @@ class Truth:
         return self._named[name]
 
     def neuron(self, neuron: Neuron) -> PlantedNeuron:
-        """Return what was planted in a neuron, both signs together.
-
-        Raises:
-            HarnessError: if nothing was.
-        """
-        if neuron.layer != 0 or neuron.expert is not None or not 0 <= neuron.index < len(self.neurons):
-            raise HarnessError(f"nothing was planted in {neuron}: planted are L0N0 to L0N{len(self.neurons) - 1}")
-        return self.neurons[neuron.index]
-
-    def planted(self, neuron: Neuron, side: Side | str = Side.BOTH) -> tuple[Planted, ...]:
-        """Return the concepts of a neuron at its sign: those it reads, then those it writes, the strongest first.
-
-        At the negative sign these are the concepts that make the activation negative. Nothing is written there: the
-        opposite of a concept is none.
+        """Return what was planted in a neuron, for both signs.
 
         Raises:
             HarnessError: if nothing was planted in it.
         """
-        there = self.neuron(neuron)
+        if neuron.layer != 0 or neuron.expert is not None or not 0 <= neuron.index < len(self.neurons):
+            raise HarnessError(
+                f"nothing was planted in {neuron}: the planted neurons are L0N0 to L0N{len(self.neurons) - 1}"
+            )
+        return self.neurons[neuron.index]
+
+    def planted(self, neuron: Neuron, side: Side | str = Side.BOTH) -> tuple[Planted, ...]:
+        """Return the concepts of a neuron at its sign: those it reads, then those it writes, strongest first.
+
+        At the negative sign these are the concepts that make the activation negative. The neuron writes no concept
+        there, because the opposite of a concept is not a concept.
+
+        Raises:
+            HarnessError: if nothing was planted in it.
+        """
+        record = self.neuron(neuron)
         found = []
         if Side(side) is not Side.OUTPUT:
             found += [
                 Planted(concept, abs(part.weight), concept.seen)
-                for part in there.reads
+                for part in record.reads
                 if (part.weight < 0) is neuron.negative and (concept := self.concept(part.concept))
             ]
         if Side(side) is not Side.INPUT and not neuron.negative:
-            found += [Planted(self.concept(part.concept), part.weight, Seen.OUTPUT) for part in there.writes]
+            found += [Planted(self.concept(part.concept), part.weight, Seen.OUTPUT) for part in record.writes]
         return tuple(found)
 
     def description(self, neuron: Neuron, side: Side | str = Side.BOTH) -> str:
-        """Return the true description of a neuron in words.
+        """Return the true description of a neuron as text.
 
         Raises:
             HarnessError: if nothing was planted in it on this side.
@@ -171,10 +174,10 @@ class Truth:
 
 
 def in_words(planted: Sequence[Planted], neuron: Neuron) -> str:
-    """Say in words what concepts make of a neuron.
+    """Return a description of a neuron with these concepts.
 
     Raises:
-        HarnessError: if there are none.
+        HarnessError: if there are no concepts.
     """
     if not planted:
         raise HarnessError(f"nothing was planted in {neuron} on this side")
@@ -190,8 +193,8 @@ def in_words(planted: Sequence[Planted], neuron: Neuron) -> str:
 
 def _listed(planted: Sequence[Planted]) -> str:
     strongest = max(item.weight for item in planted)
-    said = []
+    names = []
     for item in planted:
         degree = "" if item.weight > 0.75 * strongest else "more weakly, "
-        said.append(f"{degree}{item.concept.name} (such as {', '.join(item.concept.words[:4])})")
-    return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
+        names.append(f"{degree}{item.concept.name} (such as {', '.join(item.concept.words[:4])})")
+    return listing(names)

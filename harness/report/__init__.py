@@ -2,12 +2,12 @@
 
 from harness.report.build import build_report
 from harness.report.decomposition import print_decomposition
-from harness.report.expected import print_expected
 from harness.report.judges import print_judge_checks
+from harness.report.reference_channels import print_reference_channels
 
 __all__ = [
     "build_report",
     "print_decomposition",
-    "print_expected",
     "print_judge_checks",
+    "print_reference_channels",
 ]

@@ -17,11 +17,14 @@ from matplotlib.figure import Figure
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing
-from harness.report import decomposition_plots, plots, sweep_plots, tables, words
+from harness.report import notes, tables
 from harness.report.cards import Card, build_cards, histogram_path
-from harness.report.packed import TOGETHER, pack
+from harness.report.decomposition_plots import decomposition_plots
+from harness.report.packed import FRAGMENTS_PER_LINE, pack
+from harness.report.plots import leaderboard_plot, to_svg, win_matrix_plot
+from harness.report.sweep_plots import sweep_plot
 from harness.results import columns
-from harness.results.diagnostics import DiagnosticsGroup, DiagnosticsRow, diagnostics_row, together
+from harness.results.diagnostics import DiagnosticsRow, diagnostics_row, together
 from harness.results.formatting import number, p_value, percent, plural, shown_token, visible
 from harness.results.pool import Pool
 from harness.results.run_data import RunData, load_run
@@ -44,7 +47,7 @@ class RunSection:
         warnings: controls that hold their own.
         cards: the neurons, without what is shown when one is opened.
         packed: what is shown then: see :mod:`harness.report.packed`.
-        figures: the plots, by name.
+        plots: the plots, by name.
         diagnostics: the diagnostics of the decomposition by layer and kind, those of all behind them.
         config: the configuration as JSON.
     """
@@ -56,7 +59,7 @@ class RunSection:
     warnings: list[str]
     cards: list[Card]
     packed: list[str]
-    figures: dict[str, Markup]
+    plots: dict[str, Markup]
     diagnostics: list[DiagnosticsRow]
     config: str
 
@@ -93,35 +96,35 @@ def render_report(runs: Sequence[RunData], pooled: Pool | None = None) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
         sections=sections,
-        together=TOGETHER,
+        fragments_per_line=FRAGMENTS_PER_LINE,
         several=len(runs) > 1,
-        differences=words.config_differences(runs),
+        differences=notes.config_differences(runs),
         sweep=sweep,
-        sweep_figures=_sweep_figures(sweep) if len(runs) > 1 else [],
+        sweep_plots=_sweep_plots(sweep) if len(runs) > 1 else [],
         pooled=pooled,
-        pooled_figure=_pooled_figure(pooled) if pooled else None,
+        pooled_plot=_pooled_plot(pooled) if pooled else None,
         style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{digest}",
     )
 
 
-def _sweep_figures(sweep: Sweep) -> list[tuple[str, Markup]]:
+def _sweep_plots(sweep: Sweep) -> list[tuple[str, Markup]]:
     """Return the plots against each parameter, by its name."""
     found = []
     for place, parameter in enumerate(sweep.parameters):
-        figure = sweep_plots.sweep_figure(sweep, parameter)
+        figure = sweep_plot(sweep, parameter)
         if figure is not None and len(parameter.levels) > 1:
             label = (
-                "Win rate of each describer, with its interval, against a parameter; the table above has the figures"
+                "Win rate of each describer, with its interval, against a parameter; the table above has the numbers"
             )
-            found.append((parameter.name, Markup(plots.to_svg(figure, f"sweep{place}", label))))
+            found.append((parameter.name, Markup(to_svg(figure, f"sweep{place}", label))))
     return found
 
 
-def _pooled_figure(pooled: Pool) -> Markup:
-    label = "Win rates of the describers of all runs with their intervals; the table below has the figures"
-    return Markup(plots.to_svg(plots.leaderboard_figure(pooled.leaderboard), "pooled", label))
+def _pooled_plot(pooled: Pool) -> Markup:
+    label = "Win rates of the describers of all runs with their intervals; the table below has the numbers"
+    return Markup(to_svg(leaderboard_plot(pooled.leaderboard), "pooled", label))
 
 
 def _section(run: RunData, prefix: str, environment: jinja2.Environment) -> RunSection:
@@ -130,12 +133,12 @@ def _section(run: RunData, prefix: str, environment: jinja2.Environment) -> RunS
     return RunSection(
         prefix=prefix,
         data=run,
-        summary=words.summary(run),
-        notice=words.extractive_notice(run),
-        warnings=words.control_warnings(run),
+        summary=notes.summary(run),
+        notice=notes.extractive_notice(run),
+        warnings=notes.control_warnings(run),
         packed=pack(_insides(run, prefix, environment, cards)),
         cards=cards,
-        figures=_figures(run, prefix),
+        plots=_plots(run, prefix),
         diagnostics=[diagnostics_row(group) for group in (*run.diagnostics, together(run.diagnostics))]
         if run.diagnostics
         else [],
@@ -152,49 +155,19 @@ def _insides(run: RunData, prefix: str, environment: jinja2.Environment, heads: 
         heads.append(replace(card, vectors=(), splits=(), descriptions=(), comparisons=()))
 
 
-def _figures(run: RunData, prefix: str) -> dict[str, Markup]:
+def _plots(run: RunData, prefix: str) -> dict[str, Markup]:
     """Return the plots that the run has data for, by name."""
     board = run.leaderboard
-    figures = {}
+    plots: dict[str, tuple[Figure, str]] = {}
     if board.overall.rows and not board.only_scores:
-        label = "Win rates of the describers with their intervals; the table below has the figures"
-        figures["leaderboard"] = (plots.leaderboard_figure(board), label)
+        label = "Win rates of the describers with their intervals; the table below has the numbers"
+        plots["leaderboard"] = (leaderboard_plot(board), label)
     if board.overall.cells:
         label = "Win rate in percent of each describer, in rows, against each other one, in columns"
-        figures["matrix"] = (plots.win_matrix_figure(board), label)
-    figures |= decomposition_figures(run.diagnostics)
+        plots["matrix"] = (win_matrix_plot(board), label)
+    plots |= decomposition_plots(run.diagnostics)
     # matplotlib escapes the names in its texts; the labels above hold none.
-    return {name: Markup(plots.to_svg(figure, prefix + name, label)) for name, (figure, label) in figures.items()}
-
-
-def decomposition_figures(diagnostics: Sequence[DiagnosticsGroup]) -> dict[str, tuple[Figure, str]]:
-    """Return the plots of a decomposition and what they show, by name; none if nothing was decomposed."""
-    if not diagnostics:
-        return {}
-    figures = {
-        "kurtosis": (
-            decomposition_plots.kurtosis_figure(diagnostics),
-            "Excess kurtosis of weight vectors and of their channels in order of discovery",
-        ),
-        "loss": (
-            decomposition_plots.loss_figure(diagnostics),
-            "Losses of first channels beside those of random vectors",
-        ),
-        "cosine": (decomposition_plots.cosine_figure(diagnostics), "Cosine of channels and their weight vector"),
-        "reconstruction": (
-            decomposition_plots.reconstruction_figure(diagnostics),
-            "Share of the squared weight norm in the span of the first channels",
-        ),
-        "masked": (
-            decomposition_plots.masked_figure(diagnostics),
-            "Tokens that the mask of each channel covers",
-        ),
-        "skew": (decomposition_plots.skew_figure(diagnostics), "Share of channels carried by the upper tail"),
-    }
-    if any(group.restarts for group in diagnostics):
-        label = "Agreement of channels found from two starts, in cosine and in top tokens"
-        figures["consistency"] = (decomposition_plots.consistency_figure(diagnostics), label)
-    return figures
+    return {name: Markup(to_svg(figure, prefix + name, label)) for name, (figure, label) in plots.items()}
 
 
 @functools.cache
@@ -216,7 +189,7 @@ def _environment() -> jinja2.Environment:
     }
     environment.globals |= {"histogram_path": histogram_path, "failed": _failed}
     # What turns a run's figures into lines and tables is asked for where the template shows it.
-    environment.globals |= {"columns": columns, "tables": tables, "words": words}
+    environment.globals |= {"columns": columns, "tables": tables, "notes": notes}
     return environment
 
 

@@ -1,4 +1,4 @@
-"""One neuron as the report shows it: vectors and channels, exemplars, descriptions, verdicts."""
+"""What the report shows of one neuron: vectors and channels, exemplars, descriptions, verdicts."""
 
 from __future__ import annotations
 
@@ -26,22 +26,21 @@ from harness.results.formatting import shown_token
 from harness.results.run_data import RunData
 
 CROP = 32
-"""Tokens of a window that are shown, around its peak."""
+"""Number of tokens shown around the peak of a window."""
 TOP_WINDOWS, RANDOM_WINDOWS = 6, 2
-"""Exemplars shown of each split."""
+"""Number of exemplars shown per split."""
 SHOWN_SPLITS = (Split.REPORT, Split.EXPLAIN)
 LEVELS = 9
-"""Steps of the background that shows an activation."""
-
-TOGETHER = 200
-"""Neurons whose channels are held in memory at once."""
+"""Number of background shades that show an activation."""
+NEURONS_AT_ONCE = 200
+"""Number of neurons whose channels are in memory at the same time."""
 
 T = TypeVar("T", VectorSummary, Channel, Description, Verdict, Score)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Text of a window with one background: level 0 is none. Tokens without one are merged."""
+    """A piece of text with one background shade; level 0 is no background. Adjacent tokens at level 0 are merged."""
 
     text: str
     level: int
@@ -55,15 +54,13 @@ class Window:
     Attributes:
         source: top or random.
         activation: its highest activation.
-        document: identity of its document.
-        before: whether text before the crop is left out.
-        after: whether text after the crop is left out.
+        before: whether the crop leaves out text before it.
+        after: whether the crop leaves out text after it.
         segments: the text.
     """
 
     source: Source
     activation: float
-    document: str
     before: bool
     after: bool
     segments: tuple[Segment, ...]
@@ -71,7 +68,7 @@ class Window:
 
 @dataclass(frozen=True)
 class VectorCard:
-    """A weight vector and its channels in order of discovery; either may be missing in an unfinished run."""
+    """A weight vector and its channels by rank. In an unfinished run either may be missing."""
 
     kind: str
     summary: VectorSummary | None
@@ -80,13 +77,13 @@ class VectorCard:
 
 @dataclass(frozen=True)
 class DescriptionCard:
-    """A description with what it scored and how it fared on this neuron.
+    """A description with its results on this neuron.
 
     Attributes:
         description: the description.
         control: whether a control wrote it.
-        points: comparisons won on this neuron, ties as half.
-        decided: its decided comparisons on this neuron.
+        points: comparisons won, ties as half.
+        decided: decided comparisons.
         scores: its scores, by scorer.
     """
 
@@ -99,12 +96,12 @@ class DescriptionCard:
 
 @dataclass(frozen=True)
 class ComparisonCard:
-    """A comparison with the verdicts behind it.
+    """A comparison with its verdicts.
 
     Attributes:
-        comparison: the outcome.
-        outcome: the outcome in words.
-        verdicts: the verdicts in every order.
+        comparison: the comparison.
+        outcome: its outcome as text.
+        verdicts: the verdicts, one per order.
     """
 
     comparison: Comparison
@@ -118,17 +115,17 @@ class Card:
 
     Attributes:
         neuron: the neuron.
-        kurtosis: highest excess kurtosis of its channels (of its vectors, if there are no channels); none if unknown.
-        disagreement: mean over its pairs of describers of the share of ok verdicts, all judges and orders together,
-            that do not say what most of them say: 0 is unanimous; none without verdicts.
-        kind: the vector that this channel belongs to; none if there are no channels.
-        best: the contestant that won the largest share of its comparisons on this neuron; none if two are level.
-        shares: what share of its decided comparisons each contestant won on this neuron, ties as half.
-        tokens: first tokens of the channel with the highest kurtosis.
-        headline: the text that fared best on this neuron among the real describers.
+        kurtosis: highest excess kurtosis of its channels (of its vectors, if there are no channels); None if unknown.
+        disagreement: fraction of the ok verdicts that differ from the majority of their pair of describers, over all
+            judges and orders, averaged over pairs. 0 is unanimous; None without verdicts.
+        kind: kind of the vector with that channel; None without channels.
+        best: the contestant with the highest win rate on this neuron; None if several share it.
+        shares: win rate of each contestant on this neuron, ties as half.
+        tokens: top tokens of the channel with the highest kurtosis.
+        headline: text with the highest win rate on this neuron among the real describers.
         vectors: its weight vectors.
         splits: the exemplars shown, by split.
-        descriptions: in the leaderboard's order.
+        descriptions: in the order of the leaderboard.
         comparisons: by judge and pair.
     """
 
@@ -147,15 +144,15 @@ class Card:
 
 
 def build_cards(run: RunData) -> Iterator[Card]:
-    """Yield one card for each neuron that is shown, ordered."""
+    """Yield one card for each neuron shown, in order."""
     descriptions, verdicts, scores = _by_neuron(run.descriptions), _by_neuron(run.verdicts), _by_neuron(run.scores)
     exemplars = run.records.exemplar_table()
-    for start in range(0, len(run.neurons), TOGETHER):
-        some = run.neurons[start : start + TOGETHER]
-        whole = {neuron.unsigned for neuron in some}
-        vectors = _by_neuron(run.records.read_vectors(whole))
-        channels = _by_neuron(run.records.read_channels(whole))
-        for neuron in some:
+    for start in range(0, len(run.neurons), NEURONS_AT_ONCE):
+        neurons = run.neurons[start : start + NEURONS_AT_ONCE]
+        unsigned = {neuron.unsigned for neuron in neurons}
+        vectors = _by_neuron(run.records.read_vectors(unsigned))
+        channels = _by_neuron(run.records.read_channels(unsigned))
+        for neuron in neurons:
             yield _card(
                 run,
                 neuron,
@@ -188,14 +185,14 @@ def _card(
     scores: Sequence[Score],
 ) -> Card:
     comparisons = [_comparison(item, verdicts) for item in merge_verdicts(verdicts)]
-    place = {name: index for index, name in enumerate(run.describers)}
+    order = {name: index for index, name in enumerate(run.describers)}
     described = [
         _description(run, item, comparisons, scores)
-        for item in sorted(descriptions, key=lambda item: place.get(item.describer, len(place)))
+        for item in sorted(descriptions, key=lambda item: order.get(item.describer, len(order)))
     ]
     shares = {item.description.describer: item.points / item.decided for item in described if item.decided}
     leaders = [name for name, share in shares.items() if share == max(shares.values())]
-    told = max(
+    best_text = max(
         (item for item in described if not item.control and item.description.text),
         key=lambda item: shares.get(item.description.describer, 0.0),
         default=None,
@@ -211,7 +208,7 @@ def _card(
         best=leaders[0] if len(leaders) == 1 else None,
         shares=shares,
         tokens=tuple(shown_token(item.token, 20).strip() for item in sharpest.tokens[:5]) if sharpest else (),
-        headline=told.description.text if told else "",
+        headline=best_text.description.text if best_text else "",
         vectors=tuple(
             VectorCard(
                 str(kind),
@@ -235,37 +232,37 @@ def _description(
         for item in comparisons
         if name in (item.comparison.left, item.comparison.right) and item.comparison.points is not None
     ]
-    own = tuple(item for item in scores if item.describer == name)
-    return DescriptionCard(description, run.is_control(name), sum(points), len(points), own)
+    own_scores = tuple(item for item in scores if item.describer == name)
+    return DescriptionCard(description, run.is_control(name), sum(points), len(points), own_scores)
 
 
 def _comparison(comparison: Comparison, verdicts: Sequence[Verdict]) -> ComparisonCard:
     pair = {comparison.left, comparison.right}
-    own = tuple(item for item in verdicts if item.judge == comparison.judge and {item.first, item.second} == pair)
+    of_pair = tuple(item for item in verdicts if item.judge == comparison.judge and {item.first, item.second} == pair)
     if comparison.points is None:
         outcome = f"failed ({', '.join(comparison.failures)})"
     elif comparison.points == 0.5:
         outcome = "tie: the two orders disagree" if comparison.inconsistent else "tie"
     else:
         outcome = f"{comparison.left if comparison.points == 1 else comparison.right} wins"
-    return ComparisonCard(comparison, outcome, own)
+    return ComparisonCard(comparison, outcome, of_pair)
 
 
 def disagreement(verdicts: Sequence[Verdict]) -> float | None:
-    """Return how far one neuron's verdicts contradict each other, from 0; defined in :class:`Card`."""
-    said: defaultdict[frozenset[str], list[str]] = defaultdict(list)
+    """Return the disagreement of one neuron's verdicts; defined in :class:`Card`."""
+    preferences: defaultdict[frozenset[str], list[str]] = defaultdict(list)
     for item in verdicts:
         if item.winner is not None:
             preferred = {Winner.FIRST: item.first, Winner.SECOND: item.second, Winner.TIE: ""}[item.winner]
-            said[frozenset((item.first, item.second))].append(preferred)
-    shares = [1 - Counter(names).most_common(1)[0][1] / len(names) for names in said.values()]
+            preferences[frozenset((item.first, item.second))].append(preferred)
+    shares = [1 - Counter(names).most_common(1)[0][1] / len(names) for names in preferences.values()]
     return math.fsum(shares) / len(shares) if shares else None
 
 
 def shown_windows(exemplars: Sequence[Exemplar]) -> tuple[tuple[Split, tuple[Window, ...]], ...]:
-    """Return the exemplars to show, by split: the highest first, then a few random ones.
+    """Return the exemplars to show, by split: the highest activations first, then a few random ones.
 
-    Backgrounds are relative to the highest activation among all of the neuron's exemplars.
+    Shades are relative to the highest activation of all of the neuron's exemplars.
     """
     usable = [item for item in exemplars if item.tokens and item.activations]
     highest = max((item.activation for item in usable), default=0.0)
@@ -281,7 +278,7 @@ def shown_windows(exemplars: Sequence[Exemplar]) -> tuple[tuple[Split, tuple[Win
 
 
 def crop(exemplar: Exemplar, highest: float, length: int = CROP) -> Window:
-    """Return a window of at most ``length`` tokens around the exemplar's peak, marked relative to ``highest``."""
+    """Return at most ``length`` tokens around the exemplar's peak, shaded relative to the activation ``highest``."""
     shown = exemplar.around_peak(length, shift=True)
     segments: list[Segment] = []
     plain = ""
@@ -289,7 +286,7 @@ def crop(exemplar: Exemplar, highest: float, length: int = CROP) -> Window:
         token, activation = exemplar.tokens[position], exemplar.activations[position]
         level = math.ceil(LEVELS * min(activation / highest, 1.0)) if activation > 0 and highest > 0 else 0
         text = " " if token == " " else shown_token(token)
-        if level < 2:  # a ninth of the maximum is no more than the noise around it
+        if level < 2:  # activations up to a ninth of the maximum are mostly noise
             plain += text
             continue
         if plain:
@@ -299,16 +296,16 @@ def crop(exemplar: Exemplar, highest: float, length: int = CROP) -> Window:
     if plain:
         segments.append(Segment(plain, 0, 0.0))
     before, after = shown.start > 0, shown.stop < len(exemplar.tokens)
-    return Window(exemplar.source, exemplar.activation, exemplar.document, before, after, tuple(segments))
+    return Window(exemplar.source, exemplar.activation, before, after, tuple(segments))
 
 
 def histogram_path(counts: Sequence[int], width: int, height: int) -> str:
-    """Return the outline of a histogram as an SVG path, its heights logarithmic so that tails of few tokens show."""
+    """Return the outline of a histogram as an SVG path, with logarithmic heights so that small counts are visible."""
     if not counts or max(counts) <= 0:
         return ""
     top = math.log1p(max(counts))
     step = width / len(counts)
     path = f"M0 {height}"
-    for place, count in enumerate(counts):
-        path += f"V{height - height * math.log1p(max(count, 0)) / top:.3g}H{(place + 1) * step:.4g}"
+    for index, count in enumerate(counts, start=1):
+        path += f"V{height - height * math.log1p(max(count, 0)) / top:.3g}H{index * step:.4g}"
     return f"{path}V{height}Z"

@@ -1,4 +1,4 @@
-"""What a decomposition found, in the terminal and as a file: the same figures as in the report."""
+"""Terminal table of the decomposition's diagnostics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.results.formatting import number, percent
 
 
 def print_decomposition(folder: RunFolder, console: Console) -> None:
-    """Print the figures by layer and kind, and what it took."""
+    """Print the diagnostics by layer and kind, and the time that the decomposition took."""
     groups = diagnostics_groups(folder)
     if not groups:
         return
@@ -38,18 +38,17 @@ def print_decomposition(folder: RunFolder, console: Console) -> None:
             end_section=not last and row is rows[-2],
         )
     console.print(table)
-    console.print(cost(folder), style="dim", highlight=False)
+    console.print(_time(folder), style="dim", highlight=False)
 
 
-def cost(folder: RunFolder) -> str:
-    """Return in words how long the decomposition took, over all the times that the run was taken up."""
+def _time(folder: RunFolder) -> str:
+    """Return a sentence on the time that the decomposition took, including earlier starts of the run."""
     timings = folder.read_timings()
     vectors = sum(timing.vectors for timing in timings)
-    wall, found, kept = (sum(getattr(timing, name) for timing in timings) for name in ("wall", "decompose", "records"))
+    wall, solve, write = (sum(getattr(timing, name) for timing in timings) for name in ("wall", "decompose", "records"))
     if not vectors or not wall:
-        return "no record of the time it took"
-    took = datetime.timedelta(seconds=round(wall))
+        return "time not recorded"
     return (
-        f"{vectors:,} vectors in {took} ({vectors / wall:.3g} a second); of the workers' time "
-        f"{percent(kept / (found + kept))} % went into records"
+        f"{vectors:,} vectors in {datetime.timedelta(seconds=round(wall))} ({vectors / wall:.3g} per second); the "
+        f"workers spent {percent(write / (solve + write))} % of their time on writing records"
     )

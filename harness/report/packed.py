@@ -1,7 +1,7 @@
-"""Many pieces of HTML in little room: compressed, as text, to be unpacked by the page when one of them is looked at.
+"""Compressed HTML fragments that the page unpacks when a neuron is opened.
 
-A thousand neurons are some 60 MB of HTML that says much the same again and again, of which a reader opens a few. The
-pieces go through the same templates as the rest of the page, so that whatever is foreign in them is escaped already.
+A thousand neurons are about 60 MB of repetitive HTML, of which a reader opens a few. The fragments are rendered by the
+same templates as the rest of the page, so text from models and corpora in them is already escaped.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import json
 import zlib
 from collections.abc import Iterable
 
-TOGETHER = 8
-"""Pieces that are compressed, and unpacked, as one: more would be no smaller, for deflate looks back 32 KiB."""
+FRAGMENTS_PER_LINE = 8
+"""Fragments that are compressed together. More would not be smaller, because deflate looks back only 32 KiB."""
 
 
-def pack(pieces: Iterable[str]) -> list[str]:
-    """Return lines of text, each ``TOGETHER`` pieces: base64 of the zlib form of a JSON list. report.js reads them."""
+def pack(fragments: Iterable[str]) -> list[str]:
+    """Return lines that report.js reads: base64 of a zlib-compressed JSON list of ``FRAGMENTS_PER_LINE`` fragments."""
     lines = []
-    rest = iter(pieces)
-    while some := list(itertools.islice(rest, TOGETHER)):
-        plain = json.dumps(some, ensure_ascii=False, separators=(",", ":")).encode()
+    remaining = iter(fragments)
+    while batch := list(itertools.islice(remaining, FRAGMENTS_PER_LINE)):
+        plain = json.dumps(batch, ensure_ascii=False, separators=(",", ":")).encode()
         lines.append(base64.b64encode(zlib.compress(plain, 9)).decode())
     return lines

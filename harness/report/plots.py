@@ -1,4 +1,4 @@
-"""Plots as matplotlib figures, which the report renders as SVG and experiment tracking as images."""
+"""Plots of the leaderboard with matplotlib. The report renders them as SVG, experiment tracking as images."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ import warnings
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from harness.records import VectorKind
 from harness.results.formatting import percent, visible
 from harness.results.schema import Leaderboard, Row
 
-INK = "#1b1f2a"  # dark, for images on white; :func:`to_svg` turns it into the colour of the surrounding text
-MUTED = "#8b919e"  # the other colours are middle tones, legible on light and on dark
+INK = "#1b1f2a"  # for images on white; :func:`to_svg` replaces it by the colour of the surrounding text
+MUTED = "#8b919e"  # this and the other colours are legible on light and dark backgrounds
 REAL = "#2a9d8f"
 CONTROL = "#9a8fb0"
 WARM = "#d9733a"
 KINDS = {VectorKind.GATE: "#4f86d9", VectorKind.IN: "#2a9d8f", VectorKind.OUT: "#d9733a"}
-_MARKERS = "osD^vPX*<>"
+DASHED = (0, (4, 3))
+MARKERS = "osD^vPX*<>"
 
 
-def leaderboard_figure(leaderboard: Leaderboard) -> Figure:
-    """Return win rates with their intervals, all judges together, and each judge's own as small marks.
-
-    The dashed line at 0.5 is where a describer would be that wins as often as it loses.
-    """
+def leaderboard_plot(leaderboard: Leaderboard) -> Figure:
+    """Plot win rates with their intervals over all judges, and the win rates of single judges as small markers."""
     rows = leaderboard.overall.rows
     figure = Figure(figsize=(9.6, 1.15 + 0.42 * max(len(rows), 1)), layout="constrained")
     axes = bare(figure.add_subplot())
-    axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=DASHED, zorder=1)
     several = len(leaderboard.judges) > 1
-    for place, board in enumerate(leaderboard.judges if several else ()):
+    for index, board in enumerate(leaderboard.judges if several else ()):
         rates = {row.describer: row.win_rate for row in board.rows}
         points = [(rates.get(row.describer), y) for y, row in enumerate(rows)]
         known = [(rate, y) for rate, y in points if rate is not None]
-        marker = _MARKERS[place % len(_MARKERS)]
+        marker = MARKERS[index % len(MARKERS)]
         axes.scatter(
             [rate for rate, _ in known],
             [y + 0.24 for _, y in known],
@@ -60,7 +60,7 @@ def leaderboard_figure(leaderboard: Leaderboard) -> Figure:
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MultipleLocator(0.25))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    percent_axis(axes.xaxis)
     axes.grid(axis="x", color=MUTED, alpha=0.25, linewidth=0.7)
     axes.set_xlabel("win rate, ties as half", color=INK)
     if several:
@@ -72,8 +72,7 @@ def leaderboard_figure(leaderboard: Leaderboard) -> Figure:
             labelcolor=INK,
             handletextpad=0.2,
         )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        plain_legend(legend)
     return figure
 
 
@@ -88,8 +87,8 @@ def _interval_bar(axes: Axes, row: Row, y: int) -> None:
     axes.scatter([row.win_rate], [y], s=44, color=colour, zorder=4)
 
 
-def win_matrix_figure(leaderboard: Leaderboard) -> Figure:
-    """Return how often each describer (row) beats each other one (column), in percent, all judges together."""
+def win_matrix_plot(leaderboard: Leaderboard) -> Figure:
+    """Plot the win rate of each describer (row) against each other one (column), in percent, over all judges."""
     names = [row.describer for row in leaderboard.overall.rows]
     rates = {(cell.row, cell.column): cell.win_rate for cell in leaderboard.overall.cells}
     side = 0.62 * max(len(names), 2)
@@ -107,7 +106,7 @@ def win_matrix_figure(leaderboard: Leaderboard) -> Figure:
                 colour = to_rgba(REAL if rate >= 0.5 else WARM, 0.06 + 1.5 * abs(rate - 0.5))
             colours[y, x] = colour
             axes.text(x, y, text, ha="center", va="center", color=INK, fontsize=9.5)
-    # Cells as a vector mesh: imshow would embed a PNG whose bytes depend on the library's version.
+    # A mesh stays vector graphics; imshow would embed a PNG whose bytes depend on the library's version.
     edges = np.arange(len(names) + 1) - 0.5
     if names:
         axes.pcolormesh(edges, edges, colours, edgecolors="none", rasterized=False)
@@ -124,24 +123,24 @@ def win_matrix_figure(leaderboard: Leaderboard) -> Figure:
 
 
 def to_svg(figure: Figure, name: str, label: str) -> str:
-    """Render a figure as an inline SVG element; figures made alike give equal text (drawing one twice may not).
+    """Render a plot as an inline SVG element with a transparent background.
 
-    Text stays text, the background is transparent, and what is drawn in :data:`INK` takes the colour of the text
-    around the element, on light and on dark.
+    Text stays text, and :data:`INK` becomes the colour of the surrounding text. Plots made in the same way give equal
+    strings; rendering the same object twice may not.
 
     Args:
-        figure: the figure.
-        name: prefix that keeps the element's ids apart from those of other figures on the page (a valid id).
-        label: what the figure shows, for those who cannot see it; it must not contain markup.
+        figure: the plot.
+        name: prefix of the element's ids, unique on the page and a valid id.
+        label: alternative text, without markup.
     """
     buffer = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has the glyphs
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has them
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<style type=\"text/css\">.*?</style>", "", svg, flags=re.DOTALL)  # it would style the whole page
+    svg = re.sub(r"<style type=\"text/css\">.*?</style>", "", svg, flags=re.DOTALL)  # would apply to the whole page
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg).replace("url(#", f"url(#{name}-")
@@ -152,7 +151,7 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
 
 
 def bare(axes: Axes, *, left: bool = False) -> Axes:
-    """Strip the axes of their box."""
+    """Remove the frame of the axes, except the bottom line and, if ``left``, the left line."""
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom" or (left and side == "left"))
         spine.set_color(MUTED)
@@ -163,6 +162,17 @@ def bare(axes: Axes, *, left: bool = False) -> Axes:
 
 
 def safe(name: str, limit: int = 32) -> str:
-    """Return a name as plots show it: nothing invisible, and cut at ``limit``."""
+    """Return a name for a plot: without invisible characters, at most ``limit`` characters long."""
     text = visible(name)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def percent_axis(axis: Axis) -> None:
+    """Label an axis of fractions in percent."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+
+
+def plain_legend(legend: Legend) -> None:
+    """Show dollar signs in a legend's names as they are, not as mathematics."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)

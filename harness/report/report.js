@@ -1,37 +1,38 @@
 "use strict";
-// The summary is whole without this script. It unpacks a neuron when it is opened, filters and sorts the list of neurons,
-// and opens the one that a link points to. What is unpacked was escaped by the same templates as the rest of the page.
-const AT_ONCE = 50;  // neurons that "Open all" opens: thousands of tables would make any browser slow
+// The page works without this script, except for the list of neurons. The script unpacks a neuron when it is opened,
+// filters and sorts the list, and opens the neuron that the address names. The unpacked HTML was rendered and escaped by
+// the same templates as the rest of the page.
+const OPEN_LIMIT = 50;  // neurons that "Open all" opens: thousands of tables would be slow
 
-/** Return the pieces of HTML in one line of harness/report/packed.py. */
+/** Return the HTML fragments in one line written by harness/report/packed.py. */
 async function unpack(line) {
   const bytes = Uint8Array.from(atob(line), (letter) => letter.charCodeAt(0));
   const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Response(plain).json();
 }
 
-/** Return what a reader sees of a piece of HTML, for the search. */
+/** Return the visible text of an HTML fragment in lower case, for the search. */
 function textOf(html) {
   const letters = { amp: "&", lt: "<", gt: ">", "#34": '"', "#39": "'" };
   return html.replace(/<[^>]*>/g, "").replace(/&(amp|lt|gt|#34|#39);/g, (_, name) => letters[name]).toLowerCase();
 }
 
-/** Give life to one list of neurons; return what opens one of its cards. */
-function neuronList(room) {
-  const form = room.querySelector(".tools");
-  const list = room.querySelector(".cards");
-  const packed = room.querySelector(".packed");
+/** Set up one list of neurons; return functions that open a card and report a missing one. */
+function neuronList(section) {
+  const form = section.querySelector(".tools");
+  const list = section.querySelector(".cards");
+  const packed = section.querySelector(".packed");
   const cards = [...list.children];
   const lines = packed.textContent.trim().split("\n");
-  const together = Number(packed.dataset.together);
+  const perLine = Number(packed.dataset.together);
   const [search, sort, toggle, count] = [".filter", ".sort", ".toggle", ".count"].map((name) => form.querySelector(name));
   const facets = [...form.querySelectorAll("[data-facet]")];
   const least = [...form.querySelectorAll("[data-least]")];
   const unpacked = new Map();
   let texts = null;
-  let asked = 0;
+  let searches = 0;
 
-  function pieces(line) {
+  function fragments(line) {
     if (!unpacked.has(line)) unpacked.set(line, unpack(lines[line]));
     if (unpacked.size > 16) unpacked.delete(unpacked.keys().next().value);
     return unpacked.get(line);
@@ -39,10 +40,10 @@ function neuronList(room) {
 
   async function fill(card) {
     const inside = card.querySelector(".inside");
-    const place = Number(card.dataset.place);
+    const index = Number(card.dataset.place);
     if (inside.firstChild) return;
     try {
-      const html = (await pieces(Math.floor(place / together)))[place % together];
+      const html = (await fragments(Math.floor(index / perLine)))[index % perLine];
       if (!inside.firstChild) inside.innerHTML = html;
     } catch (error) {
       inside.textContent = `This browser cannot unpack the neuron: ${error}`;
@@ -55,22 +56,22 @@ function neuronList(room) {
   }
 
   async function filter() {
-    const turn = ++asked;
+    const current = ++searches;
     const wanted = search.value.trim().toLowerCase();
     if (wanted && !texts) {
       count.textContent = "reading …";
       texts = await readAll();
-      if (turn !== asked) return;
+      if (current !== searches) return;  // a newer search has started
     }
     const fits = (card) =>
       facets.every((facet) => facet.value === "*" || card.dataset[facet.dataset.facet] === facet.value) &&
       least.every((input) => input.value === "" || Number(card.dataset[input.dataset.least] ?? NaN) >= Number(input.value)) &&
       (!wanted || texts[card.dataset.place].includes(wanted));
     for (const card of cards) card.hidden = !fits(card);
-    tell();
+    showCount();
   }
 
-  function tell(more = "") {
+  function showCount(more = "") {
     const shown = cards.filter((card) => !card.hidden).length;
     count.textContent = `${shown === cards.length ? shown : `${shown} of ${cards.length}`} neurons${more}`;
   }
@@ -79,8 +80,8 @@ function neuronList(room) {
     const key = sort.value;
     const value = (card) => {
       if (key === "kind" || key === "best") return card.dataset[key] || "\uffff";
-      const figure = Number.parseFloat(card.dataset[key] ?? card.dataset.shares?.split(" ")[key]);
-      return Number.isNaN(figure) ? Infinity : key === "place" ? figure : -figure;  // the highest first
+      const number = Number.parseFloat(card.dataset[key] ?? card.dataset.shares?.split(" ")[key]);
+      return Number.isNaN(number) ? Infinity : key === "place" ? number : -number;  // highest first
     };
     const values = new Map(cards.map((card) => [card, value(card)]));
     const sorted = [...cards].sort((a, b) => {
@@ -94,7 +95,7 @@ function neuronList(room) {
     const name = facet.dataset.facet;
     const values = [...new Set(cards.map((card) => card.dataset[name]).filter((value) => value !== undefined))];
     values.sort((a, b) => a - b || (a < b ? -1 : 1));
-    for (const value of values) facet.append(new Option(value || "nobody alone", value));
+    for (const value of values) facet.append(new Option(value || "tied", value));
     facet.parentElement.hidden = values.length < 2;
   }
   for (const input of least) input.parentElement.hidden = !cards.some((card) => input.dataset.least in card.dataset);
@@ -111,24 +112,24 @@ function neuronList(room) {
   toggle.addEventListener("click", () => {
     const open = toggle.textContent === "Open all";
     const shown = [...list.children].filter((card) => !card.hidden);
-    for (const card of open ? shown.slice(0, AT_ONCE) : cards) card.open = open;
+    for (const card of open ? shown.slice(0, OPEN_LIMIT) : cards) card.open = open;
     toggle.textContent = open ? "Close all" : "Open all";
-    tell(open && shown.length > AT_ONCE ? `, the first ${AT_ONCE} opened` : "");
+    showCount(open && shown.length > OPEN_LIMIT ? `, the first ${OPEN_LIMIT} opened` : "");
   });
   for (const card of cards) {
     card.addEventListener("toggle", () => { if (card.open) fill(card); });
-    // An opened card puts its name into the address, so that the address can be passed on.
+    // An opened card puts its name into the address, so that the address links to it.
     card.querySelector("summary").addEventListener("click", () => {
       if (!card.open) history.replaceState(null, "", `#${card.id}`);
     });
   }
-  room.querySelector(".no-script").remove();
+  section.querySelector(".no-script").remove();
   form.hidden = cards.length < 2;
-  tell();
+  showCount();
 
   return {
     async open(card) {
-      if (card.hidden) {  // its order stays: a card that moves loses the focus
+      if (card.hidden) {  // the order stays, because a card that moves loses the focus
         search.value = "";
         for (const facet of facets) facet.value = "*";
         for (const input of least) input.value = "";
@@ -143,18 +144,18 @@ function neuronList(room) {
   };
 }
 
-const rooms = new Map(
-  [...document.querySelectorAll(".neurons")].filter((room) => room.querySelector(".packed")).map((room) => [room, neuronList(room)]),
+const lists = new Map(
+  [...document.querySelectorAll(".neurons")].filter((one) => one.querySelector(".packed")).map((one) => [one, neuronList(one)]),
 );
 
 function openTarget() {
   let name = location.hash.slice(1);
   try { name = decodeURIComponent(name); } catch { return; }
   const target = document.getElementById(name);
-  const room = rooms.get(target?.closest(".neurons"));
-  if (room && target.matches(".card")) room.open(target);
+  const own = lists.get(target?.closest(".neurons"));
+  if (own && target.matches(".card")) own.open(target);
   if (!target && /^(r\d+-)?L\d+/.test(name)) {
-    for (const [section, list] of rooms) {
+    for (const [section, list] of lists) {
       list.missing(name);
       section.scrollIntoView();
     }

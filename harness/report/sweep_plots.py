@@ -7,18 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import NullFormatter, NullLocator
 
-from harness.report.plots import CONTROL, INK, MUTED, bare, safe
+from harness.report.plots import CONTROL, DASHED, INK, MARKERS, MUTED, bare, percent_axis, plain_legend, safe
 from harness.results.parameters import Parameter, shown
 from harness.results.sweep import Sweep
 
 _COLOURS = ("#2a9d8f", "#d9733a", "#4f86d9", "#c2577b", "#8a9a3a", "#9a8fb0", "#b98a2f", "#5aa5c4")
-_MARKERS = "osD^vPX*<>"
 _PANELS_A_ROW = 3
 
 
-def sweep_figure(sweep: Sweep, parameter: Parameter) -> Figure | None:
+def sweep_plot(sweep: Sweep, parameter: Parameter) -> Figure | None:
     """Return the win rates of all describers, with their intervals, against a parameter.
 
     If the runs vary it alone, all describers share one panel, in colours. Otherwise each describer has its own panel:
@@ -41,7 +40,7 @@ def sweep_figure(sweep: Sweep, parameter: Parameter) -> Figure | None:
         shift = (number - (len(sweep.describers) - 1) / 2) * step
         _line(
             axes, sweep, name, range(len(sweep.runs)), places, shift, parameter,
-            colour=CONTROL if control else next(colours), marker=_MARKERS[number % len(_MARKERS)],
+            colour=CONTROL if control else next(colours), marker=MARKERS[number % len(MARKERS)],
             label=f"{safe(name)} (control)" if control else safe(name), dashed=control,
         )  # fmt: skip
     _finish(axes, parameter)
@@ -71,7 +70,7 @@ def _faceted(sweep: Sweep, parameter: Parameter, others: Sequence[Parameter]) ->
             _line(
                 axes, sweep, name, groups[key], places, (number - (len(keys) - 1) / 2) * step, parameter,
                 colour=_COLOURS[colours.index(key[0]) % len(_COLOURS)],
-                marker=_MARKERS[marks.index(key[1:]) % len(_MARKERS)], label=safe(told, 60), dashed=False,
+                marker=MARKERS[marks.index(key[1:]) % len(MARKERS)], label=safe(told, 60), dashed=False,
             )  # fmt: skip
         title = f"{safe(name)} (control)" if name in sweep.controls else safe(name)
         axes.set_title(title, fontsize=10, color=CONTROL if name in sweep.controls else INK, parse_math=False)
@@ -146,8 +145,8 @@ def _step(parameter: Parameter, places: Sequence[float], count: int) -> float:
 
 
 def _finish(axes: Axes, parameter: Parameter) -> None:
-    axes.axhline(0.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    axes.axhline(0.5, color=MUTED, linewidth=1, linestyle=DASHED, zorder=1)
+    percent_axis(axes.yaxis)
     axes.grid(axis="y", color=MUTED, alpha=0.25, linewidth=0.7)
     axes.set_xlabel(safe(parameter.name, 60), color=INK, fontsize=9.5, parse_math=False)
     axes.set_ylabel("win rate", color=INK, fontsize=9.5)
@@ -160,8 +159,7 @@ def _legend(figure: Figure, axes: Axes, entries: int) -> None:
     legend = figure.legend(
         handles, labels, loc="outside lower center", ncols=min(3, entries), frameon=False, fontsize=8.5, labelcolor=INK
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    plain_legend(legend)
 
 
 def _order(parameter: Parameter, value: str) -> int:

@@ -1,4 +1,4 @@
-"""From run folders to statistics: the leaderboard of one run, and whether several may be read as one benchmark."""
+"""The leaderboard of a run folder, and whether several runs can be compared."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ _JUDGING = ("kind", "protocol", "prompts", "role", "symmetric")
 
 
 def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None) -> Leaderboard:
-    """Compute the leaderboard of a run from its records and its manifest alone.
+    """Compute the leaderboard of a run from its records and its manifest.
 
     Args:
         folder: the run folder.
-        manifest: its manifest, if it has been read already.
+        manifest: its manifest, if it has already been read.
 
     Raises:
-        HarnessError: if this is no run folder, a file in it is damaged, or its statistics are wrongly configured.
+        HarnessError: if this is not a run folder, a file in it is damaged, or its statistics section is invalid.
     """
-    told = folder.read_manifest() if manifest is None else manifest
+    manifest = folder.read_manifest() if manifest is None else manifest
     verdicts, scores = folder.verdicts().records(), folder.scores().records()
     descriptions = folder.descriptions().records()
     records: list[Verdict | Score | Description] = [*verdicts, *scores, *descriptions]
     neurons = {record.neuron for record in records}
     vectors: list[VectorSummary] = folder.read_vectors({neuron.unsigned for neuron in neurons}) if neurons else []
-    contestants = _part(told, "contestants")
+    contestants = _part(manifest, "contestants")
     return build_leaderboard(
         verdicts,
         scores,
         descriptions,
         controls={name for name, entry in contestants.items() if entry.get("control")},
-        seed=int(told.get("seed") or 0),
-        config=statistics_of(told),
+        seed=int(manifest.get("seed") or 0),
+        config=statistics_of(manifest),
         facets=facets_of(neurons, vectors),
     )
 
 
 def statistics_of(manifest: Mapping[str, Any]) -> StatisticsConfig:
-    """Return how a run's statistics are computed.
+    """Return the statistics section of a run's config.
 
     Raises:
-        HarnessError: if the manifest does not say so in a way that can be used.
+        HarnessError: if it is invalid.
     """
     try:
         return from_json(StatisticsConfig, dict(_part(_part(manifest, "config"), "statistics")))
@@ -62,12 +62,12 @@ def statistics_of(manifest: Mapping[str, Any]) -> StatisticsConfig:
 
 @dataclass(frozen=True)
 class Difference:
-    """One reason why runs are not one benchmark.
+    """One reason why runs cannot be compared.
 
     Attributes:
         what: ``subject``, ``neurons``, ``evidence`` or ``judges``.
         words: the reason, as a sentence.
-        values: what each run has, in the order of the runs.
+        values: the differing value of each run.
     """
 
     what: str
@@ -76,12 +76,11 @@ class Difference:
 
 
 def incomparable(manifests: Sequence[Mapping[str, Any]]) -> list[Difference]:
-    """Return why the figures of runs must not be read side by side; empty if they may.
+    """Return the reasons why the metrics of runs cannot be compared; empty if they can.
 
-    Compared are the subject (the fingerprint of its weights), the neurons at their signs, the evidence (text, windows,
-    splits), and the judges (protocol, prompts, the language models that they ask and their sampling). Describers may
-    differ: to compare them is what the runs are for. What a manifest does not tell counts as different from what
-    another one tells. Fewer than two runs have nothing to differ in.
+    The subject (fingerprint of its weights), the neurons at their signs, the evidence (text, windows, splits) and the
+    judges (protocol, prompts, language models and sampling) must be equal. Describers may differ. A value that is
+    missing in one manifest counts as different.
     """
     found: list[Difference] = []
 
@@ -122,7 +121,7 @@ def incomparable(manifests: Sequence[Mapping[str, Any]]) -> list[Difference]:
 
 
 def judging(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return all that makes the answers of each judge, as JSON by its name: equal for judges that are the same."""
+    """Return what determines the answers of each judge, as JSON by name; equal for equal judges."""
     return {
         name: json.dumps(_judge(manifest, name), sort_keys=True, ensure_ascii=False, default=str)
         for name in _part(manifest, "judges")
@@ -130,13 +129,13 @@ def judging(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _judge(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return all that makes a judge's answers: what it is, its settings, and the language model in its role."""
+    """Return what determines a judge's answers: its protocol, its settings, and the language model in its role."""
     entry, identity = _part(_part(manifest, "judges"), name), _part(manifest, "identity")
-    roles = [role for role in (entry.get("role"),) if role]
+    role = entry.get("role")
     return {
         **{key: entry.get(key) for key in _JUDGING},
-        **_named(identity, (f"judges.{name}", *(f"llm.{role}" for role in roles))),
-        "llm": {role: _part(manifest, "llm").get(role) for role in roles},
+        **_named(identity, [f"judges.{name}", *([f"llm.{role}"] if role else [])]),
+        "llm": {role: _part(manifest, "llm").get(role)} if role else {},
     }
 
 

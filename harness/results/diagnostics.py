@@ -1,4 +1,4 @@
-"""The decomposition's diagnostics by layer and kind, from a run's records."""
+"""Diagnostics of the decomposition by layer and vector kind, from a run's records."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from harness.records import AblatedChannels, RandomVector, Restart, VectorKind
 
 Floats = NDArray[np.float64]
 QUANTILE = 0.05
-"""A neuron counts as below the baseline if its loss is below this quantile of the random vectors' losses."""
+"""A neuron counts as below the baseline if its loss is below this quantile of the losses of random vectors."""
 
 
 @dataclass(frozen=True)
 class DiagnosticsGroup:
-    """What is known of the decomposition of one layer and kind; n vectors, at most C channels each, nan where fewer.
+    """Records of one layer and kind: n vectors with at most C channels each, nan for missing channels.
 
     Attributes:
-        layer: the layer; none for all.
-        kind: the vector kind; none for all.
-        vector_kurtosis: (n,), neuron by neuron, excess kurtosis of the weight vectors' own projections.
-        kurtosis: (n, C), that of their channels in order of discovery.
-        skewness: (n, C).
-        cosine: (n, C), with the weight vector.
-        loss: (n, C).
-        masked_tokens: (n, C), how many tokens of the vocabulary each channel's mask covers.
-        reconstruction: (n, C), share of the squared norm in the span of the first channels; then its last value.
-        restarts: those of its vectors that were decomposed again.
-        random: random vectors that were decomposed alike.
-        ablations: those of its vectors that their channels were taken out of.
+        layer: the layer; None for all.
+        kind: the vector kind; None for all.
+        vector_kurtosis: (n,), excess kurtosis of the weight vectors' vocabulary projections, in order of neurons.
+        kurtosis: (n, C), excess kurtosis of their channels, by rank.
+        skewness: (n, C), skewness of the channels.
+        cosine: (n, C), cosine of channel and weight vector.
+        loss: (n, C), loss of the channels.
+        masked_tokens: (n, C), number of tokens in each channel's mask.
+        reconstruction: (n, C), fraction of the squared norm in the span of the first channels, padded with its last
+            value.
+        restarts: vectors of this group that were decomposed again.
+        random: random vectors that were decomposed in the same way.
+        ablations: vectors of this group whose channels were removed.
     """
 
     layer: int | None
@@ -55,36 +56,37 @@ class DiagnosticsGroup:
 
 @dataclass(frozen=True)
 class DiagnosticsRow:
-    """The figures of one layer and kind; none where there is nothing to compute them from.
+    """Metrics of one layer and kind; None without data.
 
     Attributes:
-        layer: the layer; none for all.
-        kind: the vector kind; none for all.
-        vectors: how many weight vectors were decomposed.
-        found: how many channels they have, all together.
-        channels: most channels of one.
+        layer: the layer; None for all.
+        kind: the vector kind; None for all.
+        vectors: number of decomposed weight vectors.
+        found: total number of their channels.
+        channels: largest number of channels of one vector.
         vector_kurtosis: median excess kurtosis of the weight vectors.
-        first_kurtosis: of their first channels.
+        first_kurtosis: median excess kurtosis of their first channels.
         first_cosine: mean cosine of first channels and their vectors.
-        cosine: of all channels and their vectors.
-        reconstruction: mean share of the squared norm in the span of all channels.
-        positive: share of channels carried by the upper tail of their projection.
-        again: vectors that were decomposed again.
-        consistency: mean cosine of partners among the channels found from two starts.
-        jaccard: mean Jaccard index of the partners' top tokens.
-        apart: mean cosine of channels that are not partners.
-        random: random vectors that were decomposed.
+        cosine: mean cosine of all channels and their vectors.
+        reconstruction: mean fraction of the squared norm in the span of all channels.
+        positive: fraction of channels with positive skewness.
+        again: number of vectors that were decomposed again.
+        consistency: mean cosine of matched channels from two starts.
+        jaccard: mean Jaccard index of the top tokens of matched channels.
+        apart: mean cosine of channels that are not matched.
+        random: number of random vectors that were decomposed.
         random_first_kurtosis: median excess kurtosis of their first channels.
         first_loss: median loss of the neurons' first channels.
-        random_first_loss: of the random vectors' first channels.
-        below: share of neurons whose first channel has a loss below the 5 % quantile of that of random vectors.
-        chance_below: probability that a neuron's first channel has a lower loss than a random vector's; 1/2 if alike.
-        ablated: vectors that their channels were taken out of.
-        faithful: mean share of the response on a channel's tokens that goes with the channel.
-        faithful_chance: with a random direction as near to the vector.
-        kept: mean share of the response on the other channels' tokens that stays; 1 - faithful_chance by chance.
-        complete: mean share of the response on a vector's strongest tokens that goes with all its channels.
-        complete_chance: with as many random directions as near to the vector.
+        random_first_loss: median loss of the random vectors' first channels.
+        below: fraction of neurons whose first channel has a loss below the 5 % quantile of random vectors.
+        chance_below: probability that a neuron's first channel has a lower loss than a random vector's; 1/2 if both
+            have the same distribution.
+        ablated: number of vectors whose channels were removed.
+        faithful: mean fraction of the response on a channel's tokens that is removed with the channel.
+        faithful_chance: the same for a random direction with the same cosine to the vector.
+        kept: mean fraction of the response on the other channels' tokens that remains. By chance: 1 - faithful_chance.
+        complete: mean fraction of the response on a vector's top tokens that is removed with all its channels.
+        complete_chance: the same for as many random directions with the same cosines.
     """
 
     layer: int | None
@@ -117,17 +119,17 @@ class DiagnosticsRow:
 
 
 def diagnostics_groups(folder: RunFolder) -> tuple[DiagnosticsGroup, ...]:
-    """Read the figures of every decomposed vector and its channels, ordered by layer and kind; no tokens are read."""
+    """Read the metrics of all decomposed vectors and channels, without tokens, ordered by layer and kind."""
     vectors = _columns(folder, "vectors", ["neuron", "kind", "kurtosis", "reconstruction"])
     channels = _columns(folder, "channels", ["neuron", "kind", "rank", *_OF_CHANNELS])
     if vectors is None or channels is None:
         return ()
     restarts, random, ablations = defaultdict(list), defaultdict(list), defaultdict(list)
-    for again in folder.read_restarts():
+    for again in folder.read(Restart):
         restarts[again.neuron.layer, again.kind].append(again)
-    for drawn in folder.read_random_vectors():
+    for drawn in folder.read(RandomVector):
         random[drawn.layer, drawn.kind].append(drawn)
-    for ablated in folder.read_ablations():
+    for ablated in folder.read(AblatedChannels):
         ablations[ablated.neuron.layer, ablated.kind].append(ablated)
     rows_of, channels_of = _by_group(vectors), _by_group(channels)
     return tuple(
@@ -142,12 +144,12 @@ def diagnostics_groups(folder: RunFolder) -> tuple[DiagnosticsGroup, ...]:
 
 
 _OF_CHANNELS = ("kurtosis", "skewness", "cosine", "loss", "masked_tokens")
-_EXPERTS_APART = 1 << 32
+_EXPERT_STRIDE = 1 << 32
 
 
 def _columns(folder: RunFolder, records: str, columns: Sequence[str]) -> pa.Table | None:
     tables = list(folder.read_columns(records, columns))
-    # Only the neurons of experts name one.
+    # The column of experts exists only if there are some.
     return pa.concat_tables(tables, promote_options="default") if tables else None
 
 
@@ -162,45 +164,44 @@ def _by_group(table: pa.Table) -> dict[tuple[int, VectorKind], NDArray[np.int64]
     return groups
 
 
-def _places(table: pa.Table) -> NDArray[np.int64]:
-    """Return one number for each row's neuron, in the order of neurons of one layer."""
-    places: NDArray[np.int64] = table["neuron.index"].to_numpy().astype(np.int64)
+def _neuron_keys(table: pa.Table) -> NDArray[np.int64]:
+    """Return a number for each row's neuron that sorts like the neurons of one layer."""
+    keys: NDArray[np.int64] = table["neuron.index"].to_numpy().astype(np.int64)
     if "neuron.expert" in table.column_names:
-        places = places + _EXPERTS_APART * (table["neuron.expert"].fill_null(-1).to_numpy().astype(np.int64) + 1)
-    return places
+        keys = keys + _EXPERT_STRIDE * (table["neuron.expert"].fill_null(-1).to_numpy().astype(np.int64) + 1)
+    return keys
 
 
 def _group(layer: int, kind: VectorKind, vectors: pa.Table, channels: pa.Table) -> DiagnosticsGroup:
-    places = _places(vectors)
-    order = np.argsort(places)
-    row, rank = np.searchsorted(places[order], _places(channels)), channels["rank"].to_numpy()
-    figures = {name: np.full((len(places), rank.max() + 1), np.nan) for name in _OF_CHANNELS}
-    for name, table in figures.items():
+    keys = _neuron_keys(vectors)
+    order = np.argsort(keys)
+    row, rank = np.searchsorted(keys[order], _neuron_keys(channels)), channels["rank"].to_numpy()
+    metrics = {name: np.full((len(keys), rank.max() + 1), np.nan) for name in _OF_CHANNELS}
+    for name, table in metrics.items():
         table[row, rank] = channels[name].to_numpy()
-    shares = vectors["reconstruction"].combine_chunks()
     return DiagnosticsGroup(
         layer=layer,
         kind=kind,
         vector_kurtosis=vectors["kurtosis"].to_numpy()[order],
-        reconstruction=_rectangle_of(shares)[order],
-        kurtosis=figures["kurtosis"],
-        skewness=figures["skewness"],
-        cosine=figures["cosine"],
-        loss=figures["loss"],
-        masked_tokens=figures["masked_tokens"],
+        reconstruction=_rectangle_of(vectors["reconstruction"].combine_chunks())[order],
+        kurtosis=metrics["kurtosis"],
+        skewness=metrics["skewness"],
+        cosine=metrics["cosine"],
+        loss=metrics["loss"],
+        masked_tokens=metrics["masked_tokens"],
     )
 
 
 def _rectangle_of(curves: pa.ListArray) -> Floats:
     lengths = curves.value_lengths().to_numpy()
-    if len(lengths) and (lengths == lengths[0]).all():  # a whole model has millions of points: no Python objects
+    if len(lengths) and (lengths == lengths[0]).all():  # fast path: a whole model has millions of points
         values: Floats = curves.flatten().to_numpy().reshape(len(lengths), lengths[0])
         return values
     return rectangle(curves.to_pylist())
 
 
 def together(groups: Sequence[DiagnosticsGroup]) -> DiagnosticsGroup:
-    """Return all groups as one of no layer and kind."""
+    """Return all groups as one group without layer and kind."""
     most = max(group.kurtosis.shape[1] for group in groups)
 
     def stacked(name: str) -> Floats:
@@ -223,13 +224,13 @@ def together(groups: Sequence[DiagnosticsGroup]) -> DiagnosticsGroup:
 
 
 def rectangle(curves: Sequence[Sequence[float]]) -> Floats:
-    """Return curves as one table; a shorter one stays where its last point left it."""
+    """Return curves as one table; shorter ones are padded with their last value."""
     length = max(map(len, curves), default=0)
     return np.array([[*curve, *[curve[-1]] * (length - len(curve))] for curve in curves if len(curve)])
 
 
 def diagnostics_row(group: DiagnosticsGroup) -> DiagnosticsRow:
-    """Return the figures of one layer and kind."""
+    """Return the metrics of one layer and kind."""
     losses, random_losses = group.loss[:, 0], np.array([item.loss[0] for item in group.random])
     compared = len(losses) > 0 and len(random_losses) > 0
     return DiagnosticsRow(
@@ -264,14 +265,17 @@ def diagnostics_row(group: DiagnosticsGroup) -> DiagnosticsRow:
 
 
 def share_below(values: Floats, baseline: Floats, quantile: float = QUANTILE) -> float:
-    """Return the share of ``values`` below a quantile of ``baseline``: about ``quantile`` if both are drawn alike."""
+    """Return the fraction of ``values`` below a quantile of ``baseline``.
+
+    About ``quantile`` if both have the same distribution.
+    """
     return float(np.mean(values < np.quantile(baseline, quantile)))
 
 
 def chance_below(values: Floats, baseline: Floats) -> float:
-    """Return the probability that one of ``values`` lies below one of ``baseline``, ties as half.
+    """Return the probability that a random one of ``values`` is below a random one of ``baseline``, ties as half.
 
-    1/2 if both are drawn alike. It makes more of a small baseline than a quantile does.
+    1/2 if both have the same distribution. For a small baseline it is less noisy than a quantile.
     """
     ordered = np.sort(baseline)
     reached = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
@@ -279,7 +283,7 @@ def chance_below(values: Floats, baseline: Floats) -> float:
 
 
 def diagnostics_json(groups: Sequence[DiagnosticsGroup]) -> dict[str, Any]:
-    """Return the figures by layer and kind (``rows``) and of all (``total``, none if there are none), as JSON types."""
+    """Return the metrics by layer and kind (``rows``) and over all (``total``; None without rows), as JSON types."""
     rows = [dataclasses.asdict(diagnostics_row(group)) for group in groups]
     return {"rows": rows, "total": dataclasses.asdict(diagnostics_row(together(groups))) if groups else None}
 

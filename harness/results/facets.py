@@ -1,4 +1,4 @@
-"""Parts of the neurons by what is known of them, for which the leaderboard is broken down."""
+"""Subsets of the neurons, such as layers, for which the leaderboard is broken down."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from harness.records import Neuron, VectorSummary
 from harness.results.comparisons import neuron_order
 
 Facets = Mapping[str, Mapping[Neuron, str]]
-"""For each way to divide the neurons, the part that each is in, by neuron at its sign; a neuron may be in none."""
+"""For each facet (a way to divide the neurons), the subset of each neuron at its sign; a neuron may be in none."""
 
 THIRDS = ("low", "middle", "high")
 
 
 def facets_of(neurons: Iterable[Neuron], vectors: Iterable[VectorSummary]) -> dict[str, dict[Neuron, str]]:
-    """Return the parts of the neurons: by layer, sign, kurtosis of each weight vector, and the vector kind that leads.
+    """Divide the neurons by layer, sign, kurtosis of each weight vector, and vector kind with the highest kurtosis.
 
-    Kurtosis is that of a vector's own projection on the vocabulary, in thirds of equal size of the neurons at hand
-    (ties fall to the lower third). ``vector kind`` is the kind whose projection has the highest kurtosis: where the
-    neuron speaks plainest. A division into a single part is left out, and one by kurtosis with fewer than three
-    neurons.
+    Kurtosis is that of a weight vector's vocabulary projection, in thirds of equal size of these neurons (ties are in
+    the lower third). Facets with a single subset are left out, and kurtosis with fewer than three neurons.
 
     Args:
         neurons: the neurons, at their signs.
-        vectors: summaries of their weight vectors, of whole neurons; may be missing for some, or all.
+        vectors: summaries of their weight vectors, without signs; may be missing for some or all neurons.
     """
     ordered = sorted(set(neurons), key=neuron_order)
     kurtosis: dict[str, dict[Neuron, float]] = {}
@@ -44,11 +42,11 @@ def facets_of(neurons: Iterable[Neuron], vectors: Iterable[VectorSummary]) -> di
         if len(known) == len(kurtosis) > 1:
             found["vector kind"][neuron] = max(known, key=known.__getitem__)
     for kind, values in sorted(kurtosis.items()):
-        here = {neuron: values[neuron.unsigned] for neuron in ordered if neuron.unsigned in values}
-        whole = list({neuron.unsigned: value for neuron, value in here.items()}.values())
-        if len(whole) >= len(THIRDS):
-            bounds = np.quantile(whole, [1 / 3, 2 / 3])
+        of_kind = {neuron: values[neuron.unsigned] for neuron in ordered if neuron.unsigned in values}
+        unsigned = list({neuron.unsigned: value for neuron, value in of_kind.items()}.values())
+        if len(unsigned) >= len(THIRDS):
+            bounds = np.quantile(unsigned, [1 / 3, 2 / 3])
             found[f"kurtosis of {kind}"] = {
-                neuron: THIRDS[int(np.searchsorted(bounds, value))] for neuron, value in here.items()
+                neuron: THIRDS[int(np.searchsorted(bounds, value))] for neuron, value in of_kind.items()
             }
     return {name: parts for name, parts in found.items() if len(set(parts.values())) > 1}

@@ -1,4 +1,4 @@
-"""What a set of runs varies: the settings in which their configurations differ, and which of them say the same."""
+"""The options in which the configurations of several runs differ."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from harness.flat import flatten
 
-#: Parts of a config that tell runs apart or say how they work, but are nothing that a figure is plotted against.
+#: Sections of a config that differ between runs without being experimental parameters.
 _NOT_VARIED = ("name", "folder", "tracking", "sweep", "executor", "serving")
-#: Parts that hold one entry for each method of the run, under its name.
+#: Sections with one entry for each method of the run, under its name.
 _GROUPS = ("describers", "judges")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A setting in which runs differ.
+    """An option in which runs differ.
 
     Attributes:
-        name: its dotted name in the config; ``describers`` and ``judges`` stand for which ones there are.
-        values: what each run has, in the order of the runs; none where it has none.
+        name: its dotted name in the config; ``describers`` and ``judges`` are the lists of their names.
+        values: its value in each run, in the order of the runs; None if a run does not have it.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Parameter:
 
     @property
     def spans_decades(self) -> bool:
-        """Whether the values are positive numbers of which the largest is at least ten times the smallest."""
+        """Whether the values are positive numbers and the largest is at least ten times the smallest."""
         return self.numeric and min(self.values) > 0 and max(self.values) >= 10 * min(self.values)
 
     @property
     def levels(self) -> tuple[Any, ...]:
-        """The different values: numbers in their order, others in that of the runs, none last."""
+        """The distinct values: numbers sorted, others in the order of the runs, None last."""
         found = list({_key(value): value for value in self.values}.values())
         return tuple(sorted(found)) if self.numeric else tuple(sorted(found, key=lambda value: value is None))
 
@@ -50,11 +50,11 @@ class Parameter:
 
 
 def swept(manifests: Sequence[Mapping[str, Any]]) -> tuple[Parameter, ...]:
-    """Return the settings in which runs differ, by name, as their manifests tell them.
+    """Return the options in which runs differ, by name, from their manifests.
 
-    Settings that only some runs have, because another setting decides whether they exist (``adamw.learning_rate``
-    where the solver is swept), are left out if those that all runs have tell the same runs apart; so are those of
-    methods that have the value of another setting in every run, for they take it from there.
+    Two kinds are left out because they add no information: options that only some runs have and that divide the runs
+    like options that all runs have (``adamw.learning_rate`` if the solver varies), and options of methods that equal
+    another option in every run, because they are interpolated from it.
     """
     flat = [_flat(_settings(manifest)) for manifest in manifests]
     names = sorted({name for one in flat for name in one})
@@ -68,7 +68,7 @@ def swept(manifests: Sequence[Mapping[str, Any]]) -> tuple[Parameter, ...]:
 
 
 def label(parameters: Sequence[Parameter], run: int) -> str:
-    """Return what tells a run from the others, such as ``kurtosis_weight=0.1, num_channels=5``."""
+    """Return the parameters of one run as text, such as ``kurtosis_weight=0.1, num_channels=5``."""
     names = [one.short for one in parameters]
     return ", ".join(
         f"{one.short if names.count(one.short) == 1 else one.name}={shown(one.values[run])}" for one in parameters
@@ -76,7 +76,7 @@ def label(parameters: Sequence[Parameter], run: int) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a user would write it, a number with six digits."""
+    """Return a value as text; a float with six significant digits."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
@@ -92,7 +92,7 @@ def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted names and values; of methods that only some runs have, their names alone differ."""
+    """Return dotted names and values, and the names of the methods as one value."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         if name in _GROUPS and isinstance(value, Mapping):
@@ -102,7 +102,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _partition(parameters: Sequence[Parameter]) -> tuple[int, ...]:
-    """Return which runs are alike: each has the number of the first with the same values."""
+    """Return for each run the index of the first run with the same values."""
     if not parameters:
         return ()
     rows = list(zip(*(map(_key, one.values) for one in parameters), strict=True))

@@ -1,4 +1,4 @@
-"""Comparable runs as one benchmark: their records under names that say what differs, no question counted twice."""
+"""Several comparable runs as one leaderboard."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Pool:
 
     Attributes:
         leaderboard: its statistics.
-        names: of each run, the describers' own names and those that they have here.
-        judges: the same of the judges.
-        repeated: records that answer a question which an earlier run answered alike, and count once.
-        disagreeing: those among the repeated that say something else than the one that counts.
+        names: for each run, the pooled name of each describer.
+        judges: for each run, the pooled name of each judge.
+        repeated: number of records that answer the same question as a record of an earlier run and are not counted.
+        disagreeing: number of those with a different answer.
     """
 
     leaderboard: Leaderboard
@@ -50,15 +50,15 @@ class _Run:
 def pool(folders: Sequence[RunFolder]) -> Pool:
     """Make one benchmark of runs with the same subject, neurons and evidence.
 
-    A describer is the same in two runs if all its descriptions are; otherwise it gets a name for each of its versions,
-    such as ``rotate (kurtosis_weight=0.1)``. Judges with the same settings are the same. Versions that never met are
-    ranked by the opponents that they have in common (Bradley-Terry); their win rates have opponents of their own.
+    A describer is the same in two runs if all its descriptions are equal; otherwise each version gets its own name,
+    such as ``rotate (kurtosis_weight=0.1)``. Judges are the same if their settings are. Versions that were never
+    compared are ranked by the opponents they share (Bradley-Terry); their win rates have different opponents.
 
     Args:
-        folders: the run folders; of records that answer the same question, that of the first run counts.
+        folders: the run folders. If several runs answer the same question, the record of the first one counts.
 
     Raises:
-        HarnessError: naming all that differs, if the runs cannot be one benchmark.
+        HarnessError: if the runs cannot be pooled, naming all differences.
     """
     runs = [
         _Run(
@@ -71,50 +71,26 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     ]
     manifests = [run.manifest for run in runs]
     parameters = swept(manifests)
-    places = [folder.path.resolve().name for folder in folders]
-    names = _versions([_contents(run.descriptions) for run in runs], parameters, places)
+    folder_names = [folder.path.resolve().name for folder in folders]
+    names = _versions([_contents(run.descriptions) for run in runs], parameters, folder_names)
     differences = incomparable(manifests)
-    apart = [one for one in differences if one.what != "judges"]
-    if any(one.what == "judges" for one in differences) and len({tuple(sorted(own.values())) for own in names}) > 1:
-        # Who was judged by whom would decide who wins.
-        apart = differences
-    if apart:
-        reasons = " ".join(f"{one.words} ({'; '.join(one.values)})" for one in apart)
+    same_describers = len({tuple(sorted(of_run.values())) for of_run in names}) == 1
+    # Different judges are allowed only for the same describers; otherwise the judge would decide who wins.
+    refused = [one for one in differences if one.what != "judges" or not same_describers]
+    if refused:
+        reasons = " ".join(f"{one.words} ({'; '.join(one.values)})" for one in refused)
         raise HarnessError(f"these runs cannot be pooled: {' '.join(reasons.split())}")
-    judges = _versions([judging(run.manifest) for run in runs], parameters, places)
+    judges = _versions([judging(run.manifest) for run in runs], parameters, folder_names)
     repeats = _Repeats()
-    descriptions = repeats.first(
-        (
-            dataclasses.replace(item, describer=own.get(item.describer, item.describer))
-            for run, own in zip(runs, names, strict=True)
-            for item in run.descriptions
-        ),
-        description_identity,
-    )
-    verdicts = repeats.first(
-        (
-            dataclasses.replace(
-                item,
-                judge=by.get(item.judge, item.judge),
-                first=own.get(item.first, item.first),
-                second=own.get(item.second, item.second),
-                winner=item.winner,
-            )
-            for run, own, by in zip(runs, names, judges, strict=True)
-            for item in run.verdicts
-        ),
-        verdict_identity,
-    )
-    scores = repeats.first(
-        (
-            dataclasses.replace(
-                item, scorer=by.get(item.scorer, item.scorer), describer=own.get(item.describer, item.describer)
-            )
-            for run, own, by in zip(runs, names, judges, strict=True)
-            for item in run.scores
-        ),
-        score_identity,
-    )
+    descriptions: list[Description] = []
+    verdicts: list[Verdict] = []
+    scores: list[Score] = []
+    for run, describer_names, judge_names in zip(runs, names, judges, strict=True):
+        descriptions += [_renamed(item, describer_names, "describer") for item in run.descriptions]
+        for verdict in run.verdicts:
+            verdicts.append(_renamed(_renamed(verdict, judge_names, "judge"), describer_names, "first", "second"))
+        for score in run.scores:
+            scores.append(_renamed(_renamed(score, judge_names, "scorer"), describer_names, "describer"))
     controls = {
         own[name]
         for run, own in zip(runs, names, strict=True)
@@ -122,9 +98,9 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
         if entry.get("control") and name in own
     }
     leaderboard = build_leaderboard(
-        verdicts,
-        scores,
-        descriptions,
+        repeats.first(verdicts, verdict_identity),
+        repeats.first(scores, score_identity),
+        repeats.first(descriptions, description_identity),
         controls=controls,
         seed=int(manifests[0].get("seed") or 0),
         config=statistics_of(manifests[0]),
@@ -132,18 +108,24 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     return Pool(leaderboard, tuple(names), tuple(judges), repeats.repeated, repeats.disagreeing)
 
 
+def _renamed(record: Record, names: Names, *fields: str) -> Record:
+    """Return a record with pooled names in these fields; names without a pooled name stay."""
+    given = {field: getattr(record, field) for field in fields}
+    return dataclasses.replace(record, **{field: names.get(name, name) for field, name in given.items()})
+
+
 def _contents(descriptions: Iterable[Description]) -> dict[str, Hashable]:
-    """Return what each describer said, by its name."""
-    said: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
+    """Return the set of each describer's descriptions, by its name."""
+    contents: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
     for item in descriptions:
-        said[item.describer].add((item.neuron, item.text, item.status))
-    return {name: frozenset(texts) for name, texts in said.items()}
+        contents[item.describer].add((item.neuron, item.text, item.status))
+    return {name: frozenset(texts) for name, texts in contents.items()}
 
 
 def _versions(
-    contents: Sequence[Mapping[str, Hashable]], parameters: Sequence[Parameter], places: Sequence[str]
+    contents: Sequence[Mapping[str, Hashable]], parameters: Sequence[Parameter], folder_names: Sequence[str]
 ) -> list[Names]:
-    """Return the pooled name of everything that has a name in each run: its own, unless several things have it."""
+    """Return the pooled names for each run: the original name, extended if it has several versions."""
     named: list[dict[str, str]] = [{} for _ in contents]
     for name in dict.fromkeys(name for own in contents for name in own):
         versions: dict[Hashable, list[int]] = defaultdict(list)
@@ -154,17 +136,17 @@ def _versions(
             full = (
                 name
                 if len(versions) == 1
-                else f"{name} ({_told_apart(runs, list(versions.values()), parameters, places)})"
+                else f"{name} ({_version_label(runs, list(versions.values()), parameters, folder_names)})"
             )
             for run in runs:
                 named[run][name] = full
     return list(named)
 
 
-def _told_apart(
-    runs: Sequence[int], versions: Sequence[Sequence[int]], parameters: Sequence[Parameter], places: Sequence[str]
+def _version_label(
+    runs: Sequence[int], versions: Sequence[Sequence[int]], parameters: Sequence[Parameter], folder_names: Sequence[str]
 ) -> str:
-    """Say what the runs of one version have in common that those of no other version have."""
+    """Return the parameters that identify one version; the names of its runs if there are none."""
     constant = [
         one
         for one in parameters
@@ -174,11 +156,11 @@ def _told_apart(
     labels = [label(constant, version[0]) for version in versions]
     if constant and len(set(labels)) == len(labels):
         return label(constant, runs[0])
-    return ", ".join(places[run] for run in runs)
+    return ", ".join(folder_names[run] for run in runs)
 
 
 class _Repeats:
-    """Takes the first of the records that answer a question, and counts the others."""
+    """Keeps the first record of each question and counts the others."""
 
     def __init__(self) -> None:
         self.repeated = self.disagreeing = 0
@@ -189,12 +171,12 @@ class _Repeats:
             earlier = found.setdefault(identity(record), record)
             if earlier is not record:
                 self.repeated += 1
-                self.disagreeing += _said(earlier) != _said(record)
+                self.disagreeing += _answer(earlier) != _answer(record)
         return list(found.values())
 
 
-def _said(record: Any) -> Any:
-    """Return what a record says, apart from what it cost and how its reason is worded."""
+def _answer(record: Any) -> Any:
+    """Return a record's answer without usage and reason."""
     if isinstance(record, Verdict):
         return record.winner, record.status
     if isinstance(record, Score):

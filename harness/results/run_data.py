@@ -67,7 +67,7 @@ class RunData:
             were scored, and while nothing was judged, those that were described.
         diagnostics: the figures of all vectors and channels, shown or not, by layer and kind.
         left_out: how many neurons are not shown.
-        expected: channels that the config expects, beside those found.
+        reference_channels: the channels named in the config, with those found.
     """
 
     folder: str
@@ -86,7 +86,7 @@ class RunData:
     compared: frozenset[Neuron]
     diagnostics: tuple[DiagnosticsGroup, ...]
     left_out: int = 0
-    expected: tuple[FoundChannel, ...] = ()
+    reference_channels: tuple[FoundChannel, ...] = ()
 
     @property
     def compares(self) -> bool:
@@ -161,7 +161,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         compared=_compared(verdicts, scores, descriptions),
         diagnostics=diagnostics_groups(folder),
         left_out=left_out,
-        expected=read_reference_channels(folder, manifest),
+        reference_channels=read_reference_channels(folder, manifest),
     )
 
 

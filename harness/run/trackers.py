@@ -19,8 +19,8 @@ from PIL import Image
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing
-from harness.report.build import decomposition_figures
-from harness.report.plots import leaderboard_figure, win_matrix_figure
+from harness.report.decomposition_plots import decomposition_plots
+from harness.report.plots import leaderboard_plot, win_matrix_plot
 from harness.results.diagnostics import diagnostics_groups
 from harness.results.schema import Leaderboard
 from harness.results.summary import columns_of, summary_of_run, tables_of_run
@@ -232,12 +232,12 @@ class WandbTracker(Tracker):
         run.config.update({"manifest": known}, allow_val_change=True)
         diagnostics = diagnostics_groups(folder)
         figures: dict[str, Figure] = {
-            f"decomposition_{name}": figure for name, (figure, _) in decomposition_figures(diagnostics).items()
+            f"decomposition_{name}": figure for name, (figure, _) in decomposition_plots(diagnostics).items()
         }
         if leaderboard.overall.rows:
-            figures["leaderboard_plot"] = leaderboard_figure(leaderboard)
+            figures["leaderboard_plot"] = leaderboard_plot(leaderboard)
         if leaderboard.overall.cells:
-            figures["win_matrix_plot"] = win_matrix_figure(leaderboard)
+            figures["win_matrix_plot"] = win_matrix_plot(leaderboard)
         tables, most = {}, wandb.Table.MAX_ARTIFACT_ROWS
         long = []
         for name, rows in tables_of_run(folder, leaderboard, diagnostics, manifest).items():

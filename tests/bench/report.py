@@ -1,7 +1,7 @@
-"""The report of a thousand neurons: how large it is, and how long a browser takes to open it.
+"""Size of the report of a thousand neurons, and the time that a browser needs to open it.
 
-``python tests/bench/report.py`` prints what it measured beside the targets. ``--neurons`` takes another number,
-``--keep`` leaves the run and its report in a folder. Without a Chromium it measures the size alone.
+``python tests/bench/report.py`` prints the measurements and targets. ``--neurons`` sets the number of neurons, and
+``--keep`` names a folder in which the run and its report stay. Without Chromium only the size is measured.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def realistic_run(path: Path, neurons: int, seed: int = 0) -> RunFolder:
-    """Write a run as large as a real one with an LLM is, neuron by neuron.
+    """Write a run with as much data per neuron as a real run with an LLM.
 
-    Each has two vectors of ten channels, fifteen windows of 64 tokens in each split, five descriptions, both orders of
-    ten pairs by a judge that gives reasons, one order by one that does not, and two scores. Words are drawn from 30,000
-    with the frequencies of natural text, but without its grammar: they compress worse than a real run's.
+    Each neuron has two vectors with ten channels, fifteen windows of 64 tokens per split, five descriptions, both
+    orders of ten pairs by a judge that gives reasons, one order by a judge that does not, and two scores. Words are
+    drawn from 30,000 with the frequencies of natural text but no grammar, so they compress worse than a real run.
     """
     folder, rng = RunFolder(path), random.Random(seed)
     letters = "etaoinshrdlucmfwypvbgkjqxz"

@@ -1,4 +1,4 @@
-"""What the report says in sentences: what was compared, what to beware of, whether runs can be compared."""
+"""Sentences of the report: what was compared, and what limits the results."""
 
 from __future__ import annotations
 
@@ -14,25 +14,23 @@ from harness.results.pool import Pool
 from harness.results.run_data import RunData
 from harness.results.schema import Board, Cycles, LengthEffect, Trust
 
-LITTLE = 0.1
-"""Share of the variation in length within pairs of describers below which adjusted figures are called a hint."""
+SMALL_VARIATION = 0.1
+"""Below this fraction of variation in length within pairs of describers, adjusted metrics are called uncertain."""
 
 
 def summary(run: RunData) -> str:
-    """Return two sentences: what was compared on what, and judged by whom; or what was decomposed, if no more was."""
+    """Return two sentences: what was compared on which neurons, and by which judges; or what was decomposed."""
     if not run.compares:
         return _decomposed(run)
     controls = [name for name in run.describers if run.is_control(name)]
     real = [name for name in run.describers if name not in controls]
-    subject = run.part("subject")
     layers = sorted({neuron.layer for neuron in run.compared})
-    where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {listing([str(layer) for layer in layers])}"
-    compared = f"{plural(len(real), 'way')} of describing a neuron ({listing(real)})"
+    compared = f"{plural(len(real), 'describer')} ({listing(real)})"
     if controls:
         compared += f" and {plural(len(controls), 'control')} ({listing(controls)})"
     verb = "was" if len(real) + len(controls) == 1 else "were"
-    first = f"{compared} {verb} compared on {neurons_told(run.compared)}"
-    first += f" of {subject.get('name') or 'an unnamed subject'}" + (f" ({where})." if layers else ".")
+    where = f" ({_layers(layers)})" if layers else ""
+    first = f"{compared} {verb} compared on {count_neurons(run.compared)} of {_subject(run)}{where}."
     comparators = [health.judge for health in run.leaderboard.health]
     scorers = sorted({row.scorer for row in run.leaderboard.scores})
     ways = []
@@ -46,18 +44,18 @@ def summary(run: RunData) -> str:
 
 
 def neurons_of(run: RunData) -> int:
-    """Return how many whole neurons a run compares describers on, or has on record if it only decomposes."""
+    """Return the number of neurons on which a run compares describers, or that it decomposes; signs count once."""
     return len({neuron.unsigned for neuron in run.compared}) if run.compares else len(run.neurons) + run.left_out
 
 
-def neurons_told(neurons: Collection[Neuron]) -> str:
-    """Return how many whole neurons these are, and at which signs if that is not the positive one alone."""
-    signs = signs_told(neurons)
+def count_neurons(neurons: Collection[Neuron]) -> str:
+    """Return the number of neurons (signs count once), and their signs unless all are positive."""
+    signs = describe_signs(neurons)
     return plural(len({neuron.unsigned for neuron in neurons}), "neuron") + (f" {signs}" if signs else "")
 
 
-def signs_told(neurons: Collection[Neuron]) -> str:
-    """Return at which signs neurons are compared, or nothing if that is the positive one alone."""
+def describe_signs(neurons: Collection[Neuron]) -> str:
+    """Return at which signs neurons are compared; an empty string if all are positive."""
     if not any(neuron.negative for neuron in neurons):
         return ""
     if all(neuron.negative for neuron in neurons):
@@ -72,96 +70,97 @@ def _decomposed(run: RunData) -> str:
         return "Nothing has been decomposed yet."
     total = diagnostics_row(together(run.diagnostics))
     layers = sorted({group.layer for group in run.diagnostics if group.layer is not None})
-    whole = layers == list(range(layers[0], layers[-1] + 1)) and len(layers) > 2
-    where = f"{layers[0]} to {layers[-1]}" if whole else listing([str(layer) for layer in layers])
     kinds = listing(sorted({group.kind.value for group in run.diagnostics if group.kind is not None}))
     neurons = plural(len(run.neurons) + run.left_out, "neuron")
     return (
-        f"{plural(total.vectors, 'weight vector')} ({kinds}) of {neurons} of "
-        f"{run.part('subject').get('name') or 'an unnamed subject'} (layer{'s' * (len(layers) > 1)} {where}) were "
+        f"{plural(total.vectors, 'weight vector')} ({kinds}) of {neurons} of {_subject(run)} ({_layers(layers)}) were "
         f"decomposed into {plural(total.found, 'vocabulary channel')}. Nothing was described or judged."
     )
 
 
+def _subject(run: RunData) -> str:
+    return str(run.part("subject").get("name") or "an unnamed subject")
+
+
+def _layers(layers: Sequence[int]) -> str:
+    if len(layers) > 2 and list(layers) == list(range(layers[0], layers[-1] + 1)):
+        return f"layers {layers[0]} to {layers[-1]}"
+    return f"layer{'s' * (len(layers) > 1)} {listing([str(layer) for layer in layers])}"
+
+
 def extractive_notice(run: RunData) -> str | None:
-    """Return what a result without an LLM can and cannot say, or none if every part of the run asked one."""
+    """Return what the results of a run without an LLM can and cannot show; None if an LLM wrote all descriptions."""
     if not run.compares:
         return None
-    forms = {
+    modes = {
         name: entry.get("mode")
         for name, entry in run.part("contestants").items()
         if isinstance(entry, Mapping) and not entry.get("control")
     }
-    if not forms and not run.describers:
+    if not modes and not run.describers:
         return None
-    extractive, given = (sorted(name for name, form in forms.items() if form == one) for one in ("extractive", "given"))
-    configured = any(run.part("llm").values())
+    extractive, given = (sorted(name for name, mode in modes.items() if mode == one) for one in ("extractive", "given"))
     parts = []
-    if not configured and ("llm" in run.manifest or (forms and "llm" not in forms.values())):
+    if not any(run.part("llm").values()) and ("llm" in run.manifest or (modes and "llm" not in modes.values())):
         parts.append("No language model was configured for this run.")
-        if extractive or not forms:
-            whose = "" if len(extractive) == len(forms) else f" of {listing(extractive)}"
-            parts.append(
-                f"The descriptions{whose} are extractive: the tokens that each method found, not sentences about them."
-            )
+        if extractive or not modes:
+            which = "" if len(extractive) == len(modes) else f" of {listing(extractive)}"
+            parts.append(f"The descriptions{which} are extractive: tokens that each method found, not sentences.")
         if given:
-            parts.append(f"Those of {listing(given)} were given to the run, which cannot say how they were made.")
-        parts += _unread(run)
-        return " ".join(parts)
+            parts.append(f"The texts of {listing(given)} were given to the run; how they were made is unknown.")
+        return " ".join(parts + _readers(run))
     if extractive:
         parts.append(
-            f"The descriptions of {listing(extractive)} are extractive: tokens and not sentences, made without a "
-            "language model. Beside descriptions in prose they win or lose by their form as well as by what they say."
+            f"The descriptions of {listing(extractive)} are extractive: tokens instead of sentences, made without a "
+            "language model. Compared with descriptions in prose, their format affects the result as well."
         )
     if given:
         parts.append(
-            f"The descriptions of {listing(given)} were given to the run: from how much evidence they were made, and "
-            "at what cost, is not known here."
+            f"The descriptions of {listing(given)} were given to the run; their evidence and cost are unknown."
         )
     return " ".join(parts) or None
 
 
-def _unread(run: RunData) -> list[str]:
-    """Say which judges of a run without an LLM read descriptions, if any of them does not."""
+def _readers(run: RunData) -> list[str]:
+    """Return a sentence on the judges that do not read descriptions, unless all of them do."""
     judges = run.part("judges") or {health.judge: {} for health in run.leaderboard.health}
     readers = sorted(name for name, entry in judges.items() if isinstance(entry, Mapping) and entry.get("is_human"))
-    if not readers:
-        unread = (
-            "No judge reads descriptions as a language model or a person does: they compare embeddings, words or "
-            "responses. This shows whose descriptions lie closer to what activates the neurons. It cannot say which "
-            "method leads to the better explanation in words, nor what a reader would prefer."
-        )
-        return [unread] if judges else []
     if len(readers) == len(judges):
         return []
+    if not readers:
+        return [
+            "No judge reads descriptions as a language model or a person does: they compare embeddings, words or "
+            "responses. The results show whose descriptions are closer to what activates the neurons, not which "
+            "method gives better explanations in words or which descriptions a reader would prefer."
+        ]
     return [
-        f"Of the judges, {listing(readers)} {'says' if len(readers) == 1 else 'say'} what people preferred who read "
-        "the descriptions; the others read nothing, but compare embeddings, words or responses."
+        f"Of the judges, {listing(readers)} {'records' if len(readers) == 1 else 'record'} the preferences of people "
+        "who read the descriptions; the others compare embeddings, words or responses."
     ]
 
 
 def trust_lines(run: RunData) -> list[tuple[str, Trust]]:
-    """Return who judged and whether controls lost there: all judges together, then each where there are several."""
+    """Return the trust of all judges together and, if there are several, of each judge."""
     board = run.leaderboard
     lines = [("All judges together", board.overall.trust)]
     return lines + [(f"Judge {one.judge}", one.trust) for one in board.judges if len(board.judges) > 1]
 
 
 def length_line(effect: LengthEffect) -> str:
-    """Return what the length of a description did, and how far the adjusted figures can be believed."""
+    """Return the effect of description length, and how reliable the length-adjusted metrics are."""
     parts = []
     if effect.longer_win_rate is not None:
         parts.append(f"where lengths differ, the longer description wins {percent(effect.longer_win_rate)} %")
     if effect.effect is None:
-        parts.append(f"nothing could be adjusted: {effect.words[:1].lower()}{effect.words[1:].rstrip('.')}")
+        parts.append(f"no adjustment: {effect.words[:1].lower()}{effect.words[1:].rstrip('.')}")
     else:
         span = "" if effect.interval is None else f" ({number(effect.interval[0])} to {number(effect.interval[1])})"
-        parts.append(f"at equal strength, much longer ones gain {number(effect.effect)} logits{span}")
+        parts.append(f"at equal strength, much longer descriptions gain {number(effect.effect)} logits{span}")
     if effect.own_share is not None:
-        parts.append(f"{percent(effect.own_share)} % of the variation in length lies within pairs of describers")
-        if effect.effect is not None and effect.own_share < LITTLE:
+        parts.append(f"{percent(effect.own_share)} % of the variation in length is within pairs of describers")
+        if effect.effect is not None and effect.own_share < SMALL_VARIATION:
             parts.append(
-                "that is little: length follows from who wrote the description, so read the adjusted figures as a hint"
+                "this is little, because each describer writes texts of similar length: adjusted metrics are uncertain"
             )
     if effect.unknown:
         parts.append(f"{plural(effect.unknown, 'comparison')} of unknown length left out")
@@ -169,40 +168,33 @@ def length_line(effect: LengthEffect) -> str:
 
 
 def cycle_line(cycles: Cycles) -> str | None:
-    """Return whether preferences go round in circles, or none if no three describers were compared."""
+    """Return how often preferences are circular; None with fewer than three describers."""
     if cycles.rate is None and not cycles.majority:
         return None
     parts = []
     if cycles.rate is not None:
         span = "" if cycles.interval is None else f" ({percent(cycles.interval[0])} to {percent(cycles.interval[1])} %)"
-        parts.append(
-            f"{percent(cycles.rate)} %{span} of {plural(cycles.triads, 'triad')} without a tie go round in a circle "
-            "(25 % by chance)"
-        )
+        triads = plural(cycles.triads, "triad")
+        parts.append(f"{percent(cycles.rate)} %{span} of {triads} without a tie are circular (25 % by chance)")
     parts += [f"over all neurons {a} beats {b}, {b} beats {c}, and {c} beats {a}" for a, b, c in cycles.majority]
     return f"Transitivity: {'; '.join(parts)}."
 
 
 def schedule_line(run: RunData) -> str | None:
-    """Return which comparisons were made and what that does to the figures, or none if it was all of them."""
+    """Return which pairs were compared and how that affects the metrics; None if all pairs were compared."""
     comparisons = run.part("config").get("comparisons")
     settings = comparisons if isinstance(comparisons, Mapping) else {}
     if settings.get("schedule") == "baseline":
         return (
-            f"Not all pairs were compared: every describer met {settings.get('baseline')} and nobody else. That one's "
-            "win rate is against all others, theirs against it alone: compare describers by strength."
-        )
-    if settings.get("schedule") == "adaptive":
-        return (
-            "Not all pairs were compared on all neurons: each judge went on only with pairs whose order was open. "
-            "Close rivals therefore meet more often, which pulls plain win rates towards 50 %, and pairs "
-            "that were settled early look further apart than they are: compare describers by strength."
+            f"Not all pairs were compared: every describer was compared with {settings.get('baseline')} only. The win "
+            "rate of the baseline is against all others, the other win rates are against the baseline: compare "
+            "describers by strength."
         )
     return None
 
 
 def control_warnings(run: RunData) -> list[str]:
-    """Return one sentence for each board on which a control does at least as well as a real describer."""
+    """Return one sentence for each board on which a control has at least the win rate of a real describer."""
     found = []
     for board in (run.leaderboard.overall, *run.leaderboard.judges):
         upsets = _upsets(board)
@@ -225,7 +217,7 @@ def _upsets(board: Board) -> list[str]:
 
 
 def config_differences(runs: Sequence[RunData]) -> list[tuple[str, list[str | None]]]:
-    """Return the configuration values that differ: the dotted key and each run's value, none where it has none."""
+    """Return the config options that differ between runs: dotted name and value in each run (None if not set)."""
     flat = [{key: _shown(value) for key, value in flatten(run.part("config")).items()} for run in runs]
     keys = sorted({key for values in flat for key in values if key})
     rows = [(key, [values.get(key) for values in flat]) for key in keys]
@@ -237,19 +229,20 @@ def _shown(value: Any) -> str:
 
 
 def pooled_line(pooled: Pool) -> str:
-    """Return what became one leaderboard, under which names, and what was answered twice."""
-    own = {name for names in pooled.names for name in names.values()}
+    """Return how runs were combined into one leaderboard, and which records were repeated."""
+    names = {name for of_run in pooled.names for name in of_run.values()}
     parts = [
-        f"{plural(len(pooled.names), 'run')} as one benchmark of {plural(len(own), 'describer')}: one whose "
-        "descriptions are the same in several runs stands here once, versions that differ under names that say in what."
+        f"{plural(len(pooled.names), 'run')} as one benchmark of {plural(len(names), 'describer')}. A describer with "
+        "the same descriptions in several runs is listed once; different versions have the differing settings in "
+        "their names."
     ]
     if pooled.repeated:
         parts.append(
-            f"{plural(pooled.repeated, 'record')} answered what an earlier run had answered, and count once"
-            + (f"; {pooled.disagreeing:,} of them said something else." if pooled.disagreeing else ", all alike.")
+            f"{plural(pooled.repeated, 'record')} repeated a record of an earlier run and were not counted"
+            + (f"; {pooled.disagreeing:,} of them had a different answer." if pooled.disagreeing else "; all agree.")
         )
     parts.append(
-        "Versions of one describer never met, so compare them by strength, which rests on the opponents that they have "
-        "in common; win rates have opponents of their own."
+        "Versions of one describer were never compared with each other and met different opponents: compare them by "
+        "strength, which is estimated from the opponents they share."
     )
     return " ".join(parts)

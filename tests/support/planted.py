@@ -1,4 +1,4 @@
-"""The activations that a planted model must have, from its rows of weights alone: no model is built or run."""
+"""The exact activations of a planted model, computed from its weights without building or running it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.planted.checkpoint import NORM_EPS
 def known_activations(folder: Path, indices: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float64]:
     """Return the activations of planted neurons on tokens: silu(gate . h) * (in . h), h the normed embedding.
 
-    Attention adds nothing, so a token's activation is the same wherever it stands.
+    Attention adds nothing, so a token's activation does not depend on its position or context.
 
     Args:
         folder: the checkpoint (:func:`harness.planted.checkpoint.checkpoint_of`).
@@ -32,6 +32,6 @@ def known_activations(folder: Path, indices: Sequence[int], tokens: Sequence[int
             file.get_tensor(f"{layer}{name}_proj.weight")[list(indices)].astype(np.float64) for name in ("gate", "up")
         )
     normed = embedded / np.sqrt(np.square(embedded).mean(axis=1, keepdims=True) + NORM_EPS)
-    opened = normed @ gate.T
-    activations: NDArray[np.float64] = opened / (1 + np.exp(-opened)) * (normed @ into.T)
+    gated = normed @ gate.T
+    activations: NDArray[np.float64] = gated / (1 + np.exp(-gated)) * (normed @ into.T)
     return activations
