@@ -139,7 +139,7 @@ def test_degenerate_clusters() -> None:
 
 
 def test_bad_input_raises() -> None:
-    with pytest.raises(ValueError, match="cluster id is missing"):
+    with pytest.raises(ValueError, match="cluster id is None"):
         clustered_interval([1.0, 0.0], ["x", None], seed=1)
     with pytest.raises(ValueError, match="2 values but 1"):
         clustered_interval([1.0, 0.0], ["x"], seed=1)
