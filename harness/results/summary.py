@@ -233,7 +233,7 @@ def _flat(record: Description | Verdict) -> Row:
 
 
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str | int], list[list[Any]]]:
-    """Return column names and values of rows with equal keys; nested values become text, so that a column has one type."""
+    """Return column names and values of rows with equal keys; nested values become text."""
     rows = list(rows)
     names: list[str | int] = list(rows[0]) if rows else []
     simple = (str, int, float, bool, type(None))

@@ -78,10 +78,10 @@ class Sweep:
         if self.incomparable:
             return varied
         return (
-            f"{varied} They have the same subject, neurons, evidence and judges, so their metrics are comparable. A win "
-            "rate is relative to the other describers of the same run, which may depend on the same options. Intervals are "
-            "of single runs, which share their neurons: to test whether two runs differ, pool them (python -m "
-            "harness.report --pool)."
+            f"{varied} They have the same subject, neurons, evidence and judges, so their metrics are comparable. A "
+            "win rate is relative to the other describers of the same run, which may depend on the same options. "
+            "Intervals are of single runs, which share their neurons: to test whether two runs differ, pool them "
+            "(python -m harness.report --pool)."
         )
 
 

@@ -75,7 +75,7 @@ class SweepFolder:
         for path in self._outcomes.glob("*.json"):
             path.unlink()
 
-    def tell(self, outcome: Outcome) -> None:
+    def store(self, outcome: Outcome) -> None:
         """Store the outcome of a run, without secrets.
 
         It is a file because launchers run each run in a process of their own.
@@ -163,7 +163,7 @@ def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
         print(f"{one.status}: run {one.number} ({own}): {one.message}", file=sys.stderr)
     if bad:
         print(
-            f"{len(bad)} of {len(outcomes)} runs in {sweep.path} failed: start the sweep again to repeat them",
+            f"{len(bad)} of {len(outcomes)} runs in {sweep.path} are not ok: start the sweep again to repeat them",
             file=sys.stderr,
         )
     return bad
