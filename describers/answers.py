@@ -1,30 +1,23 @@
-"""What explainers are asked to answer with, and the forms a description can take."""
+"""What an explainer answers, and what a description is made of without one."""
 
 from __future__ import annotations
 
-import enum
 import functools
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import pydantic
 from pydantic import BaseModel, Field
 
-from harness.checks import require_count
-from harness.llm.client import Unanswered
+from harness.llm.asking import ask
+from harness.llm.client import LLMClient, Unanswered
+from harness.llm.prompts import Prompt
 from harness.methods import Describer
 from harness.records import Status
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
+Mode = Literal["auto", "llm", "extractive"]
 _DESCRIPTION = "the description, without quotation marks or preamble"
-
-
-class Mode(enum.StrEnum):
-    """How a description is made."""
-
-    AUTO = "auto"  # with the explainer, if the run has one; extractive otherwise
-    LLM = "llm"  # with the explainer; the run does not start without one
-    EXTRACTIVE = "extractive"  # the evidence's own tokens, without an LLM
 
 
 class Explanation(BaseModel):
@@ -41,44 +34,51 @@ class Gist(BaseModel):
 
 @functools.cache
 def explanation(words: int) -> type[Explanation]:
-    """Return the answer that has room for a description of ``words`` words."""
-    return _roomier(Explanation, 20 * words) if words > 30 else Explanation
+    """Return the schema of an answer with room for a description of ``words`` words."""
+    return _longer(Explanation, 20 * words) if words > 30 else Explanation
 
 
 @functools.cache
 def gist(words: int) -> type[Gist]:
-    """Return the answer that has room for a channel's description of ``words`` words."""
-    return _roomier(Gist, 12 * words) if words > 15 else Gist
+    """Return the schema of an answer with room for a channel's description of ``words`` words."""
+    return _longer(Gist, 12 * words) if words > 15 else Gist
 
 
-def _roomier(kind: type[AnswerT], characters: int) -> type[AnswerT]:
+def _longer(kind: type[AnswerT], characters: int) -> type[AnswerT]:
     longer = Field(description=_DESCRIPTION, max_length=characters)
     return pydantic.create_model(kind.__name__, __base__=kind, description=(str, longer))
 
 
 class ExplainerDescriber(Describer):
-    """A describer that shows evidence to the explainer, or without one names the evidence's own tokens.
+    """A describer that shows evidence to the explainer; without an explainer, it lists the evidence's own tokens.
 
     Args:
-        target_words: length asked of the description; in the extractive form, the number of tokens.
-        mode: ``auto``, ``llm`` or ``extractive``.
-
-    Raises:
-        ValueError: if an option is out of range.
+        target_words: requested length of the description, in words; in extractive mode, the number of tokens.
+        mode: ``auto`` uses the explainer if the run has one, ``llm`` requires one, ``extractive`` never uses it.
     """
 
-    def __init__(self, target_words: int, mode: str) -> None:
-        require_count("target_words", target_words, 1)
+    def __init__(self, target_words: int, mode: Mode) -> None:
         self.target_words = target_words
-        self.role = None if Mode(mode) is Mode.EXTRACTIVE else "explainer"
-        self.llm_required = Mode(mode) is Mode.LLM
+        self.role = None if mode == "extractive" else "explainer"
+        self.llm_required = mode == "llm"
+
+    async def explain(self, llm: LLMClient, prompt: Prompt, **values: Any) -> str:
+        """Return the explainer's description; raises as :func:`harness.llm.asking.ask` does.
+
+        Args:
+            llm: the explainer.
+            prompt: the prompt.
+            values: what the prompt shows, beside the requested number of ``words``.
+        """
+        messages = prompt.render(words=self.target_words, **values)
+        return (await ask(llm, messages, explanation(self.target_words))).description
 
 
 def extract(tokens: Iterable[str], count: int) -> str:
-    """Return the extractive description: the first ``count`` distinct tokens, spaces and word-piece marks stripped.
+    """Return the extractive description: the first ``count`` distinct tokens, without spaces and word-piece marks.
 
     Raises:
-        Unanswered: if there is no token to show.
+        Unanswered: if there are no tokens.
     """
     words = dict.fromkeys(word for token in tokens if (word := token.strip().removeprefix("##").strip().lower()))
     if not words:
@@ -87,5 +87,5 @@ def extract(tokens: Iterable[str], count: int) -> str:
 
 
 def joined(texts: Sequence[str]) -> str:
-    """Return several descriptions as one, each said once."""
+    """Return several descriptions as one text, without repetitions."""
     return "; ".join(dict.fromkeys(text.strip().rstrip(".;") for text in texts if text.strip()))

@@ -1,19 +1,19 @@
-"""Controls: entries that say nothing about the neuron, and that any method worth its name must beat."""
+"""Controls: uninformative descriptions that every method should beat."""
 
 from __future__ import annotations
 
+from describers.others import description_by, donor
 from harness.fillers import EMPTY, GENERIC
 from harness.llm.client import Unanswered
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Description, Neuron, Status
-from harness.seeds import derangement
 
 
 class Shuffled(Describer):
     """Gives each neuron another neuron's description by the same source: right in style and length, wrong in content.
 
     Args:
-        source: the describer whose descriptions are dealt out anew. No neuron gets its own.
+        source: name of the describer whose descriptions are shuffled. No neuron keeps its own.
     """
 
     control = True
@@ -23,27 +23,21 @@ class Shuffled(Describer):
         self.after = (source,)
 
     async def describe(self, case: DescriberCase) -> Draft:
-        """Look up whose description this neuron gets."""
-        # Of neurons whatever the sign: the other sign of the same neuron is not another neuron.
-        neurons = sorted({neuron.unsigned for neuron in case.neurons})
-        if len(neurons) < 2:
-            raise Unanswered(Status.FAILED, "a single neuron has nobody to swap descriptions with")
-        order = derangement(len(neurons), case.seed, "shuffled", self._source)
-        donor = neurons[order[neurons.index(case.neuron.unsigned)]].with_sign(case.neuron.sign)
-        given = case.others[self._source].get(donor)
-        if given is None or given.status is not Status.OK:
-            raise Unanswered(Status.FAILED, f"{self._source} has no description of {donor}")
-        return _taken(given, f"{self._source}'s description of {donor}")
+        """Return the other neuron's description."""
+        other = donor(case, "shuffled", self._source)
+        given = description_by(self._source, case, other)
+        return Draft(given.text, f"{self._source}'s description of {other}", evidence=given.evidence)
 
 
 class Longest(Describer):
     """Gives every neuron the longest description that the source has of any other neuron.
 
-    It is wrong in content as ``shuffled`` is, and as long as the source's descriptions come: a judge that takes length
-    for quality prefers it. Length is counted in words, then in characters; equal ones go by the order of the neurons.
+    The content is wrong, as in ``shuffled``. A judge that mistakes length for quality prefers it. Length is counted in
+    words, then in characters; ties go to the first neuron.
 
     Args:
-        source: the describer whose longest description is handed out. The neuron that it is of gets the second longest.
+        source: name of the describer whose longest description is used. The neuron it belongs to gets the
+            second-longest description.
     """
 
     control = True
@@ -53,27 +47,31 @@ class Longest(Describer):
         self.after = (source,)
 
     async def describe(self, case: DescriberCase) -> Draft:
-        """Look up the longest description of another neuron."""
-        made = [
-            given
-            for neuron, given in case.others[self._source].items()
-            if neuron.unsigned != case.neuron.unsigned and given.status is Status.OK
-        ]
-        if not made:
-            raise Unanswered(Status.FAILED, f"{self._source} has no description of another neuron")
+        """Return the longest description of another neuron."""
 
         def by_length(given: Description) -> tuple[int, int, Neuron]:
             return -len(given.text.split()), -len(given.text), given.neuron
 
-        longest = min(made, key=by_length)
-        return _taken(longest, f"{self._source}'s description of {longest.neuron}, its longest")
+        longest = min(
+            (
+                given
+                for neuron, given in case.others[self._source].items()
+                if neuron.unsigned != case.neuron.unsigned and given.status is Status.OK
+            ),
+            key=by_length,
+            default=None,
+        )
+        if longest is None:
+            raise Unanswered(Status.FAILED, f"{self._source} has no description of another neuron")
+        detail = f"{self._source}'s description of {longest.neuron}, its longest"
+        return Draft(longest.text, detail, evidence=longest.evidence)
 
 
 class Generic(Describer):
-    """Says the same of every neuron.
+    """Gives every neuron the same text.
 
     Args:
-        text: what it says.
+        text: the text.
     """
 
     control = True
@@ -87,17 +85,13 @@ class Generic(Describer):
 
 
 class Empty(Generic):
-    """Says of every neuron that nothing is said of it.
+    """Gives every neuron a text that says that there is no description.
 
-    An empty text would be a failure, and leave the judges nothing to compare; what they see in its place is this.
+    An empty string would be recorded as a failure, and judges would have nothing to compare.
 
     Args:
-        text: what stands for no description.
+        text: the text.
     """
 
     def __init__(self, text: str = EMPTY) -> None:
         super().__init__(text)
-
-
-def _taken(given: Description, detail: str) -> Draft:
-    return Draft(given.text, detail, evidence=given.evidence)

@@ -1,4 +1,4 @@
-"""Evidence as it is shown: in groups under headings, counted, and cut to the budget that all describers share."""
+"""Evidence that describers show: groups under headings, counted, and cut to the budget that all describers share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from harness.methods import DescriberCase
-from harness.records import EvidenceSize, Exemplar
+from harness.records import EvidenceSize, Exemplar, ScoredToken
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Excerpt:
 
     Attributes:
         window: the window.
-        strength: its highest activation on the scale 0-10 of the windows that it is shown with.
-        threshold: activation from which on a token is marked.
+        strength: its highest activation, from 0 to 10 relative to the windows shown with it.
+        threshold: tokens are marked if their activation is at least this.
     """
 
     window: Exemplar
@@ -30,10 +30,10 @@ class Group:
     """Evidence of one kind.
 
     Attributes:
-        heading: what it is, in words for the explainer.
+        heading: what the evidence is, written for the explainer.
         tokens: tokens of the vocabulary, strongest first.
         records: windows of text, each token with its activation as an integer 0-10.
-        excerpts: windows of text with marks.
+        excerpts: windows of text with marked tokens.
     """
 
     heading: str
@@ -43,44 +43,44 @@ class Group:
 
     @property
     def size(self) -> EvidenceSize:
-        """How much it is."""
+        """The number of windows and tokens."""
         windows = [*self.records, *(excerpt.window.tokens for excerpt in self.excerpts)]
         return EvidenceSize(len(windows), len(self.tokens) + sum(map(len, windows)))
 
 
 @runtime_checkable
 class ShowsEvidence(Protocol):
-    """A describer that can hand over its evidence undescribed, for an ensemble that shows all of it in one prompt."""
+    """A describer that can return its evidence without a description, for an ensemble that shows several kinds."""
 
     def show(self, case: DescriberCase) -> Sequence[Group]:
-        """Return what it would show to an explainer, within the case's budget.
+        """Return what the describer would show to an explainer, within the case's budget.
 
         Raises:
-            Unanswered: if it has nothing to show of this neuron.
+            Unanswered: if there is no evidence about this neuron.
         """
 
 
 def size_of(windows: Iterable[Exemplar] = (), tokens: Iterable[str] = ()) -> EvidenceSize:
-    """Count evidence: windows, and tokens of text and of the vocabulary together."""
+    """Count windows, and the tokens of the windows and of the vocabulary together."""
     lengths = [len(window.tokens) for window in windows]
     return EvidenceSize(len(lengths), sum(lengths) + len(list(tokens)))
 
 
 def total(sizes: Iterable[EvidenceSize]) -> EvidenceSize:
-    """Add up evidence."""
+    """Return the sum of several sizes."""
     listed = list(sizes)
     return EvidenceSize(sum(size.windows for size in listed), sum(size.tokens for size in listed))
 
 
 def shares(budget: int | None, among: int) -> list[int | None]:
-    """Divide a budget into equal whole parts that add up to it; the first ones take what is left over."""
+    """Divide a budget into equal whole parts that add up to it; the first parts take the remainder."""
     if budget is None:
         return [None] * among
-    return [budget // among + (place < budget % among) for place in range(among)]
+    return [budget // among + (index < budget % among) for index in range(among)]
 
 
 def within(windows: Iterable[Exemplar], budget: int | None) -> list[Exemplar]:
-    """Return windows in order until the budget is spent; the last one is cut to what is left, around its peak."""
+    """Return windows in order until the budget is used up; the last one is cropped around its peak."""
     kept: list[Exemplar] = []
     left = budget
     for window in windows:
@@ -90,3 +90,8 @@ def within(windows: Iterable[Exemplar], budget: int | None) -> list[Exemplar]:
         if window.tokens:
             kept.append(window)
     return kept
+
+
+def texts_of(tokens: Iterable[ScoredToken]) -> list[str]:
+    """Return the tokens without their scores."""
+    return [token.token for token in tokens]

@@ -1,4 +1,4 @@
-"""Methods inside methods: how a describer that wraps others names them, and what it hands on to them."""
+"""Describers that contain other methods: naming them, and passing a case on to them."""
 
 from __future__ import annotations
 
@@ -12,37 +12,28 @@ from harness.records import VectorKind
 MethodT = TypeVar("MethodT", bound=Method)
 
 
-def the_only(given: Any, kind: type[MethodT], option: str) -> tuple[str, MethodT]:
-    """Return the one method that an option names, and its name.
+def only_method(given: Any, kind: type[MethodT], option: str) -> tuple[str, MethodT]:
+    """Return the name and the method that an option holds.
 
     Args:
-        given: the method, or a mapping of its name to it, as a config group's file gives it.
-        kind: what it has to be.
+        given: the method, or a mapping of its name to it (the form of a file of a config group).
+        kind: its required class.
         option: the option's name.
 
     Raises:
-        ValueError: if it is not one, or not of that kind.
+        ValueError: if it is not exactly one method of that class.
     """
     named = given if isinstance(given, Mapping) else {type(given).__name__: given}
     if len(named) != 1:
         raise ValueError(f"{option} names {len(named)} methods ({', '.join(named)}) and must name one")
     ((name, method),) = named.items()
     if not isinstance(method, kind):
-        raise ValueError(f"{option} must be a {kind.__name__}, and {name} is none")
+        raise ValueError(f"{option} must be a {kind.__name__}, not {name}")
     return name, method
 
 
-def roles_of(methods: Iterable[Method]) -> dict[str, bool]:
-    """Return all LLM roles that the methods ask, each with whether any of them asks for log-probabilities."""
-    roles: dict[str, bool] = {}
-    for method in methods:
-        for role, needs_logprobs in method.roles.items():
-            roles[role] = roles.get(role, False) or needs_logprobs
-    return roles
-
-
-def take_needs(wrapper: Describer, describers: Iterable[Describer]) -> None:
-    """Make a describer need whatever the describers inside it need of the run."""
+def copy_needs(wrapper: Describer, describers: Iterable[Describer]) -> None:
+    """Give a describer all the needs of the describers inside it."""
     inside = tuple(describers)
     wrapper.needs_channels = any(one.needs_channels for one in inside)
     wrapper.needs_exemplars = any(one.needs_exemplars for one in inside)
@@ -51,7 +42,7 @@ def take_needs(wrapper: Describer, describers: Iterable[Describer]) -> None:
     wrapper.after = tuple(dict.fromkeys(name for one in inside for name in one.after))
 
 
-def handed_on(case: DescriberCase, method: Method, **changes: Any) -> DescriberCase:
-    """Return a case as the run would give it to a method that is inside the one it was given to."""
+def case_for(method: Method, case: DescriberCase, **changes: Any) -> DescriberCase:
+    """Return a wrapper's case as the run would give it to the ``method`` inside."""
     llms = {role: case.llms[role] for role in method.roles if role in case.llms}
     return dataclasses.replace(case, llm=llms.get(method.role or ""), llms=llms, **changes)

@@ -1,7 +1,7 @@
 """ROTATE: describe each vocabulary channel from its tokens, then merge the channel descriptions into one.
 
 Source: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005. The authors released the decomposition only; the prompts are
-ours and stand in full beside this module.
+ours (``prompts/rotate_channel.j2``, ``prompts/rotate_merge.j2``).
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from describers.answers import ExplainerDescriber, explanation, extract, gist, joined
-from describers.evidence import Group, size_of
-from harness.checks import require, require_count
+from describers.answers import ExplainerDescriber, Mode, extract, gist, joined
+from describers.evidence import Group, size_of, texts_of
 from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import DescriberCase, Draft
 from harness.records import Channel, ScoredToken, Status, VectorKind
+from harness.validation import Count, Fraction, validated
 
-#: What a channel of each vector kind says of the neuron, in words for the explainer.
+#: What a channel of each vector kind says about the neuron, written for the explainer.
 MEANING = {
     VectorKind.GATE: "the neuron reads from its input (it gates the activation)",
     VectorKind.IN: "the neuron reads from its input (it sets the size of the activation)",
     VectorKind.OUT: "the neuron writes to its output",
 }
-#: What the prompt asks an explainer to say of tokens that have nothing in common.
+#: What the prompt asks an explainer to answer for tokens that have nothing in common.
 NO_PATTERN = "no clear pattern"
-_LEAST = 6  # tokens of a channel below which a small budget is spent on fewer channels rather than on fewer tokens
+_MIN_TOKENS = 6  # a small budget is spent on fewer channels rather than on channels with fewer tokens than this
 
 
 @dataclass(frozen=True)
 class _View:
-    """What is shown of a channel: tokens of its heavier tail, and of the other one for contrast."""
+    """What is shown of a channel: tokens of its heavier tail, and of the other tail for contrast."""
 
     channel: Channel
     tokens: tuple[str, ...]
@@ -43,56 +43,41 @@ class _View:
 class Rotate(ExplainerDescriber):
     """Describes a neuron from its weights alone.
 
-    Args:
-        kinds: vector kinds whose channels are described, in order of importance; none for whichever are decomposed.
-        channels: at most so many channels per vector, in order of discovery; none for all that pass.
-        min_kurtosis: only channels of at least this excess kurtosis over the vocabulary; none for any.
-        kurtosis_share: only this share of each vector's channels, those of highest kurtosis; none for all.
-        tokens: tokens shown of each channel; half as many of the opposite end for contrast.
-        merge: whether the channel descriptions are merged into one; if not (the ablation), they are joined.
-        channel_words: length asked of each channel description.
-        min_described: the neuron fails if a smaller share of its channels got a description.
-        target_words: length asked of the merged description; in the extractive form, the number of tokens.
-        mode: ``auto``, ``llm`` or ``extractive``.
+    The options are documented in ``conf/describers/rotate.yaml``; ``kinds=None`` stands for all kinds that are
+    decomposed.
     """
 
     needs_channels = True
     channel_prompt = Prompt("describers", "prompts/rotate_channel.j2")
     merge_prompt = Prompt("describers", "prompts/rotate_merge.j2")
 
+    @validated
     def __init__(
         self,
-        kinds: Sequence[str] | None = ("in", "out"),
-        channels: int | None = 10,
+        kinds: Sequence[VectorKind] | None = (VectorKind.IN, VectorKind.OUT),
+        channels: Count | None = 10,
         min_kurtosis: float | None = None,
-        kurtosis_share: float | None = None,
-        tokens: int = 20,
+        kurtosis_share: Fraction | None = None,
+        tokens: Count = 20,
         merge: bool = True,
-        channel_words: int = 15,
-        min_described: float = 0.8,
-        target_words: int = 30,
-        mode: str = "auto",
+        channel_words: Count = 15,
+        min_described: Fraction = 0.8,
+        target_words: Count = 30,
+        mode: Mode = "auto",
     ) -> None:
         super().__init__(target_words, mode)
-        if channels is not None:
-            require_count("channels", channels, 1)
-        if kurtosis_share is not None:
-            require(0 < kurtosis_share <= 1, "kurtosis_share", kurtosis_share, "above 0 and at most 1")
-        require_count("tokens", tokens, 1)
-        require_count("channel_words", channel_words, 1)
-        require(0 < min_described <= 1, "min_described", min_described, "above 0 and at most 1")
-        self.kinds = tuple(VectorKind(kind) for kind in kinds or ())
+        self.kinds = tuple(kinds or ())
         self._channels, self._min_kurtosis, self._kurtosis_share = channels, min_kurtosis, kurtosis_share
         self._tokens, self._merge = tokens, merge
         self._channel_words, self._min_described = channel_words, min_described
 
     async def describe(self, case: DescriberCase) -> Draft:
-        """Describe every channel, then merge."""
+        """Describe every channel, then merge the descriptions."""
         channels = self._chosen(case)
         if case.llm is None:
             return self._extract(channels, case.budget)
         views = self._views(channels, case.budget, contrast=True)
-        # All are waited for, whatever becomes of one: what is asked is paid for, and should reach the cache.
+        # Wait for all answers even if one fails: they are paid for, and the cache should keep them.
         answers = await asyncio.gather(
             *(self._describe_channel(case.llm, view) for view in views), return_exceptions=True
         )
@@ -128,17 +113,17 @@ class Rotate(ExplainerDescriber):
         ]
 
     def _chosen(self, case: DescriberCase) -> list[Channel]:
-        """Return the channels, kind by kind, in order of discovery."""
+        """Return the channels to describe, kind by kind, in order of discovery."""
         kinds = self.kinds or tuple(VectorKind)
-        chosen = [channel for kind in kinds for channel in self._of(case.channels_of(kind))]
+        chosen = [channel for kind in kinds for channel in self._passing(case.channels_of(kind))]
         if not chosen:
             if any(case.channels_of(kind) for kind in kinds):
                 raise Unanswered(Status.FAILED, f"no channel has a kurtosis of {self._min_kurtosis} (min_kurtosis)")
             raise Unanswered(Status.FAILED, f"no channels of {', '.join(kinds)} (neurons.kinds)")
         return chosen
 
-    def _of(self, channels: Sequence[Channel]) -> Sequence[Channel]:
-        """Return those of one vector's channels that are described."""
+    def _passing(self, channels: Sequence[Channel]) -> Sequence[Channel]:
+        """Return the channels of one vector that pass the options."""
         passing = list(channels)
         if self._kurtosis_share is not None:
             count = math.ceil(self._kurtosis_share * len(passing))
@@ -149,19 +134,19 @@ class Rotate(ExplainerDescriber):
         return passing[: self._channels]
 
     def _views(self, channels: Sequence[Channel], budget: int | None, *, contrast: bool) -> list[_View]:
-        """Return what is shown of the channels: all alike, or as many as the budget has room for, strongest first."""
+        """Return what is shown of the channels: of all of them, or of the strongest for which the budget has room."""
         tokens, other = self._tokens, self._tokens // 2 if contrast else 0
         if budget is not None:
             if budget == 0:
                 raise Unanswered(Status.FAILED, "a budget of 0 tokens leaves no room for a channel")
-            count = min(len(channels), max(1, budget // _LEAST))
-            kept = sorted(range(len(channels)), key=lambda place: (channels[place].rank, place))[:count]
-            channels = [channels[place] for place in sorted(kept)]
+            count = min(len(channels), max(1, budget // _MIN_TOKENS))
+            kept = sorted(range(len(channels)), key=lambda index: (channels[index].rank, index))[:count]
+            channels = [channels[index] for index in sorted(kept)]
             room = budget // count
             tokens = min(tokens, math.ceil(2 * room / 3) if contrast else room)
             other = min(other, room - tokens)
         return [
-            _View(channel, _texts(channel.tokens[:tokens]), _texts(_other_tail(channel)[:other]))
+            _View(channel, tuple(texts_of(channel.tokens[:tokens])), tuple(texts_of(_other_tail(channel)[:other])))
             for channel in channels
         ]
 
@@ -177,39 +162,32 @@ class Rotate(ExplainerDescriber):
 
     async def _merged(self, llm: LLMClient, found: Sequence[tuple[_View, str]]) -> str:
         channels = [{"meaning": MEANING[view.channel.kind], "description": text} for view, text in found]
-        prompt = self.merge_prompt.render(channels=channels, words=self.target_words)
-        return (await ask(llm, prompt, explanation(self.target_words))).description
+        return await self.explain(llm, self.merge_prompt, channels=channels)
 
     def _extract(self, channels: Sequence[Channel], budget: int | None) -> Draft:
-        """Take tokens from the channels in turn, the strongest of each first.
+        """Take tokens from the channels in turn, the strongest tokens first.
 
-        Only channels whose tokens lie on the positive side can be said in tokens alone: the negative side names what
-        the neuron is *not* about. If there is no positive one the positive tails of all are taken.
+        Tokens can only name channels of the positive side: the tokens of a negative channel name what the neuron is
+        *not* about. If all channels are negative, their positive tails are used.
         """
         positive = [channel for channel in channels if channel.skewness >= 0] or list(channels)
-        room = self._views(positive, budget, contrast=False)
-        heads = [_texts(view.channel.positive[: len(view.tokens)]) for view in room]
-        turns = [head[place] for place in range(self._tokens) for head in heads if place < len(head)]
-        parts = tuple(
-            f"{_label(channel)}: {', '.join(token.token for token in channel.tokens[:8])}" for channel in channels
-        )
+        views = self._views(positive, budget, contrast=False)
+        heads = [texts_of(view.channel.positive[: len(view.tokens)]) for view in views]
+        turns = [head[index] for index in range(self._tokens) for head in heads if index < len(head)]
+        parts = tuple(f"{_label(channel)}: {', '.join(texts_of(channel.tokens[:8]))}" for channel in channels)
         return Draft(
             extract(turns, self.target_words), f"tokens of {len(heads)} channels", parts, size_of(tokens=turns)
         )
 
 
 def _joined(descriptions: Sequence[str]) -> str:
-    """Join channel descriptions; those that found no pattern are left out, as the merge is asked to do."""
-    telling = [text for text in descriptions if text.strip().rstrip(".").lower() != NO_PATTERN]
-    return joined(telling or descriptions)
+    """Join channel descriptions without those that found no pattern, which the merge prompt also leaves out."""
+    with_pattern = [text for text in descriptions if text.strip().rstrip(".").lower() != NO_PATTERN]
+    return joined(with_pattern or descriptions)
 
 
 def _reason(error: BaseException) -> str:
     return f"{error.status}, {error.detail}" if isinstance(error, Unanswered) else str(error)
-
-
-def _texts(tokens: Sequence[ScoredToken]) -> tuple[str, ...]:
-    return tuple(token.token for token in tokens)
 
 
 def _label(channel: Channel) -> str:

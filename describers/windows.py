@@ -1,11 +1,11 @@
-"""Windows of text as several describers choose and show them."""
+"""How describers choose and show windows of text."""
 
 from __future__ import annotations
 
-import enum
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Literal
 
 from describers.evidence import Excerpt, within
 from harness.llm.client import Unanswered
@@ -13,13 +13,8 @@ from harness.methods import DescriberCase
 from harness.records import Exemplar, Source, Split, Status
 from harness.spread import spread
 
-
-class Sampling(enum.StrEnum):
-    """Which windows that activate are shown."""
-
-    TOP = "top"  # the highest activations
-    QUANTILE = "quantile"  # from the highest to the lowest activations
-    MIXED = "mixed"  # some of each
+#: Which activating windows are shown: the highest activations, spread from the highest to the lowest, or some of each.
+Sampling = Literal["top", "quantile", "mixed"]
 
 
 def activating(
@@ -29,13 +24,13 @@ def activating(
 
     Args:
         case: the neuron.
-        sampling: which ones.
-        count: at most so many.
-        top_share: share of ``count`` that are top windows when ``mixed``.
-        budget: most tokens in all; none for no limit.
+        sampling: which windows.
+        count: maximum number of windows.
+        top_share: share of ``count`` that are top windows if ``sampling`` is ``mixed``.
+        budget: maximum number of tokens over all windows; None for no limit.
 
     Raises:
-        Unanswered: if the neuron has none, or the budget leaves no room for any.
+        Unanswered: if no window activates the neuron, or the budget has no room for one.
     """
     top, quantile = (
         sorted(
@@ -44,13 +39,13 @@ def activating(
         )
         for source in (Source.TOP, Source.QUANTILE)
     )
-    if sampling is not Sampling.TOP and top and not quantile:
+    if sampling != "top" and top and not quantile:
         raise Unanswered(Status.FAILED, "the evidence has no quantile windows of the explain split")
-    if sampling is Sampling.QUANTILE:
+    if sampling == "quantile":
         top = []
     if not top and not quantile:
         raise Unanswered(Status.FAILED, "the neuron is never active on the explain split")
-    # What fills a budget is fewer windows, chosen as any number of them are: not the first of many, all top ones.
+    # A budget reduces the number of windows before they are chosen: cutting a mixed choice would leave top ones only.
     for number in range(1 if budget is not None else count, count + 1):
         chosen = _chosen(top, quantile, sampling, number, top_share)
         if budget is not None and sum(len(window.tokens) for window in chosen) >= budget:
@@ -64,10 +59,9 @@ def activating(
 def _chosen(
     top: Sequence[Exemplar], quantile: Sequence[Exemplar], sampling: Sampling, count: int, top_share: float
 ) -> list[Exemplar]:
-    of_top = {Sampling.TOP: count, Sampling.QUANTILE: 0, Sampling.MIXED: math.ceil(top_share * count)}[sampling]
-    chosen = list(top[:of_top])
-    if sampling is Sampling.TOP:
-        return chosen
+    if sampling == "top":
+        return list(top[:count])
+    chosen = list(top[: math.ceil(top_share * count)]) if sampling == "mixed" else []
     seen = {window.window for window in chosen}
     return chosen + spread([window for window in quantile if window.window not in seen], count - len(chosen))
 
@@ -84,25 +78,25 @@ def discretised(exemplar: Exemplar, highest: float) -> list[tuple[str, int]]:
 
 
 def marked(shown: Sequence[Exemplar], mark_share: float) -> list[Excerpt]:
-    """Return windows with the tokens marked that reach ``mark_share`` of their own window's peak."""
+    """Return windows in which tokens are marked that reach ``mark_share`` of their own window's peak."""
     highest = max(window.activation for window in shown)
     return [Excerpt(window, level(window.activation, highest), mark_share * window.activation) for window in shown]
 
 
 def active_words(shown: Sequence[Exemplar]) -> list[str]:
-    """Return the words that activate, by their highest activation, then by how much they activate in all."""
+    """Return the words with positive activation, by highest activation, then by the sum of their activations."""
     highest: dict[str, float] = defaultdict(float)
     sums: dict[str, float] = defaultdict(float)
     for exemplar in shown:
         for word, activation in words(exemplar):
             highest[word] = max(highest[word], activation)
             sums[word] += max(activation, 0.0)
-    spoken = (word for word in sums if highest[word] > 0 and any(map(str.isalnum, word)))
-    return sorted(spoken, key=lambda word: (-highest[word], -sums[word], word))
+    active = (word for word in sums if highest[word] > 0 and any(map(str.isalnum, word)))
+    return sorted(active, key=lambda word: (-highest[word], -sums[word], word))
 
 
 def words(exemplar: Exemplar) -> list[tuple[str, float]]:
-    """Join tokens into words (what is neither letter nor digit ends one), each with its highest activation."""
+    """Join tokens into words, each with its highest activation; a character that is not alphanumeric ends a word."""
     found: list[tuple[str, float]] = []
     for token, activation in zip(exemplar.tokens, exemplar.activations, strict=True):
         if found and found[-1][0][-1:].isalnum() and token[:1].isalnum():

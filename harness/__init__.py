@@ -1,7 +1,6 @@
-"""neuron-harness: say which way of describing a neuron is best.
+"""neuron-harness: a benchmark of methods that describe neurons in words.
 
-The rooms of this package, in the order in which they may import each other, are ``records``, ``subject``,
-``decomposition``, ``evidence``, ``llm``, ``methods``, ``stats``, ``report`` and ``run``; the README maps them.
+``docs/architecture.md`` lists the modules and the order in which they import each other.
 """
 
 __version__ = "0.1.0"

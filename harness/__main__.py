@@ -1,4 +1,4 @@
-"""``python -m harness``: the same as the command ``neuron-harness``."""
+"""``python -m harness`` is the same as the command ``neuron-harness``."""
 
 from harness.run.main import main
 

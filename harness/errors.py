@@ -1,8 +1,8 @@
-"""The one exception a user is meant to read."""
+"""The exception for errors that the user can fix."""
 
 
 class HarnessError(Exception):
-    """Something the user can mend: its message is one line that names the cause and the cure.
+    """An error that the user can fix; its message is one line with the cause and the cure.
 
-    The command line prints the message alone and exits with status 1; a traceback would only hide the line.
+    The command line prints only the message and exits with status 1.
     """

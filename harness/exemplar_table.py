@@ -1,7 +1,7 @@
-"""Exemplars on disk, column by column: a whole layer's are written and read without an object for each.
+"""Exemplars in a parquet file, written and read by column rather than by record.
 
-A table is a parquet file of one row for each exemplar, ordered by neuron; a neuron's rows lie in one row group, so that
-one neuron's exemplars are read without the others'.
+The file has one row for each exemplar, ordered by neuron. The rows of a neuron are in one row group, so that its
+exemplars can be read without those of other neurons.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from harness.records import Exemplar, Neuron, Sign, Source, Split, from_json
 
-#: Neurons to a row group.
+#: Neurons per row group.
 TOGETHER = 16
 NEURON = pa.struct(
     [("layer", pa.int32()), ("index", pa.int32()), ("expert", pa.int32()), ("sign", pa.string())]
@@ -36,13 +36,13 @@ SCHEMA = pa.schema(
         ("activations", pa.list_(pa.float32())),
     ]
 )
-#: Decimals of an activation: what float32 holds beyond is noise of the order in which a processor adds.
+#: Decimals of an activation: further digits of float32 depend on the order of summation.
 DECIMALS = 5
 _GROUPS_HELD = 2
 
 
 def neuron_column(neurons: Sequence[Neuron], counts: Sequence[int]) -> pa.StructArray:
-    """Return a column that names each neuron so many times in a row."""
+    """Return a column that repeats each neuron ``counts`` times."""
     columns: list[list[Any]] = [
         [neuron.layer for neuron in neurons],
         [neuron.index for neuron in neurons],
@@ -50,23 +50,23 @@ def neuron_column(neurons: Sequence[Neuron], counts: Sequence[int]) -> pa.Struct
         [neuron.sign.value if neuron.negative else None for neuron in neurons],
     ]
     rows = pa.array(np.repeat(np.arange(len(neurons)), counts))
-    fields = [NEURON.field(place) for place in range(NEURON.num_fields)]
+    fields = list(NEURON)
     taken = [pa.array(values, field.type).take(rows) for values, field in zip(columns, fields, strict=True)]
     return pa.StructArray.from_arrays(taken, fields=fields)
 
 
 def write_exemplars(path: Path, tables: Iterable[pa.Table]) -> None:
-    """Write tables of the columns of ``SCHEMA``, each to a row group of its own."""
+    """Write tables with the columns of ``SCHEMA``, each as one row group."""
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table.cast(SCHEMA), row_group_size=max(1, table.num_rows))
 
 
 class ExemplarTable:
-    """Reads exemplars by neuron; holds no more than the row groups in use.
+    """Reads exemplars by neuron, and keeps only the latest row groups in memory.
 
     Args:
-        path: a file of :func:`write_exemplars`, or any parquet table of Exemplar records.
+        path: a file written by :func:`write_exemplars`, or any parquet table of Exemplar records.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,33 +74,33 @@ class ExemplarTable:
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
 
     @cached_property
-    def _places(self) -> dict[Neuron, list[tuple[int, int, int]]]:
-        """For each neuron, the row groups that hold it and the rows in them."""
-        places: dict[Neuron, list[tuple[int, int, int]]] = {}
+    def _rows(self) -> dict[Neuron, list[tuple[int, int, int]]]:
+        """For each neuron, row group, first row and end of each run of its rows."""
+        rows: dict[Neuron, list[tuple[int, int, int]]] = {}
         for group in range(self._file.num_row_groups):
             column = self._file.read_row_group(group, columns=["neuron"])["neuron"].combine_chunks()
             changes = _changes(column)
             for start, stop in itertools.pairwise(changes):
                 neuron = from_json(Neuron, column[int(start)].as_py())
-                places.setdefault(neuron, []).append((group, int(start), int(stop)))
-        return places
+                rows.setdefault(neuron, []).append((group, int(start), int(stop)))
+        return rows
 
     @property
     def neurons(self) -> list[Neuron]:
-        """The neurons in it, ordered."""
-        return sorted(self._places)
+        """The neurons of the table, ordered."""
+        return sorted(self._rows)
 
     def table(self, neurons: Iterable[Neuron]) -> pa.Table:
         """Return the rows of some neurons, in the order of the neurons."""
         parts = [
             self._group(group).slice(start, stop - start)
             for neuron in neurons
-            for group, start, stop in self._places.get(neuron, ())
+            for group, start, stop in self._rows.get(neuron, ())
         ]
         return pa.concat_tables(parts) if parts else self._file.schema_arrow.empty_table()
 
     def read(self, neurons: Collection[Neuron] | None = None) -> list[Exemplar]:
-        """Return the exemplars of some neurons, or of all, ordered by neuron, for the rest as they were written."""
+        """Return the exemplars of some neurons, or of all, ordered by neuron and then as they were written."""
         chosen = self.neurons if neurons is None else sorted(set(neurons))
         return [exemplar for neuron in chosen for exemplar in _exemplars(neuron, self.table([neuron]))]
 
@@ -119,7 +119,7 @@ class ExemplarTable:
 
 
 def _changes(column: pa.StructArray) -> NDArray[np.int64]:
-    """Return where runs of one neuron begin, and the end."""
+    """Return the rows at which another neuron begins, and the number of rows."""
     if not len(column):
         return np.zeros(1, np.int64)
     flat = [
@@ -132,9 +132,6 @@ def _changes(column: pa.StructArray) -> NDArray[np.int64]:
 
 
 def _exemplars(neuron: Neuron, table: pa.Table) -> list[Exemplar]:
-    splits, sources = table["split"].to_pylist(), table["source"].to_pylist()
-    documents, windows = table["document"].to_pylist(), table["window"].to_pylist()
-    tokens = table["tokens"].to_pylist()
     values = table["activations"].combine_chunks()
     values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
     numbers = values.flatten().to_numpy().astype(np.float64)
@@ -145,14 +142,16 @@ def _exemplars(neuron: Neuron, table: pa.Table) -> list[Exemplar]:
     return [
         Exemplar(
             neuron=neuron,
-            split=Split(splits[row]),
-            source=Source(sources[row]),
-            document=documents[row],
-            window=windows[row],
-            tokens=tuple(tokens[row]),
-            activations=tuple(activations[offsets[row] : offsets[row + 1]]),
+            split=Split(row["split"]),
+            source=Source(row["source"]),
+            document=row["document"],
+            window=row["window"],
+            tokens=tuple(row["tokens"]),
+            activations=tuple(activations[start:stop]),
         )
-        for row in range(table.num_rows)
+        for row, (start, stop) in zip(
+            table.drop_columns(["neuron", "activations"]).to_pylist(), itertools.pairwise(offsets), strict=True
+        )
     ]
 
 

@@ -1,13 +1,13 @@
-"""Texts that say nothing about a neuron: what controls say, and what right descriptions are made worse with."""
+"""Texts without information about a neuron, for controls and corrupted descriptions."""
 
 from __future__ import annotations
 
 import itertools
 
 GENERIC = "common words and punctuation in everyday written English text"
-#: Stands for a description without a word, which no stage would pass on.
+#: Used in place of an empty description, which the run would record as a failure.
 EMPTY = "(no description)"
-#: Six words each, so that whole sentences come within three words of any length that is asked for.
+#: Sentences of six words each: whole sentences come within three words of any length.
 _PADDING = (
     "This is meant as it stands.",
     "Nothing else is implied by it.",
@@ -20,11 +20,8 @@ _SENTENCE = 6
 
 
 def padded(text: str) -> str:
-    """Return a description with about as many words again that add no content, in whole sentences.
-
-    There is at least one sentence; else the words added are as many as were there, give or take three.
-    """
-    said = text.rstrip(" .")
-    end = "" if said.endswith(("!", "?")) else "."
-    count = max(1, (len(said.split()) + _SENTENCE // 2) // _SENTENCE)
-    return " ".join([f"{said}{end}", *itertools.islice(itertools.cycle(_PADDING), count)])
+    """Return a description padded to about twice its words with whole sentences that add no content (at least one)."""
+    stripped = text.rstrip(" .")
+    end = "" if stripped.endswith(("!", "?")) else "."
+    count = max(1, (len(stripped.split()) + _SENTENCE // 2) // _SENTENCE)
+    return " ".join([f"{stripped}{end}", *itertools.islice(itertools.cycle(_PADDING), count)])

@@ -1,4 +1,4 @@
-"""Nested configs as one mapping of dotted names."""
+"""Nested configs as a flat mapping with dotted names."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return a nested config as dotted names and values; lists and empty mappings are values.
+    """Return a nested config as a mapping of dotted names to values; lists and empty mappings are values.
 
     Args:
         value: the config, or a value inside it.
-        prefix: the name of the value; none of the whole.
+        prefix: the name of the value; empty for the config itself.
     """
     if not isinstance(value, Mapping) or not value:
         return {prefix: value}

@@ -1,7 +1,7 @@
-"""The run folder: where a run keeps its records, whole and readable by anyone.
+"""The run folder: the files in which a run keeps its records.
 
-Journals (JSON lines) grow one record at a time and survive a kill at any moment; tables (parquet) and documents are
-written aside and renamed, so that a file that exists is complete.
+Journals (JSON lines) grow by one record at a time and survive a kill at any moment. All other files are written under a
+temporary name and renamed, so that a file that exists is complete. ``docs/resume.md`` lists them all.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; rename it into place if the block ends without an exception."""
+    """Yield a temporary path in the same folder; rename it to ``path`` if the block ends without an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -62,15 +62,19 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-#: How another folder is chosen, for errors that advise it.
+#: How to choose another folder, for error messages.
 ELSEWHERE = "another folder (folder=...; of a sweep hydra.sweep.dir=...)"
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """Make a folder, if it is not there, and write into it.
+    """Check that a folder can be created and written to.
+
+    Args:
+        folder: the folder.
+        option: the option that names it, for the message.
 
     Raises:
-        HarnessError: naming the option that names the folder, if that cannot be done.
+        HarnessError: if it cannot.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,29 +82,29 @@ def check_writable(folder: Path, option: str) -> None:
             file.write(b"\0")
     except OSError as error:
         raise HarnessError(
-            f"{option}={folder} cannot be written to ({error.strerror}): make room or permission there, or choose "
-            "another folder"
+            f"{option}={folder} cannot be written to ({error.strerror}): free disk space, change its permissions, or "
+            "choose another folder"
         ) from error
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write ``data`` as indented JSON with sorted keys: equal data make equal bytes."""
+    """Write ``data`` as indented JSON with sorted keys, so that equal data give equal bytes."""
     with replacing(path) as aside:
         aside.write_text(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, records: Iterable[Any]) -> None:
-    """Write records of one type as a parquet table, nested as they are; half a surrogate pair becomes U+FFFD."""
+    """Write records of one type as a parquet table with nested columns; unpaired surrogates become U+FFFD."""
     rows = [to_json(record) for record in records]
     try:
         table = pa.Table.from_pylist(rows)
-    except UnicodeEncodeError:  # rare, and looking for them at every text is slow
+    except UnicodeEncodeError:  # an unpaired surrogate: rare, and checking every text for it is slow
         table = pa.Table.from_pylist([encodable(row) for row in rows])
     write_columns(path, table)
 
 
 def encodable(value: Any) -> Any:
-    """Return text, and what is nested in mappings and lists, with U+FFFD for half a surrogate pair."""
+    """Replace unpaired surrogates by U+FFFD in a text, or in all texts of nested mappings and lists."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
@@ -109,14 +113,14 @@ def encodable(value: Any) -> Any:
 
 
 def write_columns(path: Path, table: pa.Table) -> None:
-    """Write a table whose rows are records in the form that :func:`write_table` gives them."""
+    """Write a table whose columns are the fields of a record type."""
     with replacing(path) as aside:
-        # Room for a dictionary of every token of a large vocabulary; without, tokens are spelt out again and again.
+        # Large enough for a dictionary of all tokens: otherwise parquet stores repeated tokens in full.
         pq.write_table(table, aside, compression="zstd", dictionary_pagesize_limit=1 << 24)
 
 
 def read_table(path: Path, kind: type[T]) -> list[T]:
-    """Read what :func:`write_table` wrote."""
+    """Read the records of a table that :func:`write_table` wrote."""
     return _records(pq.read_table(path), kind)
 
 
@@ -125,9 +129,9 @@ def _records(table: pa.Table, kind: type[T]) -> list[T]:
 
 
 class Journal(Generic[Answer]):
-    """Append-only JSON lines, one answer a line; of several lines about the same item the last counts.
+    """Append-only JSON lines with one answer each; the last line about an item counts.
 
-    A line cut short by a kill is cut off when the journal is opened for writing, and passed over when it is only read.
+    Reading skips a line that a kill cut short; opening the journal for writing removes it.
     """
 
     def __init__(self, path: Path, kind: type[Answer], identity: Callable[[Answer], Hashable]) -> None:
@@ -142,8 +146,8 @@ class Journal(Generic[Answer]):
         if not self.path.exists():
             return
         content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
+        complete = content.rfind(b"\n") + 1
+        for number, line in enumerate(content[:complete].splitlines(), start=1):
             try:
                 record = from_json(self._kind, json.loads(line))
             except ValueError as error:
@@ -161,22 +165,18 @@ class Journal(Generic[Answer]):
         return list(self._latest.values())
 
     def done(self, record_identity: Hashable) -> bool:
-        """Tell whether the item has an answer that need not be tried again (its status is ok)."""
+        """Return whether the latest record of the item has the status ok."""
         record = self._latest.get(record_identity)
         return record is not None and record.status is Status.OK
 
-    def of(self, record_identity: Hashable) -> Answer | None:
-        """Return the latest record of an item, if there is one."""
-        return self._latest.get(record_identity)
-
     def latest(self, record: Answer) -> Answer | None:
-        """Return what the journal says of a record's item so far, if anything."""
+        """Return the latest record of the same item as ``record``, or None."""
         return self._latest.get(self._identity(record))
 
     def append(self, record: Answer) -> None:
-        """Append one record, unless the journal already says the same of its item, and it cost nothing more.
+        """Append one record, unless it equals the item's latest record and cost no tokens.
 
-        What the records before it cost stays in its own account.
+        The usage of the item's earlier records is added to its own.
         """
         identity = self._identity(record)
         known = self._latest.get(identity)
@@ -209,108 +209,71 @@ def _without_usage(record: Answer) -> Answer:
 
 
 def description_identity(record: Description) -> Hashable:
-    """Return what makes a description the answer to one question: the neuron and the describer."""
+    """Return the item that a description answers: neuron and describer."""
     return record.neuron, record.describer
 
 
 def verdict_identity(record: Verdict) -> Hashable:
-    """Return what makes a verdict the answer to one question: neuron, judge and the order of the two describers."""
+    """Return the item that a verdict answers: neuron, judge and the two describers in order."""
     return record.neuron, record.judge, record.first, record.second
 
 
 def score_identity(record: Score) -> Hashable:
-    """Return what makes a score the answer to one question: neuron, scorer and describer."""
+    """Return the item that a score answers: neuron, scorer and describer."""
     return record.neuron, record.scorer, record.describer
 
 
+#: Files with the records of one type, and the order in which they are read; None: that of files and rows.
+_TABLES: dict[type[Any], tuple[str, Callable[[Any], Any] | None]] = {
+    Activity: ("activity.parquet", None),
+    Effect: ("effects/*.effects.parquet", lambda effect: (effect.neuron, effect.split)),
+    SteeredText: ("steered/*.parquet", lambda text: text.neuron),
+    Restart: ("diagnostics/*.restarts.parquet", None),
+    RandomVector: ("diagnostics/*.random.parquet", None),
+    AblatedChannels: ("diagnostics/*.ablations.parquet", None),
+}
+
+
 class RunFolder:
-    """The files of one run, by name."""
+    """The files of one run.
+
+    Attributes:
+        path: the folder itself.
+        manifest: what was run: resolved config without secrets, revisions, versions, seeds.
+        channels: folder of the decomposed blocks: NAME.safetensors, NAME.channels.parquet, NAME.vectors.parquet.
+        diagnostics: folder of the measurements of the decomposition: NAME.restarts.parquet, NAME.random.parquet,
+            NAME.ablations.parquet. NAME contains a hash of the settings.
+        exemplars: the exemplars of every neuron and split.
+        activity: how often and how strongly every neuron is active, by split.
+        effects: folder of the effects of clamped neurons on the next token, and of the text they are averaged over.
+        steered: folder of the texts generated under interventions.
+        leaderboard: the statistics, as JSON; ``leaderboard_csv``, ``leaderboard_markdown`` and ``leaderboard_latex``
+            hold its rows.
+        judge_checks: agreement and known-answer checks of each judge, as JSON.
+        decomposition: summary of the decomposition by layer and vector kind, as JSON.
+        report: the report, one HTML file.
+        logs: folder of the log files.
+        timings: seconds that each block of the decomposition took, as JSON lines.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def manifest(self) -> Path:
-        """What was run: resolved config without secrets, revisions, versions, seeds."""
-        return self.path / "manifest.json"
-
-    @property
-    def channels(self) -> Path:
-        """Folder of the decomposition's blocks: NAME.safetensors, NAME.channels.parquet, NAME.vectors.parquet."""
-        return self.path / "channels"
-
-    @property
-    def diagnostics(self) -> Path:
-        """Folder of what judges the decomposition: NAME.restarts.parquet, NAME.random.parquet, NAME.ablations.parquet.
-
-        A name tells what was measured with which settings.
-        """
-        return self.path / "diagnostics"
-
-    @property
-    def exemplars(self) -> Path:
-        """The exemplars of every neuron and split."""
-        return self.path / "exemplars.parquet"
-
-    @property
-    def activity(self) -> Path:
-        """How often and how strongly every neuron is active, by split."""
-        return self.path / "activity.parquet"
-
-    @property
-    def effects(self) -> Path:
-        """Folder of what clamping neurons does to the next token, and of the text it was averaged over."""
-        return self.path / "effects"
-
-    @property
-    def steered(self) -> Path:
-        """Folder of the texts generated under interventions."""
-        return self.path / "steered"
-
-    @property
-    def leaderboard(self) -> Path:
-        """The statistics, as JSON."""
-        return self.path / "leaderboard.json"
-
-    @property
-    def leaderboard_csv(self) -> Path:
-        """The leaderboard's rows, as CSV."""
-        return self.path / "leaderboard.csv"
-
-    @property
-    def schedule(self) -> Path:
-        """The rounds of an adaptive schedule, by judge: describer, describer, and on how many neurons, as JSON."""
-        return self.path / "schedule.json"
-
-    @property
-    def judge_checks(self) -> Path:
-        """What each judge is worth where the truth is known, as JSON."""
-        return self.path / "judges.json"
-
-    @property
-    def leaderboard_markdown(self) -> Path:
-        """The leaderboard's main table, as Markdown."""
-        return self.path / "leaderboard.md"
-
-    @property
-    def leaderboard_latex(self) -> Path:
-        """The leaderboard's main table, as LaTeX."""
-        return self.path / "leaderboard.tex"
-
-    @property
-    def decomposition(self) -> Path:
-        """What the decomposition found, summed up by layer and vector kind, as JSON."""
-        return self.path / "decomposition.json"
-
-    @property
-    def report(self) -> Path:
-        """The report, one HTML file."""
-        return self.path / "report.html"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the log files."""
-        return self.path / "logs"
+        self.manifest = path / "manifest.json"
+        self.channels = path / "channels"
+        self.diagnostics = path / "diagnostics"
+        self.exemplars = path / "exemplars.parquet"
+        self.activity = path / "activity.parquet"
+        self.effects = path / "effects"
+        self.steered = path / "steered"
+        self.leaderboard = path / "leaderboard.json"
+        self.leaderboard_csv = path / "leaderboard.csv"
+        self.leaderboard_markdown = path / "leaderboard.md"
+        self.leaderboard_latex = path / "leaderboard.tex"
+        self.judge_checks = path / "judges.json"
+        self.decomposition = path / "decomposition.json"
+        self.report = path / "report.html"
+        self.logs = path / "logs"
+        self.timings = self.logs / "decomposition.jsonl"
 
     def descriptions(self) -> Journal[Description]:
         """Open the journal of descriptions."""
@@ -325,19 +288,19 @@ class RunFolder:
         return Journal(self.path / "scores.jsonl", Score, score_identity)
 
     def retests(self) -> Journal[Verdict]:
-        """Open the journal of verdicts that were asked for again with another seed."""
+        """Open the journal of second verdicts with another seed."""
         return Journal(self.path / "retests.jsonl", Verdict, verdict_identity)
 
     def score_retests(self) -> Journal[Score]:
-        """Open the journal of scores that were asked for again with another seed."""
+        """Open the journal of second scores with another seed."""
         return Journal(self.path / "score_retests.jsonl", Score, score_identity)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from running in this folder meanwhile; the lock ends with the process, however it ends.
+        """Lock the folder against other processes; the lock ends with the process.
 
         Raises:
-            HarnessError: if another process is at work here.
+            HarnessError: if another process holds the lock.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
@@ -360,77 +323,106 @@ class RunFolder:
         manifest: dict[str, Any] = json.loads(self.manifest.read_text())
         return manifest
 
-    @property
-    def timings(self) -> Path:
-        """What the blocks of the decomposition cost, one line each."""
-        return self.logs / "decomposition.jsonl"
+    def read(self, kind: type[T]) -> list[T]:
+        """Return all records of a type: Activity, Effect, SteeredText, Restart, RandomVector or AblatedChannels.
+
+        Effects and steered texts are ordered by neuron. The list is empty if the run has none (yet).
+        """
+        pattern, order = _TABLES[kind]
+        records = [record for path in sorted(self.path.glob(pattern)) for record in read_table(path, kind)]
+        return records if order is None else sorted(records, key=order)
+
+    def read_exemplars(self, neurons: Collection[Neuron] | None = None) -> list[Exemplar]:
+        """Read the exemplars of some neurons, or of all, ordered by neuron."""
+        table = self.exemplar_table()
+        return [] if table is None else table.read(neurons)
+
+    def exemplar_table(self) -> ExemplarTable | None:
+        """Open the exemplars for reading by neuron; None if the run has none yet."""
+        return ExemplarTable(self.exemplars) if self.exemplars.exists() else None
 
     def write_block(self, name: str, vectors: pa.Table, channels: pa.Table, directions: Tensor | None) -> None:
-        """Write a decomposed block, so that it is there whole or not at all.
+        """Write a decomposed block; it counts as done once its last file is in place.
 
         Args:
-            name: file name of the block, without an ending.
+            name: file name of the block without its ending.
             vectors: its records of type VectorSummary.
             channels: its records of type Channel.
-            directions: (N, C, d_model), in the order of ``vectors``; none if they are not kept.
+            directions: (N, C, d_model), in the order of ``vectors``; None to keep none.
         """
-        from safetensors.torch import save_file  # with torch, which who only reads records can do without
+        from safetensors.torch import save_file  # imports torch, which readers of records do not need
 
         if directions is not None:
             with replacing(self.channels / f"{name}.safetensors") as aside:
                 save_file({"directions": directions.contiguous()}, aside)
         write_columns(self.channels / f"{name}.channels.parquet", channels)
-        # Last, for its presence says that the block is done.
-        write_columns(self.channels / f"{name}.vectors.parquet", vectors)
+        write_columns(self.channels / f"{name}.vectors.parquet", vectors)  # last: it marks the block as done
 
     def append_timing(self, timing: BlockTiming) -> None:
-        """Note what a block cost."""
+        """Append the time that a block took."""
         self.logs.mkdir(parents=True, exist_ok=True)
         with self.timings.open("a", encoding="utf-8") as file:
             file.write(json.dumps(to_json(timing)) + "\n")
 
     def read_timings(self) -> list[BlockTiming]:
-        """Read what the blocks cost; a line torn by a kill is passed over."""
+        """Read the times of all blocks; skips a line that a kill cut short."""
         if not self.timings.exists():
             return []
         lines = self.timings.read_text(encoding="utf-8").splitlines(keepends=True)
         return [from_json(BlockTiming, json.loads(line)) for line in lines if line.endswith("}\n")]
 
+    def blocks(self) -> list[str]:
+        """Return the names of the decomposed blocks, ordered."""
+        return sorted(path.name.removesuffix(".vectors.parquet") for path in self.channels.glob("*.vectors.parquet"))
+
+    def block_vectors(self, block: str) -> list[tuple[Neuron, VectorKind]]:
+        """Return the weight vectors of a block in the order of its rows."""
+        table = pq.read_table(self.channels / f"{block}.vectors.parquet", columns=["neuron", "kind"])
+        neurons = [Neuron(**row) for row in table["neuron"].to_pylist()]
+        return list(zip(neurons, map(VectorKind, table["kind"].to_pylist()), strict=True))
+
     def decomposed(self) -> set[tuple[Neuron, VectorKind]]:
-        """Return which weight vectors have been decomposed so far. Reads their names only, however many there are."""
-        return {key for name in self._blocks() for key in self._keys(name)}
+        """Return the weight vectors that have been decomposed, whatever block they are in."""
+        return {key for block in self.blocks() for key in self.block_vectors(block)}
 
     def read_channels(self, neurons: Collection[Neuron] | None = None) -> list[Channel]:
-        """Read the channels found so far of some neurons, or of all, ordered by neuron, kind and rank."""
-        channels = self._read_blocks("channels", Channel, neurons)
-        return sorted(channels, key=lambda channel: (channel.neuron, channel.kind, channel.rank))
-
-    def read_vectors(self, neurons: Collection[Neuron] | None = None) -> list[VectorSummary]:
-        """Read the summaries of the weight vectors decomposed so far of some neurons, or of all, ordered likewise."""
-        vectors = self._read_blocks("vectors", VectorSummary, neurons)
-        return sorted(vectors, key=lambda item: (item.neuron, item.kind))
+        """Read the channels of some neurons, or of all, ordered by neuron, kind and rank."""
+        return _in_order(channel for block in self._read_blocks("channels", Channel, neurons) for channel in block)
 
     def read_channel_blocks(self) -> Iterator[list[Channel]]:
-        """Read all channels found so far, block by block, those of each ordered by neuron, kind and rank."""
-        for name in self._blocks():
-            channels = _records(pq.read_table(self.channels / f"{name}.channels.parquet"), Channel)
-            yield sorted(channels, key=lambda channel: (channel.neuron, channel.kind, channel.rank))
+        """Read all channels block by block, each ordered by neuron, kind and rank."""
+        return map(_in_order, self._read_blocks("channels", Channel, None))
+
+    def read_vectors(self, neurons: Collection[Neuron] | None = None) -> list[VectorSummary]:
+        """Read the summaries of the weight vectors of some neurons, or of all, ordered by neuron and kind."""
+        vectors = [vector for block in self._read_blocks("vectors", VectorSummary, neurons) for vector in block]
+        return sorted(vectors, key=lambda item: (item.neuron, item.kind))
+
+    def _read_blocks(self, records: str, kind: type[T], neurons: Collection[Neuron] | None) -> Iterator[list[T]]:
+        wanted = None if neurons is None else set(neurons)
+        for block in self.blocks():
+            if wanted is not None and not any(neuron in wanted for neuron, _ in self.block_vectors(block)):
+                continue
+            table = pq.read_table(self.channels / f"{block}.{records}.parquet")
+            if wanted is not None:
+                table = table.filter(pa.array([Neuron(**row) in wanted for row in table["neuron"].to_pylist()]))
+            yield _records(table, kind)
 
     def read_columns(self, records: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Read columns of all ``channels`` or ``vectors`` found so far, block by block.
+        """Read columns of all ``channels`` or ``vectors``, block by block.
 
         Args:
             records: ``channels`` or ``vectors``.
-            columns: names of the record's fields; ``neuron`` comes back as ``neuron.layer``, ``neuron.index`` and,
-                where there are experts, ``neuron.expert``.
+            columns: names of the record's fields; ``neuron`` becomes ``neuron.layer``, ``neuron.index`` and, in layers
+                with experts, ``neuron.expert``.
         """
-        for name in self._blocks():
-            yield pq.read_table(self.channels / f"{name}.{records}.parquet", columns=list(columns)).flatten()
+        for block in self.blocks():
+            yield pq.read_table(self.channels / f"{block}.{records}.parquet", columns=list(columns)).flatten()
 
     @property
     def keeps_directions(self) -> bool:
-        """Whether the directions of all channels found so far were kept."""
-        return all((self.channels / f"{name}.safetensors").exists() for name in self._blocks())
+        """Whether the directions of all channels are stored."""
+        return all((self.channels / f"{block}.safetensors").exists() for block in self.blocks())
 
     def read_directions(
         self, wanted: Collection[tuple[Neuron, VectorKind]] | None = None
@@ -438,21 +430,21 @@ class RunFolder:
         """Read the channels' directions, block by block.
 
         Args:
-            wanted: vectors of which at least one stands in each block that is read; none for all blocks.
+            wanted: skip blocks that hold none of these vectors; None for all blocks.
 
         Yields:
             The block's vectors, and their channels in order of discovery, (N, C, d_model), in the stored format.
 
         Raises:
-            HarnessError: if the run did not keep the directions of a block.
+            HarnessError: if the directions of a block are not stored.
         """
-        from safetensors.torch import load_file
+        from safetensors.torch import load_file  # imports torch, which readers of records do not need
 
-        for name in self._blocks():
-            keys = self._keys(name)
+        for block in self.blocks():
+            keys = self.block_vectors(block)
             if wanted is not None and not any(key in wanted for key in keys):
                 continue
-            path = self.channels / f"{name}.safetensors"
+            path = self.channels / f"{block}.safetensors"
             if not path.exists():
                 raise HarnessError(
                     f"{self.path} does not hold the directions of its channels ({path.name} is missing): decompose "
@@ -460,63 +452,6 @@ class RunFolder:
                 )
             yield keys, load_file(path)["directions"]
 
-    def read_restarts(self) -> list[Restart]:
-        """Read how the channels that were sought again agree with the first ones."""
-        return [
-            item for path in sorted(self.diagnostics.glob("*.restarts.parquet")) for item in read_table(path, Restart)
-        ]
 
-    def read_ablations(self) -> list[AblatedChannels]:
-        """Read what weight vectors lose without their channels."""
-        files = sorted(self.diagnostics.glob("*.ablations.parquet"))
-        return [item for path in files for item in read_table(path, AblatedChannels)]
-
-    def read_random_vectors(self) -> list[RandomVector]:
-        """Read what was found in random vectors."""
-        return [
-            item
-            for path in sorted(self.diagnostics.glob("*.random.parquet"))
-            for item in read_table(path, RandomVector)
-        ]
-
-    def read_exemplars(self, neurons: Collection[Neuron] | None = None) -> list[Exemplar]:
-        """Read the exemplars of some neurons, or of all, ordered by neuron; none if the run has none yet."""
-        table = self.exemplar_table()
-        return [] if table is None else table.read(neurons)
-
-    def exemplar_table(self) -> ExemplarTable | None:
-        """Open the exemplars, to read them neuron by neuron; none if the run has none yet."""
-        return ExemplarTable(self.exemplars) if self.exemplars.exists() else None
-
-    def read_activity(self) -> list[Activity]:
-        """Read how active the neurons are, or nothing if the run does not know yet."""
-        return read_table(self.activity, Activity) if self.activity.exists() else []
-
-    def read_effects(self) -> list[Effect]:
-        """Read what clamping neurons does, or none if the run has not measured it, ordered by neuron and split."""
-        effects = [item for path in self.effects.glob("*.effects.parquet") for item in read_table(path, Effect)]
-        return sorted(effects, key=lambda item: (item.neuron, item.split))
-
-    def read_steered(self) -> list[SteeredText]:
-        """Read the steered texts, or none if the run has none, ordered by neuron."""
-        texts = [item for path in self.steered.glob("*.parquet") for item in read_table(path, SteeredText)]
-        return sorted(texts, key=lambda item: item.neuron)
-
-    def _blocks(self) -> list[str]:
-        # A block's vectors are written last: where they are missing, a kill left the block half done.
-        return sorted(path.name.removesuffix(".vectors.parquet") for path in self.channels.glob("*.vectors.parquet"))
-
-    def _keys(self, block: str) -> list[tuple[Neuron, VectorKind]]:
-        table = pq.read_table(self.channels / f"{block}.vectors.parquet", columns=["neuron", "kind"])
-        neurons = [Neuron(**row) for row in table["neuron"].to_pylist()]
-        return list(zip(neurons, map(VectorKind, table["kind"].to_pylist()), strict=True))
-
-    def _read_blocks(self, records: str, kind: type[T], neurons: Collection[Neuron] | None) -> Iterator[T]:
-        wanted = None if neurons is None else set(neurons)
-        for block in self._blocks():
-            if wanted is not None and not any(neuron in wanted for neuron, _ in self._keys(block)):
-                continue
-            table = pq.read_table(self.channels / f"{block}.{records}.parquet")
-            if wanted is not None:
-                table = table.filter(pa.array([Neuron(**row) in wanted for row in table["neuron"].to_pylist()]))
-            yield from _records(table, kind)
+def _in_order(channels: Iterable[Channel]) -> list[Channel]:
+    return sorted(channels, key=lambda channel: (channel.neuron, channel.kind, channel.rank))

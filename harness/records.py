@@ -1,6 +1,8 @@
-"""What the stages of a run say to each other: frozen records and their JSON form.
+"""Records that the stages of a run exchange, and their JSON form.
 
-The records are the run's whole result. Every statistic, table and picture is computed from them alone.
+The records are the complete result of a run. All statistics, tables and plots are computed from them alone. In all of
+them, ``neuron`` is the neuron that they are about, ``kind`` its weight vector, ``status`` how an answer ended, and
+``usage`` the LLM calls, tokens and time that it took.
 """
 
 from __future__ import annotations
@@ -20,17 +22,17 @@ T = TypeVar("T")
 
 
 class Status(enum.StrEnum):
-    """How an answer ended. All but ``ok`` are failures, which are counted: never a zero, a tie or a dropped row."""
+    """How an answer ended. All but ``ok`` are failures. They are counted, never treated as a zero, a tie or no row."""
 
     OK = "ok"
-    UNPARSED = "unparsed"  # an answer came, but not in the asked-for form
+    UNPARSED = "unparsed"  # an answer came, but not in the requested format
     REFUSED = "refused"  # the model declined
     TRUNCATED = "truncated"  # the answer hit the token limit
     FAILED = "failed"  # no usable answer came: an error, a missing input
 
 
 class VectorKind(enum.StrEnum):
-    """Which of a neuron's weight vectors: what it reads (``gate``, ``in``) or what it writes (``out``)."""
+    """A neuron's weight vector: one that it reads with (``gate``, ``in``), or the one that it writes (``out``)."""
 
     GATE = "gate"
     IN = "in"
@@ -38,7 +40,7 @@ class VectorKind(enum.StrEnum):
 
 
 class Sign(enum.StrEnum):
-    """Which of a neuron's activations are meant: those above zero, or those below."""
+    """Sign of the activations of a neuron that are described."""
 
     POSITIVE = "positive"
     NEGATIVE = "negative"
@@ -57,12 +59,12 @@ class Source(enum.StrEnum):
     """Why a window became an exemplar."""
 
     TOP = "top"  # among the highest activations
-    QUANTILE = "quantile"  # drawn from one of several equal parts of the windows that activate, by their activation
+    QUANTILE = "quantile"  # drawn from one of the quantiles of the activating windows
     RANDOM = "random"  # drawn from all windows
 
 
 class Winner(enum.StrEnum):
-    """Which of the two descriptions a verdict prefers, by the place in which it was shown."""
+    """Which of the two descriptions a verdict prefers, by the order in which they were shown."""
 
     FIRST = "first"
     SECOND = "second"
@@ -70,10 +72,10 @@ class Winner(enum.StrEnum):
 
 
 class Side(enum.StrEnum):
-    """Which side of a neuron a judge looks at. Evidence of one side favours the methods that use the same side."""
+    """Side of a neuron that a judge sees. Evidence of one side favours describers that use the same side."""
 
     INPUT = "input"  # what makes it active
-    OUTPUT = "output"  # what its activation does to the model's output
+    OUTPUT = "output"  # how its activation changes the model's output
     BOTH = "both"
 
 
@@ -83,24 +85,24 @@ _NAME = re.compile(r"L(\d+)(?:E(\d+))?N(\d+)(-?)")
 @functools.total_ordering
 @dataclass(frozen=True)
 class Neuron:
-    """One MLP neuron of the subject model, at one of its two signs.
+    """One MLP neuron of the subject model, with one of its two signs.
 
-    Ordered by layer, expert (those without one first), index and sign. A neuron can mean one thing when it is active
-    above zero and another below, so each sign is described and judged as a neuron of its own: whatever belongs to the
-    negative one is told as if the neuron's sign were turned round. The decomposition knows :attr:`whole` neurons only.
+    Ordered by layer, expert (neurons without one first), index and sign. Positive and negative activations of a neuron
+    can mean different things, so each sign is described and judged as a neuron of its own. All values of a negative
+    neuron are those of the neuron times -1. The decomposition uses only :attr:`unsigned` neurons.
 
     Attributes:
-        layer: its layer, from 0.
-        index: its index in the MLP's hidden dimension, from 0.
-        expert: in layers that are mixtures of experts, the expert, from 0; none in all others, and for the neurons of
-            an expert that all tokens share.
-        sign: which of its activations are meant.
+        layer: layer, from 0.
+        index: index in the MLP's hidden dimension, from 0.
+        expert: expert in a mixture-of-experts layer, from 0; None in other layers and for an expert that all tokens
+            share.
+        sign: sign of the activations.
     """
 
     layer: int
     index: int
     expert: Annotated[int | None, Field(exclude_if=lambda expert: expert is None)] = None
-    # A column of a table that holds both signs says null of the positive one.
+    # Tables that hold both signs store the positive one as null.
     sign: Annotated[
         Sign,
         BeforeValidator(lambda sign: sign or Sign.POSITIVE),
@@ -109,23 +111,23 @@ class Neuron:
 
     @classmethod
     def named(cls, name: str) -> Neuron:
-        """Return the neuron of a name such as ``L3N17``, the reverse of ``str``.
+        """Return the neuron with a name such as ``L3N17``, the inverse of ``str``.
 
         Raises:
-            ValueError: if it is no such name.
+            ValueError: if the name is not valid.
         """
         match = _NAME.fullmatch(name.strip())
         if match is None:
-            raise ValueError(f"{name[:40]!r} is no neuron's name such as L3N17")
+            raise ValueError(f"{name[:40]!r} is not the name of a neuron, such as L3N17")
         layer, expert, index, minus = match.groups()
         sign = Sign.NEGATIVE if minus else Sign.POSITIVE
         return cls(int(layer), int(index), None if expert is None else int(expert), sign)
 
     def __lt__(self, other: Neuron) -> bool:
-        return self._place < other._place
+        return self._order < other._order
 
     @property
-    def _place(self) -> tuple[int, int, int, bool]:
+    def _order(self) -> tuple[int, int, int, bool]:
         return self.layer, -1 if self.expert is None else self.expert, self.index, self.negative
 
     def __str__(self) -> str:
@@ -135,22 +137,22 @@ class Neuron:
 
     @property
     def negative(self) -> bool:
-        """Whether activations below zero are meant."""
+        """Whether the sign is negative."""
         return self.sign is Sign.NEGATIVE
 
     @property
     def unsigned(self) -> Neuron:
-        """The neuron whatever the sign: what is decomposed, and what observations are clustered by."""
+        """The neuron without its sign: the unit of the decomposition, and the cluster of the statistics."""
         return self.with_sign(Sign.POSITIVE)
 
     def with_sign(self, sign: Sign) -> Neuron:
-        """Return the neuron at a sign."""
+        """Return the same neuron with another sign."""
         return self if sign is self.sign else dataclasses.replace(self, sign=sign)
 
     def flips(self, kind: VectorKind) -> bool:
-        """Tell whether a weight vector of the neuron is to be read the other way round for this sign.
+        """Return whether a weight vector counts as its negative for this sign.
 
-        A gate opens for both signs; ``in`` makes the activation negative where it points away, and a negative
+        A gate opens for both signs. An input opposite to ``in`` makes the activation negative, and a negative
         activation writes the opposite of ``out``.
         """
         return self.negative and kind is not VectorKind.GATE
@@ -158,7 +160,7 @@ class Neuron:
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A vocabulary token and its z-score in a projection (standard deviations from the vocabulary's mean)."""
+    """A vocabulary token and its z-score in a projection (standard deviations from the mean over the vocabulary)."""
 
     token: str
     z: float
@@ -166,17 +168,15 @@ class ScoredToken:
 
 @dataclass(frozen=True)
 class Channel:
-    """One vocabulary channel of one weight vector, as ROTATE found it.
+    """One vocabulary channel of one weight vector, found by ROTATE.
 
     Attributes:
-        neuron: the neuron.
-        kind: which of its weight vectors.
         rank: order of discovery, from 0.
         kurtosis: population excess kurtosis of the channel's unweighted projection on the vocabulary.
-        skewness: of the same projection; its sign says which tail carries the channel's tokens.
+        skewness: of the same projection; the channel's tokens are in the tail of its sign.
         cosine: between the channel and the weight vector.
-        loss: ROTATE's objective at the channel, with the token weights then in force.
-        masked_tokens: how many tokens this channel's mask covers.
+        loss: ROTATE's objective at the channel, with the token weights of its search.
+        masked_tokens: number of tokens that are masked after the channel was found.
         positive: highest tokens of the projection, best first.
         negative: lowest tokens of the projection, lowest first.
         histogram: counts of the projection's z-scores in equal bins over [-10, 10], the outer bins open.
@@ -200,24 +200,22 @@ class Channel:
         return self.positive if self.skewness >= 0 else self.negative
 
     def with_sign(self, sign: Sign) -> Channel:
-        """Return the channel as the neuron at a sign has it: the other way round where its vector is."""
-        turned = _at(self, sign)
-        return dataclasses.replace(turned, histogram=self.histogram[::-1]) if turned.neuron.flips(self.kind) else turned
+        """Return the channel of the neuron with a sign: negated if :meth:`Neuron.flips` says so."""
+        signed = _with_sign(self, sign)
+        return dataclasses.replace(signed, histogram=self.histogram[::-1]) if signed.neuron.flips(self.kind) else signed
 
 
 @dataclass(frozen=True)
 class VectorSummary:
-    """A weight vector as a whole, beside which its channels are read.
+    """Summary of a complete weight vector, for comparison with its channels.
 
     Attributes:
-        neuron: the neuron.
-        kind: which of its weight vectors.
         norm: Euclidean norm of the vector.
         kurtosis: population excess kurtosis of its projection on the vocabulary.
         skewness: of the same projection.
         positive: highest tokens of the projection, best first.
         negative: lowest tokens of the projection, lowest first.
-        reconstruction: share of the squared norm inside the span of the first 1, 2, ... channels.
+        reconstruction: share of the squared norm in the span of the first 1, 2, ... channels.
     """
 
     neuron: Neuron
@@ -230,14 +228,14 @@ class VectorSummary:
     reconstruction: tuple[float, ...]
 
     def with_sign(self, sign: Sign) -> VectorSummary:
-        """Return the vector as the neuron at a sign has it, as :meth:`Channel.at` does."""
-        return _at(self, sign)
+        """Return the vector of the neuron with a sign, as :meth:`Channel.with_sign` does."""
+        return _with_sign(self, sign)
 
 
 Projected = TypeVar("Projected", Channel, VectorSummary)
 
 
-def _at(record: Projected, sign: Sign) -> Projected:
+def _with_sign(record: Projected, sign: Sign) -> Projected:
     neuron = record.neuron.with_sign(sign)
     if not neuron.flips(record.kind):
         return dataclasses.replace(record, neuron=neuron)
@@ -252,14 +250,14 @@ def _at(record: Projected, sign: Sign) -> Projected:
 
 @dataclass(frozen=True)
 class BlockTiming:
-    """What one block of the decomposition cost; no other result depends on it.
+    """Time that one block of the decomposition took; no other result depends on it.
 
     Attributes:
         block: name of the block's files.
-        vectors: how many weight vectors are in it.
-        decompose: seconds in which its worker decomposed.
-        records: seconds in which its records were made and written.
-        wall: seconds since the block before it was finished, or the stage was begun; all workers together.
+        vectors: number of weight vectors in it.
+        decompose: seconds of decomposition in its worker.
+        records: seconds for making and writing its records.
+        wall: seconds since the previous block of any worker was finished, or since the stage began.
     """
 
     block: str
@@ -271,15 +269,13 @@ class BlockTiming:
 
 @dataclass(frozen=True)
 class Restart:
-    """A weight vector's channels sought again from another start, and how they agree with the first ones.
+    """Agreement of a weight vector's channels with those found from another starting point.
 
     Attributes:
-        neuron: the neuron.
-        kind: which of its weight vectors.
-        restart: number of the other start, from 1.
-        cosine: of each channel, in order of discovery, with its partner among those found again.
-        jaccard: of the top tokens of the same partners.
-        apart: mean cosine of channels that are not partners; none if there is one channel only.
+        restart: number of the restart, from 1.
+        cosine: between each channel, in order of discovery, and its match among the channels of the restart.
+        jaccard: overlap of their top tokens.
+        apart: mean cosine of channels that do not match; None if there is only one channel.
     """
 
     neuron: Neuron
@@ -292,17 +288,17 @@ class Restart:
 
 @dataclass(frozen=True)
 class AblatedChannels:
-    """What a weight vector loses without its channels; see :class:`harness.decomposition.Ablation` for the figures.
+    """Effect of removing a weight vector's channels; :class:`harness.decomposition.Ablation` defines the metrics.
 
     Attributes:
-        neuron: the neuron.
-        kind: which of its weight vectors.
-        faithful: of each channel, in order of discovery, the share of the response on its own tokens that goes with it;
-            none if there is no response.
-        kept: likewise, the share of the response on the other channels' tokens that stays; none if there is none.
-        chance: likewise, its squared cosine with the vector: what ``faithful`` would be of a random direction as near.
-        complete: share of the response on the vector's strongest tokens that goes with all channels together.
-        complete_chance: the same of as many random directions as near.
+        faithful: for each channel, in order of discovery, the share of the response on its own tokens that is removed
+            with it; None if there is no response.
+        kept: for each channel, the share of the response on the other channels' tokens that remains; None if there is
+            no response.
+        chance: for each channel, its squared cosine with the vector: the expected ``faithful`` of a random direction
+            with the same cosine.
+        complete: share of the response on the vector's strongest tokens that is removed with all channels together.
+        complete_chance: the same for equally many random directions with the same cosines.
     """
 
     neuron: Neuron
@@ -316,17 +312,17 @@ class AblatedChannels:
 
 @dataclass(frozen=True)
 class RandomVector:
-    """A random vector decomposed as the weight vectors of a layer and kind are, for comparison.
+    """Decomposition of a random vector, for comparison with the weight vectors of a layer and kind.
 
     Attributes:
         layer: the layer.
         kind: the vector kind.
-        place: its number among those drawn, from 0.
-        kurtosis: population excess kurtosis of its own projection on the vocabulary.
-        channel_kurtosis: that of its channels, in order of discovery.
+        place: number of the draw, from 0.
+        kurtosis: population excess kurtosis of its projection on the vocabulary.
+        channel_kurtosis: kurtosis of its channels, in order of discovery.
         cosine: between each channel and the vector.
         loss: ROTATE's objective at each channel.
-        reconstruction: share of the squared norm inside the span of the first 1, 2, ... channels.
+        reconstruction: share of the squared norm in the span of the first 1, 2, ... channels.
     """
 
     layer: int
@@ -344,14 +340,13 @@ class Exemplar:
     """A window of text with the neuron's activation at each of its tokens.
 
     Attributes:
-        neuron: the neuron.
         split: the part of the corpus that the window's document belongs to.
-        source: why it was kept.
+        source: why it was selected.
         document: identity of the document (a hash of its text).
         window: number of the window in the corpus.
-        tokens: the window's tokens as text; special tokens and those of a chat template are left out. Where a further
-            turn of a conversation begins, its first token begins with a new line.
-        activations: one value per token; of a neuron at its negative sign, those of the neuron times -1.
+        tokens: the window's tokens as text, without special tokens and those of a chat template. The first token of
+            each later turn of a conversation starts with a newline.
+        activations: one value per token; for a negative neuron, the activations times -1.
     """
 
     neuron: Neuron
@@ -398,8 +393,8 @@ class TextPrompt:
     Attributes:
         split: the part of the corpus that its document belongs to.
         document: identity of the document.
-        tokens: its token ids, special ones left out.
-        text: the same as text.
+        tokens: its token ids, without special tokens.
+        text: its text.
     """
 
     split: Split
@@ -410,19 +405,17 @@ class TextPrompt:
 
 @dataclass(frozen=True)
 class Effect:
-    """What clamping a neuron does to the logits of the next token, on average over pieces of text.
+    """Mean change of the next token's logits over pieces of text when a neuron is clamped.
 
-    The change of the log-probabilities differs from that of the logits by the same number for every token: order and
-    z-scores are those of both.
+    The changes of the log-probabilities differ from those of the logits by the same constant for every token, so that
+    order and z-scores hold for both.
 
     Attributes:
-        neuron: the neuron.
         split: the part of the corpus that the pieces come from.
-        value: what its activation was clamped to at every token of the text; of a neuron at its negative sign, told as
-            if the neuron were turned round.
+        value: value to which its activation was clamped at every token; for a negative neuron, the value times -1.
         scale: standard deviation of the mean change over the vocabulary, in logits.
         promoted: tokens whose logits rise most, best first, each with the z-score of its change.
-        suppressed: tokens whose logits fall most, lowest first, likewise.
+        suppressed: tokens whose logits fall most, lowest first, each with the z-score of its change.
     """
 
     neuron: Neuron
@@ -435,17 +428,16 @@ class Effect:
 
 @dataclass(frozen=True)
 class SteeredText:
-    """How the subject goes on from a neutral prompt while a neuron is held or pushed, or while nothing is done.
+    """The subject's continuation of a neutral prompt while a neuron is steered, or without steering.
 
-    Texts of the same neuron, prompt and sample are drawn from the same random numbers: they differ by the intervention.
+    Texts of the same neuron, prompt and sample use the same random numbers: they differ only by the intervention.
 
     Attributes:
-        neuron: the neuron.
-        prompt: the prompt, of the config and not of the corpus.
-        sample: number of the draw, from 0.
-        strength: how strongly, in the config's unit; none if nothing is done.
-        value: the same in units of the activation, of a neuron at its negative sign as if it were turned round.
-        text: what follows the prompt.
+        prompt: a prompt of the config.
+        sample: number of the sample, from 0.
+        strength: strength in the config's unit; None without steering.
+        value: strength in units of the activation, for a negative neuron times -1; None without steering.
+        text: the continuation.
     """
 
     neuron: Neuron
@@ -458,51 +450,34 @@ class SteeredText:
 
 @dataclass(frozen=True)
 class Activity:
-    """How often and how strongly a neuron is active in one part of the corpus, over all tokens that count.
-
-    Activations are those of the neuron's sign. Nearly every activation of a neuron without a hard zero (GELU, SiLU,
-    gated) is above or below zero by a little, so its ``density`` says little; ``strong_density`` says how often it
-    really fires.
+    """Highest activation of a neuron in one split of the corpus, over all tokens that count as evidence.
 
     Attributes:
         neuron: the neuron.
-        split: the part of the corpus.
-        tokens: tokens read; one that stands in several overlapping windows counts in each.
-        density: share of them with an activation above 0.
-        strong_density: share of them with an activation of ``threshold`` or more.
-        threshold: the activation from which on ``strong_density`` counts: a share of the maximum that the
-            configuration sets (evidence.strong), rounded down by less than a fifth.
-        mean: mean activation.
-        mean_active: mean of the activations above 0; 0 if there are none.
-        maximum: highest activation; 0 if none is above 0.
+        split: the split.
+        maximum: highest activation, with the neuron's sign; 0 if none is above 0.
     """
 
     neuron: Neuron
     split: Split
-    tokens: int
-    density: float
-    strong_density: float
-    threshold: float
-    mean: float
-    mean_active: float
     maximum: float
 
 
 @dataclass(frozen=True)
 class RoleUsage:
-    """What an item asked of one LLM role.
+    """Usage of one LLM role by an item.
 
     Attributes:
-        calls: LLM calls, cached ones included: what the method costs, not what this run paid.
-        prompt_tokens: tokens in.
-        completion_tokens: tokens out.
-        seconds: time from question to answer, summed over calls, which overlap; time in queues included.
-        cost: what the tokens cost by the role's prices; none if it has none.
-        cached_calls: those of the calls that were answered from the cache; this run paid for the others, be it for an
-            earlier record of the same item.
-        cached_prompt_tokens: tokens in, of these calls.
-        cached_completion_tokens: tokens out, of these calls.
-        paid: what the calls that were not cached cost; none without prices.
+        calls: LLM calls, including cached ones: the cost of the method, not what this run paid.
+        prompt_tokens: prompt tokens of all calls.
+        completion_tokens: completion tokens of all calls.
+        seconds: latency including time in queues, summed over calls, which may overlap.
+        cost: price of all calls; None if the role has no prices.
+        cached_calls: calls answered from the cache. This run paid for all others, including those of earlier records of
+            the same item.
+        cached_prompt_tokens: prompt tokens of the cached calls.
+        cached_completion_tokens: completion tokens of the cached calls.
+        paid: price of the calls that were not cached; None if the role has no prices.
     """
 
     calls: int = 0
@@ -516,9 +491,10 @@ class RoleUsage:
     paid: float | None = None
 
     def after(self, earlier: RoleUsage) -> RoleUsage:
-        """Return this with what an earlier record of the item paid: as many calls less came from the cache.
+        """Return this usage plus the paid calls of an earlier record of the same item.
 
-        An answer that was paid for and is read again counts once; one that was drawn anew, as often as it was drawn.
+        A paid answer that is now read from the cache counts once, and as paid. Answers that were requested again count
+        each time.
         """
         paid_before = {name: getattr(earlier, name) - getattr(earlier, f"cached_{name}") for name in _COUNTS}
         paid = {name: paid_before[name] + getattr(self, name) - getattr(self, f"cached_{name}") for name in _COUNTS}
@@ -533,13 +509,13 @@ class RoleUsage:
         )
 
 
-#: What is counted of the calls to a role, and of those that were cached.
+#: Fields that :class:`RoleUsage` has for all calls and, as ``cached_...``, for the cached ones.
 _COUNTS = ("calls", "prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What an item cost: LLM calls asked for (cached ones included), tokens in and out, wall seconds, and by role."""
+    """Usage of one item: LLM calls (including cached ones), prompt and completion tokens, wall seconds, and by role."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -549,31 +525,31 @@ class Usage:
 
     @classmethod
     def of(cls, roles: Mapping[str, RoleUsage], seconds: float) -> Usage:
-        """Return what an item cost that took so many seconds and asked this of each role."""
+        """Return the usage of an item from that of each role and its wall seconds."""
         sums = {name: sum(getattr(one, name) for one in roles.values()) for name in _COUNTS}
         return cls(**sums, seconds=round(seconds, 3), roles=dict(roles))
 
     @property
     def drew_tokens(self) -> bool:
-        """Whether any token of it came from an LLM and not from the cache."""
+        """Whether any of its tokens came from an LLM rather than the cache."""
         return any(
             getattr(one, name) > getattr(one, f"cached_{name}") for one in self.roles.values() for name in _COUNTS[1:]
         )
 
     def after(self, earlier: Usage) -> Usage:
-        """Return this with what an earlier record of the same item paid, see :meth:`RoleUsage.after`."""
+        """Return this usage plus what an earlier record of the same item paid; see :meth:`RoleUsage.after`."""
         if not earlier.roles:
             return self
         roles = dict(self.roles)
         for role, used in sorted(earlier.roles.items()):
-            # A role that was not asked this time cost nothing, at whatever price.
+            # A role that was not called this time cost nothing.
             nothing = RoleUsage(cost=used.cost and 0.0, paid=used.paid and 0.0)
             roles[role] = roles.get(role, nothing).after(used)
         return Usage.of(roles, self.seconds + earlier.seconds)
 
 
 def total_roles(usages: Iterable[Usage]) -> dict[str, RoleUsage]:
-    """Return what several items asked of each role together; a sum with a cost that is not known is not known."""
+    """Return the total usage of each role over several items; a sum of costs is None if one of them is."""
     found: dict[str, list[RoleUsage]] = {}
     for usage in usages:
         for role, used in usage.roles.items():
@@ -593,7 +569,7 @@ def _total(used: Sequence[RoleUsage]) -> RoleUsage:
 
 @dataclass(frozen=True)
 class EvidenceSize:
-    """How much a describer was shown: windows of text, and tokens, be they of text or of the vocabulary."""
+    """Size of the evidence that a describer was shown: windows of text, and tokens of text or of the vocabulary."""
 
     windows: int = 0
     tokens: int = 0
@@ -601,14 +577,13 @@ class EvidenceSize:
 
 @dataclass(frozen=True)
 class Corruption:
-    """What is known of a contestant's descriptions before anyone judges them: how they were made from right ones.
+    """Known quality of a control's descriptions, which were made from right ones, to judge the judges.
 
     Attributes:
-        grade: what was done: ``right`` (nothing), ``too broad``, ``half`` and so on.
-        quality: how good they are; higher is better, and equal ones have no order: right, padded and rephrased ones are
-            equal, and a judge that prefers one of them shows a bias.
-        strength: how much was done, from 0 (nothing, which is right) to 1 (as much as there is); comparable inside one
-            grade only.
+        grade: the kind of change: ``right`` (none), ``too broad``, ``half`` and so on.
+        quality: known quality; higher is better. Right, padded and rephrased descriptions are equal: a judge that
+            prefers one of them is biased.
+        strength: strength of the change, from 0 (none) to 1 (maximal); comparable only within a grade.
     """
 
     grade: str
@@ -618,17 +593,14 @@ class Corruption:
 
 @dataclass(frozen=True)
 class Description:
-    """What one describer says of one neuron.
+    """One describer's description of one neuron.
 
     Attributes:
-        neuron: the neuron.
-        describer: the contestant's name (its key in the config).
+        describer: the describer's name (its key in the config).
         text: the description; empty if the status is not ok.
-        status: how it ended.
-        detail: why it is not ok, or how it was made (for the report).
-        parts: intermediate results worth reading, such as one description per channel.
-        evidence: how much it was made from.
-        usage: what it cost.
+        detail: why the status is not ok, or how the description was made (shown in the report).
+        parts: intermediate results for the report, such as one description per channel.
+        evidence: size of the evidence it was made from.
     """
 
     neuron: Neuron
@@ -645,18 +617,17 @@ def _absent(value: object) -> bool:
     return value is None or value == ()
 
 
-#: A figure that only some judges give: left out of the JSON where there is none, for verdicts are many.
-Figure = Annotated[float | None, Field(exclude_if=_absent)]
+#: A number that only some judges give; the JSON leaves it out if it is None, because verdicts are many.
+OptionalNumber = Annotated[float | None, Field(exclude_if=_absent)]
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What one member of a panel says of the two descriptions: a judge's verdict inside another's.
+    """Verdict of one member of a panel of judges.
 
     Attributes:
-        judge: the member's name inside the panel.
-        winner: its verdict; none if the status is not ok.
-        status: how it ended.
+        judge: the member's name within the panel.
+        winner: its verdict; None if the status is not ok.
         reason: its reason, or why there is no verdict.
         preference: as in :class:`Verdict`.
         mass: as in :class:`Verdict`.
@@ -666,29 +637,26 @@ class Vote:
     winner: Winner | None
     status: Status = Status.OK
     reason: str = ""
-    preference: Figure = None
-    mass: Figure = None
+    preference: OptionalNumber = None
+    mass: OptionalNumber = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one judge says of two descriptions of one neuron, shown in one order.
+    """One judge's comparison of two descriptions of one neuron, shown in one order.
 
     Attributes:
-        neuron: the neuron.
         judge: the judge's name.
         first: the describer whose description was shown first.
         second: the describer whose description was shown second.
-        symmetric: whether the judge ignores the order, so that one record is the whole comparison.
-        winner: the verdict; none if the status is not ok.
-        status: how it ended.
+        symmetric: whether the judge ignores the order, so that one record is the complete comparison.
+        winner: the verdict; None if the status is not ok.
         reason: the judge's reason, or why there is no verdict.
-        usage: what it cost.
-        side: which side of the neuron the judge was shown.
-        preference: probability, by the judge's own log-probabilities, that it prefers the description shown first, a
-            tie as half, given that it says one of the verdicts; of a panel, the mean over its members. None if it was
-            not asked for, or no verdict was likely.
-        mass: probability that it says one of the verdicts at all; none if it was not asked for.
+        side: side of the neuron that the judge was shown.
+        preference: probability that the judge prefers the description shown first (a tie counts half), given that it
+            answers with one of the verdicts, from its log-probabilities; for a panel, the mean over its members. None
+            if it was not requested, or no verdict was likely.
+        mass: probability that the judge answers with one of the verdicts; None if it was not requested.
         votes: the members' verdicts, if the judge is a panel.
     """
 
@@ -702,24 +670,21 @@ class Verdict:
     reason: str = ""
     usage: Usage = field(default_factory=Usage)
     side: Annotated[Side | None, Field(exclude_if=_absent)] = None
-    preference: Figure = None
-    mass: Figure = None
+    preference: OptionalNumber = None
+    mass: OptionalNumber = None
     votes: Annotated[tuple[Vote, ...], Field(exclude_if=_absent)] = ()
 
 
 @dataclass(frozen=True)
 class Score:
-    """How one scorer grades one description on its own.
+    """One scorer's grade of one description.
 
     Attributes:
-        neuron: the neuron.
         scorer: the scorer's name.
-        describer: whose description.
-        value: the headline figure (higher is better); none if the status is not ok.
-        status: how it ended.
+        describer: the describer whose description is graded.
+        value: the main metric (higher is better); None if the status is not ok.
         detail: why there is no value.
-        metrics: further figures by name.
-        usage: what it cost.
+        metrics: further metrics by name.
     """
 
     neuron: Neuron
@@ -739,7 +704,7 @@ def to_json(record: Any) -> dict[str, Any]:
 
 
 def from_json(kind: type[T], data: dict[str, Any]) -> T:
-    """Rebuild a record of type ``kind`` from what :func:`to_json` returned.
+    """Return a record of type ``kind`` from its JSON form, the inverse of :func:`to_json`.
 
     Raises:
         ValueError: if ``data`` is not such a record.

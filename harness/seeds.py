@@ -1,4 +1,4 @@
-"""Random numbers that depend on what is drawn for, never on when it is drawn."""
+"""Random numbers that depend on the identity of an item, not on the order of the work."""
 
 import hashlib
 import random
@@ -9,8 +9,8 @@ import numpy as np
 def derive_seed(seed: int, *identity: object) -> int:
     """Return a 63-bit seed for one item, from the run's seed and the item's identity.
 
-    Every random choice of a run is seeded so, which is why neither the order of the work, nor concurrency, nor a
-    resume changes a result.
+    Every random choice of a run uses such a seed, so that results depend neither on the order of the work, nor on
+    concurrency, nor on interruptions.
     """
     text = "\x1f".join([str(seed), *map(str, identity)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
@@ -22,10 +22,10 @@ def derive_rng(seed: int, *identity: object) -> np.random.Generator:
 
 
 def derangement(count: int, seed: int, *identity: object) -> list[int]:
-    """Return a random permutation of ``range(count)`` that leaves no item in its place (Sattolo's algorithm).
+    """Return a random permutation of ``range(count)`` without fixed points (Sattolo's algorithm).
 
     Raises:
-        ValueError: if ``count`` is 1, for which none exists.
+        ValueError: if ``count`` is 1, for which there is none.
     """
     if count == 1:
         raise ValueError("a single item has no derangement")

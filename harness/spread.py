@@ -1,4 +1,4 @@
-"""Some of many, evenly spread: how describers and judges choose among what is ordered by activation."""
+"""Choose evenly spaced items of a sequence, such as exemplars ordered by activation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ T = TypeVar("T")
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
-    """Return ``count`` items at equal distances, in their order.
+    """Return ``count`` evenly spaced items in their order, including the first and the last.
 
-    The first and the last are among them; of a single one it is the middle, the later of two. All, if there are no
-    more; none, if ``count`` is not above 0.
+    For ``count`` 1 this is the middle item (the later of two). All items are returned if there are at most ``count``.
     """
     if count >= len(items):
         return list(items)
     if count <= 1:
         return [items[len(items) // 2]] if count == 1 else []
-    return [items[round(place * (len(items) - 1) / (count - 1))] for place in range(count)]
+    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]

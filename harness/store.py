@@ -1,4 +1,4 @@
-"""Folders that runs share: what depends on the same things lies in one, whose name is a hash of these things."""
+"""Folders that runs share: results with the same identity lie in one folder, named by a hash of that identity."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 def entry_path(root: Path, identity: Mapping[str, Any]) -> Path:
-    """Return the folder of an identity, which need not be there."""
+    """Return the folder of an identity; it need not exist."""
     return root / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def ensure_entry(root: Path, identity: Mapping[str, Any]) -> Path:
-    """Return the folder of an identity, made where there is none; it holds the identity as JSON."""
+    """Return the folder of an identity, created if necessary; ``identity.json`` in it holds the identity."""
     folder = entry_path(root, identity)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "identity.json").exists():
@@ -34,7 +34,7 @@ def ensure_entry(root: Path, identity: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Keep other processes out of a folder meanwhile, waiting for those that are there; ``what`` they do is logged."""
+    """Lock a folder against other processes, waiting for one that has it; ``what`` it does goes to the log."""
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,9 +45,9 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Let a file stand in another place as well: as the same file if the disk can, else as a copy, whole or not at all.
+    """Make ``target`` a hard link to ``source``, or a copy where links are not possible.
 
-    Files of runs and stores are replaced and never written to, so that neither place can spoil the other.
+    Links are safe because files of runs and stores are replaced, never modified.
     """
     with replacing(target) as aside:
         try:

@@ -1,7 +1,7 @@
 """Types for options that pydantic validates, and one line of text for each error.
 
-Use the types in ``pydantic.dataclasses`` for sections of the config, and with :data:`validated` on the ``__init__`` of a
-describer or judge. The command line shows :func:`explain` with the path of the option.
+Use the types in ``pydantic.dataclasses`` for sections of the config, and with :data:`validated` on the ``__init__`` of
+a describer or judge. The command line shows :func:`explain` with the path of the option.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 #: A finite number of at least 0.
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+#: Config of the ``pydantic.dataclasses``: by default they ignore unknown options.
+STRICT = ConfigDict(extra="forbid")
 #: Decorator that validates the arguments of a function or an ``__init__`` by their annotations.
 validated = validate_call(config=ConfigDict(arbitrary_types_allowed=True))
 
 #: What an option must be, by the type of pydantic's error; filled in from the error's context.
 _RULES = {
-    "greater_than_equal": "at least {ge}",
-    "greater_than": "above {gt}",
-    "less_than_equal": "at most {le}",
-    "less_than": "below {lt}",
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "above {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "below {lt:g}",
     "multiple_of": "a multiple of {multiple_of}",
     "finite_number": "finite",
     "int_type": "a whole number",
@@ -44,10 +46,11 @@ _RULES = {
     "string_type": "text",
     "list_type": "a list",
     "tuple_type": "a list",
+    "sequence_str": "a list",
+    "is_instance_of": "a {class}",
     "dict_type": "a mapping",
     "mapping_type": "a mapping",
-    "literal_error": "{expected}",
-    "enum": "{expected}",
+    "too_short": "a list of at least {min_length}",
 }
 #: Names that pydantic adds to an error's path for the members of a union.
 _UNION_MEMBERS = {"int", "float", "str", "bool", "none"}
@@ -73,8 +76,9 @@ def explain(error: Exception, section: str = "") -> str:
     if kind == "value_error":  # raised by a validator of ours, which names the value itself
         return _join(option, first["msg"].removeprefix("Value error, "))
     if kind in _RULES:
-        return f"{option}: must be {_RULES[kind].format(**first.get('ctx', {}))}, not {first['input']!r}"
-    return f"{option}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
+        rule = _RULES[kind].format(**first.get("ctx", {})).replace("a Sequence", "a list")
+        return f"{option}: must be {rule}, not {first['input']!r}"
+    return f"{option}: {first['msg'].replace('Input should be', 'must be')}, not {first['input']!r}"
 
 
 def _path(loc: tuple[Any, ...]) -> list[str]:

@@ -1,13 +1,15 @@
-"""Judges that need no LLM: a description is as good as its embedding tells activating text from other text.
+"""Judges without an LLM: a good description's embedding separates activating text from other text.
 
-Source: Paulo et al. 2024, arXiv:2410.13928 (embedding scoring). A description and a piece of text are compared by the
-cosine of their sentence embeddings. The encoder sees topics and words; it does not see positions, syntax or spelling,
-and it cannot read a negation: verdicts are to be read with that in mind.
+Source: Paulo et al. 2024, arXiv:2410.13928 (embedding scoring). A description and a text are compared by the cosine of
+their sentence embeddings. The encoder captures topics and words. It does not capture positions, syntax or spelling, and
+it does not understand negations, which limits what these judges can measure.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,70 +18,118 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
-from harness.records import Exemplar, Split, Status, Winner
-from judges.evidence import active_and_silent, excerpt, pearson, top_and_random, varies
-from judges.excerpts import Excerpts
+from harness.records import Exemplar, ScoredToken, Side, Split, Status, Winner
+from harness.validation import Count, CountOrZero, Fraction, FractionOrZero, NonNegative, validated
+from judges.evidence import Excerpts, active_and_silent, excerpt, output_tokens, pearson, top_and_random, varies
 
 Floats = NDArray[np.floating]
 
 
-class EmbeddingPairwise(Comparator):
-    """Prefers the description that separates held-out activating from silent text better (AUC of the similarity).
+class _EmbeddingComparator(Comparator):
+    """Prefers the description whose similarity separates two kinds of text better, by AUC.
 
-    Args:
-        encoder: the sentence encoder.
-        windows: activating windows, and at most so many silent ones.
-        context: tokens on either side of a window's peak.
-        silent_fraction: a random window is silent if its peak is below this share of the lowest activating one's.
-        tie_margin: smallest difference in AUC that is a preference.
+    Attributes:
+        kinds: names of the two kinds, for the reason of a verdict.
     """
 
     symmetric = True
+    kinds: ClassVar[tuple[str, str]]
 
-    def __init__(
-        self,
-        encoder: SentenceEncoder,
-        windows: int = 20,
-        context: int = 12,
-        silent_fraction: float = 0.5,
-        tie_margin: float = 0.01,
-    ) -> None:
-        self.encoder = encoder
-        self._windows, self._context, self._silent_fraction, self._margin = (
-            windows,
-            context,
-            silent_fraction,
-            tie_margin,
-        )
+    def __init__(self, encoder: SentenceEncoder, tie_margin: float) -> None:
+        self.encoder, self._margin = encoder, tie_margin
+
+    @abstractmethod
+    def texts(self, case: JudgeCase) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the texts that should be similar to a good description, and those that should not."""
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
-        """Compare the two AUCs."""
-        active, silent = active_and_silent(case, self._windows, self._silent_fraction)
-        texts = self.encoder.encode([excerpt(item, self._context) for item in [*active, *silent]])
-        labels = [1] * len(active) + [0] * len(silent)
+        """Compare the two AUCs; a difference below the margin is a tie."""
+        positive, negative = self.texts(case)
+        texts = self.encoder.encode([*positive, *negative])
+        labels = [1] * len(positive) + [0] * len(negative)
         one, two = (float(roc_auc_score(labels, texts @ vector)) for vector in self.encoder.encode([first, second]))
         winner = Winner.TIE if abs(one - two) < self._margin else Winner.FIRST if one > two else Winner.SECOND
-        evidence = f"{len(active)} activating and {len(silent)} silent windows"
+        evidence = f"{len(positive)} {self.kinds[0]} and {len(negative)} {self.kinds[1]}"
         return Judgement(winner, f"AUC {one:.3f} against {two:.3f} on {evidence}")
 
 
-class EmbeddingSimulation(Scorer):
-    """Takes the similarity of description and window as the predicted activation, and correlates it with the true one.
+class EmbeddingPairwise(_EmbeddingComparator):
+    """Prefers the description that separates held-out activating from silent text better.
 
-    The value is Pearson's r, signed, over the report split's top and random windows together; ``top`` and ``random``
-    stand beside it for each source alone. Below zero a window belongs to the neuron's other sign: its true activation
-    is 0. Where the similarity does not vary r is 0, and ``constant`` is 1 then, else 0.
-
-    Args:
-        encoder: the sentence encoder.
-        context: tokens on either side of a window's peak.
+    The options are documented in ``conf/judges/embedding_pairwise.yaml``.
     """
 
-    def __init__(self, encoder: SentenceEncoder, context: int = 12) -> None:
+    kinds = ("activating", "silent windows")
+
+    @validated
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        windows: Count = 20,
+        context: CountOrZero = 12,
+        silent_fraction: Fraction = 0.5,
+        tie_margin: NonNegative = 0.01,
+    ) -> None:
+        super().__init__(encoder, tie_margin)
+        self._windows, self._context, self._silent_fraction = windows, context, silent_fraction
+
+    def texts(self, case: JudgeCase) -> tuple[Sequence[str], Sequence[str]]:
+        """Return activating and silent excerpts."""
+        active, silent = active_and_silent(case, self._windows, self._silent_fraction)
+        return [excerpt(item, self._context) for item in active], [excerpt(item, self._context) for item in silent]
+
+
+class EmbeddingOutput(_EmbeddingComparator):
+    """Prefers the description that separates the tokens that the neuron promotes from those that it suppresses better.
+
+    This applies embedding scoring to the output side: what the neuron writes, not what it reads. A neuron has one
+    output vector, so these tokens cannot be held out: a describer that reads their projection has seen them. Treat the
+    verdicts on such a describer as an upper bound, next to those of the input side; on a causal subject, use measured
+    effects on held-out text (``effects``).
+
+    The options are documented in ``conf/judges/embedding_output.yaml``.
+    """
+
+    side = Side.OUTPUT
+    kinds = ("promoted", "suppressed tokens")
+
+    @validated
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        effects: bool = False,
+        tokens: Count = 40,
+        final_norm: bool = True,
+        tie_margin: NonNegative = 0.01,
+    ) -> None:
+        super().__init__(encoder, tie_margin)
+        self.needs_effects, self._tokens, self._final_norm = effects, tokens, final_norm
+
+    def texts(self, case: JudgeCase) -> tuple[Sequence[str], Sequence[str]]:
+        """Return promoted and suppressed tokens."""
+        tails = output_tokens(case, self._tokens, measured=self.needs_effects, final_norm=self._final_norm)
+        promoted, suppressed = map(_words, tails)
+        if not promoted or not suppressed:
+            raise Unanswered(Status.FAILED, "the neuron promotes or suppresses no token with a letter or a digit")
+        return promoted, suppressed
+
+
+class EmbeddingSimulation(Scorer):
+    """Correlates the similarity of description and window, as predicted activation, with the true activation.
+
+    The value is Pearson's r, signed, over the report split's top and random windows together; ``top`` and ``random``
+    are r over each source alone. A negative activation belongs to the neuron's other sign and counts as 0. If the
+    similarity does not vary, r is 0 and ``constant`` is 1 (else 0).
+
+    The options are documented in ``conf/judges/embedding_simulation.yaml``.
+    """
+
+    @validated
+    def __init__(self, encoder: SentenceEncoder, context: CountOrZero = 12) -> None:
         self.encoder, self._context = encoder, context
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
-        """Correlate; raises ``Unanswered`` if the neuron's activations do not vary, whatever the description."""
+        """Correlate; raises ``Unanswered`` if the neuron's activations do not vary."""
         groups = top_and_random(case, Split.REPORT)
         everything = self._compared(description, [item for group in groups.values() for item in group])
         value = pearson(*everything)
@@ -90,7 +140,7 @@ class EmbeddingSimulation(Scorer):
         return Grade(value, {**metrics, "constant": float(not varies(everything[0]))})
 
     def _compared(self, description: str, exemplars: Sequence[Exemplar]) -> tuple[Floats, Floats]:
-        """Return the predicted and the true activations."""
+        """Return the predicted and the true activation of each window."""
         true = np.array([max(item.activation, 0.0) for item in exemplars])
         if not len(true):
             return true, true
@@ -99,35 +149,29 @@ class EmbeddingSimulation(Scorer):
 
 
 class EmbeddingDetection(Scorer):
-    """Scores a description by how well its similarity to excerpts tells activating from silent ones.
+    """Scores a description by how well its similarity to excerpts separates activating from silent ones.
 
-    The value is the AUC of the cosine similarity: from 0 to 1, chance 0.5. ``average_precision`` is from 0 to 1, chance
-    the share of activating excerpts, ``base``. Excerpts that activate the neuron less stand among them too, where the
-    run keeps such (``Source.QUANTILE``).
+    The value is the AUC of the cosine similarity: from 0 to 1, chance 0.5. ``average_precision`` is from 0 to 1; its
+    chance level is ``base``, the share of activating excerpts.
 
-    Args:
-        encoder: the sentence encoder.
-        active: activating excerpts, spread evenly over the activations of the top and quantile windows.
-        silent: silent excerpts, at most.
-        context: tokens on either side of an excerpt's peak.
-        active_share: a window activates the neuron if its peak reaches this share of the highest one.
-        silent_fraction: a random window is silent if its peak is below this share of the lowest activating one shown.
+    The options are documented in ``conf/judges/embedding_detection.yaml``.
     """
 
+    @validated
     def __init__(
         self,
         encoder: SentenceEncoder,
-        active: int = 20,
-        silent: int = 40,
-        context: int = 12,
-        active_share: float = 0.3,
-        silent_fraction: float = 0.5,
+        active: Count = 20,
+        silent: Count = 40,
+        context: CountOrZero = 12,
+        active_share: FractionOrZero = 0.3,
+        silent_fraction: Fraction = 0.5,
     ) -> None:
         self.encoder = encoder
         self._excerpts = Excerpts(active, silent, context, active_share, silent_fraction)
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
-        """Compare similarities."""
+        """Compare the similarities."""
         active, silent = self._excerpts.draw(case)
         texts = self.encoder.encode([excerpt(item, self._excerpts.context) for item in [*active, *silent]])
         similarity = texts @ self.encoder.encode([description])[0]
@@ -137,3 +181,9 @@ class EmbeddingDetection(Scorer):
             "base": len(active) / len(labels),
         }
         return Grade(float(roc_auc_score(labels, similarity)), metrics)
+
+
+def _words(tokens: Sequence[ScoredToken]) -> list[str]:
+    """Return the distinct tokens that contain a letter or digit, without word-piece marks."""
+    texts = (token.token.strip().removeprefix("##").strip() for token in tokens)
+    return list(dict.fromkeys(text for text in texts if any(map(str.isalnum, text))))

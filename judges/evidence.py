@@ -1,27 +1,43 @@
-"""Held-out evidence as judges use it."""
+"""Held-out evidence: which windows, tokens and steered texts judges show. It does not depend on the descriptions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.llm.client import Unanswered
+from harness.llm.prompts import spans
 from harness.methods import JudgeCase
 from harness.records import Exemplar, ScoredToken, Source, Split, Status, SteeredText, VectorKind
+from harness.seeds import derive_rng
 from harness.spread import spread
 
+T = TypeVar("T")
 Tails = tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]
 
 
 def excerpt(exemplar: Exemplar, context: int) -> str:
-    """Return the text around a window's peak: ``context`` tokens on either side, the same for every window."""
+    """Return the text around a window's peak, with ``context`` tokens on either side."""
     return "".join(exemplar.crop(2 * context + 1, shift=False).tokens).strip()
 
 
+def marked(exemplar: Exemplar, shown: range, positions: Collection[int]) -> str:
+    """Return part of a window's text, safe for a prompt, with the tokens at some positions between « and »."""
+    return spans((exemplar.tokens[position], position in positions) for position in shown).strip()
+
+
+def shuffled(items: Sequence[T], case: JudgeCase, *purpose: object) -> list[T]:
+    """Return the items in an order that depends only on the run's seed, the neuron and the purpose."""
+    order = derive_rng(case.seed, *purpose, case.neuron).permutation(len(items))
+    return [items[index] for index in order]
+
+
 def top_and_random(case: JudgeCase, split: Split, count: int | None = None) -> dict[Source, list[Exemplar]]:
-    """Return at most ``count`` windows of each source, no window twice: a random one may be among the top ones."""
+    """Return at most ``count`` windows of each source; a random window that is also a top window counts as top."""
     top = list(case.windows(split, Source.TOP)[:count])
     seen = {item.window for item in top}
     return {
@@ -30,11 +46,14 @@ def top_and_random(case: JudgeCase, split: Split, count: int | None = None) -> d
     }
 
 
-def active_and_silent(case: JudgeCase, count: int, silent_fraction: float) -> tuple[list[Exemplar], list[Exemplar]]:
-    """Return held-out windows that activate the neuron and windows that do not.
+def by_activation(case: JudgeCase, *sources: Source) -> list[Exemplar]:
+    """Return the report split's windows of some sources, without repetitions, highest activation first."""
+    found = {item.window: item for source in reversed(sources) for item in case.windows(Split.REPORT, source)}
+    return sorted(found.values(), key=lambda item: (-item.activation, item.window))
 
-    The activating ones are the ``count`` highest of the report split. The others are the random windows of that split
-    whose peak stays below ``silent_fraction`` of the lowest activating one's, at most ``count``, in corpus order.
+
+def active_and_silent(case: JudgeCase, count: int, silent_fraction: float) -> tuple[list[Exemplar], list[Exemplar]]:
+    """Return the ``count`` most active top windows of the report split, and at most ``count`` silent ones.
 
     Raises:
         Unanswered: if the neuron has no activating or no silent window.
@@ -46,9 +65,9 @@ def active_and_silent(case: JudgeCase, count: int, silent_fraction: float) -> tu
 
 
 def silent(case: JudgeCase, active: Sequence[Exemplar], silent_fraction: float, count: int | None) -> list[Exemplar]:
-    """Return the report split's random windows that do not activate the neuron, at most ``count``, in corpus order.
+    """Return at most ``count`` random windows of the report split that do not activate the neuron, in corpus order.
 
-    Their peaks stay below ``silent_fraction`` of that of the last of the activating ones, which stand highest first.
+    Their peaks are below ``silent_fraction`` of the peak of the last window in ``active`` (highest activation first).
 
     Raises:
         Unanswered: if there is none.
@@ -60,31 +79,60 @@ def silent(case: JudgeCase, active: Sequence[Exemplar], silent_fraction: float, 
     return found
 
 
-def over_the_range(case: JudgeCase, count: int, *, without: Sequence[Exemplar]) -> list[Exemplar]:
-    """Return held-out windows of weaker activation, strongest first: ``count`` spread evenly over those drawn.
+@dataclass(frozen=True)
+class Excerpts:
+    """Rule for choosing activating and silent windows of the report split.
 
-    They are the report split's windows that were drawn by quantile of activation, ``without`` those given; none if the
-    run drew none.
+    A neuron of a dense layer is rarely at zero, so both kinds are relative to its highest activation on the split.
+
+    Attributes:
+        active: number of activating windows, spread evenly over the activations of the top and quantile windows.
+        silent: maximum number of silent windows, taken from the random ones; None for all.
+        context: tokens shown on either side of a window's peak.
+        active_share: a window is activating if its peak is at least this share of the highest peak.
+        silent_fraction: a window is silent if its peak is below this share of the lowest peak of the activating ones.
     """
-    seen = {item.window for item in without}
-    drawn = {item.window: item for item in case.windows(Split.REPORT, Source.QUANTILE)}
-    rest = [item for window, item in drawn.items() if window not in seen and item.activation > 0]
-    rest.sort(key=lambda item: (-item.activation, item.window))
-    return spread(rest, count)
+
+    active: int
+    silent: int | None
+    context: int
+    active_share: float
+    silent_fraction: float
+
+    def draw(self, case: JudgeCase) -> tuple[list[Exemplar], list[Exemplar]]:
+        """Return the activating windows, highest first, and the silent ones, in corpus order.
+
+        Raises:
+            Unanswered: if there is none of either kind.
+        """
+        active = self.activating(case)
+        return active, silent(case, active, self.silent_fraction, self.silent)
+
+    def activating(self, case: JudgeCase) -> list[Exemplar]:
+        """Return the activating windows, highest first.
+
+        Raises:
+            Unanswered: if there is none.
+        """
+        found = [item for item in by_activation(case, Source.TOP, Source.QUANTILE) if item.activation > 0]
+        if not found:
+            raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
+        least = self.active_share * found[0].activation
+        return spread([item for item in found if item.activation >= least], self.active)
 
 
-def written(case: JudgeCase, count: int, *, measured: bool, final_norm: bool) -> Tails:
-    """Return the tokens that the neuron promotes most, and those that it suppresses most, ``count`` of each.
+def output_tokens(case: JudgeCase, count: int, *, measured: bool, final_norm: bool) -> Tails:
+    """Return the ``count`` tokens that the neuron promotes most, and those that it suppresses most.
 
     Args:
         case: the neuron.
         count: tokens of each kind.
-        measured: whether to take what clamping the neuron does to the next token over held-out text (at the highest
-            value that was measured), or to project its output weights on the vocabulary.
-        final_norm: whether to apply the final norm to the weights first, where the model has one.
+        measured: whether to use the measured effect of clamping the neuron (at the highest measured value, over text of
+            the report split) instead of the vocabulary projection of its output weights.
+        final_norm: whether to apply the final norm to the weights first, if the model has one.
 
     Raises:
-        Unanswered: if nothing was measured at a value above zero.
+        Unanswered: if no effect was measured at a value above zero.
     """
     if not measured:
         return case.subject.vocabulary_tokens(case.neuron, VectorKind.OUT, count, final_norm=final_norm)
@@ -96,7 +144,7 @@ def written(case: JudgeCase, count: int, *, measured: bool, final_norm: bool) ->
 
 
 def steered_pairs(case: JudgeCase, count: int) -> list[tuple[SteeredText, SteeredText]]:
-    """Return texts with the neuron held at the highest value, each beside the one without, at most ``count`` pairs.
+    """Return at most ``count`` pairs: a text with the neuron held at the highest value, and the one without steering.
 
     Raises:
         Unanswered: if there is none.
@@ -116,15 +164,15 @@ def steered_pairs(case: JudgeCase, count: int) -> list[tuple[SteeredText, Steere
 
 
 def varies(values: NDArray[np.floating]) -> bool:
-    """Tell whether there are values, and not all of them are the same."""
+    """Return whether the values vary."""
     return bool(len(values) and np.ptp(values) >= 1e-9)
 
 
 def pearson(predicted: NDArray[np.floating], true: NDArray[np.floating]) -> float | None:
-    """Return Pearson's correlation: 0 if the prediction does not vary, none if the truth does not.
+    """Return Pearson's correlation: 0 if the prediction does not vary, None if the truth does not.
 
-    A constant prediction tells nothing, which is what 0 says. If it had no figure, the descriptions that lead to it
-    would drop out of the means, and only the bad ones do. A constant truth is the same for every description.
+    A constant prediction carries no information, so it scores 0. Without a score, the descriptions that cause it would
+    drop out of the means, and these are bad ones. A constant truth affects every description alike.
     """
     if not varies(true):
         return None

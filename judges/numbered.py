@@ -1,35 +1,35 @@
-"""Answers about several numbered things at once: a schema with a required field for each, so that none is left out."""
+"""Answers about several numbered items: a schema with one required field per item, so that no item is left out."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, create_model
 
-from harness.llm.asking import ask
+from harness.llm.asking import all_answers, ask
 from harness.llm.client import LLMClient, Message
+from harness.llm.prompts import Prompt
+
+T = TypeVar("T")
 
 REASON = Field(description="one or two sentences", max_length=600)
-#: What an LLM writes for the subject to read: one text, not empty, not endless; and the tokens that it may take.
+#: A text that an LLM writes for the subject to read, and the tokens reserved for it.
 Sentence = Annotated[str, Field(min_length=1, max_length=300)]
-SENTENCE_ROOM = 80
-_FRAME = 256  # tokens for a reason, and for the rest around the items
+SENTENCE_TOKENS = 80
+_FRAME_TOKENS = 256  # for a reason, and for the JSON around the items
 
 
 def levels(highest: int, lowest: int = 0) -> Any:
-    """Return the type of a whole number from ``lowest`` to ``highest``, as a choice that every server can enforce."""
+    """Return the type of an integer from ``lowest`` to ``highest``, as a choice that every server can enforce."""
     return Literal[tuple(range(lowest, highest + 1))]
 
 
 @lru_cache
 def numbered(item: str, count: int, kind: Any, *, reason: bool) -> type[BaseModel]:
-    """Return an answer with fields ``item_1`` to ``item_count`` of a type; with a ``reason`` before them if so wished.
-
-    The reason comes first, so that what is answered follows from it.
-    """
+    """Return a schema with the fields ``item_1`` to ``item_count``, after a ``reason`` if it is requested."""
     fields: dict[str, Any] = {"reason": (str, REASON)} if reason else {}
     fields |= {f"{item}_{number}": (kind, ...) for number in range(1, count + 1)}
     model: type[BaseModel] = create_model(f"{item.capitalize()}s", **fields)
@@ -44,27 +44,51 @@ async def ask_numbered(
     kind: Any,
     *,
     reason: bool = True,
-    room: int = 12,
+    item_tokens: int = 12,
 ) -> list[Any]:
     """Ask for one value of each numbered item, and return the values in order; raises as :func:`ask` does.
 
     Args:
         llm: the LLM.
         messages: the question.
-        item: what is numbered.
-        count: how many.
+        item: name of an item.
+        count: number of items.
         kind: type of a value.
-        reason: whether a reason is asked for first.
-        room: tokens that one item may take, with its name. If the role's own limit gives less it is raised, for a
-            truncated answer is lost.
+        reason: whether a reason is requested first.
+        item_tokens: tokens reserved for one item with its name. If the role's ``max_tokens`` is too low for all items,
+            it is raised, because a truncated answer is lost.
     """
-    longest = max(llm.sampling.max_tokens, room * count + _FRAME)
+    longest = max(llm.sampling.max_tokens, item_tokens * count + _FRAME_TOKENS)
     sampling = dataclasses.replace(llm.sampling, max_tokens=longest)
     answer = await ask(llm, messages, numbered(item, count, kind, reason=reason), sampling=sampling)
     return [getattr(answer, f"{item}_{number}") for number in range(1, count + 1)]
 
 
-def batches(count: int, size: int) -> Iterator[range]:
-    """Yield the places 0 to ``count`` - 1 in runs of ``size``, the last one shorter if it must be."""
-    for start in range(0, count, size):
-        yield range(start, min(start + size, count))
+async def in_batches(
+    items: Sequence[T], size: int, answer: Callable[[Sequence[T]], Awaitable[Sequence[Any]]]
+) -> list[Any]:
+    """Return the answers for all items; ``answer`` gets ``size`` of them at a time, or fewer in the last batch.
+
+    Raises:
+        Unanswered: if one batch is not answered.
+    """
+    parts = await all_answers(answer(items[start : start + size]) for start in range(0, len(items), size))
+    return [value for part in parts for value in part]
+
+
+async def rate(
+    llm: LLMClient, prompt: Prompt, description: str, texts: Sequence[str], *, highest: int, batch: int, item: str
+) -> list[int]:
+    """Have an LLM rate texts from 0 to ``highest``, ``batch`` of them in one prompt; raises as :func:`in_batches`."""
+
+    async def answer(some: Sequence[str]) -> list[int]:
+        messages = prompt.render(description=description, texts=list(some), highest=highest)
+        return await ask_numbered(llm, messages, item, len(some), levels(highest))
+
+    return await in_batches(texts, batch, answer)
+
+
+async def choose(llm: LLMClient, messages: list[Message], count: int) -> int:
+    """Return the number, from 1 to ``count``, that an LLM chooses; raises as :func:`ask` does."""
+    (choice,) = await ask_numbered(llm, messages, "choice", 1, levels(count, 1))
+    return int(choice)

@@ -4,12 +4,12 @@ The exact judge prompt and evidence of Avrahamy, Gur-Arieh, Geva 2026 (arXiv:260
 follows chat-model benchmarks (Zheng et al. 2023, arXiv:2306.05685): both orders, a reason before the verdict, ties
 allowed.
 
-*Evidence favours whoever uses the same kind.* On the input side (held-out text) that is whoever describes from text;
-on the output side (tokens) whoever describes from the output weights. So each verdict says which side it was given on,
-and figures stand apart by side as well as together. There is one asymmetry that no split mends: text is held out by
-document, but a neuron has one output vector, and a describer that reads its projection has seen the very tokens that
-the judge is shown. Read output-side verdicts on such a describer as an upper bound; where the subject is causal, take
-measured effects on held-out text, or steered texts, which no describer sees.
+*Evidence favours describers that use the same kind*: evidence of the input side (held-out text) favours describers that
+read text, evidence of the output side (tokens) those that read the output weights. So each verdict records its side,
+and results are reported by side as well as together. Text is held out by document, but a neuron has one output vector:
+a describer that reads its projection has seen the tokens that the judge is shown. Treat output-side verdicts on such a
+describer as an upper bound; on a causal subject, use measured effects on held-out text, or steered texts, which no
+describer sees.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from harness.errors import HarnessError
 from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
 from harness.llm.prompts import Prompt, quoted
 from harness.methods import Comparator, JudgeCase, Judgement
-from harness.records import Side, Status, Winner
-from judges.evidence import active_and_silent, over_the_range, steered_pairs, written
+from harness.records import Side, Source, Status, Winner
+from harness.spread import spread
+from harness.validation import Count, CountOrZero, Fraction, FractionOrZero, validated
+from judges.evidence import active_and_silent, by_activation, output_tokens, steered_pairs
 
 
 class PairwiseVerdict(BaseModel):
@@ -41,58 +42,39 @@ POINTS = {"A": 1.0, "B": 0.0, "tie": 0.5}
 
 
 class PairwiseLLM(Comparator):
-    """Asks which description fits held-out evidence better, A, B or tie.
+    """Asks an LLM which description fits held-out evidence better: A, B or tie.
 
-    Args:
-        role: the LLM role that judges.
-        side: evidence of which side: ``input`` (excerpts over the range of activations, and silent ones), ``output``
-            (tokens that the output weights promote and suppress most) or ``both``.
-        windows: most active excerpts shown, and at most so many silent ones, all of the report split.
-        weaker: excerpts of weaker activation shown, evenly over the range of those that the run drew by quantile; none
-            are shown if it drew none.
-        context: tokens on either side of an excerpt's peak.
-        silent_fraction: a random window is silent if its peak is below this share of the lowest activating one's.
-        mark_share: tokens are marked as activating from this share of the highest shown activation on.
-        tokens: tokens shown that the neuron promotes, and that it suppresses; 0 for none.
-        effects: whether these are measured, by clamping the neuron over text of the report split, which needs a causal
-            subject, or those of its output weights' projection.
-        steered: texts shown that a causal subject wrote with the neuron held active, each beside the one without.
-        final_norm: whether the final norm is applied to the output weights first, where the model has one.
-        preference: whether to ask, in a second request, for the log-probabilities of the verdicts given the reason:
-            the judge's soft preference. The server must give prompt log-probabilities, as vLLM does.
-        min_mass: below this probability on the verdicts there is no soft preference; the mass is told all the same.
-        logprobs: alternatives asked for at the verdict.
+    The options are documented in ``conf/judges/pairwise.yaml``.
     """
 
     prompt = Prompt("judges", "prompts/pairwise.j2")
 
+    @validated
     def __init__(
         self,
         role: str = "judge",
-        side: str = "input",
-        windows: int = 8,
-        weaker: int = 4,
-        context: int = 16,
-        silent_fraction: float = 0.5,
-        mark_share: float = 0.5,
-        tokens: int = 20,
+        side: Side = Side.INPUT,
+        windows: Count = 8,
+        weaker: CountOrZero = 4,
+        context: CountOrZero = 16,
+        silent_fraction: Fraction = 0.5,
+        mark_share: FractionOrZero = 0.5,
+        tokens: CountOrZero = 20,
         effects: bool = False,
-        steered: int = 0,
+        steered: CountOrZero = 0,
         final_norm: bool = True,
         preference: bool = False,
-        min_mass: float = 0.1,
-        logprobs: int = 20,
+        min_mass: FractionOrZero = 0.1,
+        logprobs: Count = 20,
     ) -> None:
-        if side not in list(Side):
-            raise HarnessError(f"side is {side!r}; choose input, output or both")
-        self.role, self.side, self.needs_logprobs = role, Side(side), preference
+        if side is not Side.INPUT and not tokens and not steered:
+            raise ValueError("the output side needs tokens or steered texts to show: raise 'tokens' or 'steered'")
+        self.role, self.side, self.needs_logprobs = role, side, preference
         self._windows, self._weaker, self._context = windows, weaker, context
-        self._silent_fraction, self._mark = silent_fraction, mark_share
+        self._silent_fraction, self._mark_share = silent_fraction, mark_share
         self._tokens, self._steered, self._final_norm = tokens, steered, final_norm
-        if self.side is not Side.INPUT and tokens < 1 and steered < 1:
-            raise HarnessError("of the output side neither tokens nor steered texts are to be shown: raise one of them")
-        self.needs_effects = effects and self.side is not Side.INPUT and tokens > 0
-        self.needs_steered = steered > 0 and self.side is not Side.INPUT
+        self.needs_effects = effects and side is not Side.INPUT and tokens > 0
+        self.needs_steered = steered > 0 and side is not Side.INPUT
         self._min_mass, self._logprobs = min_mass, logprobs
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
@@ -111,39 +93,41 @@ class PairwiseLLM(Comparator):
     def _input(self, case: JudgeCase) -> dict[str, Any]:
         active, silent = active_and_silent(case, self._windows, self._silent_fraction)
         highest = active[0].activation
-        weaker = over_the_range(case, self._weaker, without=active)
+        seen = {item.window for item in active}
+        quantiles = by_activation(case, Source.QUANTILE)
+        weaker = spread([item for item in quantiles if item.window not in seen and item.activation > 0], self._weaker)
         return {
             "active": active,
             "weaker": [(item, math.floor(10 * item.activation / highest)) for item in weaker],
             "silent": silent,
-            "threshold": self._mark * highest,
+            "threshold": self._mark_share * highest,
             "context": self._context,
         }
 
     def _output(self, case: JudgeCase) -> dict[str, Any]:
         shown: dict[str, Any] = {"promoted": (), "suppressed": (), "steered": ()}
         if self._tokens > 0:
-            ends = written(case, self._tokens, measured=self.needs_effects, final_norm=self._final_norm)
-            shown["promoted"], shown["suppressed"] = ends
+            tails = output_tokens(case, self._tokens, measured=self.needs_effects, final_norm=self._final_norm)
+            shown["promoted"], shown["suppressed"] = tails
         if self.needs_steered:
             shown["steered"] = steered_pairs(case, self._steered)
         return shown
 
     async def _preference(self, llm: LLMClient, prompt: list[Message], reason: str) -> tuple[float | None, float]:
-        """Return the soft preference for the first, and the probability on the verdicts.
+        """Return the soft preference for the first description, and the probability on the verdicts.
 
-        The answer is laid out again as the judge wrote it, up to the verdict, and the model is asked what it expects
-        there. This is the model's own distribution, which a grammar that constrains an answer would have renormalised.
+        The prompt repeats the judge's answer up to the verdict, and the log-probabilities give the model's distribution
+        there. A grammar that constrains an answer would have renormalised this distribution.
         """
         opened = json.dumps({"reason": quoted(reason)}, ensure_ascii=False)[:-1] + ', "verdict": "'
-        # Some verdict has to stand there, for the log-probabilities are those of a prompt; which one changes nothing.
+        # The log-probabilities are those of a prompt, so it must contain a verdict; which one does not matter.
         found = await llm.token_logprobs([*prompt, Message("assistant", f"{opened}A")], top=self._logprobs)
         if found.status is not Status.OK:
             raise Unanswered(found.status, found.detail)
         shares = verdict_shares(found, '"verdict": "', "A")
         if shares is None:
             raise Unanswered(
-                Status.FAILED, "the judge's chat template does not keep an opened answer as it is: set preference=false"
+                Status.FAILED, "the judge's chat template changes an unfinished answer: set preference=false"
             )
         mass = sum(shares.values())
         if mass < self._min_mass:
@@ -153,31 +137,34 @@ class PairwiseLLM(Comparator):
 
 
 def verdict_shares(found: PromptLogprobs, before: str, written: str) -> dict[str, float] | None:
-    """Return the probability of each verdict where one stands at the end of a prompt, or none if none stands there.
+    """Return the probability of each verdict at the verdict that ends a prompt, or None if the prompt has none.
 
-    A token counts for a verdict if it begins it (``t`` and ``tie`` for a tie), or is all of it and more (``A"``). If
-    the tokenizer joined what stands before the verdict to it (``"A``), the alternatives must begin in the same way.
+    A token counts for a verdict if it is a prefix of it (``t`` and ``tie`` for a tie), or the whole of it and more
+    (``A"``). If the tokenizer joins the verdict with the text before it (``"A``), the alternatives must start with the
+    same text.
 
     Args:
-        found: the prompt's tokens with their expectations.
-        before: what stands before the verdict.
-        written: the verdict that stands there.
+        found: the prompt's tokens with the log-probabilities of their alternatives.
+        before: the text before the verdict.
+        written: the verdict in the prompt.
     """
     text = "".join(token.text for token in found.tokens)
     start = text.rfind(before + written)
     if start < 0:
         return None
     start += len(before)
-    at = 0
+    offset = 0
     for token in found.tokens:
-        if at <= start < at + len(token.text):
-            lead = token.text[: start - at]
+        if offset <= start < offset + len(token.text):
             break
-        at += len(token.text)
+        offset += len(token.text)
+    lead = token.text[: start - offset]
     shares = dict.fromkeys(WINNERS, 0.0)
     for alternative, logprob in token.alternatives.items():
-        if alternative.startswith(lead) and (said := alternative[len(lead) :]):
-            for verdict in shares:
-                if verdict.startswith(said) or said.startswith(f'{verdict}"'):
-                    shares[verdict] += math.exp(logprob)
+        said = alternative.removeprefix(lead)
+        if not said or not alternative.startswith(lead):
+            continue
+        for verdict in shares:
+            if verdict.startswith(said) or said.startswith(f'{verdict}"'):
+                shares[verdict] += math.exp(logprob)
     return shares

@@ -1,33 +1,37 @@
-"""Planted truth as a scorer: how much of what was planted in a neuron its description names. No LLM, no text."""
+"""Scores descriptions of a planted subject by the planted concepts that they name, without an LLM or text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import SkipValidation
 
 from harness.llm.client import Unanswered
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.planted import Planting, Seen, Truth, naming, truth_of
 from harness.records import Status
+from harness.validation import Count, validated
 
 
 class PlantedTruth(Scorer):
-    """Scores a description by the planted concepts that it names: harmonic mean of recall and precision.
+    """Scores a description by the planted concepts that it names: the harmonic mean of recall and precision.
 
     ``recall`` is the share of the neuron's concepts that are named, ``precision`` the share of the description's words
-    that belong to one of them (:func:`harness.planted.naming.naming`); further metrics are the recalls of concepts by
-    where they can be found out.
+    that belong to one of them (:func:`harness.planted.naming.naming`). ``recall, X`` is the recall of the
+    concepts that can be found in X (:class:`harness.planted.Seen`).
 
-    Args:
-        planting: what was planted: the setting ``subject.planting``.
-        words: different words of a concept that name it together.
+    The options are documented in ``conf/judges/planted.yaml``.
 
     Raises:
-        HarnessError: if there are no settings, for the subject is none that was planted.
+        HarnessError: if the subject is not a planted one, so that there are no settings.
     """
 
-    def __init__(self, planting: Mapping[str, Any] | Planting | None, words: int = 2) -> None:
+    @validated
+    def __init__(
+        self, planting: Annotated[Mapping[str, Any] | Planting | None, SkipValidation], words: Count = 2
+    ) -> None:
         self._planting, self._words = Planting.of(planting), words
 
     @cached_property

@@ -1,4 +1,4 @@
-"""An LLM rates how well natural excerpts fit a description, without knowing on which the neuron is active.
+"""An LLM rates how well natural excerpts fit a description, without knowing which ones activate the neuron.
 
 Source: Puri et al. 2025 (FADE): ratings 0, 1 and 2; responsiveness and purity.
 """
@@ -11,116 +11,112 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from harness.checks import require_count
-from harness.llm.asking import all_answers
-from harness.llm.client import LLMClient, Unanswered
+from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Source, Status
 from harness.spread import spread
-from judges.evidence import excerpt
-from judges.excerpts import by_activation, shuffled
-from judges.numbered import ask_numbered, batches, levels
+from harness.validation import Count, CountOrZero, validated
+from judges.evidence import by_activation, excerpt, shuffled
+from judges.numbered import rate
 
 _FITS = 2
 
 
 class _Rated(Scorer):
-    """Has excerpts of all activations rated, and compares those that fit (2) with those that do not (0)."""
+    """Has excerpts of all activations rated, and compares those that fit (2) with those that do not (0).
+
+    Excerpts rated 1 are left out. ``fitting`` and ``unfitting`` are the numbers of the others, ``base`` is the share of
+    the fitting ones.
+    """
 
     prompt = Prompt("judges", "prompts/responsiveness.j2")
 
+    @validated
     def __init__(
-        self, role: str = "judge", active: int = 15, random: int = 15, batch: int = 5, context: int = 16
+        self,
+        role: str = "judge",
+        active: Count = 15,
+        random: Count = 15,
+        batch: Count = 5,
+        context: CountOrZero = 16,
     ) -> None:
-        for name, count in (("active", active), ("random", random), ("batch", batch)):
-            require_count(name, count, 1)
         self.role, self._active, self._random, self._batch, self._context = role, active, random, batch, context
 
     @abstractmethod
-    def figure(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
-        """Return the value: of excerpts that fit and that do not, at least one of each."""
+    def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
+        """Return the value; ``fits`` has at least one True and one False."""
 
     @abstractmethod
-    def chance(self, fit: int, unfit: int) -> float:
-        """Return the value where there is no excerpt of one of the kinds, so that nothing can be compared."""
+    def chance(self, fitting: int, unfitting: int) -> float:
+        """Return the value if all excerpts fit, or none does, so that nothing can be compared."""
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Have the excerpts rated and compare.
 
-        A description that no excerpt fits, or all do, is answered, and tells nothing: it has the value of chance. If it
-        counted as failed, it would drop out of the means, and only the bad ones do.
+        A description that fits all excerpts, or none, carries no information and gets the chance value. If it counted
+        as failed, it would drop out of the means, and it is a bad one.
 
         Raises:
-            Unanswered: if a batch was not rated, or the report split holds no window, whatever the description.
+            Unanswered: if a batch was not rated, or the report split has no window.
         """
         llm, shown = case.require_llm(), self.excerpts(case)
         if not shown:
             raise Unanswered(Status.FAILED, "the report split has no window")
-        parts = await all_answers(
-            self._rate(llm, description, shown[places.start : places.stop])
-            for places in batches(len(shown), self._batch)
-        )
-        ratings = np.array([rating for part in parts for rating in part])
-        fit, unfit = int(np.sum(ratings == _FITS)), int(np.sum(ratings == 0))
-        metrics = {"fitting": float(fit), "unfitting": float(unfit), "base": fit / max(1, fit + unfit)}
-        if not fit or not unfit:
-            return Grade(self.chance(fit, unfit), metrics)
+        texts = [excerpt(item, self._context) for item in shown]
+        answers = await rate(llm, self.prompt, description, texts, highest=_FITS, batch=self._batch, item="excerpt")
+        ratings = np.array(answers)
+        fitting, unfitting = int(np.sum(ratings == _FITS)), int(np.sum(ratings == 0))
+        metrics = {
+            "fitting": float(fitting),
+            "unfitting": float(unfitting),
+            "base": fitting / max(1, fitting + unfitting),
+        }
+        if not fitting or not unfitting:
+            return Grade(self.chance(fitting, unfitting), metrics)
         clear = ratings != 1
         activations = np.array([item.activation for item in shown])
-        return Grade(self.figure(ratings[clear] == _FITS, activations[clear]), metrics)
+        return Grade(self.metric(ratings[clear] == _FITS, activations[clear]), metrics)
 
     def excerpts(self, case: JudgeCase) -> list[Exemplar]:
-        """Return what is rated: the same for every description of a neuron."""
+        """Return the windows that are rated, which are the same for every description of a neuron."""
         active = spread(by_activation(case, Source.TOP, Source.QUANTILE), self._active)
         known = {item.window for item in active}
         random = [item for item in by_activation(case, Source.RANDOM) if item.window not in known]
         return shuffled([*active, *spread(random, self._random)], case, self.prompt.name)
 
-    async def _rate(self, llm: LLMClient, description: str, shown: list[Exemplar]) -> list[int]:
-        texts = [excerpt(item, self._context) for item in shown]
-        prompt = self.prompt.render(description=description, texts=texts)
-        return await ask_numbered(llm, prompt, "excerpt", len(texts), levels(_FITS))
-
 
 class Responsiveness(_Rated):
-    """Scores a description by responsiveness: is the neuron more active on text that an LLM says fits it?
+    """Scores a description by responsiveness: is the neuron more active on text that fits it?
 
-    The value is 2 AUC - 1 of the activations of excerpts rated 2 (fits) against those rated 0 (does not), those rated 1
-    left out: from -1 to 1, chance 0, which it also is if there are none of one kind. ``fitting`` and ``unfitting`` are
-    their numbers, ``base`` the share of the former.
-
-    Args:
-        role: the LLM role that rates.
-        active: excerpts spread evenly over the activations of the top and quantile windows of the report split.
-        random: excerpts spread evenly over those of its random windows.
-        batch: excerpts in one prompt.
-        context: tokens on either side of an excerpt's peak.
+    The value is 2 AUC - 1 of the activations of fitting against unfitting excerpts: from -1 to 1, chance 0, and 0 if
+    one of the kinds is missing. The metrics are those of :class:`_Rated`. The options are documented in
+    ``conf/judges/responsiveness.yaml``.
     """
 
-    def figure(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
+    def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
         """Return 2 AUC - 1."""
         return 2 * float(roc_auc_score(fits, activations)) - 1
 
-    def chance(self, fit: int, unfit: int) -> float:
+    def chance(self, fitting: int, unfitting: int) -> float:
         """Return 0."""
         return 0.0
 
 
 class Purity(_Rated):
-    """Scores a description by purity: are the texts on which the neuron is most active those that fit it?
+    """Scores a description by purity: do the texts on which the neuron is most active fit it?
 
-    The value is the average precision of the activations as a ranking of excerpts rated 2 (fits) before those rated 0:
-    from 0 to 1, chance ``base``, the share of the former; of one kind alone it is that chance, 0 if none fits and 1 if
-    all do. So it cannot tell a description that fits any text from one that fits what it should: read it beside
-    responsiveness, which can. The excerpts, questions and ratings are those of :class:`Responsiveness`, with the same
-    arguments, so that a run with both pays for them once.
+    The value is the average precision of the activations as a ranking of fitting before unfitting excerpts: from 0 to
+    1, chance ``base``. It is 1 if all excerpts fit and 0 if none does, so purity alone cannot distinguish a good
+    description from one that fits any text: interpret it together with responsiveness. Both use the same excerpts,
+    prompts and ratings, so a run with both pays for them once. The options are those of
+    ``conf/judges/responsiveness.yaml``.
     """
 
-    def figure(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
+    def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
         """Return the average precision."""
         return float(average_precision_score(fits, activations))
 
-    def chance(self, fit: int, unfit: int) -> float:
-        """Return the share of those that fit: 0 or 1."""
-        return float(fit > 0)
+    def chance(self, fitting: int, unfitting: int) -> float:
+        """Return the share of fitting excerpts: 0 or 1."""
+        return float(fitting > 0)

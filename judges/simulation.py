@@ -1,72 +1,140 @@
 """An LLM predicts a neuron's activations from its description alone; the score is how well it does.
 
-Source: Bills et al. 2023 (all-at-once simulation: expected value over the probabilities of "0" to "10" at every token;
-and the slower original, one token at a time). The tokens are laid out one to a line with a placeholder where the
-activation would stand, and the log-probabilities of the prompt say what the model expected in its place.
+Sources: Bills et al. 2023 (all-at-once simulation: expected value over the probabilities of "0" to "10" at every token;
+the slower original, one token at a time; correlation over top-and-random or random windows) and Choi et al. 2024 (the
+signed correlation, and the linear calibration).
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.checks import require_count
 from harness.errors import HarnessError
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
 from harness.llm.prompts import Prompt
-from harness.records import Exemplar, Status
-from judges.numbered import batches
-from judges.simulated import FIGURES, Floats, Prediction, Simulation
+from harness.methods import Grade, JudgeCase, Scorer
+from harness.records import Exemplar, Source, Split, Status
+from harness.validation import Count, FractionOrZero, validated
+from judges.evidence import pearson, top_and_random, varies
+from judges.numbered import ask_numbered, in_batches, levels
 
-#: Lines of the preflight behind those that hold every level: words of ordinary text, of unlike activation.
+Floats = NDArray[np.float64]
+#: Windows over which the correlation is the value.
+Metric = Literal["top_and_random", "top", "random"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+#: Lines of the preflight's prompt after those with the levels: ordinary text on which activations differ.
 PROOF_TOKENS = (" The", " bridge", " is", " forty", " metres", " long", ".")
 PROOF_DESCRIPTION = "numbers and quantities"
 
-#: Highest level of the scale, and what stands where a level is not known: tried in order, until one fits the tokenizer.
-#: Many tokenizers join a tab to the letters after it, and many write 10 as two tokens, of which the first says 1.
+#: Highest level of the scale, and the placeholder for an unknown level: tried in order, until one fits the tokenizer.
+#: Many tokenizers join a tab with the letters after it, and many split 10 into two tokens, of which the first is 1.
 FORMATS = ((10, "unknown"), (10, "?"), (9, "unknown"), (9, "?"))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A simulated window: the level at each token, and the mean probability on the levels if it is known."""
+
+    levels: Floats
+    mass: float | None = None
+
+
+class Simulation(Scorer):
+    """Scores a description by simulation: Pearson's r of predicted and true activation, signed, over pooled tokens.
+
+    ``top_and_random`` is r over equally many top and random windows of the report split, ``top`` and ``random`` are r
+    over one source alone; ``metric`` selects the value. Each is from -1 to 1, chance 0. A negative activation belongs
+    to the neuron's other sign, so the truth is 0 there, as in the levels that describers see. A constant prediction
+    has r = 0 and ``constant`` = 1 (else 0): it is an answer without information, not a failure.
+
+    A linear calibration is fitted on equally many top and random windows of the calibrate split (the mean there, if
+    the prediction is constant). On the report split, it gives ``r2`` = 1 - mean((t-p)^2) / mean(t^2) and ``absolute`` =
+    1 - mean|t-p| / mean|t|: at most 1, and 0 for the constant prediction 0. ``digit_mass``, if it is known, is the mean
+    probability that the simulator puts on the levels.
+    """
+
+    def __init__(self, role: str, windows: int, metric: Metric) -> None:
+        self.role, self._windows, self._metric = role, windows, metric
+
+    @abstractmethod
+    async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
+        """Predict one window; raises ``Unanswered`` if it cannot be simulated."""
+
+    async def score(self, case: JudgeCase, description: str) -> Grade:
+        """Simulate all windows and correlate.
+
+        Raises:
+            Unanswered: if a window could not be simulated, because a score over the others would favour descriptions on
+                which the simulator fails; or if the neuron's activations do not vary over the windows.
+        """
+        llm = case.require_llm()
+        report, calibrate = (top_and_random(case, split, self._windows) for split in (Split.REPORT, Split.CALIBRATE))
+        shown = [*report[Source.TOP], *report[Source.RANDOM], *_even(calibrate)]
+        simulated = await all_answers(self.simulate(llm, description, item) for item in shown)
+        predicted = dict(zip((_key(item) for item in shown), simulated, strict=True))
+
+        def pooled(exemplars: Sequence[Exemplar]) -> tuple[Floats, Floats]:
+            levels = [predicted[_key(item)].levels for item in exemplars]
+            true = [np.maximum(item.activations, 0.0) for item in exemplars]
+            return (np.concatenate(levels), np.concatenate(true)) if exemplars else (np.zeros(0), np.zeros(0))
+
+        parts = (_even(report), report[Source.TOP], report[Source.RANDOM])
+        pools = {name: pooled(items) for name, items in zip(METRICS, parts, strict=True)}
+        correlations: dict[str, float | None] = {name: pearson(*pool) for name, pool in pools.items()}
+        value = correlations.pop(self._metric)
+        if value is None:
+            raise Unanswered(Status.FAILED, "the neuron's activations do not vary over the report split")
+        masses = [item.mass for item in simulated if item.mass is not None]
+        metrics: dict[str, float | None] = {
+            **correlations,
+            "constant": float(not varies(pools[self._metric][0])),
+            "digit_mass": float(np.mean(masses)) if masses else None,
+            **_calibrated(pooled(_even(calibrate)), pooled(_even(report))),
+        }
+        return Grade(value, {name: metric for name, metric in metrics.items() if metric is not None})
 
 
 class SimulationLLM(Simulation):
     """Simulates a window in one request, and reads the level at each token from the prompt's log-probabilities.
 
-    The figures are those of :class:`judges.simulated.Simulation`.
-
-    Args:
-        role: the LLM role that simulates; its server must give prompt log-probabilities (vLLM does).
-        windows: windows of each source and split.
-        figure: which r is the value: ``top_and_random``, ``top`` or ``random``.
-        logprobs: expectations asked for at each token.
-        min_digit_mass: a window counts as simulated only if the probability on the levels reaches this at every token.
+    The prompt has one line per token, with a placeholder for its activation; the log-probabilities of the prompt give
+    the model's expectation at the placeholder. The value and metrics are those of :class:`Simulation`. The options are
+    documented in ``conf/judges/simulation.yaml``.
     """
 
     needs_logprobs = True
     prompt = Prompt("judges", "prompts/simulation.j2")
 
+    @validated
     def __init__(
         self,
         role: str = "simulator",
-        windows: int = 5,
-        figure: str = FIGURES[0],
-        logprobs: int = 20,
-        min_digit_mass: float = 0.01,
+        windows: Count = 5,
+        metric: Metric = "top_and_random",
+        logprobs: Count = 20,
+        min_digit_mass: FractionOrZero = 0.01,
     ) -> None:
-        super().__init__(role, windows, figure)
+        super().__init__(role, windows, metric)
         self._logprobs, self._min_mass = logprobs, min_digit_mass
         self._formats = list(FORMATS)
 
     async def preflight(self, llms: Mapping[str, LLMClient]) -> str:
         """Find the scale and the placeholder that work with the simulator's tokenizer and chat template.
 
-        One prompt for each, in which every level stands written after a tab: each must be a token of its own, and where
-        the placeholder stands the model must expect a level.
+        Each format is tried with one prompt that contains every level after a tab: each level must be one token, and
+        the model must expect a level at each placeholder.
 
         Raises:
-            HarnessError: if none works.
+            HarnessError: if no format works.
         """
         reason = ""
         for highest, placeholder in FORMATS:
@@ -74,7 +142,7 @@ class SimulationLLM(Simulation):
                 description=PROOF_DESCRIPTION,
                 placeholder=placeholder,
                 highest=highest,
-                **self._laid_out(PROOF_TOKENS, slice(None)),
+                **self._layout(PROOF_TOKENS, 0, len(PROOF_TOKENS)),
             )
             header, _, lines = messages[-1].content.partition("\n")
             written = "".join(f" token\t{level}\n" for level in range(highest + 1))
@@ -84,19 +152,19 @@ class SimulationLLM(Simulation):
                 raise HarnessError(f"the simulator gives no log-probabilities of prompts: {answer.detail}")
             positions = _positions(answer, placeholder, len(PROOF_TOKENS))
             if positions is None:
-                reason = reason or f"its tokenizer or chat template keeps no {placeholder!r} apart from the tab before"
+                reason = reason or f"its tokenizer or chat template does not separate {placeholder!r} from the tab"
                 continue
-            if missing := [level for level in range(highest + 1) if not _writes(answer, level)]:
-                reason = f"its tokenizer writes {missing[0]} as more than one token after a tab"
+            if split := [level for level in range(highest + 1) if not _is_token(answer, level)]:
+                reason = f"its tokenizer writes {split[0]} as more than one token after a tab"
                 continue
             masses = [_expectation(answer, position, highest)[1] for position in positions]
             if min(masses) < self._min_mass:
                 reason = f"it puts {min(masses):.2g} of its probability on the levels where one belongs"
                 continue
             self._formats = [(highest, placeholder)]
-            fallback = "" if highest == FORMATS[0][0] else f"; not 0-{FORMATS[0][0]}, for {reason}"
+            fallback = "" if highest == FORMATS[0][0] else f"; not 0-{FORMATS[0][0]}, because {reason}"
             return (
-                f"levels 0-{highest} work with this model, {placeholder!r} standing for one that is not known "
+                f"levels 0-{highest} work with this model, with {placeholder!r} for an unknown level "
                 f"({np.mean(masses):.0%} of the probability is on the levels){fallback}"
             )
         raise HarnessError(
@@ -105,95 +173,80 @@ class SimulationLLM(Simulation):
         )
 
     async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
-        """Lay out the whole window and read what is expected behind each token."""
-        shown = self._laid_out(exemplar.tokens, slice(None))
-        levels, masses = await self._read(llm, len(exemplar.tokens), description=description, **shown)
-        return Prediction(levels, float(np.mean(masses)))
+        """Show the whole window and read the expectation at each token."""
+        return _prediction([await self._read(llm, description, exemplar.tokens, 0, len(exemplar.tokens))])
 
-    def _laid_out(self, tokens: Sequence[str], places: slice) -> dict[str, Any]:
-        """Return what the prompt shows of a window when the levels at ``places`` are asked for."""
-        return {"tokens": tokens[places]}
+    def _layout(self, tokens: Sequence[str], start: int, stop: int) -> dict[str, Any]:
+        """Return the values with which the prompt asks for the levels of ``tokens[start:stop]``."""
+        return {"tokens": tokens[start:stop]}
 
-    async def _read(self, llm: LLMClient, count: int, **shown: Any) -> tuple[Floats, Floats]:
-        """Return the expected level and the probability on the levels at each of ``count`` placeholders."""
-        await llm.ready()  # the preflight says which format
-        for form in tuple(self._formats):
-            highest, placeholder = form
-            answer = await llm.token_logprobs(
-                self.prompt.render(**shown, placeholder=placeholder, highest=highest), top=self._logprobs
-            )
+    async def _read(
+        self, llm: LLMClient, description: str, tokens: Sequence[str], start: int, stop: int
+    ) -> tuple[list[float], list[float]]:
+        """Return the expected level, and the probability on the levels, at each of ``tokens[start:stop]``."""
+        await llm.ready()  # the preflight chooses the format
+        for candidate in tuple(self._formats):
+            highest, placeholder = candidate
+            layout = self._layout(tokens, start, stop)
+            messages = self.prompt.render(description=description, placeholder=placeholder, highest=highest, **layout)
+            answer = await llm.token_logprobs(messages, top=self._logprobs)
             if answer.status is not Status.OK:
                 raise Unanswered(answer.status, answer.detail)
-            positions = _positions(answer, placeholder, count)
-            if positions is not None and _writes(answer, highest):
-                self._formats = [form]  # a matter of the tokenizer: what fits once fits always
+            positions = _positions(answer, placeholder, stop - start)
+            if positions is not None and _is_token(answer, highest):
+                self._formats = [candidate]  # depends on the tokenizer alone, so it works for all prompts
                 break
         else:
             raise Unanswered(
                 Status.FAILED,
-                "the simulator's tokenizer keeps no placeholder apart from the tab before it, so no level can be read",
+                "the simulator's tokenizer does not separate the placeholder from the tab, so no level can be read",
             )
-        expected, masses = zip(*(_expectation(answer, at, highest) for at in positions), strict=True)
+        pairs = [_expectation(answer, position, highest) for position in positions]
+        expected, masses = [level for level, _ in pairs], [mass for _, mass in pairs]
         if min(masses) < self._min_mass:
             raise Unanswered(
                 Status.FAILED,
                 f"at {sum(mass < self._min_mass for mass in masses)} of {len(masses)} tokens the simulator puts less "
                 f"than {self._min_mass} of its probability on 0-{highest}",
             )
-        return np.array(expected), np.array(masses)
+        return expected, masses
 
 
 class SimulationPerToken(SimulationLLM):
-    """Simulates a window in many requests: each shows the text up to a few tokens, and asks for the levels of these.
+    """Simulates a window in many requests: each shows the text up to a few tokens, and reads the levels of these.
 
-    This is the original protocol where ``tokens`` is 1: no level depends on what was asked of another token, at the
-    price of a request for each. The figures are those of :class:`judges.simulated.Simulation`.
-
-    Args:
-        role: the LLM role that simulates; its server must give prompt log-probabilities (vLLM does).
-        windows: windows of each source and split.
-        figure: which r is the value: ``top_and_random``, ``top`` or ``random``.
-        tokens: tokens asked for in one request.
-        whole_text: whether the text behind those tokens is shown too, and they are marked in it: for subjects that read
-            in both directions.
-        logprobs: expectations asked for at each token.
-        min_digit_mass: a window counts as simulated only if the probability on the levels reaches this at every token.
+    With ``tokens`` = 1 this is the original protocol: no level depends on those of other tokens, at the price of one
+    request per token. The value and metrics are those of :class:`Simulation`. The options are documented in
+    ``conf/judges/simulation_per_token.yaml``.
     """
 
     prompt = Prompt("judges", "prompts/simulation_per_token.j2")
 
+    @validated
     def __init__(
         self,
         role: str = "simulator",
-        windows: int = 5,
-        figure: str = FIGURES[0],
-        tokens: int = 1,
+        windows: Count = 5,
+        metric: Metric = "top_and_random",
+        tokens: Count = 1,
         whole_text: bool = False,
-        logprobs: int = 20,
-        min_digit_mass: float = 0.01,
+        logprobs: Count = 20,
+        min_digit_mass: FractionOrZero = 0.01,
     ) -> None:
-        super().__init__(role, windows, figure, logprobs, min_digit_mass)
-        require_count("tokens", tokens, 1)
+        super().__init__(role, windows, metric, logprobs, min_digit_mass)
         self._tokens, self._whole_text = tokens, whole_text
 
     async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
         """Ask for a few tokens at a time."""
-        tokens = exemplar.tokens
-        parts = await all_answers(
-            self._read(
-                llm,
-                len(places),
-                description=description,
-                **self._laid_out(tokens, slice(places.start, places.stop)),
+        count = len(exemplar.tokens)
+        return _prediction(
+            await all_answers(
+                self._read(llm, description, exemplar.tokens, start, min(start + self._tokens, count))
+                for start in range(0, count, self._tokens)
             )
-            for places in batches(len(tokens), self._tokens)
         )
-        levels, masses = (np.concatenate(figures) for figures in zip(*parts, strict=True))
-        return Prediction(levels, float(np.mean(masses)))
 
-    def _laid_out(self, tokens: Sequence[str], places: slice) -> dict[str, Any]:
-        """Return the tokens asked for, and the text around them."""
-        start, stop, _ = places.indices(len(tokens))
+    def _layout(self, tokens: Sequence[str], start: int, stop: int) -> dict[str, Any]:
         return {
             "before": tokens[:start],
             "tokens": tokens[start:stop],
@@ -202,8 +255,77 @@ class SimulationPerToken(SimulationLLM):
         }
 
 
-def _writes(answer: PromptLogprobs, level: int) -> bool:
-    """Tell whether the tokenizer writes a level that stands in the prompt as one token after a tab, ending a line."""
+class SimulationWritten(Simulation):
+    """Simulates a window by asking for the level of each token as JSON, for servers without log-probabilities.
+
+    One written level replaces the expected value over its alternatives, so the score distinguishes descriptions less
+    finely. A window whose answer lacks a level is not simulated. The value and metrics are those of
+    :class:`Simulation`. The options are documented in ``conf/judges/simulation_written.yaml``.
+    """
+
+    prompt = Prompt("judges", "prompts/simulation_written.j2")
+
+    @validated
+    def __init__(
+        self,
+        role: str = "simulator",
+        windows: Count = 5,
+        metric: Metric = "top_and_random",
+        highest: Count = 10,
+        tokens: Count | None = None,
+    ) -> None:
+        super().__init__(role, windows, metric)
+        self._highest, self._tokens = highest, tokens
+
+    async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
+        """Ask for the levels of all tokens."""
+        tokens = exemplar.tokens
+
+        async def answer(indices: Sequence[int]) -> list[int]:
+            start, stop = indices[0], indices[-1] + 1
+            messages = self.prompt.render(
+                description=description,
+                before=tokens[:start],
+                tokens=tokens[start:stop],
+                after=tokens[stop:],
+                highest=self._highest,
+            )
+            return await ask_numbered(llm, messages, "token", len(indices), levels(self._highest), reason=False)
+
+        written = await in_batches(range(len(tokens)), self._tokens or len(tokens), answer)
+        return Prediction(np.array(written, dtype=float))
+
+
+def _even(groups: dict[Source, list[Exemplar]]) -> list[Exemplar]:
+    """Return equally many windows of each source."""
+    count = min(map(len, groups.values()))
+    return [item for group in groups.values() for item in group[:count]]
+
+
+def _key(exemplar: Exemplar) -> tuple[Split, int]:
+    return exemplar.split, exemplar.window
+
+
+def _calibrated(fit: tuple[Floats, Floats], test: tuple[Floats, Floats]) -> dict[str, float]:
+    """Fit a line from predicted to true activations on one part, and return its errors on another."""
+    if not len(fit[0]) or not len(test[0]) or not np.any(test[1]):
+        return {}
+    slope, intercept = np.polyfit(*fit, 1) if varies(fit[0]) else (0.0, fit[1].mean())
+    fitted, actual = slope * test[0] + intercept, test[1]
+    return {
+        "r2": float(1 - np.mean((actual - fitted) ** 2) / np.mean(actual**2)),
+        "absolute": float(1 - np.mean(np.abs(actual - fitted)) / np.mean(np.abs(actual))),
+    }
+
+
+def _prediction(parts: Sequence[tuple[list[float], list[float]]]) -> Prediction:
+    """Return the prediction of a window from the levels and masses of its parts."""
+    levels, masses = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return Prediction(levels, float(np.mean(masses)))
+
+
+def _is_token(answer: PromptLogprobs, level: int) -> bool:
+    """Return whether a level in the prompt is one token between a tab and the end of its line."""
     texts = [token.text for token in answer.tokens]
     return any(
         before.endswith("\t") and token == str(level) and not after[:1].isdigit()
@@ -212,13 +334,13 @@ def _writes(answer: PromptLogprobs, level: int) -> bool:
 
 
 def _positions(answer: PromptLogprobs, placeholder: str, count: int) -> list[int] | None:
-    """Return where the last ``count`` placeholders begin, or none if one does not begin with a token of its own."""
+    """Return the positions of the last ``count`` placeholders, or None if one does not start a token of its own."""
     text = "".join(token.text for token in answer.tokens)
-    starts, at = {}, 0
+    starts, offset = {}, 0
     for position, token in enumerate(answer.tokens):
         if token.text:
-            starts[at] = position
-        at += len(token.text)
+            starts[offset] = position
+        offset += len(token.text)
     found, end = [], len(text)
     for _ in range(count):
         tab = text.rfind(f"\t{placeholder}", 0, end)
@@ -230,7 +352,7 @@ def _positions(answer: PromptLogprobs, placeholder: str, count: int) -> list[int
 
 
 def _expectation(answer: PromptLogprobs, position: int, highest: int) -> tuple[float, float]:
-    """Return the expected level at a position given that a level stands there, and the probability that one does."""
+    """Return the expected level at a position, given that it is a level, and the probability that it is one."""
     levels = {str(level): level for level in range(highest + 1)}
     alternatives = answer.tokens[position].alternatives
     weights = {levels[text]: math.exp(logprob) for text, logprob in alternatives.items() if text in levels}

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share; what they are made of is in ``tiny_models``."""
+"""Fixtures that several test files share, built from ``support.tiny_models``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TESTS = count()
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Tests share nothing with the runs of whoever starts them, nor with tests of yesterday's code."""
+    """Use an empty cache folder, so that tests share nothing with other runs or with tests of other code."""
     folder = tmp_path_factory.mktemp("caches")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEURON_HARNESS_CACHE", str(folder / "fixtures"))
@@ -28,7 +28,7 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def own_cache(_own_caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of what the runs of one test share, made by the first that has something to share."""
+    """Cache folder of one test; its first run creates it."""
     folder = _own_caches / f"test-{next(_TESTS)}"
     monkeypatch.setenv("NEURON_HARNESS_CACHE", str(folder))
     return folder
@@ -36,7 +36,7 @@ def own_cache(_own_caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Small tensors only wait for a second thread: on a busy machine two were seen to take eight times as long."""
+    """Use one thread: for small tensors a second one only adds waiting, up to a factor of eight on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -45,7 +45,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> tiny_models.Invoke:
-    """Call the command line as its console script does, in an empty working directory."""
+    """Call the command line as its console script does, in an empty working folder."""
     from harness.run.main import main
 
     monkeypatch.chdir(tmp_path)
@@ -78,15 +78,15 @@ def vllm(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Give each of two workers (``-n 2 --dist loadgroup``) whole test files, and the tests of the real server to one.
+    """Keep the tests of a file, and all tests of the real server, on one worker (``-n 2 --dist loadgroup``).
 
-    A file's tests share what is slow to make, and the server takes a minute to start.
+    The tests of a file share fixtures that are slow to make, and the server takes a minute to start.
     """
     item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that no worker is left alone with it at the end."""
+    """Start with the slowest files, so that no worker is left alone with one at the end."""
     slow = Counter(_group(item) for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: (_group(item) != SERVER, -slow[_group(item)]))
 

@@ -1,4 +1,4 @@
-"""Every family of models: what the harness reads is what transformers' own classes compute with."""
+"""Model families: weights, sizes and activations equal those of transformers' own classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 from harness.decomposition import DecompositionConfig, decompose, kurtosis
 from harness.folder import read_table, write_table
 from harness.records import Neuron, VectorKind, VectorSummary, from_json, to_json
-from harness.run.setup import NeuronSelection
+from harness.run.sections import NeuronSelection
 from harness.subject import ActivationReader, Subject
 from harness.subject.architecture import ARCHITECTURES, MLP, Architecture
 
@@ -237,7 +237,7 @@ def assert_rows_are_the_models(tiny: Tiny, subject: Subject) -> None:
 # --- every family -----------------------------------------------------------------------------------------------------
 
 
-def test_the_table_is_tested_whole() -> None:
+def test_every_family_of_the_table_is_tested() -> None:
     assert set(FAMILIES) == set(ARCHITECTURES)
 
 
@@ -339,7 +339,7 @@ def test_gpt2_without_a_width_has_four_times_that_of_the_stream(tmp_path: Path) 
     assert_rows_are_the_models(model, model.subject)
 
 
-def test_opt_embeddings_narrower_than_the_stream_are_led_into_it(tmp_path: Path) -> None:
+def test_narrow_opt_embeddings_are_mapped_to_the_residual_stream(tmp_path: Path) -> None:
     opt = make(tmp_path, "opt", word_embed_proj_dim=16, do_layer_norm_before=False)
     decoder, head = opt.model.model.decoder, opt.model.lm_head
     stream = torch.randn(3, 24)
@@ -552,7 +552,7 @@ def test_a_norm_that_is_not_there_cannot_be_folded_in(tiny: Callable[[str], Tiny
 
 
 @pytest.mark.parametrize("family", ["olmo2", "stablelm"])
-def test_an_unknown_family_is_told_what_to_provide(tmp_path: Path, family: str) -> None:
+def test_the_error_for_an_unknown_family_names_what_to_provide(tmp_path: Path, family: str) -> None:
     tiny_models.tiny_subject(tmp_path, family)
     subject = Subject("strange", [str(tmp_path)])
     told(lambda: subject.vectors(0, [0], IN), repr(family), "llama", "subject.architecture", "MLP", "local.yaml")

@@ -39,7 +39,7 @@ from harness.records import (
     to_json,
 )
 from harness.subject import Subject
-from judges.embedding_output import EmbeddingOutput
+from judges.embedding import EmbeddingOutput
 from judges.human import HumanLabels
 from judges.pairwise import PairwiseLLM, verdict_shares
 from judges.panel import Panel, count_votes
@@ -144,7 +144,7 @@ def test_both_sides_are_shown_together_and_no_other_side_exists() -> None:
     assert "<active>" in llm.requests[0].text
     assert "<promoted>" in llm.requests[0].text
     assert judge.side is Side.BOTH
-    told(lambda: PairwiseLLM(side="inside"), "'inside'", "input, output or both")
+    told(lambda: PairwiseLLM(side="inside"), "side: must be 'input', 'output' or 'both', not 'inside'")
 
 
 def effect(value: float, split: Split, *promoted: str) -> Effect:
@@ -201,7 +201,8 @@ def test_what_is_not_shown_is_not_measured() -> None:
     assert (judge.needs_effects, judge.needs_steered) == (False, False)
     panel = Panel({"one": judge, "two": EmbeddingOutput(Compass(), effects=True)})
     assert (panel.needs_effects, panel.needs_steered) == (True, False)
-    told(lambda: PairwiseLLM(side="output", tokens=0), "neither tokens nor steered texts")
+    with pytest.raises(ValueError, match="needs tokens or steered texts"):
+        PairwiseLLM(side=Side.OUTPUT, tokens=0)
 
 
 def test_measured_effects_decide_by_hand() -> None:
@@ -417,7 +418,7 @@ def test_a_panel_is_what_its_members_are() -> None:
     mixed = Panel({"one": embedding, "two": Says(A)})
     assert (mixed.symmetric, mixed.side, mixed.roles) == (True, Side.BOTH, {})
     told(lambda: Panel({"one": Says(A)}), "at least two comparators")
-    told(lambda: Panel({"one": Says(A), "two": 3}), "two is none")  # type: ignore[dict-item]
+    told(lambda: Panel({"one": Says(A), "two": 3}), "two is not a comparator")  # type: ignore[dict-item]
     told(lambda: Panel({"one": Says(A), "two": Says(A)}, quorum=3), "quorum is 3")
 
 
@@ -489,7 +490,7 @@ def test_a_label_of_another_text_does_not_count(tmp_path: Path) -> None:
         ("L3N17,maxact,rotate,tie,ann", ["line 6", "second time"]),  # the other order is the same pair
         ("L3N17,rotate,maxact,rotate,dan", ["line 6", "winner"]),
         ("L3N17,rotate,rotate,tie,dan", ["line 6", "itself"]),
-        ("L3N17,rotate,maxact,tie", ["line 6", "fields"]),
+        ("L3N17,rotate,maxact,tie", ["line 6", "not as many columns"]),
         ("L3N17,rotate,nobody,tie,dan", ["'nobody'", "maxact, rotate"]),
     ],
 )
@@ -500,9 +501,9 @@ def test_labels_are_read_strictly(tmp_path: Path, line: str, words: list[str]) -
 
 def test_labels_that_are_of_no_use_are_told(tmp_path: Path) -> None:
     told(lambda: labels(tmp_path).check([Neuron(0, 1)], NAMES), "no label of any neuron", "L0N1")
-    told(lambda: labels(tmp_path, CSV, "labels.txt").check([NEURON], NAMES), ".csv or a .jsonl")
+    told(lambda: labels(tmp_path, CSV, "labels.txt").check([NEURON], NAMES), ".jsonl, .csv")
     told(lambda: HumanLabels(str(tmp_path / "nowhere.csv")).check([NEURON], NAMES), "cannot be read")
     told(lambda: labels(tmp_path, CSV.splitlines()[0]).check([NEURON], NAMES), "no label")
-    told(lambda: labels(tmp_path, '{"neuron": 1', "labels.jsonl").check([NEURON], NAMES), "line 1", "no JSON")
+    told(lambda: labels(tmp_path, '{"neuron": 1', "labels.jsonl").check([NEURON], NAMES), "line 1", "not JSON")
     told(lambda: labels(tmp_path, CSV.replace("annotator", "who")).check([NEURON], NAMES), "line 2", "who")
     assert labels(tmp_path).inputs != labels(tmp_path, CSV.replace("tie", "first")).inputs

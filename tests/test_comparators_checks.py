@@ -364,7 +364,7 @@ def test_what_is_known_of_a_corruption() -> None:
         "empty": (0.0, 1.0),
     }
     told(lambda: Corrupted("s", "worse"), "'worse'", "swapped")
-    told(lambda: Corrupted("s", "swapped", 1.5), "strength is 1.5")
+    told(lambda: Corrupted("s", "swapped", strength=1.5), "strength: must be at most 1, not 1.5")
 
 
 def test_a_source_that_has_no_description_makes_a_failure() -> None:

@@ -37,14 +37,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.slow
 def test_the_geodesic_solver_finds_losses_as_low_as_the_published_one(minilm: tuple[Tensor, Tensor, Tensor]) -> None:
     vectors, projection, token_weights = minilm
-    # The greater of the two published learning rates takes half the steps of the lesser.
+    # The larger of the two published learning rates needs half the steps of the smaller.
     published = DecompositionConfig(num_channels=1, solver="adamw", adamw=AdamWConfig(learning_rate=2e-3))
     theirs = decompose(vectors, projection, token_weights=token_weights, config=published)
     found = decompose(vectors, projection, token_weights=token_weights, config=DecompositionConfig(num_channels=1))
     share_no_worse = (found.loss <= theirs.loss + 1e-3).double().mean()
-    figures = f"share {share_no_worse:.3f}, losses {found.loss.mean():.5f} and {theirs.loss.mean():.5f}"
-    figures += f", steps {found.steps.double().mean():.1f} and {theirs.steps[0, 0]}"
-    print(figures)  # seen with pytest -s
-    assert share_no_worse >= SHARE_NO_WORSE, figures
-    assert found.loss.mean() <= theirs.loss.mean(), figures
-    assert theirs.steps[0, 0] > 40 * found.steps.double().mean(), figures
+    measured = f"share {share_no_worse:.3f}, losses {found.loss.mean():.5f} and {theirs.loss.mean():.5f}"
+    measured += f", steps {found.steps.double().mean():.1f} and {theirs.steps[0, 0]}"
+    print(measured)  # visible with pytest -s
+    assert share_no_worse >= SHARE_NO_WORSE, measured
+    assert found.loss.mean() <= theirs.loss.mean(), measured
+    assert theirs.steps[0, 0] > 40 * found.steps.double().mean(), measured

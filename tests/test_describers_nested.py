@@ -36,6 +36,7 @@ from harness.records import (
     Status,
     VectorKind,
 )
+from harness.validation import explain
 from judges.clarity import OwnWords
 from judges.steered import Faithfulness, OutputBased
 
@@ -323,16 +324,17 @@ def test_the_run_learns_what_is_inside() -> None:
         (lambda: BestOfK({}, Told(len)), "of names 0 methods"),
         (lambda: BestOfK(Told(len), Told(len)), "must be a Describer"),  # type: ignore[arg-type]
         (lambda: BestOfK(Names(), Names()), "must be a Scorer"),  # type: ignore[arg-type]
-        (lambda: BestOfK(Names(), Told(len), k=0), "k must be"),
-        (lambda: BestOfK(Names(), Told(len), windows=0), "windows must be"),
+        (lambda: BestOfK(Names(), Told(len), k=0), "k: must be at least 1, not 0"),
+        (lambda: BestOfK(Names(), Told(len), windows=0), "windows: must be above 0, not 0"),
         (lambda: EnsembleRaw({"rotate": Rotate()}), "at least two"),
-        (lambda: EnsembleRaw({"rotate": Rotate(), "generic": Generic()}), "generic has no evidence"),
+        (lambda: EnsembleRaw({"rotate": Rotate(), "generic": Generic()}), "generic cannot show its evidence"),
         (lambda: EnsembleConcat(["rotate"]), "at least two"),
     ],
 )
 def test_what_cannot_be_built_says_why(build: Callable[[], object], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=r"\S") as caught:
         build()
+    assert words in explain(caught.value)
 
 
 # --- ensembles --------------------------------------------------------------------------------------------------------

@@ -115,12 +115,12 @@ def test_another_file_of_the_same_name_is_another_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("set.jsonl", '{"layer": 3, "neuron": 1, "explanation": "a"}\nnonsense\n', ["line 2: no JSON"]),
-        ("set.jsonl", "[1, 2]\n", ["line 1: no JSON object"]),
+        ("set.jsonl", '{"layer": 3, "neuron": 1, "explanation": "a"}\nnonsense\n', ["line 2: not JSON"]),
+        ("set.jsonl", "[1, 2]\n", ["line 1: not a JSON object"]),
         ("set.jsonl", '{"layer": 3, "explanation": "a"}', ["line 1: no column 'neuron'", "layer, explanation"]),
-        ("set.jsonl", '{"layer": -3, "neuron": 1, "explanation": "a"}', ["line 1: '-3' is no layer"]),
-        ("set.jsonl", '{"layer": true, "neuron": 1, "explanation": "a"}', ["line 1: 'True' is no layer"]),
-        ("set.csv", "layer,neuron,explanation\n3,1.5,a\n", ["line 2: '1.5' is no index"]),
+        ("set.jsonl", '{"layer": -3, "neuron": 1, "explanation": "a"}', ["line 1: '-3' is not a valid layer"]),
+        ("set.jsonl", '{"layer": true, "neuron": 1, "explanation": "a"}', ["line 1: 'True' is not a valid layer"]),
+        ("set.csv", "layer,neuron,explanation\n3,1.5,a\n", ["line 2: '1.5' is not a valid index"]),
         ("set.csv", "layer,neuron,explanation\n3,1\n", ["line 2: not as many columns"]),
         ("set.csv", "layer,neuron,explanation\n3,1,a,b\n", ["line 2: not as many columns"]),
         ("set.csv", "", ["holds no description"]),
@@ -155,7 +155,7 @@ def test_what_is_no_sign(tmp_path: Path) -> None:
     told(
         lambda: Precomputed(path, {**COLUMNS, "sign": "sign"}).check([Neuron(3, 17)], NOWHERE),
         "line 1",
-        "'up' is no sign",
+        "'up' is not a sign",
     )
 
 
@@ -164,7 +164,7 @@ def test_what_is_no_sign(tmp_path: Path) -> None:
     [
         ({"text": "t"}, "either neuron, or layer and index"),
         ({"text": "t", "layer": "l"}, "either neuron, or layer and index"),
-        ({"layer": "l", "index": "n"}, "where the text is"),
+        ({"layer": "l", "index": "n"}, "column of the text"),
         ({"text": "t", "neuron": "n", "layer": "l", "index": "i"}, "either neuron, or layer and index"),
         ({"text": "t", "neuron": "n", "sign": "s"}, "leave those out"),
         ({"text": "t", "neuron": "n", "unit": "s"}, "no field 'unit'"),

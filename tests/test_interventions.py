@@ -1,4 +1,4 @@
-"""Neurons held, pushed and silenced: against models whose weights were edited by hand, in every causal family."""
+"""Interventions on neurons: equal to models with edited weights, in every causal family."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_neurons_of_experts_are_changed_where_tokens_are_routed_to_them(mixture:
         assert same(together[4], by_hand(mixture, 0, (expert + 1) % 3, clamped)[0])
 
 
-def test_what_cannot_be_steered_is_told(tmp_path: Path, tiny: Callable[[str], Tiny]) -> None:
+def test_models_that_are_not_causal_are_refused(tmp_path: Path, tiny: Callable[[str], Tiny]) -> None:
     for family in ENCODERS:
         subject = Subject(f"my-{family}", [str(tiny_models.tiny_subject(tmp_path / family, family))])
         told(partial(check_causal, subject, "token_change"), "token_change needs a causal", f"my-{family} is a masked")
@@ -240,7 +240,7 @@ def test_what_cannot_be_steered_is_told(tmp_path: Path, tiny: Callable[[str], Ti
     told(lambda: check_causal(Subject("base", [str(tmp_path / "base")]), "token_change"), "no language-model head")
 
 
-def test_in_half_precision_the_same_happens(tiny: Callable[[str], Tiny]) -> None:
+def test_interventions_in_half_precision(tiny: Callable[[str], Tiny]) -> None:
     llama = tiny("llama")
     half = CausalModel(Subject("half", [str(llama.folder)], dtype="bfloat16"), "cpu")
     given = [Intervention(Neuron(1, 2), 25.0), Intervention(Neuron(2, 2), -9.0, Mode.ADD), None]

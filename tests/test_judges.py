@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from support.judge_cases import MARKER, case, compare, failure, forbidden, peaked, score, window
+from support.judge_cases import MARKER, Compass, case, compare, failure, forbidden, peaked, score, window
 
 from harness.embedding import SentenceEncoder
 from harness.errors import HarnessError
@@ -118,18 +116,6 @@ def test_an_encoder_that_is_not_there(tmp_path: Path) -> None:
 
 
 # --- embedding judges, by hand ----------------------------------------------------------------------------------------
-
-
-class Compass(SentenceEncoder):
-    """An encoder whose texts are directions: ``"30"`` stands at 30 degrees."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def encode(self, texts: Sequence[str]) -> Any:
-        self.seen += texts
-        angles = np.radians([float(text) for text in texts])
-        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
 def test_the_area_under_the_curve_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Stories of runs whose LLM misbehaves: what is paid, what is counted, and what another call makes of it."""
+"""Runs whose LLM fails: usage, failure counts, reparsing, and the next run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def options(small: list[str], server: FakeEndpoint, *more: str) -> list[str]:
 
 
 def answering(maxact: Reply, projection: Reply, judge: Reply) -> Callable[[dict[str, Any]], Reply]:
-    """Answer by who asks; the probe is always answered."""
+    """Return a reply for each kind of prompt; the probe is always answered."""
 
     def answer(body: dict[str, Any]) -> Reply:
         text = body["messages"][-1]["content"]
@@ -83,7 +83,7 @@ VERDICT = said('{"reason": "so", "verdict": "A"}')
 PYTHONIC = said("{'description': 'letters'}")
 
 
-def test_what_cannot_be_read_is_paid_once_and_read_again_by_a_better_parser(
+def test_unparsed_answers_are_paid_once_and_reparsed_by_a_better_parser(
     small: list[str],
     invoke: Invoke,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,9 +101,9 @@ def test_what_cannot_be_read_is_paid_once_and_read_again_by_a_better_parser(
         assert (explainer.calls, explainer.cached_calls, explainer.cost, explainer.paid) == (1, 0, 0.007, 0.007)
         assert "judge" not in usage.roles
         assert invoke(*options(small, server, *prices))[0] == 0
-        assert asked(server) == first  # the unparsed answers are on hand
+        assert asked(server) == first  # the unparsed answers are cached
 
-        reparse(["run"])  # a parser that is no better makes no more of them
+        reparse(["run"])  # the same parser finds nothing new
         assert capsys.readouterr().out == "run: of 20 records without a usable answer, 0 have one now\n"
 
         def pythonic(text: str) -> Iterator[dict[str, Any]]:
@@ -114,31 +114,33 @@ def test_what_cannot_be_read_is_paid_once_and_read_again_by_a_better_parser(
         assert capsys.readouterr().out == "run: of 20 records without a usable answer, 4 have one now\n"
         assert asked(server) == first
         assert statuses()["vocab_proj", Status.OK] == 4
-        assert statuses()["pairwise", Status.FAILED] == 4 * 4  # for want of a question
+        assert statuses()["pairwise", Status.FAILED] == 4 * 4  # they were never asked for
         again = next(item for item in RunFolder(Path("run")).descriptions().records() if item.describer == "vocab_proj")
-        assert again.usage.roles["explainer"].cached_calls == 0  # what this run paid, it has paid
+        assert again.usage.roles["explainer"].cached_calls == 0  # this run paid for it
         assert again.usage.roles["explainer"].paid == 0.007
 
-        assert invoke(*options(small, server, *prices))[0] == 0  # which the next run puts
+        assert invoke(*options(small, server, *prices))[0] == 0  # the next run sends these requests
         assert asked(server) == first + 4 * 4
         assert statuses()["pairwise", Status.OK] == 4 * 6
 
 
-def test_a_run_lives_by_its_stored_answers(small: list[str], invoke: Invoke, tmp_path: Path, own_cache: Path) -> None:
+def test_a_run_with_cached_answers_needs_no_endpoint(
+    small: list[str], invoke: Invoke, tmp_path: Path, own_cache: Path
+) -> None:
     with pytest.raises(SystemExit, match=r"^error: [^\n]*not a run folder[^\n]*$"):
         reparse([str(tmp_path)])
     with endpoint(answering(GOOD, ALIKE, VERDICT)) as server:
         assert invoke(*options(small, server))[0] == 0
     before = statuses()
     Path("run").rename("first")
-    assert invoke(*options(small, server, "serving.preflight=none"))[0] == 0  # the endpoint is gone, and not needed
+    assert invoke(*options(small, server, "serving.preflight=none"))[0] == 0  # the endpoint is down, and not needed
     assert statuses() == before
     own_cache.rename(tmp_path / "moved")
     with pytest.raises(SystemExit, match=r"^error: [^\n]*/llm \(serving\.cache\): call this from[^\n]*$"):
         reparse(["run"])
 
 
-def test_where_too_much_fails_the_run_ends_early_and_goes_on_when_it_is_started_again(
+def test_a_run_ends_early_after_too_many_failures_and_continues_when_started_again(
     small: list[str], invoke: Invoke
 ) -> None:
     limits = ["serving.failure_minimum=5", "serving.failure_budget=0.4", "llm.judge.concurrency=1"]
@@ -146,7 +148,7 @@ def test_where_too_much_fails_the_run_ends_early_and_goes_on_when_it_is_started_
         code, out, _ = invoke(*options(small, server, *limits))
         assert asked(server) == 4 + 4 + 5
     assert code == 3
-    assert "report.html" in out  # statistics and report come all the same
+    assert "report.html" in out  # statistics and report are written
     (line,) = [line for line in Path("run/logs/run.log").read_text().splitlines() if "ends early" in line]
     line = line.partition("harness.llm.budget: ")[2]
     assert line.startswith("pairwise ends early: 5 of the first 5 answers to pairwise failed, more than serving.f")
@@ -167,12 +169,12 @@ def test_where_too_much_fails_the_run_ends_early_and_goes_on_when_it_is_started_
     ("option", "words"),
     [
         ("serving.preflight=some", ("serving.preflight", "endpoints, all or none")),
-        ("serving.failure_budget=2", ("serving", "failure_budget is 2")),
+        ("serving.failure_budget=2", ("serving.failure_budget", "2")),
         ("serving.redrow=true", ("redrow",)),
         ("llm.judge.price.prompt=1", ("llm.judge", "price")),
     ],
 )
-def test_a_mistake_in_how_llms_are_served_is_one_line(
+def test_a_mistake_in_the_serving_options_is_one_line(
     small: list[str],
     invoke: Invoke,
     option: str,

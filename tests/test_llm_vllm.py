@@ -63,7 +63,7 @@ def test_log_probabilities_line_up_with_the_text(vllm: Served) -> None:
     assert found.status is Status.OK
     texts = [token.text for token in found.tokens]
     assert len(found.tokens) == found.prompt_tokens
-    # Parts of a character have no text of their own; all else reads as it was written.
+    # Tokens that are parts of a character have no text.
     assert "until\tunknown\n the\tunknown\n na" in "".join(texts)
     assert "".join(texts).endswith("\tunknown\n x\tunknown\n")
     assert not found.tokens[0].alternatives
@@ -77,7 +77,7 @@ def test_log_probabilities_line_up_with_the_text(vllm: Served) -> None:
         assert mass > 0.5, token
 
 
-def test_an_answer_in_the_middle_is_left_open(vllm: Served) -> None:
+def test_an_assistant_message_at_the_end_is_left_open(vllm: Served) -> None:
     messages = [Message("user", "a"), Message("assistant", "b")]
     assert [token.text for token in vllm.run(vllm.client.token_logprobs(messages)).tokens][-1] == "b"
     closed = vllm.run(vllm.client.token_logprobs(messages[:1]))
@@ -96,7 +96,7 @@ def test_a_prompt_that_is_too_long(vllm: Served) -> None:
     assert "2048" in answer.detail
 
 
-def test_many_at_once_and_a_second_time_from_the_cache(vllm: Served, tmp_path: Path) -> None:
+def test_concurrent_requests_and_their_cached_answers(vllm: Served, tmp_path: Path) -> None:
     cache = ResponseCache(tmp_path)
 
     async def run() -> list[Completion]:
@@ -111,8 +111,8 @@ def test_many_at_once_and_a_second_time_from_the_cache(vllm: Served, tmp_path: P
     assert [answer.text for answer in first] == [answer.text for answer in second]
 
 
-def test_a_server_of_ones_own_is_an_endpoint_too(vllm: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    api = vllm.client.servers[0].api
+def test_a_vllm_server_is_an_openai_endpoint(vllm: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = vllm.client.api
     monkeypatch.setenv("MY_SERVER_KEY", api.api_key)
     name = vllm.client.model
 
@@ -120,13 +120,13 @@ def test_a_server_of_ones_own_is_an_endpoint_too(vllm: Served, tmp_path: Path, m
         for model in (name, "no-such-model"):
             backend = OpenAICompatible(model, str(api.base_url), api_key_env="MY_SERVER_KEY")
             async with Serving({"simulator": backend}, None, tmp_path) as serving:
-                await serving.client("simulator", needs_logprobs=True)
+                await serving.preflight("simulator", needs_logprobs=True)
 
     with pytest.raises(HarnessError, match=r"'simulator' \(no-such-model at .*does not answer: HTTP 404"):
         vllm.run(run())
 
 
-def test_a_broken_model_is_told_with_the_end_of_the_log(tmp_path: Path) -> None:
+def test_a_broken_model_is_reported_with_the_end_of_the_log(tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     model = tmp_path / "broken"
     model.mkdir()
@@ -159,7 +159,7 @@ def test_a_broken_model_is_told_with_the_end_of_the_log(tmp_path: Path) -> None:
 
 
 def test_the_key_of_a_server_is_in_no_log(vllm: Served) -> None:
-    key = vllm.client.servers[0].api.api_key
+    key = vllm.client.api.api_key
     deadline = time.monotonic() + 5
     (log,) = vllm.logs.glob("vllm-*.log")
     while not log.stat().st_size and time.monotonic() < deadline:

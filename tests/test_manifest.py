@@ -1,4 +1,4 @@
-"""What a run is known by: what is the same run, what is another, what stays secret, and who made it."""
+"""The manifest and the identity of a run: secrets, ambiguous names, and the software that made it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import harness.run.manifest as manifest
 from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.run.help import compose_config
-from harness.run.manifest import check_same_run, identity, without_secrets, write_manifest
+from harness.run.identity import check_same_run, identity
+from harness.run.manifest import write_manifest
+from harness.run.masking import without_secrets
 from harness.run.setup import Setup
 
 
@@ -31,8 +33,8 @@ def setup_of(llama: Path, folder: Path, *more: str) -> Setup:
     )
 
 
-def told(llama: Path, folder: Path, *more: str) -> str:
-    """Start a run in a folder that may hold one, and return why it is refused, if it is."""
+def refusal(llama: Path, folder: Path, *more: str) -> str:
+    """Start a run in a folder, and return why it is refused, or an empty text."""
     setup = setup_of(llama, folder, *more)
     try:
         check_same_run(setup, RunFolder(folder))
@@ -42,22 +44,20 @@ def told(llama: Path, folder: Path, *more: str) -> str:
     return ""
 
 
-def test_the_folder_that_one_works_in_is_no_secret(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_working_directory_is_not_a_secret(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PWD", str(llama.parent))
     monkeypatch.setenv("OLDPWD", "a-long-word-that-is-no-secret")
     monkeypatch.setenv("GOOGLE_CREDENTIALS", str(llama.parent))
     monkeypatch.setenv("MY_TOKEN", "hf-very-secret")
     config = {"a": f"{llama}/x", "b": "a-long-word-that-is-no-secret", "c": "the hf-very-secret"}
     assert without_secrets(config) == {**config, "c": "the ***"}
-    assert not told(llama, tmp_path / "run")
+    assert not refusal(llama, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["config"]["subject"]["sources"] == [str(llama)]
     monkeypatch.setenv("PWD", os.sep)
-    assert not told(llama, tmp_path / "run")  # from another directory it is the same run
+    assert not refusal(llama, tmp_path / "run")  # from another directory it is the same run
 
 
-def test_a_setting_that_is_called_like_a_secret_makes_another_run(llama: Path, tmp_path: Path) -> None:
+def test_a_setting_with_the_name_of_a_secret_makes_another_run(llama: Path, tmp_path: Path) -> None:
     setup = setup_of(llama, tmp_path / "x")
 
     def known_by(name: str, value: str) -> str:
@@ -68,7 +68,7 @@ def test_a_setting_that_is_called_like_a_secret_makes_another_run(llama: Path, t
     for name in ("sep_token", "key", "pass"):
         shown = {known_by(name, value) for value in ("A", "B")}
         assert len(shown) == 2
-        # So short that a key cannot be sought by it.
+        # Too short to recover a key from it.
         assert all(len(one) == 11 and one.startswith("***") for one in shown)
         assert without_secrets({name: "A"}) == {name: "***"}
     assert known_by("token", "A") != known_by("sep_token", "A")
@@ -76,14 +76,12 @@ def test_a_setting_that_is_called_like_a_secret_makes_another_run(llama: Path, t
         assert known_by(name, "sk-0123456789") == "***"
 
 
-def test_who_made_a_run_is_not_forgotten_when_another_version_looks_at_it(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_version_stays_in_the_manifest(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = "first"
     monkeypatch.setattr(manifest, "_commit", lambda: commit)
 
     def start() -> dict[str, Any]:
-        assert not told(llama, tmp_path / "run")
+        assert not refusal(llama, tmp_path / "run")
         return RunFolder(tmp_path / "run").read_manifest()
 
     start()

@@ -91,7 +91,7 @@ def test_the_configs_grades_are_the_planted_ones() -> None:
 def test_what_nobody_knows_is_told_before_time_is_spent(subject: PlantedSubject, tmp_path: Path) -> None:
     told(lambda: Graded("right", 1).check(NEURONS, NOWHERE), "nobody knows the truth", "subject=planted", "GradedFile")
     told(lambda: Graded("rihgt", 1).check(NEURONS, subject), "grade 'rihgt'", "the truth has 'right'")
-    told(lambda: Graded("right", 1, side="in"), "side is 'in'", "input, output, both")
+    told(lambda: Graded("right", 1, side="in"), "side: must be 'input', 'output' or 'both', not 'in'")
     path = tmp_path / "truth.csv"
     path.write_text(f"neuron,grade,text,side\n{PLAIN[0]},right,storms,input\n{PLAIN[0]},right,rain,output\n")
     for side, text in (("input", "storms"), ("output", "rain")):

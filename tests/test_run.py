@@ -1,4 +1,4 @@
-"""Stories of whole runs from the command line: results, resume, sweeps, plug-ins, and mistakes told in one line."""
+"""Whole runs from the command line: results, resume, sweeps, methods of users, and errors in one line."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from support.small_run import one_line, options, records, summary_of
 from support.tiny_models import Invoke
 
 from harness.folder import RunFolder
-from harness.records import Source, Split, Status, VectorKind
+from harness.records import Activity, RandomVector, Restart, Source, Split, Status, VectorKind
 from harness.run.help import compose_config
 from harness.subject import ActivationReader
 
 
-def test_a_run_leaves_everything_it_promises(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+def test_a_run_writes_all_its_files(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     code, out, _ = invoke(*options(small, folder="first"))
     assert code == 0
     assert out.strip().splitlines()[-1] == str(tmp_path / "first" / "report.html")
@@ -35,7 +35,7 @@ def test_a_run_leaves_everything_it_promises(invoke: Invoke, small: dict[str, st
     assert {channel.kind for channel in channels} == {VectorKind.IN, VectorKind.OUT}
     exemplars = run.read_exemplars()
     assert len(exemplars) == 6 * 4 * (5 + 5 * 2 + 8)  # neurons, splits, top, quantiles and random
-    assert {(item.neuron, item.split) for item in run.read_activity()} == {
+    assert {(item.neuron, item.split) for item in run.read(Activity)} == {
         (item.neuron, item.split) for item in exemplars
     }
     documents = {split: {item.document for item in exemplars if item.split is split} for split in Split}
@@ -85,7 +85,7 @@ def test_run_again_changes_nothing_and_another_config_is_refused(
     assert {path: path.read_bytes() for path in files} == before
 
 
-def test_a_torn_line_and_lost_records_are_made_good(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+def test_a_torn_line_and_lost_records_are_restored(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     assert invoke(*options(small, folder="torn"))[0] == 0
     whole, board = records(tmp_path / "torn"), (tmp_path / "torn" / "leaderboard.json").read_bytes()
     journal = tmp_path / "torn" / "verdicts.jsonl"
@@ -99,11 +99,9 @@ def test_a_torn_line_and_lost_records_are_made_good(invoke: Invoke, small: dict[
 
 
 @pytest.mark.slow
-def test_killed_anywhere_a_run_goes_on_to_the_same_result(
-    small: dict[str, str], invoke: Invoke, tmp_path: Path
-) -> None:
+def test_a_killed_run_continues_to_the_same_result(small: dict[str, str], invoke: Invoke, tmp_path: Path) -> None:
     def start(folder: str) -> subprocess.Popen[bytes]:
-        alone = {"executor.block": "1", "storage.store": "null"}  # the second is to do its own work
+        alone = {"executor.block": "1", "storage.store": "null"}  # the second run must not reuse the first one's work
         command = [sys.executable, "-m", "harness", *options(small | alone, folder=folder)]
         return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -125,7 +123,7 @@ def test_killed_anywhere_a_run_goes_on_to_the_same_result(
     assert invoke(*options(small, folder="killed", executor__block="1", storage__store="null"))[0] == 0
     assert records(tmp_path / "killed") == whole
     assert run.leaderboard.read_bytes() == RunFolder(tmp_path / "whole").leaderboard.read_bytes()
-    assert {path: path.stat().st_mtime_ns for path in written} == written  # finished work was not done again
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # finished work is not repeated
 
 
 def test_a_sweep_gives_comparable_runs_side_by_side(
@@ -150,7 +148,7 @@ def test_a_sweep_gives_comparable_runs_side_by_side(
 
 
 @pytest.mark.slow
-def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+def test_a_run_measures_its_decomposition(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     changes = {"describers": "[rotate,generic]", "judges": "[embedding_pairwise]", "neurons.per_layer": "12"}
     base = options(
         small | changes, folder="worth", diagnostics__sample="2", diagnostics__restarts="2", diagnostics__jitter="1e-7"
@@ -166,16 +164,16 @@ def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: d
     rows = json.loads(run.decomposition.read_text())["rows"]
     assert [(row["layer"], row["kind"]) for row in rows] == [(0, "in"), (0, "out"), (1, "in"), (1, "out")]
     assert all((row["vectors"], row["channels"], row["again"], row["random"]) == (12, 3, 2, 24) for row in rows)
-    # From a start that is hardly another the same channels come back, and what they share alone is less.
+    # From almost the same start the same channels are found.
     assert all(row["consistency"] > 0.999 and row["jaccard"] > 0.95 and row["apart"] < 0.95 for row in rows)
     # The weights of an untrained model are random vectors.
     assert 0.35 < sum(row["chance_below"] for row in rows) / len(rows) < 0.65
-    assert [len(item.loss) for item in run.read_random_vectors()] == [2] * 24 * 4
-    assert [item.restart for item in run.read_restarts()] == [1, 1, 2, 2] * 4
+    assert [len(item.loss) for item in run.read(RandomVector)] == [2] * 24 * 4
+    assert [item.restart for item in run.read(Restart)] == [1, 1, 2, 2] * 4
 
     files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.diagnostics.iterdir()}
     assert len(files) == 3 * 4
-    # Channels, once removed, take more of their own tokens with them than of the others.
+    # Removing a channel affects its own tokens more than others.
     assert all(row["ablated"] == 12 and row["faithful"] > 1 - row["kept"] for row in rows)
     board, table = run.leaderboard.read_bytes(), run.decomposition.read_bytes()
     lost = sorted(files)[3]
@@ -188,7 +186,7 @@ def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: d
     assert all(path.stat().st_mtime_ns == files[path][1] for path in kept)
     assert run.decomposition.read_bytes() == table
 
-    # What is measured may change on a finished run: the rest stands, and nothing of the old measurement stays.
+    # Diagnostics may change on a finished run: old measurements are removed, everything else stays.
     assert invoke(*base, "diagnostics.sample=0", "diagnostics.random=isotropic")[0] == 0
     assert len(list(run.diagnostics.iterdir())) == 2 * 4
     assert not kept & set(run.diagnostics.iterdir())
@@ -196,20 +194,20 @@ def test_a_run_measures_what_its_decomposition_is_worth(invoke: Invoke, small: d
     assert run.leaderboard.read_bytes() == board
 
 
-def from_readme(language: str, start: str) -> str:
-    """Return the README's code block of a language that starts with some words."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    return next(
-        block for block in re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL) if block.startswith(start)
-    )
+def from_documentation(page: str, language: str) -> str:
+    """Return the first code block of a language on a page."""
+    text = (Path(__file__).parent.parent / page).read_text()
+    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert found
+    return found[1]
 
 
-def test_methods_from_somebody_elses_folder_compete(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(from_readme("python", "from harness.methods"))
+def test_the_documented_methods_of_a_user_compete(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(from_documentation("README.md", "python"))
     (tmp_path / "myconf" / "describers").mkdir(parents=True)
-    (tmp_path / "myconf" / "describers" / "peaks.yaml").write_text(from_readme("yaml", "peaks:"))
-    (tmp_path / "myjudges.py").write_text(from_readme("python", "from harness.methods import Comparator"))
-    (tmp_path / "myparts.py").write_text(from_readme("python", "import torch\n"))
+    (tmp_path / "myconf" / "describers" / "peaks.yaml").write_text(from_documentation("README.md", "yaml"))
+    (tmp_path / "myjudges.py").write_text(from_documentation("docs/new-judge.md", "python"))
+    (tmp_path / "myparts.py").write_text(from_documentation("docs/new-decomposition.md", "python"))
     search = f"hydra.searchpath=[file://{tmp_path / 'myconf'}]"
     others = ["+judges.named._target_=myjudges.Named", "+judges.more._target_=myjudges.NamesMore"]
     others += ["decomposition.solver=myparts.pursuit"]
@@ -239,7 +237,7 @@ def test_methods_from_somebody_elses_folder_compete(invoke: Invoke, small: dict[
     assert all(max(channel.positive[0].z, -channel.negative[0].z) > 4 for channel in run.read_channels())
 
 
-def test_a_describer_that_breaks_is_counted_not_hidden(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+def test_failures_of_a_describer_are_counted(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
         textwrap.dedent(
             """
@@ -288,11 +286,11 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
         == next(r for r in board["overall"]["rows"] if r["describer"] == "rotate")["win_rate"]
     )
     code, out, err = invoke(*options(small, folder="tracked", tracking="wandb_offline", quiet="true"))
-    assert (code, out) == (0, f"{run.report.resolve()}\n")  # quiet: where the report is, and nothing else
+    assert (code, out) == (0, f"{run.report.resolve()}\n")  # quiet: only the path of the report
     untrusted = board["overall"]["trust"]["trustworthy"] is False
     assert err == (f"{board['overall']['trust']['words']}\n" if untrusted else "")
     assert "writing the report" in (run.logs / "run.log").read_text()
-    assert len(list((run.path / "wandb").glob("offline-run-*"))) == 1  # nothing new to tell
+    assert len(list((run.path / "wandb").glob("offline-run-*"))) == 1  # nothing new to log
 
 
 MISTAKES = [
@@ -308,15 +306,15 @@ MISTAKES = [
     (["evidence.max_document=3"], ["max_document"]),
     (["experiment=llm"], ["explainer", "llm@llm.explainer"]),
     (["decomposition.kurtosis_weight=-1"], ["kurtosis_weight"]),
-    (["diagnostics.jitter=0"], ["diagnostics: jitter must be finite and positive, not 0"]),
-    (["diagnostics.random=gaussian"], ["diagnostics: random must be 'covariance' or 'isotropic'"]),
+    (["diagnostics.jitter=0"], ["diagnostics.jitter: must be above 0, not 0"]),
+    (["diagnostics.random=gaussian"], ["diagnostics.random: must be 'covariance' or 'isotropic'"]),
     (["diagnostics.samples=3"], ["samples"]),
-    (["quiet=much"], ["quiet is 'much'; choose true or false"]),
-    (["corpus=null"], ["corpus=null is no choice", "~corpus"]),
-    (["tracking=null"], ["tracking=null is no choice", "choose tracking=none"]),
-    (["executor=null"], ["executor=null is no choice", "choose from local, ray"]),
-    (["judges=null"], ["judges=null is no choice", "judges=[]"]),
-    (["llm@llm.judge=null"], ["llm@llm.judge=null is no choice", "llm@llm.judge=none"]),
+    (["quiet=much"], ["quiet: must be true or false, not 'much'"]),
+    (["corpus=null"], ["corpus=null is not possible", "~corpus"]),
+    (["tracking=null"], ["tracking=null is not possible", "choose tracking=none"]),
+    (["executor=null"], ["executor=null is not possible", "choose from local, ray"]),
+    (["judges=null"], ["judges=null is not possible", "judges=[]"]),
+    (["llm@llm.judge=null"], ["llm@llm.judge=null is not possible", "llm@llm.judge=none"]),
     (["storage.store=EMPTY/store"], ["storage.store=", "cannot be written to (Not a directory)"]),
     (["evidence.store=EMPTY/store"], ["evidence.store=", "cannot be written to"]),
     (["llm@llm.judge=openai", "llm.judge.model=m", "serving.cache=EMPTY/cache"], ["serving.cache=", "cannot be"]),
@@ -341,7 +339,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("mistake", "told"), MISTAKES, ids=[" ".join(mistake) for mistake, _ in MISTAKES])
-def test_a_mistake_is_told_in_one_line_before_time_is_spent(
+def test_an_error_of_the_user_is_one_line_before_the_run(
     invoke: Invoke, small: dict[str, str], tmp_path: Path, mistake: list[str], told: list[str]
 ) -> None:
     (tmp_path / "empty.txt").write_text("\n")
@@ -365,9 +363,7 @@ def test_a_mistake_is_told_in_one_line_before_time_is_spent(
     assert not (tmp_path / "mistaken" / "channels").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_one_line(
-    invoke: Invoke, small: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_folder_that_cannot_be_created_is_one_line(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, _, err = invoke(*options(small, folder="file/run"))
     assert code == 1
@@ -397,15 +393,15 @@ def test_the_folder_of_one_run_is_refused_for_a_sweep(invoke: Invoke, small: dic
         ("corpus=chat_files", ["corpus.source.paths"]),
     ],
 )
-def test_a_value_that_must_be_given_is_named_in_one_line(invoke: Invoke, chosen: str, names: list[str]) -> None:
+def test_a_required_option_is_named_in_one_line(invoke: Invoke, chosen: str, names: list[str]) -> None:
     code, _, err = invoke(*chosen.split(), "tracking=none")
     assert code == 1
     assert one_line(err), err
-    assert f"error: {', '.join(names)} ha" in err
+    assert f"error: {', '.join(names)} must be set" in err
     assert all(f"{name}=..." in err for name in names)
 
 
-def test_damaged_weights_are_found_before_time_is_spent(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+def test_damaged_weights_are_found_before_the_run(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     source = Path(small["subject.sources"].strip("[]"))
@@ -467,7 +463,7 @@ def test_a_run_on_experts_of_a_family_that_the_user_describes(
     assert "subject.fold_norm was False, is now True" in err
 
 
-def test_a_pruned_neuron_is_told_before_time_is_spent(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
+def test_a_pruned_neuron_is_found_before_the_run(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     source, pruned = Path(small["subject.sources"].strip("[]")), tmp_path / "pruned"
@@ -489,7 +485,7 @@ def test_two_processes_do_not_run_in_one_folder(invoke: Invoke, small: dict[str,
     assert "another process is running" in err
 
 
-def test_what_only_answers_depend_on_may_change_until_there_are_any(
+def test_options_of_answers_may_change_until_there_are_any(
     invoke: Invoke, small: dict[str, str], tmp_path: Path
 ) -> None:
     base = options(small, folder="begun")
@@ -518,7 +514,7 @@ def test_secrets_never_reach_the_run_folder(
         *['llm.simulator.base_url="https://me:very-secret@host/v1?api_key=very-secret"'],
         *["llm@llm.simulator=openai", "llm.simulator.model=m", "llm.simulator.api_key_env=MY_KEY"],
     )
-    assert code == 0, err  # no judge asks these roles, so nothing is started
+    assert code == 0, err  # no method uses these roles, so no server starts
     content = b"".join(path.read_bytes() for path in (tmp_path / "secret").rglob("*") if path.is_file())
     assert b"very-secret" not in content
     assert b"MY_KEY" in content
@@ -561,7 +557,7 @@ def test_help_explains_every_option(invoke: Invoke) -> None:
         name, _, value = line.strip().partition(":")
         leaf = value.strip() and not line.strip().startswith(("#", "-"))
         above = lines[number - 1].strip() if number else ""
-        # One comment may explain a few options that stand together.
+        # One comment may explain a few neighbouring options.
         near = any(item.strip().startswith("#") for item in lines[max(0, number - 5) : number])
         if leaf and not above.startswith("#") and not near and not name.startswith("_"):
             unexplained.append(line)
@@ -569,7 +565,7 @@ def test_help_explains_every_option(invoke: Invoke) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_in_small_puts_real_evidence_before_the_controls(
+def test_the_small_demo_ranks_real_evidence_above_the_controls(
     invoke: Invoke, small: dict[str, str], tmp_path: Path
 ) -> None:
     code, out, err = invoke(
@@ -582,8 +578,8 @@ def test_the_demo_in_small_puts_real_evidence_before_the_controls(
     assert code == 0, err
     assert out.strip().endswith("report.html")
     rows = json.loads((tmp_path / "demo" / "leaderboard.json").read_text())["overall"]["rows"]
-    assert rows[0]["describer"] == "maxact"  # it saw evidence of the judge's own kind, from other documents
+    assert rows[0]["describer"] == "maxact"  # it reads the same kind of evidence as the judge, from other documents
     readable = {channel.kurtosis > 5 for channel in RunFolder(tmp_path / "demo").read_channels()}
     vectors = RunFolder(tmp_path / "demo").read_vectors()
     assert True in readable
-    assert sum(vector.kurtosis for vector in vectors) / len(vectors) < 2  # whole vectors are a blur
+    assert sum(vector.kurtosis for vector in vectors) / len(vectors) < 2  # undecomposed vectors are not readable

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from sklearn.metrics import average_precision_score
 from support import tiny_models
-from support.judge_cases import MARKER, NEURON, case, failure, forbidden, peaked, score, window
-from test_judges import Compass
+from support.judge_cases import MARKER, NEURON, Compass, case, failure, forbidden, peaked, score, window
 
 from harness.evidence import ReadText, TextReader
 from harness.llm.client import Completion
@@ -635,7 +634,7 @@ def test_sets_cannot_be_made_of_too_few_neurons() -> None:
         OTHERS[0]: STEERED[OTHERS[0]],
     }
     error = failure(lambda: score(OutputBased(), steered_case(ScriptedClient(), few), "storms"))
-    assert error.detail == "1 other neurons were steered; two are needed beside this one"
+    assert error.detail == "1 other neurons were steered; two are needed"
     without = {other: STEERED[other] for other in OTHERS}
     for judge in (OutputBased(), Faithfulness()):
         missing = failure(lambda judge=judge: score(judge, steered_case(ScriptedClient(), without), "storms"))

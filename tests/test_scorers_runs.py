@@ -122,7 +122,7 @@ def test_every_scorer_scores_a_real_subject(options: list[str], tmp_path: Path) 
 def test_every_scorer_asks_a_real_server(
     vllm: tiny_models.Served, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SCORERS_KEY", vllm.client.servers[0].api.api_key)
+    monkeypatch.setenv("SCORERS_KEY", vllm.client.api.api_key)
     names = [*LLM_SCORERS, "simulation", "simulation_per_token"]
     # As few questions as each can do with: what is tried is the road, and every call takes a CPU half a second.
     small = ["neurons.signs=[positive]", "neurons.per_layer=3", f"judges=[{','.join(names)}]"]
@@ -138,7 +138,7 @@ def test_every_scorer_asks_a_real_server(
             f"llm.{role}.model={vllm.client.model}",
             f"llm.{role}.sampling.max_tokens=1000",
         ]
-        small += [f"llm.{role}.base_url={vllm.client.servers[0].api.base_url}", f"llm.{role}.api_key_env=SCORERS_KEY"]
+        small += [f"llm.{role}.base_url={vllm.client.api.base_url}", f"llm.{role}.api_key_env=SCORERS_KEY"]
     run(Setup.of(compose_config([*options, *small, f"folder={tmp_path / 'served'}"])))
     scores = RunFolder(tmp_path / "served").scores().records()
     assert len(scores) == len(names) * 3 * 2

@@ -17,9 +17,7 @@ from support.judge_cases import MARKER, case, failure, forbidden, score, window
 from harness.llm.client import LLMClient, PromptLogprobs, PromptToken
 from harness.llm.scripted import Request, ScriptedClient
 from harness.records import Exemplar, Source, Split, Status
-from judges.simulated import FIGURES
-from judges.simulation import SimulationLLM, SimulationPerToken
-from judges.simulation_written import SimulationWritten
+from judges.simulation import METRICS, SimulationLLM, SimulationPerToken, SimulationWritten
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -206,7 +204,7 @@ def test_a_tokenizer_that_joins_the_tab_to_the_word_is_asked_with_another_mark()
     assert all("? stands for a value" in request.text for request in llm.requests if request.text.endswith("?"))
     error = failure(lambda: score(SimulationLLM(), case(exemplars, simulator(surely, merges=("unknown", "?"))), "wind"))
     assert error.status is Status.FAILED
-    assert "no placeholder apart from the tab" in error.detail
+    assert "does not separate the placeholder from the tab" in error.detail
 
 
 def test_tokens_of_a_simulator_need_not_be_those_of_the_subject() -> None:
@@ -295,18 +293,17 @@ def test_top_and_random_windows_count_alike() -> None:
     ]
     predicted, true = np.array([10, 0, 2, 0]), np.array([9, 1, 3, 1])
     grades = {
-        figure: score(SimulationLLM(figure=figure), case(exemplars, simulator(surely)), "w") for figure in FIGURES
+        metric: score(SimulationLLM(metric=metric), case(exemplars, simulator(surely)), "w") for metric in METRICS
     }
     expected = {
         "top_and_random": np.corrcoef(predicted, true)[0, 1],
         "top": np.corrcoef([10, 0, 7, 4], [9, 1, 1, 8])[0, 1],
         "random": 1.0,
     }
-    assert {figure: grade.value for figure, grade in grades.items()} == pytest.approx(expected)
-    for figure, grade in grades.items():
-        assert set(grade.metrics) == {*expected, "constant", "digit_mass"} - {figure}
-    with pytest.raises(ValueError, match=r"^figure must be one of top_and_random, top, random, not 'all'$"):
-        SimulationLLM(figure="all")
+    assert {metric: grade.value for metric, grade in grades.items()} == pytest.approx(expected)
+    for metric, grade in grades.items():
+        assert set(grade.metrics) == {*expected, "constant", "digit_mass"} - {metric}
+    told(lambda: SimulationLLM(metric="all"), "metric: must be 'top_and_random', 'top' or 'random', not 'all'")  # type: ignore[arg-type]
 
 
 def test_the_calibration_looks_at_no_window_of_the_report_split() -> None:
@@ -460,7 +457,7 @@ def any_level(description: str, token: str) -> Expectation:
 def test_the_preflight_proves_the_levels_before_any_window_is_asked() -> None:
     judge, llm = SimulationLLM(), simulator(any_level)
     found = preflight(judge, llm)
-    assert found == "levels 0-10 work with this model, 'unknown' standing for one that is not known " + (
+    assert found == "levels 0-10 work with this model, with 'unknown' for an unknown level " + (
         "(90% of the probability is on the levels)"
     )
     (request,) = llm.requests
@@ -468,7 +465,7 @@ def test_the_preflight_proves_the_levels_before_any_window_is_asked() -> None:
     # Where "unknown" is joined to the tab, "?" is found once, and no window is asked in vain.
     merging = simulator(surely, merges=("unknown",))
     proven = simulator(any_level, merges=("unknown",))
-    assert "'?' standing for" in preflight(judge, proven)
+    assert "with '?' for an unknown level" in preflight(judge, proven)
     score(judge, case([*weather(), *weather(split=Split.CALIBRATE)], merging), "wind")
     assert all(request.text.endswith("?") for request in merging.requests)
 
@@ -477,14 +474,14 @@ def test_the_preflight_falls_back_on_one_digit() -> None:
     judge = SimulationLLM()
     found = preflight(judge, simulator(any_level, tokens_of=r"[\s\S]"))
     assert found.startswith("levels 0-9 work with this model")
-    assert found.endswith("; not 0-10, for its tokenizer writes 10 as more than one token after a tab")
+    assert found.endswith("; not 0-10, because its tokenizer writes 10 as more than one token after a tab")
 
 
 @pytest.mark.parametrize(
     ("llm", "words"),
     [
         (simulator(lambda description, token: {"the": 0.999, "3": 0.001}), ["0.001", "min_digit_mass", "leave this"]),
-        (simulator(any_level, merges=("unknown", "?")), ["apart from the tab", "another model as llm.simulator"]),
+        (simulator(any_level, merges=("unknown", "?")), ["from the tab", "another model as llm.simulator"]),
         (
             ScriptedClient(token_logprobs=lambda request: PromptLogprobs((), Status.FAILED, "HTTP 400: no logprobs")),
             ["HTTP 400: no logprobs"],

@@ -139,7 +139,7 @@ def test_degenerate_clusters() -> None:
 
 
 def test_bad_input_raises() -> None:
-    with pytest.raises(ValueError, match="cluster id is missing"):
+    with pytest.raises(ValueError, match="cluster id is None"):
         clustered_interval([1.0, 0.0], ["x", None], seed=1)
     with pytest.raises(ValueError, match="2 values but 1"):
         clustered_interval([1.0, 0.0], ["x"], seed=1)
@@ -252,7 +252,7 @@ def test_scores_by_hand() -> None:
     assert a.statuses["unparsed"] == 1
     assert (b.mean, b.interval, b.control) == (0.9, None, True)
     assert (c.mean, c.scores, c.statuses["failed"]) == (None, 0, 2)
-    with pytest.raises(ValueError, match="two scores answer the same question"):
+    with pytest.raises(ValueError, match="two scores of the same item"):
         build_leaderboard((), [scores[0], scores[0]], (), controls=(), seed=1)
 
 

@@ -159,7 +159,7 @@ def test_where_length_cannot_be_controlled_for_it_is_said() -> None:
     assert "equally long" in leaderboard(verdicts, same).overall.length.words
     own = [Description(d.neuron, d.describer, "word " * len(d.describer)) for d in descriptions]
     board = leaderboard(verdicts, own).overall
-    assert "cannot be told apart" in board.length.words
+    assert "cannot be separated" in board.length.words
     assert all(row.adjusted_win_rate is None for row in board.rows)
     assert board.length.longer_win_rate is not None
 
@@ -193,7 +193,7 @@ def test_controls_among_each_other_prove_nothing() -> None:
     only = leaderboard(verdicts, controls=("generic", "shuffled", "rotate")).overall.trust
     assert (only.trustworthy, only.words) == (
         None,
-        "Trust was not tried: no control was compared with a real method.",
+        "Trust was not tested: no control was compared with a real method.",
     )
     assert leaderboard(verdicts, controls=()).overall.trust.trustworthy is None
     one = [item for item in verdicts if item.neuron.index == 0]
@@ -477,7 +477,7 @@ def test_the_leaderboard_of_a_folder_follows_its_manifest(tmp_path: Path) -> Non
     assert {row.facet for row in board.breakdown} == {"layer", "kurtosis of out"}
     manifest["config"] = {"statistics": {"ridge": -1}}
     write_json(folder.manifest, manifest)
-    with pytest.raises(HarnessError, match="ridge must be finite and positive"):
+    with pytest.raises(HarnessError, match=r"statistics\.ridge: must be"):
         leaderboard_of(folder)
 
 

@@ -208,7 +208,7 @@ def test_kappa_by_hand() -> None:
     assert fleiss_kappa([[0, 0, 0], [0, 1, 1]]) == pytest.approx((2 / 3 - 5 / 9) / (4 / 9))
     assert fleiss_kappa([[0, 0, 0], [0, 1, 1], [1, NO_LABEL, NO_LABEL]]) == pytest.approx((2 / 3 - 5 / 9) / (4 / 9))
     assert fleiss_kappa([[1, 1], [1, 1]]) is None
-    with pytest.raises(ValueError, match="whole numbers"):
+    with pytest.raises(ValueError, match="integers from 0"):
         fleiss_kappa([[0.5, 1.0]])
 
 

@@ -1,4 +1,4 @@
-"""Stories of runs whose methods look at what neurons do: planted neurons, resumption, who sees what."""
+"""Runs with interventions: planted neurons, resume, and who sees which effects."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from harness.evidence.windows import split_of
 from harness.folder import RunFolder, read_table
 from harness.llm.scripted import ScriptedBackend
 from harness.methods import DescriberCase, JudgeCase
-from harness.records import Effect, EvidenceSize, Neuron, ScoredToken, Sign, Split, Status, TextPrompt
-from harness.run import effects, intervene
+from harness.records import Effect, EvidenceSize, Neuron, ScoredToken, Sign, Split, Status, SteeredText, TextPrompt
+from harness.run.building import section
 from harness.run.help import compose_config
+from harness.run.interventions import effects, measure
 from harness.run.interventions.config import EffectsConfig, SteeringConfig, TextsConfig, peaks
 from harness.run.interventions.effects import Clamping
 from harness.run.pipeline import run
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PLANTED, PLAIN = Neuron(2, 9), Neuron(2, 30)
 CONCEPT = "class"
 
-#: A scorer of somebody's own: how much more often a steered text says the concept than an unsteered one.
+#: A user's scorer: how much more often steered texts contain the concept than unsteered ones.
 GAIN = """
 from harness.methods import Grade, Scorer
 
@@ -60,15 +61,15 @@ class Gain(Scorer):
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama of whose last layer one neuron writes the unembedding of one token."""
+    """A tiny Llama in whose last layer one neuron writes the unembedding of one token."""
     folder = tiny_models.tiny_subject(tmp_path_factory.mktemp("planted") / "llama", "llama")
     model = AutoModelForCausalLM.from_pretrained(folder)
     token = token_of(Subject("planted", [str(folder)]))
     with torch.no_grad():
-        model.lm_head.weight *= 10  # at the usual start, no token is much likelier than another
+        model.lm_head.weight *= 10  # after the usual initialisation all tokens are about equally likely
         mlp = model.model.layers[2].mlp
         mlp.down_proj.weight[:, PLANTED.index] = model.lm_head.weight[token]
-        mlp.up_proj.weight[PLANTED.index] *= 0.01  # by itself it hardly ever fires
+        mlp.up_proj.weight[PLANTED.index] *= 0.01  # without clamping it is hardly ever active
     model.save_pretrained(folder)
     return folder
 
@@ -108,7 +109,7 @@ def token_of(subject: Subject) -> int:
 
 
 def of(folder: RunFolder, neuron: Neuron, split: Split = Split.EXPLAIN) -> dict[float, Effect]:
-    return {item.value: item for item in folder.read_effects() if item.neuron == neuron and item.split is split}
+    return {item.value: item for item in folder.read(Effect) if item.neuron == neuron and item.split is split}
 
 
 def test_a_planted_neuron_is_found_by_what_it_does(base: list[str], tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ def test_a_planted_neuron_is_found_by_what_it_does(base: list[str], tmp_path: Pa
     assert (len(on.promoted), len(on.suppressed)) == (50, 50)
     assert on.promoted[0].z > 3 > 0 > on.suppressed[0].z
     assert of(folder, PLAIN)[10.0].promoted[0].token != CONCEPT
-    # The negative sign is the same neuron turned round.
+    # The negative sign is the same neuron times -1.
     negative = of(folder, PLANTED.with_sign(Sign.NEGATIVE))
     assert negative[10.0] == dataclasses.replace(off, neuron=PLANTED.with_sign(Sign.NEGATIVE), value=10.0)
     assert negative[-10.0] == dataclasses.replace(on, neuron=PLANTED.with_sign(Sign.NEGATIVE), value=-10.0)
@@ -130,7 +131,7 @@ def test_a_planted_neuron_is_found_by_what_it_does(base: list[str], tmp_path: Pa
     assert said[PLANTED].evidence == EvidenceSize(tokens=25)
 
     texts = {
-        neuron: [item for item in folder.read_steered() if item.neuron == neuron]
+        neuron: [item for item in folder.read(SteeredText) if item.neuron == neuron]
         for neuron in (PLANTED, PLAIN, PLANTED.with_sign(Sign.NEGATIVE))
     }
     for item in texts[PLANTED]:
@@ -178,7 +179,7 @@ def test_describers_and_judges_see_effects_over_text_of_their_own(base: list[str
     assert {item.split for case in judged for item in case.effects} == {Split.REPORT}
     assert [item.value for item in shown[0].effects] == [10.0, -10.0]
     assert all(case.effects == () for case in curious.Indifferent.seen)
-    # A judge may set a neuron's texts beside those of others.
+    # A judge may compare a neuron's texts with those of others.
     assert all(set(case.steered) == {PLANTED, PLAIN} for case in judged)
     texts = [item for path in folder.effects.glob("*.prompts.parquet") for item in read_table(path, TextPrompt)]
     documents = {split: {item.document for item in texts if item.split is split} for split in Split}
@@ -191,7 +192,7 @@ def test_describers_and_judges_see_effects_over_text_of_their_own(base: list[str
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Counts what is done with the model."""
+    """Counts the uses of the model."""
     counts = {"clamped": 0, "texts": 0, "loaded": 0}
 
     def counting(name: str, kind: Any, method: str, count: Callable[..., int]) -> None:
@@ -209,12 +210,12 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return counts
 
 
-def test_effects_and_texts_are_made_once_for_all_methods(
+def test_effects_and_texts_are_computed_once_for_all_methods(
     base: list[str], tmp_path: Path, counted: dict[str, int]
 ) -> None:
     more = ["+describers.again._target_=describers.token_change.TokenChange", "+judges.twice._target_=gain.Gain"]
     folder = start([*base, *more, "neurons.signs=[positive,negative]"], tmp_path / "run")
-    # Two neurons, two values and 32 pieces of each of two splits: both signs and all methods share them.
+    # Two neurons, two values, and 32 pieces for each of two splits, shared by both signs and all methods.
     assert counted == {"clamped": 2 * 2 * 32 * 2, "texts": 2 * 5 * 3, "loaded": 1}
     said = {(item.describer, item.neuron): item.text for item in folder.descriptions().records()}
     assert all(said["again", neuron] == said["token_change", neuron] for _, neuron in said)
@@ -223,7 +224,7 @@ def test_effects_and_texts_are_made_once_for_all_methods(
     assert counted == before
 
 
-def test_a_run_whose_methods_do_not_ask_runs_no_model(base: list[str], tmp_path: Path, counted: dict[str, int]) -> None:
+def test_a_run_without_interventions_loads_no_model(base: list[str], tmp_path: Path, counted: dict[str, int]) -> None:
     options = [item for item in base if "gain" not in item]
     options = [
         item.replace("judges=[]", "judges=[embedding_simulation]").replace("token_change,", "") for item in options
@@ -232,17 +233,17 @@ def test_a_run_whose_methods_do_not_ask_runs_no_model(base: list[str], tmp_path:
     assert counted["loaded"] == 0
     assert not folder.effects.exists()
     assert not folder.steered.exists()
-    # What is not computed is no part of what the run is.
+    # Settings of effects that are not computed may change.
     start([*options, "steering.texts.tokens=3", "steering.effects.prompts=3"], tmp_path / "run")
 
 
-def test_interrupted_anywhere_nothing_is_measured_twice(
+def test_an_interrupted_run_measures_nothing_twice(
     base: list[str], tmp_path: Path, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intervene, "_BLOCK", 1)
+    monkeypatch.setattr(measure, "_BLOCK", 1)
     whole = start(base, tmp_path / "whole")
     total = dict(counted)
-    real, written = intervene.write_table, []
+    real, written = measure.write_table, []
 
     def breaking(path: Path, records: Any) -> None:
         if len(written) == 3:  # a split's pieces, those of the other, and one neuron's effects
@@ -250,18 +251,18 @@ def test_interrupted_anywhere_nothing_is_measured_twice(
         real(path, records)
         written.append(path)
 
-    monkeypatch.setattr(intervene, "write_table", breaking)
+    monkeypatch.setattr(measure, "write_table", breaking)
     with pytest.raises(KeyboardInterrupt):
         start(base, tmp_path / "broken")
-    monkeypatch.setattr(intervene, "write_table", real)
+    monkeypatch.setattr(measure, "write_table", real)
     kept = {path: path.stat().st_mtime_ns for path in written}
     counted["clamped"] = counted["texts"] = 0
     again = start(base, tmp_path / "broken")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert counted["clamped"] == total["clamped"] - 2 * 32
     assert counted["texts"] == total["texts"]
-    assert again.read_effects() == whole.read_effects()
-    assert again.read_steered() == whole.read_steered()
+    assert again.read(Effect) == whole.read(Effect)
+    assert again.read(SteeredText) == whole.read(SteeredText)
 
 
 def test_other_settings_measure_anew_until_there_are_answers(base: list[str], tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def test_other_settings_measure_anew_until_there_are_answers(base: list[str], tm
     texts = {path: path.stat().st_mtime_ns for path in folder.steered.iterdir()}
     prompts = {path: path.stat().st_mtime_ns for path in folder.effects.glob("*.prompts.parquet")}
     start([*base, "steering.effects.values=[5]"], folder.path)
-    assert {item.value for item in folder.read_effects()} == {5.0}  # nothing of the old ones stays
+    assert {item.value for item in folder.read(Effect)} == {5.0}  # nothing of the old ones stays
     assert {path: path.stat().st_mtime_ns for path in folder.steered.iterdir()} == texts
     assert {path: path.stat().st_mtime_ns for path in folder.effects.glob("*.prompts.parquet")} == prompts
 
@@ -286,7 +287,7 @@ def test_strengths_in_peaks_of_the_neuron(base: list[str], tmp_path: Path) -> No
         explained = [item.activation for item in folder.read_exemplars() if item.neuron == neuron]
         assert 0 < peak <= max(explained)
         assert list(of(folder, neuron)) == pytest.approx([2 * peak, -peak], abs=1e-5)
-        steered = [item for item in folder.read_steered() if item.neuron == neuron and item.strength is not None]
+        steered = [item for item in folder.read(SteeredText) if item.neuron == neuron and item.strength is not None]
         assert {item.strength for item in steered} == {3.0}
         assert steered[0].value == pytest.approx(3 * peak, abs=1e-5)
 
@@ -326,7 +327,7 @@ def test_the_effect_is_the_mean_change_over_all_tokens(planted: Path) -> None:
         Intervention(PLAIN.with_sign(Sign.NEGATIVE), -7.0),
     ]
     changes = clamping.changes(given)
-    assert len(changes) == 2  # two of the three are one
+    assert len(changes) == 2  # two of the three are the same intervention
     ids = torch.tensor([[0, *piece.tokens] for piece in pieces])
     plain = model(input_ids=ids).logits[:, 1:].detach()
     positions = torch.ones_like(ids)
@@ -335,7 +336,7 @@ def test_the_effect_is_the_mean_change_over_all_tokens(planted: Path) -> None:
         clamped = steered.logits(ids, [one] * 3, positions=positions)[:, 1:]
         change = changes[one.neuron, one.raw]
         assert torch.allclose(change, (clamped - plain).mean(dim=(0, 1)), atol=1e-4)
-        # Logits or log-probabilities: the same but for a number that all tokens share.
+        # Logits and log-probabilities differ by a constant.
         shares = (clamped.log_softmax(dim=-1) - plain.log_softmax(dim=-1)).mean(dim=(0, 1))
         assert float((change - shares).std()) < 1e-4 < float(change.std())
     found = effects.effects_of(clamping, subject, Split.EXPLAIN, {PLAIN: [7.0]}, 5)[0]
@@ -347,7 +348,7 @@ def test_the_effect_is_the_mean_change_over_all_tokens(planted: Path) -> None:
 
 
 def test_the_last_layer_moves_logits_along_its_out_vector(planted: Path) -> None:
-    """By hand: the stream before the final norm is what it was, the neuron's part taken out and put in anew."""
+    """The stream before the final norm changes only by the neuron's out vector times the change of its activation."""
     subject, model = Subject("planted", [str(planted)]), AutoModelForCausalLM.from_pretrained(planted)
     ids, seen = torch.tensor([[0, 50, 60, 70, 80]]), {}
     model.model.norm.register_forward_pre_hook(lambda _, inputs: seen.update(stream=inputs[0]))
@@ -374,7 +375,7 @@ def test_pieces_of_text_come_from_as_many_documents_as_there_are(planted: Path, 
     assert all(split_of(item.document, config.splits, 0) is Split.REPORT for item in some)
     assert draw(20) == some
     assert {item.document for item in draw(20, seed=1)} != {item.document for item in some}
-    # More than there are documents: second pieces, none twice.
+    # More pieces than documents: several from one document, but no piece twice.
     many = draw(200)
     documents = {item.document for item in many}
     assert many[: len(documents)] == draw(len(documents))
@@ -417,7 +418,7 @@ def test_token_change_without_an_explainer_names_what_the_neuron_makes_likelier(
     draft = describe(TokenChange(mode="extractive"), case(effects=EFFECTS))
     assert (draft.text, draft.evidence) == ("sea, ship, tide", EvidenceSize(tokens=3))
     assert describe(TokenChange(target_words=2), case(effects=EFFECTS)).text == "sea, ship"
-    # Of a neuron held down alone, what becomes unlikelier is what it stands for.
+    # If the neuron was only clamped below zero, the suppressed tokens are used.
     assert describe(TokenChange(), case(effects=EFFECTS[:1])).text == "sea"
     assert "below zero only" in failure(TokenChange(opposite=False), case(effects=EFFECTS[:1])).detail
     assert "no peak" in failure(TokenChange(), case()).detail
@@ -448,10 +449,10 @@ def test_an_explainer_describes_every_neuron_of_a_run(base: list[str], tmp_path:
     assert said[PLAIN].usage.calls == 1
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_encoder_is_told_in_one_line_before_time_is_spent(base: list[str], tmp_path: Path) -> None:
+def test_an_encoder_is_refused_before_the_run(base: list[str], tmp_path: Path) -> None:
     without = [item for item in base if not item.startswith(("subject", "neurons", "judges", "+judges"))]
     demo = [*without, "experiment=demo", "judges=[embedding_simulation]"]
     message = told(lambda: start(demo, tmp_path / "run"), "token_change needs a causal language model")
@@ -468,25 +469,25 @@ def test_an_encoder_is_told_in_one_line_before_time_is_spent(base: list[str], tm
 
 
 @pytest.mark.parametrize(
-    ("section", "option", "value", "words"),
+    ("part", "option", "value", "words"),
     [
         ("effects", "values", [], ["steering.effects.values"]),
         ("effects", "values", [0, 1], ["steering.effects.values", "other than 0"]),
-        ("effects", "values", 10, ["steering.effects.values must be a list"]),
+        ("effects", "values", 10, ["steering.effects.values: must be a list"]),
         ("effects", "prompts", 0, ["steering.effects.prompts"]),
-        ("effects", "unit", "sigma", ["steering.effects.unit=sigma", "absolute, peak"]),
+        ("effects", "unit", "sigma", ["steering.effects.unit: must be 'absolute' or 'peak'"]),
         ("texts", "values", [1, 1], ["steering.texts.values", "twice"]),
-        ("texts", "mode", "shout", ["steering.texts.mode=shout", "clamp, add"]),
+        ("texts", "mode", "shout", ["steering.texts.mode: must be 'clamp' or 'add'"]),
         ("texts", "prompts", [], ["steering.texts.prompts"]),
         ("texts", "prompts", ["a", "a"], ["steering.texts.prompts"]),
         ("texts", "top_p", 0, ["steering.texts.top_p"]),
         ("texts", "temperature", -1, ["steering.texts.temperature"]),
-        ("texts", "token", 3, ["steering.texts", "'token'"]),
+        ("texts", "token", 3, ["steering.texts.token: unknown option"]),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_told(section: str, option: str, value: Any, words: list[str]) -> None:
-    settings: Any = {section: {option: value}}
-    told(lambda: SteeringConfig(**settings), *words)
+def test_invalid_settings_are_refused(part: str, option: str, value: Any, words: list[str]) -> None:
+    settings: Any = {"steering": {part: {option: value}}}
+    told(lambda: section(SteeringConfig, settings, "steering"), *words)
 
 
 @pytest.mark.parametrize(
@@ -498,7 +499,7 @@ def test_a_setting_that_makes_no_sense_is_told(section: str, option: str, value:
         ("steering.effects.prompts=100000", ["pieces of 32 tokens and needs 100000"]),
     ],
 )
-def test_a_mistake_in_the_settings_is_told_before_time_is_spent(
+def test_settings_that_do_not_fit_the_subject_are_refused_before_the_run(
     base: list[str], tmp_path: Path, mistake: str, words: list[str]
 ) -> None:
     told(lambda: start([*base, mistake], tmp_path / "run"), *words)

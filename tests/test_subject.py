@@ -1,4 +1,4 @@
-"""The subject model: what is read from its files is what transformers computes with, and mistakes are told."""
+"""Subject: values read from its files equal those of transformers, and mistakes give one-line errors."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_checkpoint_of_another_model_has_another_fingerprint(llama: Tiny, tmp_
     assert Subject("llama", [str(other)]).fingerprint != llama.subject.fingerprint
 
 
-def test_weights_that_an_adapter_was_merged_into_are_those_of_another_model(llama: Tiny, tmp_path: Path) -> None:
+def test_merging_an_adapter_changes_the_fingerprint(llama: Tiny, tmp_path: Path) -> None:
     shutil.copytree(llama.folder, tmp_path / "moved")
     assert Subject("llama", [str(tmp_path / "moved")]).fingerprint == llama.subject.fingerprint
     weights = load_file(tmp_path / "moved" / "model.safetensors")
@@ -351,7 +351,7 @@ def test_token_ids_that_are_not_there(llama: Tiny) -> None:
         (["package:json/model"], ["no config.json"]),
     ],
 )
-def test_a_model_that_is_nowhere(sources: list[str], words: list[str]) -> None:
+def test_a_model_that_no_source_has(sources: list[str], words: list[str]) -> None:
     told(lambda: Subject("lost", sources).files, "cannot be found", *words)
 
 
@@ -399,7 +399,7 @@ def test_an_index_that_names_the_wrong_shard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_no_numbers(llama: Tiny, tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite(llama: Tiny, tmp_path: Path, value: float) -> None:
     folder = copy(llama, tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"][3, 4] = value
@@ -416,7 +416,7 @@ def test_weights_that_are_no_numbers(llama: Tiny, tmp_path: Path, value: float) 
     told(lambda: reader.read(ids, torch.ones_like(ids)), "broken", "NaN", "subject.dtype")
 
 
-def test_a_family_that_nobody_knows(llama: Tiny, tmp_path: Path) -> None:
+def test_an_unknown_family(llama: Tiny, tmp_path: Path) -> None:
     subject = Subject("strange", [str(copy(llama, tmp_path / "model", model_type="nonesuch"))])
     told(lambda: subject.vectors(0, [0], IN), "nonesuch", str(tmp_path))
 
@@ -437,7 +437,7 @@ def test_a_model_without_a_working_tokenizer(llama: Tiny, tmp_path: Path, conten
     told(lambda: Subject("mute", [str(folder)]).tokenizer, str(folder), "tokenizer.json")
 
 
-def test_a_number_format_that_is_none(llama: Tiny) -> None:
+def test_an_unknown_data_type(llama: Tiny) -> None:
     subject = Subject("llama", [str(llama.folder)], dtype="float33")
     told(lambda: ActivationReader(subject, [Neuron(0, 0)], "cpu"), "float33", "subject.dtype")
 

@@ -86,7 +86,7 @@ def test_a_sweep_over_a_judge_decomposes_once_and_goes_on_after_a_run_that_fails
     ]
     last = err.strip().splitlines()[-2:]
     assert last[0].startswith(
-        "failed: run 3 (judges.own_words.texts=5, statistics.ridge=-1): statistics: ridge must be"
+        "failed: run 3 (judges.own_words.texts=5, statistics.ridge=-1): statistics.ridge: must be"
     )
     assert "2 of 4 runs" in last[1]
     assert "subject" not in last[0].split(")")[0]  # what all runs have in common does not tell them apart

@@ -1,4 +1,4 @@
-"""Which tokens count: what no text or no training ever used is found from the tokenizer and the weights alone."""
+"""Token weights: unreachable and under-trained tokens are detected from the tokenizer and the weights."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_where_nothing_stands_out_nothing_is_found(kind: str, known: list[list[i
     assert under_trained(matrix, known) == set()
 
 
-def test_rows_that_are_all_the_same_are_one_place() -> None:
+def test_equal_rows_form_one_cluster() -> None:
     model = planted(0)
     model.matrix[1000:1200] = model.matrix[7] * 3
     assert under_trained(model.matrix, [range(1000, 1050)]) == set(range(1000, 1200))
@@ -240,9 +240,9 @@ def test_a_file_of_ids_adds_to_what_is_found_or_replaces_it(
     ("text", "words"),
     [
         (None, ["cannot be read", "No such file"]),
-        ("7\nSolidGoldMagikarp", ["line 2", "'SolidGoldMagikarp' is no token id", "one id a line"]),
+        ("7\nSolidGoldMagikarp", ["line 2", "'SolidGoldMagikarp' is not a token id", "one id per line"]),
         ("[7,", ["begins as a JSON list"]),
-        ("[7, true]", ["item 2", "true is no token id"]),
+        ("[7, true]", ["item 2", "true is not a token id"]),
         ("30522", ["no token 30522", "0 to 30521"]),
     ],
 )
@@ -298,7 +298,7 @@ def test_what_minilm_loses_and_keeps(minilm: Callable[..., Subject]) -> None:
 
 @dataclass(frozen=True)
 class Patient:
-    """A trained model and how often training showed it each token, which its files do not tell."""
+    """A trained model and how often each token occurred in training."""
 
     folder: Path
     counts: Tensor
@@ -376,7 +376,7 @@ def test_a_model_that_never_saw_parts_of_its_vocabulary(tmp_path: Path, tied: bo
     assert max(shares["with"]) <= 0.01, shares
 
 
-def test_a_dense_place_of_a_few_rows_is_no_cloud() -> None:
+def test_a_few_dense_rows_are_not_a_cluster() -> None:
     matrix = torch.randn(400, 200, generator=torch.Generator().manual_seed(0))
     matrix[7] = 0.0  # a padding row, nearer to all others than they are to each other
     assert under_trained(matrix) == frozenset()

@@ -24,7 +24,7 @@ from harness.results.run_data import load_run
 from harness.results.schema import Leaderboard
 from harness.results.stored import store_decomposition, store_leaderboard
 from harness.results.summary import cost_rows, failure_rows, neuron_rows, summary_of_run
-from harness.run.manifest import without_secrets
+from harness.run.masking import without_secrets
 from harness.run.progress import progress
 from harness.run.trackers import WandbTracker
 

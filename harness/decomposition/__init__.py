@@ -1,4 +1,4 @@
-"""ROTATE: weight vectors taken apart into vocabulary channels, on PyTorch alone.
+"""ROTATE: decomposition of weight vectors into vocabulary channels. Needs PyTorch and pydantic only.
 
 Source: Avrahamy, Gur-Arieh, Geva 2026, "Disentangling MLP Neuron Weights in Vocabulary Space", arXiv:2604.06005 ([R]).
 """

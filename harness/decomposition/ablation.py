@@ -1,9 +1,9 @@
-"""What is lost when a channel is taken out of its vector, by the vocabulary alone: no text, no model run, no judge.
+"""Effect of removing channels from their vectors, measured on the vocabulary alone: no text, model run or judge.
 
-Source of the question: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005 ([R]): an ablated channel's tokens must no
-longer activate the neuron (faithful), and the channels together must account for it (complete). [R] publishes 0.46-0.71
-for the former and 0.49-0.60 for the latter, above sparse autoencoders. How its authors measure the two, on which tokens
-and with what text, our sources do not say: these figures compare with each other and with chance, not with theirs.
+Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005 ([R]) ask whether an ablated channel's tokens stop activating the
+neuron (faithfulness), and whether the channels together account for the neuron (completeness). [R] publishes 0.46-0.71
+and 0.49-0.60, above sparse autoencoders, but does not state which tokens and text it measures on. The values here can
+be compared with each other and with chance, not with the published ones.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.decomposition.objective import skewness
+from harness.decomposition.measures import check_channels, check_top_tokens, heavier_tail
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What N vectors lose without their channels. A response is a token's projection beyond the vocabulary's mean.
+    """What N vectors lose when channels are removed. A response is a token's projection minus the vocabulary's mean.
 
-    Of ``gate`` and ``in`` it is how much the token's direction in the residual stream adds to what the vector reads; of
-    ``out``, how much the neuron promotes the token. As an activation would, it counts only as far as it has its sign.
-    Beside each figure stands what a random direction as near to the vector gives: removing it, too, takes away the
-    squared cosine of the whole vector and with it of every response.
+    For ``gate`` and ``in`` vectors a response is how much the token's direction in the residual stream adds to what the
+    vector reads; for ``out`` vectors, how much the neuron promotes the token. Like an activation, a response counts
+    only if it has the channel's sign. The chance levels are those of a random direction at the same cosine to the
+    vector: removing it removes the squared cosine of the vector, and so of every response.
 
     Attributes:
-        faithful: (N, C), share of the response on the channel's own tokens that goes with the channel: at most 1,
-            chance ``chance``; nan if the vector does not respond to them.
-        kept: (N, C), mean share, over the other channels, of the response on their tokens that stays: 1 if nothing
-            else is touched, chance 1 - ``chance``; nan if there is no other channel that can tell.
+        faithful: (N, C), share of the response on the channel's own tokens that is lost without the channel: at most
+            1, chance ``chance``; nan if the vector does not respond to them.
+        kept: (N, C), mean share, over the other channels, of the response on their tokens that remains: 1 if nothing
+            else changes, chance 1 - ``chance``; nan if no other channel has a response.
         chance: (N, C), squared cosine of channel and vector.
-        complete: (N,), share of the response on the vector's own strongest tokens that goes with all channels at once:
-            1 if they account for it.
-        complete_chance: (N,), what as many random directions at the same cosines take away.
+        complete: (N,), share of the response on the vector's own strongest tokens that is lost without all channels:
+            1 if the channels account for it.
+        complete_chance: (N,), the same for an equal number of random directions at the same cosines.
     """
 
     faithful: Tensor
@@ -47,39 +47,33 @@ class Ablation:
 def ablation(
     vectors: Tensor, directions: Tensor, projection: Tensor, *, top_tokens: int = 20, tokens: Tensor | None = None
 ) -> Ablation:
-    """Take each channel, and all channels, out of their vectors.
+    """Remove each channel, and all channels together, from their vectors.
 
-    To take directions out is to leave the part of the vector that is orthogonal to them.
+    Removing directions leaves the part of the vector that is orthogonal to them.
 
     Args:
         vectors: (N, d_model), not zero.
         directions: (N, C, d_model), their channels.
         projection: (d_model, V).
-        top_tokens: a channel's tokens: so many of the tail that its projection's skewness points to, furthest first;
-            and so many of a vector's own, at either end.
-        tokens: (V,) bool, the tokens that may be among them; None: all.
+        top_tokens: number of tokens of a channel, the furthest in the heavier tail of its projection; and number of
+            strongest tokens of a vector, at either end.
+        tokens: (V,) bool, the tokens to choose from; None: all.
 
     Raises:
-        ValueError: if the shapes do not fit together, or there are fewer tokens than ``top_tokens``.
+        ValueError: if the shapes do not match, or there are fewer tokens than ``top_tokens``.
     """
-    if directions.ndim != 3 or vectors.shape != (directions.shape[0], directions.shape[2]):
-        raise ValueError(
-            f"directions must be (N, C, d_model) for vectors (N, d_model), not {tuple(directions.shape)} "
-            f"for {tuple(vectors.shape)}"
-        )
-    allowed = projection.shape[1] if tokens is None else int(tokens.sum())
-    if not 1 <= top_tokens <= allowed:
-        raise ValueError(f"top_tokens must be from 1 to the number of tokens, {allowed}, not {top_tokens}")
+    check_channels(vectors, directions)
+    check_top_tokens(top_tokens, projection, tokens)
     targets, units = normalize(vectors.float(), dim=-1), normalize(directions.float(), dim=-1)
     cosines = torch.einsum("ncd,nd->nc", units, targets)
     mean = projection.float().mean(dim=1)
     one_by_one = [
         _one_by_one(
-            target @ projection - target @ mean, own @ projection - (own @ mean)[:, None], cosine, top_tokens, tokens
+            target @ projection - target @ mean, unit @ projection - (unit @ mean)[:, None], cosine, top_tokens, tokens
         )
-        for target, own, cosine in zip(targets, units, cosines, strict=True)
+        for target, unit, cosine in zip(targets, units, cosines, strict=True)
     ]
-    # Orthonormal bases of the spans: directions that add nothing to those before them have no singular value.
+    # Orthonormal bases of the spans. A direction inside the span of the others has a singular value of 0.
     _, sizes, spans = torch.linalg.svd(units.double(), full_matrices=False)
     spans = spans * (sizes > 1e-6 * sizes[:, :1]).unsqueeze(-1)
     rest = targets.double() - torch.einsum("nkd,nk->nd", spans, torch.einsum("nkd,nd->nk", spans, targets.double()))
@@ -105,24 +99,22 @@ def _one_by_one(
     """Return ``faithful`` and ``kept`` (C,) of one vector.
 
     Args:
-        response: (V,), of the vector, of unit length.
-        channels: (C, V), of its channels, of unit length.
-        cosines: (C,), between them.
+        response: (V,), of the vector at unit length.
+        channels: (C, V), responses of its channels at unit length.
+        cosines: (C,), between vector and channels.
         count: tokens of a channel.
-        tokens: (V,) bool, those that may be among them.
+        tokens: (V,) bool, the tokens to choose from.
     """
-    side = torch.where(skewness(channels) >= 0, 1.0, -1.0).to(channels.dtype)[:, None]
-    outward = channels * side if tokens is None else (channels * side).masked_fill(~tokens, -torch.inf)
-    top = outward.topk(count, dim=1).indices  # (C, K)
-    before = (side * response[top]).clamp_min(0)  # (C, K), relu like an activation
+    side, top = heavier_tail(channels, count, tokens)  # (C, 1), (C, K)
+    before = (side * response[top]).clamp_min(0)  # (C, K), relu as for an activation
     after = (side * (response[top] - cosines[:, None, None] * channels[:, top])).clamp_min(0)  # (removed, C, K)
-    # A token of both is no token of the other.
+    # Tokens shared with the removed channel do not count as tokens of the other channel.
     alone = ~(top[:, None, :, None] == top[None, :, None, :]).any(dim=2)  # (removed, C, K)
-    own = torch.eye(len(top), dtype=torch.bool, device=top.device)
-    counted = alone | own[:, :, None]
-    had = (before * counted).sum(dim=2)
-    share = torch.where(had > 0, (after * counted).sum(dim=2) / had, torch.nan)  # (removed, C)
-    return 1 - share.diagonal(), share.masked_fill(own, torch.nan).nanmean(dim=1)
+    itself = torch.eye(len(top), dtype=torch.bool, device=top.device)
+    counted = alone | itself[:, :, None]
+    total = (before * counted).sum(dim=2)
+    share = torch.where(total > 0, (after * counted).sum(dim=2) / total, torch.nan)  # (removed, C)
+    return 1 - share.diagonal(), share.masked_fill(itself, torch.nan).nanmean(dim=1)
 
 
 def _complete(response: Tensor, rest: Tensor, count: int, tokens: Tensor | None) -> Tensor:

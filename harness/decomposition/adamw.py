@@ -1,6 +1,6 @@
 """The published solver: AdamW on the vector of one Householder reflection per neuron ([R]).
 
-It differentiates the loss by autograd and so owes nothing to the closed forms of the geodesic solver.
+It differentiates the loss by autograd, independently of the closed forms of the geodesic solver.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def solve(
 ) -> tuple[Tensor, Tensor]:
     """Find one channel per vector as published.
 
-    Where a neuron starts depends on the seed, the channel and its own vector alone. Its path may depend on its batch:
-    the batch stops only when all its neurons have converged, and AdamW's epsilon weighs on a mean over the batch.
+    A neuron's start depends only on the seed, the channel and its own vector. Its path may depend on its batch: the
+    batch stops only when all its neurons have converged, and AdamW's epsilon acts on the gradient of the batch mean.
 
     Args:
         objective: the loss.
@@ -40,11 +40,11 @@ def solve(
         weights: (1, V) or (N, V), the token weights.
         config: the optimiser's settings.
         seed: the run's seed.
-        channel: number of the channel, from 0; every channel starts from a fresh random reflection.
-        watch: called at every step with the losses (N,), which the result does not otherwise show.
+        channel: number of the channel, from 0; every channel starts from a new random reflection.
+        watch: called at every step with the losses (N,), which are not part of the result.
 
     Returns:
-        (N, d_model) unit directions, and (N,) int64, the steps the batch took.
+        (N, d_model) directions, and (N,) int64, the steps of the batch.
     """
     device = vectors.device
     mixed = device.type == "cuda" and config.mixed_precision is not False
@@ -79,13 +79,13 @@ def solve(
 
 
 def _reflect(vectors: Tensor, mirrors: Tensor) -> Tensor:
-    """Return ``vectors`` mirrored in the hyperplanes across ``mirrors``: one Householder reflection each."""
+    """Return ``vectors`` reflected in the hyperplanes orthogonal to ``mirrors``: one Householder reflection each."""
     share = (mirrors * vectors).sum(dim=-1, keepdim=True) / (mirrors * mirrors).sum(dim=-1, keepdim=True)
     return vectors - 2.0 * share * mirrors
 
 
 class _Plateau:
-    """Says when every neuron's loss has once been flat over the window."""
+    """Detects when every neuron's loss has been flat over the window at least once."""
 
     def __init__(self, count: int, config: AdamWConfig, device: torch.device) -> None:
         self._config = config

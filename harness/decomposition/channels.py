@@ -1,4 +1,4 @@
-"""The channels of a call, and what is measured of one once a solver has found it."""
+"""The channels of a call, and the measurements of a channel that a solver has found."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Decomposition:
     """The channels of N vectors, in order of discovery.
 
     Attributes:
-        directions: (N, C, d_model), the channels; each has the norm of its vector ("subtract": of what was left of it).
+        directions: (N, C, d_model), the channels; each has the norm of its vector ("subtract": of its remainder).
         kurtosis: (N, C), population excess kurtosis of the channel's unweighted projection.
-        skewness: (N, C), population skewness of the same projection; its sign tells the channel's tail.
-        loss: (N, C), the objective at the channel with the token weights in force when it was sought.
+        skewness: (N, C), population skewness of the same projection; its sign is that of the channel's tail.
+        loss: (N, C), the objective at the channel with the token weights used in its search.
         cosine: (N, C), between the channel and its vector.
-        masked_tokens: (N, C) int64, how many tokens the channel's mask covers, masked before or not.
-        steps: (N, C) int64, optimiser steps that the neuron took ("geodesic") or that its whole batch took ("adamw").
+        masked_tokens: (N, C) int64, tokens that the channel's mask covers, including those masked before.
+        steps: (N, C) int64, optimiser steps of the neuron ("geodesic") or of its whole batch ("adamw").
     """
 
     directions: Tensor
@@ -36,22 +36,22 @@ class Decomposition:
 
     @classmethod
     def empty(cls, vectors: Tensor, num_channels: int) -> Decomposition:
-        """Return room for the channels of ``vectors`` (N, d_model)."""
+        """Return zeros in the shapes of the channels of ``vectors`` (N, d_model)."""
         count, width = vectors.shape
-        figures = [vectors.new_zeros(count, num_channels) for _ in range(4)]
+        measures = [vectors.new_zeros(count, num_channels) for _ in range(4)]
         counts = [vectors.new_zeros(count, num_channels, dtype=torch.int64) for _ in range(2)]
-        return cls(vectors.new_zeros(count, num_channels, width), *figures, *counts)
+        return cls(vectors.new_zeros(count, num_channels, width), *measures, *counts)
 
 
 @dataclass(frozen=True)
 class Found:
-    """Channels just found, one per row, with what is measured of them.
+    """New channels, one per row, with their measurements.
 
     Attributes:
         directions: (n, d_model), of unit length.
         kurtosis: (n,) float64, of the unweighted projection.
         skewness: (n,) float64, likewise.
-        loss: (n,) float64, with the token weights in force.
+        loss: (n,) float64, with the token weights of the search.
         mask: (n, V) bool, the tokens that carry the channel.
     """
 
@@ -69,8 +69,8 @@ class Found:
 
         Args:
             directions: (n, d_model), of unit length.
-            targets: (n, d_model), of unit length: what the search was to stay near.
-            weights: (1, V) or (n, V), the token weights in force.
+            targets: (n, d_model), of unit length: the vectors that the search stayed near.
+            weights: (1, V) or (n, V), the token weights of the search.
             objective: the loss.
             config: thresholds of the mask.
         """
@@ -83,21 +83,21 @@ class Found:
     def write(
         self, into: Decomposition, rows: Tensor, channels: Tensor, vectors: Tensor, lengths: Tensor, steps: Tensor
     ) -> None:
-        """Note the channels.
+        """Write the channels into the results.
 
         Args:
-            into: where.
-            rows: (n,) the vectors' places.
-            channels: (n,) the channels' numbers.
-            vectors: (n, d_model), of unit length: the vectors themselves.
+            into: the results.
+            rows: (n,) indices of the vectors.
+            channels: (n,) indices of the channels.
+            vectors: (n, d_model), the vectors at unit length.
             lengths: (n, 1), the channels' lengths.
-            steps: (n,), what the search took.
+            steps: (n,), steps of the search.
         """
-        place = (rows, channels)
-        into.directions[place] = self.directions * lengths
-        into.kurtosis[place] = self.kurtosis.to(into.kurtosis.dtype)
-        into.skewness[place] = self.skewness.to(into.skewness.dtype)
-        into.loss[place] = self.loss.to(into.loss.dtype)
-        into.cosine[place] = (self.directions * vectors).sum(dim=-1)
-        into.masked_tokens[place] = self.mask.sum(dim=-1)
-        into.steps[place] = steps
+        index = (rows, channels)
+        into.directions[index] = self.directions * lengths
+        into.kurtosis[index] = self.kurtosis.to(into.kurtosis.dtype)
+        into.skewness[index] = self.skewness.to(into.skewness.dtype)
+        into.loss[index] = self.loss.to(into.loss.dtype)
+        into.cosine[index] = (self.directions * vectors).sum(dim=-1)
+        into.masked_tokens[index] = self.mask.sum(dim=-1)
+        into.steps[index] = steps

@@ -1,4 +1,4 @@
-"""ROTATE: a vector taken apart into vocabulary channels, one after the other ([R])."""
+"""ROTATE: decomposes a vector into vocabulary channels, one after the other ([R])."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from torch.nn.functional import normalize
 
 from harness.decomposition import adamw, custom
 from harness.decomposition.channels import Decomposition, Found
-from harness.decomposition.config import SOLVERS, DecompositionConfig
+from harness.decomposition.config import DecompositionConfig
 from harness.decomposition.deflation import deflate, subtract
 from harness.decomposition.geodesic import GeodesicSolver, Problem
 from harness.decomposition.memory import bytes_returned, check_adamw_fits, default_budget, halving, slots_within
 from harness.decomposition.objective import Objective
+from harness.decomposition.solvers import SOLVERS
 
 _ROWS_NAMED = 10
 _CHECKED_AT_ONCE = 2**24
@@ -30,30 +31,31 @@ def decompose(
     memory_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Decomposition:
-    """Take every vector apart into vocabulary channels (ROTATE, [R]).
+    """Decompose every vector into vocabulary channels (ROTATE, [R]).
 
-    One channel is a direction near the vector, of the vector's norm, whose projection on the vocabulary is sparse.
-    After each channel the tokens that carry it lose their weight for that vector, so that the next one lies elsewhere.
+    A channel is a direction near the vector, of the vector's norm, whose projection on the vocabulary is sparse. After
+    each channel the tokens that carry it lose their weight for that vector, so the next channel lies elsewhere.
 
-    Equal inputs give equal results; with the geodesic solver a vector's channels do not depend on the others in the
-    call, nor on how many are worked on at once, beyond the rounding of matrix products. (That rounding may, seldom,
-    decide between two optima.)
+    Equal inputs give equal results. With the geodesic solver a vector's channels depend neither on the other vectors of
+    the call nor on how many are searched in parallel, beyond the rounding of matrix products. In rare cases that
+    rounding decides between two optima.
 
     Args:
         vectors: (N, d_model), floating point, finite, none zero.
         projection: (d_model, V), floating point, finite: the unembedding or the transposed embedding.
-        token_weights: (V,) or (N, V), finite and not negative; None: ones. Weight 0 takes a token out of the search.
-        config: what to look for; None: the published settings with the geodesic solver.
-        memory_budget: bytes that may be used beside the inputs (a narrower projection is first widened to float32), the
-            channels that are returned included; None: on CUDA 80 % of what is free, else 1 GiB and the channels. The
-            geodesic solver works on as many vectors at once as fit, and on half as many whenever memory runs out.
-        progress: called with the number of channels done so far, of all vectors together, and N * C.
+        token_weights: (V,) or (N, V), finite and not negative; None: ones. Weight 0 excludes a token from the search.
+        config: settings; None: the published ones with the geodesic solver.
+        memory_budget: bytes that may be used in addition to the inputs (a narrower projection is first widened to
+            float32), including the returned channels; None: on CUDA 80 % of the free memory, else 1 GiB plus the
+            channels. The geodesic solver searches as many vectors in parallel as fit, and halves their number whenever
+            memory runs out.
+        progress: called with the number of channels finished so far, over all vectors, and N * C.
 
     Returns:
-        The channels, on the device of the inputs, in their dtype or in float32 if that is narrower.
+        The channels, on the device of the inputs, in their dtype or at least float32.
 
     Raises:
-        ValueError: in one line, if a shape, device or value is not as above, or the budget too small.
+        ValueError: in one line, if a shape, device or value is not as above, or the budget is too small.
     """
     config = DecompositionConfig() if config is None else config
     vectors, projection, weights = _checked(vectors, projection, token_weights)
@@ -94,7 +96,7 @@ def decompose(
 
 
 def _by_adamw(problem: Problem, results: Decomposition, noted: Callable[[int], None]) -> None:
-    """Find one channel of all vectors after the other with the published optimiser."""
+    """Find the channels one after the other, each for all vectors, with the published optimiser."""
     config, targets, lengths = problem.config, problem.vectors, problem.norms
     rows = torch.arange(len(targets), device=targets.device)
     masked = torch.zeros(len(targets), problem.weights.shape[1], dtype=torch.bool, device=targets.device)
@@ -112,7 +114,7 @@ def _by_adamw(problem: Problem, results: Decomposition, noted: Callable[[int], N
 
 
 def _by_custom(problem: Problem, results: Decomposition, noted: Callable[[int], None]) -> None:
-    """Have the user's own function find all channels, and measure them."""
+    """Let the user's function find all channels, and measure them."""
     config, targets, objective = problem.config, problem.vectors, problem.objective
     rows = torch.arange(len(targets), device=targets.device)
     vectors, weights = targets * problem.norms, problem.weights
@@ -124,7 +126,7 @@ def _by_custom(problem: Problem, results: Decomposition, noted: Callable[[int], 
 
 
 def _directions_and_norms(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return unit vectors (N, d_model) and norms (N, 1), also where squares of the entries underflow."""
+    """Return unit vectors (N, d_model) and norms (N, 1), also if squares of the entries underflow."""
     scale = vectors.abs().amax(dim=-1, keepdim=True)
     scaled = vectors / scale
     norms = scaled.norm(dim=-1, keepdim=True)
@@ -132,7 +134,11 @@ def _directions_and_norms(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _checked(vectors: Tensor, projection: Tensor, token_weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the inputs in the dtype to compute in, the weights as (1, V) or (N, V), or raise ValueError."""
+    """Return the inputs in the dtype to compute in, with weights as (1, V) or (N, V).
+
+    Raises:
+        ValueError: if a shape, device or value is invalid.
+    """
     if vectors.ndim != 2 or vectors.numel() == 0:
         raise ValueError(f"vectors must be (N, d_model) and not empty, not {tuple(vectors.shape)}")
     if projection.ndim != 2 or projection.shape[0] != vectors.shape[1] or projection.shape[1] < 2:
@@ -152,7 +158,7 @@ def _checked(vectors: Tensor, projection: Tensor, token_weights: Tensor | None) 
         if name != "token_weights" and not tensor.is_floating_point():
             raise ValueError(f"{name} must be floating point, not {tensor.dtype}")
     _refuse(~torch.isfinite(vectors).all(dim=1), "vectors has NaN or infinite values in rows")
-    _refuse((vectors == 0).all(dim=1), "vectors is zero, and so has no direction, in rows")
+    _refuse((vectors == 0).all(dim=1), "vectors is zero, so has no direction, in rows")
     _refuse(_columns_not_finite(projection), "projection has NaN or infinite values in columns")
     weights = token_weights.reshape(-1, tokens)
     _refuse(
@@ -164,13 +170,13 @@ def _checked(vectors: Tensor, projection: Tensor, token_weights: Tensor | None) 
 
 
 def _columns_not_finite(projection: Tensor) -> Tensor:
-    """Return which columns hold NaN or infinite values, (V,), in pieces: the temporaries are as large as they are."""
+    """Return which columns hold NaN or infinite values, (V,), computed in pieces to bound the size of temporaries."""
     pieces = torch.split(projection, max(1, _CHECKED_AT_ONCE // projection.shape[0]), dim=1)
     return torch.cat([~torch.isfinite(piece).all(dim=0) for piece in pieces])
 
 
 def _refuse(bad: Tensor, problem: str) -> None:
-    """Raise ValueError naming the first indices at which ``bad`` (K,) is true, if it is anywhere."""
+    """Raise ValueError naming the first indices at which ``bad`` (K,) is true, if there are any."""
     indices = bad.nonzero().squeeze(-1).tolist()
     if indices:
         shown = ", ".join(map(str, indices[:_ROWS_NAMED])) + (", ..." if len(indices) > _ROWS_NAMED else "")

@@ -1,4 +1,4 @@
-"""How the next channel is kept from being the last one again ([R])."""
+"""Deflation: prevents the next search from finding the same channel ([R])."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-# Where the vector is all but explained, what is left of it is rounding, and no direction to search from.
+# A remainder shorter than this is mostly rounding error and gives no direction to search from.
 _SHORTEST_REST = 1e-3
 
 
@@ -16,8 +16,8 @@ def tail_mask(z: Tensor, threshold: float, skew_threshold: float) -> Tensor:
     Args:
         z: (N, V), z-scores of the channel's unweighted projection.
         threshold: t of [R], in standard deviations.
-        skew_threshold: skewness beyond which only the heavier tail carries the channel: the upper one (z > t) where the
-            skewness is above it, the lower one (z < -t) where it is below its negative; else both (|z| > t).
+        skew_threshold: skewness beyond which only the heavier tail carries the channel: the upper tail (z > t) if the
+            skewness is above it, the lower tail (z < -t) if it is below its negative; otherwise both (|z| > t).
 
     Returns:
         (N, V) bool.
@@ -28,7 +28,7 @@ def tail_mask(z: Tensor, threshold: float, skew_threshold: float) -> Tensor:
 
 
 def deflate(weights: Tensor, mask: Tensor, masked_weight: float) -> Tensor:
-    """Return token weights in which masked tokens have at most ``masked_weight``; smaller ones, such as 0, stay.
+    """Return token weights in which masked tokens have at most ``masked_weight``; smaller weights, such as 0, remain.
 
     Args:
         weights: (1, V) or (N, V), the weights before any channel.
@@ -42,18 +42,19 @@ def deflate(weights: Tensor, mask: Tensor, masked_weight: float) -> Tensor:
 
 
 def subtract(targets: Tensor, directions: Tensor, share: float | None) -> tuple[Tensor, Tensor]:
-    """Take a channel away from what is left of a vector: the ablation of [R].
+    """Subtract a channel from what remains of a vector: the ablation of [R].
 
     Args:
         targets: (N, d_model), of unit length.
         directions: (N, d_model), the channels, of unit length.
-        share: alpha; None: of the grid 0, 0.05, ..., 1 the one that leaves the shortest rest.
+        share: alpha; None: the value of the grid 0, 0.05, ..., 1 that leaves the shortest remainder.
 
     Returns:
-        (N, d_model) the rest, of unit length, and (N, 1) the length it had. Where almost nothing is left, the target.
+        (N, d_model) the remainder at unit length, and (N, 1) the length it had. If almost nothing remains, the target
+        and 1.
     """
     if share is None:
-        # |w - alpha c|^2 = 1 - 2 alpha cos + alpha^2 is least at alpha = cos.
+        # |w - alpha c|^2 = 1 - 2 alpha cos + alpha^2 is smallest at alpha = cos.
         cosine = (targets * directions).sum(dim=-1, keepdim=True)
         alpha = (cosine * 20.0).round().div(20.0).clamp(0.0, 1.0)
     else:

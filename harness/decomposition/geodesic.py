@@ -1,9 +1,9 @@
 """The default solver: Riemannian conjugate gradient on the sphere with an exact line search.
 
-A single Householder reflection takes a vector to every point of the sphere |c| = |w|, so the published search ([R]) is
-smooth optimisation on that sphere. A step costs two products with the vocabulary, as a step of the published optimiser
-does, and some dozens suffice. Searches run side by side in slots, each at its own channel: a slot whose search is over
-goes on to the next channel, or the next vector, so that the products stay large until little is left to do.
+A single Householder reflection can map a vector to every point of the sphere |c| = |w|, so the published search ([R])
+is smooth optimisation on that sphere. A step costs two products with the vocabulary, like a step of the published
+optimiser, but a few dozen steps suffice. Searches run in parallel in slots, each at its own channel. When a search
+ends, its slot continues with the next channel or the next vector, which keeps the matrix products large.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ from harness.decomposition.objective import CentralMoments, Objective, central_m
 from harness.decomposition.rng import random_directions
 from harness.decomposition.vocabulary import Vocabulary
 
-# Searches that are over wait, their results noted, until they are this share of the slots: to turn them over costs
-# products of its own, which are worth more for several at a time.
-_SHARE_TURNED_OVER = 0.125
+# Ended searches wait until they make up this share of the slots: restarting slots takes matrix products, which are more
+# efficient for several slots at once.
+_SHARE_RESTARTED = 0.125
+# Factor on the tolerance of lookahead searches.
 _COARSER_AHEAD = 10.0
-# So many numbers of a projection are turned over at once even if they are more than an eighth of the slots.
-_ELEMENTS_TURNED_OVER = 2**21
+# Elements of a projection that are restarted at once even if they exceed an eighth of the slots.
+_ELEMENTS_RESTARTED = 2**21
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is asked of the solver.
+    """The input of the solver.
 
     Attributes:
         vectors: (N, d_model), of unit length.
-        norms: (N, 1), the lengths they had.
+        norms: (N, 1), their original lengths.
         weights: (1, V) or (N, V), the token weights before the first channel.
         objective: the loss.
         config: the settings.
@@ -53,14 +54,14 @@ class Problem:
 class GeodesicSolver:
     """Finds all channels of all vectors of a problem.
 
-    No vector's path depends on the others beyond rounding. Unless ``jitter`` asks for it, no random number is drawn.
+    The path of a vector does not depend on the others beyond rounding. Random numbers are drawn only for ``jitter``.
 
     Args:
-        problem: what is asked.
-        slots: searches side by side.
-        results: where channels are noted.
-        pending: rows of the vectors still to be done, in order; a row leaves when its last channel is noted.
-        noted: called with the number of channels just noted.
+        problem: the input.
+        slots: number of parallel searches.
+        results: receives the channels.
+        pending: rows of the unfinished vectors, in order; a row is removed when its last channel is written.
+        noted: called with the number of channels just written.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class GeodesicSolver:
         self._vocabulary = Vocabulary(problem.objective.projection, self._settings.products, self._settings.compile)
         self._waiting = list(pending)
         self._slots = _Slots.empty(min(slots, len(pending)), problem)
-        self._turned_over_at_once = rows_turned_over_at_once(slots, self._vocabulary.tokens)
+        self._restarted_at_once = rows_restarted_at_once(slots, self._vocabulary.tokens)
 
     def run(self) -> None:
         """Search until every vector has its channels."""
@@ -86,16 +87,16 @@ class GeodesicSolver:
         del self._waiting[: slots.count]
         slots.row.copy_(rows)
         slots.target.copy_(self._problem.vectors[rows])
-        for some in torch.split(torch.arange(slots.count, device=rows.device), self._turned_over_at_once):
+        for some in torch.split(torch.arange(slots.count, device=rows.device), self._restarted_at_once):
             self._start(some, slots.target[some])
         step = 0
         while slots.count:
             step += 1
             self._step(refresh=step % self._settings.refresh_every == 0)
             ended = slots.ended[: slots.count].nonzero().squeeze(-1)
-            if len(ended) > _SHARE_TURNED_OVER * (slots.count - 1):
-                for some in torch.split(ended, self._turned_over_at_once):
-                    self._turn_over(some)
+            if len(ended) > _SHARE_RESTARTED * (slots.count - 1):
+                for some in torch.split(ended, self._restarted_at_once):
+                    self._restart(some)
                 slots.close(slots.idle[: slots.count] < 0)
 
     def _step(self, refresh: bool) -> None:
@@ -118,15 +119,15 @@ class GeodesicSolver:
         pulls = self._vocabulary.move_and_pull(both, weights, cos, sin, self._cubic(moments))
         gradients = self._on_sphere(pulls, moved, targets)
         if refresh:
-            for some in torch.split(torch.arange(n, device=both.device), self._turned_over_at_once):
+            for some in torch.split(torch.arange(n, device=both.device), self._restarted_at_once):
                 both[some, 0] = self._weighted(moved[some], weights[some])
 
-        # What is found ahead is searched again under the channel's own weights: near enough is enough.
+        # Optima found by lookahead are refined under the channel's own weights, so a coarse search suffices.
         tolerance = torch.where(slots.stage[:n] % 2 == 1, _COARSER_AHEAD * settings.tolerance, settings.tolerance)
         still = gains < tolerance
         slots.idle[:n] = torch.where(still, slots.idle[:n] + 1, 0)
         conjugate = _conjugate(gradients, slots.gradient[:n], slots.heading[:n], tangents, arriving, moved)
-        # After an idle step only the steepest descent can tell a minimum from a heading that has gone stale.
+        # After an idle step only steepest descent can distinguish a minimum from a poor heading.
         slots.heading[:n] = torch.where(still.unsqueeze(-1), -gradients, conjugate)
         slots.gradient[:n], slots.point[:n] = gradients, moved
         slots.age[:n] += 1
@@ -138,12 +139,12 @@ class GeodesicSolver:
         slots.steps[:n] += torch.where(new.squeeze(-1), slots.age[:n], 0)
         slots.ended[:n] |= over
 
-    def _turn_over(self, ended: Tensor) -> None:
-        """Let each of some ended searches be followed by the next: another optimum, channel or vector."""
+    def _restart(self, ended: Tensor) -> None:
+        """Start the next search in each slot whose search has ended: another optimum, channel or vector."""
         slots, ahead = self._slots, self._settings.lookahead
         stage = slots.stage[ended]
-        brought_home = stage % 2 == 0
-        better = brought_home & (slots.found_loss[ended] < slots.best_loss[ended])
+        own_weights = stage % 2 == 0
+        better = own_weights & (slots.found_loss[ended] < slots.best_loss[ended])
         slots.best[ended] = torch.where(better.unsqueeze(-1), slots.found[ended], slots.best[ended])
         slots.best_loss[ended] = torch.where(better, slots.found_loss[ended], slots.best_loss[ended])
         complete = stage == 2 * ahead
@@ -156,7 +157,7 @@ class GeodesicSolver:
         self._start(going_on, torch.where(from_found.unsqueeze(-1), slots.found[going_on], slots.target[going_on]))
 
     def _extend_mask_ahead(self, some: Tensor) -> None:
-        """Mask what was just found, as if it were the channel, so that the next search ahead finds another."""
+        """Mask the optimum just found, as if it were the channel, so that the next lookahead search finds another."""
         slots, config = self._slots, self._config
         assert slots.masked_ahead is not None
         if len(some) == 0:
@@ -168,7 +169,7 @@ class GeodesicSolver:
         slots.masked_ahead[some] = torch.where(first, slots.masked[some], slots.masked_ahead[some]) | mask
 
     def _complete(self, some: Tensor) -> None:
-        """Note the best of what was found as the channel, and give the slot its next channel or vector, if any."""
+        """Write the best optimum as the channel, and assign the slot its next channel or vector, if any."""
         slots, config, problem = self._slots, self._config, self._problem
         if len(some) == 0:
             return
@@ -197,7 +198,7 @@ class GeodesicSolver:
             slots.masked[slot], slots.channel[slot] = False, 0
 
     def _start(self, some: Tensor, points: Tensor) -> None:
-        """Begin searches at ``points``, with the token weights of the slots' stages."""
+        """Start searches at ``points``, with the token weights of the slots' stages."""
         slots = self._slots
         if len(some) == 0:
             return
@@ -213,7 +214,7 @@ class GeodesicSolver:
         projections = self._weighted(points, weights)
         moments = central_moments(projections)
         by_token = kurtosis_gradient(projections, moments).mul_(weights)
-        # The mean of a direction's weighted projection is its product with the mean column, for every later step.
+        # In later steps, the mean of a direction's weighted projection is its product with the mean column.
         pulls, means = self._vocabulary.back(torch.cat([by_token, weights])).tensor_split(2)
         slope = self._objective.slope_of_kurtosis(moments.kurtosis).to(points.dtype).unsqueeze(-1)
         gradients = self._on_sphere(pulls * slope, points, slots.target[some])
@@ -235,7 +236,7 @@ class GeodesicSolver:
         slope = self._objective.slope_of_kurtosis(moments.kurtosis)
         a, b, c = moments.gradient_coefficients(self._vocabulary.tokens)
         dtype = self._problem.vectors.dtype
-        # The cubic is (a z^2 - b) z - c with a factored slope, which may not be divided out: it can be zero.
+        # The cubic is slope * ((a z^2 - b) z - c). The slope is multiplied in, because it can be zero.
         return (slope * a).to(dtype), (slope * b).to(dtype), (slope * c).to(dtype)
 
     def _on_sphere(self, pulls: Tensor, points: Tensor, targets: Tensor) -> Tensor:
@@ -245,34 +246,34 @@ class GeodesicSolver:
 
 @dataclass
 class _Slots:
-    """The searches; the first dimension of every tensor is the slot, and those beyond ``count`` are closed."""
+    """The parallel searches. The first dimension of every tensor is the slot; slots beyond ``count`` are closed."""
 
     count: int
-    row: Tensor  # (S,) the vector's place in the problem
-    channel: Tensor  # (S,) the channel that is sought
-    stage: Tensor  # (S,) 0: down from the vector; odd: ahead, under further masks; even: back under the channel's own
-    target: Tensor  # (S, d) unit: the vector, or what subtraction left of it
-    length: Tensor  # (S, 1) how much of the vector's length that is
+    row: Tensor  # (S,) row of the vector in the problem
+    channel: Tensor  # (S,) channel that is searched for
+    stage: Tensor  # (S,) 0: search from the vector; odd: lookahead with further masks; even: refinement without them
+    target: Tensor  # (S, d) unit: the vector, or its remainder after subtraction
+    length: Tensor  # (S, 1) length of the remainder as a share of the vector's length
     masked: Tensor  # (S, V) bool: tokens of the channels so far
-    masked_ahead: Tensor | None  # (S, V) bool: those, and of the optima found ahead
-    weights: Tensor  # (S, V) token weights in force
-    mean: Tensor  # (S, d) whose product with a direction is the mean of its weighted projection
+    masked_ahead: Tensor | None  # (S, V) bool: the same plus the tokens of optima found by lookahead
+    weights: Tensor  # (S, V) current token weights
+    mean: Tensor  # (S, d) mean weighted column of U: its product with a direction is the mean of the projection
     point: Tensor  # (S, d) current unit directions
     projections: Tensor  # (S, 2, V) weighted projections, centred, of the points and of the last tangents
     gradient: Tensor  # (S, d) Riemannian gradients at the points
     heading: Tensor  # (S, d) search directions: tangent, of any length
-    idle: Tensor  # (S,) consecutive idle steps; -1: the slot is to be closed
+    idle: Tensor  # (S,) consecutive idle steps; -1: the slot will be closed
     age: Tensor  # (S,) steps of this search
     steps: Tensor  # (S,) steps of all searches for this channel
-    ended: Tensor  # (S,) bool: the search is over, and its result noted in found
+    ended: Tensor  # (S,) bool: the search has ended, and its result is in found
     found: Tensor  # (S, d)
     found_loss: Tensor  # (S,) float64
-    best: Tensor  # (S, d) lowest loss of this channel's searches
+    best: Tensor  # (S, d) optimum of lowest loss for this channel
     best_loss: Tensor  # (S,) float64
 
     @classmethod
     def empty(cls, count: int, problem: Problem) -> _Slots:
-        """Return room for ``count`` searches."""
+        """Return slots for ``count`` searches."""
         vectors, tokens = problem.vectors, problem.weights.shape[1]
 
         def wide(dtype: torch.dtype | None = None) -> Tensor:
@@ -310,7 +311,7 @@ class _Slots:
         )
 
     def close(self, closing: Tensor) -> None:
-        """Close slots (n,) bool: open ones from the end take their places, in the same memory."""
+        """Close slots (n,) bool: open slots from the end move into the gaps, in the same memory."""
         left = self.count - int(closing.sum())
         holes = closing[:left].nonzero().squeeze(-1)
         movers = (~closing[left:]).nonzero().squeeze(-1) + left
@@ -322,21 +323,21 @@ class _Slots:
         self.count = left
 
 
-def rows_turned_over_at_once(slots: int, tokens: int) -> int:
-    """Return how many slots are turned over together, which bounds the memory that takes."""
-    return max(1, slots // 8, min(slots, _ELEMENTS_TURNED_OVER // tokens))
+def rows_restarted_at_once(slots: int, tokens: int) -> int:
+    """Return how many slots are restarted together at most, which bounds the memory of a restart."""
+    return max(1, slots // 8, min(slots, _ELEMENTS_RESTARTED // tokens))
 
 
 def _tangential(vectors: Tensor, points: Tensor) -> Tensor:
-    """Return what is left of ``vectors`` without their part along the unit ``points``."""
+    """Return ``vectors`` minus their components along the unit ``points``."""
     return vectors - (vectors * points).sum(dim=-1, keepdim=True) * points
 
 
 def _conjugate(
     gradients: Tensor, old_gradients: Tensor, old_headings: Tensor, tangents: Tensor, arriving: Tensor, points: Tensor
 ) -> Tensor:
-    """Return the next headings by Polak-Ribiere+, the old vectors carried along the circle to the new points."""
-    # Parallel transport along the circle turns its tangent and leaves what is across it alone.
+    """Return the next headings by Polak-Ribiere+, with the old vectors transported along the circle."""
+    # Parallel transport along the circle rotates the component along its tangent and keeps the rest.
     along = (old_gradients * tangents).sum(dim=-1, keepdim=True)
     carried = old_gradients + along * (arriving - tangents)
     size = (old_gradients * old_gradients).sum(dim=-1, keepdim=True).clamp_min(torch.finfo(gradients.dtype).tiny)

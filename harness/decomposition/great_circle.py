@@ -1,7 +1,7 @@
 """The loss along a great circle, exact at every angle, from one pass over the vocabulary.
 
-Directions of unit length are points of a sphere. Along cos(a) c + sin(a) p the moments of the projection are
-trigonometric polynomials in a, whose coefficients are the cross-moments of the projections of c and p.
+Unit directions are points of a sphere. Along the great circle cos(a) c + sin(a) p, the moments of the projection are
+trigonometric polynomials in a. Their coefficients are the cross-moments of the projections of c and p.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class GreatCircle:
     def moments(self, angles: Tensor) -> CentralMoments:
         """Return the central moments of the projections at ``angles`` (N, A), each (N, A)."""
         cos, sin = torch.cos(angles), torch.sin(angles)
-        # A variance is not negative; rounding of a near-constant projection could make it so.
+        # Rounding could make the variance of a near-constant projection negative.
         return CentralMoments(
             second=_homogeneous(self.second, cos, sin).clamp_min(0.0),
             third=_homogeneous(self.third, cos, sin),
@@ -75,7 +75,7 @@ class GreatCircle:
         return self.objective.combine(self.moments(angles).kurtosis, cosine)
 
     def _loss_on_the_grid(self) -> Tensor:
-        """Return :meth:`loss` at all angles of the grid, (N, A), by one small matrix product per moment."""
+        """Return :meth:`loss` at all angles of the grid, (N, A), with one small matrix product per moment."""
         second, third, fourth, cosine = (
             coefficients @ _powers(self.cosine.device, coefficients.shape[-1] - 1)
             for coefficients in (self.second, self.third, self.fourth, self.cosine)
@@ -85,13 +85,13 @@ class GreatCircle:
     def lowest(self) -> tuple[Tensor, Tensor]:
         """Return the angle of the lowest loss on each circle and that loss, each (N,).
 
-        A grid over the whole circle, geometric near zero, finds the bracket; zooming finds the angle in it. Angle 0 is
-        on the grid, so the loss returned is never above the one at the start.
+        A grid over the whole circle, geometric near zero, finds a bracket, and repeated refinement the angle inside
+        it. Angle 0 is on the grid, so the returned loss is never above the loss at the start.
         """
         grid = _grid(self.cosine.device)
         losses = self._loss_on_the_grid()
         best = losses.argmin(dim=-1, keepdim=True)
-        # The grid's two ends are one point of the circle, but each has only one neighbour, which is bracket enough.
+        # The two ends of the grid are the same point of the circle. Each has one neighbour only, which is sufficient.
         low, high = grid[(best - 1).clamp_min(0)], grid[(best + 1).clamp_max(len(grid) - 1)]
         angle, loss = grid[best], losses.gather(-1, best)
         fractions = torch.linspace(0.0, 1.0, _ZOOM_POINTS, dtype=grid.dtype, device=grid.device)
@@ -107,7 +107,7 @@ class GreatCircle:
 
 
 def _homogeneous(coefficients: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Evaluate sum_j coefficients[:, j] cos^(k-j) sin^j at (N, A) angles, k the highest order, by Horner's rule."""
+    """Return sum_j coefficients[:, j] cos^(k-j) sin^j at (N, A) angles, k the highest order, by Horner's rule."""
     value = coefficients[:, :1] * torch.ones_like(cos)
     power = torch.ones_like(sin)
     for order in range(1, coefficients.shape[-1]):
@@ -118,7 +118,7 @@ def _homogeneous(coefficients: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @functools.cache
 def _grid(device: torch.device) -> Tensor:
-    """Angles in [-pi, pi], sorted: geometric from 1e-5 to 0.1 on either side of 0, then 0.1 apart or less."""
+    """Return angles in [-pi, pi], sorted: geometric from 1e-5 to 0.1 on either side of 0, then at most 0.1 apart."""
     near = torch.logspace(-5, -1, 17, dtype=torch.float64, device=device)
     far = torch.linspace(0.1, math.pi, 32, dtype=torch.float64, device=device)[1:]
     positive = torch.cat([near, far])

@@ -1,4 +1,4 @@
-"""What a set of channels is worth, whatever found them."""
+"""Measures of a set of channels, whichever method found them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,46 @@ from torch.nn.functional import normalize
 from harness.decomposition.objective import skewness
 
 
+def check_channels(vectors: Tensor, directions: Tensor) -> None:
+    """Raise ValueError unless ``directions`` is (N, C, d_model) for ``vectors`` (N, d_model)."""
+    if directions.ndim != 3 or vectors.shape != (directions.shape[0], directions.shape[2]):
+        raise ValueError(
+            f"directions must be (N, C, d_model) for vectors (N, d_model), not {tuple(directions.shape)} "
+            f"for {tuple(vectors.shape)}"
+        )
+
+
+def check_top_tokens(top_tokens: int, projection: Tensor, tokens: Tensor | None) -> None:
+    """Raise ValueError unless ``top_tokens`` is from 1 to the number of tokens to choose from."""
+    allowed = projection.shape[1] if tokens is None else int(tokens.sum())
+    if not 1 <= top_tokens <= allowed:
+        raise ValueError(f"top_tokens must be from 1 to the number of tokens, {allowed}, not {top_tokens}")
+
+
+def heavier_tail(projected: Tensor, count: int, tokens: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the sign of the heavier tail of each projection (C, V), by its skewness, and the furthest tokens in it.
+
+    Args:
+        projected: (C, V).
+        count: tokens per projection.
+        tokens: (V,) bool, the tokens to choose from; None: all.
+
+    Returns:
+        Signs (C, 1), 1 or -1; and token ids (C, count), furthest first.
+    """
+    side = torch.where(skewness(projected) >= 0, 1.0, -1.0).to(projected.dtype).unsqueeze(1)
+    outward = projected * side
+    if tokens is not None:
+        outward = outward.masked_fill(~tokens, -torch.inf)
+    return side, outward.topk(count, dim=1).indices
+
+
 def reconstruction(vectors: Tensor, directions: Tensor) -> Tensor:
     """Return how much of each vector its first channels span.
 
     Args:
         vectors: (N, d_model), not zero.
-        directions: (N, C, d_model), the channels in order of discovery. One that lies in the span of those before it
+        directions: (N, C, d_model), the channels in order of discovery. A channel in the span of the earlier ones
             (within rounding) adds nothing.
 
     Returns:
@@ -24,19 +58,15 @@ def reconstruction(vectors: Tensor, directions: Tensor) -> Tensor:
         the first C + 1 directions, between 0 and 1 and never falling. [R] publishes above 0.99 for 50 channels.
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        ValueError: if the shapes do not match.
     """
-    if directions.ndim != 3 or vectors.shape != (directions.shape[0], directions.shape[2]):
-        raise ValueError(
-            f"directions must be (N, C, d_model) for vectors (N, d_model), not {tuple(directions.shape)} "
-            f"for {tuple(vectors.shape)}"
-        )
+    check_channels(vectors, directions)
     negligible = 16.0 * torch.finfo(directions.dtype).eps
     targets = normalize(vectors.double(), dim=-1)
     basis = torch.zeros(directions.shape, dtype=torch.float64, device=directions.device)
     for channel, direction in enumerate(normalize(directions.double(), dim=-1).unbind(dim=1)):
         rest = direction
-        # Once more than Gram and Schmidt: the second pass removes what rounding left behind in the first.
+        # Two passes of Gram-Schmidt: the second removes the rounding errors of the first.
         for _ in range(2):
             known = torch.einsum("ncd,nd->nc", basis, rest)
             rest = rest - torch.einsum("ncd,nc->nd", basis, known)
@@ -48,14 +78,14 @@ def reconstruction(vectors: Tensor, directions: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Consistency:
-    """How two decompositions of the same N vectors agree, channel by channel of the first.
+    """Agreement of two decompositions of the same N vectors, for each channel of the first.
 
     Attributes:
-        partner: (N, C) int64, the channel of the second decomposition that each channel of the first is matched with.
+        partner: (N, C) int64, the channel of the second decomposition matched with each channel of the first.
         cosine: (N, C), between partners.
-        jaccard: (N, C), of the partners' top tokens.
-        apart: (N,), mean cosine of channels that are not partners; nan if there is one channel only. All channels
-            share a part, their vector: this is what they agree by that alone.
+        jaccard: (N, C), Jaccard index of the partners' top tokens.
+        apart: (N,), mean cosine of channels that are not partners; nan if there is only one channel. All channels of a
+            vector are near the vector: this is the agreement that follows from it alone.
     """
 
     partner: Tensor
@@ -69,45 +99,44 @@ def consistency(
 ) -> Consistency:
     """Compare two decompositions of the same vectors, such as from two seeds.
 
-    Channels are matched one to one, the closest pair that is still free first. The best assignment there is can only
-    have a higher total: what is returned is a lower bound of it. [R] publishes about 0.9 for the cosine and 0.8 for the
-    Jaccard index between two seeds; how its authors match, and how many tokens they take, our sources do not say.
+    Channels are matched one to one, greedily: the closest free pair first. The optimal assignment can only have a
+    higher total, so the result is a lower bound. [R] publishes about 0.9 for the cosine and 0.8 for the Jaccard index
+    between two seeds, but does not state how channels are matched or how many tokens are compared.
 
     Args:
         first: (N, C, d_model), the channels of one decomposition.
         second: (N, C, d_model), those of the other.
         projection: (d_model, V).
-        top_tokens: tokens of a channel that are compared: those of the tail that its projection's skewness points to,
-            furthest first.
-        tokens: (V,) bool, the tokens that may be among them; None: all.
+        top_tokens: number of tokens of a channel that are compared, the furthest in the heavier tail of its projection.
+        tokens: (V,) bool, the tokens to choose from; None: all.
 
     Raises:
-        ValueError: if the shapes do not fit together, or there are fewer tokens than ``top_tokens``.
+        ValueError: if the shapes do not match, or there are fewer tokens than ``top_tokens``.
     """
     if first.ndim != 3 or first.shape != second.shape:
-        raise ValueError(f"first and second must both be (N, C, d_model), not {_shapes(first, second)}")
+        raise ValueError(
+            f"first and second must both be (N, C, d_model), not {tuple(first.shape)} and {tuple(second.shape)}"
+        )
     if projection.ndim != 2 or len(projection) != first.shape[2]:
-        raise ValueError(f"projection must be (d_model, V) for channels (N, C, d_model), not {_shapes(projection)}")
-    allowed = projection.shape[1] if tokens is None else int(tokens.sum())
-    if not 1 <= top_tokens <= allowed:
-        raise ValueError(f"top_tokens must be from 1 to the number of tokens, {allowed}, not {top_tokens}")
+        raise ValueError(f"projection must be (d_model, V) for channels (N, C, d_model), not {tuple(projection.shape)}")
+    check_top_tokens(top_tokens, projection, tokens)
     count, channels = first.shape[:2]
     cosines = normalize(first, dim=-1) @ normalize(second, dim=-1).mT
     partner = _matched(cosines)
     cosine = cosines.gather(2, partner.unsqueeze(2)).squeeze(2)
-    apart = (cosines.sum(dim=(1, 2)) - cosine.sum(dim=1)) / (channels * (channels - 1))  # 0 / 0 is nan, as promised
+    apart = (cosines.sum(dim=(1, 2)) - cosine.sum(dim=1)) / (channels * (channels - 1))  # nan (0 / 0) for one channel
     jaccard = torch.empty_like(cosine)
-    # One vector at a time: the projections of all channels of many would not fit into memory.
+    # One vector at a time: the projections of all channels of all vectors would not fit into memory.
     for row in range(count):
-        ours = _top(first[row] @ projection, top_tokens, tokens)
-        theirs = _top(second[row, partner[row]] @ projection, top_tokens, tokens)
+        _, ours = heavier_tail(first[row] @ projection, top_tokens, tokens)
+        _, theirs = heavier_tail(second[row, partner[row]] @ projection, top_tokens, tokens)
         shared = (ours.unsqueeze(2) == theirs.unsqueeze(1)).any(dim=2).sum(dim=1)
         jaccard[row] = shared / (2 * top_tokens - shared)
     return Consistency(partner, cosine, jaccard, apart)
 
 
 def _matched(similarity: Tensor) -> Tensor:
-    """Return for each row of every (C, C) matrix its column: of all pairs still free, the most similar first."""
+    """Return the column matched with each row of every (C, C) matrix: of all free pairs, the most similar first."""
     left = similarity.clone()
     count, channels = left.shape[:2]
     every = torch.arange(count, device=left.device)
@@ -121,35 +150,24 @@ def _matched(similarity: Tensor) -> Tensor:
     return partner
 
 
-def _top(projected: Tensor, count: int, tokens: Tensor | None) -> Tensor:
-    """Return the ids (C, count) of the tokens furthest out in the heavier tail of each projection (C, V)."""
-    side = torch.where(skewness(projected) >= 0, 1.0, -1.0).to(projected.dtype)
-    outward = projected * side.unsqueeze(1)
-    if tokens is not None:
-        outward = outward.masked_fill(~tokens, -torch.inf)
-    return outward.topk(count, dim=1).indices
-
-
 def random_vectors(population: Tensor, count: int, *, seed: int, covariance: bool = True) -> Tensor:
-    """Draw vectors to decompose beside those of a model: what is found in these too, is no property of a neuron.
+    """Draw random vectors as a baseline: what is also found in them is not a property of neurons.
 
-    The fair baseline has the mean and the covariance of the layer's own weight vectors. The vectors of a layer lie
-    along few directions of the residual stream, and so do its embeddings: directions drawn evenly would differ from
-    neurons in that already, which says nothing about concepts. A Gaussian that shares mean and covariance differs from
-    the neurons only by what makes them single neurons and not blends of their layer.
+    The fair baseline shares the mean and covariance of the layer's weight vectors. Weight vectors and embeddings both
+    lie along few directions of the residual stream, so isotropic vectors differ from neurons in that alone, which says
+    nothing about concepts.
 
     Args:
-        population: (M, d_model), weight vectors of one layer and kind, best all of them.
-        count: how many to draw.
-        seed: the draw's seed; it is the same on every device.
-        covariance: whether to draw with the mean and covariance of ``population``; else every direction is as likely
-            as any other.
+        population: (M, d_model), weight vectors of one layer and kind, ideally all of them.
+        count: number of vectors to draw.
+        seed: seed of the draw, which is the same on every device.
+        covariance: whether to draw with the mean and covariance of ``population``; otherwise isotropically.
 
     Returns:
-        (count, d_model), each of the norm of one of the population.
+        (count, d_model), each with the norm of a random member of the population.
     """
     generator = torch.Generator().manual_seed(seed)
-    of_whom = torch.randint(len(population), (count,), generator=generator).to(population.device)
+    norm_of = torch.randint(len(population), (count,), generator=generator).to(population.device)
     if covariance:
         # A Gaussian mixture of the deviations has their covariance, without a factorisation.
         shares = torch.randn(count, len(population), generator=generator, dtype=population.dtype)
@@ -158,9 +176,5 @@ def random_vectors(population: Tensor, count: int, *, seed: int, covariance: boo
     else:
         drawn = torch.randn(count, population.shape[1], generator=generator, dtype=population.dtype)
         drawn = drawn.to(population.device)
-    vectors: Tensor = normalize(drawn, dim=-1) * population[of_whom].norm(dim=-1, keepdim=True)
+    vectors: Tensor = normalize(drawn, dim=-1) * population[norm_of].norm(dim=-1, keepdim=True)
     return vectors
-
-
-def _shapes(*tensors: Tensor) -> str:
-    return " and ".join(str(tuple(tensor.shape)) for tensor in tensors)

@@ -1,6 +1,6 @@
-"""What ROTATE minimises: the sparsity of a direction's vocabulary projection against its distance from the neuron.
+"""ROTATE's loss: trades the sparsity of a direction's vocabulary projection against its distance from the neuron.
 
-Source: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005 (called [R] throughout this package).
+Source: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005 ([R] throughout this package).
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Variances are floored at a standard deviation of 1e-8, as in the authors' code: values that do not vary then have a
-# kurtosis, -3, and a gradient, 0. The solvers work on unit directions, whose projections vary far more.
+# Variances are clamped to a standard deviation of 1e-8, as in the authors' code: constant values then have kurtosis -3
+# and gradient 0. The solvers use unit directions, whose projections vary far more.
 _SMALLEST_VARIANCE = 1e-16
 
 
 def slog(x: Tensor) -> Tensor:
-    """Return sign(x) * log(1 + |x|), elementwise; it keeps very sparse and dense neurons on one scale ([R])."""
+    """Return sign(x) * log(1 + |x|), elementwise; puts very sparse and dense neurons on one scale ([R])."""
     return torch.sign(x) * torch.log1p(torch.abs(x))
 
 
@@ -30,16 +30,16 @@ class CentralMoments:
 
     @property
     def kurtosis(self) -> Tensor:
-        """Population excess kurtosis; -3 where the values do not vary at all."""
+        """Population excess kurtosis; -3 for constant values."""
         return self.fourth / self.second.clamp_min(_SMALLEST_VARIANCE) ** 2 - 3.0
 
     @property
     def skewness(self) -> Tensor:
-        """Population skewness; 0 where the values do not vary at all."""
+        """Population skewness; 0 for constant values."""
         return self.third / self.second.clamp_min(_SMALLEST_VARIANCE) ** 1.5
 
     def gradient_coefficients(self, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (a, b, c) such that the excess kurtosis has the derivative (a z^2 - b) z - c at a deviation z.
+        """Return (a, b, c) such that the derivative of the excess kurtosis at a deviation z is (a z^2 - b) z - c.
 
         dK/dz_j = (4/V) [ ((z_j - mean)^3 - m3) / m2^2 - (m4 / m2^3) (z_j - mean) ], V = ``tokens``.
         """
@@ -49,14 +49,14 @@ class CentralMoments:
 
 
 def centred(values: Tensor) -> Tensor:
-    """Return ``values`` less their mean along the last dimension."""
+    """Return ``values`` minus their mean along the last dimension."""
     return values - values.mean(dim=-1, keepdim=True)
 
 
 def central_moments(values: Tensor) -> CentralMoments:
     """Return the central moments of ``values`` (..., V) along the last dimension, as float64 (...,).
 
-    The sums run in the dtype of ``values``; only their quotients, which cancel, are taken in float64.
+    Sums use the dtype of ``values``. Quotients of the moments are computed in float64, because they cancel.
     """
     deviations = centred(values)
     squares = deviations * deviations
@@ -68,9 +68,9 @@ def central_moments(values: Tensor) -> CentralMoments:
 
 
 def z_scores(values: Tensor) -> Tensor:
-    """Return ``values`` (..., V) as population standard deviations from their mean; zeros where they do not vary."""
+    """Return the population z-scores of ``values`` (..., V) along the last dimension; 0 for constant values."""
     deviations = centred(values)
-    # The floor lies under the root: a clamp after it would send the gradient of sqrt(0), infinity, through autograd.
+    # Clamped before the root: otherwise autograd would propagate the infinite gradient of sqrt(0).
     variance = (deviations * deviations).mean(dim=-1, keepdim=True).clamp_min(_SMALLEST_VARIANCE)
     return deviations / variance.sqrt()
 
@@ -89,7 +89,7 @@ def kurtosis_gradient(deviations: Tensor, moments: CentralMoments) -> Tensor:
     """Return the derivative of the excess kurtosis with respect to every value, in closed form.
 
     Args:
-        deviations: (N, V) values less their mean.
+        deviations: (N, V) values minus their mean.
         moments: their central moments, each (N,).
 
     Returns:
@@ -99,7 +99,7 @@ def kurtosis_gradient(deviations: Tensor, moments: CentralMoments) -> Tensor:
         coefficient.to(deviations.dtype).unsqueeze(-1)
         for coefficient in moments.gradient_coefficients(deviations.shape[-1])
     )
-    # In place on one buffer: at a vocabulary of 256,000 every further temporary is a pass through memory.
+    # In place on one buffer: for a vocabulary of 256,000 every temporary costs a pass through memory.
     gradient = deviations * deviations
     return gradient.mul_(a).sub_(b).mul_(deviations).sub_(c)
 
@@ -119,7 +119,7 @@ class Objective:
     fidelity_weight: float
 
     def combine(self, kurtosis: Tensor, cosine: Tensor) -> Tensor:
-        """Return the loss of directions whose weighted kurtosis and whose cosine with the vector are given."""
+        """Return the loss of directions from their weighted kurtosis and their cosine with the vector."""
         return -self.kurtosis_weight * slog(kurtosis) + self.fidelity_weight * (1.0 - cosine)
 
     def loss(self, directions: Tensor, vectors: Tensor, weights: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random numbers of a decomposition: from the seed, the channel and the vector itself, and from nothing else."""
+"""Random numbers of a decomposition; they depend only on the seed, the channel and the vector itself."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def random_normals(vectors: Tensor, seed: int, channels: Sequence[int]) -> Tenso
     Args:
         vectors: (N, d_model).
         seed: the decomposition's seed.
-        channels: N numbers of channels.
+        channels: N channel indices.
 
     Returns:
-        (N, d_model), the same whatever else is in the batch, and on every device.
+        (N, d_model), the same in every batch and on every device.
     """
     drawn = []
     for vector, channel in zip(vectors.detach().cpu().contiguous(), channels, strict=True):
         identity = f"{seed}|{channel}|".encode() + bytes(vector.view(torch.uint8).tolist())
         number = int.from_bytes(hashlib.sha256(identity).digest()[:8], "big") >> 1
         generator = torch.Generator().manual_seed(number)
-        # Drawn on the CPU, so that every device starts alike.
+        # Drawn on the CPU, so that every device starts from the same numbers.
         drawn.append(torch.randn(vector.shape, generator=generator, dtype=vector.dtype))
     return torch.stack(drawn).to(vectors.device)
 

@@ -1,7 +1,7 @@
-"""A projection and the passes over it: everything a solver step does at the size of the vocabulary.
+"""A projection and the passes over it: all work of a solver step that scales with the vocabulary.
 
-The passes walk the vocabulary in blocks that stay in the processor's cache between the matrix product that fills them
-and the sums that read them; that is most of what a step saves over one operation after the other on whole projections.
+The passes process the vocabulary in blocks that stay in the processor's cache between the matrix product that fills
+them and the sums that read them. Most of the speedup over operations on whole projections comes from this.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from torch import Tensor
 from harness.decomposition.config import Products
 
 logger = logging.getLogger(__name__)
-# Elements of one block: few enough for the cache of one core, many enough to fill a GPU.
+# Elements of one block: few enough for the cache of a CPU core, enough to fill a GPU.
 _BLOCK_ELEMENTS = {"cpu": 2**17, "cuda": 2**25}
 _FEWEST_TOKENS_IN_A_BLOCK = 1024
-# What lies in memory for one element of a block: three products of two projections, and one gradient.
+# Buffers in memory per element of a block: three products of two projections, and one gradient.
 BLOCK_BUFFERS = 4
 #: The cross-moments of order 2 to 4, as powers of (here, there).
 ORDERS = ((2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3), (4, 0), (3, 1), (2, 2), (1, 3), (0, 4))
 
 
 def block_elements(device: torch.device) -> int:
-    """Return how many elements one block of a pass has on a device, all its cores together."""
+    """Return how many elements one block of a pass has on a device, over all cores."""
     elements = _BLOCK_ELEMENTS.get(device.type, _BLOCK_ELEMENTS["cuda"])
     return elements * torch.get_num_threads() if device.type == "cpu" else elements
 
 
 def products_used(chosen: Products, device: torch.device, element_bytes: int) -> Products:
-    """Return the arithmetic that "auto" stands for on a device, for numbers of so many bytes; or what was chosen."""
+    """Return the arithmetic to use on a device for numbers of ``element_bytes``; resolves "auto"."""
     if chosen != "auto":
         return chosen
     return "bfloat16" if device.type == "cuda" and element_bytes == 4 else "float32"
 
 
 def passes_fused(chosen: bool | None, device: torch.device) -> bool:
-    """Return whether passes are compiled on a device, if that was left open; or what was chosen."""
+    """Return whether passes are compiled on a device; resolves None."""
     return device.type == "cuda" if chosen is None else chosen
 
 
@@ -50,8 +50,9 @@ class Vocabulary:
 
     Args:
         projection: U, floating point.
-        products: arithmetic of :meth:`project` and :meth:`pull`; see GeodesicConfig.
-        fuse: whether torch.compile may fuse the passes; none: on CUDA.
+        products: arithmetic of the matrix products in :meth:`cross_moments` and :meth:`move_and_pull`; see
+            GeodesicConfig.
+        fuse: whether torch.compile may fuse the passes; None: on CUDA.
 
     Attributes:
         projection: U.
@@ -74,8 +75,8 @@ class Vocabulary:
         return self.projection.shape[1]
 
     def blocks(self, rows: int) -> Iterator[slice]:
-        """Walk the vocabulary in blocks fit for ``rows`` projections at a time."""
-        if self.fused:  # a compiled pass needs no cache between its operations, and one shape needs compiling once
+        """Yield blocks of the vocabulary, sized for ``rows`` projections at a time."""
+        if self.fused:  # a compiled pass makes no use of the cache, and a single shape is compiled only once
             yield slice(0, self.tokens)
             return
         size = max(_FEWEST_TOKENS_IN_A_BLOCK, block_elements(self.projection.device) // max(1, rows))
@@ -86,8 +87,8 @@ class Vocabulary:
         """Project tangents, and return all cross-moments of order 2 to 4 of the two projections, in one pass.
 
         Args:
-            both: (n, 2, V), first the weighted projections of the current points, centred ("here"), and room for those
-                of the tangents ("there").
+            both: (n, 2, V), the centred weighted projections of the current points ("here"), and space for those of
+                the tangents ("there").
             tangents: (n, d_model).
             weights: (n, V), the token weights.
             means: (n, d_model), the mean weighted column of U: its product with a direction is its projection's mean.
@@ -118,14 +119,14 @@ class Vocabulary:
         sin: Tensor,
         cubic: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
-        """Move projections along their great circles, in place, and pull a cubic of them back to the residual stream.
+        """Move projections along their great circles, in place, and map a cubic of them back to the residual stream.
 
         Args:
-            both: (n, 2, V), as :meth:`cross_moments` leaves it; here becomes cos * here + sin * there.
+            both: (n, 2, V), as filled by :meth:`cross_moments`; here becomes cos * here + sin * there.
             weights: (n, V), the token weights.
             cos: (n, 1).
             sin: (n, 1).
-            cubic: (a, b, c), each (n, 1): the pulled-back value of a token is (a z^2 - b) z - c at its z in ``here``.
+            cubic: (a, b, c), each (n, 1): a token's value is (a z^2 - b) z - c at its z in ``here``.
 
         Returns:
             (n, d_model): (((a z^2 - b) z - c) * weights) @ U.T.
@@ -166,7 +167,7 @@ class Vocabulary:
 
     @contextmanager
     def _precision(self) -> Iterator[None]:
-        """Let float32 products run in TF32 inside, if chosen; PyTorch knows no such setting per product."""
+        """Compute float32 products in TF32 inside the context, if chosen; PyTorch has no such setting per product."""
         if not self._tf32:
             yield
             return
@@ -179,7 +180,7 @@ class Vocabulary:
 
 
 def _sums_bfloat16_in_float32(coarse: Tensor) -> bool:
-    """Tell whether this GPU and this PyTorch multiply bfloat16 matrices into float32 ones, as a step does."""
+    """Return whether this GPU and this PyTorch can multiply bfloat16 matrices with a float32 result."""
     try:
         torch.mm(coarse[:1], coarse[:1].T, out_dtype=torch.float32)
     except (RuntimeError, TypeError):
@@ -190,8 +191,8 @@ def _sums_bfloat16_in_float32(coarse: Tensor) -> bool:
 def _sums(pair: Tensor, terms: Tensor) -> Tensor:
     """Return the (n, 12) float64 sums of here^i there^j over a block (n, 2, B), by small matrix products.
 
-    With z, q in ``pair`` and zz, zq, qq in ``terms`` they are products of two of these. On a CPU this takes a tenth of
-    one reduction per moment.
+    With z, q in ``pair`` and zz, zq, qq in ``terms``, every moment is a product of two of them. On a CPU this takes a
+    tenth of the time of one reduction per moment.
     """
     here, there = pair[:, 0], pair[:, 1]
     torch.mul(here, here, out=terms[:, 0])
@@ -209,7 +210,7 @@ def _sums(pair: Tensor, terms: Tensor) -> Tensor:
 
 
 def _finish_and_sum(here: Tensor, there: Tensor, weights: Tensor, offset: Tensor) -> Tensor:
-    """Weight and centre ``there`` in place and return what :func:`_sums` does, in a form that compiles to one loop."""
+    """Weight and centre ``there`` in place, and return the sums of :func:`_sums`; compiles to a single loop."""
     there.mul_(weights).add_(offset)
     zz, zq, qq = here * here, here * there, there * there
     products = (zz, zq, qq, zz * here, zz * there, qq * here, qq * there, zz * zz, zz * zq, zz * qq, zq * qq, qq * qq)
@@ -227,7 +228,7 @@ def _move(
 
 @functools.cache
 def _fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the compiled form of a pass, which gives way to the plain one where compilation fails."""
+    """Return the compiled form of a pass; it falls back to the uncompiled one if compilation fails."""
     compiled = torch.compile(function, dynamic=True)
     broken = False
 
@@ -238,10 +239,10 @@ def _fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
                 return compiled(*tensors)
             except torch.OutOfMemoryError:
                 raise
-            except Exception as error:  # whatever compiler is missing or broken says so in its own way
+            except Exception as error:  # missing and broken compilers raise many kinds of errors
                 broken = True
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                logger.warning("torch.compile failed (%s); going on without it, more slowly", reason)
+                logger.warning("torch.compile failed (%s); continuing without it, more slowly", reason)
         return function(*tensors)
 
     return run

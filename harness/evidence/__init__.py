@@ -1,4 +1,4 @@
-"""Activation evidence: corpora, windows, one pass over them, and the store that runs share."""
+"""Activation evidence: corpora, windows of text, one pass over the corpus, and the store shared by runs."""
 
 from harness.evidence.config import CorpusSummary, EvidenceConfig
 from harness.evidence.corpus import Corpus, Document, Message
@@ -6,11 +6,12 @@ from harness.evidence.corpus_pass import capture
 from harness.evidence.encoding import special_affixes
 from harness.evidence.prompts import draw_prompts
 from harness.evidence.reading import ReadText, TextReader
-from harness.evidence.sources import Conversations, HuggingFaceDataset, InstalledDocs, Rows, TextFiles
+from harness.evidence.sources import Column, Conversations, HuggingFaceDataset, InstalledDocs, TextFiles
 from harness.evidence.store import Gathered, gathered, stored
 from harness.evidence.windows import Window, split_of
 
 __all__ = [
+    "Column",
     "Conversations",
     "Corpus",
     "CorpusSummary",
@@ -21,7 +22,6 @@ __all__ = [
     "InstalledDocs",
     "Message",
     "ReadText",
-    "Rows",
     "TextFiles",
     "TextReader",
     "Window",

@@ -1,4 +1,4 @@
-"""What a corpus is: a source of documents. Everything else about evidence is the same for all of them."""
+"""The interface of a corpus: a source of documents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.errors import HarnessError
 
 @dataclass(frozen=True)
 class Message:
-    """A turn of a conversation."""
+    """One message of a conversation."""
 
     role: str
     content: str
@@ -24,11 +24,11 @@ class Message:
 
 @dataclass(frozen=True)
 class Document:
-    """A text or a conversation and its identity, a hash of it: the same text is the same document wherever it is found.
+    """A text or a conversation, identified by a hash of its content: equal texts are the same document.
 
     Attributes:
         id: the identity, 16 hexadecimal digits.
-        text: the text; of a conversation, the messages' contents, one below the other.
+        text: the text; for a conversation, the contents of its messages, one per line.
         messages: the conversation; empty for a plain text.
     """
 
@@ -38,16 +38,13 @@ class Document:
 
     @classmethod
     def of(cls, given: str | tuple[Message, ...]) -> Document:
-        """Make the document of a text or a conversation.
-
-        Halves of surrogate pairs, which are no text, become question marks.
-        """
+        """Make a document from a text or a conversation. Unpaired surrogates become question marks."""
         if isinstance(given, str):
             encoded = given.encode("utf-8", "replace")
             return cls(_digest(encoded), encoded.decode())
         messages = tuple(Message(_clean(message.role), _clean(message.content)) for message in given)
-        whole = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
-        return cls(_digest(whole.encode()), "\n".join(message.content for message in messages), messages)
+        content = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
+        return cls(_digest(content.encode()), "\n".join(message.content for message in messages), messages)
 
 
 def _digest(encoded: bytes) -> str:
@@ -62,8 +59,8 @@ class Corpus(ABC):
     """A source of documents.
 
     Attributes:
-        name: what reports call it.
-        template: chat template of its conversations; none for the tokenizer's own.
+        name: name in reports.
+        template: chat template of its conversations; None for the tokenizer's own.
     """
 
     name: str
@@ -71,16 +68,16 @@ class Corpus(ABC):
 
     @abstractmethod
     def texts(self) -> Iterator[str | tuple[Message, ...]]:
-        """Yield texts or conversations, in an order that is the same at every run.
+        """Yield texts or conversations, in the same order on every call.
 
         Raises:
             HarnessError: if the source cannot be read.
         """
 
     def identity(self) -> dict[str, Any]:
-        """Return what says which texts these are, as plain JSON types: equal identities, equal texts.
+        """Return an identity of the texts, as plain JSON types: equal identities mean equal texts.
 
-        Evidence is shared by runs under it. A corpus that does not say reads and hashes all its texts.
+        Runs share evidence by this identity. The default reads and hashes all texts.
         """
         digest = hashlib.sha256()
         for text in self.texts():
@@ -88,12 +85,13 @@ class Corpus(ABC):
         return {"texts": digest.hexdigest()}
 
     def documents(self, limit: int | None) -> Documents:
-        """Return the documents that hold any text.
+        """Return the documents that contain text.
 
         Args:
-            limit: at most so many, each text once; those with the smallest hash are taken, a fixed pseudo-random
-                choice that does not depend on the order of the corpus. The corpus is read to its end at once, and the
-                texts lie in a temporary file. None: all, streamed in the corpus's own order.
+            limit: maximum number of documents, without duplicates. Those with the smallest hash are chosen: a fixed
+                pseudo-random choice that does not depend on the order of the corpus. The corpus is read to its end
+                immediately, and the chosen texts are kept in a temporary file. None: all documents, streamed in the
+                corpus's order.
 
         Raises:
             HarnessError: if there are none.
@@ -101,7 +99,7 @@ class Corpus(ABC):
         return Documents(self, limit)
 
     def stream(self) -> Iterator[Document]:
-        """Yield all documents that hold any text.
+        """Yield all documents that contain text.
 
         Raises:
             HarnessError: if there are none.
@@ -113,14 +111,14 @@ class Corpus(ABC):
                 empty = False
                 yield document
         if empty:
-            raise HarnessError(f"the corpus {self.name} is empty: no text was found in it (corpus)")
+            raise HarnessError(f"the corpus {self.name} is empty: it contains no text (corpus)")
 
 
 class Documents:
-    """The documents of a corpus, to be gone through as often as need be; no more than one is held in memory.
+    """The documents of a corpus; can be iterated repeatedly, with one document in memory at a time.
 
     Attributes:
-        count: how many there are; none if that is not known before the corpus is read.
+        count: number of documents; None if it is not known before the corpus is read.
     """
 
     def __init__(self, corpus: Corpus, limit: int | None) -> None:
@@ -129,16 +127,16 @@ class Documents:
         self._chosen: list[tuple[str, int, int]] = []
         self.count: int | None = None
         if limit is not None:
-            self._file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - it lives as long as this object
+            self._file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - open as long as this object lives
             self._chosen = sorted(self._choose(limit, self._file))
             self.count = len(self._chosen)
 
     def _choose(self, limit: int, file: BinaryIO) -> list[tuple[str, int, int]]:
-        """Write every text to the file that is among the ``limit`` of smallest hash so far; return where those are.
+        """Write the texts of smallest hash to the file; return identity, offset and length of the ``limit`` smallest.
 
-        Of n documents some limit * (1 + ln(n / limit)) are written, and ``limit`` places are held.
+        A text is written if its hash is among the ``limit`` smallest so far: about limit * (1 + ln(n / limit)) of n.
         """
-        heap: list[tuple[int, str, int, int]] = []  # the greatest hash first
+        heap: list[tuple[int, str, int, int]] = []  # greatest hash first
         held: set[str] = set()
         for document in self._corpus.stream():
             rank = -int(document.id, 16)

@@ -1,4 +1,4 @@
-"""Pieces of the corpus over which the effects of interventions are averaged."""
+"""Pieces of corpus text over which the effects of interventions are averaged."""
 
 from __future__ import annotations
 
@@ -12,54 +12,58 @@ from harness.records import Split, TextPrompt
 from harness.seeds import derive_rng, derive_seed
 from harness.subject import Subject
 
-#: Documents held for each piece that is drawn: some are too short, and the memory must not grow with the corpus.
+#: Candidate documents per piece: some are too short. Bounds the memory for large corpora.
 CANDIDATES = 64
 
 
 def draw_prompts(
     corpus: Corpus, subject: Subject, config: EvidenceConfig, split: Split, *, count: int, tokens: int, seed: int
 ) -> list[TextPrompt]:
-    """Draw pieces of text of one split, from as many documents as there are.
+    """Draw pieces of text of one split, from as many different documents as possible.
 
     Args:
-        corpus: where the text comes from.
-        subject: whose tokens are counted.
-        config: which documents are read, and how they are dealt to the splits.
+        corpus: source of the text.
+        subject: the model whose tokenizer is used.
+        config: which documents are read, and the shares of the splits.
         split: the split.
-        count: how many pieces.
-        tokens: length of each.
+        count: number of pieces.
+        tokens: tokens per piece.
         seed: the run's seed.
 
     Raises:
-        HarnessError: if the split has less text.
+        HarnessError: if the split has too little text.
     """
     documents = heapq.nsmallest(
         CANDIDATES * count,
         (
             document
             for document in corpus.documents(config.max_documents)
-            # A text of fewer characters than tokens has too few tokens.
+            # A text with fewer characters than tokens is too short.
             if len(document.text) >= tokens and split_of(document.id, config.splits, seed) is split
         ),
         key=lambda document: derive_seed(seed, "prompts", document.id),
     )
-    pieces: list[list[TextPrompt]] = []  # of each document, in the order in which they are taken
+    by_document: list[list[TextPrompt]] = []  # pieces of each document, in random order
     for document in documents:
-        # A text that spells out a special token ("</s>") is text all the same.
+        # Special tokens spelled out in a text ("</s>") are tokenized as ordinary text.
         ids = subject.tokenizer(
             document.text, add_special_tokens=False, split_special_tokens=True, verbose=False
         ).input_ids
         starts = range(0, len(ids) - tokens + 1, tokens)
         order = derive_rng(seed, "prompts of a document", document.id).permutation(len(starts))
-        cut = [tuple(ids[starts[place] : starts[place] + tokens]) for place in order.tolist()]
-        if cut:
-            pieces.append([TextPrompt(split, document.id, piece, "".join(subject.surface(piece))) for piece in cut])
-        if len(pieces) == count:
+        pieces = [tuple(ids[starts[index] : starts[index] + tokens]) for index in order.tolist()]
+        if pieces:
+            by_document.append(
+                [TextPrompt(split, document.id, piece, "".join(subject.surface(piece))) for piece in pieces]
+            )
+        if len(by_document) == count:
             break
-    turns = [own[turn] for turn in range(max(map(len, pieces), default=0)) for own in pieces if turn < len(own)]
-    if len(turns) < count:
+    # The first piece of every document, then the second ones, and so on.
+    longest = max(map(len, by_document), default=0)
+    drawn = [pieces[index] for index in range(longest) for pieces in by_document if index < len(pieces)]
+    if len(drawn) < count:
         raise HarnessError(
-            f"the {split.value} split of the corpus has {len(turns)} pieces of {tokens} tokens and needs {count}: give "
+            f"the {split.value} split of the corpus has {len(drawn)} pieces of {tokens} tokens and needs {count}: give "
             "more text (corpus), or ask for less (steering.effects.prompts, steering.effects.tokens)"
         )
-    return turns[:count]
+    return drawn[:count]

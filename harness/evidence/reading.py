@@ -1,4 +1,4 @@
-"""New text put before the subject: what its neurons make of sentences that no corpus held, such as an LLM's own."""
+"""Runs the subject on new text, such as sentences written by an LLM, and returns its neurons' activations."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class ReadText:
-    """A text as the subject read it: one activation for each of its tokens, special ones left out.
+    """A text with one activation for each of its tokens, special tokens left out.
 
-    A text without tokens has no activation. Of a neuron at its negative sign they are those of the neuron times -1.
+    A text without tokens has no activations. For a neuron with negative sign, activations are multiplied by -1.
     """
 
     text: str
@@ -28,39 +28,39 @@ class ReadText:
 
     @property
     def activation(self) -> float:
-        """The highest activation; a text without tokens raises ValueError."""
+        """The highest activation; raises ValueError for a text without tokens."""
         return max(self.activations)
 
 
 class TextReader:
-    """Runs the subject on new text. The model is loaded at the first question, once for all neurons, and then kept.
+    """Runs the subject on new text. The model is loaded on first use, once for all neurons, and kept.
 
-    The texts of one call are read together and those of several calls one call after the other, so that no answer
-    depends on what else is asked at the time.
+    The texts of one call are batched together, and calls run one after the other, so that no answer depends on
+    concurrent requests.
 
     Args:
         subject: the model.
-        neurons: all neurons that may be asked for.
-        device: where the model runs.
+        neurons: all neurons that may be read.
+        device: device of the model.
     """
 
     def __init__(self, subject: Subject, neurons: Sequence[Neuron], device: str) -> None:
         self._subject, self._device = subject, device
         self._column = {neuron: column for column, neuron in enumerate(sorted({neuron.unsigned for neuron in neurons}))}
         self._reader: ActivationReader | None = None
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def read(self, neuron: Neuron, texts: Sequence[str]) -> list[ReadText]:
-        """Return the texts with the activations of a neuron; a text too long for the model is read as far as it goes.
+        """Return the texts with a neuron's activations; texts that are too long for the model are cut.
 
         Raises:
-            HarnessError: if the model cannot be loaded, or computes what is no number.
+            HarnessError: if the model cannot be loaded, or returns values that are not finite.
         """
-        async with self._turn:
+        async with self._lock:
             return await asyncio.to_thread(self._read, neuron, texts)
 
     def close(self) -> None:
-        """Free the memory that the model holds; it can be asked again."""
+        """Free the model's memory. The next call of :meth:`read` loads it again."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -71,25 +71,27 @@ class TextReader:
         tokenizer = self._subject.tokenizer
         prefix, suffix = special_affixes(tokenizer)
         longest = self._subject.max_tokens
-        room = None if longest is None else longest - len(prefix) - len(suffix)
-        found: dict[int, list[float]] = {}
-        cut = {
-            place: tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids[:room]
-            for place, text in enumerate(texts)
-        }
-        # Texts of like length together, for padding is work thrown away.
-        order = sorted((place for place, tokens in cut.items() if tokens), key=lambda place: (len(cut[place]), place))
+        limit = None if longest is None else longest - len(prefix) - len(suffix)
+        tokens = [
+            tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids[:limit]
+            for text in texts
+        ]
+        found: list[list[float]] = [[] for _ in texts]
+        # Sorted by length, which minimises padding.
+        order = sorted((index for index in range(len(texts)) if tokens[index]), key=lambda index: len(tokens[index]))
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
-            ids = torch.full((len(batch), len(prefix) + len(cut[batch[-1]]) + len(suffix)), tokenizer.pad_token_id or 0)
+            width = len(prefix) + len(tokens[batch[-1]]) + len(suffix)
+            ids = torch.full((len(batch), width), tokenizer.pad_token_id or 0)
             attention = torch.zeros_like(ids)
-            for row, place in enumerate(batch):
-                whole = torch.tensor([*prefix, *cut[place], *suffix])
-                ids[row, : len(whole)], attention[row, : len(whole)] = whole, 1
+            for row, index in enumerate(batch):
+                framed = torch.tensor([*prefix, *tokens[index], *suffix])
+                ids[row, : len(framed)], attention[row, : len(framed)] = framed, 1
             read = self._reader.read(ids, attention)[..., self._column[neuron.unsigned]].cpu()
-            for row, place in enumerate(batch):
-                own = read[row, len(prefix) : len(prefix) + len(cut[place])]
-                found[place] = (-own if neuron.negative else own).tolist()
+            for row, index in enumerate(batch):
+                values = read[row, len(prefix) : len(prefix) + len(tokens[index])]
+                found[index] = (-values if neuron.negative else values).tolist()
         return [
-            ReadText(text, tuple(round(value, 5) for value in found.get(place, []))) for place, text in enumerate(texts)
+            ReadText(text, tuple(round(value, 5) for value in values))
+            for text, values in zip(texts, found, strict=True)
         ]

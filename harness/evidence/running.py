@@ -1,14 +1,14 @@
-"""What is kept of the activations while the corpus goes by, for all neurons at once, in tensors of fixed size.
+"""The exemplars kept during a pass over the corpus, for all neurons at once, in tensors of fixed size.
 
-Rows are neurons at a sign; a whole neuron's activations are computed once for both. Every kept window stands here by
-its number, in order of reading, with the activations at all its positions; positions that do not count are 0.
+Rows are neurons with a sign; both signs of a neuron share its computed activations. Every kept window is identified by
+its number, in order of reading, and stored with its activations at all positions; positions that do not count as
+evidence are 0.
 
-*Top*: a sorted list of the k highest peaks for each row. *Quantiles*: bottom-k sampling (Cohen and Kaplan 2007): every
-window has a random priority, from the seed and the window's identity, and each row keeps those of smallest priority
-among the windows that activate it, a uniform sample that does not depend on the order and whose peaks tell where the
-quantiles lie. Of ``PEAKS`` windows the peak is kept, of the first of them, ``SPARE`` times as many as will be shown,
-the activations too. *Random*: the same over all windows, once for all rows. *Tally*: counts of activations on a
-logarithmic scale of four bins to the octave, from 2**-36 to 2**20, so that shares above any activation can be told.
+*Top*: a sorted list of the k highest peaks of each row. *Quantiles*: bottom-k sampling (Cohen and Kaplan 2007). Every
+window has a random priority, derived from the seed and the window's identity, and each row keeps the windows of
+smallest priority among those that activate it. This is a uniform sample that does not depend on the order, and its
+peaks estimate the quantiles. ``PEAKS`` windows are kept with their peak alone. The first of them, ``SPARE`` times as
+many as will be shown, are kept with their activations. *Random*: the same over all windows, once for all rows.
 """
 
 from __future__ import annotations
@@ -19,50 +19,45 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-#: Windows of a row and split whose peaks say where the quantiles lie: a rank is known to within 3 % (one sigma).
+#: Windows of a row and split whose peaks estimate the quantiles: a rank has a standard error of at most 3 %.
 PEAKS = 256
-#: Windows kept with their activations, as a multiple of those shown: so each quantile part holds enough of them.
+#: Windows kept with their activations, as a multiple of those shown, so that each quantile part has enough of them.
 SPARE = 4
-#: A priority that no window has.
+#: A priority above that of any window.
 NEVER = 2**31 - 1
-#: Rows worked on at once: bounds the memory of an update.
+#: Rows processed at once: bounds the memory of an update.
 ROWS = 4096
-
-_PER_OCTAVE_BITS = 2
-_SHIFT = 23 - _PER_OCTAVE_BITS  # float32 has 23 bits of mantissa
-_LOWEST = (127 - 36) << _PER_OCTAVE_BITS
-BINS = (36 + 20) << _PER_OCTAVE_BITS
 
 
 class Rows:
-    """Which neuron and sign each row is.
+    """The neuron and sign of each row.
 
     Args:
-        whole: for each row, its column in the activations (R,).
+        columns: for each row, the neuron's column in the activations (R,).
         signs: 1 or -1 for each row (R,).
-        device: where the state lies.
+        device: device of the state.
     """
 
-    def __init__(self, whole: list[int], signs: list[int], device: str) -> None:
-        self.unsigned = torch.tensor(whole, device=device)
+    def __init__(self, columns: list[int], signs: list[int], device: str) -> None:
+        self.columns = torch.tensor(columns, device=device)
         self.signs = torch.tensor(signs, dtype=torch.float32, device=device)
         self.negative = self.signs < 0
-        self.both = bool(self.negative.any())
-        self.count, self.device = len(whole), device
+        self.any_negative = bool(self.negative.any())
+        self.count, self.device = len(columns), device
 
     def peaks(self, activations: Tensor) -> Tensor:
-        """Return the highest activation of each window (R, B), of activations (B, T, neurons)."""
-        highest = activations.amax(dim=1)[:, self.unsigned]
-        if self.both:
-            highest = torch.where(self.negative, -activations.amin(dim=1)[:, self.unsigned], highest)
+        """Return the highest activation of each window (R, B) from activations (B, T, neurons)."""
+        highest = activations.amax(dim=1)[:, self.columns]
+        if self.any_negative:
+            highest = torch.where(self.negative, -activations.amin(dim=1)[:, self.columns], highest)
         return highest.T.contiguous()
 
 
 class Kept:
-    """The activations of the windows kept for each row, which stay where they are while their order changes.
+    """The activations of the windows kept for each row. They stay in their slots while the order of windows changes.
 
     Attributes:
-        slots: for each row and place in its order, where in ``activations`` that place's are (R, k).
+        slots: for each row and rank, the slot in ``activations`` that holds the window of that rank (R, k).
         activations: (R, k, T).
     """
 
@@ -72,37 +67,38 @@ class Kept:
         self.activations = torch.zeros(rows.count, count, window, dtype=dtype, device=rows.device)
 
     def reorder(self, rows: Tensor, order: Tensor, columns: Tensor, activations: Tensor) -> None:
-        """Take up a new order of some rows.
+        """Apply a new order to some rows.
 
         Args:
             rows: the rows (r,).
-            order: for each place, the place it had before; from k on, the place in ``columns`` of a new window (r, k).
+            order: for each rank the previous rank; values from k on are k plus an index into ``columns``, of a new
+                window (r, k).
             columns: windows of the batch.
-            activations: those of the batch (B, T, neurons).
+            activations: activations of the batch (B, T, neurons).
         """
         count = self.slots.shape[1]
         new = order >= count
         slots = self.slots[rows].gather(1, order.clamp_max(count - 1))
-        # As many slots are free in a row as windows are new, and both are found row by row.
+        # Each row has as many free slots as new windows, and both are listed row by row.
         taken = torch.zeros_like(slots).scatter_add_(1, slots, (~new).long())
         slots[new] = (taken == 0).nonzero()[:, 1]
         self.slots[rows] = slots
-        which, place = new.nonzero(as_tuple=True)
-        into, window = rows[which], columns[order[which, place] - count]
-        values = activations[window, :, self._rows.unsigned[into]] * self._rows.signs[into, None]
-        self.activations[into, slots[which, place]] = pad(
+        which, rank = new.nonzero(as_tuple=True)
+        into, window = rows[which], columns[order[which, rank] - count]
+        values = activations[window, :, self._rows.columns[into]] * self._rows.signs[into, None]
+        self.activations[into, slots[which, rank]] = pad(
             values.to(self.activations.dtype), (0, self.activations.shape[2] - values.shape[1])
         )
 
-    def of(self, row: int, places: Tensor) -> Tensor:
-        """Return the activations at some places of a row's order (places, T)."""
-        return self.activations[row, self.slots[row, places]]
+    def of(self, row: int, ranks: Tensor) -> Tensor:
+        """Return the activations at some ranks of a row (ranks, T)."""
+        return self.activations[row, self.slots[row, ranks]]
 
 
 class Top(Kept):
     """The highest windows of each row: values (R, k), window numbers (R, k), and their activations.
 
-    Only windows that activate the row are among them; a free place has value 0 and number -1.
+    Holds only windows that activate the row; an empty rank has value 0 and number -1.
     """
 
     def __init__(self, rows: Rows, count: int, window: int, dtype: torch.dtype) -> None:
@@ -112,9 +108,9 @@ class Top(Kept):
 
     def update(self, peaks: Tensor, numbers: Tensor, activations: Tensor) -> None:
         """Merge a batch: peaks (R, B), window numbers (B,), activations (B, T, neurons)."""
-        for rows, columns in _parts(peaks > self.values[:, -1:]):
+        for rows, columns in _changed(peaks > self.values[:, -1:]):
             values = torch.cat([self.values[rows], peaks[rows][:, columns]], dim=1)
-            # Stable, and earlier windows stand first: of equal activations those read first are kept.
+            # The sort is stable and earlier windows come first: ties go to the window read first.
             order = values.sort(dim=1, descending=True, stable=True).indices[:, : self.values.shape[1]]
             self.values[rows] = values.gather(1, order)
             windows = torch.cat([self.windows[rows], numbers[columns].expand(len(rows), -1)], dim=1)
@@ -125,8 +121,8 @@ class Top(Kept):
 class Sample(Kept):
     """A uniform sample of the windows that activate each row, by priority.
 
-    Peaks (R, ``PEAKS``) and priorities (R, ``PEAKS``), in order of priority; of the first ``count`` of them the window
-    numbers (R, count) and the activations. A free place has priority ``NEVER``.
+    Peaks (R, ``PEAKS``) and priorities (R, ``PEAKS``), in order of priority; for the first ``count`` of them also the
+    window numbers (R, count) and the activations. An empty rank has priority ``NEVER``.
     """
 
     def __init__(self, rows: Rows, count: int, window: int, dtype: torch.dtype) -> None:
@@ -139,7 +135,7 @@ class Sample(Kept):
     def update(self, peaks: Tensor, priorities: Tensor, numbers: Tensor, activations: Tensor) -> None:
         """Merge a batch: peaks (R, B), priorities (B,), window numbers (B,), activations (B, T, neurons)."""
         count, size = self.windows.shape[1], self.priorities.shape[1]
-        for rows, columns in _parts((peaks > 0) & (priorities < self.priorities[:, -1:])):
+        for rows, columns in _changed((peaks > 0) & (priorities < self.priorities[:, -1:])):
             peaked = peaks[rows][:, columns]
             given = torch.where(peaked > 0, priorities[columns], NEVER)
             merged = torch.cat([self.priorities[rows], given], dim=1)
@@ -147,7 +143,7 @@ class Sample(Kept):
             order = ordered.indices[:, :size]
             self.values[rows] = torch.cat([self.values[rows], peaked], dim=1).gather(1, order)
             self.priorities[rows] = ordered.values[:, :size]
-            # An old window among the first ``count`` was among them before.
+            # A window among the first ``count`` is either new or was among them before.
             first = order[:, :count]
             changed = (first >= size).any(dim=1)
             some, first = rows[changed], first[changed]
@@ -168,63 +164,17 @@ class Drawn:
 
     def update(self, priorities: Tensor, numbers: Tensor, activations: Tensor) -> None:
         """Merge a batch: priorities (B,) and window numbers (B,) on the CPU, activations (B, T, neurons)."""
-        # Few ever enter: k (1 + ln(n / k)) of n windows.
+        # Few windows ever enter: k (1 + ln(n / k)) of n.
         for column in (priorities < self.priorities.max()).nonzero().flatten().tolist():
-            place = int(self.priorities.argmax())
-            if priorities[column] < self.priorities[place]:
-                self.priorities[place], self.windows[place] = priorities[column], numbers[column]
-                self.activations[place] = 0
-                self.activations[place, : activations.shape[1]] = activations[column]
+            slot = int(self.priorities.argmax())
+            if priorities[column] < self.priorities[slot]:
+                self.priorities[slot], self.windows[slot] = priorities[column], numbers[column]
+                self.activations[slot] = 0
+                self.activations[slot, : activations.shape[1]] = activations[column]
 
 
-class Tally:
-    """How often and how strongly each neuron is active.
-
-    ``counts`` (neurons, 1 + BINS or, with negative activations, 1 + 2 BINS): how many activations lie in each bin,
-    from the lowest to the highest; one bin is for 0 and what is nearer to it than 2**-36. ``sums`` (neurons, 2),
-    float64: of the positive and of the negative activations. ``highest`` (neurons, 2): the maximum, and that of the
-    activations times -1.
-    """
-
-    def __init__(self, neurons: int, both: bool, device: str) -> None:
-        self._zero = BINS if both else 0
-        width = self._zero + 1 + BINS
-        self.counts = torch.zeros(neurons, width, dtype=torch.int64, device=device)
-        self.sums = torch.zeros(neurons, 2, dtype=torch.float64, device=device)
-        self.highest = torch.zeros(neurons, 2, device=device)
-        self.tokens = torch.zeros((), dtype=torch.int64)
-        self._offsets = torch.arange(neurons, dtype=torch.int32, device=device) * width + self._zero
-
-    def update(self, activations: Tensor, tokens: int) -> None:
-        """Count a batch of activations (B, T, neurons), 0 at the positions that do not count, of so many tokens."""
-        self.tokens += tokens
-        activations = activations.reshape(-1, activations.shape[-1])
-        positive = activations.clamp_min(0)
-        # What is summed up in float32 is one batch.
-        total = positive.sum(dim=0)
-        self.sums[:, 0] += total
-        self.sums[:, 1] += activations.sum(dim=0) - total
-        self.highest[:, 0] = torch.maximum(self.highest[:, 0], activations.amax(dim=0))
-        bits = (activations if self._zero else positive).view(torch.int32)
-        bins = ((bits & 0x7FFFFFFF) >> _SHIFT).sub_(_LOWEST - 1).clamp_(0, BINS)
-        if self._zero:
-            self.highest[:, 1] = torch.maximum(self.highest[:, 1], -activations.amin(dim=0))
-            bins *= (bits >> 31) | 1
-        counts = torch.bincount(bins.add_(self._offsets).flatten(), minlength=self.counts.numel())
-        self.counts += counts.view_as(self.counts)
-
-    def active(self, sign: int) -> Tensor:
-        """Return how many activations lie in each bin at a sign (neurons, BINS), the weakest first."""
-        return self.counts[:, self._zero + 1 :] if sign > 0 else self.counts[:, : self._zero].flip(1)
-
-
-def lower_edges() -> Tensor:
-    """Return the smallest activation of each bin (BINS,), float32; the first bin begins at 2**-36."""
-    return ((torch.arange(BINS, dtype=torch.int32) + _LOWEST) << _SHIFT).view(torch.float32)
-
-
-def _parts(enters: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the rows and columns in which anything is true, some rows at a time."""
+def _changed(enters: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the rows (r,) and columns in which ``enters`` (R, B) is true anywhere, at most ``ROWS`` rows at a time."""
     rows = enters.any(dim=1).nonzero().flatten()
     for some in torch.split(rows, ROWS):
         if len(some):

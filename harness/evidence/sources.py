@@ -1,4 +1,4 @@
-"""The corpora that come with the harness: data sets, local files, conversations, and the installed documentation."""
+"""The corpora of the harness: Hugging Face datasets, local files, conversations, and the installed documentation."""
 
 from __future__ import annotations
 
@@ -29,21 +29,17 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class InstalledDocs(Corpus):
-    """The documentation already on the machine: Python's reference and the docstrings of installed packages.
+    """The documentation on this machine: Python's reference and the docstrings of installed packages.
 
-    Sources are parsed, never imported.
-
-    Args:
-        name: what reports call it.
-        min_characters: shorter texts are passed over.
-        max_files: at most so many source files are parsed, in alphabetical order of package and path.
+    Source files are parsed, never imported, in alphabetical order of their paths; conf/corpus/installed_docs.yaml
+    documents the options.
     """
 
     def __init__(self, name: str = "installed-docs", min_characters: int = 200, max_files: int = 4000) -> None:
         self.name, self._minimum, self._max_files = name, min_characters, max_files
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings, and which versions of which packages are installed."""
+        """Return the settings, and the versions of all installed packages."""
         packages = sorted({(item.name, item.version) for item in metadata.distributions()})
         return {
             "min_characters": self._minimum,
@@ -53,7 +49,7 @@ class InstalledDocs(Corpus):
         }
 
     def texts(self) -> Iterator[str]:
-        """Yield the reference topics, then the docstrings."""
+        """Yield the topics of Python's reference, then the docstrings."""
         yield from (text for text in pydoc_data.topics.topics.values() if len(text) >= self._minimum)
         yield from (text for text in self._docstrings() if len(text) >= self._minimum)
 
@@ -66,7 +62,7 @@ class InstalledDocs(Corpus):
             try:
                 tree = ast.parse(path.read_bytes())
             except (SyntaxError, ValueError, RecursionError, OSError):
-                continue  # test data of Python itself is broken on purpose
+                continue  # Python's own test data contains invalid files
             for node in ast.walk(tree):
                 if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                     text = ast.get_docstring(node)
@@ -74,38 +70,30 @@ class InstalledDocs(Corpus):
                         yield inspect.cleandoc(text)
 
 
-class Rows(Corpus):
-    """A corpus that is a column of a table: texts, or what :class:`Conversations` reads."""
+class Column(Corpus):
+    """A corpus that is a column of a table: texts, or the messages that :class:`Conversations` reads."""
 
     @abstractmethod
     def rows(self) -> Iterator[tuple[str, Any]]:
-        """Yield where each value stands, for messages, and the value; empty ones are left out.
+        """Yield the location of each value, for messages, and the value; null values are skipped.
 
         Raises:
-            HarnessError: if the source cannot be read, or has no such column.
+            HarnessError: if the source cannot be read, or does not have the column.
         """
 
     def texts(self) -> Iterator[str]:
         """Yield the column's values."""
-        for where, value in self.rows():
+        for location, value in self.rows():
             if not isinstance(value, str):
-                hint = "; conversations are read with corpus=chat" if isinstance(value, list) else ""
-                raise HarnessError(f"{where} holds {type(value).__name__}, not text (corpus.column){hint}")
+                hint = "; read conversations with corpus=chat" if isinstance(value, list) else ""
+                raise HarnessError(f"{location} contains {type(value).__name__}, not text (corpus.column){hint}")
             yield value
 
 
-class HuggingFaceDataset(Rows):
-    """A column of a dataset: on the Hugging Face hub (streamed), or in a local folder.
+class HuggingFaceDataset(Column):
+    """A column of a dataset on the Hugging Face hub (streamed) or in a local folder.
 
-    Args:
-        path: name of the dataset on the hub; or a local folder that ``save_to_disk`` wrote, or one of data files
-            (parquet, JSON, CSV ...) that the ``datasets`` library reads.
-        subset: its configuration, if it has several.
-        split: its split.
-        column: the column.
-        revision: hub revision.
-        max_examples: examples read from the stream; none for all.
-        name: what reports call it; the dataset's name if none.
+    conf/corpus/huggingface.yaml documents the options; ``name`` is the name in reports, by default the dataset's.
     """
 
     def __init__(
@@ -123,7 +111,7 @@ class HuggingFaceDataset(Rows):
         self._revision, self._max_examples = revision, max_examples
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings with the commit that the revision stands for; of a local folder, its files."""
+        """Return the settings with the commit of the revision, or the identity of a local folder's files."""
         local = Path(self._path).expanduser()
         return {
             "path": self._path,
@@ -141,7 +129,7 @@ class HuggingFaceDataset(Rows):
 
         try:
             found: str | None = HfApi().dataset_info(self._path, revision=self._revision, timeout=20).sha
-        except Exception as error:  # offline, or to be told when the dataset is opened
+        except Exception as error:  # offline; other errors are reported when the dataset is opened
             logger.debug("the commit of %s is not known (%s)", self._path, first_line(error))
             return self._revision
         return found
@@ -162,7 +150,7 @@ class HuggingFaceDataset(Rows):
                     yield f"the column {self._column!r} of the dataset {self._path}", example[self._column]
         except HarnessError:
             raise
-        except Exception as error:  # the library raises a class of its own for every cause
+        except Exception as error:  # the library raises many classes of errors
             raise HarnessError(
                 f"the dataset {self._path} cannot be read ({first_line(error)}); "
                 "check corpus.path, corpus.subset, corpus.split and corpus.revision"
@@ -177,24 +165,21 @@ class HuggingFaceDataset(Rows):
             return saved[self._split] if isinstance(saved, DatasetDict) else saved
         path = str(local) if local.is_dir() else self._path
         stream = load_dataset(path, self._subset, split=self._split, revision=self._revision, streaming=True)
-        # Where the columns are known before anything is read, nothing else is fetched.
+        # If the columns are known beforehand, only one is fetched.
         return stream.select_columns([self._column]) if self._column in (stream.column_names or ()) else stream
 
 
-class TextFiles(Rows):
-    """Local files: ``.txt`` and ``.md`` (one document a file), ``.jsonl`` (one a line), ``.parquet`` (one a row).
+class TextFiles(Column):
+    """Local files: ``.txt`` and ``.md`` (a document per file), ``.jsonl`` (one per line), ``.parquet`` (one per row).
 
-    Args:
-        paths: files, or folders that are searched for such files.
-        column: the field of JSON lines, or column of parquet files, that is read.
-        name: what reports call it.
+    conf/corpus/files.yaml documents the options.
     """
 
     def __init__(self, paths: Sequence[str], column: str = "text", name: str = "files") -> None:
         self.name, self._paths, self._column = name, tuple(paths), column
 
     def identity(self) -> dict[str, Any]:
-        """Return the column, and the name, size and time of every file."""
+        """Return the column, and a hash of the name, size and modification time of every file."""
         return {"column": self._column, "files": _files_identity(list(self._files()))}
 
     def rows(self) -> Iterator[tuple[str, Any]]:
@@ -219,7 +204,7 @@ class TextFiles(Rows):
                     raise HarnessError(f"{file} is neither .txt, .md, .jsonl nor .parquet (corpus.paths)")
 
     def _lines(self, file: Path) -> Iterator[tuple[str, Any]]:
-        # Lines end at \n alone: other characters that end a line may stand inside a JSON string.
+        # Lines end at \n only: JSON strings may contain other line separators.
         with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
@@ -245,39 +230,32 @@ class TextFiles(Rows):
                         if value is not None:
                             yield f"the column {self._column!r} of {file}", value
         except (pa.ArrowException, OSError) as error:
-            raise HarnessError(f"{file} is no parquet file that can be read ({first_line(error)})") from error
+            raise HarnessError(f"{file} is not a readable parquet file ({first_line(error)})") from error
 
 
 class Conversations(Corpus):
-    """Conversations: a column that holds lists of messages.
+    """Conversations: a column of lists of messages, formatted with a chat template.
 
-    They are written out with a chat template. The template's own tokens are context for the model and never count as
-    evidence.
-
-    Args:
-        source: where the column is.
-        template: the chat template, in Jinja; none for the subject tokenizer's own.
-        role: the field of a message that says who speaks.
-        content: the field of a message that says what.
-        name: what reports call it; the source's name if none.
+    The template's tokens are context for the model and never count as evidence. conf/corpus/chat.yaml documents the
+    options.
     """
 
     def __init__(
         self,
-        source: Rows,
+        source: Column,
         template: str | None = None,
         role: str = "role",
         content: str = "content",
         name: str | None = None,
     ) -> None:
-        if not isinstance(source, Rows):
-            raise HarnessError("corpus.source is no corpus with columns; choose HuggingFaceDataset or TextFiles")
+        if not isinstance(source, Column):
+            raise HarnessError("corpus.source is not a corpus with columns; choose HuggingFaceDataset or TextFiles")
         self.name = name or source.name
         self.template = template
         self._source, self._role, self._content = source, role, content
 
     def identity(self) -> dict[str, Any]:
-        """Return the source's identity, and how messages are read and written out."""
+        """Return the source's identity, and how messages are read and formatted."""
         return {
             "source": self._source.identity(),
             "template": self.template,
@@ -287,27 +265,27 @@ class Conversations(Corpus):
 
     def texts(self) -> Iterator[tuple[Message, ...]]:
         """Yield the conversations."""
-        for where, value in self._source.rows():
-            if isinstance(value, Mapping):  # how `datasets` gives a list of structs of its own kind
+        for location, value in self._source.rows():
+            if isinstance(value, Mapping):  # `datasets` returns some lists of structs as a struct of lists
                 value = [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
             try:
                 yield tuple(Message(str(item[self._role]), _text(item[self._content])) for item in value)
             except (TypeError, KeyError) as error:
                 raise HarnessError(
-                    f"{where} holds no list of messages with the fields {self._role!r} and {self._content!r} "
+                    f"{location} is not a list of messages with the fields {self._role!r} and {self._content!r} "
                     "(corpus.source.column, corpus.role, corpus.content)"
                 ) from error
 
 
 def _text(content: Any) -> str:
-    """Return the text of a message: of one in parts, that of its parts of text; of one without, such as a call, ""."""
+    """Return the text of a message. Parts other than text are left out; a message without content, as a call, is ""."""
     if content is None or isinstance(content, str):
         return content or ""
     return "\n".join(part["text"] for part in content if part.get("type", "text") == "text")
 
 
 def _files_identity(paths: Sequence[Path]) -> str:
-    """Return a hash of the name, size and time of files; folders stand for all that is in them."""
+    """Return a hash of the name, size and modification time of files, including all files in folders."""
     digest = hashlib.sha256()
     for path in paths:
         for file in sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]:

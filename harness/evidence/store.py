@@ -1,7 +1,7 @@
-"""Evidence that runs share: what was captured once for a model, a corpus and settings is not captured again.
+"""Evidence that runs share: a neuron's activations on a corpus are captured once for the same model and settings.
 
-A folder for each model, corpus, tokenizer and settings holds a part for each pass: the exemplars and the activity of
-the neurons of that pass. A run takes the neurons it needs from all parts, and captures those that none has.
+The store has one folder for each model, tokenizer, corpus and settings. Each pass over the corpus adds a part with the
+exemplars and the activity of its neurons. A run reads the neurons it needs from all parts, and captures the others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from harness.subject import Subject
 from harness.subject.identity import vocabulary_of, weights_of
 
 logger = logging.getLogger(__name__)
-#: Raised when what is captured from the same text with the same settings changes.
+#: Raised when the same text and settings give other evidence.
 VERSION = 2
 
 
@@ -40,8 +40,8 @@ class Gathered:
     """The evidence of a run's neurons, in a store.
 
     Attributes:
-        folder: the folder of this model, corpus and settings.
-        neurons: the neurons at their signs, ordered.
+        folder: the store's folder for this model, corpus and settings.
+        neurons: the neurons with their signs, ordered.
     """
 
     folder: Path
@@ -49,13 +49,13 @@ class Gathered:
 
     @cached_property
     def summary(self) -> CorpusSummary:
-        """From how much text."""
+        """Size of the text that was read."""
         return CorpusSummary(**json.loads((self.folder / "summary.json").read_text()))
 
     def write(self, exemplars: Path, activity: Path) -> None:
-        """Write the neurons' evidence into a run's own files; the exemplars last."""
+        """Write the neurons' evidence into a run's files, the exemplars last: they mark the evidence as done."""
         parts = [ExemplarTable(path) for path in _parts(self.folder)]
-        homes = {neuron: part for part in parts for neuron in part.neurons}
+        part_of = {neuron: part for part in parts for neuron in part.neurons}
         known = {
             (record.neuron, record.split): record
             for path in _parts(self.folder)
@@ -65,8 +65,8 @@ class Gathered:
 
         def tables() -> Iterator[pa.Table]:
             for start in range(0, len(self.neurons), TOGETHER):
-                some = self.neurons[start : start + TOGETHER]
-                yield pa.concat_tables(homes[neuron].table([neuron]) for neuron in some)
+                group = self.neurons[start : start + TOGETHER]
+                yield pa.concat_tables(part_of[neuron].table([neuron]) for neuron in group)
 
         with replacing(exemplars) as aside:
             write_exemplars(aside, tables())
@@ -83,30 +83,31 @@ def gathered(
     *,
     seed: int,
     device: str,
-    own: Path,
+    run_folder: Path,
     progress: Callable[[int | None, int], None] = lambda total, done: None,
 ) -> Iterator[Gathered]:
-    """Gather evidence; nothing is captured of neurons that the store knows.
+    """Gather evidence, capturing only neurons that the store does not have.
 
     Args:
         corpus: the text.
         subject: the model.
-        neurons: the neurons at their signs.
+        neurons: the neurons with their signs.
         config: what to keep, and in which store.
         seed: the run's seed.
         device: where the model runs.
-        own: folder of the run, in which a pass keeps its state if there is no store.
-        progress: called with the number of documents, if it is known, and that of those done since the last call.
+        run_folder: folder of the run, used as a temporary store if the config names none.
+        progress: called with the number of documents, or None if it is not known, and the number of those done since
+            the last call.
 
     Yields:
-        The evidence, which others leave alone meanwhile.
+        The evidence. Its folder is locked against other processes until the block ends.
 
     Raises:
         HarnessError: as :func:`harness.evidence.corpus_pass.capture` does.
     """
-    own = own / ".evidence"
+    temporary = run_folder / ".evidence"
     identity = identity_of(corpus, subject, config, seed)
-    folder = ensure_entry(own if config.store is None else Path(config.store).expanduser(), identity)
+    folder = ensure_entry(temporary if config.store is None else Path(config.store).expanduser(), identity)
     with locked(folder, "gathers the same evidence"):
         known = {neuron for path in _parts(folder) for neuron in _neurons(path)}
         missing = sorted(set(neurons) - known)
@@ -116,13 +117,13 @@ def gathered(
             logger.info("the activations of all %d neurons are in the store", len(neurons))
         yield Gathered(folder, tuple(sorted(neurons)))
     if config.store is None:
-        shutil.rmtree(own)
+        shutil.rmtree(temporary)
 
 
 def stored(
     corpus: Corpus, subject: Subject, neurons: Sequence[Neuron], config: EvidenceConfig, *, seed: int
 ) -> Gathered | None:
-    """Return the evidence of those of the neurons that the store knows, or none if it knows none; writes nothing."""
+    """Return the stored evidence of those neurons that the store has, or None if it has none; writes nothing."""
     if config.store is None or not Path(config.store).expanduser().is_dir():
         return None
     folder = entry_path(Path(config.store).expanduser(), identity_of(corpus, subject, config, seed))
@@ -147,15 +148,15 @@ def _capture(
     write_json(folder / "summary.json", vars(found.summary))
     path = folder / f"exemplars-{name}.parquet"
     write_table(_activity_of(path), activities(found.state))
-    with replacing(path) as aside:  # last, for its presence says that the part is whole
+    with replacing(path) as aside:  # last: it marks the part as complete
         write_exemplars(aside, exemplar_tables(found.state, subject))
-    # Those of other neurons too: what is missing of them now is another set.
+    # States of interrupted passes are of no use any more: their neurons were captured just now, or the set changed.
     for file in folder.glob("pass-*.safetensors"):
         file.unlink()
 
 
 def identity_of(corpus: Corpus, subject: Subject, config: EvidenceConfig, seed: int) -> dict[str, Any]:
-    """Return all that the evidence of a neuron depends on, as plain JSON types."""
+    """Return everything that a neuron's evidence depends on, as plain JSON types."""
     vocabulary = vocabulary_of(subject)
     template = corpus.template or getattr(subject.tokenizer, "chat_template", None)
     return {

@@ -1,4 +1,4 @@
-"""From the running state to the records of neurons, column by column."""
+"""Converts the state of a pass to the records of neurons, column by column."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from harness.evidence.corpus_pass import State
 from harness.evidence.encoding import TURN
-from harness.evidence.running import NEVER, Sample, Tally, lower_edges
+from harness.evidence.running import NEVER, Sample
 from harness.exemplar_table import SCHEMA, TOGETHER, neuron_column, sign_of
-from harness.records import Activity, Neuron, Source, Split
+from harness.records import Activity, Source, Split
 from harness.seeds import derive_rng
 from harness.subject import Subject
 
@@ -23,8 +23,8 @@ from harness.subject import Subject
 def exemplar_tables(state: State, subject: Subject) -> Iterator[pa.Table]:
     """Yield the exemplars of a few neurons at a time, in the columns of ``SCHEMA``.
 
-    Ordered by neuron, split and source: top and quantile ones by activation, highest first; random ones in corpus
-    order.
+    Ordered by neuron, split and source. Top and quantile exemplars are ordered by activation, highest first; random
+    ones by their order in the corpus.
     """
     texts = _Texts(state, subject)
     for start in range(0, len(state.neurons), TOGETHER):
@@ -51,7 +51,7 @@ def _table(state: State, texts: _Texts, rows: Sequence[int]) -> pa.Table:
     counted = state.book.marks[book_rows] != 0
     offsets = pa.array(np.concatenate([[0], np.cumsum(counted.sum(axis=1))]), pa.int32())
     tokens = pa.array(texts.pieces, pa.string()).take(pa.array(texts.codes[book_rows][counted]))
-    activations = pa.array(np.concatenate(values)[counted] + np.float32(0))  # no -0.0
+    activations = pa.array(np.concatenate(values)[counted] + np.float32(0))  # turns -0.0 into 0.0
     documents = [bytes(digits).decode() for digits in state.book.documents[book_rows]]
     return pa.Table.from_arrays(
         [
@@ -79,26 +79,26 @@ def _of(state: State, row: int, split: Split) -> Iterator[tuple[Source, NDArray[
     drawn, neuron = state.drawn[split], state.neurons[row]
     order = drawn.windows.argsort()
     order = order[drawn.windows[order] >= 0]  # a small corpus does not fill the pool
-    # The pool itself was drawn by the run's seed.
+    # Seed 0: the run's seed already determined the pool.
     rng = derive_rng(0, "random windows of a neuron", split, neuron.unsigned)
-    mine = order[np.sort(rng.choice(len(order), min(state.config.random, len(order)), replace=False))]
-    own = drawn.activations[:, :, state.columns[row]][mine.to(drawn.activations.device)]
-    yield Source.RANDOM, _numpy(drawn.windows[mine]), _numpy(own) * sign_of(neuron)
+    picked = order[np.sort(rng.choice(len(order), min(state.config.random, len(order)), replace=False))]
+    activations = drawn.activations[:, :, state.columns[row]][picked.to(drawn.activations.device)]
+    yield Source.RANDOM, _numpy(drawn.windows[picked]), _numpy(activations) * sign_of(neuron)
 
 
 def quantile_picks(sample: Sample, row: int, quantiles: int, each: int) -> Tensor:
-    """Return places in a row's sample: of each of ``quantiles`` equal parts by peak, the first ``each``, highest first.
+    """Return ranks in a row's sample: of each of ``quantiles`` equal parts by peak, the first ``each``, highest first.
 
-    A part is known by the ranks of all peaks kept; where no more windows activate than that, the parts are exact. A
-    part with fewer windows gives fewer.
+    The ranks of all sampled peaks determine the parts. They are exact if no more windows than ``PEAKS`` activate the
+    neuron. A part with fewer than ``each`` windows yields all of them.
     """
     count = int((sample.priorities[row] < NEVER).sum())
     peaks = sample.values[row, :count]
     ranks = torch.empty(count, dtype=torch.long)
     ranks[peaks.cpu().argsort(descending=True, stable=True)] = torch.arange(count)
     parts = (ranks * quantiles // max(1, count))[: sample.windows.shape[1]]
-    picked = [place for part in range(quantiles) for place in (parts == part).nonzero().flatten()[:each].tolist()]
-    return torch.tensor(sorted(picked, key=lambda place: int(ranks[place])), dtype=torch.long, device=peaks.device)
+    picked = [index for part in range(quantiles) for index in (parts == part).nonzero().flatten()[:each].tolist()]
+    return torch.tensor(sorted(picked, key=lambda index: int(ranks[index])), dtype=torch.long, device=peaks.device)
 
 
 def _numpy(values: Tensor) -> NDArray[Any]:
@@ -107,11 +107,11 @@ def _numpy(values: Tensor) -> NDArray[Any]:
 
 
 class _Texts:
-    """The tokens of all windows in the book as text, each text once.
+    """The tokens of all windows in the book as text, each distinct text once.
 
     Attributes:
         pieces: the texts.
-        codes: for each token of each window its text, where it counts (n, T), int32.
+        codes: for each token of each window that counts as evidence, the index of its text (n, T), int32.
     """
 
     def __init__(self, state: State, subject: Subject) -> None:
@@ -121,48 +121,15 @@ class _Texts:
         for row, (tokens, marks) in enumerate(zip(book.tokens, book.marks, strict=True)):
             counted = marks != 0
             texts = subject.surface(tokens[counted].tolist())
-            for place in np.flatnonzero(marks[counted] == TURN).tolist():
-                texts[place] = f"\n{texts[place]}" if place else texts[place]
+            for turn in np.flatnonzero(marks[counted] == TURN).tolist():
+                texts[turn] = f"\n{texts[turn]}" if turn else texts[turn]
             self.codes[row, counted] = [known.setdefault(text, len(known)) for text in texts]
         self.pieces = list(known)
 
 
 def activities(state: State) -> Iterator[Activity]:
-    """Yield the activity of each neuron and split, ordered."""
-    edges = lower_edges().double().numpy()
-    signs = {sign_of(neuron) for neuron in state.neurons}
-    counts = {(split, sign): _numpy(state.tally[split].active(sign)) for split in Split for sign in signs}
+    """Yield the highest activation of each neuron and split, ordered."""
+    highest = {split: state.top[split].values[:, 0].tolist() for split in Split}
     for row, neuron in enumerate(state.neurons):
-        column, sign = state.columns[row], sign_of(neuron)
         for split in Split:
-            yield _activity(state, neuron, split, state.tally[split], counts[split, sign][column], column, edges)
-
-
-def _activity(
-    state: State,
-    neuron: Neuron,
-    split: Split,
-    tally: Tally,
-    counts: NDArray[np.int64],
-    column: int,
-    edges: NDArray[np.float64],
-) -> Activity:
-    """Return the activity of a neuron and split; ``counts`` are of its sign (BINS,), ``edges`` where bins begin."""
-    sign = sign_of(neuron)
-    tokens, active = int(tally.tokens), int(counts.sum())
-    positive, negative = tally.sums[column].tolist()
-    maximum = float(tally.highest[column, 0 if sign > 0 else 1])
-    strongest = state.config.strong * max(maximum, 0.0)
-    start = max(0, int(np.searchsorted(edges, strongest, side="right")) - 1)
-    total = positive if sign > 0 else -negative
-    return Activity(
-        neuron=neuron,
-        split=split,
-        tokens=tokens,
-        density=round(active / tokens, 9),
-        strong_density=round(int(counts[start:].sum()) / tokens, 9),
-        threshold=float(edges[start]) if active else 0.0,
-        mean=round(sign * (positive + negative) / tokens, 9),
-        mean_active=round(total / active, 9) if active else 0.0,
-        maximum=round(max(maximum, 0.0), 6),
-    )
+            yield Activity(neuron, split, round(highest[split][row], 6))

@@ -1,4 +1,4 @@
-"""Text cut into windows of tokens, and documents dealt out to the splits."""
+"""Cuts documents into windows of tokens, and assigns documents to splits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.evidence.config import EvidenceConfig
-from harness.evidence.copies import CopyTable
+from harness.evidence.copies import CopyFinder
 from harness.evidence.corpus import Document
 from harness.evidence.encoding import Encoded, Encoder
 from harness.records import Split
@@ -23,14 +23,14 @@ TOGETHER = 32
 
 @dataclass(frozen=True)
 class Window:
-    """A run of tokens of one document; the special tokens that the model's tokenizer adds are not among them.
+    """Consecutive tokens of one document, without the special tokens that the model's tokenizer adds.
 
     Attributes:
         document: identity of the document.
-        split: the split the document belongs to.
+        split: the split of the document.
         start: position of the first token in the document.
         tokens: token ids.
-        marks: what each token is to the evidence (see :mod:`harness.evidence.encoding`), one byte each.
+        marks: the role of each token (see :mod:`harness.evidence.encoding`), one byte each.
     """
 
     document: str
@@ -41,38 +41,37 @@ class Window:
 
 
 def split_of(document: str, shares: Mapping[Split, float], seed: int) -> Split:
-    """Deal a document to a split, by a hash of its identity and the seed.
+    """Return the split of a document, by a hash of its identity and the seed.
 
     Args:
         document: identity of the document.
         shares: share of the documents of each split; they need not sum to 1.
         seed: the run's seed.
     """
-    place = derive_seed(seed, "split", document) / 2**63 * sum(shares.values())
+    position = derive_seed(seed, "split", document) / 2**63 * sum(shares.values())
     for split, share in shares.items():
-        place -= share
-        if place < 0:
+        position -= share
+        if position < 0:
             return split
     return list(shares)[-1]
 
 
 @dataclass
 class Cutter:
-    """Cuts documents into windows; a document's short rest is left out, unless it is all there is.
+    """Cuts documents into windows. The short rest of a document is left out, unless it is the whole document.
 
-    A window that occurs again (a licence, a table of contents) is kept once, and one that shares text with a window of
-    another split is left out (see :mod:`harness.evidence.copies`). A window none of whose tokens count is left out too.
+    A window that occurs again (a licence, a table of contents) is kept once, and a window that shares text with another
+    split is left out (see :mod:`harness.evidence.copies`). A window without any token that counts is left out too.
 
     Attributes:
-        encoder: makes tokens of documents.
-        config: length, stride, splits and the size of the table that finds copies.
+        encoder: tokenizes documents.
+        config: length and stride of windows, and splits.
         seed: the run's seed.
         read: documents read.
-        documents: those of which at least one window was kept.
+        documents: documents of which at least one window was kept.
         windows: windows kept, by split.
-        tokens: tokens in them that count.
+        tokens: tokens in them that count as evidence.
         copies: windows left out as copies.
-        complete: whether all documents were read; if not, the table that finds copies was full.
     """
 
     encoder: Encoder
@@ -83,49 +82,44 @@ class Cutter:
     windows: Counter[Split] = field(default_factory=Counter)
     tokens: int = 0
     copies: int = 0
-    complete: bool = True
 
     def cut(self, documents: Iterable[Document]) -> Iterator[Window]:
         """Yield the windows of documents, in their order."""
-        table = CopyTable(self.config.copy_table_mib)
-        rest = iter(documents)
+        copies, rest = CopyFinder(), iter(documents)
         while some := list(islice(rest, TOGETHER)):
             for document, encoded in zip(some, self.encoder.encode(some), strict=True):
-                if table.full:
-                    self.complete = False
-                    return
-                kept = self._windows(document, encoded, table)
+                kept = self._windows(document, encoded, copies)
                 self.read += 1
                 self.documents += bool(kept)
                 yield from kept
 
-    def _windows(self, document: Document, encoded: Encoded, table: CopyTable) -> list[Window]:
+    def _windows(self, document: Document, encoded: Encoded, copies: CopyFinder) -> list[Window]:
         length, count = self.config.window, len(encoded.tokens)
         starts = range(0, count - length + 1, self.config.step) if count > length else range(1)
         counted = encoded.marks != 0
         before = np.concatenate([[0], np.cumsum(counted)])
         spans = [(start, min(start + length, count)) for start in starts]
         spans = [(start, end) for start, end in spans if before[end] > before[start]]
+        counted_spans = [(int(before[start]), int(before[end])) for start, end in spans]
         split = split_of(document.id, self.config.splits, self.seed)
-        places = [(int(before[start]), int(before[end])) for start, end in spans]
-        good = table.keep(encoded.tokens[counted], places, split) if spans else []
+        new = copies.keep(encoded.tokens[counted], counted_spans, split)
         kept = [
             Window(
                 document.id, split, start, tuple(encoded.tokens[start:end].tolist()), encoded.marks[start:end].tobytes()
             )
-            for (start, end), keep in zip(spans, good, strict=True)
+            for (start, end), keep in zip(spans, new, strict=True)
             if keep
         ]
         self.copies += len(spans) - len(kept)
         self.windows[split] += len(kept)
-        self.tokens += sum(end - start for (start, end), keep in zip(places, good, strict=True) if keep)
+        self.tokens += sum(end - start for (start, end), keep in zip(counted_spans, new, strict=True) if keep)
         return kept
 
     def check(self) -> None:
         """Check that every split has enough windows.
 
         Raises:
-            HarnessError: naming the split that falls short.
+            HarnessError: naming the split that has too few.
         """
         self.encoder.check(self.documents)
         needed = max(self.config.top, self.config.random)
@@ -134,5 +128,5 @@ class Cutter:
                 raise HarnessError(
                     f"the corpus is too small for the splits: {split.value} has {self.windows[split]} windows and "
                     f"needs {needed}; give more text (corpus), ask for fewer exemplars (evidence.top, evidence.random) "
-                    "or shift evidence.splits"
+                    "or change evidence.splits"
                 )

@@ -1,6 +1,6 @@
-"""Large language models: one interface, whatever serves them.
+"""Large language models: one interface for every server.
 
-The back ends (``openai_compatible``, ``vllm_server``, ``scripted``) are named by the config and imported only then.
+The back ends (``openai_compatible``, ``vllm_server``, ``scripted``) are imported only if the config names them.
 """
 
 from harness.llm.asking import ask, parse

@@ -1,4 +1,4 @@
-"""Ask an LLM for an object, and make the best of what it says."""
+"""Ask an LLM for an object, and read its answer tolerantly."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Answer = TypeVar("Answer", bound=pydantic.BaseModel)
 T = TypeVar("T")
 
 _OBJECT_START = re.compile(r'\{\s*["}]')
-SHOWN = 200  # characters of an unusable answer, in the record that tells of it
-#: How a model declines in so many words, in English, as nearly all of them do. Strict on purpose: it must open the
-#: text, in the first person, and be about helping; "I cannot tell which is better" is an answer.
+SHOWN = 200  # characters of an unusable answer to keep in the record
+#: A refusal in English prose. Strict on purpose: it must open the text, in the first person, and be about helping;
+#: "I cannot tell which is better" is an answer.
 _DECLINES = re.compile(
     r"\s*(?:(?:i['’]m|i am) (?:(?:very|so|really|truly) )?sorry|sorry|i apologi[sz]e|my apologies|unfortunately)?"
     r"[\s,.;:!–—-]*(?:but )?(?:as an ai(?: language)?(?: model| assistant)?,? )?"
@@ -39,14 +39,13 @@ async def ask(
 ) -> Answer:
     """Return the LLM's answer as an ``answer`` object.
 
-    The schema goes with the request; since not every server enforces it, the text is read tolerantly.
-
-    A model that declines in words of its own, be it instead of the object or, where a grammar forces it, inside one,
-    has refused: no text of the object may open like "I'm sorry, but I can't help with that".
+    The schema is sent with the request; not every server enforces it, so the text is read tolerantly. Prose such as
+    "I'm sorry, but I can't help with that" counts as a refusal, both instead of the object and at the start of one of
+    its texts, where a grammar forces an object.
 
     Raises:
-        Unanswered: if no answer came (with the completion's status), none that fits (unparsed), or one that declines
-            (refused).
+        Unanswered: if no answer came (with the completion's status), if it does not fit (unparsed), or if the model
+            refused (refused).
     """
     completion = await client.generate(messages, schema=strict_schema(answer), sampling=sampling)
     if completion.status is not Status.OK:
@@ -55,16 +54,16 @@ async def ask(
 
 
 def declines(text: str) -> bool:
-    """Tell whether a text opens with a refusal to help; what follows, and thoughts before it, do not count."""
+    """Return whether a text, after any thoughts, opens with a refusal to help."""
     return bool(_DECLINES.match(text.rpartition("</think>")[2]))
 
 
-async def all_answers(questions: Iterable[Awaitable[T]]) -> list[T]:
-    """Wait for all of several questions, then return their answers, or raise the first failure in their order.
+async def all_answers(requests: Iterable[Awaitable[T]]) -> list[T]:
+    """Wait for several requests; return their answers in order, or raise the first failure in that order.
 
-    All are waited for even when one has failed: what is asked is paid for, so it should reach the cache and the count.
+    Waits for all even if one fails: the others are paid for, so they should reach the cache and the usage counts.
     """
-    results = await asyncio.gather(*questions, return_exceptions=True)
+    results = await asyncio.gather(*requests, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
@@ -74,17 +73,17 @@ async def all_answers(questions: Iterable[Awaitable[T]]) -> list[T]:
 def parse(text: str, answer: type[Answer]) -> Answer:
     """Return the last JSON object in ``text`` that fits ``answer``.
 
-    What follows the last ``</think>`` is searched first: a model that reasons aloud tries out answers before it gives
-    one. Around the object there may be prose or a code fence; inside another object it does not count.
+    The text after the last ``</think>`` is searched first, because a reasoning model tries out answers before it gives
+    one. Prose or a code fence may surround the object; objects inside another object do not count.
 
     Raises:
-        Unanswered: with status refused if the text, or a text of the object, declines; else unparsed if there is no
-            object that fits.
+        Unanswered: with status refused if the text, or a text of the object, is a refusal; with status unparsed if no
+            object fits.
     """
     for candidate in _candidates(text):
         try:
             found = answer.model_validate_json(json.dumps(candidate, allow_nan=False))
-        except Exception:  # the answer's own validators may raise anything at what an LLM wrote
+        except Exception:  # the answer's own validators may raise anything
             continue
         for value in candidate.values():
             if isinstance(value, str) and declines(value):
@@ -96,21 +95,21 @@ def parse(text: str, answer: type[Answer]) -> Answer:
 
 
 def strict_schema(answer: type[pydantic.BaseModel]) -> Mapping[str, Any]:
-    """Return the model's JSON schema in the strict dialect: every property required, and no others allowed."""
-    import openai  # takes a second, which nothing else in this module needs
+    """Return the model's JSON schema in OpenAI's strict dialect: all properties required, no others allowed."""
+    import openai  # imported here because it takes a second
 
     schema: Mapping[str, Any] = openai.pydantic_function_tool(answer)["function"]["parameters"]
     return schema
 
 
 def fits(text: str, schema: Mapping[str, Any]) -> bool:
-    """Tell whether a text holds a JSON object that keeps to a schema, where :func:`parse` would look for one."""
-    keeps_to = _validator(json.dumps(schema))
-    return any(keeps_to.is_valid(found) for found in _candidates(text))
+    """Return whether a text contains a JSON object that fits a schema, where :func:`parse` would look for it."""
+    validator = _validator(json.dumps(schema))
+    return any(validator.is_valid(candidate) for candidate in _candidates(text))
 
 
-def thinks_on(text: str) -> bool:
-    """Tell whether a text opens thoughts and never closes them."""
+def has_open_thoughts(text: str) -> bool:
+    """Return whether a text opens thoughts and does not close them."""
     return "<think>" in text.rpartition("</think>")[2]
 
 
@@ -126,7 +125,7 @@ def _candidates(text: str) -> Iterator[dict[str, Any]]:
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Yield every complete JSON object that is not inside another one."""
-    # Not strict: some grammars let a model write a tab or line break into a string as it is.
+    # Not strict: some grammars allow a raw tab or line break inside a string.
     decoder = json.JSONDecoder(parse_constant=_no_constant, strict=False)
     end = 0
     while start := _OBJECT_START.search(text, end):
@@ -139,7 +138,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")  # NaN and Infinity, which Python would let pass
+    raise ValueError(f"{name} is not JSON")  # NaN and Infinity, which Python accepts by default
 
 
 def _start(text: str) -> str:

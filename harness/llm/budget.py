@@ -1,91 +1,79 @@
-"""An end to asking where too much fails: a dead server or a prompt that a model cannot answer must not cost a night."""
+"""Stop querying a method's LLM once too many of its requests fail.
+
+A dead server, or a prompt that a model cannot answer, must not cost a night of requests.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-from harness.llm.client import Completion, LLMClient, Message, PromptLogprobs, Sampling, Stopped
+from harness.llm.client import LLMClient, Reply, Stopped, WrappedClient
 from harness.records import Status
 
 logger = logging.getLogger(__name__)
 
 
 class FailureBudget:
-    """How many of a method's answers may fail before it is asked no further.
+    """The fraction of a method's answers that may fail before its LLM is called no more.
 
-    Only items that asked an LLM in this run count: a neuron without evidence fails at no cost, and what a cache holds
-    says nothing of how an LLM does now.
+    Only items that called an LLM in this run count: a neuron without evidence fails at no cost, and cached answers say
+    nothing about the state of the LLM.
 
     Args:
-        name: the method.
-        share: share of the answers that may fail; none for all.
-        minimum: answers waited for before the share is looked at.
+        name: the method's name.
+        fraction: fraction of the answers that may fail; None for no limit.
+        minimum: number of answers before the fraction is checked.
     """
 
-    def __init__(self, name: str, share: float | None, minimum: int) -> None:
-        self._name, self._share, self._minimum = name, share, minimum
-        self._asked = self._failed = 0
-        self._last = ""
-        #: Why nothing more is asked; empty while the budget lasts.
+    def __init__(self, name: str, fraction: float | None, minimum: int) -> None:
+        self._name, self._fraction, self._minimum = name, fraction, minimum
+        self._answers = self._failures = 0
+        self._last_failure = ""
+        #: Why no more requests are sent; empty while the budget lasts.
         self.spent = ""
 
     def count(self, status: Status, detail: str) -> None:
         """Count an answer."""
-        self._asked += 1
+        self._answers += 1
         if status is not Status.OK:
-            self._failed += 1
-            self._last = detail
-        if self.spent or self._share is None or self._asked < self._minimum:
+            self._failures += 1
+            self._last_failure = detail
+        if self.spent or self._fraction is None or self._answers < self._minimum:
             return
-        if self._failed > self._share * self._asked:
+        if self._failures > self._fraction * self._answers:
             self.spent = (
-                f"{self._failed} of the first {self._asked} answers to {self._name} failed, more than "
-                f"serving.failure_budget={self._share:g} allows"
+                f"{self._failures} of the first {self._answers} answers to {self._name} failed, more than "
+                f"serving.failure_budget={self._fraction:g} allows"
             )
             logger.warning(
                 "%s ends early: %s; the rest count as failed, and are asked when the run is started again. Last: %s",
-                *(self._name, self.spent, self._last),
+                *(self._name, self.spent, self._last_failure),
             )
 
 
-class BudgetedClient(LLMClient):
-    """Passes calls on until the budget is spent; then it asks no more, and says so as a failure.
+class BudgetedClient(WrappedClient):
+    """Passes calls on until the budget is spent; then raises :class:`Stopped`.
 
-    It belongs beneath the cache: stored answers need neither a proof nor a server, and come when the budget is spent.
+    The cache wraps it: cached answers need neither a preflight nor a server, and still come once the budget is spent.
 
     Args:
-        client: who is asked.
-        budget: the method's.
-        prove: what must succeed before the first call.
-        concurrency: most calls passed on at once, so that few are under way when the budget is spent.
+        client: the client that is called.
+        budget: the method's budget.
+        prove: must succeed before the first call.
+        concurrency: maximum number of concurrent calls, so that few are under way when the budget is spent.
     """
 
     def __init__(
         self, client: LLMClient, budget: FailureBudget, prove: Callable[[], Awaitable[None]], concurrency: int
     ) -> None:
-        self.sampling = client.sampling
-        self._places = asyncio.Semaphore(concurrency)
-        self._client, self._budget, self._prove = client, budget, prove
-
-    async def generate(
-        self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
-    ) -> Completion:
-        """Pass the call on."""
-        async with self._places:
-            await self.ready()
-            return await self._client.generate(messages, schema=schema, sampling=sampling)
-
-    async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
-        """Pass the call on."""
-        async with self._places:
-            await self.ready()
-            return await self._client.token_logprobs(messages, top=top)
+        super().__init__(client)
+        self._slots = asyncio.Semaphore(concurrency)
+        self._budget, self._prove = budget, prove
 
     async def ready(self) -> None:
-        """Wait for the proof.
+        """Wait for the preflight.
 
         Raises:
             Stopped: if the budget is spent.
@@ -93,3 +81,8 @@ class BudgetedClient(LLMClient):
         if self._budget.spent:
             raise Stopped(self._budget.spent)
         await self._prove()
+
+    async def _call(self, call: Callable[[LLMClient], Awaitable[Reply]]) -> Reply:
+        async with self._slots:
+            await self.ready()
+            return await call(self._client)

@@ -1,17 +1,22 @@
-"""The one interface through which every LLM is asked, whatever serves it."""
+"""The interface through which every LLM is called, whichever server runs it."""
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from harness.errors import HarnessError
+import pydantic.dataclasses
+from pydantic import BeforeValidator, ConfigDict
+
 from harness.records import Status
+from harness.validation import Count, Fraction, NonNegative
+
+#: Config sections: an unknown option is an error.
+STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -22,68 +27,42 @@ class Message:
     content: str
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Sampling:
-    """How an answer is drawn.
+    """How an answer is sampled.
 
     Attributes:
-        temperature: 0 is greedy; none leaves it to the server (some reasoning models accept no other).
-        top_p: nucleus sampling; none leaves it to the server.
+        temperature: 0 is greedy; None leaves it to the server (some reasoning models accept no other value).
+        top_p: nucleus sampling; None leaves it to the server.
         max_tokens: longest answer, in tokens.
-        seed: for servers that honour one.
+        seed: for servers that use one; None sends none.
     """
 
-    temperature: float | None = 0.0
-    top_p: float | None = 1.0
-    max_tokens: int = 512
+    temperature: NonNegative | None = 0.0
+    top_p: Fraction | None = 1.0
+    max_tokens: Count = 512
     seed: int | None = 0
 
-    @classmethod
-    def of(cls, options: Sampling | Mapping[str, Any] | None) -> Sampling:
-        """Return sampling from what a config says of it.
 
-        Raises:
-            HarnessError: if an option is unknown.
-        """
-        if isinstance(options, Sampling):
-            return options
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(options or {}) - set(known))
-        if unknown:
-            raise HarnessError(f"sampling has no option {unknown[0]!r}; it has {', '.join(known)}")
-        return cls(**(options or {}))
-
-
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Price:
-    """What a million tokens cost, in one currency of the user's choice."""
+    """Price of a million tokens, in one currency of the user's choice."""
 
-    prompt: float
-    completion: float
-
-    @classmethod
-    def of(cls, options: Price | Mapping[str, Any] | None) -> Price | None:
-        """Return the price that a config tells, or none if it tells none.
-
-        Raises:
-            HarnessError: if only half of it is told, or it is no price.
-        """
-        if options is None or isinstance(options, Price):
-            return options
-        told = {name: value for name, value in options.items() if value is not None}
-        if not told:
-            return None
-        if set(told) != {"prompt", "completion"} or not all(
-            isinstance(value, int | float) and value >= 0 for value in told.values()
-        ):
-            raise HarnessError(
-                f"price is {dict(options)}; give the price of a million tokens for both prompt and completion"
-            )
-        return cls(**told)
+    prompt: NonNegative
+    completion: NonNegative
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Return what so many tokens cost."""
+        """Return the cost of a number of tokens."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+
+def _none_if_empty(price: Any) -> Any:
+    empty = isinstance(price, Mapping) and all(value is None for value in price.values())
+    return None if empty else price
+
+
+#: The ``price`` section of an LLM's config: both prices, or null for both.
+OptionalPrice = Annotated[Price | None, BeforeValidator(_none_if_empty)]
 
 
 @dataclass(frozen=True)
@@ -91,9 +70,9 @@ class Completion:
     """A generated answer, or why there is none.
 
     Attributes:
-        text: the raw answer; kept also when the status is not ok, if any came.
-        status: ok, refused, truncated or failed (whether it parses is the asker's to say).
-        detail: why it is not ok.
+        text: the raw answer; also kept when the status is not ok, if any text came.
+        status: ok, refused, truncated or failed. Whether the text parses is for the caller to find out.
+        detail: why the status is not ok.
         prompt_tokens: tokens sent.
         completion_tokens: tokens received.
         cached: whether it came from the cache.
@@ -109,12 +88,12 @@ class Completion:
 
 @dataclass(frozen=True)
 class PromptToken:
-    """A token of a prompt, and what the model expected in its place.
+    """A token of a prompt, and the model's prediction at its position.
 
     Attributes:
-        text: the token as text; empty for the first token, which servers do not spell out.
-        alternatives: natural log-probability of each of the most likely tokens at this position given all before it
-            (the token itself among them); empty for the first token. Tokens of equal text are summed.
+        text: the token as text; empty for the first token, for which servers give no text.
+        alternatives: natural log-probability of each of the most likely tokens at this position given all tokens before
+            it (the token itself is included); empty for the first token. Tokens with equal text are summed.
     """
 
     text: str
@@ -123,7 +102,7 @@ class PromptToken:
 
 @dataclass(frozen=True)
 class PromptLogprobs:
-    """The tokens of a prompt with their expectations, or why there are none (status failed)."""
+    """The tokens of a prompt with the model's predictions, or why there are none (status failed)."""
 
     tokens: tuple[PromptToken, ...]
     status: Status = Status.OK
@@ -144,25 +123,25 @@ _NOT_ASKED = "not asked: "
 
 
 class Stopped(Unanswered):
-    """A question that was not asked because too much had failed before it."""
+    """A request that was not sent because too many requests before it had failed."""
 
     def __init__(self, why: str) -> None:
         super().__init__(Status.FAILED, f"{_NOT_ASKED}{why}")
 
     @staticmethod
-    def told_by(detail: str) -> bool:
-        """Tell whether a failure's detail says that this is what became of it."""
+    def caused(detail: str) -> bool:
+        """Return whether the detail of a failure comes from this exception."""
         return detail.startswith(_NOT_ASKED)
 
 
 class NotCached(Exception):
-    """A question that is not to be asked now, and whose answer is not stored: the item stays as it was."""
+    """The answer is not cached, and no LLM may be called: the item keeps the record it has."""
 
 
 class LLMClient(ABC):
-    """An LLM that can be asked. Implementations raise only for a user's mistake; failures come back as statuses."""
+    """An LLM. Implementations raise only for a user's mistake; failures are returned as statuses."""
 
-    #: The role's own sampling, used where the caller gives none.
+    #: The role's own sampling, used if the caller gives none.
     sampling: Sampling = Sampling()
 
     @abstractmethod
@@ -173,33 +152,60 @@ class LLMClient(ABC):
 
     @abstractmethod
     async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
-        """Return every token of a conversation, as the model's chat template renders it, with the ``top`` expectations.
+        """Return every token of a conversation, as the model's chat template renders it, with ``top`` predictions each.
 
-        If the last message is the assistant's it is left open, as an answer in the middle of being written.
+        If the last message is the assistant's, it is left open: the model may continue it.
         """
 
-    async def ready(self) -> None:  # noqa: B027  # most clients always are
-        """Wait until the LLM can be asked and has shown what it can do.
+    async def ready(self) -> None:  # noqa: B027  # most clients are always ready
+        """Wait until the LLM can be called and has passed its preflight.
 
-        Whoever asks waits for it anyway; for callers whose question depends on what :meth:`Method.preflight` finds.
+        Calls wait for it anyway. For methods whose request depends on what :meth:`Method.preflight` found.
         """
 
-    def each(self) -> Sequence[LLMClient]:
-        """Return a client to each server behind this one."""
-        return (self,)
 
-    def leave_out(self, why: str) -> None:  # noqa: B027  # most clients have but one server
-        """Ask the servers behind this client no more, as long as there are others; a lone server stays."""
+Reply = TypeVar("Reply", Completion, PromptLogprobs)
+
+
+class WrappedClient(LLMClient):
+    """Passes calls on to another client; subclasses override :meth:`_call` to add something to each call.
+
+    Args:
+        client: the client that is called.
+    """
+
+    def __init__(self, client: LLMClient) -> None:
+        self.sampling = client.sampling
+        self._client = client
+
+    async def generate(
+        self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
+    ) -> Completion:
+        """Pass the call on."""
+        # The role's own sampling: the client at the end of the chain may be shared by roles.
+        sampling = sampling or self.sampling
+        return await self._call(lambda client: client.generate(messages, schema=schema, sampling=sampling))
+
+    async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
+        """Pass the call on."""
+        return await self._call(lambda client: client.token_logprobs(messages, top=top))
+
+    async def ready(self) -> None:
+        """Wait until the wrapped client is ready."""
+        await self._client.ready()
+
+    async def _call(self, call: Callable[[LLMClient], Awaitable[Reply]]) -> Reply:
+        return await call(self._client)
 
 
 class Backend(ABC):
-    """A configured LLM (``llm@llm.ROLE=...``): says what its answers depend on, and opens a client to it.
+    """A configured LLM (``llm@llm.ROLE=...``): defines what its answers depend on, and opens a client to it.
 
     Attributes:
         model: name of the model, for reports and manifests.
         sampling: default sampling of the role.
-        concurrency: most requests under way at once.
-        price: what tokens cost, for the accounts; none if that is not known.
+        concurrency: maximum number of concurrent requests.
+        price: price of tokens, for the cost accounts; None if unknown.
     """
 
     model: str
@@ -208,7 +214,7 @@ class Backend(ABC):
     price: Price | None = None
 
     def __str__(self) -> str:
-        """Return what a user recognises the LLM by: its model, and where it is served."""
+        """Return the model and where it is served, for messages."""
         return self.model
 
     @property
@@ -218,17 +224,17 @@ class Backend(ABC):
 
     @property
     def server(self) -> object | None:
-        """Equal (and hashable) for back ends that one managed server can serve; none if there is none to manage."""
+        """Equal (and hashable) for back ends that one managed server can serve; None if no server is managed."""
         return None
 
     @abstractmethod
     def check(self) -> None:
-        """Find what can be found wrong before any time is spent.
+        """Check everything that can be checked without starting a server or sending a request.
 
         Raises:
-            HarnessError: with the cause and the cure.
+            HarnessError: with the cause and the fix.
         """
 
     @abstractmethod
     def open(self, logs: Path) -> AbstractAsyncContextManager[LLMClient]:
-        """Start what must be started (its log goes into the folder ``logs``), yield a client, and stop it again."""
+        """Start a server if needed (its log goes into the folder ``logs``), yield a client, and stop the server."""

@@ -1,4 +1,4 @@
-"""How many requests a server is sent at once: more while it keeps up, fewer when it does not."""
+"""Number of concurrent requests to a server: more while it copes, fewer when it is overloaded."""
 
 from __future__ import annotations
 
@@ -8,61 +8,56 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-START = 16  # requests at once before anything is known of the server
-DECREASE = 0.5  # what is left of the limit when the server is overrun
+START = 16  # concurrent requests before anything is known of the server
+DECREASE = 0.5  # factor on the limit when the server is overloaded
 
 
 @dataclass
-class Place:
-    """One request under way.
+class Slot:
+    """One request under way. Whoever sends the request sets ``answered`` and ``overloaded``.
 
     Attributes:
-        epoch: how often the limit had been lowered when it started.
-        kept_up: whether the server answered in time; set by who sent the request.
-        overrun: whether the server said that it was asked for too much, or took too long; likewise.
+        epoch: how often the limit had been lowered when the request started.
+        answered: whether the server answered.
+        overloaded: whether the server was overloaded: it refused a request for that reason, or took too long.
     """
 
     epoch: int
-    kept_up: bool = False
-    overrun: bool = False
+    answered: bool = False
+    overloaded: bool = False
 
 
 class AdaptiveLimit:
-    """Additive increase, multiplicative decrease (Chiu and Jain 1989), as TCP finds what a line can carry.
+    """Additive increase, multiplicative decrease (Chiu and Jain 1989), as in TCP's congestion control.
 
-    Until the server is overrun for the first time the limit grows by one with every answer, which doubles it in each
-    round; from then on by one in each round. It grows only while it is what holds requests back. An overrun halves it,
-    once for all requests that were under way at that time: they tell of the same event.
+    Until the server is overloaded for the first time, the limit grows by one with every answer, which doubles it in
+    each round; from then on by one in each round. It grows only while requests wait for it. An overload halves it, once
+    for all requests that were under way at that time.
 
     Args:
-        maximum: most requests at once, however well the server keeps up.
+        maximum: upper bound of the limit.
     """
 
     def __init__(self, maximum: int) -> None:
         self.maximum = maximum
         self.under_way = 0
-        #: Most requests at once, as things stand.
+        #: Current limit on concurrent requests.
         self.limit = min(START, maximum)
-        self._answers = 0  # since it last grew
+        self._answers = 0  # since the limit last grew
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._epoch = 0
 
-    @property
-    def load(self) -> float:
-        """Requests under way or waiting, as a share of the limit."""
-        return (self.under_way + len(self._waiting)) / self.limit
-
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[Place]:
-        """Wait for a place in order of arrival, and give it back at the end."""
-        await self._enter()
-        place = Place(self._epoch)
+    async def slot(self) -> AsyncIterator[Slot]:
+        """Wait for a slot, first come first served, and release it at the end."""
+        await self._acquire()
+        slot = Slot(self._epoch)
         try:
-            yield place
+            yield slot
         finally:
-            self._leave(place)
+            self._release(slot)
 
-    async def _enter(self) -> None:
+    async def _acquire(self) -> None:
         if not self._waiting and self.under_way < self.limit:
             self.under_way += 1
             return
@@ -71,29 +66,29 @@ class AdaptiveLimit:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the place came in the same moment: pass it on
+            if turn.done() and not turn.cancelled():  # cancelled just after it got a slot: pass the slot on
                 self.under_way -= 1
             else:
                 self._waiting.remove(turn)
-            self._call()
+            self._wake()
             raise
 
-    def _leave(self, place: Place) -> None:
-        held_back = bool(self._waiting) or self.under_way >= self.limit
+    def _release(self, slot: Slot) -> None:
+        limited = bool(self._waiting) or self.under_way >= self.limit
         self.under_way -= 1
-        if place.overrun:
-            if place.epoch == self._epoch:
+        if slot.overloaded:
+            if slot.epoch == self._epoch:
                 self.limit = max(1, int(self.limit * DECREASE))
                 self._epoch += 1
                 self._answers = 0
-        elif place.kept_up and held_back and self.limit < self.maximum:
+        elif slot.answered and limited and self.limit < self.maximum:
             self._answers += 1
             if not self._epoch or self._answers >= self.limit:
                 self.limit += 1
                 self._answers = 0
-        self._call()
+        self._wake()
 
-    def _call(self) -> None:
+    def _wake(self) -> None:
         while self._waiting and self.under_way < self.limit:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -1,62 +1,45 @@
-"""What an item's LLM calls cost."""
+"""Calls, tokens, time and cost of one item's LLM requests."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
 
-from harness.llm.client import Completion, LLMClient, Message, NotCached, Price, PromptLogprobs, Sampling, Stopped
+from harness.llm.client import Completion, LLMClient, NotCached, Price, Reply, Stopped, WrappedClient
 from harness.records import RoleUsage
 
-Reply = TypeVar("Reply", Completion, PromptLogprobs)
 
+class MeteredClient(WrappedClient):
+    """Passes one item's calls on to ``client`` and adds up their usage.
 
-class MeteredClient(LLMClient):
-    """Passes one item's calls on to ``client`` and adds up what they cost.
-
-    Cached answers count like any other, so that the figures say what the method costs; those of them stand beside.
+    Cached answers count like any other, so that the totals are the method's cost; they are also counted separately.
 
     Args:
-        client: who is asked.
-        price: what tokens cost, if that is known.
+        client: the client that is called.
+        price: price of tokens, if known.
 
     Attributes:
-        unasked: whether a question was not asked and its answer not stored, whatever the method made of that.
-        stopped: why a question was not asked any more, likewise; empty if none was held back.
+        not_cached: whether an answer was not cached and no LLM could be called, even if the method caught the error.
+        stopped: why a request was not sent after the failure budget was spent; empty if all were sent.
     """
 
     def __init__(self, client: LLMClient, price: Price | None = None) -> None:
-        self.sampling = client.sampling
-        self.unasked, self.stopped = False, ""
-        self._client, self._price = client, price
+        super().__init__(client)
+        self.not_cached, self.stopped = False, ""
+        self._price = price
         self._seconds = 0.0
-        #: Calls, tokens in and tokens out: asked for, and from the cache.
+        #: Calls, prompt tokens and completion tokens: in total, and of cached answers.
         self._all, self._cached = [0, 0, 0], [0, 0, 0]
 
-    async def generate(
-        self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
-    ) -> Completion:
-        """Pass the call on."""
-        completion = await self._timed(self._client.generate(messages, schema=schema, sampling=sampling))
-        self._add(completion.prompt_tokens, completion.completion_tokens, completion.cached)
-        return completion
-
-    async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
-        """Pass the call on."""
-        found = await self._timed(self._client.token_logprobs(messages, top=top))
-        self._add(found.prompt_tokens, 0, found.cached)
-        return found
-
     async def ready(self) -> None:
-        """Pass it on."""
+        """Wait until the wrapped client is ready."""
         with self._noted():
-            await self._client.ready()
+            await super().ready()
 
     @property
     def usage(self) -> RoleUsage:
-        """What the item cost so far."""
+        """The item's usage so far."""
         cost = paid = None
         if self._price is not None:
             cost, cached = self._price.cost(*self._all[1:]), self._price.cost(*self._cached[1:])
@@ -65,27 +48,27 @@ class MeteredClient(LLMClient):
         seconds = round(self._seconds, 3)
         return RoleUsage(calls, prompt, completion, seconds, cost, cached_calls, cached_prompt, cached_completion, paid)
 
-    async def _timed(self, call: Awaitable[Reply]) -> Reply:
+    async def _call(self, call: Callable[[LLMClient], Awaitable[Reply]]) -> Reply:
         start = time.monotonic()
         try:
             with self._noted():
-                return await call
+                reply = await call(self._client)
         finally:
             self._seconds += time.monotonic() - start
+        completion_tokens = reply.completion_tokens if isinstance(reply, Completion) else 0
+        for totals in [self._all, self._cached] if reply.cached else [self._all]:
+            totals[0] += 1
+            totals[1] += reply.prompt_tokens
+            totals[2] += completion_tokens
+        return reply
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
         try:
             yield
         except NotCached:
-            self.unasked = True
+            self.not_cached = True
             raise
         except Stopped as error:
             self.stopped = error.detail
             raise
-
-    def _add(self, prompt_tokens: int, completion_tokens: int, cached: bool) -> None:
-        for sums in [self._all, *([self._cached] if cached else [])]:
-            sums[0] += 1
-            sums[1] += prompt_tokens
-            sums[2] += completion_tokens

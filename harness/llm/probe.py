@@ -1,7 +1,8 @@
-"""The smallest question that shows whether an LLM can do what a run will ask of it."""
+"""A small request that checks whether an LLM can do what a run needs."""
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import pydantic
@@ -11,7 +12,9 @@ from harness.llm.asking import ask
 from harness.llm.client import Backend, LLMClient, Message, Unanswered
 from harness.records import Status
 
-#: With a system turn, as every prompt of this project has one and some chat templates refuse it.
+logger = logging.getLogger(__name__)
+
+#: Has a system turn because every prompt of this project has one, and some chat templates refuse it.
 PROBE = (
     Message("system", "You answer with JSON."),
     Message("user", 'Is water wet? Reply with {"answer": "yes"} or {"answer": "no"} and nothing else.'),
@@ -24,10 +27,10 @@ class _Reply(pydantic.BaseModel):
 
 
 async def probe(role: str, backend: Backend, client: LLMClient) -> None:
-    """Ask for one tiny object that fits a schema.
+    """Ask for a small object that fits a schema.
 
     Raises:
-        HarnessError: if the LLM does not answer, or cannot keep to the schema.
+        HarnessError: if the LLM does not answer, or its answer does not fit the schema.
     """
     try:
         await ask(client, PROBE, _Reply, sampling=backend.sampling)
@@ -39,20 +42,22 @@ async def probe(role: str, backend: Backend, client: LLMClient) -> None:
             ) from failure
         raise HarnessError(
             f"the LLM of role {role!r} ({backend}) cannot produce the schema ({failure.status}): {failure.detail}; "
-            "take a server with structured outputs (response_format json_schema), a stronger model, or more "
+            "use a server with structured outputs (response_format json_schema), a stronger model, or more "
             "sampling.max_tokens"
         ) from failure
+    logger.info("llm.%s: %s answers, in JSON that fits a schema", role, backend)
 
 
 async def probe_logprobs(role: str, backend: Backend, client: LLMClient) -> None:
-    """Ask for the log-probabilities of a tiny prompt.
+    """Ask for the log-probabilities of a small prompt.
 
     Raises:
-        HarnessError: if the LLM does not give them.
+        HarnessError: if the LLM does not return them.
     """
-    found = await client.token_logprobs(PROBE)
-    if found.status is not Status.OK:
+    logprobs = await client.token_logprobs(PROBE)
+    if logprobs.status is not Status.OK:
         raise HarnessError(
-            f"the LLM of role {role!r} ({backend}) gives no log-probabilities of prompts: {found.detail}; "
+            f"the LLM of role {role!r} ({backend}) gives no log-probabilities of prompts: {logprobs.detail}; "
             f"use llm@llm.{role}=vllm, or a vLLM server of your own"
         )
+    logger.info("llm.%s: %s gives the log-probabilities of prompts", role, backend)

@@ -1,9 +1,9 @@
-"""Run a command on a leash: however the harness ends, the command and all its children end with it.
+"""Run a command and end it, with all its children, when the harness ends, however it ends.
 
-Run as a script by :mod:`harness.llm.vllm_server`, on the standard library alone: ``leash.py GRACE_SECONDS COMMAND...``.
-The leash is its standard input, a pipe whose other end only the harness holds. The kernel closes it even when the
-harness is killed with SIGKILL, and on every Unix, which is why it is preferred to a parent-death signal: that one is
-Linux's alone, and also fires when merely the thread that started the process ends.
+:mod:`harness.llm.vllm_server` runs this file as a script, on the standard library alone:
+``process_guard.py GRACE_SECONDS COMMAND...``. Standard input is a pipe whose other end only the harness holds. The
+kernel closes it even if the harness is killed with SIGKILL, and on every Unix. A parent-death signal exists on Linux
+only, and also fires when just the thread that started the process ends.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import sys
 import time
 
 POLL_S = 0.2
-KILL_WAIT_S = 10.0  # processes stuck in a driver can take a while to die, even of SIGKILL
+KILL_WAIT_S = 10.0  # processes blocked in a driver can take a while to die, even after SIGKILL
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -25,12 +25,12 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _die_with_parent() -> None:
-    # Only matters if the leash itself is killed with SIGKILL; the server then takes its own children down.
+    # Only matters if the guard itself is killed with SIGKILL; the server then ends its own children.
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _is_empty(group: int) -> bool:
-    """Bury the dead, orphans included, and tell whether nobody is left in the process group."""
+    """Reap dead children, orphans included, and return whether the process group is empty."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -40,47 +40,47 @@ def _is_empty(group: int) -> bool:
         os.killpg(group, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # macOS says so of a group of zombies
+    except PermissionError:  # macOS raises it for a group of zombies
         return False
     return False
 
 
 def _end(group: int, grace_s: float) -> None:
-    for number, patience in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_WAIT_S)):
+    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_WAIT_S)):
         if _is_empty(group):
             return
         try:
             os.killpg(group, number)
         except ProcessLookupError:
             return
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline and not _is_empty(group):
             time.sleep(POLL_S / 4)
 
 
 def main() -> int:
-    """Run the command; return its exit status, or 0 if it was ended because the leash went slack."""
+    """Run the command; return its exit status, or 0 if the guard ended it."""
     grace_s, command = float(sys.argv[1]), sys.argv[2:]
-    told_to_stop = False
+    stopping = False
 
     def stop(number: int, frame: object) -> None:
-        nonlocal told_to_stop
-        told_to_stop = True
+        nonlocal stopping
+        stopping = True
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_die_with_parent)
     status: int | None = None
-    while status is None and not told_to_stop:
+    while status is None and not stopping:
         if select.select([0], [], [], POLL_S)[0]:  # nobody ever writes: readable means closed
             break
         status = process.poll()
-    # A server that died may leave its engine behind, which holds the GPU's memory.
+    # A dead server may leave its engine process behind, which holds the GPU's memory.
     _end(process.pid, grace_s)
     if status is None:
         return 0
-    return status if status >= 0 else 128 - status  # as a shell tells of a signal
+    return status if status >= 0 else 128 - status  # a shell's exit status for a signal
 
 
 if __name__ == "__main__":

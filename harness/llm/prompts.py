@@ -1,7 +1,7 @@
-"""Prompts: jinja2 templates beside the method that uses them, rendered into the turns of a conversation.
+"""Prompts: jinja2 templates in the package of their method, rendered into the turns of a conversation.
 
-A template file is turns, each opened by a line ``=== system ===``, ``=== user ===`` or ``=== assistant ===``. The file
-is cut into turns before anything is filled in, so that no text from a corpus or a model can open a turn of its own.
+Each turn of a template file starts with a line ``=== system ===``, ``=== user ===`` or ``=== assistant ===``. The file
+is split into turns before anything is filled in, so that no text from a corpus or a model can start a turn.
 """
 
 from __future__ import annotations
@@ -20,40 +20,41 @@ from harness.llm.client import Message
 from harness.records import Exemplar
 
 _TURN = re.compile(r"^=== (system|user|assistant) ===\n", re.MULTILINE)
-#: The prompts' own marks and what compatibility normalisation, which some tokenizers do, would make into them.
+#: The prompts' own marks, and characters that Unicode's compatibility normalisation (done by some tokenizers) turns
+#: into them.
 _MARKS = str.maketrans({"«": "‹", "»": "›"} | dict.fromkeys("<＜﹤", "‹") | dict.fromkeys(">＞﹥", "›"))
-#: Marks of chat templates that are written without angle brackets: [INST], [/INST], [TOOL_CALLS], [gMASK], ]~b].
+#: Marks of chat templates without angle brackets: [INST], [/INST], [TOOL_CALLS], [gMASK], ]~b].
 _TEMPLATE_MARK = re.compile(r"\[(/?\w*[A-Z]{2}\w*)\]|[\[\]](~!?b|e~)[\[\]]")
 _LONGEST = 2000
 _LONGEST_TOKEN = 200  # characters of one token of a window; runs of blanks or dashes are the longest real ones
 _DROPPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, invisible format, surrogates, line and paragraph separators
-#: Invisible characters of other categories: fillers, joiners and variation selectors, in which text can be smuggled.
+#: Invisible characters of other categories that can hide text: fillers, joiners and variation selectors.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
     "\U000e0000-\U000e0fff]"
 )
-_STANDS_ALONE = "◌"  # what a combining character is shown on that would change the mark before it
+_DOTTED_CIRCLE = "◌"  # base for a combining character that would change the mark before it
 
 
 def quoted(text: str, longest: int = _LONGEST) -> str:
-    """Make text from a corpus or a model safe to stand in a prompt: one line, none of the prompt's own marks.
+    """Make text from a corpus or a model safe inside a prompt: one line, without the prompt's own marks.
 
-    Line breaks and tabs are shown as symbols, other control and invisible characters are dropped (a text of nothing
-    else is shown by its code points), the prompts' delimiters and the marks of chat templates are replaced by
-    look-alikes, and an overlong text is cut. Brackets otherwise stay as they are. What results is the same under
-    Unicode's normalisations as far as any mark goes, and quoting it again changes nothing.
+    Line breaks and tabs become symbols, other control and invisible characters are dropped (a text of nothing else is
+    shown as code points), the prompts' delimiters and the marks of chat templates become look-alikes, and a long text
+    is cut. Other brackets stay. Unicode normalisation of the result creates no marks, and quoting it again changes
+    nothing.
     """
     if len(text) > longest:
         text = f"{text[: longest - 1]}…"
     lines = text.replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
     kept = _INVISIBLE.sub("", lines)
-    if not kept.isprintable():  # as nearly every text is: none of its characters is of a category to drop
+    if not kept.isprintable():  # a quick check: nearly every text is printable and needs no dropping
         kept = "".join(char for char in kept if unicodedata.category(char) not in _DROPPED)
     if text and not kept:
         kept = "".join(f"‹U+{ord(char):04X}›" for char in text[:8])
     kept = _unmarked(kept.translate(_MARKS))
     if not unicodedata.normalize("NFC", f">{kept[:1]}").startswith(">"):
-        kept = (_STANDS_ALONE + kept)[:longest]
+        kept = (_DOTTED_CIRCLE + kept)[:longest]
     return kept
 
 
@@ -62,12 +63,12 @@ def _unmarked(text: str) -> str:
 
 
 def highlighted(exemplar: Exemplar, threshold: float, context: int | None = None) -> str:
-    """Return a window with the tokens whose activation reaches ``threshold`` between « and ».
+    """Return a window as text, with the tokens whose activation reaches ``threshold`` between « and ».
 
     Args:
         exemplar: the window.
-        threshold: activation from which on a token is marked.
-        context: tokens kept on either side of the peak; none for the whole window.
+        threshold: lowest activation of a marked token.
+        context: tokens kept on either side of the peak; None for the whole window.
     """
     shown = exemplar if context is None else exemplar.crop(2 * context + 1, shift=False)
     reached = (activation >= threshold for activation in shown.activations)
@@ -75,15 +76,15 @@ def highlighted(exemplar: Exemplar, threshold: float, context: int | None = None
 
 
 def spans(tokens: Iterable[tuple[str, bool]]) -> str:
-    """Return tokens as running text that is safe to stand in a prompt, those that are to be marked between « and »."""
+    """Return tokens as running text that is safe inside a prompt, with the marked ones between « and »."""
     pieces = ((quoted(token, _LONGEST_TOKEN), marked) for token, marked in tokens)
     text = "".join(f"«{piece}»" if marked else piece for piece, marked in pieces)
-    # Again, for a mark of a chat template may be spread over tokens.
+    # Again, because a mark of a chat template may span tokens.
     return _unmarked(text.replace("»«", ""))
 
 
 def running(tokens: Iterable[str]) -> str:
-    """Return tokens as running text that is safe to stand in a prompt."""
+    """Return tokens as running text that is safe inside a prompt."""
     return spans((token, False) for token in tokens)
 
 
@@ -91,14 +92,14 @@ _ENVIRONMENT = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_b
 _ENVIRONMENT.filters["quoted"] = quoted
 _ENVIRONMENT.filters["highlighted"] = highlighted
 _ENVIRONMENT.filters["running"] = running
-_compiled = lru_cache(_ENVIRONMENT.from_string)  # compiling a turn takes ten times as long as filling it in
+_compiled = lru_cache(_ENVIRONMENT.from_string)  # compiling a turn takes ten times as long as rendering it
 
 
 class Prompt:
     """A prompt template of a package.
 
     Args:
-        package: the package that holds the file; usually the module's own ``__package__``.
+        package: the package that contains the file; usually the module's own ``__package__``.
         name: file name inside it, such as ``prompts/rotate_channel.j2``.
     """
 
@@ -116,7 +117,7 @@ class Prompt:
         return hashlib.sha256(self.source.encode()).hexdigest()[:12]
 
     def render(self, **values: Any) -> list[Message]:
-        """Fill in the template and return its turns; a name that is not given raises ``jinja2.UndefinedError``."""
+        """Render the template and return its turns; a missing name raises ``jinja2.UndefinedError``."""
         before, *turns = _TURN.split(self.source)
         if before.strip() or not turns:
             raise ValueError(f"the prompt {self.name} does not start with a turn such as '=== user ==='")
@@ -128,7 +129,7 @@ class Prompt:
 def prompts_of(method: object) -> dict[str, str]:
     """Return the fingerprint of every prompt that a describer or judge declares as a class attribute, by name.
 
-    Those of the methods that it calls in its turn (``inner``) are among them.
+    Includes the prompts of the methods that it wraps (``inner``).
     """
     members = {name: value for kind in reversed(type(method).__mro__) for name, value in vars(kind).items()}
     own = {value.name: value.fingerprint for value in members.values() if isinstance(value, Prompt)}

@@ -1,4 +1,4 @@
-"""The same question asked again: whether an answer hangs on the draw."""
+"""The same request with another seed: does the answer depend on the random draw?"""
 
 from __future__ import annotations
 
@@ -6,33 +6,26 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.llm.client import Completion, LLMClient, Message, PromptLogprobs, Sampling
+from harness.llm.client import Completion, LLMClient, Message, Sampling, WrappedClient
 
 
-class ReseededClient(LLMClient):
-    """Passes calls on to ``client`` with another seed, so that no answer of the first time is found in a cache.
+class ReseededClient(WrappedClient):
+    """Passes calls on with another seed, so that the cache holds no answer from the first time.
 
-    At temperature 0 the seed draws nothing, and what differs is the server's own doing. Log-probabilities have no seed.
+    At temperature 0 the seed has no effect: differences then come from the server's arithmetic. ``token_logprobs`` has
+    no seed and is passed on unchanged.
     """
 
     def __init__(self, client: LLMClient) -> None:
-        self._client = client
+        super().__init__(client)
         self.sampling = _reseeded(client.sampling)
 
     async def generate(
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
     ) -> Completion:
         """Pass the call on with another seed."""
-        drawn = self.sampling if sampling is None else _reseeded(sampling)
-        return await self._client.generate(messages, schema=schema, sampling=drawn)
-
-    async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
-        """Pass the call on."""
-        return await self._client.token_logprobs(messages, top=top)
-
-    async def ready(self) -> None:
-        """Pass it on."""
-        await self._client.ready()
+        reseeded = self.sampling if sampling is None else _reseeded(sampling)
+        return await super().generate(messages, schema=schema, sampling=reseeded)
 
 
 def _reseeded(sampling: Sampling) -> Sampling:

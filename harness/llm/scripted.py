@@ -1,4 +1,4 @@
-"""An LLM that says what a test tells it to, behind the same interface as every other."""
+"""An LLM that returns the answers of a test's script, behind the same interface as every other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.llm.probe import PROBE, PROBE_ANSWER
 
 @dataclass(frozen=True)
 class Request:
-    """One question that a scripted LLM was asked; ``schema`` and ``sampling`` or ``top`` by its kind."""
+    """One request to a scripted LLM; ``generate`` sets ``schema`` and ``sampling``, ``token_logprobs`` sets ``top``."""
 
     kind: Literal["generate", "token_logprobs"]
     messages: tuple[Message, ...]
@@ -26,7 +26,7 @@ class Request:
 
     @property
     def text(self) -> str:
-        """The contents of all messages, for tests that only look for words."""
+        """The content of all messages, for tests that search for words."""
         return "\n".join(message.content for message in self.messages)
 
 
@@ -37,17 +37,17 @@ Logprobs = PromptLogprobs | Exception
 
 
 class ScriptedBackend(Backend):
-    """A back end whose answers are written down beforehand.
+    """A back end whose answers are scripted.
 
     Args:
-        generate: the answers to ``generate``, in order, or a function of the request (async if it likes). An answer is
+        generate: the answers to ``generate``, in order, or a function of the request (may be async). An answer is
             a text, a whole completion, or an exception, which is raised.
         token_logprobs: the same for ``token_logprobs``.
-        model: the name it goes by; with it, its identity.
+        model: its name and identity.
         sampling: default sampling of the role.
-        concurrency: most requests under way at once.
-        server: what :attr:`Backend.server` returns, for tests of what is started and stopped.
-        answers_probe: whether the preflight of a run succeeds without a line of the script being spent on it.
+        concurrency: maximum number of concurrent requests.
+        server: value of :attr:`Backend.server`, for tests of starting and stopping.
+        answers_probe: whether the preflight of a run succeeds without using up an answer of the script.
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class ScriptedBackend(Backend):
         server: Hashable = None,
         answers_probe: bool = True,
     ) -> None:
-        self.model, self.sampling, self.concurrency = model, Sampling.of(sampling), concurrency
+        self.model, self.concurrency = model, concurrency
+        self.sampling = sampling if isinstance(sampling, Sampling) else Sampling(**(sampling or {}))
         self.client = ScriptedClient(generate, token_logprobs, sampling=self.sampling, answers_probe=answers_probe)
         self._server = server
         #: "start" and "stop", in the order in which they happened.
@@ -74,22 +75,22 @@ class ScriptedBackend(Backend):
 
     @property
     def server(self) -> object | None:
-        """What the constructor was given."""
+        """The value given to the constructor."""
         return self._server
 
     @property
     def requests(self) -> list[Request]:
-        """What was asked so far."""
+        """The requests so far."""
         return self.client.requests
 
     def check(self) -> None:
-        """Find nothing wrong, unless the model has no name."""
+        """Check that the model has a name."""
         if not self.model:
             raise HarnessError("a scripted LLM needs a name")
 
     @asynccontextmanager
     async def open(self, logs: Path) -> AsyncIterator[LLMClient]:
-        """Yield the client; each opening goes on in the script where the last one stopped."""
+        """Yield the client; when opened again, the script continues where it stopped."""
         self.history.append("start")
         try:
             yield self.client
@@ -116,7 +117,7 @@ class ScriptedClient(LLMClient):
     async def generate(
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
     ) -> Completion:
-        """Play the next answer."""
+        """Return the next answer of the script."""
         if self._answers_probe and tuple(messages) == PROBE:
             return Completion(PROBE_ANSWER)
         request = Request("generate", tuple(messages), schema, sampling or self.sampling)
@@ -124,7 +125,7 @@ class ScriptedClient(LLMClient):
         return Completion(output) if isinstance(output, str) else output
 
     async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
-        """Play the next answer."""
+        """Return the next answer of the script."""
         if self._answers_probe and tuple(messages) == PROBE:
             return PromptLogprobs((PromptToken("", {}),))
         output: PromptLogprobs = await self._play(

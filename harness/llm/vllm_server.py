@@ -1,4 +1,4 @@
-"""A vLLM server that the harness starts, watches and stops by itself."""
+"""A vLLM server that the harness starts and stops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import math
 import os
 import re
 import secrets
@@ -15,50 +14,49 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import openai
+import pydantic.dataclasses
+from pydantic import AfterValidator, BeforeValidator, Field
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from harness.errors import HarnessError
 from harness.llm import process_guard
-from harness.llm.client import Backend, LLMClient, Price, Sampling
-from harness.llm.openai_compatible import OpenAIClient, Server, check_common, connected, timeout
+from harness.llm.client import STRICT, Backend, LLMClient, OptionalPrice, Sampling
+from harness.llm.openai_compatible import ModelName, OpenAIClient, check_model, connect
+from harness.validation import Count, CountOrZero, Positive
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 GRACE_S = 10.0  # from SIGTERM to SIGKILL
 TAIL_LINES = 15  # of the log, in the error of a server that did not start
-# Of a weights file in its fingerprint: gigabytes need not be read to tell two apart, and so many blocks, evenly spread,
-# meet every large matrix, whichever of them an adapter was merged into.
+# The fingerprint of a weights file reads this many blocks of this many bytes, evenly spread: enough to meet every large
+# matrix, whichever of them an adapter was merged into, without reading gigabytes.
 SAMPLES, SAMPLE_BYTES = 256, 1 << 13
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
 
-# Options that vLLM takes and the harness must set itself, each with what to write instead.
-OURS = {
+# vLLM's options that the harness must set itself, each with what to write instead.
+RESERVED = {
     "model": "llm.ROLE.model",
     "revision": "llm.ROLE.revision",
-    "host": "nothing: the server listens to this machine alone",
+    "host": "nothing: the server listens on this machine only",
     "port": "nothing: a free port is found at each start",
     "served-model-name": "nothing: the name follows from the model",
     "api-key": "nothing: a key is made at each start",
-    "hf-token": "the environment variable HF_TOKEN, so that the token gets into no config",
+    "hf-token": "the environment variable HF_TOKEN, so that no config holds the token",
 }
 
-# Options whose product is the number of GPUs that a server takes.
-PARALLELISM = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
-
-# Options that are no part of the model's identity, because no answer depends on them beyond the rounding of floating
-# point; with any of them changed, answers still come from the cache. Every option that is not listed here belongs to
-# the identity: an answer asked twice costs less than a wrong one.
+# Options that are not part of the model's identity, because they change answers by floating-point rounding at most: if
+# one of them changes, answers still come from the cache. Every option not listed here is part of the identity: asking
+# twice costs less than a wrong answer.
 WITHOUT_EFFECT = {
-    # How the work is spread over devices.
+    # Parallelism.
     "tensor-parallel-size",
     "pipeline-parallel-size",
     "data-parallel-size",
@@ -67,31 +65,31 @@ WITHOUT_EFFECT = {
     "distributed-executor-backend",
     "disable-custom-all-reduce",
     "max-parallel-loading-workers",
-    # How much memory it takes.
+    # Memory.
     "gpu-memory-utilization",
     "kv-cache-memory-bytes",
     "num-gpu-blocks-override",
     "cpu-offload-gb",
     "swap-space",
     "block-size",
-    # How requests are batched and what is kept between them.
+    # Batching and caching.
     "max-num-seqs",
     "max-num-batched-tokens",
     "enable-chunked-prefill",
     "enable-prefix-caching",
     "scheduling-policy",
     "async-scheduling",
-    # How it is compiled.
+    # Compilation.
     "enforce-eager",
     "compilation-config",
-    # What it accepts: a request beyond either limit fails, and no failure is cached.
+    # Limits: a request beyond either fails, and failures are not cached.
     "max-model-len",
     "max-logprobs",
-    # Where files come from, and how they are read.
+    # Loading of files.
     "download-dir",
     "safetensors-load-strategy",
     "use-tqdm-on-load",
-    # What it says of itself.
+    # Logging.
     "disable-log-stats",
     "disable-log-requests",
     "enable-log-requests",
@@ -101,59 +99,39 @@ WITHOUT_EFFECT = {
 }
 
 
-class ManagedVLLM(Backend):
-    """A vLLM server of the run's own, started when a role is first asked and stopped at the end.
+def _dashed(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace("_", "-"): value for name, value in options.items()}
 
-    Args:
-        model: a model's name on the Hugging Face hub, or a local folder.
-        revision: branch, tag or commit of a model on the hub; give a commit to make a run repeatable.
-        sampling: default sampling of the role.
-        concurrency: most requests under way at once, over all its servers; how many there are follows from how they
-            keep up.
-        timeout_s: longest wait for one answer, in seconds, time in the server's queue included.
-        retries: how often a request is tried again after a failure that may pass.
-        startup_timeout_s: longest wait for the server to be ready, in seconds, downloads included.
-        python: the interpreter that has vLLM; none means the harness's own.
-        options: the server's options by name, as in ``vllm serve --help``, without dashes in front: true makes a bare
-            ``--name``, false ``--no-name``, a mapping or list is passed as JSON, none leaves the option out.
-        env: further environment variables of the server.
-        servers: how many servers of the model are started, each on GPUs of its own, or the further environment of
-            each. A number deals out the GPUs that are visible, as many to each as its parallelism takes; where there
-            are none, nothing is dealt out.
-        price: what tokens cost, for the accounts.
+
+@pydantic.dataclasses.dataclass(config=STRICT, eq=False)
+class ManagedVLLM(Backend):
+    """A vLLM server of the run, started at the first request of a role and stopped at the end.
+
+    ``conf/llm/vllm.yaml`` explains the options.
+
+    Raises:
+        pydantic.ValidationError: if an option is unknown or its value is out of range.
     """
 
-    def __init__(
-        self,
-        model: str | None,
-        revision: str | None = None,
-        sampling: Sampling | Mapping[str, Any] | None = None,
-        concurrency: int = 64,
-        timeout_s: float = 600,
-        retries: int = 5,
-        startup_timeout_s: float = 900,
-        python: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        env: Mapping[str, Any] | None = None,
-        servers: int | Sequence[Mapping[str, Any]] = 1,
-        price: Price | Mapping[str, Any] | None = None,
-    ) -> None:
-        self.model, self.revision = model or "", revision
-        self.sampling = Sampling.of(sampling)
-        self.concurrency = concurrency
-        self.timeout_s, self.retries, self.startup_timeout_s = timeout_s, retries, startup_timeout_s
-        self.python = python or sys.executable
-        self.options = {name.replace("_", "-"): value for name, value in (options or {}).items()}
-        self.env = {name: str(value) for name, value in (env or {}).items()}
-        self.servers, self.price = servers, Price.of(price)
+    model: ModelName
+    revision: str | None = None
+    sampling: Sampling = Sampling()
+    concurrency: Count = 64
+    timeout_s: Positive = 600
+    retries: CountOrZero = 5
+    startup_timeout_s: Positive = 900
+    python: str | None = None
+    options: Annotated[dict[str, Any], AfterValidator(_dashed)] = Field(default_factory=dict)
+    env: dict[str, Annotated[str, BeforeValidator(str)]] = Field(default_factory=dict)
+    price: OptionalPrice = None
 
     def __str__(self) -> str:
-        """Return the model, and that the harness serves it."""
-        return f"{self.model} on vLLM" + (f", {self._count} servers" if self._count > 1 else "")
+        """Return the model, and that vLLM serves it."""
+        return f"{self.model} on vLLM"
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Model, revision, and the options on which answers depend; local files count by content, not by path."""
+        """Model, revision, and the options that change answers; local files count by content, not by path."""
         return self._identity
 
     @cached_property
@@ -163,56 +141,37 @@ class ManagedVLLM(Backend):
 
     @property
     def server(self) -> object:
-        """The command and its environment, and how many there are: what is started together."""
-        return (self.python, *self._arguments(), *sorted(self.env.items()), repr(self.servers))
+        """The command and its environment."""
+        return (self._python, *self._arguments(), *sorted(self.env.items()))
 
     def check(self) -> None:
-        """Check what can be checked without starting the server.
+        """Check everything that can be checked without starting the server.
 
         Raises:
             HarnessError: if the model is missing, vLLM is not installed, or an option is one the harness sets.
         """
-        check_common(self)
-        for name, instead in OURS.items():
+        check_model(self)
+        for name, instead in RESERVED.items():
             if name in self.options:
-                raise HarnessError(f"vLLM's option {name} is the harness's to set; use {instead}")
+                raise HarnessError(f"the harness sets vLLM's option {name} itself; use {instead}")
         if _looks_local(self.model) and not Path(self.model).expanduser().exists():
             raise HarnessError(f"the model folder {self.model} does not exist; give a folder, or a name on the hub")
-        if not _has_vllm(self.python):
+        if not _has_vllm(self._python):
             raise HarnessError(
-                f"vLLM is not installed for {self.python}: pip install 'neuron-harness[vllm]', or set llm.ROLE.python "
-                "to an interpreter that has it, or use llm@llm.ROLE=openai with the base_url of a server that runs"
+                f"vLLM is not installed for {self._python}: pip install 'neuron-harness[vllm]', or set llm.ROLE.python "
+                "to an interpreter that has it, or use llm@llm.ROLE=openai with the base_url of a running server"
             )
-
-        self._environments()
 
     @asynccontextmanager
     async def open(self, logs: Path) -> AsyncIterator[LLMClient]:
-        """Start all servers at once, each logging into the folder ``logs``, yield a client, and stop them at the end.
+        """Start the server, which logs into the folder ``logs``, yield a client, and stop the server at the end.
 
         Raises:
-            HarnessError: if a server does not start; the message ends with the last lines of its log.
+            HarnessError: if the server does not start; the message ends with the last lines of its log.
         """
         self.check()
         logs.mkdir(parents=True, exist_ok=True)
-        async with AsyncExitStack() as stack:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    starting = [
-                        group.create_task(stack.enter_async_context(self._open_one(logs, number, env)))
-                        for number, env in enumerate(self._environments(), start=1)
-                    ]
-            except BaseExceptionGroup as errors:
-                mistakes, others = errors.split(HarnessError)
-                if mistakes is None or others is not None:
-                    raise
-                raise mistakes.exceptions[0] from None
-            servers = [task.result() for task in starting]
-            yield OpenAIClient(servers, self._name, sampling=self.sampling, retries=self.retries)
-
-    @asynccontextmanager
-    async def _open_one(self, logs: Path, number: int, env: Mapping[str, str]) -> AsyncIterator[Server]:
-        log = logs / f"vllm-{self._name}{'' if number == 1 else f'-{number}'}.log"
+        log = logs / f"vllm-{self._name}.log"
         port, key = _free_port(), secrets.token_hex(16)
         with log.open("ab") as sink:
             start = sink.tell()
@@ -221,55 +180,33 @@ class ManagedVLLM(Backend):
                 stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**self._environment(), **env, "VLLM_API_KEY": key},
-                start_new_session=True,  # Ctrl-C is the harness's to handle; it stops the server in its own time
+                env={**self._environment(), "VLLM_API_KEY": key},
+                start_new_session=True,  # the harness handles Ctrl-C and stops the server itself
             )
 
-        def epitaph() -> str:
+        def death() -> str:
             if process.poll() is None:
                 return ""
             return f"the vLLM server of {self.model} is dead (exit status {process.returncode}): see {log}"
 
         try:
-            async with openai.AsyncOpenAI(
-                # The key also proves that what answers at the port is this server, not a stranger's.
-                api_key=key,
-                base_url=f"http://127.0.0.1:{port}/v1",
-                timeout=timeout(self.timeout_s),
-                max_retries=0,
-                # A proxy that the environment names knows nothing of this machine's own address.
-                http_client=connected(self.concurrency, trust_env=False),
+            async with connect(
+                key,  # also proves that this server answers at the port, and not another program
+                f"http://127.0.0.1:{port}/v1",
+                concurrency=self.concurrency,
+                timeout_s=self.timeout_s,
+                retries=self.retries,
+                death=death,
+                trust_env=False,  # a proxy cannot reach this machine's own address
             ) as api:
                 await self._ready(process, api, log, start)
-                yield Server(api, f"the vLLM server that logs into {log.name}", self.concurrency, epitaph)
+                yield OpenAIClient(api, self._name, sampling=self.sampling, concurrency=self.concurrency, death=death)
         finally:
             await _stop(process)
 
     @property
-    def _count(self) -> int:
-        return self.servers if isinstance(self.servers, int) else len(self.servers)
-
-    def _environments(self) -> list[dict[str, str]]:
-        """Return what is particular to each server's environment.
-
-        Raises:
-            HarnessError: if there are too few GPUs for so many servers.
-        """
-        if self._count < 1:
-            raise HarnessError(f"servers is {self.servers}; it must be at least 1, or a list of environments")
-        if not isinstance(self.servers, int):
-            return [{name: str(value) for name, value in env.items()} for env in self.servers]
-        gpus = _visible_gpus(self.env) if self.servers > 1 else []
-        if not gpus:
-            return [{}] * self.servers
-        each = math.prod(int(self.options.get(option) or 1) for option in PARALLELISM)
-        if len(gpus) < each * self.servers:
-            raise HarnessError(
-                f"{self.servers} servers of {each} GPU(s) each need {each * self.servers}, and {len(gpus)} are "
-                "visible: lower llm.ROLE.servers, or list the environment of each"
-            )
-        starts = range(0, each * self.servers, each)
-        return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[start : start + each])} for start in starts]
+    def _python(self) -> str:
+        return self.python or sys.executable
 
     @property
     def _name(self) -> str:
@@ -292,14 +229,14 @@ class ManagedVLLM(Backend):
     def _command(self, port: int) -> list[str]:
         # The module, not ``vllm serve``: that command fails in builds whose distribution is not named "vllm".
         return [
-            *(self.python, "-m", "vllm.entrypoints.openai.api_server"),
+            *(self._python, "-m", "vllm.entrypoints.openai.api_server"),
             *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", self._name),
             *self._arguments(),
         ]
 
     def _environment(self) -> dict[str, str]:
         return {
-            "VLLM_NO_USAGE_STATS": "1",  # nothing about a run leaves the machine unless the user says so
+            "VLLM_NO_USAGE_STATS": "1",  # the run sends no statistics unless the user asks for it
             **os.environ,
             "PYTHONSAFEPATH": "1",  # a folder called "datasets" where the harness is run must not hide the package
             **self.env,
@@ -308,7 +245,7 @@ class ManagedVLLM(Backend):
     async def _ready(self, process: subprocess.Popen[bytes], api: openai.AsyncOpenAI, log: Path, start: int) -> None:
         began = time.monotonic()
         logger.info("starting vLLM for %s; its log is %s", self.model, log)
-        with _spinner(f"vLLM loads {self.model}"):
+        with Console(stderr=True).status(f"vLLM loads {self.model}"):
             while not await _answers(api):
                 if process.poll() is not None:
                     cause = _cause(log, start) or f"exit status {process.returncode}"
@@ -324,15 +261,15 @@ class ManagedVLLM(Backend):
 
 async def _answers(api: openai.AsyncOpenAI) -> bool:
     try:
-        await api.models.list(timeout=5)
+        await api.with_options(max_retries=0).models.list(timeout=5)
     except openai.OpenAIError:
         return False
     return True
 
 
 async def _stop(process: subprocess.Popen[bytes]) -> None:
-    # Closing the leash is all it takes, and happens at once; what follows only waits for it to take effect. So a
-    # second cancellation, which ends the wait, leaves no server behind either.
+    # Closing the pipe makes the process guard stop the server; the rest only waits. So even a second cancellation,
+    # which ends the wait, leaves no server behind.
     assert process.stdin is not None
     process.stdin.close()
     deadline = time.monotonic() + GRACE_S + process_guard.KILL_WAIT_S + 5
@@ -341,25 +278,6 @@ async def _stop(process: subprocess.Popen[bytes]) -> None:
             process.kill()
             process.wait()
         await asyncio.sleep(0.05)
-
-
-@contextmanager
-def _spinner(text: str) -> Iterator[None]:
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        progress.add_task(text, total=None)
-        yield
-
-
-def _visible_gpus(env: Mapping[str, str]) -> list[str]:
-    """Return the GPUs that servers with this environment would see, by the names that CUDA knows them by."""
-    named = env.get("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"))
-    if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
-    import torch  # takes a second, which only several servers need
-
-    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _free_port() -> int:
@@ -372,9 +290,9 @@ def _free_port() -> int:
 def _has_vllm(python: str) -> bool:
     if python == sys.executable:
         return importlib.util.find_spec("vllm") is not None
-    question = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
     try:
-        return subprocess.run([python, "-c", question], capture_output=True, timeout=60).returncode == 0
+        return subprocess.run([python, "-c", code], capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
@@ -384,7 +302,7 @@ def _looks_local(model: str) -> bool:
 
 
 def _lines(log: Path, start: int) -> list[str]:
-    """Return the log's lines from byte ``start`` on, without colours, process names and time stamps."""
+    """Return the log's lines from byte ``start`` on, without colours and process names."""
     text = log.read_bytes()[start:].decode("utf-8", "replace")
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     return [re.sub(r"^\((?:\w+) pid=\d+\) ", "", line).rstrip() for line in text.splitlines() if line.strip()]
@@ -395,7 +313,7 @@ def _tail(log: Path, start: int) -> str:
 
 
 def _cause(log: Path, start: int) -> str:
-    """Return the log's first exception: those after it are what it led to."""
+    """Return the log's first exception, which causes the later ones, or an empty text."""
     lines = [re.sub(r"^[A-Z]+ \d\d-\d\d [\d:]+ \[[^]]*\] ?", "", line) for line in _lines(log, start)]
     for number, line in enumerate(lines):
         if re.match(r"([\w.]*(Error|Exception)\b: .|\S+: error: )", line):
@@ -405,7 +323,7 @@ def _cause(log: Path, start: int) -> str:
 
 
 def _content(value: Any) -> Any:
-    """Return ``value``, or if it is the path of a local file or folder, a fingerprint of what is in it."""
+    """Return ``value``, or a fingerprint of the content if it is the path of a local file or folder."""
     if not isinstance(value, str) or not value:
         return value
     path = Path(value).expanduser()
@@ -413,14 +331,14 @@ def _content(value: Any) -> Any:
         if path.is_file():
             return {"content": _fingerprint([path])}
         if path.is_dir():
-            kept = (item for item in path.iterdir() if item.is_file() and not _is_prose(item))
+            kept = (item for item in path.iterdir() if item.is_file() and not _is_documentation(item))
             return {"content": _fingerprint(sorted(kept))}
-    except OSError:  # a text too long for a path is none
+    except OSError:  # the text is too long for a path
         pass
     return value
 
 
-def _is_prose(file: Path) -> bool:
+def _is_documentation(file: Path) -> bool:
     return file.name.startswith(".") or file.suffix == ".md"
 
 
@@ -433,7 +351,7 @@ def _fingerprint(files: list[Path]) -> str:
             if file.suffix not in WEIGHTS or size <= SAMPLES * SAMPLE_BYTES:
                 digest.update(content.read())
                 continue
-            for place in range(SAMPLES):
-                content.seek((size - SAMPLE_BYTES) * place // (SAMPLES - 1))
+            for block in range(SAMPLES):
+                content.seek((size - SAMPLE_BYTES) * block // (SAMPLES - 1))
                 digest.update(content.read(SAMPLE_BYTES))
     return digest.hexdigest()

@@ -1,1 +1,1 @@
-"""What a run would cost, and what it could show, before anything is spent: ``python -m harness.plan``."""
+"""Estimated LLM calls, time, disk and detectable difference of a run: ``python -m harness.plan``."""

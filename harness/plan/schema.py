@@ -1,50 +1,24 @@
-"""What a plan says, as data: ``python -m harness.plan --json`` prints it, and ``--schema`` prints its JSON schema."""
+"""The data of a plan: ``python -m harness.plan --json`` prints it."""
 
 from __future__ import annotations
 
 import enum
-
-from pydantic import BaseModel, ConfigDict, Field
-
-
-class Exactness(enum.StrEnum):
-    """How sure a count is."""
-
-    EXACT = "exact"  # counted, or the same for every item that was tried
-    ESTIMATE = "estimate"  # the mean of the items that were tried, for all; scorers' on evidence that is not the run's
-    BOUND = "at most"  # what an adaptive schedule's budget allows
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 
 class Basis(enum.StrEnum):
     """Where a time comes from."""
 
-    MEASURED = "measured"  # in a short probe on this machine
-    ASSUMED = "assumed"  # from a speed that nobody measured; an option changes it
+    MEASURED = "measured"  # in a short trial on this machine
+    ASSUMED = "assumed"  # from a speed that was not measured; an option changes it
     NOTHING = "nothing to do"
     UNKNOWN = "unknown"
 
 
-class Level(enum.StrEnum):
-    """How bad something is."""
-
-    STOP = "stop"  # the run would be refused, or a limit is exceeded
-    WARNING = "warning"  # it would run, and cost or show something else than what was hoped for
-    NOTE = "note"
-
-
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Flag(_Data):
-    """Something that looks wrong."""
-
-    level: Level
-    text: str
-
-
-class SubjectPlan(_Data):
-    """The model under study. ``here``: whether its files are on this machine."""
+@dataclass(frozen=True)
+class SubjectPlan:
+    """Size of the model under study; ``here``: whether its files are on this machine."""
 
     name: str
     here: bool
@@ -54,8 +28,9 @@ class SubjectPlan(_Data):
     vocabulary: int
 
 
-class Amount(_Data):
-    """What is asked of LLMs: calls and tokens in and out; those that the cache answers are ``cached``, and not paid."""
+@dataclass(frozen=True)
+class Amount:
+    """Number of LLM calls and their tokens, and how many of them the cache answers."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -71,64 +46,67 @@ class Amount(_Data):
 
     @property
     def paid_prompt_tokens(self) -> int:
-        """Tokens in, of these calls."""
+        """Prompt tokens of the calls that reach an LLM."""
         return self.prompt_tokens - self.cached_prompt_tokens
 
     @property
     def paid_completion_tokens(self) -> int:
-        """Tokens out, of these calls."""
+        """Completion tokens of the calls that reach an LLM."""
         return self.completion_tokens - self.cached_completion_tokens
 
     def __add__(self, other: Amount) -> Amount:
         """Return the sum."""
-        return Amount(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+        return Amount(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(Amount)})
 
 
-class MethodPlan(_Data):
-    """What one describer, comparator or scorer still has to answer.
+@dataclass(frozen=True)
+class MethodPlan:
+    """What one describer, comparator or scorer (``kind``) still has to do.
 
-    ``items`` are neurons to describe, pairs to compare in each order, or descriptions to grade; ``retests`` those asked
-    for a second time; ``least`` is what an adaptive schedule begins with. ``roles``: what is asked of each LLM role.
-    ``local_seconds``: what its own work takes here, of methods that ask no LLM.
+    ``items`` are neurons to describe, pairs to compare (in each order), or descriptions to score; ``retests`` are items
+    that a judge answers a second time; ``done`` counts answered items; ``roles`` has the LLM calls by role. ``exact``:
+    whether calls were counted or are equal for all items of the trial; else they are extrapolated from its mean.
     """
 
     name: str
-    kind: str = Field(description="describer, comparator or scorer")
-    control: bool = False
+    kind: str
+    control: bool
     items: int
+    retests: int
     done: int
-    least: int | None = None
-    retests: int = 0
-    exactness: Exactness
-    roles: dict[str, Amount] = {}
-    local_seconds: float | None = None
+    exact: bool
+    roles: dict[str, Amount]
 
     @property
     def total(self) -> Amount:
-        """What it asks of all roles."""
+        """LLM calls of all roles."""
         return sum(self.roles.values(), Amount())
 
 
-class RolePlan(_Data):
-    """What is asked of one LLM role. Cost and paid cost are in the currency of ``llm.ROLE.price``; none without one."""
+@dataclass(frozen=True)
+class RolePlan:
+    """LLM calls of one role.
+
+    ``managed``: whether the run starts its server. ``longest_tokens``: tokens of the longest conversation, including
+    its longest allowed answer. ``cost`` and ``seconds`` are those of the calls that reach an LLM: the cost by
+    ``llm.ROLE.price`` (None without one), the time at the assumed speed of its server, all requests together.
+    """
 
     role: str
     model: str
-    managed: bool = Field(description="whether the run starts a server for it")
+    managed: bool
     amount: Amount
-    exactness: Exactness
-    tokens_by: str = Field(description="how tokens were counted")
-    longest_tokens: int = Field(description="the longest conversation, its longest allowed answer included")
-    cost: float | None = Field(description="of the calls that are not cached")
-    saved: float | None = Field(description="of those that are")
+    exact: bool
+    longest_tokens: int
+    cost: float | None
     prompt_tokens_per_second: float
     completion_tokens_per_second: float
-    rate_is: Basis
     seconds: float
 
 
-class StagePlan(_Data):
-    """A stage of the run and the seconds that it takes."""
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage of the run and its duration; None if it is unknown."""
 
     name: str
     seconds: float | None
@@ -136,8 +114,9 @@ class StagePlan(_Data):
     note: str = ""
 
 
-class DiskPlan(_Data):
-    """Bytes that the run writes into one place, and what is free there."""
+@dataclass(frozen=True)
+class DiskPlan:
+    """Bytes that the run writes to one folder (None if unknown), and the bytes that are free there."""
 
     what: str
     path: str
@@ -145,11 +124,12 @@ class DiskPlan(_Data):
     free: int
 
 
-class Power(_Data):
-    """What so many neurons can show: differences are win rate of one method less that of the other.
+@dataclass(frozen=True)
+class Power:
+    """Win-rate differences (wins less losses) that the run can detect, None if it can detect none.
 
-    Assumed are two-sided tests at ``level`` with ``power``, no ties (more of them only help), and that several judges
-    or signs of one neuron add nothing. ``tests``: pairs of describers that share the level.
+    Two-sided tests without ties (which would make smaller differences detectable); several judges or signs of one
+    neuron count once. ``tests`` pairs of describers share the level.
     """
 
     neurons: int
@@ -163,34 +143,40 @@ class Power(_Data):
     needed_for_every_pair: int
 
 
-class RunPlan(_Data):
-    """All that a plan says. Nothing was spent for it."""
+@dataclass(frozen=True)
+class RunPlan:
+    """A plan.
+
+    ``state`` is new, unfinished, finished or another run's. ``described`` and ``tried`` (neurons of the trial) count
+    each sign of a neuron. ``vectors`` are still to decompose, ``channels`` still to find. ``evidence`` of the trial:
+    that of the run, that of the store, from a few documents (trial), or from a tiny random model (stand-in). ``stops``:
+    why the run would be refused, and limits that it exceeds.
+    """
 
     name: str
     folder: str
-    state: str = Field(description="new, unfinished, finished, or another run's")
+    state: str
     subject: SubjectPlan
     layers: list[int]
     neurons: int
-    described: int = Field(description="neurons at their signs")
+    described: int
     kinds: list[str]
-    vectors: int = Field(description="weight vectors still to decompose")
-    channels: int = Field(description="channels still to find")
-    pairs: int = Field(description="pairs of describers")
-    schedule: str
-    tried: int = Field(description="neurons of the probe, at their signs")
-    evidence: str = Field(description="of the probe: run, store, probe or stand-in")
+    vectors: int
+    channels: int
+    tried: int
+    evidence: str
     methods: list[MethodPlan]
     roles: list[RolePlan]
     stages: list[StagePlan]
     disk: list[DiskPlan]
     power: Power | None
-    flags: list[Flag]
-    probe_seconds: float
+    trial_seconds: float
+    stops: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
-        """Of all stages whose time is known."""
+        """Total duration of the stages with a known duration."""
         return sum(stage.seconds or 0 for stage in self.stages)
 
     @property
@@ -200,15 +186,15 @@ class RunPlan(_Data):
 
     @property
     def cost(self) -> float | None:
-        """What is paid, if every role's is known; servers of one's own that have no price are not paid by the token."""
-        return None if self.unpriced else sum(role.cost or 0.0 for role in self.roles if role.amount.paid_calls)
+        """Cost of all calls, None if that of a role is unknown."""
+        return total_cost(self.roles)
 
-    @property
-    def unpriced(self) -> list[str]:
-        """Roles that are paid for, nobody knows how much."""
-        return [role.role for role in self.roles if role.amount.paid_calls and role.cost is None and not role.managed]
 
-    @property
-    def stopped(self) -> bool:
-        """Whether something would stop the run, or exceeds a limit."""
-        return any(flag.level is Level.STOP for flag in self.flags)
+def unpriced(roles: Sequence[RolePlan]) -> list[str]:
+    """Return the called roles whose cost is unknown; servers that the run starts itself cost nothing per token."""
+    return [role.role for role in roles if role.amount.paid_calls and role.cost is None and not role.managed]
+
+
+def total_cost(roles: Sequence[RolePlan]) -> float | None:
+    """Return the cost of all calls, None if that of a role is unknown."""
+    return None if unpriced(roles) else sum(role.cost or 0.0 for role in roles if role.amount.paid_calls)

@@ -1,133 +1,99 @@
-"""What a run still has to do, counted over its whole selection from its config and its folder: nothing is computed."""
+"""What a run still has to do, counted from its config and its folder."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
-from harness.folder import RunFolder
+from harness.folder import Journal, RunFolder
 from harness.records import Neuron, Status
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import pending_vectors
 from harness.run.describe import pending_descriptions
 from harness.run.diagnostics import Group, pending_diagnostics
-from harness.run.judge import Pair, Question, asked_again, pending_scores, pending_verdicts
+from harness.run.judge import asked_again, pending_scores, pending_verdicts
 from harness.run.setup import Setup
 from harness.run.worker import Block
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is still to be done.
+    """Open work of a run.
 
     Attributes:
-        vectors: to decompose, one block for each layer and vector kind.
-        diagnostics: diagnostics to measure: of which vectors, and what.
-        descriptions: neurons to describe, by describer, in the order in which the describers work.
-        verdicts: pairs to compare, in each order that is asked, by comparator; of an adaptive schedule, all that it
-            could come to.
-        scores: descriptions to grade, by scorer.
-        most: of an adaptive schedule, how many of the verdicts its budget allows at most.
-        least: likewise, how many its first round takes at least.
-        retests: by judge, what is asked for a second time if every answer is usable.
-        done: by method, the answers that are there.
+        vectors: vectors to decompose, one block for each layer and vector kind.
+        diagnostics: diagnostics to measure: a group of vectors, and the kind of diagnostic.
+        items: open items of each method. Their first element is the neuron.
+        retests: items that each judge answers a second time if it answers every open one.
+        done: number of answered items of each method.
     """
 
     vectors: tuple[Block, ...]
     diagnostics: tuple[tuple[Group, str], ...]
-    descriptions: dict[str, list[Neuron]]
-    verdicts: dict[str, list[Pair]]
-    scores: dict[str, list[Question]]
-    most: dict[str, int]
-    least: dict[str, int]
-    retests: dict[str, list[Pair] | list[Question]]
-    done: dict[str, int]
-
-    def neurons_of(self, name: str) -> list[Neuron]:
-        """Return the neuron of each item that a method has yet to answer."""
-        return [
-            *self.descriptions.get(name, ()),
-            *(pair[0] for pair in self.verdicts.get(name, ())),
-            *(question[0] for question in self.scores.get(name, ())),
-        ]
+    items: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
+    retests: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
+    done: dict[str, int] = field(default_factory=dict)
 
     @cached_property
-    def waiting(self) -> Counter[Neuron]:
-        """How many items wait for each neuron."""
-        return Counter(neuron for name in self._names() for neuron in self.neurons_of(name))
-
-    def _names(self) -> Iterator[str]:
-        yield from (*self.descriptions, *self.verdicts, *self.scores)
+    def per_neuron(self) -> Counter[Neuron]:
+        """Number of open items of each neuron."""
+        return Counter(item[0] for items in self.items.values() for item in items)
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is left to decompose, to measure or to ask."""
-        return not self.vectors and not self.diagnostics and not self.waiting and not any(self.retests.values())
+        """Whether the run is finished."""
+        return not self.vectors and not self.diagnostics and not self.per_neuron and not any(self.retests.values())
+
+    def channels(self, setup: Setup) -> int:
+        """Return the number of channels to find."""
+        return sum(
+            len(block.neurons) * setup.decomposition.config(block.layer, block.kind).num_channels
+            for block in self.vectors
+        )
+
+
+def open_items(setup: Setup, folder: RunFolder) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the open items of each method: (neuron,), (neuron, first, second) or (neuron, describer)."""
+    described = pending_descriptions(setup, folder.descriptions())
+    return {
+        **{name: [(neuron,) for neuron in neurons] for name, neurons in described.items()},
+        **pending_verdicts(setup, folder.verdicts()),
+        **pending_scores(setup, folder.scores()),
+    }
 
 
 def work_of(setup: Setup, folder: RunFolder, *, subject_is_here: bool = True) -> Work:
-    """Count what a run in its folder still has to do.
+    """Return the open work of a run.
 
     Args:
         setup: the run.
-        folder: its folder; one that does not exist is that of a new run.
-        subject_is_here: whether the model's weights can be read, without which no shared channels can be found.
+        folder: its folder; it need not exist.
+        subject_is_here: whether the subject's weights can be read: without them, shared channels cannot be found.
     """
     pending = pending_vectors(setup, folder)
     store = ChannelStore(setup) if subject_is_here else None
-    if store is not None:
-        pending = store.missing(pending)
+    vectors = tuple(pending if store is None else store.missing(pending))
     diagnostics = tuple(pending_diagnostics(setup, folder, store))
     if not setup.compares:
-        return Work(tuple(pending), diagnostics, {}, {}, {}, {}, {}, {}, {})
+        return Work(vectors, diagnostics)
     descriptions, verdicts, scores = folder.descriptions(), folder.verdicts(), folder.scores()
-    adaptive = setup.comparisons.schedule == "adaptive"
-    every = dataclasses.replace(setup.comparisons, schedule="all") if adaptive else setup.comparisons
-    whole = dataclasses.replace(setup, comparisons=every)
-    pairs = pending_verdicts(whole, folder, verdicts)
-    usable = {
-        name: [item for item in verdicts.records() if item.judge == name and item.status is Status.OK]
-        for name in setup.comparators
-    }
-    most, least = {}, {}
-    if adaptive:
-        first = pending_verdicts(setup, folder, verdicts)
-        for name, comparator in setup.comparators.items():
-            orders = (1 if comparator.symmetric else 2) * len(setup.selection.signs)
-            budget = math.floor(setup.comparisons.budget * len(setup.neurons) * len(every.pairs(setup.describers)))
-            most[name] = min(len(pairs[name]), max(0, budget * orders - len(usable[name])))
-            least[name] = min(len(first[name]), most[name])
-    grades = pending_scores(setup, scores)
-    retests: dict[str, list[Pair] | list[Question]] = {}
-    if setup.comparisons.retest:
-        again, graded_again = folder.retests(), folder.score_retests()
-        for name in setup.comparators:
-            given = [(item.neuron, item.first, item.second) for item in usable[name]]
-            drawn = asked_again(setup, name, [*given, *pairs[name]])
-            retests[name] = [pair for pair in drawn if not again.done((pair[0], name, pair[1], pair[2]))]
-        for name in grades:
-            graded = [
-                (item.neuron, item.describer)
-                for item in scores.records()
-                if item.scorer == name and item.status is Status.OK
-            ]
-            asked = asked_again(setup, name, [*graded, *grades[name]])
-            retests[name] = [question for question in asked if not graded_again.done((question[0], name, question[1]))]
-    done = Counter(item.describer for item in descriptions.records() if item.status is Status.OK)
-    done += Counter({name: len(items) for name, items in usable.items()})
-    done += Counter(item.scorer for item in scores.records() if item.status is Status.OK)
-    return Work(
-        tuple(pending),
-        diagnostics,
-        pending_descriptions(setup, descriptions),
-        pairs,
-        grades,
-        most,
-        least,
-        retests,
-        dict(done),
-    )
+    items, retests = open_items(setup, folder), {}
+    answered: dict[str, list[tuple[Any, ...]]] = {name: [] for name in items}
+    for record in _usable(descriptions):
+        answered.setdefault(record.describer, []).append((record.neuron,))
+    for record in _usable(verdicts):
+        answered.setdefault(record.judge, []).append((record.neuron, record.first, record.second))
+    for record in _usable(scores):
+        answered.setdefault(record.scorer, []).append((record.neuron, record.describer))
+    for name in setup.judges:
+        journal: Journal[Any] = folder.retests() if name in setup.comparators else folder.score_retests()
+        drawn: Sequence[Any] = asked_again(setup, name, [*answered[name], *items[name]])
+        retests[name] = [item for item in drawn if not journal.done((item[0], name, *item[1:]))]
+    return Work(vectors, diagnostics, items, retests, {name: len(found) for name, found in answered.items()})
+
+
+def _usable(journal: Journal[Any]) -> list[Any]:
+    return [record for record in journal.records() if record.status is Status.OK]

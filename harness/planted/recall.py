@@ -16,7 +16,7 @@ from harness.planted.settings import Planting
 from harness.planted.truth import Seen, Truth
 from harness.records import Description, Neuron, Status
 from harness.results.comparability import statistics_of
-from harness.results.rounding import mean, span
+from harness.results.rounding import mean, rounded_interval
 from harness.stats.bootstrap import Interval, clustered_interval
 from harness.stats.config import StatisticsConfig
 
@@ -114,7 +114,7 @@ def _row(
     def estimate(observations: Sequence[tuple[Neuron, float]]) -> Estimate:
         values, neurons = [value for _, value in observations], [neuron.unsigned for neuron, _ in observations]
         interval = clustered_interval(values, neurons, seed=seed, draws=config.draws, confidence=config.confidence)
-        return Estimate(mean(values), span(interval), len(values))
+        return Estimate(mean(values), rounded_interval(interval), len(values))
 
     usable = [item for item in written if item.status is Status.OK]
     counted = [(item.neuron, item.text, planted) for item in usable if (planted := truth.planted(item.neuron))]

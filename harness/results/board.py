@@ -1,4 +1,4 @@
-"""One board: the figures of one judge, or of all together, from its comparisons."""
+"""One board: the metrics of one judge, or of all judges together, from its comparisons."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import expit
 
 from harness.results.comparisons import STATUSES, Bools, ComparisonTable, Floats, Ints, VerdictTable
-from harness.results.rounding import figure, span
+from harness.results.rounding import rounded, rounded_interval
 from harness.results.schema import Board, Cell, Cycles, Graph, LengthEffect, PairTest, Row
 from harness.results.tally import Tally, clusters_of_describers, standings, tables_by_cluster
 from harness.results.transitivity import majority_cycles
@@ -23,18 +23,18 @@ from harness.stats.permutation import holm, sign_flip_p_value, standardised_effe
 
 @dataclass(frozen=True)
 class BoardInputs:
-    """What a board is computed from; every part is that of the board's judges alone.
+    """Inputs of a board; all parts belong to the board's judges only.
 
     Attributes:
-        judge: whose board it is; none for all judges together.
+        judge: the judge; None for all judges together.
         verdicts: single verdicts.
-        table: comparisons, the failed ones among them.
-        clusters: number of the whole neuron of each comparison, below ``neurons``.
-        neurons: how many whole neurons the run has.
+        table: comparisons, including failed ones.
+        clusters: index of the neuron (both signs count as one) of each comparison, below ``neurons``.
+        neurons: number of neurons of the run.
         tally: the points of the decided comparisons.
         triads: cyclic, decisive and tied triads, (3,).
-        drawn_triads: cyclic and decisive ones in every sample, draws x 2.
-        triad_neurons: whole neurons with a decisive triad.
+        drawn_triads: cyclic and decisive triads in each bootstrap sample, draws x 2.
+        triad_neurons: neurons with a decisive triad.
         words: mean length of each describer's descriptions.
         controls: names of the controls.
         seed: the run's seed.
@@ -58,7 +58,7 @@ class BoardInputs:
 
 @dataclass(frozen=True)
 class _Estimate:
-    """A figure of each describer and its intervals, nan and none where there is none."""
+    """A metric of each describer and its intervals; NaN and None where it has no value."""
 
     values: Floats
     intervals: Sequence[Interval | None]
@@ -90,8 +90,8 @@ def make_board(inputs: BoardInputs) -> Board:
     head_to_head[pairs.left, pairs.right] = ratio(pairs.points, pairs.counts)
     head_to_head[pairs.right, pairs.left] = 1 - head_to_head[pairs.left, pairs.right]
     cycles = Cycles(
-        rate=figure(ratio(*inputs.triads[:2])),
-        interval=span(
+        rate=rounded(ratio(*inputs.triads[:2])),
+        interval=rounded_interval(
             percentiles(ratio(*inputs.drawn_triads.T)[:, None], [inputs.triad_neurons], config.confidence)[0]
         ),
         triads=int(inputs.triads[1]),
@@ -125,16 +125,16 @@ def _rows(inputs: BoardInputs, rates: _Estimate, ranking: _Ranking, adjusted: _E
             Row(
                 describer=name,
                 control=name in inputs.controls,
-                win_rate=figure(rates.values[place]),
-                interval=span(rates.intervals[place]),
-                raw_win_rate=figure(raw_rates[place]),
-                adjusted_win_rate=figure(adjusted.values[place]),
-                adjusted_interval=span(adjusted.intervals[place]),
-                strength=figure(ranking.strength.values[place]),
-                strength_interval=span(ranking.strength.intervals[place]),
+                win_rate=rounded(rates.values[place]),
+                interval=rounded_interval(rates.intervals[place]),
+                raw_win_rate=rounded(raw_rates[place]),
+                adjusted_win_rate=rounded(adjusted.values[place]),
+                adjusted_interval=rounded_interval(adjusted.intervals[place]),
+                strength=rounded(ranking.strength.values[place]),
+                strength_interval=rounded_interval(ranking.strength.intervals[place]),
                 rank=None if np.isnan(rank) else int(rank),
                 rank_interval=None if rank_interval is None else (int(rank_interval[0]), int(rank_interval[1])),
-                best=figure(ranking.best[place]),
+                best=rounded(ranking.best[place]),
                 comparisons=int(won[place] + lost[place] + tied[place]),
                 wins=int(won[place]),
                 losses=int(lost[place]),
@@ -150,11 +150,11 @@ def _rows(inputs: BoardInputs, rates: _Estimate, ranking: _Ranking, adjusted: _E
 def _cells(inputs: BoardInputs, pairs: Tally, decided: ComparisonTable, clusters: Ints) -> tuple[Cell, ...]:
     table, names = inputs.table, inputs.table.describers
     rates = dict(zip(zip(pairs.left, pairs.right, strict=True), ratio(pairs.points, pairs.counts), strict=True))
-    met = np.unique(decided.pair * inputs.neurons + clusters) // max(1, inputs.neurons)  # once for each whole neuron
+    met = np.unique(decided.pair * inputs.neurons + clusters) // max(1, inputs.neurons)  # once per neuron
     places = pairs.left * len(names) + pairs.right
     seen_in = np.searchsorted(met, places, "right") - np.searchsorted(met, places, "left")
     spans = percentiles(ratio(pairs.drawn_points, pairs.drawn_counts), seen_in, inputs.config.confidence)
-    intervals = dict(zip(rates, map(span, spans), strict=True))
+    intervals = dict(zip(rates, map(rounded_interval, spans), strict=True))
     odds = _win_odds(inputs, decided, clusters)
     cells = []
     for code in np.unique(table.pair).tolist():
@@ -164,7 +164,7 @@ def _cells(inputs: BoardInputs, pairs: Tally, decided: ComparisonTable, clusters
         ties, failed = int(np.sum(points == 0.5)), int(np.isnan(points).sum())
         found = np.unique(table.failures[rows], return_counts=True)
         failures = {STATUSES[status]: int(count) for status, count in zip(*found, strict=True) if status}
-        rate, interval = figure(rates.get((left, right))), intervals.get((left, right))
+        rate, interval = rounded(rates.get((left, right))), intervals.get((left, right))
         wins, losses = int(np.sum(points == 1)), int(np.sum(points == 0))
         for swap in (False, True):
             won, lost = (losses, wins) if swap else (wins, losses)
@@ -172,19 +172,23 @@ def _cells(inputs: BoardInputs, pairs: Tally, decided: ComparisonTable, clusters
                 Cell(
                     row=names[right if swap else left],
                     column=names[left if swap else right],
-                    win_rate=figure(1 - rates[left, right]) if swap and rate is not None else rate,
-                    interval=span((1 - interval[1], 1 - interval[0])) if swap and interval is not None else interval,
+                    win_rate=rounded(1 - rates[left, right]) if swap and rate is not None else rate,
+                    interval=_mirrored(interval) if swap else interval,
                     comparisons=len(rows) - failed,
                     wins=won,
                     losses=lost,
                     ties=ties,
-                    wins_to_losses=figure(won / lost) if lost else None,
+                    wins_to_losses=rounded(won / lost) if lost else None,
                     wins_to_losses_interval=_odds_interval(odds.get(code), swap) if lost else None,
                     failed=failed,
                     failures=dict(sorted(failures.items())),
                 )
             )
     return tuple(sorted(cells, key=lambda cell: (cell.row, cell.column)))
+
+
+def _mirrored(interval: Interval | None) -> Interval | None:
+    return None if interval is None else rounded_interval((1 - interval[1], 1 - interval[0]))
 
 
 def _win_odds(inputs: BoardInputs, decided: ComparisonTable, clusters: Ints) -> dict[int, Interval | None]:
@@ -203,7 +207,7 @@ def _odds_interval(shares: Interval | None, swap: bool) -> Interval | None:
     if shares is None:
         return None
     low, high = (1 - shares[1], 1 - shares[0]) if swap else shares
-    return span((low / (1 - low), high / (1 - high))) if high < 1 else None
+    return rounded_interval((low / (1 - low), high / (1 - high))) if high < 1 else None
 
 
 def _tests(
@@ -233,11 +237,11 @@ def _tests(
             left=names[left],
             right=names[right],
             neurons=neurons,
-            difference=figure(apart[place]),
-            difference_interval=span(spans[place]),
-            overall_difference=figure(rates[left] - rates[right]),
-            overall_interval=span(overall[place]),
-            effect=figure(effect),
+            difference=rounded(apart[place]),
+            difference_interval=rounded_interval(spans[place]),
+            overall_difference=rounded(rates[left] - rates[right]),
+            overall_interval=rounded_interval(overall[place]),
+            effect=rounded(effect),
             p_value=p_value,
             p_holm=p_holm,
         )
@@ -248,7 +252,7 @@ def _tests(
 
 
 def _graph(pairs: Tally, names: Sequence[str]) -> Graph:
-    """Say what the comparisons join, describers without any left out."""
+    """Return how comparisons connect the describers, without those that were not compared."""
     compared = set(pairs.left.tolist()) | set(pairs.right.tolist())
     design = pairs.design()
 
@@ -259,7 +263,7 @@ def _graph(pairs: Tally, names: Sequence[str]) -> Graph:
     joined, unbeaten = named(False), named(True)
     if len(joined) > 1:
         parts = "; ".join(", ".join(group) for group in joined)
-        words = f"No chain of comparisons joins these groups, so their strengths cannot be compared: {parts}."
+        words = f"No chain of comparisons connects these groups, so their strengths cannot be compared: {parts}."
         return Graph(tuple(joined), tuple(unbeaten), words)
     rates = dict(zip(names, ratio(*standings(pairs, pairs.points, pairs.counts)).tolist(), strict=True))
     unbeaten.sort(key=lambda group: (-sum(rates[name] for name in group) / len(group), group))
@@ -267,26 +271,27 @@ def _graph(pairs: Tally, names: Sequence[str]) -> Graph:
     if len(unbeaten) > 1:
         ladder = " above ".join(" and ".join(group) for group in unbeaten)
         words = (
-            f"No point was ever lost downwards: {ladder}. How far apart these are in strength is the penalty's choice."
+            f"No describer of a higher group lost a point to a lower one: {ladder}. The distance of their strengths "
+            "depends on the ridge penalty."
         )
     return Graph(tuple(joined), tuple(unbeaten), words)
 
 
 def _compact(pairs: Tally, *, length: bool = False) -> tuple[Ints, Design]:
-    """Return the describers that were compared, and the design among them alone."""
+    """Return the describers that were compared, and the design restricted to them."""
     present = np.unique(np.concatenate([pairs.left, pairs.right]))
     left, right = (np.searchsorted(present, column) for column in (pairs.left, pairs.right))
     return present, Design(len(present), left, right, pairs.length if length else None)
 
 
 def _spread(width: int, present: Ints, values: Floats, intervals: Sequence[Interval | None]) -> _Estimate:
-    """Return the figures of the describers that were compared among those of all."""
-    everyone = np.full(width, np.nan)
-    everyone[present] = values
+    """Expand the values of the compared describers to all describers."""
+    expanded = np.full(width, np.nan)
+    expanded[present] = values
     spans: list[Interval | None] = [None] * width
     for place, interval in zip(present.tolist(), intervals, strict=True):
         spans[place] = interval
-    return _Estimate(everyone, spans)
+    return _Estimate(expanded, spans)
 
 
 def _ranking(pairs: Tally, graph: Graph, seen_in: Ints, config: StatisticsConfig) -> _Ranking:
@@ -313,30 +318,30 @@ def _ranking(pairs: Tally, graph: Graph, seen_in: Ints, config: StatisticsConfig
 
 
 def _length(tally: Tally, graph: Graph, seen_in: Ints, config: StatisticsConfig) -> tuple[_Estimate, LengthEffect]:
-    """Return the win rates at equal length, and the effect of length."""
+    """Return the win rates at equal length and the effect of length."""
     known = tally.of_known_length()
     comparisons = int(known.counts.sum())
     unknown = int(tally.counts.sum()) - comparisons
     nothing = _Estimate(np.full(tally.describers, np.nan), [None] * tally.describers)
     apart = known.length != 0
     longer = np.where(known.length > 0, known.points, known.counts - known.points)[apart].sum()
-    longer_rate = figure(ratio(longer, known.counts[apart].sum()))
+    longer_rate = rounded(ratio(longer, known.counts[apart].sum()))
     own = None
     if not comparisons:
         words = "No comparison of two descriptions of known length was decided."
     elif len(graph.groups) != 1:
-        words = "The comparisons do not join all describers."
+        words = "The comparisons do not connect all describers."
     else:
         present, design = _compact(known, length=True)
         own = length.own_share(design, known.counts)
         if own is None:
-            words = "All descriptions that were compared are equally long."
+            words = "All compared descriptions are equally long."
         elif own < length.LEAST_OWN:
-            words = "Length follows from the describer, so the effects of the two cannot be told apart."
+            words = "Each describer has its own length, so the effects of length and describer cannot be separated."
         else:
             words = ""
     if words:
-        return nothing, LengthEffect(None, None, longer_rate, figure(own), comparisons, unknown, words)
+        return nothing, LengthEffect(None, None, longer_rate, rounded(own), comparisons, unknown, words)
     fitted = bradley_terry.fit(design, known.points, known.counts, config.ridge)
     drawn = bradley_terry.refit(design, known.drawn_points, known.drawn_counts, config.ridge, fitted)
     pairs = known.pairs()
@@ -345,10 +350,10 @@ def _length(tally: Tally, graph: Graph, seen_in: Ints, config: StatisticsConfig)
     estimates = _expected(pairs, among, drawn[:, :-1], pairs.drawn_counts)[:, present]
     neurons = int(seen_in.max())
     effect = LengthEffect(
-        figure(fitted[-1]),
-        span(percentiles(drawn[:, -1:], [neurons], config.confidence)[0]),
+        rounded(fitted[-1]),
+        rounded_interval(percentiles(drawn[:, -1:], [neurons], config.confidence)[0]),
         longer_rate,
-        figure(own),
+        rounded(own),
         comparisons,
         unknown,
         words,
@@ -358,6 +363,6 @@ def _length(tally: Tally, graph: Graph, seen_in: Ints, config: StatisticsConfig)
 
 
 def _expected(pairs: Tally, design: Design, strengths: Floats, counts: Floats) -> Floats:
-    """Return the win rates that strengths lead to in the comparisons that were made, (..., K)."""
+    """Return the win rates that strengths predict for the comparisons that were made, (..., K)."""
     chance = expit(strengths[..., design.left] - strengths[..., design.right])
     return ratio(*standings(pairs, counts * chance, counts))

@@ -57,7 +57,7 @@ def statistics_of(manifest: Mapping[str, Any]) -> StatisticsConfig:
     try:
         return from_json(StatisticsConfig, dict(_part(_part(manifest, "config"), "statistics")))
     except ValueError as error:
-        raise HarnessError(f"the manifest is invalid: {explain(error, 'statistics')}") from error
+        raise HarnessError(f"manifest.json: {explain(error, 'statistics')}") from error
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""From verdicts, one for each order shown, to comparisons, one for each pair of descriptions.
+"""Merge verdicts, one per order shown, into comparisons, one per pair of descriptions.
 
-A run can have a million verdicts, so the rule stands here once, on whole columns; records of comparisons are
-made from them.
+A run can have a million verdicts, so the rule works on columns; records are made from the columns.
 """
 
 from __future__ import annotations
@@ -23,26 +22,26 @@ Bools = NDArray[np.bool_]
 Table = TypeVar("Table", "VerdictTable", "ComparisonTable")
 
 MISSING = "missing"
-"""The status of an order that was never asked, beside those of :class:`~harness.records.Status`."""
+"""Status of an order without a record, in addition to those of :class:`~harness.records.Status`."""
 
 STATUSES: tuple[str, ...] = (*map(str, Status), MISSING)
-"""What a status number in a table's columns stands for; 0 is ok."""
+"""Meaning of the status numbers in the columns of a table; 0 is ok."""
 
 
 @dataclass(frozen=True, order=True)
 class Comparison:
-    """What one judge decided about two describers on one neuron, all orders taken together.
+    """Outcome of two describers on one neuron by one judge, all orders together.
 
     Attributes:
         neuron: the neuron.
         judge: the judge's name.
-        left: the describer whose name sorts first; where it was shown does not matter here.
+        left: the describer whose name sorts first, whichever was shown first.
         right: the other describer.
-        points: what ``left`` got: 1 for a win, 0.5 for a tie, 0 for a loss; none if the comparison failed. ``right``
-            got the rest of 1.
-        inconsistent: whether the two orders disagreed, which makes a tie.
+        points: points of ``left``: 1 for a win, 0.5 for a tie, 0 for a loss; None if the comparison failed. ``right``
+            gets 1 minus this.
+        inconsistent: whether the two orders disagree, which counts as a tie.
         both_orders: whether the judge was asked in both orders (false for symmetric judges).
-        failures: why the comparison failed: the status of each order that has no verdict; empty if it did not fail.
+        failures: status of each order without a verdict; empty if the comparison did not fail.
     """
 
     neuron: Neuron
@@ -60,16 +59,16 @@ class VerdictTable:
     """Verdicts as columns of equal length, ordered by neuron, judge, pair and order shown.
 
     Attributes:
-        neurons: the neurons, at their signs, ordered; ``neuron`` holds places in it.
-        judges: the judges' names, ordered; ``judge`` holds places in it.
-        describers: the describers' names, ordered; ``left`` and ``right`` hold places in it.
-        neuron: whose descriptions were compared.
-        judge: by whom.
+        neurons: the neurons with their signs, sorted; ``neuron`` holds indices into it.
+        judges: names of the judges, sorted; ``judge`` holds indices into it.
+        describers: names of the describers, sorted; ``left`` and ``right`` hold indices into it.
+        neuron: the neuron.
+        judge: the judge.
         left: the describer whose name sorts first.
-        right: the other one.
+        right: the other describer.
         flipped: whether ``right`` was shown first.
-        points: what ``left`` got of this one order, 1, 0.5 or 0; nan if the verdict is not ok.
-        status: place in :data:`STATUSES`; a verdict that claims to be ok without a winner has failed.
+        points: points of ``left`` in this order, 1, 0.5 or 0; NaN if the verdict is not ok.
+        status: index into :data:`STATUSES`; a verdict with status ok but without a winner has failed.
         symmetric: whether the judge ignores the order.
     """
 
@@ -89,7 +88,7 @@ class VerdictTable:
         return len(self.neuron)
 
     def where(self, rows: NDArray[Any]) -> VerdictTable:
-        """Return some of the rows (a mask or places in order); the names stay."""
+        """Return the chosen rows (a mask, or sorted indices); the names stay."""
         return _rows(self, rows)
 
 
@@ -98,14 +97,14 @@ class ComparisonTable:
     """Comparisons as columns of equal length, ordered by neuron, judge and pair; the fields of :class:`Comparison`.
 
     Attributes:
-        neurons: the neurons, at their signs, ordered; ``neuron`` holds places in it.
-        judges: the judges' names, ordered; ``judge`` holds places in it.
-        describers: the describers' names, ordered; ``left`` and ``right`` hold places in it.
-        neuron: whose descriptions were compared.
-        judge: by whom.
+        neurons: the neurons with their signs, sorted; ``neuron`` holds indices into it.
+        judges: names of the judges, sorted; ``judge`` holds indices into it.
+        describers: names of the describers, sorted; ``left`` and ``right`` hold indices into it.
+        neuron: the neuron.
+        judge: the judge.
         left: the describer whose name sorts first.
-        right: the other one.
-        points: what ``left`` got, 1, 0.5 or 0; nan if the comparison failed.
+        right: the other describer.
+        points: points of ``left``, 1, 0.5 or 0; NaN if the comparison failed.
         inconsistent: whether the two orders disagreed.
         both_orders: whether the judge was asked in both orders.
         failures: places in :data:`STATUSES` of the orders that failed, 0 for none, (rows, 2).
@@ -127,7 +126,7 @@ class ComparisonTable:
         return len(self.neuron)
 
     def where(self, rows: NDArray[Any]) -> ComparisonTable:
-        """Return some of the rows (a mask or places in order); the names stay."""
+        """Return the chosen rows (a mask, or sorted indices); the names stay."""
         return _rows(self, rows)
 
     @cached_property
@@ -189,12 +188,12 @@ def verdict_table(verdicts: Iterable[Verdict]) -> VerdictTable:
     """Return verdicts, in any order, as columns.
 
     Raises:
-        ValueError: if two verdicts answer the same question, or a describer is compared with itself.
+        ValueError: if there are two verdicts of the same order of a pair, or a describer is compared with itself.
     """
     records = list(verdicts)
     first, second, tie, ok, failed = Winner.FIRST, Winner.SECOND, Winner.TIE, Status.OK, STATUSES.index(Status.FAILED)
     numbers = {status: STATUSES.index(status) for status in Status}
-    # Plain tuples: the hash and the order of a Neuron are Python code, which a million records would feel.
+    # Plain tuples: hashing and comparing a million Neuron objects in Python is slow.
     neurons, neuron = _neurons([item.neuron for item in records])
     judges, judge = _sorted([item.judge for item in records])
     names, shown = _sorted([name for item in records for name in (item.first, item.second)])
@@ -239,7 +238,7 @@ _QUESTION = ["neuron", "judge", "left", "right"]
 
 
 def _starts(table: VerdictTable, columns: Sequence[str]) -> Bools:
-    """Return where a row differs from the row before it in one of the columns; true of the first."""
+    """Return where a row differs from the previous row in one of the columns; true for the first row."""
     starts = np.zeros(len(table), dtype=np.bool_)
     starts[:1] = True
     for name in columns:
@@ -251,15 +250,15 @@ def _starts(table: VerdictTable, columns: Sequence[str]) -> Bools:
 def compare(table: VerdictTable) -> ComparisonTable:
     """Merge verdicts into comparisons, one per judge, neuron and unordered pair of describers.
 
-    A symmetric verdict is a whole comparison. Any other judge is needed in both orders: if they agree, that is the
-    outcome; if they differ in any way (one says tie included) the comparison is an inconsistent tie; if one of them is
-    missing or not ok the comparison has failed, and says so with the statuses: it is never a tie.
+    A symmetric verdict is a complete comparison. Other judges need both orders. If the orders agree, that is the
+    outcome. If they differ in any way (also if only one is a tie), the comparison is an inconsistent tie. If one is
+    missing or not ok, the comparison has failed; it is never a tie.
     """
     begin = np.flatnonzero(_starts(table, _QUESTION))
     size = np.diff(np.append(begin, len(table)))
-    last = begin + size - 1  # the same row where only one order was asked
+    last = begin + size - 1  # the same row if there is only one order
     both = ~(table.symmetric[begin] | table.symmetric[last])
-    # Of a judge that ignores the order, a record that does not say so is left out.
+    # If one of two records is symmetric, the other one is ignored.
     one = np.where(both | table.symmetric[begin], begin, last)
     two = np.where(both | table.symmetric[last], last, begin)
     statuses = np.stack([table.status[one], np.where(one == two, 0, table.status[two])], axis=1)
@@ -283,23 +282,23 @@ def compare(table: VerdictTable) -> ComparisonTable:
 
 
 def merge_verdicts(verdicts: Iterable[Verdict]) -> list[Comparison]:
-    """Merge verdicts, in any order, as :func:`compare` does, into records, sorted.
+    """Merge verdicts, in any order, into sorted records; the rule is that of :func:`compare`.
 
     Raises:
-        ValueError: if two verdicts answer the same question, or a describer is compared with itself.
+        ValueError: if there are two verdicts of the same order of a pair, or a describer is compared with itself.
     """
     return compare(verdict_table(verdicts)).records()
 
 
 def _numbered(values: Sequence[Any]) -> tuple[Ints, list[Any]]:
-    """Return the number of each value by first appearance, and the values by number."""
+    """Return an index for each value, by first appearance, and the distinct values."""
     found = list(dict.fromkeys(values))
     numbers = {value: number for number, value in enumerate(found)}
     return np.fromiter(map(numbers.__getitem__, values), np.int64, len(values)), found
 
 
 def _neurons(values: Sequence[Neuron]) -> tuple[tuple[Neuron, ...], Ints]:
-    """Return the neurons that occur, ordered, and the place among them of each."""
+    """Return the distinct neurons, sorted, and the index of each value among them."""
     negative = Sign.NEGATIVE
     keys = [(n.layer, -1 if n.expert is None else n.expert, n.index, n.sign is negative) for n in values]
     places, found = _numbered(keys)
@@ -314,12 +313,12 @@ def _neurons(values: Sequence[Neuron]) -> tuple[tuple[Neuron, ...], Ints]:
 
 
 def neuron_order(neuron: Neuron) -> tuple[int, int, int, bool]:
-    """Return a key that sorts neurons as they are ordered, faster than they compare."""
+    """Return the sort key of a neuron; sorting by it is faster than comparing neurons."""
     return neuron.layer, -1 if neuron.expert is None else neuron.expert, neuron.index, neuron.negative
 
 
 def _sorted(names: Sequence[str]) -> tuple[tuple[str, ...], Ints]:
-    """Return the names that occur, ordered, and the place among them of each."""
+    """Return the distinct names, sorted, and the index of each value among them."""
     places, found = _numbered(names)
     order = np.argsort(np.argsort(np.array(found, dtype=object))) if found else places
     return tuple(sorted(found)), order[places] if found else places

@@ -125,11 +125,11 @@ def diagnostics_groups(folder: RunFolder) -> tuple[DiagnosticsGroup, ...]:
     if vectors is None or channels is None:
         return ()
     restarts, random, ablations = defaultdict(list), defaultdict(list), defaultdict(list)
-    for again in folder.read_restarts():
+    for again in folder.read(Restart):
         restarts[again.neuron.layer, again.kind].append(again)
-    for drawn in folder.read_random_vectors():
+    for drawn in folder.read(RandomVector):
         random[drawn.layer, drawn.kind].append(drawn)
-    for ablated in folder.read_ablations():
+    for ablated in folder.read(AblatedChannels):
         ablations[ablated.neuron.layer, ablated.kind].append(ablated)
     rows_of, channels_of = _by_group(vectors), _by_group(channels)
     return tuple(

@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.records import Corruption, Description, Neuron, Score, Side, Status, Verdict, Vote, Winner
 from harness.results.comparisons import Comparison, merge_verdicts
-from harness.results.rounding import figure, mean, span
+from harness.results.rounding import mean, rounded, rounded_interval
 from harness.results.scores import value_of
 from harness.stats.bootstrap import Interval, clustered_interval
 from harness.stats.config import StatisticsConfig
@@ -358,7 +358,7 @@ class _Measure:
         ordered = sorted(observations)
         neurons, values = [neuron for neuron, _ in ordered], [value for _, value in ordered]
         draws, confidence = self.config.draws, self.config.confidence
-        return span(clustered_interval(values, neurons, seed=self.seed, draws=draws, confidence=confidence))
+        return rounded_interval(clustered_interval(values, neurons, seed=self.seed, draws=draws, confidence=confidence))
 
 
 def _points_of(comparison: Comparison, describer: str) -> float:
@@ -425,7 +425,7 @@ def _correlation(scores: Sequence[Score], again: Sequence[Score]) -> tuple[float
     both = np.array([(first[key], value) for key, value in second.items() if key in first]).reshape(-1, 2)
     if len(both) < 2 or not np.ptp(both, axis=0).all():
         return None, len(both)
-    return figure(np.corrcoef(both.T)[0, 1]), len(both)
+    return rounded(np.corrcoef(both.T)[0, 1]), len(both)
 
 
 def _self_preference(

@@ -1,8 +1,7 @@
-"""The leaderboard: who was preferred how often, how surely, and what failed on the way.
+"""The leaderboard of a run, computed from its records.
 
-It is a pure function of the records: independent of their order, with every random draw seeded. Figures are rounded to
-six decimals; a figure that has no observations is none, never NaN and never zero. All intervals come from the same
-resampled neurons.
+It does not depend on the order of the records, and every random draw is seeded. All intervals come from the same
+resampled neurons. Rounding and None are as in :mod:`harness.results.schema`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from harness.results.board import BoardInputs, make_board
 from harness.results.comparisons import ComparisonTable, Floats, Ints, among, compare, neuron_order, verdict_table
 from harness.results.facets import Facets
 from harness.results.panel import agreement, judge_health, left_out
-from harness.results.rounding import count_statuses, figure, mean, span, total_usage
+from harness.results.rounding import count_statuses, mean, rounded, rounded_interval, total_usage
 from harness.results.schema import BreakdownRow, DescriptionRow, Leaderboard
 from harness.results.scores import Grades, concordances, score_rows, score_tests, value_of
 from harness.results.tally import Tally, clusters_of_describers, grouped, tables_by_cluster, tally
@@ -41,21 +40,21 @@ def build_leaderboard(
     config: StatisticsConfig | None = None,
     facets: Facets | None = None,
 ) -> Leaderboard:
-    """Compute every statistic of a run from its records, in any order.
+    """Compute all statistics of a run from its records, in any order.
 
-    A record that claims to be ok but carries no verdict, or no finite value, counts as failed.
+    A record with status ok but without a verdict or a finite value counts as failed.
 
     Args:
-        verdicts: the comparators' verdicts, one per question.
-        scores: the scorers' grades, one per question.
-        descriptions: the describers' descriptions, one per question.
+        verdicts: the comparators' verdicts, one per judge, neuron and order of a pair.
+        scores: the scores, one per scorer, neuron and describer.
+        descriptions: the descriptions, one per neuron and describer.
         controls: names of the describers that are controls.
         seed: the run's seed, for the bootstrap.
-        config: how the statistics are computed.
-        facets: parts of the neurons for which the win rates are broken down.
+        config: settings of the statistics.
+        facets: divisions of the neurons for the breakdown of win rates.
 
     Raises:
-        ValueError: if two records answer the same question.
+        ValueError: if there are two records of the same item.
     """
     config = config or StatisticsConfig()
     given = list(verdicts)
@@ -128,17 +127,17 @@ def build_leaderboard(
 
 
 class _Counts:
-    """Everything that neurons are resampled for, counted, and counted in every sample.
+    """All counts that are resampled, in the data and in each bootstrap sample.
 
     Attributes:
-        neurons: how many whole neurons there are.
-        clusters: number of the whole neuron of each comparison.
-        tally: the points of the decided comparisons.
+        neurons: number of neurons; both signs of a neuron count as one.
+        clusters: index of the neuron of each comparison.
+        tally: points of the decided comparisons.
         triads: cyclic, decisive and tied triads, neurons x judges x 3.
-        drawn_triads: cyclic and decisive ones in every sample, draws x judges x 2.
+        drawn_triads: cyclic and decisive triads in each sample, draws x judges x 2.
         grades: the scores.
-        parts: the facets and their parts, in the order of the columns below.
-        drawn_parts: each describer's points and comparisons in each part, in every sample, draws x (parts * K) each.
+        parts: the facets and their parts, in the order of the columns of ``drawn_parts``.
+        drawn_parts: points and comparisons of each describer in each part and sample, draws x (parts * K) each.
     """
 
     neurons: int
@@ -159,14 +158,14 @@ def _count(
     seed: int,
     config: StatisticsConfig,
 ) -> _Counts:
-    """Count all, and resample the neurons once for everything."""
+    """Count everything, and resample the neurons once for all metrics."""
     counts = _Counts()
-    wholes = [neuron.unsigned for neuron in table.neurons]
-    present = {*wholes, *(item.neuron.unsigned for item in scores)}
+    unsigned = [neuron.unsigned for neuron in table.neurons]
+    present = {*unsigned, *(item.neuron.unsigned for item in scores)}
     numbers = {neuron: number for number, neuron in enumerate(sorted(present, key=neuron_order))}
     counts.neurons = len(numbers)
-    whole_of = np.array([numbers[neuron] for neuron in wholes], dtype=np.int64)
-    counts.clusters = whole_of[table.neuron] if len(table) else table.neuron
+    index_of = np.array([numbers[neuron] for neuron in unsigned], dtype=np.int64)
+    counts.clusters = index_of[table.neuron] if len(table) else table.neuron
     decided, clusters = table.where(table.decided), counts.clusters[table.decided]
     judges, width = len(table.judges), len(table.describers)
 
@@ -201,7 +200,7 @@ def _count(
 
 
 def _lengths(table: ComparisonTable, descriptions: Sequence[Description]) -> Floats:
-    """Return the covariate of the difference in words of each comparison, nan where a description is not there."""
+    """Return the length covariate of each comparison, NaN where a description is missing."""
     neurons = {neuron: place for place, neuron in enumerate(table.neurons)}
     places = {name: place for place, name in enumerate(table.describers)}
     words = np.full((len(neurons), len(places)), np.nan)
@@ -216,7 +215,7 @@ def _lengths(table: ComparisonTable, descriptions: Sequence[Description]) -> Flo
 def _part_blocks(
     table: ComparisonTable, clusters: Ints, neurons: int, facets: Facets
 ) -> tuple[list[tuple[str, str]], list[sparse.csr_array]]:
-    """Return the parts, and each describer's points and comparisons in them by whole neuron."""
+    """Return the parts, and each describer's points and comparisons in them by neuron."""
     parts = [(facet, part) for facet, of in facets.items() for part in sorted(set(of.values()), key=_natural)]
     places = {part: place for place, part in enumerate(parts)}
     width = len(table.describers)
@@ -237,7 +236,7 @@ def _part_blocks(
 
 
 def _natural(part: str) -> tuple[int, str]:
-    """Order numbers as numbers, and thirds from low to high."""
+    """Return a sort key: numbers by value, thirds from low to high."""
     if part.isdigit():
         return int(part), ""
     return {"low": 0, "middle": 1, "high": 2}.get(part, 0), part
@@ -270,8 +269,8 @@ def _breakdown(
                         part=part,
                         describer=name,
                         control=name in controls,
-                        win_rate=figure(ratio(points[k], sizes[k])),
-                        interval=span(spans[k]),
+                        win_rate=rounded(ratio(points[k], sizes[k])),
+                        interval=rounded_interval(spans[k]),
                         comparisons=int(sizes[k]),
                         failed=int(lost[k]),
                         neurons=int(seen_in[k]),
@@ -303,7 +302,7 @@ def _description_row(name: str, control: bool, descriptions: Sequence[Descriptio
         describer=name,
         control=control,
         mean_words=mean(words),
-        median_words=figure(np.median(words)) if words else None,
+        median_words=rounded(np.median(words)) if words else None,
         mean_windows=mean([item.evidence.windows for item in good]),
         mean_tokens=mean([item.evidence.tokens for item in good]),
         statuses=count_statuses(item.status for item in descriptions),
@@ -318,6 +317,6 @@ def _sorted_unique(records: Iterable[Any], identity: Callable[[Any], tuple[objec
     ordered = sorted(records, key=place)
     for one, following in itertools.pairwise(ordered):
         if place(one) == place(following):
-            asked = ", ".join(map(str, identity(one)))
-            raise ValueError(f"two {name} answer the same question ({asked}); keep the last one")
+            item = ", ".join(map(str, identity(one)))
+            raise ValueError(f"two {name} of the same item ({item}); keep the last one")
     return ordered

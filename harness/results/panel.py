@@ -1,4 +1,4 @@
-"""The judges as a panel: how far they agree, and what the ranking would be without each of them."""
+"""The judges together: their agreement, and the ranking without each of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.records import Status, Usage
 from harness.results.comparisons import STATUSES, ComparisonTable, Floats, Ints, VerdictTable
-from harness.results.rounding import figure, span
+from harness.results.rounding import rounded, rounded_interval
 from harness.results.schema import Agreement, JudgeHealth, LeftOut, LeftOutRow
 from harness.results.tally import Tally, clusters_of_describers
 from harness.stats.agreement import NO_LABEL, kappa_interval
@@ -20,7 +20,7 @@ from harness.stats.config import StatisticsConfig
 
 
 def judge_health(judge: str, table: ComparisonTable, verdicts: VerdictTable, usage: Usage) -> JudgeHealth:
-    """Return what tells whether a judge can be trusted, from its own comparisons and verdicts."""
+    """Return the metrics of one comparator from its comparisons and verdicts."""
     decided = table.decided
     twice = decided & table.both_orders
     decisive = ~verdicts.symmetric & ~np.isnan(verdicts.points) & (verdicts.points != 0.5)
@@ -32,17 +32,17 @@ def judge_health(judge: str, table: ComparisonTable, verdicts: VerdictTable, usa
         ties=int(np.sum(table.points == 0.5)),
         failed=int(np.sum(~decided)),
         inconsistent=int(np.sum(table.inconsistent & twice)),
-        inconsistency=figure(ratio(np.sum(table.inconsistent & twice), np.sum(twice))),
-        first_position_rate=figure(ratio(np.sum(won_by_first & decisive), np.sum(decisive))),
+        inconsistency=rounded(ratio(np.sum(table.inconsistent & twice), np.sum(twice))),
+        first_position_rate=rounded(ratio(np.sum(won_by_first & decisive), np.sum(decisive))),
         statuses={str(status): int(counts[place]) for place, status in enumerate(Status)},
         usage=usage,
     )
 
 
 def outcome_labels(table: ComparisonTable) -> tuple[Ints, Ints]:
-    """Return what each judge said of each pair on each neuron, items x judges, and the place of each item's first row.
+    """Return the outcome by each judge of each pair on each neuron, items x judges, and the first row of each item.
 
-    Labels are 0 for a loss of the describer whose name sorts first, 1 for a tie, 2 for a win.
+    Labels: 0 if the describer whose name sorts first lost, 1 for a tie, 2 if it won.
     """
     width = len(table.describers)
     key = table.neuron * width * width + table.pair
@@ -54,13 +54,13 @@ def outcome_labels(table: ComparisonTable) -> tuple[Ints, Ints]:
 
 
 def agreement(table: ComparisonTable, clusters: Ints, seed: int, config: StatisticsConfig) -> tuple[Agreement, ...]:
-    """Return the agreement of each pair of judges, and of all together if they are more than two.
+    """Return the agreement of each pair of judges, and of all judges if there are more than two.
 
     Args:
         table: all comparisons.
-        clusters: number of the whole neuron of each.
+        clusters: index of the neuron of each comparison.
         seed: the run's seed.
-        config: samples and coverage of the intervals.
+        config: bootstrap samples and coverage of the intervals.
     """
     if len(table.judges) < 2:
         return ()
@@ -75,11 +75,11 @@ def agreement(table: ComparisonTable, clusters: Ints, seed: int, config: Statist
         pairs = [own[:, [a, b]] for a, b in itertools.combinations(range(len(panel)), 2)]
         known = [(pair != NO_LABEL).all(axis=1) for pair in pairs]
         equal = sum(int(np.sum(pair[mask, 0] == pair[mask, 1])) for pair, mask in zip(pairs, known, strict=True))
-        # Each item once as it is and once with its two describers exchanged: whose name sorts first means nothing.
-        turned = np.where(own == NO_LABEL, NO_LABEL, 2 - own)
+        # Count each item also with its describers exchanged: the order of their names has no meaning.
+        exchanged = np.where(own == NO_LABEL, NO_LABEL, 2 - own)
         owners = clusters[first]
         kappa, interval = kappa_interval(
-            np.concatenate([own, turned]),
+            np.concatenate([own, exchanged]),
             np.concatenate([owners, owners]),
             seed=seed,
             draws=config.draws,
@@ -89,9 +89,9 @@ def agreement(table: ComparisonTable, clusters: Ints, seed: int, config: Statist
             Agreement(
                 judges=tuple(table.judges[place] for place in panel),
                 items=int(np.sum(given >= 2)),
-                equal=figure(ratio(equal, sum(int(mask.sum()) for mask in known))),
-                kappa=figure(kappa),
-                interval=span(interval),
+                equal=rounded(ratio(equal, sum(int(mask.sum()) for mask in known))),
+                kappa=rounded(kappa),
+                interval=rounded_interval(interval),
             )
         )
     return tuple(found)
@@ -100,13 +100,13 @@ def agreement(table: ComparisonTable, clusters: Ints, seed: int, config: Statist
 def left_out(
     tally: Tally, table: ComparisonTable, clusters: Ints, neurons: int, order: Sequence[str], config: StatisticsConfig
 ) -> tuple[LeftOut, ...]:
-    """Return the win rates without each judge in turn; none of them with a single judge.
+    """Return the win rates without each judge in turn; empty with a single judge.
 
     Args:
         tally: the points of all judges.
         table: all comparisons.
-        clusters: number of the whole neuron of each.
-        neurons: how many whole neurons the run has.
+        clusters: index of the neuron of each comparison.
+        neurons: number of neurons of the run.
         order: the describers in the order of the board of all judges.
         config: coverage of the intervals.
     """
@@ -121,15 +121,15 @@ def left_out(
         spans = percentiles(drawn, seen_in, config.confidence)
         places = _ranked(rates)
         entries = {
-            describer: LeftOutRow(describer, figure(rates[k]), span(spans[k]), places[k])
+            describer: LeftOutRow(describer, rounded(rates[k]), rounded_interval(spans[k]), places[k])
             for k, describer in enumerate(table.describers)
         }
-        tau = figure(kendall_tau(whole, rates))
+        tau = rounded(kendall_tau(whole, rates))
         found.append(LeftOut(name, tuple(entries[describer] for describer in order), tau))
     return tuple(found)
 
 
 def _ranked(rates: Floats) -> list[int | None]:
-    """Return ranks, 1 for the highest; none where there is no figure."""
+    """Return ranks, 1 for the highest rate; None for NaN."""
     places = ranks(rates)
     return [None if np.isnan(rate) else int(place) for rate, place in zip(rates, places, strict=True)]

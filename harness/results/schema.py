@@ -1,6 +1,7 @@
 """The tables of a leaderboard, as frozen dataclasses with a JSON form.
 
-Figures are rounded to six decimals; a figure that has no observations is none, never NaN and never zero.
+Metrics are rounded to six decimals. A metric without observations is None, never NaN and never zero.
+:mod:`harness.results.columns` defines each metric; the docstrings here describe only the other fields.
 """
 
 from __future__ import annotations
@@ -16,29 +17,13 @@ from harness.records import Usage, from_json
 
 @dataclass(frozen=True)
 class Row:
-    """One describer on one board.
+    """One describer on one board; :data:`harness.results.columns.BOARD` defines the metrics.
+
+    Intervals are bootstrap intervals clustered by neuron, None with fewer than two neurons.
 
     Attributes:
         describer: its name.
-        control: whether it is one of the controls that a real method must beat.
-        win_rate: share of its decided comparisons that it won, ties as half; none if there are none.
-        interval: bootstrap interval of the win rate, clustered by neuron; none with fewer than two neurons.
-        raw_win_rate: the same of single verdicts, each order for itself: what inconsistent ones win is not made a tie,
-            and the order that is left of a failed comparison counts.
-        adjusted_win_rate: the win rate if all descriptions were equally long; none if there is no telling.
-        adjusted_interval: its interval, the effect of length fitted anew in every sample.
-        strength: Bradley-Terry strength in logits, zero on average; none if comparisons do not join all describers.
-        strength_interval: its interval.
-        rank: by strength, 1 for the best.
-        rank_interval: the ranks it takes in the samples.
-        best: share of the samples in which nobody is stronger.
-        comparisons: how many comparisons were decided: wins + losses + ties.
-        wins: comparisons won.
-        losses: comparisons lost.
-        ties: comparisons tied, the inconsistent ones included.
-        inconsistent: ties that come from two orders that disagreed.
-        failed: comparisons without a usable verdict, which count nowhere else.
-        mean_words: mean length of its ok descriptions in words; none if there are none.
+        control: whether it is a control that a real method must beat.
     """
 
     describer: str
@@ -64,21 +49,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """How one describer fared against one other.
+    """One describer against one other; :data:`harness.results.columns.PAIRS` defines the metrics.
 
     Attributes:
-        row: the describer whose win rate this is.
+        row: the first describer, whose wins and win rate these are.
         column: its opponent.
-        win_rate: share of the decided comparisons that ``row`` won, ties as half; none if there are none.
-        interval: bootstrap interval of the win rate, clustered by neuron; none with fewer than two neurons.
-        comparisons: decided comparisons.
-        wins: comparisons that ``row`` won.
-        losses: comparisons that ``row`` lost.
-        ties: ties among them.
-        wins_to_losses: wins divided by losses; None without losses.
-        wins_to_losses_interval: its bootstrap interval, clustered by neuron; None also if its upper bound is infinite.
-        failed: comparisons without a usable verdict.
-        failures: why, by status of the single orders (a comparison may fail in both).
+        failures: number of single verdicts by status, for the failed comparisons (one may fail in both orders).
     """
 
     row: str
@@ -97,23 +73,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class PairTest:
-    """Whether one describer beats another: a paired permutation test by neuron, and how far they are apart.
+    """Paired permutation test of two describers by neuron; :data:`harness.results.columns.TESTS` defines the metrics.
 
-    The difference, the effect and the p-values are of the comparisons of the two with each other. How far apart the two
-    are on the board as a whole is another question, and can have another answer, even of another sign.
+    ``difference``, ``effect`` and the p-values use only the comparisons of the two with each other.
+    ``overall_difference`` uses all opponents and can have the opposite sign.
 
     Attributes:
-        left: the one.
-        right: the other.
-        neurons: whole neurons with a decided comparison of the two.
-        difference: share of their comparisons that ``left`` wins less the share that ``right`` wins.
-        difference_interval: its bootstrap interval, clustered by neuron.
-        overall_difference: win rate of ``left`` less that of ``right``, each against all its opponents.
-        overall_interval: its bootstrap interval, clustered by neuron.
-        effect: mean over neurons of the points won less those lost to ``right``, in standard deviations between
-            neurons (Cohen's d of a paired design); none where neurons do not differ.
-        p_value: two-sided, that the two are exchangeable on every neuron.
-        p_holm: corrected for all pairs of the board.
+        left: the first describer.
+        right: the second describer.
+        effect: None where all neurons have the same difference.
     """
 
     left: str
@@ -130,16 +98,17 @@ class PairTest:
 
 @dataclass(frozen=True)
 class LengthEffect:
-    """What the length of a description does to a judge's preference.
+    """Effect of the length of a description on the judges' preference.
 
     Attributes:
-        effect: change of the log-odds at the greatest difference in length, in favour of the longer; none if it cannot
-            be told.
+        effect: change of the log-odds in favour of the longer description at the largest difference in length; None if
+            it cannot be estimated.
         interval: its bootstrap interval.
-        longer_win_rate: win rate of the longer description where the two differ, not adjusted for anything.
-        own_share: share of the variation in length that lies within pairs of describers; near 0 nothing can be told.
+        longer_win_rate: win rate of the longer description where lengths differ, not adjusted.
+        own_share: share of the variation in length that lies within pairs of describers; near 0, the effect cannot be
+            estimated.
         comparisons: decided comparisons in which both lengths are known.
-        unknown: decided comparisons in which one is not.
+        unknown: decided comparisons in which a length is unknown.
         words: why there is no effect; empty if there is one.
     """
 
@@ -154,13 +123,13 @@ class LengthEffect:
 
 @dataclass(frozen=True)
 class Graph:
-    """Whether the comparisons can carry strengths at all.
+    """Whether the comparisons connect the describers well enough to estimate strengths.
 
     Attributes:
-        groups: describers that chains of comparisons join; strengths need a single group.
-        unbeaten: describers that chains of points won join, the strongest group first; with more than one group, how
-            far apart they are is the penalty's choice. Empty if nothing was compared.
-        words: what follows from that; empty if all is well.
+        groups: describers connected by chains of comparisons; strengths need a single group.
+        unbeaten: describers connected by chains of won points, strongest group first. With more than one group, the
+            distance between groups depends on the ridge penalty. Empty if nothing was compared.
+        words: a warning; empty if there is nothing to warn about.
     """
 
     groups: tuple[tuple[str, ...], ...]
@@ -170,16 +139,14 @@ class Graph:
 
 @dataclass(frozen=True)
 class Cycles:
-    """Whether preferences hang together, on single neurons and over all.
+    """Transitivity of preferences on single neurons and over all neurons.
 
     Attributes:
-        rate: share of triads (three describers, one judge, one neuron, no tie) whose preferences go round in a circle;
-        a
-            quarter is chance.
+        rate: share of triads (three describers, one judge, one neuron, no tie) with cyclic preferences; 1/4 by chance.
         interval: its bootstrap interval.
-        triads: how many triads there were.
-        tied: complete triads with a tie, which are left out.
-        majority: describers that beat each other in a circle over all neurons, each beating the next.
+        triads: number of triads.
+        tied: complete triads with a tie, which are not counted.
+        majority: triples of describers, each of which beats the next over all neurons.
     """
 
     rate: float | None
@@ -191,7 +158,7 @@ class Cycles:
 
 @dataclass(frozen=True)
 class ControlCheck:
-    """How a control fared against the real methods.
+    """One control against the real methods.
 
     Attributes:
         control: its name.
@@ -210,13 +177,13 @@ class ControlCheck:
 
 @dataclass(frozen=True)
 class Trust:
-    """Whether controls, which know nothing of the neuron, lose as they must.
+    """Whether the controls lose to the real methods.
 
     Attributes:
-        trustworthy: whether all controls clearly lose to the real methods; none if that was not tried.
+        trustworthy: whether all controls clearly lose; None if this could not be tested.
         words: the same as a sentence, with reasons.
         limit: win rate that no control's interval may reach.
-        controls: one for each control, by name.
+        controls: one check per control, by name.
     """
 
     trustworthy: bool | None
@@ -227,15 +194,15 @@ class Trust:
 
 @dataclass(frozen=True)
 class Board:
-    """Rows by win rate (highest first, then by name), and the matrix behind them by name.
+    """The metrics of one judge, or of all judges together.
 
     Attributes:
-        judge: whose verdicts these are; none for all judges together, each comparison counting once.
-        rows: one for each describer of the run.
-        cells: one for each ordered pair that was compared.
-        tests: one for each unordered pair with a decided comparison.
-        length: the effect of length.
-        graph: what the comparisons join.
+        judge: the judge; None for all judges together, each comparison counting once.
+        rows: one per describer, by win rate (highest first), then by name.
+        cells: one per ordered pair of describers that was compared, by name.
+        tests: one per unordered pair with a decided comparison.
+        length: effect of length.
+        graph: connectedness of the comparisons.
         cycles: transitivity.
         trust: whether controls lose.
     """
@@ -259,19 +226,14 @@ class Board:
 
 @dataclass(frozen=True)
 class JudgeHealth:
-    """Whether a comparator can be trusted.
+    """One comparator; :data:`harness.results.columns.HEALTH` defines the metrics.
 
     Attributes:
         judge: its name.
-        comparisons: decided comparisons.
-        ties: ties among them.
         failed: comparisons without a usable verdict.
-        inconsistent: decided comparisons whose two orders disagreed.
-        inconsistency: their share of the decided comparisons asked in both orders; none if there are none.
-        first_position_rate: share of the ok verdicts with a winner that the description shown first won, symmetric
-            verdicts left out; 0.5 means no preference for a place, none that there is no such verdict.
-        statuses: count of verdicts (single orders) of every status.
-        usage: what the verdicts cost.
+        inconsistent: decided comparisons whose two orders disagree.
+        statuses: number of verdicts (single orders) by status.
+        usage: cost of the verdicts.
     """
 
     judge: str
@@ -287,17 +249,16 @@ class JudgeHealth:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One describer's scores by one scorer.
+    """One describer's scores by one scorer; :data:`harness.results.columns.SCORES` defines the metrics.
 
     Attributes:
         scorer: the scorer's name.
         describer: the describer's name.
         control: whether it is a control.
-        mean: mean of the ok scores, in the scorer's unit; none if there are none.
-        interval: bootstrap interval of the mean, clustered by neuron; none with fewer than two neurons.
-        scores: number of ok scores.
-        statuses: count of scores of every status.
-        usage: what the scores cost.
+        mean: mean score; None without usable scores.
+        interval: bootstrap interval of the mean, clustered by neuron; None with fewer than two neurons.
+        statuses: number of scores by status.
+        usage: cost of the scores.
     """
 
     scorer: str
@@ -317,19 +278,13 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class ScoreTest:
-    """Whether a scorer grades one describer higher than another: paired by neuron.
+    """Paired test of two describers by one scorer; :data:`harness.results.columns.SCORE_TESTS` defines the metrics.
 
     Attributes:
         scorer: the scorer.
-        left: the one.
-        right: the other.
-        neurons: whole neurons on which both have a score.
-        unpaired: whole neurons on which only one of them has.
-        difference: mean over the neurons of the score of ``left`` less that of ``right``.
-        difference_interval: its bootstrap interval.
-        effect: the mean in standard deviations between neurons; none where neurons do not differ.
-        p_value: of a two-sided permutation test by sign flips.
-        p_holm: corrected for all pairs of the scorer.
+        left: the first describer.
+        right: the second describer.
+        effect: None where all neurons have the same difference.
     """
 
     scorer: str
@@ -346,14 +301,14 @@ class ScoreTest:
 
 @dataclass(frozen=True)
 class Concordance:
-    """Whether a scorer ranks the describers as the comparisons do.
+    """Agreement of a scorer's ranking with the ranking by comparisons.
 
     Attributes:
-        judge: whose comparisons; none for all judges together.
+        judge: the judge of the comparisons; None for all judges together.
         scorer: the scorer.
-        describers: how many have both a win rate and a score.
-        tau: Kendall's tau-b between win rates and mean scores; none if one of them ties all.
-        interval: its bootstrap interval, the same neurons drawn for both.
+        describers: number of describers with a win rate and a score.
+        tau: Kendall's tau-b of win rates and mean scores; None if either ranking ties all describers.
+        interval: its bootstrap interval, from the same samples of neurons for both.
     """
 
     judge: str | None
@@ -365,13 +320,13 @@ class Concordance:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far judges agree on the same two descriptions of the same neuron (win, tie or loss), beyond chance.
+    """Agreement of judges on the outcome (win, tie or loss) of the same comparison, beyond chance.
 
     Attributes:
-        judges: the judges: Cohen's kappa of two, Fleiss' of all where there are more.
+        judges: the judges: Cohen's kappa for two, Fleiss' kappa for more.
         items: comparisons that at least two of them decided.
         equal: share of equal outcomes among their pairs of outcomes.
-        kappa: the agreement beyond chance; which of two describers is named first has no part in it.
+        kappa: agreement beyond chance; does not depend on which describer is named first.
         interval: its bootstrap interval, clustered by neuron.
     """
 
@@ -384,7 +339,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class LeftOutRow:
-    """A describer when one judge is left out; its rank is by win rate."""
+    """A describer when one judge is left out; the rank is by win rate."""
 
     describer: str
     win_rate: float | None
@@ -397,9 +352,9 @@ class LeftOut:
     """The ranking without one judge.
 
     Attributes:
-        judge: who is left out.
+        judge: the judge that is left out.
         rows: the describers, in the order of the board of all judges.
-        tau: Kendall's tau-b between win rates with and without this judge.
+        tau: Kendall's tau-b of the win rates with and without this judge.
     """
 
     judge: str
@@ -413,14 +368,14 @@ class BreakdownRow:
 
     Attributes:
         facet: how the neurons are divided, such as ``layer`` or ``kurtosis of out``.
-        part: which part this is.
+        part: the part.
         describer: the describer.
         control: whether it is a control.
-        win_rate: on these neurons; none if nothing was decided.
+        win_rate: on these neurons; None if nothing was decided.
         interval: its bootstrap interval.
         comparisons: decided comparisons.
         failed: comparisons without a usable verdict.
-        neurons: whole neurons with a decided comparison.
+        neurons: neurons (both signs counted once) with a decided comparison.
     """
 
     facet: str
@@ -436,17 +391,15 @@ class BreakdownRow:
 
 @dataclass(frozen=True)
 class DescriptionRow:
-    """What one describer wrote, from how much, and at what cost.
+    """The descriptions of one describer; :data:`harness.results.columns.WRITING` defines the metrics.
+
+    Words are runs of non-space characters; means are over the usable descriptions, None if there are none.
 
     Attributes:
         describer: its name.
         control: whether it is a control.
-        mean_words: mean length of the ok descriptions in words (runs of non-space); none if there are none.
-        median_words: their median length.
-        mean_windows: windows of text that an ok description was made from, on average.
-        mean_tokens: tokens of evidence that an ok description was made from, on average.
-        statuses: count of descriptions of every status.
-        usage: what the descriptions cost.
+        statuses: number of descriptions by status.
+        usage: cost of the descriptions.
     """
 
     describer: str
@@ -461,19 +414,19 @@ class DescriptionRow:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Every statistic of a run.
+    """All statistics of a run.
 
     Attributes:
-        seed: the seed of the bootstrap.
+        seed: seed of the bootstrap.
         draws: number of bootstrap samples.
         confidence: nominal coverage of the intervals.
         ridge: penalty of the Bradley-Terry model.
-        neurons: number of neurons with at least one verdict.
+        neurons: number of neurons with a verdict.
         overall: all judges together.
-        judges: one board for each judge, by name.
-        health: one for each judge, by name.
-        agreement: one for each pair of judges, by name; behind them all together, if they are more than two.
-        left_out: one for each judge, by name, if there are several.
+        judges: one board per judge, by name.
+        health: one per comparator, by name.
+        agreement: one per pair of judges, by name; then all judges together if there are more than two.
+        left_out: one per judge, by name, if there are several.
         scores: by scorer, then by mean (highest first), then by describer.
         score_tests: by scorer, then by pair.
         concordance: by judge, all together first, then by scorer.
@@ -499,7 +452,7 @@ class Leaderboard:
 
     @property
     def only_scores(self) -> bool:
-        """Whether no judge compared: the scores are all there is to show, and the board is empty."""
+        """Whether the run has scores but no comparisons, so that the board is empty."""
         return bool(self.scores) and not self.judges
 
     def to_json(self) -> dict[str, Any]:
@@ -508,15 +461,15 @@ class Leaderboard:
 
 
 def leaderboard_from_json(data: dict[str, Any]) -> Leaderboard:
-    """Rebuild a leaderboard from what :meth:`Leaderboard.to_json` returned.
+    """Rebuild a leaderboard from the result of :meth:`Leaderboard.to_json`.
 
     Raises:
-        KeyError, TypeError, ValueError: if ``data`` is no leaderboard, or one of another version.
+        ValueError: if ``data`` is not a leaderboard of this version.
     """
     return from_json(Leaderboard, data)
 
 
 def leaderboard_schema() -> dict[str, Any]:
-    """Return the JSON schema of ``leaderboard.json``, made from the types above; the package holds it as a file."""
+    """Return the JSON schema of ``leaderboard.json``, generated from the types above."""
     schema = TypeAdapter(Leaderboard).json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

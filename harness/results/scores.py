@@ -1,4 +1,4 @@
-"""What scorers say: means, paired tests between describers, and whether they rank as the comparisons do."""
+"""Scores: means, paired tests between describers, and agreement with the ranking by comparisons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.records import Score, Status
 from harness.results.comparisons import Floats, Ints
-from harness.results.rounding import count_statuses, figure, mean, span, total_usage
+from harness.results.rounding import count_statuses, mean, rounded, rounded_interval, total_usage
 from harness.results.schema import Concordance, ScoreRow, ScoreTest
 from harness.stats.bootstrap import clustered_intervals, percentiles, ratio
 from harness.stats.concordance import kendall_tau
@@ -21,15 +21,15 @@ from harness.stats.permutation import holm, sign_flip_p_value, standardised_effe
 
 @dataclass(frozen=True)
 class Grades:
-    """Scores by whole neuron, scorer and describer; S x K columns, scorer by scorer.
+    """Scores by neuron, scorer and describer; S * K columns, scorer by scorer.
 
     Attributes:
-        scorers: the scorers' names, ordered.
-        describers: the describers' names, ordered.
+        scorers: names of the scorers, sorted.
+        describers: names of the describers, sorted.
         totals: sum of the ok scores, neurons x (S * K).
-        counts: their number.
-        drawn_totals: the sums in every bootstrap sample, draws x (S * K).
-        drawn_counts: the numbers.
+        counts: number of ok scores, neurons x (S * K).
+        drawn_totals: ``totals`` in each bootstrap sample, draws x (S * K).
+        drawn_counts: ``counts`` in each bootstrap sample, draws x (S * K).
     """
 
     scorers: tuple[str, ...]
@@ -45,7 +45,7 @@ class Grades:
 
 
 def value_of(score: Score) -> float | None:
-    """Return a score's value, or none if it is not ok or not finite."""
+    """Return the value of a score, or None if it is not ok or not finite."""
     usable = score.status is Status.OK and score.value is not None and math.isfinite(score.value)
     return score.value if usable else None
 
@@ -53,7 +53,7 @@ def value_of(score: Score) -> float | None:
 def score_rows(
     scores: Sequence[Score], grades: Grades, controls: Collection[str], config: StatisticsConfig
 ) -> tuple[ScoreRow, ...]:
-    """Return each scorer's mean score of each describer, with its interval."""
+    """Return the mean score of each describer by each scorer, with its interval."""
     groups: dict[tuple[str, str], list[Score]] = {}
     for item in scores:
         groups.setdefault((item.scorer, item.describer), []).append(item)
@@ -74,7 +74,7 @@ def score_rows(
                 describer=describer,
                 control=describer in controls,
                 mean=mean(values),
-                interval=span(spans[column]),
+                interval=rounded_interval(spans[column]),
                 scores=len(values),
                 statuses=statuses,
                 usage=total_usage(item.usage for item in items),
@@ -84,19 +84,19 @@ def score_rows(
 
 
 def score_tests(grades: Grades, seed: int, config: StatisticsConfig) -> tuple[ScoreTest, ...]:
-    """Compare the describers' scores in pairs, by whole neuron (a neuron's mean, where it has several scores).
+    """Compare the scores of describers in pairs, by neuron (the mean of its scores if it has several).
 
-    A neuron that has a score of one of the two alone says nothing of their difference, and is counted.
+    Neurons with a score of only one of the two are counted as unpaired.
     """
     means = ratio(grades.totals, grades.counts)
     found: list[ScoreTest] = []
     for place, scorer in enumerate(grades.scorers):
-        figures = means[:, grades.columns(place)]
+        values = means[:, grades.columns(place)]
         tests = []
         for left, right in itertools.combinations(range(len(grades.describers)), 2):
-            apart = figures[:, left] - figures[:, right]
+            apart = values[:, left] - values[:, right]
             paired = apart[~np.isnan(apart)]
-            unpaired = int(np.sum(np.isnan(figures[:, left]) != np.isnan(figures[:, right])))
+            unpaired = int(np.sum(np.isnan(values[:, left]) != np.isnan(values[:, right])))
             if not len(paired):
                 continue
             interval = clustered_intervals(
@@ -119,8 +119,8 @@ def score_tests(grades: Grades, seed: int, config: StatisticsConfig) -> tuple[Sc
                     neurons=neurons,
                     unpaired=unpaired,
                     difference=round(float(paired.mean()), 6),
-                    difference_interval=span(interval),
-                    effect=figure(standardised_effect(paired)),
+                    difference_interval=rounded_interval(interval),
+                    effect=rounded(standardised_effect(paired)),
                     p_value=p_value,
                     p_holm=p_holm,
                 )
@@ -131,14 +131,14 @@ def score_tests(grades: Grades, seed: int, config: StatisticsConfig) -> tuple[Sc
 def concordances(
     judge: str | None, win_rates: tuple[Floats, Floats], judged: Ints, grades: Grades, config: StatisticsConfig
 ) -> list[Concordance]:
-    """Return how each scorer's ranking agrees with a board's.
+    """Return the agreement of each scorer's ranking with a board.
 
     Args:
-        judge: whose board it is.
-        win_rates: of each describer, (K,), and in every sample, draws x K.
-        judged: number of the whole neuron of each decided comparison.
+        judge: the judge of the board; None for all judges together.
+        win_rates: win rate of each describer, (K,), and in each sample, draws x K.
+        judged: index of the neuron of each decided comparison.
         grades: the scores, from the same samples.
-        config: the intervals' coverage.
+        config: coverage of the intervals.
     """
     found = []
     for place, scorer in enumerate(grades.scorers):
@@ -147,8 +147,8 @@ def concordances(
         drawn = ratio(grades.drawn_totals[:, columns], grades.drawn_counts[:, columns])
         scored = np.flatnonzero(grades.counts[:, columns].any(axis=1))
         neurons = min(len(np.unique(judged)), len(scored))
-        tau = figure(kendall_tau(win_rates[0], means))
+        tau = rounded(kendall_tau(win_rates[0], means))
         interval = percentiles(kendall_tau(win_rates[1], drawn)[:, None], [neurons], config.confidence)[0]
         both = int(np.sum(~np.isnan(win_rates[0]) & ~np.isnan(means)))
-        found.append(Concordance(judge, scorer, both, tau, None if tau is None else span(interval)))
+        found.append(Concordance(judge, scorer, both, tau, None if tau is None else rounded_interval(interval)))
     return found

@@ -1,7 +1,7 @@
-"""The points of comparisons by judge, pair and difference in length: as they are, and in every bootstrap sample.
+"""Points of comparisons by judge, pair and length difference, in the data and in each bootstrap sample.
 
-All figures of a leaderboard that rest on comparisons are functions of these counts, so neurons are resampled once for
-all of them, and what all judges say together is the sum of what each says.
+All metrics that use comparisons are functions of these counts, so neurons are resampled once for all of them. The
+counts of all judges together are the sum over judges.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts of decided comparisons in groups, G of them, ordered by pair and length.
+    """Counts of decided comparisons in G groups, ordered by pair and length.
 
     Attributes:
-        describers: how many describers there are, K.
+        describers: number of describers, K.
         judge: the judge of each group, (G,).
         left: the first describer.
         right: the second.
-        length: covariate of the difference in length; nan where it is not known.
-        points: what ``left`` got, (G,).
+        length: covariate of the length difference; NaN where a length is unknown.
+        points: points of ``left``: 1 for a win, 0.5 for a tie, (G,).
         counts: number of comparisons.
-        drawn_points: the same in every sample, draws x G.
-        drawn_counts: the same in every sample.
+        drawn_points: ``points`` in each sample, draws x G.
+        drawn_counts: ``counts`` in each sample, draws x G.
     """
 
     describers: int
@@ -48,24 +48,24 @@ class Tally:
     drawn_counts: Floats
 
     def of(self, judges: Collection[int]) -> Tally:
-        """Return the counts of some judges, together."""
+        """Return the counts of some judges together."""
         chosen = np.isin(self.judge, list(judges))
         return self._merged(np.flatnonzero(chosen), [self.left, self.right, self.length])
 
     def pairs(self) -> Tally:
-        """Return the counts by pair, whatever the length."""
+        """Return the counts by pair, lengths merged."""
         return self._merged(np.arange(len(self.left)), [self.left, self.right])
 
     def of_known_length(self) -> Tally:
-        """Return the groups whose difference in length is known."""
+        """Return the groups with a known length difference."""
         return self._merged(np.flatnonzero(~np.isnan(self.length)), [self.left, self.right, self.length])
 
     def design(self, *, length: bool = False) -> Design:
-        """Return the groups as the Bradley-Terry model takes them."""
+        """Return the design of the Bradley-Terry model."""
         return Design(self.describers, self.left, self.right, self.length if length else None)
 
     def _merged(self, chosen: Ints, keys: list[Floats | Ints]) -> Tally:
-        """Return some of the groups, those with equal keys merged."""
+        """Return the chosen groups; groups with equal keys are merged."""
         columns = [key[chosen] for key in keys]
         order = chosen[np.lexsort(columns[::-1])]
         starts = np.zeros(len(order), dtype=np.bool_)
@@ -94,7 +94,7 @@ class Tally:
         )
 
     def win_rates(self) -> tuple[Floats, Floats]:
-        """Return each describer's win rate, (K,), and in every sample, draws x K; nan where it has no comparisons."""
+        """Return the win rate of each describer, (K,), and in each sample, draws x K; NaN without comparisons."""
         return (
             ratio(*standings(self, self.points, self.counts)),
             ratio(*standings(self, self.drawn_points, self.drawn_counts)),
@@ -102,7 +102,7 @@ class Tally:
 
 
 def standings(tally: Tally, points: Floats, counts: Floats) -> tuple[Floats, Floats]:
-    """Return each describer's points and number of comparisons, (..., K), from those of the tally's groups."""
+    """Return the points and comparisons of each describer, (..., K), from those of the groups."""
     places = np.arange(len(tally.left))
     one, other = (np.zeros((len(places), tally.describers)) for _ in range(2))
     one[places, tally.left] = 1
@@ -116,11 +116,11 @@ def tables_by_cluster(clusters: Ints, columns: Ints, values: Floats, shape: tupl
 
 
 def grouped(table: ComparisonTable, length: Floats) -> tuple[Ints, Ints]:
-    """Return the group of each comparison, and one comparison of each group: same judge, pair and length.
+    """Return the group (same judge, pair and length) of each comparison, and one comparison of each group.
 
     Args:
         table: decided comparisons.
-        length: their covariate, nan where it is not known.
+        length: their covariate, NaN where a length is unknown.
     """
     _, level = np.unique(length, return_inverse=True)
     key = (table.pair * (int(level.max(initial=0)) + 1) + level) * max(1, len(table.judges)) + table.judge
@@ -129,7 +129,7 @@ def grouped(table: ComparisonTable, length: Floats) -> tuple[Ints, Ints]:
 
 
 def tally(table: ComparisonTable, length: Floats, group: Ints, first: Ints, drawn: tuple[Floats, Floats]) -> Tally:
-    """Put the counts together; ``drawn`` are the points and counts of each group in every sample, draws x G."""
+    """Return the tally; ``drawn`` are the points and counts of each group in each sample, draws x G."""
     count = len(first)
     return Tally(
         len(table.describers),
@@ -144,7 +144,7 @@ def tally(table: ComparisonTable, length: Floats, group: Ints, first: Ints, draw
 
 
 def clusters_of_describers(table: ComparisonTable, clusters: Ints, total: int) -> Ints:
-    """Return in how many clusters each describer has a comparison, (K,)."""
+    """Return the number of clusters in which each describer has a comparison, (K,)."""
     width = len(table.describers)
     seen = np.zeros((total, width), dtype=np.bool_)
     seen[clusters, table.left] = True

@@ -1,8 +1,7 @@
-"""Does a judge's preference hang together: how often A beats B, B beats C, and C beats A on the same neuron.
+"""Transitivity: how often A beats B, B beats C and C beats A on the same neuron.
 
-A single strength for each describer (:mod:`harness.stats.bradley_terry`) can stand for preferences only where cycles
-are rare. Three independent coin tosses are a cycle in a quarter of the cases, which is what a judge reaches that
-guesses.
+One strength per describer (:mod:`harness.stats.bradley_terry`) describes preferences well only if cycles are rare. A
+judge that guesses has a cycle in a quarter of the triads.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Triads:
-    """Three describers compared with each other by one judge on one neuron, counted by neuron.
+    """Counts of triads by neuron; a triad is three describers that one judge compared on one neuron.
 
     Attributes:
-        cyclic: how many preferences went round in a circle, (neurons,).
-        decisive: how many were without a tie, cyclic or not, (neurons,).
-        tied: how many were complete but held a tie, which says nothing of transitivity, (neurons,).
+        cyclic: triads with cyclic preferences, (neurons,).
+        decisive: triads without a tie, cyclic or not, (neurons,).
+        tied: complete triads with a tie, which are not evidence on transitivity, (neurons,).
     """
 
     cyclic: Floats
@@ -36,25 +35,23 @@ class Triads:
 
 
 def triads(table: ComparisonTable, neurons: Ints, count: int) -> Triads:
-    """Count the triads; those with a failed or missing comparison are not among them.
-
-    Fewer than three describers have none.
+    """Count the triads without a failed or missing comparison.
 
     Args:
         table: comparisons of one judge or several.
-        neurons: number of the whole neuron of each comparison, from 0.
-        count: how many whole neurons there are.
+        neurons: index of the neuron of each comparison.
+        count: number of neurons.
     """
-    rows, whole = table.where(table.decided), neurons[table.decided]
+    rows, of_neuron = table.where(table.decided), neurons[table.decided]
     names = np.unique(np.concatenate([rows.left, rows.right]))
-    asked, place = np.unique(rows.neuron * len(rows.judges) + rows.judge, return_inverse=True)
-    owner = np.zeros(len(asked), dtype=np.int64)
-    owner[place] = whole
+    items, item = np.unique(rows.neuron * len(rows.judges) + rows.judge, return_inverse=True)
+    owner = np.zeros(len(items), dtype=np.int64)
+    owner[item] = of_neuron
     by_pair: dict[tuple[int, int], Floats] = {}
     for left, right in itertools.combinations(names.tolist(), 2):
         chosen = (rows.left == left) & (rows.right == right)
-        points = np.full(len(asked), np.nan)
-        points[place[chosen]] = rows.points[chosen]
+        points = np.full(len(items), np.nan)
+        points[item[chosen]] = rows.points[chosen]
         by_pair[left, right] = points
     counts = np.zeros((3, count))
     for a, b, c in itertools.combinations(names.tolist(), 3):
@@ -68,10 +65,10 @@ def triads(table: ComparisonTable, neurons: Ints, count: int) -> Triads:
 
 
 def majority_cycles(rates: Sequence[Sequence[float]] | Floats) -> list[tuple[int, int, int]]:
-    """Return the triples of describers that beat each other in a circle over all neurons, each from its lowest number.
+    """Return triples of describers in which each beats the next over all neurons, starting at the lowest index.
 
     Args:
-        rates: K x K, how often the row beat the column, ties as half; nan where they were not compared.
+        rates: K x K, win rate of the row against the column; NaN where they were not compared.
     """
     beats = np.asarray(rates, dtype=np.float64) > 0.5
     found = []

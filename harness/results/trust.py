@@ -1,10 +1,10 @@
-"""Whether a leaderboard can be trusted: controls, which know nothing of the neuron, must lose to the real methods.
+"""Whether a leaderboard can be trusted: controls, which know nothing about the neuron, must lose to the real methods.
 
-A judge that a description of another neuron, a generic or an empty one can please does not see what it should. Only
-comparisons of controls with real methods count here: controls among each other win and lose half.
+A judge that prefers a generic description, or one of another neuron, does not measure what it should. Only comparisons
+of controls with real methods count.
 
-*Degenerate cases.* Without controls, without real methods, without decided comparisons between them, or with fewer than
-two neurons nothing was tried, and that is what is said.
+*Degenerate cases.* The result is None without controls, without real methods, without decided comparisons between them,
+or with fewer than two neurons.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from harness.results.comparisons import ComparisonTable, Ints
-from harness.results.rounding import figure, span
+from harness.results.rounding import rounded, rounded_interval
 from harness.results.schema import ControlCheck, PairTest, Trust
 from harness.results.tally import Tally
 from harness.stats.bootstrap import percentiles, ratio
@@ -31,16 +31,16 @@ def check_controls(
 ) -> Trust:
     """Compare the controls with the real methods.
 
-    Untrustworthy is a board on which the interval of a control's win rate against the real methods reaches the limit,
-    or on which a control beats a real method significantly.
+    A board is untrustworthy if the interval of a control's win rate against the real methods reaches the limit, or if a
+    control beats a real method significantly.
 
     Args:
-        pairs: the points by pair.
-        table: the decided comparisons behind them.
-        clusters: the whole neuron of each, as a number.
+        pairs: points by pair.
+        table: the decided comparisons.
+        clusters: index of the neuron of each comparison.
         tests: the board's tests.
         controls: names of the controls.
-        config: the limit, and the level of the tests.
+        config: the limit and the level of the tests.
     """
     names = table.describers
     is_control = np.array([name in controls for name in names], dtype=np.bool_)
@@ -64,7 +64,9 @@ def check_controls(
         neurons = len(np.unique(clusters[met]))
         interval = percentiles(ratio(drawn, drawn_counts)[:, None], [neurons], config.confidence)[0]
         beats = tuple(sorted(loser for winner, loser in favoured if winner == name and loser not in controls))
-        checks.append(ControlCheck(name, figure(ratio(points, counts)), span(interval), int(counts), beats))
+        checks.append(
+            ControlCheck(name, rounded(ratio(points, counts)), rounded_interval(interval), int(counts), beats)
+        )
     trustworthy, words = _conclusion(checks, config)
     return Trust(trustworthy, words, config.control_win_rate, tuple(checks))
 
@@ -77,7 +79,7 @@ def _rate(pairs: Tally, names: Sequence[str], one: str, other: str) -> float:
 
 
 def _conclusion(checks: Sequence[ControlCheck], config: StatisticsConfig) -> tuple[bool | None, str]:
-    """Return whether the controls lost, and the sentence that says so."""
+    """Return whether the controls lost, and a sentence with the reasons."""
     tried = [check for check in checks if check.interval is not None]
     limit, confidence = f"{100 * config.control_win_rate:g} %", f"{100 * config.confidence:g} %"
     reasons = []
@@ -98,9 +100,9 @@ def _conclusion(checks: Sequence[ControlCheck], config: StatisticsConfig) -> tup
         why = (
             "no control was compared with a real method"
             if not any(check.comparisons for check in checks)
-            else ("one neuron is too few to tell whether the controls lose")
+            else ("one neuron is too few to test whether the controls lose")
         )
-        return None, f"Trust was not tried: {why}."
+        return None, f"Trust was not tested: {why}."
     untried = [check.control for check in checks if check.interval is None]
-    but = f" (not tried: {', '.join(untried)})" if untried else ""
+    but = f" (not tested: {', '.join(untried)})" if untried else ""
     return True, f"The controls lose as they must: each wins less than {limit} against the real methods{but}."

@@ -1,4 +1,4 @@
-"""How describers and judges are run: many items at once, each recorded as soon as it is there, however it ended."""
+"""Run describers and judges on many items at once, and record each answer or failure as soon as it is there."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from harness.errors import HarnessError
 from harness.folder import Answer, Journal
 from harness.llm.budget import BudgetedClient, FailureBudget
-from harness.llm.client import LLMClient, NotCached, Price, Stopped, Unanswered
+from harness.llm.client import LLMClient, NotCached, Price, Stopped
 from harness.llm.metering import MeteredClient
 from harness.llm.serving import Serving
-from harness.methods import Method
+from harness.methods import Method, outcome
 from harness.records import Description, Score, Status, Usage, Verdict
 from harness.run.progress import progress
 from harness.run.setup import Setup
@@ -24,72 +24,50 @@ from harness.run.setup import Setup
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-#: Items under way at once. The LLM client bounds its requests itself; this bounds memory.
-UNDER_WAY = 256
+#: Items in progress at once, to bound memory. The LLM client bounds its requests itself.
+IN_PROGRESS = 256
 
 
-class Clients(Mapping[str, LLMClient]):
-    """The LLMs of one method by role, with the prices of their tokens and the method's failure budget."""
+class Clients(dict[str, LLMClient]):
+    """The LLMs of one method by role, with their token prices and the method's failure budget."""
 
     def __init__(
         self, clients: Mapping[str, LLMClient], prices: Mapping[str, Price | None], budget: FailureBudget
     ) -> None:
-        self._clients, self.prices, self.budget = dict(clients), dict(prices), budget
-
-    def __getitem__(self, role: str) -> LLMClient:
-        return self._clients[role]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._clients)
-
-    def __len__(self) -> int:
-        return len(self._clients)
+        super().__init__(clients)
+        self.prices, self.budget = dict(prices), budget
 
 
 async def attempt(
     llms: Clients, work: Callable[[Mapping[str, LLMClient]], Awaitable[Result]]
 ) -> tuple[Result | None, Status, str, Usage]:
-    """Run one item with the LLM of each role, metered, and tell its result or why there is none, and what it cost.
+    """Run one item with metered LLMs, and return its result (None after a failure), status, details and usage.
 
-    Whatever a method raises is the item's failure, not the run's; only a HarnessError, which is the user's to mend,
-    goes through.
+    An exception of the method fails the item, not the run. Only a HarnessError, which the user can fix, is raised.
 
     Raises:
-        NotCached: if the item cannot be answered without asking, and nothing is to be asked, whatever the method makes
-            of it.
+        NotCached: if an answer is not stored and no LLM may be called, even if the method catches that exception.
     """
     start = time.monotonic()
     meters = {role: MeteredClient(llm, llms.prices.get(role)) for role, llm in llms.items()}
-    result, status, detail = await _outcome(work(meters))
-    if any(meter.unasked for meter in meters.values()):
+    result, status, detail = await outcome(work(meters))
+    if any(meter.not_cached for meter in meters.values()):
         raise NotCached
     if stopped := next((meter.stopped for meter in meters.values() if meter.stopped), ""):
-        # Whatever the method made of it: half an answer would never be completed.
+        # Even if the method returned a partial result: it would never be completed.
         result, status, detail = None, Status.FAILED, stopped
     roles = {role: meter.usage for role, meter in meters.items() if meter.usage.calls}
     usage = Usage.of(roles, time.monotonic() - start)
-    # What is only read again, as at the beginning of a run that is taken up, says nothing of the LLM as it is now.
+    # Stored answers, as at the start of a resumed run, say nothing about the LLM's present state.
     if any(used.calls > used.cached_calls for used in roles.values()):
         llms.budget.count(status, detail)
     return result, status, detail, usage
 
 
-async def _outcome(work: Awaitable[Result]) -> tuple[Result | None, Status, str]:
-    try:
-        return await work, Status.OK, ""
-    except HarnessError:
-        raise
-    except Unanswered as error:
-        return None, error.status, error.detail
-    except Exception as error:
-        logger.debug("an item failed", exc_info=True)
-        return None, Status.FAILED, f"{type(error).__name__}: {error}"
-
-
 def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Clients:
-    """Return the LLM of each role that a method asks and the run has.
+    """Return the LLM of each role that the method uses and the run has.
 
-    Its server starts, and has to prove what it can do, at the first question that has no stored answer.
+    A managed server starts, and is checked, at the first request without a stored answer.
     """
     budget = serving.budget(name)
     proof = functools.partial(prove, name, method, setup, serving)
@@ -97,7 +75,7 @@ def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Cli
         role: serving.cached(
             role,
             BudgetedClient(
-                serving.uncached(role, needs_logprobs=needs_logprobs), budget, proof, setup.backends[role].concurrency
+                serving.client(role, needs_logprobs=needs_logprobs), budget, proof, setup.backends[role].concurrency
             ),
         )
         for role, needs_logprobs in method.roles.items()
@@ -107,7 +85,7 @@ def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Cli
 
 
 async def prove(name: str, method: Method, setup: Setup, serving: Serving) -> None:
-    """Let a method prove once in this run that its LLMs can do what it asks of them, and log what it found.
+    """Check once per run that the LLMs of a method can do what it needs, and log the findings.
 
     Raises:
         HarnessError: if they cannot.
@@ -115,7 +93,7 @@ async def prove(name: str, method: Method, setup: Setup, serving: Serving) -> No
 
     async def proof() -> None:
         llms = {
-            role: serving.uncached(role, needs_logprobs=needs_logprobs)
+            role: serving.client(role, needs_logprobs=needs_logprobs)
             for role, needs_logprobs in method.roles.items()
             if role in setup.backends
         }
@@ -138,23 +116,23 @@ async def answer_all(
     answer: Callable[[Item], Awaitable[Answer]],
     journal: Journal[Answer],
 ) -> None:
-    """Answer every item, many at once, and journal each answer when it is there.
+    """Answer all items, many at once, and append each answer to the journal when it is there.
 
-    An item that is not to be asked and has no stored answer, or is held back by a spent budget, keeps the record that
-    it has, if any.
+    An item keeps its present record if it has no stored answer and no LLM may be called, or if the failure budget is
+    spent.
     """
-    places = asyncio.Semaphore(UNDER_WAY)
+    slots = asyncio.Semaphore(IN_PROGRESS)
     failures: list[Answer] = []
 
     async def one(item: Item, advance: Callable[[int], None]) -> None:
-        async with places:
+        async with slots:
             try:
                 record = await answer(item)
             except NotCached:
                 advance(1)
                 return
         known = journal.latest(record)
-        if known is not None and record.status is Status.FAILED and Stopped.told_by(_reason(record)):
+        if known is not None and record.status is Status.FAILED and Stopped.caused(_reason(record)):
             record = dataclasses.replace(known, usage=record.usage)
         journal.append(record)
         if record.status is not Status.OK:
@@ -167,12 +145,12 @@ async def answer_all(
                 for item in items:
                     group.create_task(one(item, bar))
         except BaseExceptionGroup as errors:
-            mistakes, others = errors.split(HarnessError)
-            if mistakes is None or others is not None:
+            user_errors, others = errors.split(HarnessError)
+            if user_errors is None or others is not None:
                 raise
-            raise HarnessError(str(mistakes.exceptions[0])) from errors
+            raise HarnessError(str(user_errors.exceptions[0])) from errors
     if failures:
-        logger.warning("%s: %d of %d failed, such as: %s", title, len(failures), len(items), _reason(failures[-1]))
+        logger.warning("%s: %d of %d failed, for example: %s", title, len(failures), len(items), _reason(failures[-1]))
 
 
 def _reason(record: Description | Verdict | Score) -> str:

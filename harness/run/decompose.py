@@ -1,4 +1,4 @@
-"""Stage: weight vectors into vocabulary channels, block by block, wherever the executor puts the work."""
+"""Stage: decompose weight vectors into vocabulary channels, in blocks that the executor runs."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _READ_AT_ONCE = 1 << 14
 
 
 def pending_vectors(setup: Setup, folder: RunFolder) -> list[Block]:
-    """Return what is still to be decomposed, as one large block for each layer and vector kind.
+    """Return the vectors that are not decomposed yet, as one large block for each layer and vector kind.
 
-    That is nothing if describers are compared of which none reads channels. A vector that is done is done, whatever
-    block it was in. What shares a projection stands together.
+    Empty if the run compares describers and none of them reads channels. A vector counts as done in whatever block it
+    was decomposed. Blocks with the same projection are neighbours.
     """
     if setup.compares and not any(describer.needs_channels for describer in setup.describers.values()):
         return []
@@ -48,8 +48,8 @@ def check_weights(setup: Setup, pending: Sequence[Block]) -> None:
     """Read every vector that is to be decomposed, so that damaged weights are found before time is spent.
 
     Raises:
-        HarnessError: if one holds NaN or infinite numbers, or nothing but zeros, an ignored token does not exist, or
-            the memory does not suffice.
+        HarnessError: if a vector is zero or holds NaN or infinite numbers, an ignored token does not exist, or there is
+            not enough memory.
     """
     for part, vectors in _read(setup, pending):
         zero = (vectors == 0).all(dim=1).nonzero().flatten()
@@ -66,27 +66,27 @@ def check_weights(setup: Setup, pending: Sequence[Block]) -> None:
 
 
 def check_space(setup: Setup, folder: RunFolder, pending: Sequence[Block]) -> None:
-    """Check that the disk has room for what is to be kept.
+    """Check that the disk has enough space for the channels.
 
     Raises:
-        HarnessError: naming both sizes, and what to leave out.
+        HarnessError: with both sizes, and what to leave out.
     """
     needed = bytes_kept(setup, pending)
     folder.path.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.path).free
     if needed > free:
         raise HarnessError(
-            f"the channels will take some {needed / 1e9:,.0f} GB, but {folder.path} has {free / 1e9:,.0f} GB left: "
+            f"the channels will take about {needed / 1e9:,.0f} GB, but {folder.path} has {free / 1e9:,.0f} GB left: "
             f"choose {ELSEWHERE}, storage.directions=none, or fewer storage.top_tokens"
         )
     if needed > 1e9:
-        logger.info("the channels will take some %.0f GB of disk", needed / 1e9)
+        logger.info("the channels will take about %.0f GB of disk", needed / 1e9)
 
 
 def bytes_kept(setup: Setup, pending: Sequence[Block]) -> int:
-    """Return about how many bytes the channels of some vectors take on disk."""
+    """Return roughly how many bytes the channels of some vectors take on disk."""
     bytes_each = {"none": 0, "bfloat16": 2, "float32": 4}[setup.storage.directions] * setup.subject.d_model
-    # A scored token takes some 5 bytes and a count 2, as measured on parquet files of MiniLM.
+    # A scored token takes about 5 bytes and a count 2, as measured on parquet files of MiniLM.
     bytes_each += 10 * setup.storage.top_tokens + 2 * HISTOGRAM_BINS * setup.storage.histograms
     return bytes_each * sum(
         len(group.neurons) * setup.decomposition.config(group.layer, group.kind).num_channels for group in pending
@@ -94,9 +94,9 @@ def bytes_kept(setup: Setup, pending: Sequence[Block]) -> int:
 
 
 def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
-    """Decompose block by block what the store has not, and write each as soon as it is done.
+    """Decompose the vectors that the store does not have, and write each block as soon as it is done.
 
-    The executor has been entered, unless the store has all.
+    The executor must have been entered, unless the store has all vectors.
 
     Raises:
         HarnessError: if the executor lost its workers.
@@ -128,7 +128,7 @@ def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store:
 
 
 def _tasks(setup: Setup, pending: Sequence[Block]) -> Iterator[BlockTask]:
-    """Make the tasks one by one; a projection is shared once, and let go before the next one is."""
+    """Yield the tasks; each projection is shared once, and released before the next one is shared."""
     subject, name = setup.subject, ""
     vocabulary: Shared | None = None
     hidden = torch.tensor(sorted(subject.unused_token_ids), dtype=torch.int64)
@@ -140,9 +140,15 @@ def _tasks(setup: Setup, pending: Sequence[Block]) -> Iterator[BlockTask]:
         config, size = setup.decomposition.config(part.layer, part.kind), _block_size(setup, part)
         for start in range(0, len(part.neurons), size):
             block = Block(part.neurons[start : start + size], part.kind)
-            # A copy: a slice would be pickled with all of the part.
-            some = vectors[start : start + size].clone()
-            yield BlockTask(block, some, vocabulary, config, setup.storage, setup.executor.memory_bytes)
+            # A copy, because a slice would be pickled together with the whole tensor.
+            yield BlockTask(
+                block,
+                vectors[start : start + size].clone(),
+                vocabulary,
+                config,
+                setup.storage,
+                setup.executor.memory_bytes,
+            )
 
 
 def _block_size(setup: Setup, group: Block) -> int:
@@ -151,7 +157,7 @@ def _block_size(setup: Setup, group: Block) -> int:
 
 
 def _read(setup: Setup, pending: Sequence[Block]) -> Iterator[tuple[Block, Tensor]]:
-    """Read the vectors of each group in parts: large, for a column costs as much as its matrix, and yet bounded."""
+    """Read each group in large parts, because reading one column of a matrix costs as much as reading them all."""
     for group in pending:
         for start in range(0, len(group.neurons), _READ_AT_ONCE):
             part = Block(group.neurons[start : start + _READ_AT_ONCE], group.kind)

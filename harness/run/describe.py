@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
-from harness.evidence import TextReader
-from harness.exemplar_table import ExemplarTable
 from harness.folder import Journal, RunFolder
 from harness.llm.client import LLMClient
 from harness.llm.serving import Serving
-from harness.methods import Describer, DescriberCase, Draft
-from harness.records import Activity, Channel, Description, Effect, Neuron, Split, Status
+from harness.methods import DescriberCase, Draft
+from harness.records import Channel, Description, Neuron, Split, Status
 from harness.run.answers import Clients, answer_all, attempt, clients_of
-from harness.run.open_evidence import Evidence
+from harness.run.open_evidence import OpenEvidence
 from harness.run.setup import Setup
 
 OPEN_TO_DESCRIBERS = (Split.EXPLAIN, Split.SELECT)
+Others = Mapping[str, Mapping[Neuron, Description]]
 
 
 def pending_descriptions(setup: Setup, journal: Journal[Description]) -> dict[str, list[Neuron]]:
-    """Return, for each describer in the order in which they can work, the neurons it has yet to describe."""
+    """Return, by describer, the neurons still to be described; describers come after those whose output they read."""
     return {
         name: [neuron for neuron in setup.described if not journal.done((neuron, name))]
         for name in setup.ordered_describers()
@@ -29,89 +28,51 @@ def pending_descriptions(setup: Setup, journal: Journal[Description]) -> dict[st
 
 
 async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
-    """Make every description that is not there yet."""
+    """Make every description that is still missing."""
     journal = folder.descriptions()
     pending = pending_descriptions(setup, journal)
     if not any(pending.values()):
         return
-    reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
-    cases = Cases(
-        setup, folder.read_channels(), folder.exemplar_table(), folder.read_activity(), folder.read_effects(), reader
-    )
+    cases = _Cases(setup, folder)
     for name, neurons in pending.items():
         if not neurons:
             continue
-        describer = setup.describers[name]
-        llms = clients_of(name, describer, setup, serving)
+        llms = clients_of(name, setup.describers[name], setup, serving)
         made = {(record.neuron, record.describer): record for record in journal.records()}
         others = {
             other: {neuron: made[neuron, other] for neuron in setup.described if (neuron, other) in made}
-            for other in describer.after
+            for other in setup.describers[name].after
         }
-        work = partial(_describe, setup, cases, name, describer, llms, others)
+        work = partial(_describe, cases, name, llms, others)
         await answer_all(f"describe with {name}", "neurons", neurons, work, journal)
     journal.close()
-    reader.close()
+    cases.evidence.close()
 
 
-class Cases:
-    """What describers may see, by neuron: never the splits that judges look at."""
+class _Cases:
+    """What describers may see of each neuron: nothing from the splits that judges use."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        channels: Sequence[Channel],
-        exemplars: ExemplarTable | None,
-        activity: Sequence[Activity],
-        effects: Sequence[Effect],
-        reader: TextReader,
-    ) -> None:
-        self._setup, self._reader = setup, reader
+    def __init__(self, setup: Setup, folder: RunFolder) -> None:
+        self.setup, self.evidence = setup, OpenEvidence(setup, folder, OPEN_TO_DESCRIBERS)
         self._channels: dict[Neuron, list[Channel]] = defaultdict(list)
-        self._evidence = Evidence(exemplars, activity, OPEN_TO_DESCRIBERS)
-        self._effects: dict[Neuron, list[Effect]] = defaultdict(list)
-        for channel in channels:
+        for channel in folder.read_channels():
             self._channels[channel.neuron].append(channel)
-        for effect in effects:
-            if effect.split in OPEN_TO_DESCRIBERS:
-                self._effects[effect.neuron].append(effect)
 
-    def case(
-        self,
-        neuron: Neuron,
-        describer: Describer,
-        llms: Mapping[str, LLMClient],
-        others: dict[str, dict[Neuron, Description]],
-    ) -> DescriberCase:
+    def case(self, neuron: Neuron, describer: str, llms: Mapping[str, LLMClient], others: Others) -> DescriberCase:
         """Return one neuron's case for a describer."""
         return DescriberCase(
-            neuron=neuron,
-            exemplars=self._evidence.exemplars(neuron),
-            subject=self._setup.subject,
-            llm=llms.get(describer.role or ""),
-            seed=self._setup.seed,
-            llms=llms,
-            effects=tuple(self._effects[neuron]) if describer.needs_effects else (),
-            activity=self._evidence.activity(neuron),
-            reader=self._reader,
+            **self.evidence.fields(neuron, self.setup.describers[describer], llms),
             channels=tuple(channel.with_sign(neuron.sign) for channel in self._channels[neuron.unsigned]),
-            neurons=tuple(self._setup.described),
+            neurons=tuple(self.setup.described),
             others=others,
-            budget=self._setup.config["evidence_budget"],
+            budget=self.setup.config["evidence_budget"],
         )
 
 
-async def _describe(
-    setup: Setup,
-    cases: Cases,
-    name: str,
-    describer: Describer,
-    llms: Clients,
-    others: dict[str, dict[Neuron, Description]],
-    neuron: Neuron,
-) -> Description:
+async def _describe(cases: _Cases, name: str, llms: Clients, others: Others, neuron: Neuron) -> Description:
+    describer = cases.setup.describers[name]
     made, status, detail, usage = await attempt(
-        llms, lambda metered: describer.describe(cases.case(neuron, describer, metered, others))
+        llms, lambda metered: describer.describe(cases.case(neuron, name, metered, others))
     )
     draft = Draft(made) if isinstance(made, str) else made
     if draft is None:

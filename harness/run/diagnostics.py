@@ -1,11 +1,11 @@
-"""Stage: what the decomposition is worth: vectors decomposed again, random ones, and vectors without their channels."""
+"""Stage: diagnostics of the decomposition: restarts, random vectors, and vectors without their channels."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.decomposition import (
+    Decomposition,
     DecompositionConfig,
     ablation,
     consistency,
@@ -26,7 +27,8 @@ from harness.folder import RunFolder, write_table
 from harness.records import AblatedChannels, Neuron, RandomVector, Restart, VectorKind
 from harness.run.channel_store import ChannelStore
 from harness.run.progress import progress
-from harness.run.setup import DiagnosticsConfig, Setup
+from harness.run.sections import DiagnosticsConfig
+from harness.run.setup import Setup
 from harness.seeds import derive_rng, derive_seed
 from harness.subject import Subject
 
@@ -35,16 +37,14 @@ _POPULATION = 1 << 14
 
 @dataclass(frozen=True)
 class Group:
-    """The vectors of one layer and kind, and how some of them are to be judged.
+    """The vectors of one layer and kind, and what is measured of them.
 
     Attributes:
-        layer: the layer.
-        kind: the vector kind.
         sample: neurons whose vectors are decomposed again.
-        ablated: neurons whose channels are taken out of their vectors.
-        config: how the run's vectors were decomposed.
-        diagnostics: how much is done.
-        memory: bytes that a decomposition may use beside the projection; none for its own choice.
+        ablated: neurons whose channels are removed from their vectors.
+        config: how the run decomposed its vectors.
+        diagnostics: the settings of the measurements.
+        memory: bytes that a decomposition may use besides the projection; None for its default.
     """
 
     layer: int
@@ -56,15 +56,14 @@ class Group:
     memory: int | None
 
     def path(self, folder: RunFolder, what: str) -> Path:
-        """Return where the group's records of one sort go; the name changes with all that can change what is found."""
-        digest = hashlib.sha256(repr((self.sample, self.ablated, self.config, self.diagnostics)).encode()).hexdigest()[
-            :8
-        ]
+        """Return the file of one measurement; its name contains a hash of everything that can change the result."""
+        settings = repr((self.sample, self.ablated, self.config, self.diagnostics))
+        digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
         return folder.diagnostics / f"L{self.layer:02d}-{self.kind}-{digest}.{what}.parquet"
 
 
 def measure_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore) -> None:
-    """Measure what neither the folder nor the store has for this configuration; what is of another one is removed."""
+    """Measure what neither the folder nor the store has, and remove the files of other settings."""
     jobs = _jobs(setup, folder, folder.decomposed())
     paths = [group.path(folder, what) for group, what in jobs]
     for path in folder.diagnostics.glob("*.parquet"):
@@ -73,21 +72,23 @@ def measure_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore) ->
     if all(path.exists() for path in paths):
         return
     with store.locked():
-        pending = [job for job, path in zip(jobs, paths, strict=True) if not (path.exists() or store.fetch(path))]
+        pending = [
+            job for job, path in zip(jobs, paths, strict=True) if not (path.exists() or store.restore_file(path))
+        ]
         if pending:
             _measure(setup, folder, pending, store)
 
 
 def pending_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore | None) -> list[tuple[Group, str]]:
-    """Return what is still to be measured when all of the run's vectors are decomposed, as group and what of it.
+    """Return the measurements that are missing once all of the run's vectors are decomposed: group and name.
 
     Args:
         setup: the run.
         folder: its folder.
-        store: what other runs measured; none if it cannot be known.
+        store: what other runs measured; None if it is not known here.
     """
-    whole = {(neuron, kind) for neuron in setup.neurons for kind in setup.kinds} | folder.decomposed()
-    jobs = [(group, what, group.path(folder, what)) for group, what in _jobs(setup, folder, whole)]
+    vectors = {(neuron, kind) for neuron in setup.neurons for kind in setup.kinds} | folder.decomposed()
+    jobs = [(group, what, group.path(folder, what)) for group, what in _jobs(setup, folder, vectors)]
     return [
         (group, what) for group, what, path in jobs if not (path.exists() or (store is not None and store.has(path)))
     ]
@@ -101,8 +102,8 @@ def _measure(setup: Setup, folder: RunFolder, pending: Sequence[tuple[Group, str
     with progress("diagnostics", len(pending), "measurements") as advance:
         for group, what in pending:
             path = group.path(folder, what)
-            write_table(path, _measured(what, setup.subject, setup.executor.device, group, folder))
-            store.keep(path)
+            write_table(path, _MEASUREMENTS[what](setup.subject, setup.executor.device, group, folder))
+            store.save_file(path)
             advance(1)
 
 
@@ -114,47 +115,27 @@ def _groups(setup: Setup, vectors: Collection[tuple[Neuron, VectorKind]]) -> Ite
     for (layer, kind), known in sorted(decomposed.items()):
         rng = derive_rng(setup.seed, "diagnostics", layer, kind)
         sample, ablated = (
-            tuple(
-                known[place] for place in sorted(rng.choice(len(known), min(count, len(known)), replace=False).tolist())
-            )
+            tuple(known[i] for i in sorted(rng.choice(len(known), min(count, len(known)), replace=False).tolist()))
             for count in (diagnostics.sample, diagnostics.ablated)
         )
-        yield Group(
-            layer,
-            kind,
-            sample,
-            ablated,
-            setup.decomposition.config(layer, kind),
-            diagnostics,
-            setup.executor.memory_bytes,
-        )
+        config, memory = setup.decomposition.config(layer, kind), setup.executor.memory_bytes
+        yield Group(layer, kind, sample, ablated, config, diagnostics, memory)
 
 
 def _wanted(setup: Setup, folder: RunFolder) -> list[str]:
-    diagnostics = setup.diagnostics
-    ablations = diagnostics.ablated > 0 and folder.keeps_directions
-    return (
-        ["restarts"] * (diagnostics.sample > 0)
-        + ["random"] * (diagnostics.random_vectors > 0)
-        + ["ablations"] * ablations
-    )
+    wanted = {
+        "restarts": setup.diagnostics.sample > 0,
+        "random": setup.diagnostics.random_vectors > 0,
+        "ablations": setup.diagnostics.ablated > 0 and folder.keeps_directions,
+    }
+    return [what for what, chosen in wanted.items() if chosen]
 
 
-def _measured(what: str, subject: Subject, device: str, group: Group, folder: RunFolder) -> Iterator[Any]:
-    if what == "ablations":
-        return _ablations(subject, device, group, folder)
-    return _restarts(subject, device, group) if what == "restarts" else _random(subject, device, group)
-
-
-def _vocabulary(subject: Subject, device: str, group: Group) -> tuple[Tensor, Tensor]:
-    return subject.projection(group.layer).to(device), subject.token_weights(group.layer).to(device)
-
-
-def _words(subject: Subject, projection: Tensor) -> Tensor:
-    """Return which tokens are text that the model knows, (V,) bool."""
-    words = torch.ones(projection.shape[1], dtype=torch.bool, device=projection.device)
-    words[sorted(subject.unused_token_ids)] = False
-    return words
+def _used_tokens(subject: Subject, projection: Tensor) -> Tensor:
+    """Return which tokens are text that the model has seen in training, (V,) bool."""
+    used = torch.ones(projection.shape[1], dtype=torch.bool, device=projection.device)
+    used[sorted(subject.unused_token_ids)] = False
+    return used
 
 
 def _vectors(subject: Subject, group: Group, neurons: Sequence[Neuron]) -> Tensor:
@@ -163,33 +144,29 @@ def _vectors(subject: Subject, group: Group, neurons: Sequence[Neuron]) -> Tenso
 
 
 def _population(subject: Subject, group: Group) -> list[Neuron]:
-    """Return the neurons whose mean and covariance random vectors take: the layer's, or of very many a part."""
+    """Return the neurons whose mean and covariance random vectors share: the layer's, or a sample of a large layer."""
     neurons = subject.neurons(group.layer, None)
     if len(neurons) <= _POPULATION:
         return neurons
     rng = derive_rng(group.config.seed, "population", group.layer, group.kind)
-    return [neurons[place] for place in sorted(rng.choice(len(neurons), _POPULATION, replace=False).tolist())]
+    return [neurons[i] for i in sorted(rng.choice(len(neurons), _POPULATION, replace=False).tolist())]
 
 
-def _restarts(subject: Subject, device: str, group: Group) -> Iterator[Restart]:
-    """Decompose the sample as the run did and from other starts, and compare."""
+def _restarts(subject: Subject, device: str, group: Group, _: RunFolder) -> Iterator[Restart]:
+    """Decompose the sample as the run did and from other starting points, and compare the channels."""
     vectors = _vectors(subject, group, group.sample).to(device)
-    projection, weights = _vocabulary(subject, device, group)
-    words = _words(subject, projection)
-    # Once more rather than from the run's files, which need not hold the directions in full.
-    first = decompose(
-        vectors, projection, token_weights=weights, config=group.config, memory_budget=group.memory
-    ).directions
+    projection = subject.projection(group.layer).to(device)
+    used = _used_tokens(subject, projection)
+    # Not read from the run's files: these may not hold the directions, or hold them in bfloat16.
+    first = _decompose(subject, group, group.config, vectors, projection).directions
     geodesic = dataclasses.replace(group.config.geodesic, jitter=group.diagnostics.jitter)
     for restart in range(1, group.diagnostics.restarts + 1):
-        # The published optimiser starts elsewhere with another seed; the geodesic one only where it is jittered too.
+        # The seed alone moves the start of adamw; the geodesic solver also needs jitter.
         seed = derive_seed(group.config.seed, "restart", restart)
         config = dataclasses.replace(group.config, seed=seed, geodesic=geodesic)
-        second = decompose(
-            vectors, projection, token_weights=weights, config=config, memory_budget=group.memory
-        ).directions
-        count = min(group.diagnostics.top_tokens, int(words.sum()))
-        found = consistency(first, second, projection, top_tokens=count, tokens=words)
+        second = _decompose(subject, group, config, vectors, projection).directions
+        count = min(group.diagnostics.top_tokens, int(used.sum()))
+        found = consistency(first, second, projection, top_tokens=count, tokens=used)
         for row, neuron in enumerate(group.sample):
             yield Restart(
                 neuron=neuron,
@@ -202,16 +179,16 @@ def _restarts(subject: Subject, device: str, group: Group) -> Iterator[Restart]:
 
 
 def _ablations(subject: Subject, device: str, group: Group, folder: RunFolder) -> Iterator[AblatedChannels]:
-    """Take the run's own channels out of some vectors."""
+    """Remove the run's channels from some vectors."""
     wanted = {(neuron, group.kind) for neuron in group.ablated}
-    projection, _ = _vocabulary(subject, device, group)
-    words = _words(subject, projection)
-    count = min(group.diagnostics.top_tokens, int(words.sum()))
+    projection = subject.projection(group.layer).to(device)
+    used = _used_tokens(subject, projection)
+    count = min(group.diagnostics.top_tokens, int(used.sum()))
     for keys, directions in folder.read_directions(wanted):
-        places = [place for place, key in enumerate(keys) if key in wanted]
-        neurons = [keys[place][0] for place in places]
+        rows = [row for row, key in enumerate(keys) if key in wanted]
+        neurons = [keys[row][0] for row in rows]
         vectors = _vectors(subject, group, neurons).to(device)
-        found = ablation(vectors, directions[places].float().to(device), projection, top_tokens=count, tokens=words)
+        found = ablation(vectors, directions[rows].float().to(device), projection, top_tokens=count, tokens=used)
         for row, neuron in enumerate(neurons):
             yield AblatedChannels(
                 neuron=neuron,
@@ -224,30 +201,44 @@ def _ablations(subject: Subject, device: str, group: Group, folder: RunFolder) -
             )
 
 
-def _random(subject: Subject, device: str, group: Group) -> Iterator[RandomVector]:
-    """Decompose random vectors as the run's own."""
+def _random(subject: Subject, device: str, group: Group, _: RunFolder) -> Iterator[RandomVector]:
+    """Decompose random vectors with the run's settings."""
     vectors = random_vectors(
         _vectors(subject, group, _population(subject, group)),
         group.diagnostics.random_vectors,
         seed=derive_seed(group.config.seed, "random vectors", group.layer, group.kind),
         covariance=group.diagnostics.random == "covariance",
     ).to(device)
-    projection, weights = _vocabulary(subject, device, group)
+    projection = subject.projection(group.layer).to(device)
     channels = min(group.diagnostics.random_channels, group.config.num_channels)
     config = dataclasses.replace(group.config, num_channels=channels)
-    found = decompose(vectors, projection, token_weights=weights, config=config, memory_budget=group.memory)
+    found = _decompose(subject, group, config, vectors, projection)
     shares = reconstruction(vectors, found.directions)
-    for place, vector in enumerate(vectors):
+    for row, vector in enumerate(vectors):
         yield RandomVector(
             layer=group.layer,
             kind=group.kind,
-            place=place,
+            place=row,
             kurtosis=round(float(kurtosis(vector @ projection)), 5),
-            channel_kurtosis=_rounded(found.kurtosis[place]),
-            cosine=_rounded(found.cosine[place]),
-            loss=_rounded(found.loss[place]),
-            reconstruction=_rounded(shares[place]),
+            channel_kurtosis=_rounded(found.kurtosis[row]),
+            cosine=_rounded(found.cosine[row]),
+            loss=_rounded(found.loss[row]),
+            reconstruction=_rounded(shares[row]),
         )
+
+
+_MEASUREMENTS: dict[str, Callable[[Subject, str, Group, RunFolder], Iterator[Any]]] = {
+    "restarts": _restarts,
+    "random": _random,
+    "ablations": _ablations,
+}
+
+
+def _decompose(
+    subject: Subject, group: Group, config: DecompositionConfig, vectors: Tensor, projection: Tensor
+) -> Decomposition:
+    weights = subject.token_weights(group.layer).to(projection.device)
+    return decompose(vectors, projection, token_weights=weights, config=config, memory_budget=group.memory)
 
 
 def _rounded(values: Tensor) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
-"""Help that reads like documentation: the configuration with the comments of the files it was composed from.
+"""Help: the composed configuration with the comments of the YAML files.
 
-Hydra's own ``--help`` and ``--cfg job`` print the composed values only; the meaning of each option stands in the YAML
-files, in the comment lines above it.
+Hydra's own ``--help`` and ``--cfg job`` print only the composed values. The YAML files document each option in the
+comment above it.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from omegaconf import DictConfig, OmegaConf
 
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w@/.-]+):(?P<value>.*?)(?:\s+# (?P<comment>.*))?$")
 _INTRODUCTION = """\
-neuron-harness: which way of describing a neuron is best?
+neuron-harness: compare methods that describe neurons in words
 
-  neuron-harness experiment=demo                    the main job in small, without LLM or GPU
-  neuron-harness [OPTION=VALUE ...]                 a run; started again with the same folder it goes on
+  neuron-harness experiment=demo                    a small comparison without LLM or GPU
+  neuron-harness [OPTION=VALUE ...]                 a run; the same command continues an interrupted one
   neuron-harness -m OPTION=A,B,C [...]              a sweep: one run for each value
-  neuron-harness --cfg job [...]                    the composed configuration, each option with its meaning
-  python -m harness.plan [OPTION=VALUE ...]         what such a run would ask, take and show, before anything is spent
-  python -m harness.report RUN [RUN ...]            rebuild reports, or set runs side by side
-  python -m harness.export RUN                      a run as a Hugging Face data set, with its card
-  python -m harness.reparse RUN [RUN ...]           read stored answers again that could not be used, and ask nothing
-  python -m harness.planted RUN                     what describers found of what was planted in a planted subject
+  neuron-harness --cfg job [...]                    the composed configuration, with the meaning of each option
+  python -m harness.plan [OPTION=VALUE ...]         estimated LLM calls, time, disk and detectable difference of a run
+  python -m harness.report RUN [RUN ...]            rebuild reports, or compare runs
+  python -m harness.export RUN                      export a run as a Hugging Face data set, with its card
+  python -m harness.reparse RUN [RUN ...]           parse stored answers again that were not usable, without LLM calls
+  python -m harness.planted RUN                     how many planted concepts the describers of a run found
 """
 
 
 def compose_config(overrides: list[str]) -> DictConfig:
-    """Compose the configuration as a run would."""
+    """Return the composed configuration of a run."""
     with initialize_config_module("conf", version_base="1.3"):
         return compose("config", overrides)
 
 
 def help_text(overrides: list[str]) -> str:
-    """Return the help: commands, the files to choose from in each group, and the composed configuration explained."""
+    """Return the help: commands, the choices of each group, and the composed configuration with its comments."""
     groups = "\n".join(_groups())
     return (
         f"{_INTRODUCTION}\nChoose from each group with GROUP=FILE (lists: describers=[a,b]; LLM roles: "
         f"llm@llm.explainer=FILE, .judge, .simulator):\n\n{groups}\n\n"
-        f"The configuration, with what every option means (override with NAME.OPTION=VALUE):\n\n{explained(overrides)}"
+        f"The configuration (override with NAME.OPTION=VALUE):\n\n{explained(overrides)}"
     )
 
 
 def explained(overrides: list[str]) -> str:
-    """Return the composed configuration as YAML, with the comment of every option above it."""
+    """Return the composed configuration as YAML, with the comment above each option."""
     comments = dict(_comments())
     lines: list[str] = []
     path: list[str] = []
@@ -64,15 +64,17 @@ def explained(overrides: list[str]) -> str:
 
 
 def _names(path: list[str]) -> Iterator[str]:
-    """Yield the names under which an option may be explained.
+    """Yield the names under which an option may have a comment.
 
-    LLM roles share the comments of the ``llm`` files; a method inside another one has those of its own file.
+    LLM roles share the comments of the ``llm`` files. A method inside another has the comments of its own file.
     """
     if path[0] == "llm" and len(path) > 2:
         path = ["llm", *path[2:]]
     yield ".".join(path)
     if path[0] in {"describers", "judges"}:
-        yield from (".".join([group, *path[at:]]) for at in range(2, len(path)) for group in ("describers", "judges"))
+        yield from (
+            ".".join([group, *path[start:]]) for start in range(2, len(path)) for group in ("describers", "judges")
+        )
 
 
 def _groups() -> Iterator[str]:
@@ -93,7 +95,7 @@ def _comments() -> Iterator[tuple[str, list[str]]]:
     root = resources.files("conf")
     yield from _comments_of(root.joinpath("config.yaml"), [])
     for group in _folders():
-        # Methods carry their own name as a first key, and experiments theirs from the root.
+        # Files of methods have the method's name as first key; experiments and sweeps start from the root.
         prefix = [] if group.name in {"experiment", "sweep"} else [group.name]
         for file in _files(group):
             yield from _comments_of(file, prefix)
@@ -119,17 +121,17 @@ def _comments_of(file: Traversable, prefix: list[str]) -> Iterator[tuple[str, li
 
 
 def choices(group: str) -> list[str]:
-    """Return the files to choose from in a group, without their endings."""
+    """Return the names of the files in a group."""
     folder = next((item for item in _folders() if item.name == group), None)
     return [] if folder is None else [file.name.removesuffix(".yaml") for file in _files(folder)]
 
 
-#: Groups that a run can do without, and how it is told to.
+#: Optional groups, and the override that leaves each of them out.
 _LEFT_OUT = {"corpus": "~corpus", "experiment": "~experiment", "describers": "describers=[]", "judges": "judges=[]"}
 
 
 def null_choice(override: str) -> str:
-    """Say what to write instead of ``GROUP=null``; nothing if an override is none of that kind."""
+    """Return what to write instead of ``GROUP=null``; empty for any other override."""
     group = override.removesuffix("=null")
     found = choices(group.partition("@")[0])
     if group == override or not found:
@@ -139,12 +141,12 @@ def null_choice(override: str) -> str:
     elif "none" in found:
         cure = f"choose {group}=none"
     else:
-        cure = f"a run needs one; choose from {', '.join(found)}"
-    return f"{override} is no choice: {cure}"
+        cure = f"choose from {', '.join(found)}"
+    return f"{override} is not possible: {cure}"
 
 
 def missing_choice(error: MissingConfigException) -> str:
-    """Say which choice does not exist, and which do."""
+    """Return an error message that names the missing choice and those that exist."""
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     if group in ("hydra/launcher", "hydra/sweeper"):
         return f"there is no {group}={name} in this environment: pip install 'neuron-harness[sweep]'"

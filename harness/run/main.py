@@ -1,4 +1,4 @@
-"""The command line: Hydra composes, this module runs, and whatever the user can mend is one line."""
+"""The command line: Hydra composes the config, this module runs it and prints errors as one line."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-# Exceptions are to reach main(), which tells them in one line; Hydra would print its own.
+# Makes Hydra pass exceptions on to main() instead of printing them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Their bars and notes would draw over ours; the variables are read when the libraries are first imported.
+# Their progress bars would garble ours. The variables are read when the libraries are imported.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from harness.results.schema import Leaderboard
     from harness.run.setup import Setup
 
-ENDED_EARLY = 3  # exit status of a run, or of a sweep with one, in which a method spent its failure budget
+ENDED_EARLY = 3  # exit status of a run or sweep in which a method exceeded its failure budget
 _ended_early: list[str] = []
 logger = logging.getLogger("harness.run")
 
@@ -44,19 +44,19 @@ logger = logging.getLogger("harness.run")
 def main() -> None:
     """Run the command line.
 
-    Exits with status 1 and one line on the user's mistakes, or if a run of a sweep failed, 3 if a method was asked no
-    further because too many of its answers failed, 130 when interrupted.
+    Exits with status 1 and one line on stderr for errors that the user can fix, and if a run of a sweep failed; with 3
+    if a method was stopped because too many of its answers failed; with 130 if interrupted.
     """
     _ended_early.clear()
-    _see_own_folder()
+    _import_from_working_folder()
     arguments = sys.argv[1:]
     try:
         if {"--help", "-h"} & set(arguments):
-            _explain("help", [item for item in arguments if not item.startswith("-")])
+            print(help_text([item for item in arguments if not item.startswith("-")]))
         elif arguments[:2] in (["--cfg", "job"], ["-c", "job"]):
-            _explain("cfg", arguments[2:])
-        elif nulled := [reason for item in arguments if (reason := null_choice(item))]:
-            raise HarnessError(nulled[0])
+            print(explained(arguments[2:]))
+        elif problems := [problem for item in arguments if (problem := null_choice(item))]:
+            raise HarnessError(problems[0])
         else:
             _compose_and_run()
             if _ended_early:
@@ -68,20 +68,20 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         _fail(" ".join(str(error).split()))
     except OSError as error:
-        if error.filename is None:  # no file of the user's: a network's error, or a mistake of ours
+        if error.filename is None:  # not about a file: an error of the network, or a bug
             raise
         logger.debug("a file failed", exc_info=True)
         _fail(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on where it stopped", file=sys.stderr)
+        print("interrupted: run the same command again to continue", file=sys.stderr)
         sys.exit(130)
 
 
 def _compose_and_run() -> None:
-    """Let Hydra make one run, or those of a sweep, which are then told of together."""
+    """Let Hydra start one run, or the runs of a sweep, which are then summarised."""
     broken: Exception | None = None
     try:
-        # Made here, so that `task` stays what its name says to the processes of a launcher, which import it.
+        # Not a decorator of `task`, because the processes of a launcher import that function by name.
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(task)()
     except Exception as error:
         broken = error
@@ -89,7 +89,7 @@ def _compose_and_run() -> None:
     if sweep is not None and sweep.outcomes():
         bad = conclude_sweep(sweep, _console())
         if any(outcome.status != "ended early" for outcome in bad):
-            if broken is not None:  # a launcher that lost its workers, or an optimiser that found no run at all
+            if broken is not None:  # a launcher lost its workers, or an optimiser found no run
                 print(f"error: {type(broken).__name__}: {' '.join(str(broken).split())[:300]}", file=sys.stderr)
             sys.exit(1)
         if bad:
@@ -98,15 +98,11 @@ def _compose_and_run() -> None:
         raise broken
 
 
-def _see_own_folder() -> None:
-    """Let a describer or judge in the user's own folder be found by name, as with `python -m`."""
+def _import_from_working_folder() -> None:
+    """Make describers and judges in the working folder importable, as with `python -m`."""
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-
-
-def _explain(what: str, overrides: list[str]) -> None:
-    print(help_text(overrides) if what == "help" else explained(overrides))
 
 
 def _fail(message: str) -> NoReturn:
@@ -115,7 +111,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def task(config: DictConfig) -> float | None:
-    """Run one configuration: the only one, or one of a sweep, in this process or in one that a launcher started.
+    """Run one configuration: a single run, or one of a sweep, which may be in a process that a launcher started.
 
     Returns:
         The metric that the sweep optimises (``sweep.metric``), or None if there is none or the run failed.
@@ -125,17 +121,17 @@ def task(config: DictConfig) -> float | None:
         try:
             setup, leaderboard = _run(config, _ended_early.append)
         except HarnessError as error:
-            # Here, not in main(): Hydra would put a line of its own before ours.
+            # Not in main(): Hydra would print a line of its own first.
             _fail(str(error))
         _show(setup, leaderboard, quiet=_quiet(config))
         return None
-    _see_own_folder()
+    _import_from_working_folder()
     draw_no_bars(settings.launcher["_target_"])
     return _run_of_sweep(config, settings)
 
 
 def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leaderboard]:
-    # Imported here, so that --help and a misspelt option answer at once.
+    # Imported here to keep --help and the check of options fast.
     from harness.run.objective import check_metric
     from harness.run.pipeline import run
     from harness.run.setup import Setup
@@ -149,11 +145,11 @@ def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leade
 
 
 def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
-    """Run one of a sweep. What goes wrong is noted, and told at the end: it must not stop the others."""
+    """Run one configuration of a sweep; record an error instead of raising it, so that the other runs continue."""
     from harness.run.objective import read_metric
 
     sweep, folder = SweepFolder(Path(settings.sweep.dir)), Path(settings.runtime.output_dir)
-    lost = "its process ended without a word (killed, or out of memory?)"
+    lost = "its process ended without a message (killed, or out of memory?)"
     outcome = Outcome(settings.job.num, folder.name, tuple(settings.overrides.task), "lost", None, lost)
     sweep.tell(outcome)
     early: list[str] = []
@@ -167,11 +163,11 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
         outcome = replace(outcome, status="failed", message=str(error))
     except Exception as error:
         logger.exception("the run failed")
-        told = f"{type(error).__name__}: {' '.join(str(error).split())} ({folder}/logs/run.log)"
-        outcome = replace(outcome, status="failed", message=told)
+        message = f"{type(error).__name__}: {' '.join(str(error).split())} ({folder}/logs/run.log)"
+        outcome = replace(outcome, status="failed", message=message)
     sweep.tell(outcome)
-    sought = "" if metric is None else f", {name} {metric:g}"
-    _console().print(f"run {outcome.number}: {outcome.status}{sought}", markup=False)
+    result = "" if metric is None else f", {name} {metric:g}"
+    _console().print(f"run {outcome.number}: {outcome.status}{result}", markup=False)
     return metric
 
 
@@ -196,18 +192,18 @@ def _show(setup: Setup, leaderboard: Leaderboard, *, quiet: bool) -> None:
 
 def _console() -> Console:
     console = Console()
-    # A log file or a pipe has no width of its own; 80 columns would fold the names.
+    # A log file or a pipe has no width; rich would assume 80 columns, which break the names.
     return console if console.is_terminal else Console(width=110)
 
 
 def _quiet(config: DictConfig) -> bool:
     if not isinstance(config.quiet, bool):
-        raise HarnessError(f"quiet is {config.quiet!r}; choose true or false")
+        raise HarnessError(f"quiet: must be true or false, not {config.quiet!r}")
     return config.quiet
 
 
 def _folder(config: DictConfig) -> RunFolder:
-    """Return the run's folder; the runs of a sweep each have their own below the sweep's."""
+    """Return the run's folder; each run of a sweep has its own inside that of the sweep."""
     settings: Any = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN:
         config.folder = settings.runtime.output_dir
@@ -217,7 +213,7 @@ def _folder(config: DictConfig) -> RunFolder:
 
 
 def _log_to(folder: RunFolder, *, quiet: bool) -> None:
-    """Log the harness's own messages to the terminal, or its warnings alone, and everything to the run folder."""
+    """Log messages of the harness (if quiet, only warnings) to the terminal, and everything to the run folder."""
     folder.logs.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
     root = logging.getLogger()

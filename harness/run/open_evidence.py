@@ -1,42 +1,65 @@
-"""The evidence that a method may see, read from the run's folder when its turn comes."""
+"""The evidence that describers or judges may see, read from the run folder neuron by neuron."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from functools import lru_cache
+from typing import Any
 
-from harness.exemplar_table import ExemplarTable
-from harness.records import Activity, Exemplar, Neuron, Split
+from harness.evidence import TextReader
+from harness.folder import RunFolder
+from harness.llm.client import LLMClient
+from harness.methods import Method
+from harness.records import Activity, Effect, Exemplar, Neuron, Split
+from harness.run.setup import Setup
 
-#: Neurons whose exemplars are held: a server works on many at once.
+#: Neurons whose exemplars are kept in memory: a server works on many at once.
 HELD = 128
 
 
-class Evidence:
-    """Exemplars and activity of some splits, by neuron.
+class OpenEvidence:
+    """Exemplars, activity and effects of the splits that are open to describers, or to judges.
 
     Args:
-        exemplars: the run's exemplars; none if it has none.
-        activity: how active its neurons are.
+        setup: the run.
+        folder: its folder.
         splits: the splits that may be seen.
     """
 
-    def __init__(
-        self, exemplars: ExemplarTable | None, activity: Iterable[Activity], splits: Collection[Split]
-    ) -> None:
-        self._table, self._splits = exemplars, frozenset(splits)
+    def __init__(self, setup: Setup, folder: RunFolder, splits: Collection[Split]) -> None:
+        self._setup, self._splits = setup, frozenset(splits)
+        self._table = folder.exemplar_table()
+        self._reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
         self._activity: dict[Neuron, dict[Split, Activity]] = defaultdict(dict)
-        for record in activity:
+        for record in folder.read(Activity):
             if record.split in self._splits:
                 self._activity[record.neuron][record.split] = record
-        self.exemplars = lru_cache(maxsize=HELD)(self._exemplars)
+        self._effects: dict[Neuron, list[Effect]] = defaultdict(list)
+        for effect in folder.read(Effect):
+            if effect.split in self._splits:
+                self._effects[effect.neuron].append(effect)
+        self._exemplars = lru_cache(maxsize=HELD)(self._read_exemplars)
 
-    def _exemplars(self, neuron: Neuron) -> tuple[Exemplar, ...]:
+    def _read_exemplars(self, neuron: Neuron) -> tuple[Exemplar, ...]:
         if self._table is None:
             return ()
         return tuple(item for item in self._table.read([neuron]) if item.split in self._splits)
 
-    def activity(self, neuron: Neuron) -> dict[Split, Activity]:
-        """Return how active a neuron is, by split."""
-        return self._activity.get(neuron, {})
+    def fields(self, neuron: Neuron, method: Method, llms: Mapping[str, LLMClient]) -> dict[str, Any]:
+        """Return the fields of :class:`harness.methods.Case` for one neuron and method."""
+        return {
+            "neuron": neuron,
+            "exemplars": self._exemplars(neuron),
+            "subject": self._setup.subject,
+            "llm": llms.get(method.role or ""),
+            "seed": self._setup.seed,
+            "llms": llms,
+            "effects": tuple(self._effects[neuron]) if method.needs_effects else (),
+            "activity": self._activity.get(neuron, {}),
+            "reader": self._reader,
+        }
+
+    def close(self) -> None:
+        """Free the subject model, if it was loaded to read new text."""
+        self._reader.close()

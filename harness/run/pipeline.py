@@ -1,4 +1,4 @@
-"""One run from beginning to end: check, gather evidence, decompose, describe, judge, conclude."""
+"""A run from start to end: check, gather evidence, decompose, describe, judge, conclude."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from harness.errors import HarnessError
 from harness.evidence import Corpus, gathered
@@ -27,24 +29,27 @@ from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.diagnostics import measure_diagnostics
+from harness.run.identity import check_same_run
 from harness.run.interventions.measure import draw_texts, intervene
 from harness.run.judge import judge, pending_scores, pending_verdicts
-from harness.run.manifest import check_same_run, without_secrets, write_manifest
+from harness.run.manifest import write_manifest
+from harness.run.masking import without_secrets
 from harness.run.progress import progress
 from harness.run.setup import Setup
+from harness.validation import explain
 
 logger = logging.getLogger(__name__)
 
 
 def run(setup: Setup, early: Callable[[str], None] = lambda line: None) -> Leaderboard:
-    """Run what has not been run yet in the setup's folder, and return the leaderboard.
+    """Do what is not done yet in the setup's folder, and return the leaderboard.
 
     Args:
         setup: the run.
-        early: told, in a line each, of the methods that were asked no further because too many answers failed.
+        early: called with one line for each method that was stopped because too many of its requests failed.
 
     Raises:
-        HarnessError: if something is the user's to mend.
+        HarnessError: if the configuration, the files or a server have a problem that the user can fix.
     """
     with RunFolder(setup.folder).locked():
         return asyncio.run(_run(setup, early))
@@ -54,13 +59,13 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     folder = RunFolder(setup.folder)
     check_same_run(setup, folder)
     setup.check()
-    _check_places(setup)
+    _check_stores(setup)
     cache = cache_of(setup) if setup.backends else None
     async with serving_of(setup, folder, cache) as serving:
         await _preflight(setup, folder, serving)
-        # A run that the tracker has been told of is over, or has little left to do.
-        watched = nullcontext() if _told(folder).exists() else setup.tracker.watching(folder, _public(setup))
-        with watched:
+        # A run that was tracked before is finished, or nearly.
+        tracked = _tracked(folder).exists()
+        with nullcontext() if tracked else setup.tracker.watching(folder, without_secrets(setup.config)):
             with _interruptible():
                 manifest = _compute(setup, folder)
             await describe(setup, folder, serving)
@@ -73,21 +78,21 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     return leaderboard
 
 
-def _check_places(setup: Setup) -> None:
-    """Check that all that a run writes outside its folder can be written, which it would find out hours later.
+def _check_stores(setup: Setup) -> None:
+    """Check that the run can write to the folders outside its own, before time is spent.
 
     Raises:
         HarnessError: naming the option.
     """
     config = setup.config
-    wanted = {
+    stores = {
         "storage.store": config["storage"]["store"],
         "evidence.store": config["evidence"]["store"] if setup.compares else None,
         "serving.cache": config["serving"]["cache"] if setup.backends else None,
     }
-    for option, place in wanted.items():
-        if place is not None:
-            check_writable(Path(place).expanduser(), option)
+    for option, path in stores.items():
+        if path is not None:
+            check_writable(Path(path).expanduser(), option)
 
 
 def cache_of(setup: Setup) -> ResponseCache:
@@ -100,17 +105,17 @@ def serving_of(setup: Setup, folder: RunFolder, cache: ResponseCache | None, *, 
     settings = {name: value for name, value in setup.config["serving"].items() if name not in {"cache", "preflight"}}
     try:
         return Serving(setup.backends, cache, folder.logs, ask=ask, **settings)
-    except HarnessError as error:
-        raise HarnessError(f"serving: {error}") from error
+    except ValidationError as error:
+        raise HarnessError(explain(error, "serving")) from error
 
 
 def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
-    """Do what needs no LLM, and return the manifest."""
+    """Do all work that needs no LLM, and return the manifest."""
     pending = pending_vectors(setup, folder)
     check_weights(setup, pending)
     check_space(setup, folder, pending)
     store = ChannelStore(setup)
-    # Entered before the corpus is read: a cluster that cannot be reached is told at once.
+    # Entered before the corpus is read, so that an unreachable cluster is reported at once.
     with setup.executor if store.missing(pending) else nullcontext():
         manifest = write_manifest(setup, folder, None)
         draw_texts(setup, folder)
@@ -124,7 +129,7 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end work that awaits nothing: asyncio's own handler would wait for it to await."""
+    """Let Ctrl-C interrupt work without an await: asyncio's own handler would wait for the next one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -144,7 +149,7 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         return
     pending = {
         **pending_descriptions(setup, folder.descriptions()),
-        **pending_verdicts(setup, folder, folder.verdicts()),
+        **pending_verdicts(setup, folder.verdicts()),
         **pending_scores(setup, folder.scores()),
     }
     waiting: dict[str, Method] = {
@@ -163,7 +168,7 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
 
 
 def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
-    """Gather the exemplars, and return the manifest that says from how much text."""
+    """Gather the exemplars, and return the manifest with a summary of the text."""
     with (
         progress("activations", None, "documents") as advance,
         gathered(
@@ -173,7 +178,7 @@ def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
             setup.evidence,
             seed=setup.seed,
             device=setup.executor.device,
-            own=folder.path,
+            run_folder=folder.path,
             progress=lambda total, done: advance(done, total),
         ) as evidence,
     ):
@@ -183,7 +188,7 @@ def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
 
 
 def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Leaderboard:
-    """Compute the statistics from the records, write leaderboard and report, and tell the tracker."""
+    """Compute the statistics from the records, write leaderboard and report, and call the tracker."""
     logger.info("computing the statistics and writing the report")
     leaderboard = leaderboard_of(folder, manifest)
     store_leaderboard(folder, leaderboard)
@@ -195,29 +200,24 @@ def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Le
 
 
 def _track(setup: Setup, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
-    """Tell the tracker, unless it has been told of these very results."""
+    """Log the results with the tracker, unless it has logged the same results before."""
     files = (folder.leaderboard, folder.decomposition, folder.judge_checks)
     results = b"".join(path.read_bytes() for path in files if path.exists())
     digest = hashlib.sha256(results + repr(setup.config["tracking"]).encode()).hexdigest()
-    told = _told(folder)
-    if told.exists() and told.read_text() == digest:
+    tracked = _tracked(folder)
+    if tracked.exists() and tracked.read_text() == digest:
         return
     try:
-        done = setup.tracker.log(folder, leaderboard, manifest)
-    except Exception as error:  # a network or a service must never cost a finished run
+        logged = setup.tracker.log(folder, leaderboard, manifest)
+    except Exception as error:  # a failure of a network or service must not fail a finished run
         logger.debug("tracking failed", exc_info=True)
         logger.warning("the tracker could not log this run (%s); run again to try again", error)
         return
-    if done:
-        with replacing(told) as aside:
+    if logged:
+        with replacing(tracked) as aside:
             aside.write_text(digest)
 
 
-def _told(folder: RunFolder) -> Path:
-    """Return the file that says of which results the tracker has been told."""
+def _tracked(folder: RunFolder) -> Path:
+    """Return the file with the hash of the results that the tracker has logged."""
     return folder.path / ".tracked"
-
-
-def _public(setup: Setup) -> dict[str, Any]:
-    config: dict[str, Any] = without_secrets(setup.config)
-    return config

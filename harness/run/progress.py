@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a log line now and then elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, and occasional log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ _bars = True
 
 
 def draw_bars(draw: bool) -> None:
-    """Say whether a terminal is to see bars from now on; without them it sees what a log would."""
+    """Set whether bars are drawn on a terminal; without them it gets the log lines."""
     global _bars
     _bars = draw
 
 
-Listener = Callable[
-    [str, int, int | None], None
-]  # a stage's title, items done, and how many there are if that is known
+#: Called with a stage's title, the number of items done, and their total if it is known.
+Listener = Callable[[str, int, int | None], None]
 _listeners: list[Listener] = []
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Tell a listener of all progress inside the block; what it raises is noted, and costs no run."""
+    """Call a listener on all progress inside the block; exceptions that it raises are logged only."""
     _listeners.append(listener)
     try:
         yield
@@ -40,7 +39,7 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def _tell(title: str, done: int, total: int | None) -> None:
+def _notify(title: str, done: int, total: int | None) -> None:
     for listener in _listeners:
         try:
             listener(title, done, total)
@@ -55,56 +54,48 @@ class _Rate(ProgressColumn):
 
 
 class Advance(Protocol):
-    """Called with the number of items done since the last call, and how many there are once that is known."""
+    """Called with the number of items done since the last call, and the total once it is known."""
 
     def __call__(self, count: int, total_now: int | None = None, /) -> None:
-        """Tell of them."""
+        """Report the progress."""
 
 
 @contextmanager
 def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
-    """Show progress of ``total`` items (none: not known yet); the block calls what it is given as they are done.
+    """Show the progress of ``total`` items (None if not known yet), which the block reports to the yielded function.
 
-    A bar with rate and time left is drawn on a terminal. Elsewhere a log line tells them, at most once a minute and
-    once a percent. At the end a log line tells the number and the seconds anywhere.
+    On a terminal this draws a bar with rate and time left. Elsewhere it logs a line at most once a minute and once a
+    percent. Everywhere, a last line logs the number of items and the seconds.
     """
     start, done = time.monotonic(), 0
-    told, told_at = 0, start
+    logged, logged_at = 0, start
     console = Console(stderr=True)
-    columns = [TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), _Rate(), TimeRemainingColumn()]
-    # The rate of the last ten minutes: a block of work may take longer than the half minute that rich looks back by
-    # default, and would show no rate at all.
     bar = Progress(
-        *columns,
+        *(TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), _Rate(), TimeRemainingColumn()),
         console=console,
         disable=not (_bars and console.is_terminal),
         transient=True,
+        # A block of work can take longer than rich's default period of 30 s, which would show no rate at all.
         speed_estimate_period=600,
     )
     with bar:
         task = bar.add_task(title, total=total)
 
         def advance(count: int, total_now: int | None = None, /) -> None:
-            nonlocal done, told, told_at, total
+            nonlocal done, logged, logged_at, total
             done, total = done + count, total if total_now is None else total_now
             bar.update(task, advance=count, total=total)
-            _tell(title, done, total)
+            _notify(title, done, total)
             now = time.monotonic()
-            enough = done - told >= (total or 0) / 100 and done != total
-            if bar.disable and enough and now - told_at >= LINE_SECONDS:
-                told, told_at = done, now
+            due = done - logged >= (total or 0) / 100 and done != total
+            if bar.disable and due and now - logged_at >= LINE_SECONDS:
+                logged, logged_at = done, now
                 logger.info("%s: %s", title, _line(done, total, unit, now - start))
 
         yield advance
     if total is not None or done:
-        logger.info(
-            "%s: %d%s %s in %.1f s",
-            title,
-            done,
-            "" if total is None else f" of {total}",
-            unit,
-            time.monotonic() - start,
-        )
+        of_total = "" if total is None else f" of {total}"
+        logger.info("%s: %d%s %s in %.1f s", title, done, of_total, unit, time.monotonic() - start)
 
 
 def _line(done: int, total: int | None, unit: str, seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Blocks of work as Ray tasks: on this machine, or on a cluster that runs already."""
+"""Blocks of work as Ray tasks, on this machine or on an existing cluster."""
 
 from __future__ import annotations
 
@@ -15,53 +15,47 @@ import torch
 from torch import Tensor
 
 from harness.errors import HarnessError
-from harness.run.executor import Executor, Item, Result, Shared, positive, usable_device
+from harness.run.executor import Executor, Item, Result, Shared, usable_device
+from harness.validation import Count, NonNegative, Positive, validated
 
 logger = logging.getLogger(__name__)
 _REACH_SECONDS = 10
 
 
 class RayExecutor(Executor):
-    """Runs every block as a Ray task, and takes the results as they come.
+    """Runs every block as a Ray task.
 
     Workers need this package and its dependencies in their environment, but neither the model's files nor a file system
-    shared with this process: a block travels with its vectors, the projection lies in Ray's object store, and results
-    come back to be written here. A block whose worker dies is given to another one.
+    shared with this process: a task contains its vectors, the projection is in Ray's object store, and this process
+    writes the results. Ray runs a block again if its worker dies.
 
     Args:
         address: an existing cluster: ``HOST:PORT``, ``auto`` (the one this machine is part of) or ``ray://HOST:PORT``
-            (needs ``ray[client]``); none starts one on this machine for the length of the run.
-        num_cpus: CPUs that a task reserves.
-        num_gpus: GPUs that a task reserves, 0.5 for two tasks on one; none takes one if the cluster has any.
-        threads: CPU threads of a task; none means ``num_cpus``, at least 1.
-        retries: how often a block is given to another worker when its worker dies.
-        in_flight: blocks handed out at once; none means twice as many as the cluster can run.
-        device: where this process computes what it does not hand out (activations); see LocalExecutor.
-        block: weight vectors that are decomposed together; none for as many as keep the solver of one worker busy.
-        memory: GiB that a block may use beside the projection; none: on a GPU 80 % of what is free, else 1.
+            (needs ``ray[client]``); None starts one on this machine for the duration of the run.
+        num_cpus: CPUs that a task reserves and uses.
+        num_gpus: GPUs that a task reserves, 0.5 for two tasks on one; None: one if the cluster has any.
+        in_flight: blocks submitted at once; None: twice as many as the cluster can run.
+        device: where this process computes everything else; see :class:`LocalExecutor`.
+        block: as in :class:`Executor`, for one worker.
+        memory: as in :class:`Executor`, for one task.
     """
 
+    @validated
     def __init__(
         self,
         address: str | None = None,
-        num_cpus: float = 1,
-        num_gpus: float | None = None,
-        threads: int | None = None,
-        retries: int = 3,
-        in_flight: int | None = None,
+        num_cpus: NonNegative = 1,
+        num_gpus: NonNegative | None = None,
+        in_flight: Count | None = None,
         device: str = "auto",
-        block: int | None = None,
-        memory: float | None = None,
+        block: Count | None = None,
+        memory: Positive | None = None,
     ) -> None:
-        self.device = usable_device(device)
-        self.block = None if block is None else positive(block, "block")
-        self.memory = None if memory is None else positive(memory, "memory")
-        if num_cpus < 0 or (num_gpus or 0) < 0 or not (num_cpus or num_gpus):
+        self.device, self.block, self.memory = usable_device(device), block, memory
+        if not (num_cpus or num_gpus):
             raise HarnessError("a Ray task needs a share of a CPU or of a GPU (executor.num_cpus, executor.num_gpus)")
-        self._address, self._cpus, self._gpus, self._retries = address, num_cpus, num_gpus, retries
-        self._threads = max(1, int(num_cpus)) if threads is None else positive(threads, "threads")
-        self._in_flight = in_flight if in_flight is None else positive(in_flight, "in_flight")
-        # Read when Ray is first imported: no usage statistics leave this machine, and nothing is said about it.
+        self._address, self._cpus, self._gpus, self._in_flight = address, num_cpus, num_gpus, in_flight
+        # Ray reads these when it is first imported: no usage statistics, and no warning about CUDA_VISIBLE_DEVICES.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
@@ -74,13 +68,13 @@ class RayExecutor(Executor):
         """Start or join the cluster.
 
         Raises:
-            HarnessError: if it cannot be reached, or could never run a task.
+            HarnessError: if it cannot be reached, or has too few resources for a task.
         """
         address = self._address or "local"
         _check_reachable(address)
         try:
-            own: dict[str, Any] = {} if self._address else {"include_dashboard": False}
-            self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            options: dict[str, Any] = {} if self._address else {"include_dashboard": False}
+            self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError) as error:
             raise HarnessError(
                 f"the Ray cluster executor.address={address} cannot be reached ({' '.join(str(error).split())[:200]}); "
@@ -94,46 +88,45 @@ class RayExecutor(Executor):
         return self
 
     def _fit_to_cluster(self) -> None:
-        has = self._ray.cluster_resources()
+        available = self._ray.cluster_resources()
         if self._gpus is None:
-            self._gpus = 1.0 if has.get("GPU", 0) else 0.0
+            self._gpus = 1.0 if available.get("GPU", 0) else 0.0
         wanted = {"CPU": self._cpus, "GPU": self._gpus}
-        slots = int(min(has.get(name, 0) / share for name, share in wanted.items() if share))
+        slots = int(min(available.get(name, 0) / share for name, share in wanted.items() if share))
         if not slots and self._in_flight is None:
             raise HarnessError(
-                f"a task asks for {self._cpus:g} CPUs and {self._gpus:g} GPUs, but the Ray cluster has "
-                f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}: lower executor.num_cpus or executor.num_gpus, "
-                "or set executor.in_flight if the cluster grows on demand"
+                f"a task needs {self._cpus:g} CPUs and {self._gpus:g} GPUs, but the Ray cluster has "
+                f"{available.get('CPU', 0):g} and {available.get('GPU', 0):g}: lower executor.num_cpus or "
+                "executor.num_gpus, or set executor.in_flight if the cluster grows on demand"
             )
         self._in_flight = self._in_flight or 2 * slots
         logger.info("Ray: %d workers of %g CPUs and %g GPUs", slots, self._cpus, self._gpus)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Leave the cluster, and stop it if it was started here; tasks that still run are cancelled with it."""
+        """Cancel running tasks, leave the cluster, and stop it if this run started it."""
         self._ray.shutdown()
 
     def share(self, *tensors: Tensor) -> Shared:
-        """Put the tensors into Ray's object store, once; workers on one machine map the same memory."""
+        """Put the tensors into Ray's object store; workers on one machine share the memory."""
         return _Stored(self._ray.put([tensor.numpy() for tensor in tensors]))
 
     def map(self, work: Callable[[Item, str], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield the results as they come.
+        """Yield the results in the order in which they are finished.
 
         Raises:
-            HarnessError: if a block's workers died again and again, or the cluster was lost.
+            HarnessError: if a block's workers died more often than Ray retries it, or the cluster was lost.
         """
-        # max_calls=0: Ray would end the process of a GPU task after every task, and the projection's copy with it.
-        resources = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_retries": self._retries, "max_calls": 0}
-        remote: Any = self._ray.remote(**resources)(_run)
-        device = "cuda" if self._gpus else "cpu"
+        # max_calls=0: otherwise Ray ends the process after each GPU task, and its copy of the projection is lost.
+        remote: Any = self._ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_calls=0)(_run)
+        device, threads = "cuda" if self._gpus else "cpu", max(1, int(self._cpus))
         waiting = iter(items)
-        running = {remote.remote(work, item, device, self._threads) for item in islice(waiting, self._in_flight)}
+        running = {remote.remote(work, item, device, threads) for item in islice(waiting, self._in_flight)}
         while running:
             (done, *_), _ = self._ray.wait(list(running), num_returns=1)
             running.remove(done)
             result: Result = self._result(done)
-            del done  # and with it the result's place in the object store
-            running |= {remote.remote(work, item, device, self._threads) for item in islice(waiting, 1)}
+            del done  # frees the result in the object store
+            running |= {remote.remote(work, item, device, threads) for item in islice(waiting, 1)}
             yield result
 
     def _result(self, reference: Any) -> Any:
@@ -143,15 +136,15 @@ class RayExecutor(Executor):
         except lost as error:
             cause = getattr(error, "cause", None)
             if cause is not None and not isinstance(cause, lost):
-                raise cause from None  # what the work raised, without Ray's account of it
-            told = next(iter(str(cause or error).strip().splitlines()), type(error).__name__)
+                raise cause from None  # the exception of the work, without Ray's traceback
+            reason = next(iter(str(cause or error).strip().splitlines()), type(error).__name__)
             raise HarnessError(
-                f"Ray could not finish a block in {self._retries + 1} attempts ({told}); is a machine short of memory? "
-                "Finished blocks are kept: run again to go on"
+                f"Ray could not finish a block ({reason}), maybe for lack of memory. Finished blocks are stored: start "
+                "the run again to continue, with RAY_TASK_MAX_RETRIES in the environment for more attempts (default 3)"
             ) from error
 
 
-#: The shared tensors last used in this worker process: reference, device, tensors.
+#: The shared tensors that this worker process used last: reference, device, tensors.
 _copy: tuple[str, str, tuple[Tensor, ...]] | None = None
 
 
@@ -165,24 +158,24 @@ class _Stored(Shared):
         global _copy
         key = (self._reference.hex(), device)
         if _copy is None or _copy[:2] != key:
-            _copy = None  # frees the last ones before the next take their place
+            _copy = None  # frees the old tensors before the new ones are loaded
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*not writable")  # nobody writes: see Shared.on
+                warnings.filterwarnings("ignore", message=".*not writable")  # the tensors are read-only: see Shared.on
                 _copy = (*key, tuple(torch.from_numpy(array).to(device) for array in ray.get(self._reference)))
         return _copy[2]
 
 
 def _run(work: Callable[[Any, str], Any], item: Any, device: str, threads: int) -> Any:
-    """Do one task in a worker process."""
+    """Run one task in a worker process."""
     torch.set_num_threads(threads)
     return work(item, device)
 
 
 def _check_reachable(address: str) -> None:
-    """Try the address's port first: Ray itself would try for minutes, and then end the process.
+    """Try the address's port, because Ray would try for minutes and then end the process.
 
     Raises:
-        HarnessError: if nobody answers there.
+        HarnessError: if nothing listens there.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:

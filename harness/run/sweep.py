@@ -80,7 +80,7 @@ class SweepFolder:
 
         Another process may read it: a launcher chooses where runs are made.
         """
-        from harness.run.manifest import without_secrets  # which the run needs anyway
+        from harness.run.masking import without_secrets  # which the run needs anyway
 
         public = {
             "overrides": [_public(item, without_secrets) for item in outcome.overrides],

@@ -1,4 +1,4 @@
-"""A decomposed block as the tables of its records, column by column: millions of tokens never become Python objects."""
+"""Tables of a decomposed block's records, built by column: one Python object per token would be far too slow."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from harness.records import Channel, VectorSummary, to_json
 from harness.run.worker import BlockResult
 
-FIGURE_DIGITS, Z_DIGITS = 5, 3
+DIGITS, Z_DIGITS = 5, 3
 
 
 def channel_table(result: BlockResult, texts: pa.Array) -> pa.Table:
-    """Return the records of the block's channels (:class:`Channel`), vector by vector in order of discovery.
+    """Return the records of the block's channels (:class:`Channel`), by vector and order of discovery.
 
     Args:
         result: the block.
@@ -27,7 +27,7 @@ def channel_table(result: BlockResult, texts: pa.Array) -> pa.Table:
     columns = {
         **_keys(result, repeat=ranks),
         "rank": pa.array(np.tile(np.arange(ranks), count)),
-        **{name: _figures(values.flatten()) for name, values in result.channels.items()},
+        **{name: _rounded(values.flatten()) for name, values in result.channels.items()},
         "positive": _scored(ends.tokens[:, 0], ends.z[:, 0], texts),
         "negative": _scored(ends.tokens[:, 1], ends.z[:, 1], texts),
     }
@@ -37,17 +37,17 @@ def channel_table(result: BlockResult, texts: pa.Array) -> pa.Table:
 
 
 def vector_table(result: BlockResult, texts: pa.Array) -> pa.Table:
-    """Return the records of the block's weight vectors (:class:`VectorSummary`); arguments as above."""
-    figures, ends = dict(result.vectors), result.vector_extremes
-    shares = figures.pop("reconstruction")
-    columns = {
+    """Return the records of the block's vectors (:class:`VectorSummary`); arguments as in :func:`channel_table`."""
+    columns, ends = dict(result.vectors), result.vector_extremes
+    shares = columns.pop("reconstruction")
+    table = {
         **_keys(result, repeat=1),
-        **{name: _figures(values) for name, values in figures.items()},
+        **{name: _rounded(values) for name, values in columns.items()},
         "positive": _scored(ends.tokens[:, 0], ends.z[:, 0], texts),
         "negative": _scored(ends.tokens[:, 1], ends.z[:, 1], texts),
-        "reconstruction": _lists(_figures(shares.flatten()), shares.shape),
+        "reconstruction": _lists(_rounded(shares.flatten()), shares.shape),
     }
-    return _ordered(columns, VectorSummary)
+    return _ordered(table, VectorSummary)
 
 
 def _keys(result: BlockResult, *, repeat: int) -> dict[str, pa.Array]:
@@ -56,13 +56,13 @@ def _keys(result: BlockResult, *, repeat: int) -> dict[str, pa.Array]:
     return {"neuron": neurons.take(pa.array(rows)), "kind": pa.repeat(result.block.kind.value, len(rows))}
 
 
-def _figures(values: Tensor) -> pa.Array:
+def _rounded(values: Tensor) -> pa.Array:
     numbers = values.numpy()
-    return pa.array(np.round(numbers.astype(np.float64), FIGURE_DIGITS) if values.is_floating_point() else numbers)
+    return pa.array(np.round(numbers.astype(np.float64), DIGITS) if values.is_floating_point() else numbers)
 
 
 def _scored(tokens: Tensor, z: Tensor, texts: pa.Array) -> pa.ListArray:
-    """Return lists of scored tokens. Rounded z-scores repeat, so that parquet's dictionaries make them small."""
+    """Return lists of scored tokens. Rounded z-scores repeat, so parquet's dictionaries store them in little space."""
     names = texts.take(pa.array(tokens.flatten().numpy()))
     scores = pa.array(np.round(z.flatten().numpy().astype(np.float64), Z_DIGITS))
     return _lists(pa.StructArray.from_arrays([names, scores], names=["token", "z"]), tokens.shape)
@@ -75,5 +75,5 @@ def _lists(values: pa.Array, shape: tuple[int, ...]) -> pa.ListArray:
 
 
 def _ordered(columns: dict[str, pa.Array], kind: Any) -> pa.Table:
-    """Return the columns as a table in the order of the record's fields; optional fields may be missing."""
+    """Return a table with the columns in the order of the record's fields; optional fields may be missing."""
     return pa.table({field.name: columns[field.name] for field in fields(kind) if field.name in columns})

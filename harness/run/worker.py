@@ -1,4 +1,4 @@
-"""What is computed of one block of weight vectors, wherever an executor puts the work: from the task alone."""
+"""The work on one block of weight vectors, in whatever process an executor runs it; it needs the task alone."""
 
 from __future__ import annotations
 
@@ -6,62 +6,57 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as validated_dataclass
 from torch import Tensor
 
 from harness.decomposition import DecompositionConfig, decompose, kurtosis, reconstruction, skewness
-from harness.errors import HarnessError
 from harness.records import Neuron, VectorKind
 from harness.run.executor import Shared
+from harness.validation import Count
 
 Directions = Literal["float32", "bfloat16", "none"]
 HISTOGRAM_BINS, HISTOGRAM_RANGE = 40, 10.0
-#: Elements of the projections (rows, V) that are held at once while records are built: few on a CPU, for its caches;
-#: many on a GPU, to keep it busy. But at least so many rows, or products would spend their time on reading the matrix.
+#: Elements of the projections (rows, V) in memory at once while records are built: few on a CPU, to fit its caches, and
+#: many on a GPU, to keep it busy; at least _ROWS rows, because each product reads the whole matrix.
 _SLICE_CPU, _SLICE_GPU, _ROWS = 1 << 21, 1 << 26, 64
 
 
-@dataclass(frozen=True)
+@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Storage:
-    """What is kept of a decomposition beside its statistics; changes no figure.
+    """What is stored of a decomposition besides its statistics; changes no value in a record.
 
     Attributes:
         top_tokens: tokens kept from each end of every projection.
         histograms: whether the histogram of every channel's z-scores is kept.
-        directions: number format of the channels' directions, or ``none`` to keep none.
-        store: folder of the channels that runs share; none to share none.
+        directions: number format of the channels' directions, or ``none``.
+        store: folder of the channels that runs share; None to share nothing.
     """
 
-    top_tokens: int = 50
+    top_tokens: Count = 50
     histograms: bool = True
     directions: Directions = "float32"
     store: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.top_tokens < 1:
-            raise HarnessError(f"storage.top_tokens must be at least 1, not {self.top_tokens}")
-        if self.directions not in get_args(Directions):
-            known = ", ".join(get_args(Directions))
-            raise HarnessError(f"storage.directions={self.directions} is not known; choose from {known}")
-
 
 @dataclass(frozen=True)
 class Block:
-    """Vectors of one kind, of neurons of one layer, that are decomposed together."""
+    """Weight vectors of one kind and layer that are decomposed together."""
 
     neurons: tuple[Neuron, ...]
     kind: VectorKind
 
     @property
     def layer(self) -> int:
-        """The neurons' layer."""
+        """The layer of all neurons."""
         return self.neurons[0].layer
 
     @property
     def name(self) -> str:
-        """The block's file name: the same vectors always have the same one."""
+        """The block's file name, determined by its vectors."""
         first, digest = self.neurons[0], hashlib.sha256(",".join(map(str, self.neurons)).encode()).hexdigest()[:8]
         expert = "" if first.expert is None else f"E{first.expert:03d}-"
         return f"L{self.layer:02d}-{self.kind}-{expert}{first.index:05d}-{digest}"
@@ -74,10 +69,10 @@ class BlockTask:
     Attributes:
         block: which vectors.
         vectors: the vectors, (N, d_model).
-        vocabulary: the projection (d_model, V), the token weights (V,) and the ids (int64) that are no text.
-        config: what to look for.
-        storage: what to hand back.
-        memory: bytes that the decomposition may use beside the projection; none for its own choice.
+        vocabulary: the projection (d_model, V), the token weights (V,) and the ids (int64) of tokens that are not text.
+        config: settings of the search.
+        storage: what to return.
+        memory: bytes that the decomposition may use besides the projection; None for its default.
     """
 
     block: Block
@@ -95,7 +90,7 @@ class Extremes:
     Attributes:
         tokens: (M, 2, K) int32, ids of the highest tokens, best first, and of the lowest, lowest first.
         z: (M, 2, K) float32, their z-scores over the whole vocabulary.
-        histogram: (M, bins) int32, counts of all z-scores in equal bins over [-10, 10], the outer ones open; or none.
+        histogram: (M, bins) int32, counts of all z-scores in equal bins over [-10, 10] with open outer bins; or None.
     """
 
     tokens: Tensor
@@ -109,13 +104,13 @@ class BlockResult:
 
     Attributes:
         block: which vectors.
-        channels: figures of the channels by the name of their field in the record, (N, C) each.
-        vectors: figures of the vectors likewise, (N,) each; ``reconstruction`` is (N, C).
-        channel_extremes: of the channels' projections, vector by vector, in order of discovery (M = N * C).
-        vector_extremes: of the vectors' projections (M = N).
-        directions: (N, C, d_model) in the format asked for, or none.
-        seconds: spent on the decomposition.
-        record_seconds: spent on everything after it.
+        channels: statistics of the channels by record field, (N, C) each.
+        vectors: statistics of the vectors by record field, (N,) each; ``reconstruction`` is (N, C).
+        channel_extremes: extremes of the channels' projections, by vector and order of discovery (M = N * C).
+        vector_extremes: extremes of the vectors' projections (M = N).
+        directions: (N, C, d_model) in the storage format, or None.
+        seconds: time of the decomposition.
+        record_seconds: time of everything after it.
     """
 
     block: Block
@@ -129,7 +124,7 @@ class BlockResult:
 
 
 def decompose_block(task: BlockTask, device: str) -> BlockResult:
-    """Decompose a block on a device, and reduce what was found to what is kept."""
+    """Decompose a block on a device, and reduce the result to what is stored."""
     start = time.perf_counter()
     projection, weights, hidden = task.vocabulary.on(device)
     vectors = task.vectors.to(device)
@@ -139,7 +134,7 @@ def decompose_block(task: BlockTask, device: str) -> BlockResult:
     middle = time.perf_counter()
     storage, names = task.storage, ("kurtosis", "skewness", "cosine", "loss", "masked_tokens")
     projected = [(kurtosis(part), skewness(part)) for part in _projections(vectors, projection)]
-    figures = {
+    statistics = {
         "norm": vectors.norm(dim=1),
         "kurtosis": torch.cat([pair[0] for pair in projected]),
         "skewness": torch.cat([pair[1] for pair in projected]),
@@ -151,7 +146,7 @@ def decompose_block(task: BlockTask, device: str) -> BlockResult:
     return BlockResult(
         block=task.block,
         channels={name: getattr(found, name).cpu() for name in names},
-        vectors={name: figure.cpu() for name, figure in figures.items()},
+        vectors={name: values.cpu() for name, values in statistics.items()},
         channel_extremes=channel_extremes,
         vector_extremes=extremes(vectors, projection, hidden, storage.top_tokens, histogram=False),
         directions=kept,
@@ -161,13 +156,13 @@ def decompose_block(task: BlockTask, device: str) -> BlockResult:
 
 
 def extremes(directions: Tensor, projection: Tensor, hidden: Tensor, count: int, *, histogram: bool) -> Extremes:
-    """Return the ends of the directions' projections on the vocabulary; memory does not grow with their number.
+    """Return the ends of the directions' projections on the vocabulary, with memory independent of their number.
 
     Args:
         directions: (M, d_model).
         projection: (d_model, V).
-        hidden: ids (int64) that are left out of the ends, but not of mean and deviation.
-        count: tokens of each end; fewer if there are no more.
+        hidden: ids (int64) of tokens that are left out of the ends, but not of mean and standard deviation.
+        count: tokens of each end; fewer if the vocabulary is smaller.
         histogram: whether to count z-scores.
     """
     count = min(count, projection.shape[1] - len(hidden))
@@ -187,12 +182,12 @@ def _projections(directions: Tensor, projection: Tensor) -> Iterator[Tensor]:
 
 
 def _ends(projected: Tensor, hidden: Tensor, count: int, histogram: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return tokens, z-scores and histogram of projections (rows, V), which are overwritten."""
+    """Return tokens, z-scores and histogram of projections (rows, V); overwrites the projections."""
     size = projected.shape[1]
     projected -= projected.mean(dim=1, keepdim=True)
     deviation = projected.norm(dim=1, keepdim=True).div(size**0.5).clamp_min(1e-12)
     counts = _histogram(projected / deviation) if histogram else None
-    # The order of the values is that of the z-scores: only the ends are scaled.
+    # Values and z-scores have the same order, so it is enough to scale the ends.
     high = projected.index_fill_(1, hidden, -torch.inf).topk(count, dim=1)
     low = projected.index_fill_(1, hidden, torch.inf).topk(count, dim=1, largest=False)
     tokens = torch.stack([high.indices, low.indices], dim=1).to(torch.int32)
@@ -201,8 +196,8 @@ def _ends(projected: Tensor, hidden: Tensor, count: int, histogram: bool) -> tup
 
 
 def _histogram(z: Tensor) -> Tensor:
-    """Count z-scores (rows, V), which are overwritten, in bins whose upper edge is open but for the last."""
+    """Count z-scores (rows, V) in half-open bins, the last one closed; overwrites the z-scores."""
     rows, bins = len(z), HISTOGRAM_BINS
-    places = z.add_(HISTOGRAM_RANGE).mul_(bins / (2 * HISTOGRAM_RANGE)).clamp_(0, bins - 1).to(torch.int32)
-    places += torch.arange(0, rows * bins, bins, dtype=torch.int32, device=z.device)[:, None]
-    return torch.bincount(places.flatten(), minlength=rows * bins).view(rows, bins).to(torch.int32).cpu()
+    cells = z.add_(HISTOGRAM_RANGE).mul_(bins / (2 * HISTOGRAM_RANGE)).clamp_(0, bins - 1).to(torch.int32)
+    cells += torch.arange(0, rows * bins, bins, dtype=torch.int32, device=z.device)[:, None]
+    return torch.bincount(cells.flatten(), minlength=rows * bins).view(rows, bins).to(torch.int32).cpu()

@@ -1,1 +1,1 @@
-"""Statistics: pure mathematics on arrays, without knowledge of runs or records."""
+"""Statistics: mathematics on arrays. Nothing here knows runs or records."""

@@ -1,8 +1,8 @@
-"""Agreement between raters on labels: judges, the same judge asked twice, or people.
+"""Agreement between raters on labels: judges, or a judge that was asked twice.
 
-Labels stand in a matrix of items x raters; :data:`NO_LABEL` where a rater gave none. Kappa is the agreement beyond
-chance as a share of what is possible: 1 for perfect agreement, 0 for what two raters with these habits reach by chance,
-negative below. A missing label drops out; it is never a label of its own.
+Labels are an integer matrix of items x raters, with :data:`NO_LABEL` where a rater gave none. Kappa is the agreement
+beyond chance: 1 for perfect agreement, 0 for chance agreement of raters with the same label frequencies, negative below
+chance. Missing labels are left out; they are never a label of their own.
 """
 
 from __future__ import annotations
@@ -16,51 +16,49 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 NO_LABEL = -1
-"""The label of an item that a rater did not label."""
+"""Label of an item that a rater did not label."""
 
 
 def cohen_kappa(first: ArrayLike, second: ArrayLike) -> float | None:
     """Return Cohen's kappa (1960) of two raters on the items that both labelled.
 
-    *Assumptions.* Items are independent of each other; every disagreement counts alike (no order among the labels).
+    *Assumptions.* Items are independent. All disagreements count the same (labels are not ordered).
 
-    *Degenerate cases.* None if no item has both labels, or if both raters gave one and the same label throughout: then
-    there was nothing to agree on.
+    *Degenerate cases.* None if no item has both labels, or if both raters always gave the same single label.
 
     Args:
         first: labels from 0, or :data:`NO_LABEL`, (items,).
-        second: those of the other rater.
+        second: labels of the other rater, (items,).
     """
     one, other = _labels(first), _labels(second)
-    return _figure(kappa_of_confusion(confusion(one, other).sum(axis=0)))
+    return _finite(kappa_of_confusion(confusion(one, other).sum(axis=0)))
 
 
 def fleiss_kappa(labels: ArrayLike) -> float | None:
-    """Return Fleiss' kappa (1971) of many raters; not every item needs all of them.
+    """Return Fleiss' kappa (1971) of many raters; not every item needs a label from all of them.
 
     An item's agreement is the share of its pairs of labels that are equal. Chance agreement is the sum of the squared
     mean shares of the labels. Items with fewer than two labels are left out (Gwet 2014, *Handbook of inter-rater
     reliability*, chapter 2, for missing labels).
 
-    *Assumptions.* Raters are interchangeable, items independent, and labels missing for no reason that has to do with
-    what they would have been.
+    *Assumptions.* Raters are interchangeable, items are independent, and labels are missing at random.
 
     *Degenerate cases.* None if no item has two labels, or all labels are the same.
 
     Args:
         labels: items x raters, labels from 0, or :data:`NO_LABEL`.
     """
-    return _figure(kappa_of_shares(*(part.sum(axis=0) for part in item_shares(_labels(labels)))))
+    return _finite(kappa_of_shares(*(part.sum(axis=0) for part in item_shares(_labels(labels)))))
 
 
 def kappa_interval(
     labels: ArrayLike, clusters: ArrayLike, *, seed: int, draws: int = 2000, confidence: float = 0.95
 ) -> tuple[float | None, Interval | None]:
-    """Return kappa and its bootstrap interval, clustered: Cohen's of two raters, Fleiss' of more.
+    """Return kappa and its clustered bootstrap interval: Cohen's kappa for two raters, Fleiss' for more.
 
     Args:
         labels: items x raters, labels from 0, or :data:`NO_LABEL`.
-        clusters: number of the cluster of each item, from 0, such as its neuron.
+        clusters: index of the cluster of each item, such as its neuron, (items,).
         seed: the run's seed.
         draws: number of bootstrap samples.
         confidence: nominal coverage.
@@ -83,13 +81,13 @@ def kappa_interval(
         drawn, equal = resamples.sums(_by_cluster(shares, of, len(names)), _by_cluster(agreed[:, None], of, len(names)))
         value = kappa_of_shares(shares.sum(axis=0), agreed.sum(axis=0))
         estimates = kappa_of_shares(drawn, equal[:, 0])
-    if _figure(value) is None:
+    if _finite(value) is None:
         return None, None
-    return _figure(value), percentiles(estimates[:, None], [len(names)], confidence)[0]
+    return _finite(value), percentiles(estimates[:, None], [len(names)], confidence)[0]
 
 
 def confusion(first: Ints, second: Ints) -> Floats:
-    """Return for each item which two labels it got, items x labels x labels; nothing where one is missing."""
+    """Return the one-hot pair of labels of each item, items x labels x labels; zeros where one is missing."""
     count = 1 + max(int(np.max(first, initial=0)), int(np.max(second, initial=0)))
     table = np.zeros((len(first), count, count))
     both = np.flatnonzero((first != NO_LABEL) & (second != NO_LABEL))
@@ -98,7 +96,7 @@ def confusion(first: Ints, second: Ints) -> Floats:
 
 
 def kappa_of_confusion(counts: Floats) -> Floats:
-    """Return Cohen's kappa of tables of counts, (..., labels, labels); nan where there is none."""
+    """Return Cohen's kappa of tables of counts, (..., labels, labels); NaN where it is undefined."""
     total = counts.sum(axis=(-2, -1))
     equal = ratio(np.trace(counts, axis1=-2, axis2=-1), total)
     chance = ratio((counts.sum(axis=-1) * counts.sum(axis=-2)).sum(axis=-1), total**2)
@@ -106,7 +104,7 @@ def kappa_of_confusion(counts: Floats) -> Floats:
 
 
 def item_shares(labels: Ints) -> tuple[Floats, Floats]:
-    """Return the share of each label among an item's labels, items x labels, and its share of equal pairs, (items,).
+    """Return the share of each label, items x labels, and the share of equal pairs of labels, (items,).
 
     Items with fewer than two labels have zeros.
     """
@@ -120,7 +118,7 @@ def item_shares(labels: Ints) -> tuple[Floats, Floats]:
 
 
 def kappa_of_shares(shares: Floats, agreed: Floats) -> Floats:
-    """Return Fleiss' kappa from sums over items: of the labels' shares, (..., labels), and of agreement, (...)."""
+    """Return Fleiss' kappa from the sums over items of shares, (..., labels), and of agreement, (...)."""
     items = shares.sum(axis=-1)
     equal, chance = ratio(agreed, items), ratio((shares**2).sum(axis=-1), items**2)
     return ratio(equal - chance, np.where(chance < 1 - 1e-12, 1 - chance, 0.0))
@@ -134,9 +132,9 @@ def _by_cluster(rows: Floats, clusters: Ints, count: int) -> Floats:
 def _labels(labels: ArrayLike) -> Ints:
     table = np.asarray(labels)
     if not np.issubdtype(table.dtype, np.integer) or (table < NO_LABEL).any():
-        raise ValueError(f"labels must be whole numbers from 0, or {NO_LABEL} for none")
+        raise ValueError(f"labels must be integers from 0, or {NO_LABEL} for a missing label")
     return table.astype(np.int64)
 
 
-def _figure(value: Floats) -> float | None:
+def _finite(value: Floats) -> float | None:
     return None if np.isnan(value) else float(value)

@@ -1,19 +1,17 @@
 """Confidence intervals by a seeded percentile bootstrap that resamples whole clusters.
 
-*Method.* A bootstrap sample has as many clusters as there are, drawn with replacement. Whatever is estimated is
-estimated anew from each sample, and the interval lies between two quantiles of these estimates. The quantiles are a
-little farther out than ``(1 - confidence) / 2``: by as much as Student's t with one degree of freedom fewer than there
-are clusters is wider than the normal distribution, and by the root of n / (n - 1), for the plain percentile interval is
-too narrow with few clusters (Hesterberg 2015, *What teachers should know about the bootstrap*, section 4.3, the
-expanded percentile interval).
+*Method.* Each bootstrap sample draws n of the n clusters with replacement. The statistic is computed in each sample,
+and the interval is bounded by two quantiles of these estimates. The plain percentile interval is too narrow with few
+clusters, so the quantiles are those of the expanded percentile interval (Hesterberg 2015, *What teachers should know
+about the bootstrap*, section 4.3): wider by the ratio of Student's t with n - 1 degrees of freedom to the normal
+distribution, and by sqrt(n / (n - 1)).
 
-*Assumptions.* Clusters are independent and come from one population, to which the interval generalises; observations
-within a cluster may depend on each other in any way. What the clusters share, such as a judge, a prompt or the choice
-of layer, is taken as fixed: the interval says nothing about another judge.
+*Assumptions.* Clusters are independent and come from one population, to which the interval generalises. Observations
+within a cluster may depend on each other. What all clusters share, such as the judge, the prompt or the choice of
+layers, is fixed: the interval does not generalise to other judges.
 
-*Degenerate cases.* Fewer than two clusters give none: one cluster shows no variation. If all clusters agree exactly
-(all ties, all wins) the interval has width zero, which says that no variation was seen, not that there is none. A
-sample that happens to hold no observation of a figure gives no estimate of it and is passed over.
+*Degenerate cases.* None with fewer than two clusters. If all clusters agree exactly (all ties, all wins), the interval
+has width zero: no variation was observed. A sample without observations of a statistic is ignored for that statistic.
 """
 
 from __future__ import annotations
@@ -32,18 +30,18 @@ from harness.seeds import derive_rng
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
 
-_WEIGHTS_AT_ONCE = 500_000  # 4 MB of bootstrap weights, however many clusters there are: what a cache holds
+_WEIGHTS_AT_ONCE = 500_000  # 4 MB of bootstrap weights, so that they stay in the CPU cache
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """Bootstrap samples of a number of clusters, the same whenever they are asked for.
+    """Bootstrap samples of clusters; equal objects always draw the same samples.
 
-    All that is computed on one object shares its samples, so that differences between figures can be resampled too.
+    All statistics computed from one object share its samples, so differences between them can be resampled too.
 
     Attributes:
-        clusters: how many clusters there are, in a fixed order.
-        seed: the run's seed. The samples depend on it and on the number of clusters alone, never on a name.
+        clusters: number of clusters, in a fixed order.
+        seed: seed of the run. The samples depend only on it and on the number of clusters.
         draws: number of samples.
 
     Raises:
@@ -59,15 +57,17 @@ class Resamples:
             raise ValueError(f"draws must be positive, not {self.draws}")
 
     def sums(self, *blocks: Floats | sparse.csr_array) -> list[Floats]:
-        """Return the column sums of every sample, draws x columns, for tables of clusters x columns, dense or sparse.
+        """Return the column sums of each sample, draws x columns, for tables of clusters x columns, dense or sparse.
 
         Raises:
-            ValueError: if a table has another number of clusters.
+            ValueError: if a table has a different number of rows than there are clusters.
         """
         for block in blocks:
             if block.ndim != 2 or block.shape[0] != self.clusters:
                 raise ValueError(f"a table must have {self.clusters} rows, one for each cluster, not {block.shape}")
-        turned: list[Any] = [sparse.csr_array(b.T) if sparse.issparse(b) else np.ascontiguousarray(b.T) for b in blocks]
+        transposed: list[Any] = [
+            sparse.csr_array(b.T) if sparse.issparse(b) else np.ascontiguousarray(b.T) for b in blocks
+        ]
         found = [np.zeros((self.draws, block.shape[1])) for block in blocks]
         if not self.clusters:
             return found
@@ -78,7 +78,7 @@ class Resamples:
             for row in rows:
                 row[:] = np.bincount(rng.integers(0, self.clusters, self.clusters), minlength=self.clusters)
             weights = np.ascontiguousarray(rows.T)
-            for block, result in zip(turned, found, strict=True):
+            for block, result in zip(transposed, found, strict=True):
                 result[start : start + weights.shape[1]] = (block @ weights).T
         return found
 
@@ -86,13 +86,13 @@ class Resamples:
 def percentiles(
     estimates: ArrayLike, clusters: ArrayLike, confidence: float, *, whole: bool = False
 ) -> list[Interval | None]:
-    """Return the interval of each figure from its estimates; method, assumptions and degenerate cases are the module's.
+    """Return the interval of each statistic from its bootstrap estimates, by the method of this module.
 
     Args:
-        estimates: draws x figures; nan where a sample gives no estimate.
-        clusters: how many clusters each figure was observed in, (figures,).
+        estimates: draws x statistics; NaN where a sample has no estimate.
+        clusters: number of clusters with observations of each statistic, (statistics,).
         confidence: nominal coverage, strictly between 0 and 1.
-        whole: whether to take only values that occur, as for ranks.
+        whole: whether bounds must be values that occur, as for ranks.
 
     Raises:
         ValueError: if ``confidence`` is out of range.
@@ -123,29 +123,28 @@ def clustered_interval(
     draws: int = 2000,
     confidence: float = 0.95,
 ) -> Interval | None:
-    """Return an interval for the mean of ``values``, whose clusters and not single values were sampled.
+    """Return the interval of the mean of ``values``, resampling clusters instead of single values.
 
-    The mean is that of all observations, so clusters weigh by their size. Method, assumptions and degenerate cases are
-    those of the module.
+    The mean is over all observations, so large clusters weigh more. The method is that of this module.
 
     Args:
-        values: the observations, finite, in any unit; the interval has the same unit.
+        values: the observations, finite, in any unit.
         clusters: the cluster of each observation, such as its neuron.
         seed: the run's seed.
         draws: number of bootstrap samples.
         confidence: nominal coverage, strictly between 0 and 1.
 
     Raises:
-        ValueError: if a cluster id is missing (none), a value is not finite, or the lengths differ.
+        ValueError: if a cluster id is None, a value is not finite, or the lengths differ.
     """
     if len(values) != len(clusters):
         raise ValueError(f"{len(values)} values but {len(clusters)} cluster ids")
     if any(cluster is None for cluster in clusters):
-        raise ValueError("a cluster id is missing: every observation must say which cluster it belongs to")
+        raise ValueError("a cluster id is None: every observation needs a cluster")
     data = np.asarray(values, dtype=np.float64)
     if not np.isfinite(data).all():
-        raise ValueError("a value is not finite: leave failures out and count them instead")
-    # Numbered by first appearance: the ids need not be sortable. Sort the input for a result free of its order.
+        raise ValueError("a value is not finite: exclude failures and count them instead")
+    # Numbered by first appearance, because ids need not be sortable. The result depends on the order of the input.
     numbers: dict[Hashable, int] = {}
     labels = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
     totals = np.bincount(labels, weights=data, minlength=len(numbers))
@@ -156,7 +155,7 @@ def clustered_interval(
 def clustered_intervals(
     totals: ArrayLike, counts: ArrayLike, *, seed: int, draws: int = 2000, confidence: float = 0.95
 ) -> list[Interval | None]:
-    """Return one interval for each column's mean, ``sum(totals) / sum(counts)``, all from the same samples.
+    """Return the interval of each column's mean, ``sum(totals) / sum(counts)``, all from the same samples.
 
     Args:
         totals: sum of the observations, clusters x columns.
@@ -176,7 +175,7 @@ def clustered_intervals(
 
 
 def ratio(totals: ArrayLike, counts: ArrayLike) -> Floats:
-    """Return totals divided by counts, nan where the count is zero."""
+    """Return totals divided by counts; NaN where the count is zero."""
     sums, sizes = np.asarray(totals, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     shares: Floats = np.full(np.broadcast_shapes(sums.shape, sizes.shape), np.nan)
     return np.divide(sums, sizes, out=shares, where=sizes > 0)

@@ -1,20 +1,20 @@
-"""Strengths from comparisons: the Bradley-Terry model on the whole graph, with a length effect if there is one.
+"""Bradley-Terry strengths from comparisons, with an optional covariate such as length.
 
 *Model.* The log-odds that ``left`` is preferred are ``strength[left] - strength[right] + effect * covariate``.
-Strengths are in logits and add up to zero: a describer that is one logit stronger wins 73 % of the points. A tie is
-half a win for each (Bradley & Terry 1952; ties as Davidson's limit of equal halves, as chat-model leaderboards do).
+Strengths are in logits and sum to zero; a describer that is one logit stronger wins 73 % of the points. A tie is half a
+win for each side, as in chat-model leaderboards (Bradley & Terry 1952).
 
 *Estimator.* Penalised maximum likelihood: the log-likelihood less ``ridge / 2`` times the sum of the squared
-parameters, which is logistic regression with ``C = 1 / ridge``. The penalty keeps strengths finite where one side won
-everything.
+parameters, which is logistic regression with ``C = 1 / ridge``. The penalty keeps strengths finite where one side wins
+every comparison.
 
-*Assumptions.* One strength for each describer, whoever the opponent (transitivity: see
-:mod:`harness.results.transitivity`), and comparisons that are exchangeable within a pair given the covariate. Their
-dependence within a neuron does not bias the strengths; intervals must come from resampled neurons.
+*Assumptions.* Each describer has one strength against all opponents (transitivity), and comparisons of a pair are
+exchangeable given the covariate. Dependence within a neuron does not bias the strengths, but intervals must come from
+resampled neurons.
 
-*Degenerate cases.* Strengths of describers that no chain of comparisons joins cannot be compared
-(:func:`groups`); where a group of describers never lost a point to the rest, how far it lies above is the penalty's
-choice (:func:`groups` with ``beaten=True``; Ford 1957). One describer, or no comparisons: all strengths are zero.
+*Degenerate cases.* Strengths of describers that no chain of comparisons connects cannot be compared (:func:`groups`).
+If a group of describers never lost a point to the rest, its distance depends on the penalty (:func:`groups` with
+``beaten=True``; Ford 1957). With one describer or without comparisons, all strengths are zero.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _CLOSE = 1e-9
 
 @dataclass(frozen=True)
 class Design:
-    """Groups of comparisons that the model cannot tell apart: the same pair at the same covariate.
+    """Groups of comparisons with the same pair and the same covariate.
 
     Attributes:
-        describers: how many describers there are, K.
-        left: the first describer of each group, (G,).
-        right: the second.
-        covariate: what else sets the two apart, positive in favour of ``left``, (G,); none for no further effect.
+        describers: number of describers, K.
+        left: index of the first describer of each group, (G,).
+        right: index of the second describer, (G,).
+        covariate: positive in favour of ``left``, (G,); None for no covariate.
     """
 
     describers: int
@@ -53,7 +53,7 @@ class Design:
 
     @cached_property
     def matrix(self) -> Floats:
-        """The regression's rows, G x K, or G x (K + 1) with the covariate last."""
+        """Rows of the regression, G x K, or G x (K + 1) with the covariate last."""
         places = np.arange(len(self.left))
         matrix = np.zeros((len(self.left), self.describers + (self.covariate is not None)))
         matrix[places, self.left] += 1
@@ -64,15 +64,15 @@ class Design:
 
 
 def fit(design: Design, points: Floats, counts: Floats, ridge: float) -> Floats:
-    """Return the parameters, (K,) or with a covariate (K + 1,): strengths in logits, and its effect.
+    """Return the parameters: strengths in logits, (K,), and with a covariate its effect last, (K + 1,).
 
     Args:
         design: what was compared.
-        points: what ``left`` got in each group, ties as half, (G,).
+        points: points of ``left`` in each group, ties as half, (G,).
         counts: number of comparisons in each group, (G,).
         ridge: the penalty, positive.
     """
-    from sklearn.linear_model import LogisticRegression  # slow to import, and not all who read records need it
+    from sklearn.linear_model import LogisticRegression  # imported here to keep start-up fast
 
     if not np.sum(counts):
         return np.zeros(design.matrix.shape[1])
@@ -80,24 +80,24 @@ def fit(design: Design, points: Floats, counts: Floats, ridge: float) -> Floats:
     rows = np.concatenate([design.matrix, design.matrix])
     outcomes = np.repeat([1, 0], len(points))
     model.fit(rows, outcomes, sample_weight=np.concatenate([points, counts - points]))
-    # To the accuracy of the samples' fits, which stop by another rule.
+    # Refine to the accuracy of the bootstrap fits, which stop by another rule.
     parameters: Floats = refit(design, points[None], counts[None], ridge, np.asarray(model.coef_[0]))[0]
     return parameters
 
 
 def refit(design: Design, points: Floats, counts: Floats, ridge: float, start: Floats) -> Floats:
-    """Return the parameters of many samples at once, draws x parameters: :func:`fit` for each row of the data.
+    """Return the parameters of many samples at once, draws x parameters: :func:`fit` for each row.
 
-    Newton's method for all samples together, from ``start``. No step changes a group's log-odds by more than one, which
-    makes every step an improvement (the curvature of the logistic loss changes by at most a factor e on the way; Bach
-    2010, *Self-concordant analysis for logistic regression*).
+    Newton's method for all samples together. No step changes the log-odds of a group by more than one, so that every
+    step is an improvement: the curvature of the logistic loss changes by at most a factor e within a step (Bach 2010,
+    *Self-concordant analysis for logistic regression*).
 
     Args:
         design: what was compared.
-        points: what ``left`` got, draws x G.
+        points: points of ``left``, draws x G.
         counts: number of comparisons, draws x G.
         ridge: the penalty, positive.
-        start: parameters to begin with, such as those of the whole data.
+        start: initial parameters, such as those of the full data.
     """
     matrix = design.matrix
     width = matrix.shape[1]
@@ -120,11 +120,10 @@ def refit(design: Design, points: Floats, counts: Floats, ridge: float, start: F
 
 
 def groups(design: Design, points: Floats, counts: Floats, *, beaten: bool = False) -> list[list[int]]:
-    """Return the groups of describers that comparisons join, each ordered, those of one describer included.
+    """Return the groups of describers that comparisons connect, each sorted, including groups of one.
 
-    Describers of one group are joined by a chain of comparisons. If ``beaten``, the chain must be one of points won in
-    either direction: without a penalty the strengths have a finite estimate if and only if all are one such group (Ford
-    1957).
+    Describers of a group are connected by a chain of comparisons. With ``beaten``, chains of won points must exist in
+    both directions; without a penalty, strengths are finite if and only if there is one such group (Ford 1957).
     """
     won = [(design.left, design.right, counts), (design.right, design.left, counts)]
     if beaten:
@@ -139,6 +138,6 @@ def groups(design: Design, points: Floats, counts: Floats, *, beaten: bool = Fal
 
 
 def ranks(strengths: Floats) -> Floats:
-    """Return the rank of each strength within the last axis, 1 for the greatest; equal ones share the better rank."""
+    """Return the ranks within the last axis, 1 for the largest strength; equal strengths share the better rank."""
     places: Floats = 1.0 + (strengths[..., None, :] > strengths[..., :, None] + 1e-9).sum(axis=-1)
     return places

@@ -1,21 +1,20 @@
-"""Length control: what the win rates would be if all descriptions were equally long.
+"""Length control: win rates if all descriptions were equally long.
 
-Judges tend to prefer the longer answer. After length-controlled AlpacaEval (Dubois et al. 2024, section 3) the log-odds
-of a preference get one more term, ``effect * tanh(difference in length / scale)``, fitted together with the strengths
-(:mod:`harness.stats.bradley_terry`); the adjusted win rate is what the model says without that term.
+Judges tend to prefer the longer answer. As in length-controlled AlpacaEval (Dubois et al. 2024, section 3), the
+log-odds of a preference get the term ``effect * tanh(length difference / scale)``, fitted together with the strengths
+(:mod:`harness.stats.bradley_terry`). The adjusted win rate is the model's prediction without that term.
 
-Three things differ from the source, because here many describers meet in pairs and not all a baseline. Length is
-counted in words. The scale is the root mean square of the differences, not their standard deviation, for which
-describer comes first has no meaning. There is one effect for all describers: a taste for length belongs to the judge,
-and an effect of its own for each describer would be told from its strength by few neurons. The source's term for how
-hard an instruction is does not arise: a neuron adds to both sides alike.
+Differences from the source, because many describers meet in pairs instead of one baseline: length is counted in words;
+the scale is the root mean square of the differences, because the order of the two describers has no meaning; there is
+one effect for all describers, because few neurons could not separate an effect per describer from its strength. The
+source's term for the difficulty of an instruction cancels, because a neuron affects both sides equally.
 
-*Assumptions.* Length does not make a description better; what it does to the preference is the same for all; and it is
-not the mark of something else that does. A describer that says more because it knows more is adjusted for that too,
-which is why raw and adjusted figures stand side by side.
+*Assumptions.* Length does not make a description better, its effect is the same for all describers, and it does not
+stand for something that does. A describer that writes more because it knows more is adjusted as well, so the raw win
+rate is always shown next to the adjusted one.
 
-*Degenerate cases.* No differences in length: nothing to adjust. Length that follows from the describers alone (each has
-its own fixed length): their strengths and the effect of length cannot be told apart, and there is no adjusted figure.
+*Degenerate cases.* There is no adjusted win rate if all lengths are equal, or if each describer has its own fixed
+length, because then strengths and the effect of length cannot be separated.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from harness.stats.bradley_terry import Design
 Floats = NDArray[np.float64]
 
 LEVELS = 16
-"""The covariate, between -1 and 1, is rounded to multiples of 1 / 16, so that comparisons fall into few groups."""
+"""The covariate is rounded to multiples of 1 / LEVELS, so that there are few groups of comparisons."""
 
 LEAST_OWN = 0.01
-"""Least share of the covariate's squares that lies within pairs; below, there is no adjusted figure."""
+"""Smallest :func:`own_share` for which adjusted win rates are computed."""
 
 
 def covariate(first_words: Floats, second_words: Floats) -> Floats:
-    """Return tanh of the scaled difference in words, rounded; nan where a length is not known, zero if all are equal.
+    """Return tanh of the scaled difference in words, rounded; NaN for unknown lengths, zero if all are equal.
 
     Args:
-        first_words: length of the one description of each comparison, (n,).
-        second_words: of the other.
+        first_words: length of the first description of each comparison in words, (n,).
+        second_words: length of the second description, (n,).
     """
     difference = first_words - second_words
     known = ~np.isnan(difference)
@@ -49,13 +48,13 @@ def covariate(first_words: Floats, second_words: Floats) -> Floats:
 
 
 def own_share(design: Design, counts: Floats) -> float | None:
-    """Return which share of the covariate's squares lies within pairs, around each pair's mean; none if all are zero.
+    """Return the share of the covariate's sum of squares that lies within pairs; None if all are zero.
 
-    Only from neuron to neuron does length vary while the describers stay the same. What lies between pairs tells the
-    effect of length from strengths by the shape of tanh alone, which is no evidence.
+    Only variation within a pair (across neurons) separates the effect of length from the strengths. Variation between
+    pairs would separate them only through the shape of tanh, which is not evidence.
 
     Args:
-        design: the groups of comparisons, with the covariate.
+        design: groups of comparisons, with the covariate.
         counts: number of comparisons in each group, (G,).
     """
     length = design.matrix[:, -1]

@@ -1,12 +1,12 @@
-"""Paired permutation tests between two methods, by sign flips of whole neurons, and Holm's correction.
+"""Paired permutation tests of two methods by sign flips of neurons, and Holm's correction.
 
-*Null hypothesis.* On every neuron the two methods are exchangeable: swapping their names changes nothing but the sign
-of the neuron's total. So under it every combination of signs is as probable as the one that was seen, whatever the
-observations within a neuron have to do with each other (Fisher 1935; Good 2005, *Permutation, parametric and bootstrap
-tests*). Neurons must be independent. The statistic is the sum over neurons, and the test two-sided.
+*Null hypothesis.* The two methods are exchangeable on every neuron: swapping their names only changes the sign of the
+neuron's total. Then all combinations of signs are equally probable, however observations within a neuron depend on each
+other (Fisher 1935; Good 2005, *Permutation, parametric and bootstrap tests*). Neurons must be independent. The
+statistic is the sum over neurons; the test is two-sided.
 
-*Degenerate cases.* Neurons whose total is zero say nothing. If none says anything (all ties), or there is no neuron, p
-is 1. With n neurons no p-value is below ``2 ** (1 - n)``: six neurons are needed for 0.05.
+*Degenerate cases.* Neurons with a total of zero do not matter. Without other neurons, p is 1. With n neurons, p is at
+least ``2 ** (1 - n)``, so 0.05 needs six neurons.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.signal import fftconvolve
+from scipy.special import gammaln
 
 from harness.seeds import derive_rng
 
@@ -27,14 +28,14 @@ _ENUMERATED = 12
 
 
 def sign_flip_p_value(totals: ArrayLike, *, seed: int, flips: int = 9999) -> float:
-    """Return the two-sided p-value of the sum of ``totals``, of which each may have had the other sign.
+    """Return the two-sided p-value of the sum of ``totals`` under random signs.
 
-    Exact for integers (the distribution is a convolution of binomials), and for at most twelve totals. Else it is
-    estimated from random flips, with the observed one counted among them, so that it is never zero and the test keeps
-    its level (Phipson & Smyth 2010).
+    Exact for integers (the distribution is a convolution of binomials) and for at most twelve totals. Otherwise
+    estimated from random flips; the observed signs count as one of them, so that p is never zero and the test keeps its
+    level (Phipson & Smyth 2010).
 
     Args:
-        totals: one for each neuron, in any unit: what one method got more than the other.
+        totals: advantage of the first method on each neuron, in any unit, (neurons,).
         seed: the run's seed.
         flips: number of random flips.
 
@@ -43,14 +44,14 @@ def sign_flip_p_value(totals: ArrayLike, *, seed: int, flips: int = 9999) -> flo
     """
     data = np.asarray(totals, dtype=np.float64)
     if not np.isfinite(data).all():
-        raise ValueError("a total is not finite: leave failures out and count them instead")
-    sizes = np.sort(np.abs(data[data != 0]))  # sorted, so that the order of the neurons changes nothing
+        raise ValueError("a total is not finite: exclude failures and count them instead")
+    sizes = np.sort(np.abs(data[data != 0]))  # sorted, so that the order of neurons does not matter
     if not len(sizes):
         return 1.0
     seen = abs(data.sum())
     if np.array_equal(sizes, np.round(sizes)) and sizes.sum() < _LATTICE:
         return _exact(sizes.astype(np.int64), round(seen))
-    least = seen - 1e-9 * sizes.sum()  # what is as extreme but for rounding counts as extreme
+    least = seen - 1e-9 * sizes.sum()  # tolerance for rounding
     if len(sizes) <= _ENUMERATED:
         patterns = np.arange(2 ** len(sizes))[:, None] >> np.arange(len(sizes)) & 1
         return float(np.mean(np.abs((2 * patterns - 1) @ sizes) >= least))
@@ -64,10 +65,10 @@ def sign_flip_p_value(totals: ArrayLike, *, seed: int, flips: int = 9999) -> flo
 
 
 def _exact(sizes: NDArray[np.int64], seen: int) -> float:
-    """Return the chance that the signed sum of integers is at least as far from zero as ``seen``."""
+    """Return the probability that the sum of randomly signed integers is at least as far from zero as ``seen``."""
     chances = np.ones(1)
     for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
-        # How many of the equal ones are positive is binomial; each moves the sum by two sizes.
+        # The number of positive signs among equal sizes is binomial; each changes the sum by two sizes.
         spread = np.zeros(2 * size * count + 1)
         spread[:: 2 * size] = _binomial(int(count))
         chances = fftconvolve(chances, spread)
@@ -76,9 +77,7 @@ def _exact(sizes: NDArray[np.int64], seen: int) -> float:
 
 
 def _binomial(count: int) -> Floats:
-    """Return the chance of each number of heads among ``count`` fair coins."""
-    from scipy.special import gammaln
-
+    """Return the probability of each number of heads among ``count`` fair coins."""
     heads = np.arange(count + 1)
     logs = gammaln(count + 1) - gammaln(heads + 1) - gammaln(count - heads + 1) - count * np.log(2)
     chances: Floats = np.exp(logs)
@@ -86,12 +85,12 @@ def _binomial(count: int) -> Floats:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number so that the chance of any false rejection keeps the level (Holm 1979).
+    """Return p-values corrected for multiple testing (Holm 1979), which controls the family-wise error rate.
 
-    No assumption on how the tests depend on each other. None stays an empty list, one stays itself.
+    The tests may depend on each other in any way.
 
     Raises:
-        ValueError: if a p-value is nan or outside 0 to 1.
+        ValueError: if a p-value is NaN or outside 0 to 1.
     """
     values = np.asarray(p_values, dtype=np.float64)
     if not ((values >= 0) & (values <= 1)).all():
@@ -106,7 +105,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def standardised_effect(totals: ArrayLike) -> float | None:
     """Return mean / standard deviation (n - 1) of the neurons' values: Cohen's d of a paired design (d_z).
 
-    None with fewer than two neurons, or where all are alike: then there is no variation to measure the mean by.
+    None with fewer than two neurons, or if all values are equal.
     """
     data = np.asarray(totals, dtype=np.float64)
     spread = np.std(data, ddof=1) if len(data) > 1 else 0.0

@@ -1,16 +1,16 @@
-"""How many neurons a comparison needs: what a planned benchmark can show, before the money is spent.
+"""Power: how many neurons a comparison needs to detect a difference.
 
-*What is tested.* Two methods meet on every neuron; the win-rate difference is the share of comparisons that one wins
-less the share that the other wins (a win rate of 60 % against 40 %, ties as half, is a difference of 0.2). It is tested
-two-sided by its mean over neurons, which for the sample sizes in question is normal.
+*Test.* Two methods are compared on every neuron. The win-rate difference is the share of comparisons that one wins
+minus the share that the other wins (60 % against 40 %, ties as half, is a difference of 0.2). The test is two-sided on
+its mean over neurons, with a normal approximation.
 
-*Assumptions, all stated by the caller.* A share ``ties`` of the comparisons is tied, whatever the difference. A neuron
-is judged ``comparisons`` times (by several judges, or at both signs), and two of its outcomes correlate by
-``correlation``, which makes them worth ``comparisons / (1 + (comparisons - 1) * correlation)`` independent ones (Kish
-1965, the design effect). ``tests`` pairs of methods share the level (Bonferroni; Holm's correction shows at least as
-much). The variance of one outcome is ``1 - ties - difference ** 2``, and ``1 - ties`` where there is no difference.
+*Assumptions.* A share ``ties`` of the comparisons is tied, for any difference. A neuron is judged ``comparisons`` times
+(by several judges, or at both signs) with correlation ``correlation`` between outcomes, which is worth
+``comparisons / (1 + (comparisons - 1) * correlation)`` independent comparisons (design effect, Kish 1965). ``tests``
+pairs of methods share the level (Bonferroni; Holm's correction has at least this power). The variance of one outcome is
+``1 - ties - difference ** 2``, and ``1 - ties`` under the null hypothesis.
 
-*Limits.* With fewer than about twenty neurons the normal approximation promises a little too much.
+*Limits.* With fewer than about twenty neurons, the normal approximation overstates power a little.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from statistics import NormalDist
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison of two methods is planned to be.
+    """A planned comparison of two methods.
 
     Attributes:
-        level: chance of a false alarm, two-sided, over all tests.
-        power: chance to see a difference that is there.
-        ties: share of tied comparisons, the inconsistent ones included.
-        comparisons: how often a neuron's two descriptions are compared.
-        correlation: between two outcomes on one neuron, 0 to 1.
-        tests: how many pairs of methods share the level.
+        level: two-sided error rate over all tests.
+        power: probability of detecting the difference.
+        ties: share of tied comparisons, including inconsistent ones.
+        comparisons: comparisons of the two descriptions of a neuron.
+        correlation: correlation of two outcomes on one neuron, 0 to 1.
+        tests: number of pairs of methods that share the level.
 
     Raises:
         ValueError: if a value is out of range.
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def worth(self) -> float:
-        """How many independent comparisons one neuron's are worth."""
+        """Number of independent comparisons that the comparisons of one neuron are worth."""
         return self.comparisons / (1 + (self.comparisons - 1) * self.correlation)
 
     def _quantiles(self) -> tuple[float, float]:
@@ -64,14 +64,14 @@ class Plan:
 
 
 def neurons_needed(difference: float, plan: Plan | None = None) -> int:
-    """Return how many neurons show a win-rate difference with the planned power.
+    """Return the number of neurons that detects a win-rate difference with the planned power.
 
     Args:
-        difference: share of wins less share of losses, above 0 and at most ``1 - ties``.
-        plan: level, power and what is assumed.
+        difference: share of wins minus share of losses, above 0 and at most ``1 - ties``.
+        plan: level, power and assumptions.
 
     Raises:
-        ValueError: if no such difference is possible.
+        ValueError: if the difference is out of range.
     """
     plan = plan or Plan()
     if not 0 < difference <= 1 - plan.ties:
@@ -80,9 +80,9 @@ def neurons_needed(difference: float, plan: Plan | None = None) -> int:
 
 
 def smallest_difference(neurons: int, plan: Plan | None = None) -> float | None:
-    """Return the smallest win-rate difference that so many neurons show with the planned power.
+    """Return the smallest win-rate difference that this number of neurons detects with the planned power.
 
-    None if they cannot show any difference that is possible, as a single neuron cannot.
+    None if they cannot detect any possible difference, as with a single neuron.
     """
     plan = plan or Plan()
     available, most = neurons * plan.worth, 1 - plan.ties
@@ -93,12 +93,12 @@ def smallest_difference(neurons: int, plan: Plan | None = None) -> float | None:
     a, b = available + power**2, -2 * level * math.sqrt(most * available)
     c = (level**2 - power**2) * most
     root = math.sqrt(max(b * b - 4 * a * c, 0.0))
-    # Squaring adds the solution for the power 1 - power, which lies below.
+    # Squaring adds the smaller solution, for a power of 1 - power.
     return (-b + math.copysign(root, power)) / (2 * a)
 
 
 def _independent(difference: float, plan: Plan) -> float:
-    """Return how many independent comparisons show the difference."""
+    """Return the number of independent comparisons that detects the difference."""
     level, power = plan._quantiles()
     decisive = 1 - plan.ties
     seen = level * math.sqrt(decisive) + power * math.sqrt(max(decisive - difference**2, 0.0))

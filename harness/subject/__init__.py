@@ -1,4 +1,4 @@
-"""The model under study: files, architecture, weight vectors, token weights, activations, interventions."""
+"""The model under study: files, architecture, weight vectors, token weights, activations and interventions."""
 
 from harness.subject.activations import ActivationReader, check_signs
 from harness.subject.intervention import CausalModel, Decoding, Intervention, Mode, check_causal, lacks_head

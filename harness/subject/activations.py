@@ -1,4 +1,4 @@
-"""The subject at work: the activations of chosen neurons over text."""
+"""Activations of chosen neurons on text."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from harness.subject.subject import Subject
 
 
 class ActivationReader:
-    """Runs the subject and reads neurons' activations: the values that enter the down projection.
+    """Runs the subject and reads the activations of neurons: the values that enter the down projection.
 
-    A neuron of an expert is active only at the tokens that are routed to the expert; at the others it is 0. Its
-    activation is taken before the router's weight is applied.
-
-    Layers above the highest one asked for are dropped, for their work would be thrown away.
+    The activation of an expert's neuron is 0 at tokens that are not routed to the expert. It is taken before the
+    router's weight is applied. Layers above the highest requested one do not run.
 
     Args:
         subject: the model.
-        neurons: the neurons, in the order in which they are returned.
-        device: where the model runs.
+        neurons: the neurons, in the order of the result.
+        device: device of the model.
 
     Raises:
-        HarnessError: if a neuron does not exist, or the model cannot be loaded or has other modules than its
-            architecture says.
+        HarnessError: if a neuron does not exist, the model cannot be loaded, or its modules differ from its
+            architecture.
     """
 
     def __init__(self, subject: Subject, neurons: Sequence[Neuron], device: str) -> None:
@@ -42,7 +40,7 @@ class ActivationReader:
         modules = Modules(subject, self._model)
         del modules.layers()[max(neuron.layer for neuron in neurons) + 1 :]
         self._model.to(device)
-        # What the modules were given, by group: the activations of its neurons, in order.
+        # Inputs of the hooked modules by group: the activations of the group's neurons, in order.
         self._read: dict[int, Tensor] = {}
         groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
         for position, neuron in enumerate(neurons):
@@ -50,21 +48,21 @@ class ActivationReader:
         for number, ((layer, routed), positions) in enumerate(groups.items()):
             module = modules.experts(layer) if routed else modules.down_projection(layer)
             module.register_forward_pre_hook((self._experts_hook if routed else self._hook)(number, positions))
-        places = [position for positions in groups.values() for position in positions]
-        # Neurons in order of their layers, as most callers give them, need no sorting.
-        self._order = None if places == sorted(places) else torch.tensor(places, device=device).argsort()
+        order = [position for positions in groups.values() for position in positions]
+        # No reordering if the neurons are sorted by layer, as most callers pass them.
+        self._order = None if order == sorted(order) else torch.tensor(order, device=device).argsort()
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number format in which the model computes activations."""
+        """Data type of the model's activations."""
         return next(self._model.parameters()).dtype
 
     def _hook(self, group: int, positions: list[int]) -> Any:
         indices = torch.tensor([self._neurons[position].index for position in positions], device=self._device)
 
         def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            given = inputs[0].flatten(0, -2)  # of two dimensions: with more, picking columns takes five times as long
-            self._read[group] = given.index_select(1, indices)
+            flat = inputs[0].flatten(0, -2)  # index_select is five times as fast on two dimensions
+            self._read[group] = flat.index_select(1, indices)
 
         return keep
 
@@ -86,7 +84,7 @@ class ActivationReader:
 
         Args:
             input_ids: (B, T) token ids, special tokens included.
-            attention_mask: (B, T), 1 where there is a token.
+            attention_mask: (B, T), 1 for tokens and 0 for padding.
 
         Returns:
             (B, T, neurons), float32, on the reader's device.
@@ -102,33 +100,33 @@ class ActivationReader:
         activations = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         if self._order is not None:
             activations = activations[..., self._order]
-        # A sum is finite if all that is summed is.
+        # A sum is finite only if every term is.
         if not torch.isfinite(activations.sum(dim=-1)[attention_mask.to(self._device).bool()]).all():
             raise HarnessError(
-                f"{self._subject.name} computes activations that are NaN or infinite: its weights are damaged, or too "
-                "large for the number format (subject.dtype=float32)"
+                f"{self._subject.name} computes activations that are NaN or infinite: its weights are damaged, or they "
+                "overflow (set subject.dtype=float32)"
             )
         return activations
 
     def close(self) -> None:
-        """Free the memory that the model holds, on the accelerator too."""
+        """Free the model's memory, also on the accelerator."""
         del self._model
         self._read.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-#: Activation functions that are never below zero, by transformers' names.
+#: Activation functions without negative values, as named in transformers.
 NEVER_NEGATIVE = frozenset({"relu", "relu2", "relu6", "sigmoid"})
 
 
 def check_signs(subject: Subject, neurons: Iterable[Neuron]) -> None:
-    """Check that no neuron is asked for at a sign that it never has.
+    """Check that the subject's neurons can have the requested signs.
 
-    A gated neuron has both, whatever its function: ``in`` turns the sign.
+    Gated neurons have both signs with any activation function, because the in projection is a factor.
 
     Raises:
-        HarnessError: if one is.
+        HarnessError: if negative neurons are requested and activations are never negative.
     """
     if VectorKind.GATE in subject.kinds or not any(neuron.negative for neuron in neurons):
         return
@@ -137,6 +135,6 @@ def check_signs(subject: Subject, neurons: Iterable[Neuron]) -> None:
     function = next((found for name in options if isinstance(found := getattr(config, name, None), str)), None)
     if function in NEVER_NEGATIVE:
         raise HarnessError(
-            f"the neurons of {subject.name} are never active below zero (their function is {function}): describe the "
-            "positive sign alone (neurons.signs=[positive])"
+            f"the activations of {subject.name} are never negative (activation function {function}): describe only the "
+            "positive sign (neurons.signs=[positive])"
         )

@@ -1,8 +1,8 @@
-"""Where each family of models keeps its neurons: the one table of this project that knows about architectures.
+"""Names of the weights and modules of each model family.
 
-Tensors are named as in checkpoints, without what a checkpoint puts before the base model's names (``model.``): that is
-found out from the name of the embedding. A family that is not in the table is described in the config, by the same
-fields (``subject.architecture``).
+Tensor names are those of checkpoints without the prefix of the base model (``model.``), which is inferred from the name
+of the embedding. A family that is not in the table is described in the config with the same fields
+(``subject.architecture``).
 """
 
 from __future__ import annotations
@@ -14,57 +14,56 @@ from typing import Any
 from harness.errors import HarnessError
 from harness.records import VectorKind
 
-HELP = "conf/subject/local.yaml shows how"
+HELP = "see conf/subject/local.yaml"
 
 
 @dataclass(frozen=True)
 class MLP:
-    """One kind of MLP that a layer can have.
+    """Names of the weights of one kind of MLP.
 
     Attributes:
-        vectors: for each vector kind it has, the weight's name from its layer on; of several names, the first that the
-            checkpoint has. ``{expert}`` stands for the number of an expert; where a name of experts' weights lacks it,
-            the tensor holds all of them, expert by expert. If gate and in are one weight, its first half is gate.
-        width: config option with the number of neurons; where it is null, that number is 4 d_model (GPT-2).
+        vectors: names of each vector kind's weight within the layer; the first one that the checkpoint has is used.
+            ``{expert}`` is the number of an expert. A name of experts' weights without it is a tensor with the weights
+            of all experts. If gate and in share a weight, its first half is gate.
+        width: config option with the number of neurons; if the option is null, it is 4 d_model (GPT-2).
     """
 
     vectors: Mapping[VectorKind, tuple[str, ...]]
     width: str = "intermediate_size"
 
     def fuses(self, name: str) -> bool:
-        """Tell whether the weight of this name is gate and in at once."""
+        """Return whether the weight of this name contains both gate and in."""
         return name in self.vectors.get(VectorKind.GATE, ()) and name in self.vectors[VectorKind.IN]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The names of one family.
+    """Names of the weights, modules and config options of one family.
 
     Attributes:
         embedding: matrix W_E (V, d_model).
-        mlp: the MLP of a layer; of a layer that is no mixture, in families that mix.
-        experts: the experts of a mixture. Layers for which the checkpoint has such weights are mixtures.
-        shared: the expert of a mixture that all tokens share.
+        mlp: MLP of a dense layer.
+        experts: experts of a mixture layer. A layer is a mixture if the checkpoint has these weights.
+        shared: expert of a mixture layer that processes all tokens.
         num_experts: config option with the number of experts.
-        experts_module: module of a layer that is called with hidden states, chosen experts and their weights.
+        experts_module: module of a layer that receives hidden states, selected experts and their weights.
         layer: prefix of a layer's tensors and modules, with ``{layer}``.
-        transposed: whether MLP weights are stored as (from, to), as GPT-2 does, rather than (to, from).
-        base: module of transformers' base model from which modules are named.
-        unembedding: full name of W_U.T (V, d_model) in checkpoints with a language-model head, or several to try;
-            absent if tied to W_E.
-        embedding_map: weight (d_model, width of W_E) that leads from W_E into the residual stream, if the checkpoint
-            has one.
-        unembedding_map: weight (width of W_U, d_model) that leads from the residual stream to W_U, likewise.
-        final_norm: the norm before the unembedding, if the family has one.
-        final_norm_if: config option that says whether this model has it; always, if none.
-        norm: its kind: ``rms``, or ``layer`` (mean removed, bias added).
-        norm_offset: what is added to its weight (Gemma stores weight - 1).
-        norm_eps: config option with its epsilon, or the number.
+        transposed: whether MLP weights are stored as (inputs, outputs), as in GPT-2, and not as (outputs, inputs).
+        base: module of transformers' base model that the module names are relative to.
+        unembedding: full names of W_U.T (V, d_model); the first one that the checkpoint has is used. Checkpoints
+            without any tie it to W_E.
+        embedding_map: weight (d_model, width of W_E) from W_E to the residual stream, None if the family has none.
+        unembedding_map: weight (width of W_U, d_model) from the residual stream to W_U, None if the family has none.
+        final_norm: norm before the unembedding, None if the family has none.
+        final_norm_if: config option with whether the model has the final norm; None if all have.
+        norm: kind of the norm: ``rms``, or ``layer`` (subtracts the mean, adds a bias).
+        norm_offset: added to the weight of the norm (Gemma stores weight - 1).
+        norm_eps: epsilon of the norm, or the config option with it.
         num_layers: config option with the number of layers.
         d_model: config option with the width of the residual stream.
-        positions_after_padding: whether positions are counted from the padding token's id on (RoBERTa), so that the
-            model reads that many tokens less at once.
-        causal: whether the family predicts the next token; BERT and its like, which read in both directions, do not.
+        positions_after_padding: whether positions start after the padding token's id (RoBERTa), which shortens the
+            context by as many tokens.
+        causal: whether the family predicts the next token (BERT does not).
     """
 
     embedding: str = "embed_tokens.weight"
@@ -91,19 +90,19 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.mlp is None and self.experts is None:
-            raise HarnessError(f"subject.architecture names neither an mlp nor experts; {HELP}")
+            raise HarnessError(f"subject.architecture has neither an mlp nor experts; {HELP}")
         if self.norm not in {"rms", "layer"}:
-            raise HarnessError(f"subject.architecture.norm is {self.norm!r}; choose rms or layer")
+            raise HarnessError(f"subject.architecture.norm must be rms or layer, not {self.norm!r}")
 
     @property
     def kinds(self) -> tuple[VectorKind, ...]:
-        """The vector kinds that a neuron has."""
+        """Vector kinds of a neuron."""
         mlp = self.mlp or self.experts
         assert mlp is not None
         return tuple(kind for kind in VectorKind if kind in mlp.vectors)
 
     def module(self, layer: int | None, name: str = "") -> str:
-        """Return the path of a module in transformers' base model; without a layer, that of the list of layers."""
+        """Return the path of a module in transformers' base model; for layer None, that of the list of layers."""
         where = self.layer.rpartition(".")[0] if layer is None else self.layer.format(layer=layer)
         return ".".join(part for part in (self.base, where, name) if part)
 
@@ -118,7 +117,7 @@ def _mlp(gate: str | None, into: str, out: str, width: str = "intermediate_size"
 
 
 def _experts(gate: str, into: str, out: str, width: str) -> MLP:
-    """Return experts whose checkpoints hold them one by one (as published), or all in one tensor (as transformers)."""
+    """Return experts stored in one tensor each (as published), or all in one tensor (as transformers saves them)."""
     together = {VectorKind.GATE: "gate_up_proj", VectorKind.IN: "gate_up_proj", VectorKind.OUT: "down_proj"}
     apart = {VectorKind.GATE: gate, VectorKind.IN: into, VectorKind.OUT: out}
     return MLP({kind: (apart[kind], f"mlp.experts.{name}") for kind, name in together.items()}, width)
@@ -146,7 +145,7 @@ _QWEN3_MOE = replace(
 )
 _MIXTRAL_EXPERT = "block_sparse_moe.experts.{expert}."
 
-#: By transformers' ``model_type``.
+#: Families by ``model_type`` of transformers.
 ARCHITECTURES = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -204,15 +203,15 @@ ARCHITECTURES = {
 
 
 def architecture_of(model_type: str, given: Architecture | Mapping[str, Any] | str | None = None) -> Architecture:
-    """Return the names of a model's family.
+    """Return the architecture of a model.
 
     Args:
         model_type: transformers' name of the family.
-        given: what the user says of it: the name of a family in the table that names its weights alike, or a mapping
-            of the fields of :class:`Architecture` (``like``: a family from which the others are taken).
+        given: ``subject.architecture``: the name of a known family with the same names, or a mapping with fields of
+            :class:`Architecture` (``like``: a known family that provides the other fields).
 
     Raises:
-        HarnessError: if the family is unknown and nothing is given, or what is given says too little or too much.
+        HarnessError: if the family is unknown, or the mapping is invalid.
     """
     if isinstance(given, Architecture):
         return given
@@ -221,9 +220,8 @@ def architecture_of(model_type: str, given: Architecture | Mapping[str, Any] | s
     name = given or model_type
     if name not in ARCHITECTURES:
         raise HarnessError(
-            f"the model family {name!r} is not known (known are {', '.join(sorted(ARCHITECTURES))}): say in "
-            f"subject.architecture where it keeps its MLP weights, embedding and final norm, or which of these names "
-            f"them alike; {HELP}"
+            f"unknown model family {name!r} (known: {', '.join(sorted(ARCHITECTURES))}): set subject.architecture to "
+            f"one of these with the same names, or to the names of its MLP weights, embedding and final norm; {HELP}"
         )
     return ARCHITECTURES[name]
 
@@ -252,8 +250,8 @@ def _mlp_from_mapping(name: str, given: Any) -> MLP:
     width = names.pop("width", "intermediate_size")
     if not {"in", "out"} <= names.keys() <= set(VectorKind):
         raise HarnessError(
-            f"subject.architecture.{name} must name the weights in, out and, in gated MLPs, gate, and may say width "
-            f"(the config option with the number of neurons); {HELP}"
+            f"subject.architecture.{name} must have the names of the weights in, out and, for gated MLPs, gate, and "
+            f"optionally width (the config option with the number of neurons); {HELP}"
         )
     return MLP({kind: _names(names[kind]) for kind in VectorKind if names.get(kind) is not None}, width)
 

@@ -1,4 +1,4 @@
-"""Lazy reads from safetensors checkpoints: single rows and columns, without building the model."""
+"""Reads single rows and columns from safetensors checkpoints, without loading the model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Checkpoint:
-    """The tensors of a model by name, read on demand from one safetensors file or many shards.
+    """The tensors of a model, read on demand from one safetensors file or several shards.
 
-    Raises, on reading:
-        HarnessError: if the model has no safetensors files, if one is unreadable, or if what is read holds NaN or
-            infinite numbers.
+    Reading raises :class:`HarnessError` if the model has no safetensors files, if a file is damaged, or if the values
+    are not finite.
     """
 
     def __init__(self, files: ModelFiles) -> None:
@@ -42,7 +41,7 @@ class Checkpoint:
         if single is None:
             raise HarnessError(
                 f"{self._files.reference} has no safetensors checkpoint ({SINGLE} or {INDEX}); pickled weights are "
-                "never read: convert them with transformers' save_pretrained"
+                "not supported: convert them with transformers' save_pretrained"
             )
         with self._open(SINGLE) as file:
             return dict.fromkeys(file.keys(), SINGLE)
@@ -57,7 +56,7 @@ class Checkpoint:
     def _open(self, name: str) -> Iterator[Any]:
         path = self._fetch(name)
         if path is None:
-            raise HarnessError(f"{self._files.reference} lacks the shard {name} named in its index; download it again")
+            raise HarnessError(f"{self._files.reference} lacks the shard {name} of its index; download it again")
         try:
             with safe_open(path, framework="pt") as file:
                 yield file
@@ -66,19 +65,19 @@ class Checkpoint:
 
     @property
     def names(self) -> list[str]:
-        """The tensors' names, sorted."""
+        """Names of the tensors, sorted."""
         return sorted(self._shards)
 
     @cached_property
     def paths(self) -> list[Path]:
-        """The files that hold the tensors, all of them fetched."""
+        """Paths of the checkpoint's files, which are downloaded if necessary."""
         names = sorted(set(self._shards.values()))
         return [path for name in names if (path := self._fetch(name)) is not None]
 
     def sample(self) -> Iterator[tuple[str, bytes]]:
-        """Yield every tensor's name with its shape, format and some of its rows, whichever file it is in.
+        """Yield the name, shape and data type of every tensor, with the bytes of some of its rows.
 
-        Too little to know a tensor by, and enough to tell that it was trained on, merged with an adapter or replaced.
+        The rows are enough to detect that a tensor was fine-tuned, merged with an adapter or replaced.
         """
         with ExitStack() as stack:
             there = [name for name in sorted(set(self._shards.values())) if self._fetch(name) is not None]
@@ -90,7 +89,7 @@ class Checkpoint:
                 part = file.get_slice(name)
                 shape = part.get_shape()
                 rows = sorted({0, shape[0] // 2, shape[0] - 1}) if shape and shape[0] else []
-                # Of a tensor with more than two axes a row is a page: its first row will do.
+                # For tensors with more than two axes, the first row of each page is enough.
                 inner = (slice(0, 1),) * max(0, len(shape) - 2)
                 found = [part[(slice(row, row + 1), *inner)].contiguous() for row in rows]
                 yield (
@@ -99,11 +98,11 @@ class Checkpoint:
                 )
 
     def name_of(self, *candidates: str) -> str | None:
-        """Return the first of the names that the checkpoint has."""
+        """Return the first name that the checkpoint has, None if it has none of them."""
         return next((name for name in candidates if name in self._shards), None)
 
     def tensor(self, name: str) -> Tensor:
-        """Read a whole tensor as float32."""
+        """Return a tensor as float32."""
         with self._open(self._shards[name]) as file:
             return self._checked(name, file.get_tensor(name).float())
 
@@ -113,7 +112,7 @@ class Checkpoint:
             return tuple(file.get_slice(name).get_shape())
 
     def rows(self, name: str, indices: Sequence[int], page: int | None = None) -> Tensor:
-        """Read single rows of a matrix, or of one page of a tensor (pages, rows, columns).
+        """Return rows of a matrix, or of one page of a tensor (pages, rows, columns).
 
         Returns:
             (len(indices), columns), float32.
@@ -125,7 +124,7 @@ class Checkpoint:
             return self._checked(name, torch.stack(rows).float())
 
     def columns(self, name: str, indices: Sequence[int], page: int | None = None) -> Tensor:
-        """Read single columns of a matrix, or of one page of a tensor (pages, rows, columns).
+        """Return columns of a matrix, or of one page of a tensor (pages, rows, columns).
 
         Returns:
             (len(indices), rows), float32.
@@ -134,7 +133,7 @@ class Checkpoint:
         with self._open(self._shards[name]) as file:
             matrix = file.get_slice(name)
             *_, rows, columns = matrix.get_shape()
-            if len(indices) > columns // 16:  # columns lie apart: many cost more than the whole
+            if len(indices) > columns // 16:  # columns are not contiguous: reading many takes longer than the matrix
                 return self._checked(name, matrix[head].reshape(rows, columns)[:, list(indices)].T.float())
             single = [matrix[(*head, slice(index, index + 1))].flatten() for index in indices]
             return self._checked(name, torch.stack(single).float())
@@ -142,7 +141,7 @@ class Checkpoint:
     def _checked(self, name: str, values: Tensor) -> Tensor:
         if not torch.isfinite(values).all():
             raise HarnessError(
-                f"the weights {name} of {self._files.reference} hold NaN or infinite numbers; "
-                "the checkpoint is damaged: download it again, or choose other neurons"
+                f"the weights {name} of {self._files.reference} contain NaN or infinite numbers: the checkpoint is "
+                "damaged; download it again, or choose other neurons"
             )
         return values

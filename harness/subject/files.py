@@ -1,4 +1,4 @@
-"""Where a model's files are: inside an installed package, in a folder, or on the Hugging Face hub."""
+"""Files of a model: in an installed Python package, in a folder, or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ logger = logging.getLogger(__name__)
 
 
 class Unavailable(Exception):
-    """A source does not have the model; the next one may."""
+    """A source does not have the model."""
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of one model, fetched one by one as they are asked for.
+    """The files of one model, downloaded on demand.
 
     Attributes:
-        reference: what transformers' ``from_pretrained`` takes: a folder, or a hub repository.
-        folder: the folder, if the files are on this machine.
-        revision: the hub revision, if one was asked for.
+        reference: folder or hub repository, as ``from_pretrained`` of transformers takes it.
+        folder: folder of the files, None if they are on the hub.
+        revision: revision on the hub, None for the default branch.
     """
 
     reference: str
@@ -43,10 +43,10 @@ class ModelFiles:
     revision: str | None = None
 
     def fetch(self, name: str) -> Path | None:
-        """Return the local path of one file, downloading it if need be; none if the model has no such file.
+        """Return the local path of a file, which is downloaded if necessary; None if the model has no such file.
 
         Raises:
-            Unavailable: if the model itself cannot be had, with the reason and the cure.
+            Unavailable: if the model itself cannot be found or downloaded.
         """
         if self.folder is not None:
             path = self.folder / name
@@ -78,7 +78,7 @@ class ModelFiles:
             raise Unavailable(
                 f"{repository!r} is neither an existing folder nor a hub name of the form owner/model"
             ) from error
-        except Exception as error:  # the errors of the HTTP library beneath, whichever this version of the client uses
+        except Exception as error:  # the HTTP library depends on the version of the hub client
             raise Unavailable(f"{repository} cannot be fetched from the hub ({first_line(error)})") from error
 
 
@@ -86,12 +86,12 @@ def locate(sources: Sequence[str], revision: str | None = None, *, marker: str =
     """Return the first source that has the model.
 
     Args:
-        sources: each ``package:NAME/FOLDER`` (files inside an installed Python package), a local folder, or a hub name.
-        revision: hub revision (branch, tag or commit); the hub's default if none.
+        sources: each ``package:NAME/FOLDER`` (files of an installed Python package), a local folder, or a hub name.
+        revision: branch, tag or commit on the hub; None for the default branch.
         marker: a file that every such model has.
 
     Raises:
-        HarnessError: if none has it, with each source's reason.
+        HarnessError: if no source has the model, with the reason for each source.
     """
     reasons = []
     for source in sources:
@@ -110,7 +110,7 @@ def _open(source: str, revision: str | None) -> ModelFiles:
         package, _, inside = source.removeprefix("package:").partition("/")
         try:
             spec = importlib.util.find_spec(package)
-        except (ImportError, ValueError):  # a parent package is missing, or the name is none
+        except (ImportError, ValueError):  # a parent package is missing, or the name is invalid
             spec = None
         if spec is None or spec.origin is None:
             raise Unavailable(f"the Python package {package.replace('_', '-')} is not installed")
@@ -128,7 +128,7 @@ def _folder(path: Path) -> ModelFiles:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what a library's error says, in one line."""
+    """Return the first line of an error's message, or its class if there is no message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -1,6 +1,6 @@
-"""The subject with neurons held, pushed or silenced: what it then predicts, and how it then goes on.
+"""Next-token logits and generated text of the subject while activations of neurons are changed.
 
-Sources: clamping as in Gur-Arieh et al. 2025, arXiv:2501.08319, who set a feature to +-10.
+Source: Gur-Arieh et al. 2025, arXiv:2501.08319, who clamp a feature to +-10.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from harness.subject.subject import Subject
 
 
 class Mode(enum.StrEnum):
-    """What is done to an activation."""
+    """How an activation is changed."""
 
-    CLAMP = "clamp"  # it is set to the value
-    ADD = "add"  # the value is added to it
+    CLAMP = "clamp"  # set to the value
+    ADD = "add"  # the value is added
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """What is done to the activation of one neuron, the value that enters the down projection.
+    """A change of one neuron's activation, the value that enters the down projection.
 
-    Since the down projection is linear, adding ``a`` to the activation adds ``a`` times the neuron's out vector to what
-    the MLP gives out. Families that norm the MLP's output (Gemma) do so after that.
+    Since the down projection is linear, adding ``a`` to the activation adds ``a`` times the neuron's out vector to the
+    output of the MLP, before any norm of that output (Gemma).
 
     Attributes:
-        neuron: the neuron; at its negative sign, the value is told as if the neuron were turned round.
+        neuron: the neuron; for the negative sign, the value is that of the negated activation.
         value: in the units of the activation.
         mode: whether the value is set or added.
     """
@@ -57,16 +57,16 @@ class Intervention:
 
     @classmethod
     def ablation(cls, neuron: Neuron, mean: float = 0.0) -> Intervention:
-        """Return the intervention that takes a neuron out: its activation is always 0, or always its mean."""
+        """Return the ablation of a neuron: its activation is set to 0 or to its mean."""
         return cls(neuron, mean)
 
     @property
     def raw(self) -> float:
-        """The value as the model has it, whatever the neuron's sign."""
+        """The value for the activation itself, whatever the neuron's sign."""
         return -self.value if self.neuron.negative else self.value
 
 
-#: transformers has no types for it.
+#: transformers has no type annotations for it.
 _config: Any = GenerationConfig
 
 
@@ -75,9 +75,9 @@ class Decoding:
     """How a text is continued.
 
     Attributes:
-        tokens: at most so many new ones; fewer if the model ends the text.
-        temperature: of the distribution that is drawn from; 0 takes the likeliest token.
-        top_p: only the likeliest tokens that together have this share are drawn.
+        tokens: most new tokens; fewer if the model ends the text.
+        temperature: sampling temperature; 0 is greedy.
+        top_p: nucleus sampling: only the likeliest tokens with this total probability are sampled.
     """
 
     tokens: int
@@ -86,11 +86,7 @@ class Decoding:
 
 
 def check_causal(subject: Subject, what: str) -> None:
-    """Check that a subject predicts next tokens, from its config and the names of its weights alone.
-
-    Args:
-        subject: the model.
-        what: what needs that, for the message.
+    """Check that a subject predicts next tokens; ``what`` is the name of the method that needs it.
 
     Raises:
         HarnessError: if it does not.
@@ -101,36 +97,36 @@ def check_causal(subject: Subject, what: str) -> None:
 
 
 def lacks_head(subject: Subject) -> str | None:
-    """Say why a subject does not predict next tokens, from its config and the names of its weights alone."""
+    """Return why a subject cannot predict next tokens, None if it can. Only its config and weight names are read."""
     config = subject.config
     if not subject.architecture.causal:
         return f"needs a causal language model; {subject.name} is a masked/encoder model: choose another subject"
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if not known and "AutoModelForCausalLM" not in (getattr(config, "auto_map", None) or {}):
         return (
-            f"needs a causal language model; transformers has none of the family {config.model_type!r} of "
+            f"needs a causal language model; transformers has none for the family {config.model_type!r} of "
             f"{subject.name}: choose another subject"
         )
     if not config.get_text_config().tie_word_embeddings and not subject.weights.has_unembedding:
         return (
             f"needs a causal language model; the checkpoint of {subject.name} has no language-model head "
-            f"({' or '.join(subject.architecture.unembedding)}): take the whole model"
+            f"({' or '.join(subject.architecture.unembedding)}): use the full model"
         )
     return None
 
 
 class CausalModel:
-    """Runs the subject with its language-model head, with an intervention of its own for each row of a batch.
+    """Runs the subject with its language-model head, with one intervention for each row of a batch.
 
-    A neuron of an expert is changed at the tokens that are routed to the expert; at the others it has no part in what
-    the model computes. Its activation is counted before the router's weight is applied.
+    A neuron of an expert is changed at the tokens that are routed to the expert. Its activation is the value before the
+    router's weight is applied.
 
     Args:
         subject: the model.
-        device: where it runs.
+        device: device of the model.
 
     Raises:
-        HarnessError: if it is no causal language model, or cannot be loaded.
+        HarnessError: if it is not a causal language model, or cannot be loaded.
     """
 
     def __init__(self, subject: Subject, device: str) -> None:
@@ -142,7 +138,7 @@ class CausalModel:
         end = self._model.generation_config.eos_token_id
         ends = end if isinstance(end, list) else [end]
         self._ends = {int(token) for token in [*ends, subject.tokenizer.eos_token_id] if token is not None}
-        # A checkpoint's own settings (a repetition penalty, a top-k) would stand behind what a run asks for.
+        # Discard the checkpoint's own settings, such as a repetition penalty or a top-k.
         self._model.generation_config = _config()
 
     @torch.inference_mode()
@@ -154,24 +150,24 @@ class CausalModel:
         attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Return the logits of the next token, as the model gives them out.
+        """Return the logits of the next token.
 
         Args:
             input_ids: (B, T) token ids, special tokens included.
-            interventions: what is done in each row; none for nothing.
-            attention_mask: (B, T), 1 where there is a token; everywhere, if none.
-            positions: (B, T), true where the intervention is in force; everywhere, if none.
+            interventions: the intervention of each row; None for no change.
+            attention_mask: (B, T), 1 for tokens and 0 for padding; None if there is no padding.
+            positions: (B, T), true where activations are changed; None for everywhere.
 
         Returns:
-            (B, T, V) on the model's device, in the model's number format.
+            (B, T, V) on the model's device, in the model's data type.
 
         Raises:
-            HarnessError: if a neuron does not exist, or a logit is not a finite number.
+            HarnessError: if a neuron does not exist, or a logit is not finite.
         """
         mask = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).to(self._device)
         with self._in_force(interventions, positions):
             logits: Tensor = self._model(input_ids=input_ids.to(self._device), attention_mask=mask).logits
-        # At padding anything may come out; copied only where there is some.
+        # Logits at padding are undefined. They are copied only if there is padding.
         _check_finite(logits if bool(mask.all()) else logits[mask.bool()], self._subject.name)
         return logits
 
@@ -185,22 +181,22 @@ class CausalModel:
         *,
         spare: int = 0,
     ) -> list[list[int]]:
-        """Continue one prompt in every row, each with its own intervention and its own random numbers.
+        """Continue one prompt in every row, each with its own intervention and random numbers.
 
-        What a row says depends on no other row, beyond the rounding of batched products.
+        Rows are independent of each other, apart from the rounding of batched products.
 
         Args:
             prompt: token ids, special tokens included.
-            interventions: what is done in each row, throughout the text that follows as well; none for nothing.
-            decoding: how it goes on.
-            rows: gives the random numbers of each row; one is drawn for each token.
-            spare: leading tokens of the prompt at which nothing is changed, such as the special ones.
+            interventions: the intervention of each row, also at new tokens; None for no change.
+            decoding: length and sampling.
+            rows: random generator of each row; one number is drawn for each token.
+            spare: number of leading tokens of the prompt that are not changed, such as special tokens.
 
         Returns:
-            The new tokens of each row, without the token that ends a text.
+            The new tokens of each row, without the end-of-text token.
 
         Raises:
-            HarnessError: if a neuron does not exist, or a logit is not a finite number.
+            HarnessError: if a neuron does not exist, or a logit is not finite.
         """
         ids = torch.tensor(list(prompt), device=self._device).repeat(len(interventions), 1)
         positions = torch.ones_like(ids, dtype=torch.bool)
@@ -213,10 +209,10 @@ class CausalModel:
             steps.append(_Drawn(rows))
         config = _config(
             max_new_tokens=decoding.tokens,
-            do_sample=False,  # the draw is a step of its own, so that each row has its own random numbers
+            do_sample=False,  # _Drawn samples, with the random numbers of each row
             eos_token_id=sorted(self._ends) or None,
             pad_token_id=next(iter(sorted(self._ends)), 0),
-            disable_compile=True,  # a compiled model would not see the hooks
+            disable_compile=True,  # a compiled model ignores the hooks
         )
         with self._in_force(interventions, positions):
             whole = self._model.generate(
@@ -228,12 +224,12 @@ class CausalModel:
         return [self._until_end(row) for row in whole[:, len(prompt) :].tolist()]
 
     def _until_end(self, tokens: list[int]) -> list[int]:
-        stop = next((place for place, token in enumerate(tokens) if token in self._ends), len(tokens))
+        stop = next((index for index, token in enumerate(tokens) if token in self._ends), len(tokens))
         return tokens[:stop]
 
     @contextmanager
     def _in_force(self, interventions: Sequence[Intervention | None], positions: Tensor | None) -> Iterator[None]:
-        """Change activations while the context lasts."""
+        """Change activations within the context."""
         groups: dict[tuple[int, bool], list[tuple[int, Intervention]]] = defaultdict(list)
         for row, given in enumerate(interventions):
             if given is not None:
@@ -264,13 +260,14 @@ class CausalModel:
 
 
 class _Change:
-    """Changes the activations of one layer, of one neuron in each of some rows.
+    """Changes the activations of one layer: of one neuron in each of the given rows.
 
     Args:
-        members: rows, and what is done there.
-        rows: rows of the whole batch.
-        positions: (rows, T) where it is done, everywhere if none; what comes after T is generated, and counts.
-        device: where the model runs.
+        members: row numbers and their interventions.
+        rows: number of rows in the batch.
+        positions: (rows, T), true where activations are changed; None for everywhere. Generated tokens after T are
+            always changed.
+        device: device of the model.
     """
 
     def __init__(
@@ -282,17 +279,17 @@ class _Change:
         self._values = torch.tensor([given.raw for _, given in members], device=device)[:, None]
         self._added = torch.tensor([given.mode is Mode.ADD for _, given in members], device=device)[:, None]
         self._positions = None if positions is None else positions[self.rows]
-        self._seen = 0  # tokens of every row that have passed; a text grows one by one
+        self._seen = 0  # tokens of each row that were processed by earlier calls
 
     def enter(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Change what enters the down projection: (B, T, neurons), which some families flatten to (B T, neurons)."""
+        """Change the input of the down projection: (B, T, neurons), or (B T, neurons) in some families."""
         given = inputs[0]
         activations = given.reshape(self._batch, -1, given.shape[-1]).clone()
         activations[self.rows, :, self._indices] = self.changed(activations[self.rows, :, self._indices])
         return activations.view(given.shape), *inputs[1:]
 
     def changed(self, activations: Tensor) -> Tensor:
-        """Return what becomes of the activations (members, T) of the chosen neurons."""
+        """Return the changed activations (members, T) of the neurons."""
         values = self._values.to(activations)
         result = torch.where(self._added, activations + values, values)
         length = activations.shape[1]
@@ -309,9 +306,10 @@ class _Change:
 
 
 class _ExpertChange:
-    """Changes what the experts of a layer give out as a change of activations inside would.
+    """Changes the output of a layer's experts as if activations inside were changed.
 
-    Their output is linear in the activations: it changes by the change times the router's weight times the out vector.
+    The output is linear in the activations: it changes by the change of the activation times the router's weight times
+    the out vector.
     """
 
     def __init__(self, change: _Change, subject: Subject, neurons: Sequence[Neuron], device: str) -> None:
@@ -323,7 +321,7 @@ class _ExpertChange:
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         hidden, chosen, weights = inputs
         split, rows = self._change.split, self._change.rows
-        # (members, T) each: of a member's own row, and of its own neuron there.
+        # (members, T): for each member, the activations of its neuron in its row.
         every = split(self._compute(module, hidden))[rows]
         own = torch.arange(len(rows), device=every.device)
         activations = every[own, :, own]
@@ -336,17 +334,17 @@ class _ExpertChange:
 
 
 def _check_finite(logits: Tensor, name: str) -> None:
-    # By the extremes: a mask of all of them would take a quarter of their memory once more.
+    # Testing only the extremes saves the memory of a mask.
     low, high = logits.aminmax(dim=-1)
     if not torch.isfinite(high.float() - low.float()).all():
         raise HarnessError(
-            f"{name} computes logits that are NaN or infinite under an intervention: choose smaller values (steering), "
+            f"{name} computes logits that are NaN or infinite under an intervention: choose smaller values (steering) "
             "or subject.dtype=float32"
         )
 
 
 class _Checked(LogitsProcessor):
-    """Lets through what is finite."""
+    """Checks that logits are finite."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -357,10 +355,10 @@ class _Checked(LogitsProcessor):
 
 
 class _Drawn(LogitsProcessor):
-    """Leaves one token of each row, drawn by inverting the distribution's cumulative sum at the row's next number.
+    """Samples one token in each row by inverting the cumulative distribution at the row's next random number.
 
-    Rows whose distributions are alike draw alike tokens from the same numbers, so that texts that start from the same
-    numbers differ by the intervention, not by luck.
+    With the same random numbers, similar distributions give similar tokens, so that differences between rows are due to
+    the intervention and not to chance.
     """
 
     def __init__(self, rows: Sequence[np.random.Generator]) -> None:
@@ -369,7 +367,7 @@ class _Drawn(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         cumulative = torch.softmax(scores.double(), dim=-1).cumsum(dim=-1)
         numbers = torch.tensor([row.random() for row in self._rows], dtype=torch.float64, device=scores.device)
-        # Of the total, for rounding leaves it a little short of 1; a token without probability is never met.
+        # Relative to the total, which is slightly below 1 due to rounding. Tokens with probability 0 are never drawn.
         drawn = torch.searchsorted(cumulative, (numbers * cumulative[:, -1])[:, None], right=True)
         drawn = drawn.clamp_max(scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)

@@ -1,4 +1,4 @@
-"""The subject's modules in transformers' model of it: loading them, and finding those at which neurons are."""
+"""The subject's transformers model: loading it, and finding the modules of its neurons."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ from harness.subject.subject import Subject
 
 
 def load_model(subject: Subject, auto: Any) -> nn.Module:
-    """Load a subject's model on the CPU.
-
-    Args:
-        subject: the model.
-        auto: the class of transformers' that loads it, such as ``AutoModel``.
+    """Load a subject's model on the CPU with a class of transformers such as ``AutoModel``.
 
     Raises:
         HarnessError: if it cannot be loaded.
@@ -38,14 +34,9 @@ def load_model(subject: Subject, auto: Any) -> nn.Module:
 
 
 class Modules:
-    """Finds the modules of a subject's base model by what they do.
+    """Finds modules in the base model of a subject, which has no head.
 
-    Args:
-        subject: the model.
-        base: transformers' base model of it, the one without a head.
-
-    Raises, on looking up:
-        HarnessError: if the model has other modules than its architecture says.
+    Its methods raise :class:`HarnessError` if the model's modules differ from its architecture.
     """
 
     def __init__(self, subject: Subject, base: nn.Module) -> None:
@@ -56,23 +47,23 @@ class Modules:
         return cast(nn.ModuleList, self._submodule(self._subject.architecture.module(None)))
 
     def down_projection(self, layer: int) -> nn.Module:
-        """Return the module that the activations of a layer enter; of a mixture, those of its shared expert."""
+        """Return the module that receives a layer's activations; in a mixture, those of the shared expert."""
         weight, *_ = self._subject.weights.mlp(layer, None).vectors[VectorKind.OUT]
         return self._submodule(self._subject.architecture.module(layer, weight.removesuffix(".weight")))
 
     def experts(self, layer: int) -> nn.Module:
-        """Return the module that is called with hidden states, the experts chosen for them and these experts' weights.
+        """Return the module that receives hidden states, the experts selected for them and the router's weights.
 
         Raises:
-            HarnessError: also if it computes otherwise than transformers' Mixtral and Qwen models.
+            HarnessError: also if it does not compute like those of transformers' Mixtral and Qwen models.
         """
         architecture = self._subject.architecture
         experts: Any = self._submodule(architecture.module(layer, architecture.experts_module))
         if not hasattr(experts, "_apply_gate") or experts.has_bias or not experts.is_concatenated:
             raise HarnessError(
-                f"the activations of {self._subject.name}'s experts cannot be read: {type(experts).__name__} is "
-                "not of the kind that transformers' Mixtral and Qwen models have (no biases, gate before in); "
-                "choose describers and judges that need no text"
+                f"the activations of {self._subject.name}'s experts cannot be read: {type(experts).__name__} differs "
+                "from the experts of transformers' Mixtral and Qwen models (no biases, gate before in); choose "
+                "describers and judges that need no text"
             )
         return cast(nn.Module, experts)
 
@@ -87,18 +78,17 @@ class Modules:
 
 
 def expert_activations(subject: Subject, neurons: Sequence[Neuron], device: str) -> Callable[[Any, Tensor], Tensor]:
-    """Return a function that computes the activations of some neurons of experts from what the experts are given.
+    """Return a function that computes the activations of neurons of experts.
 
-    Experts are computed in fused kernels that show no module the activations, so those of the chosen neurons are
-    computed once more.
+    Fused kernels do not expose the experts' activations to hooks, so they are computed again for these neurons.
 
     Args:
         subject: the model.
-        neurons: neurons of experts, all of one layer.
-        device: where the model runs.
+        neurons: neurons of experts in one layer.
+        device: device of the model.
 
     Returns:
-        A function of the experts' module and the hidden states (tokens, d_model) that returns (tokens, neurons), as if
+        A function of the experts' module and the hidden states (tokens, d_model). It returns (tokens, neurons), as if
         every token were routed to every expert, before the router's weight is applied.
     """
 

@@ -1,4 +1,4 @@
-"""The matrix onto which a layer's vectors are projected: the unembedding, the embedding, or whichever aligns better."""
+"""The matrix that projects a layer's vectors onto the vocabulary: the unembedding or the embedding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.errors import HarnessError
 from harness.subject.weights import Weights
 
-#: Neurons of a layer from which ``auto`` chooses.
+#: Neurons of a layer that decide in ``auto``.
 SAMPLE = 64
 
 
@@ -28,17 +28,16 @@ class Rule(enum.StrEnum):
 
 @dataclass(frozen=True)
 class ProjectionRule:
-    """Which matrix each layer's vectors are projected onto.
+    """Which matrix projects the vectors of each layer.
 
     Source of ``by_layer``: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005, who project layers 0 to 12 of Llama-3.1-8B
-    onto its embedding. They fold no norm.
+    onto its embedding. They do not fold the norm.
 
     Attributes:
-        projection: ``unembedding`` (W_U; the same as W_E.T where the model ties the two or has no head), ``embedding``
-            (W_E.T), ``by_layer``, or ``auto`` (:func:`alignment` decides, for each layer; W_U if they are level).
-        embedding_layers: with ``by_layer``, layers below this number take the embedding, the others the unembedding.
-        fold_norm: whether the rows of the unembedding are multiplied with the weight of the final norm, which stands
-            before it in the model.
+        projection: ``unembedding`` (W_U, or W_E.T if the model ties the two or has no head), ``embedding`` (W_E.T),
+            ``by_layer``, or ``auto`` (the better :func:`alignment` in each layer, W_U if equal).
+        embedding_layers: for ``by_layer``: layers below this number use the embedding, the others the unembedding.
+        fold_norm: whether the rows of the unembedding are multiplied by the weight of the final norm.
     """
 
     projection: str = Rule.UNEMBEDDING
@@ -47,22 +46,22 @@ class ProjectionRule:
 
     def __post_init__(self) -> None:
         if self.projection not in list(Rule):
-            raise HarnessError(f"subject.projection={self.projection!r} is no choice; choose from {', '.join(Rule)}")
+            raise HarnessError(f"subject.projection must be one of {', '.join(Rule)}, not {self.projection!r}")
         if self.projection == Rule.BY_LAYER and self.embedding_layers is None:
             raise HarnessError(
-                "subject.projection=by_layer needs subject.embedding_layers, the number of layers that take the "
-                "embedding (13 as published for Llama-3.1-8B)"
+                "subject.projection=by_layer needs subject.embedding_layers, the number of layers that use the "
+                "embedding (13 in the publication for Llama-3.1-8B)"
             )
 
 
 class Projections:
-    """The projections of one model; at most two matrices are held in memory.
+    """The projections of one model; at most two matrices are in memory.
 
     Args:
         weights: the model's weights.
-        rule: which matrix is taken.
-        vectors: gives weight vectors of a sample of a layer's neurons, (N, d_model) at a time (used by ``auto``).
-        token_weights: gives the weight of each token in a projection, (V,) (used by ``auto``).
+        rule: which matrix is used.
+        vectors: for ``auto``: returns batches (N, d_model) of weight vectors of a sample of a layer's neurons.
+        token_weights: for ``auto``: returns the weight of each token in a projection, (V,).
     """
 
     def __init__(
@@ -80,16 +79,16 @@ class Projections:
         """Return the matrix of a layer, (d_model, V), float32.
 
         Raises:
-            HarnessError: if the final norm is to be folded in and the model has none.
+            HarnessError: if ``fold_norm`` is set and the model has no final norm.
         """
         return self._matrix(self._choice(layer), self._rule.fold_norm)
 
     def unembedding(self) -> Tensor:
-        """Return the unembedding as the model has it, (d_model, V), float32."""
+        """Return the unembedding without the norm, (d_model, V), float32."""
         return self._matrix(Rule.UNEMBEDDING, False)
 
     def name(self, layer: int) -> str:
-        """Say which matrix :meth:`matrix` returns."""
+        """Return the name of the matrix that :meth:`matrix` returns."""
         if self._choice(layer) is Rule.EMBEDDING:
             return "W_E.T"
         name = "W_U" if self._weights.has_unembedding else "W_E.T"
@@ -103,7 +102,7 @@ class Projections:
         if rule is not Rule.AUTO:
             return rule
         if not self._weights.has_unembedding and not self._rule.fold_norm:
-            return Rule.UNEMBEDDING  # there is one matrix only
+            return Rule.UNEMBEDDING  # there is only one matrix
         if layer not in self._chosen:
             embedding, unembedding = (self._alignment(layer, which) for which in (Rule.EMBEDDING, Rule.UNEMBEDDING))
             self._chosen[layer] = Rule.EMBEDDING if embedding > unembedding else Rule.UNEMBEDDING
@@ -116,32 +115,30 @@ class Projections:
     def _matrix(self, which: Rule, fold: bool) -> Tensor:
         if which is Rule.UNEMBEDDING and fold:
             return self._read("folded")
-        # One copy where the two are one.
+        # Tied matrices share one copy.
         return self._read("unembedding" if which is Rule.UNEMBEDDING and self._weights.has_unembedding else "embedding")
 
-    @lru_cache(maxsize=2)  # noqa: B019 - lives as long as its subject, and that as long as its run
+    @lru_cache(maxsize=2)  # noqa: B019 - lives as long as the run
     def _read(self, name: str) -> Tensor:
         if name == "embedding":
             return self._weights.embedding()
         if name == "unembedding":
             return self._weights.unembedding()
         if not self._weights.has_final_norm:
-            raise HarnessError(
-                f"{self._weights.name} has no final norm to fold into the projection: set subject.fold_norm=false"
-            )
+            raise HarnessError(f"{self._weights.name} has no final norm: set subject.fold_norm=false")
         return self._weights.unembedding().mul_(self._weights.norm_weight()[:, None])
 
 
 def alignment(vectors: Iterable[Tensor], projection: Tensor, token_weights: Tensor) -> float:
     """Return how well vectors align with the tokens of a projection.
 
-    That is the mean, over the vectors, of the population excess kurtosis of their projections on the tokens of full
-    weight, for a vector that encodes words has few tokens far out. It does not depend on the scale of anything.
+    This is the population excess kurtosis of a vector's projection on the tokens of full weight, averaged over the
+    vectors: a vector that encodes words has a few extreme tokens. It is invariant to scale.
 
     Args:
         vectors: batches of (N, d_model).
         projection: (d_model, V).
-        token_weights: (V,); tokens that weigh less than 1 (special, unused, of extreme norm) are left out.
+        token_weights: (V,); tokens with a weight below 1 (special, unused, of extreme norm) are excluded.
     """
     kept = projection[:, token_weights >= 1]
     found = []

@@ -1,4 +1,4 @@
-"""The model under study, as far as its files tell: shapes, tokenizer, weight vectors, projections."""
+"""The model under study: shapes, tokenizer, weight vectors and projections, read from its files."""
 
 from __future__ import annotations
 
@@ -29,31 +29,33 @@ from harness.subject.weights import Weights
 # How byte-level vocabularies spell bytes (GPT-2's table), and how SentencePiece names a byte that has no piece.
 _PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _HIDDEN = [byte for byte in range(256) if byte not in _PRINTED]
-_BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + place): byte for place, byte in enumerate(_HIDDEN)}
+_BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + index): byte for index, byte in enumerate(_HIDDEN)}
 _BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 
-#: Tokens that stand for their group in a census.
+#: Examples of each group in a census.
 EXAMPLES = 12
 
 
 class Subject:
-    """A transformer whose neurons are described. Nothing is read before it is asked for; weights are read row by row.
+    """A transformer whose neurons are described. Everything is read on demand; weights are read row by row.
+
+    ``conf/subject/minilm.yaml`` explains the options.
 
     Args:
-        name: what reports call it; none for the first of its sources.
-        sources: where it may be, tried in order: ``package:NAME/FOLDER``, a local folder, or a hub name.
-        revision: hub revision.
-        sha256: expected SHA-256 of a checkpoint that is a single file; none to skip the check.
-        architecture: where a family that this project does not know keeps its neurons (see
-            :func:`harness.subject.architecture.architecture_of`); none for the families that it knows.
-        projection: what vectors are projected onto: ``unembedding``, ``embedding``, ``by_layer`` or ``auto`` (see
+        name: name in reports; None for the first source.
+        sources: locations of the model, tried in order.
+        revision: revision on the hub.
+        sha256: expected SHA-256 of the checkpoint; None to skip the check.
+        architecture: names of the weights of an unknown family (see
+            :func:`harness.subject.architecture.architecture_of`).
+        projection: rule for the projection of each layer (see
             :class:`harness.subject.projection.ProjectionRule`, also for the next two).
-        embedding_layers: with ``by_layer``, how many layers take the embedding. [R] uses 13 for Llama-3.1-8B.
-        fold_norm: whether the unembedding's rows are multiplied with the weight of the final norm.
+        embedding_layers: for ``by_layer``: number of layers that use the embedding.
+        fold_norm: whether the weight of the final norm is folded into the unembedding.
         token_weighting: weights of the tokens before the first channel.
-        dtype: of the model when it runs on text: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        trust_remote_code: whether code from the model's repository may run here.
-        shape: how large the model is, for plans made where it is not; nothing else looks at it.
+        dtype: data type of the model when it runs on text.
+        trust_remote_code: whether code from the model's repository may run.
+        shape: size of the model, for plans on machines without it.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class Subject:
         """The model's files.
 
         Raises:
-            HarnessError: if no source has them, or the checkpoint is not the expected one.
+            HarnessError: if no source has them, or the checkpoint has another hash.
         """
         files = locate(self._sources, self._revision)
         if self._sha256 is not None:
@@ -97,7 +99,7 @@ class Subject:
             if len(paths) != 1 or found != self._sha256:
                 raise HarnessError(
                     f"the checkpoint of {files.reference} is not the expected one (SHA-256 {found}, expected "
-                    f"{self._sha256}): take it from another source, or set subject.sha256=null if you mean this one"
+                    f"{self._sha256}): choose another source, or set subject.sha256=null to accept this one"
                 )
         return files
 
@@ -115,15 +117,15 @@ class Subject:
 
     @property
     def loading(self) -> dict[str, Any]:
-        """What every ``from_pretrained`` of this model is called with."""
+        """Arguments of every ``from_pretrained`` call for this model."""
         return {"revision": self._revision, "trust_remote_code": self.trust_remote_code}
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Where the family keeps its neurons.
+        """Names of the family's weights and modules.
 
         Raises:
-            HarnessError: if this project does not know the family, and the user has not said it.
+            HarnessError: if the family is unknown and the config does not describe it.
         """
         return architecture_of(self.config.model_type, self._architecture)
 
@@ -136,7 +138,7 @@ class Subject:
         """
         try:
             return AutoTokenizer.from_pretrained(self.files.reference, **self.loading)
-        except Exception as error:  # each tokenizer library raises classes of its own
+        except Exception as error:  # each tokenizer library has its own exceptions
             raise HarnessError(
                 f"the tokenizer of {self.files.reference} cannot be loaded ({first_line(error)}); "
                 "the model needs its tokenizer.json"
@@ -149,7 +151,7 @@ class Subject:
 
     @cached_property
     def weights(self) -> Weights:
-        """The model's weights by meaning."""
+        """The model's weight vectors, embeddings and final norm."""
         return Weights(self.name, self.config.get_text_config(), self.architecture, self.checkpoint)
 
     @property
@@ -171,7 +173,7 @@ class Subject:
 
     @property
     def num_experts(self) -> int | None:
-        """Experts of a layer that mixes them, a shared one aside; none in dense models."""
+        """Experts per mixture layer without a shared one; None in dense models."""
         return self.weights.num_experts
 
     @property
@@ -181,7 +183,7 @@ class Subject:
 
     @property
     def max_tokens(self) -> int | None:
-        """Tokens that the model reads at once, special ones included, if there is a limit."""
+        """Longest input in tokens, special tokens included; None without a limit."""
         config = self.config.get_text_config()
         longest: int | None = getattr(config, "max_position_embeddings", None)
         if longest is not None and self.architecture.positions_after_padding:
@@ -190,7 +192,7 @@ class Subject:
 
     @property
     def kinds(self) -> tuple[VectorKind, ...]:
-        """The vector kinds a neuron of this model has."""
+        """Vector kinds of a neuron."""
         return self.architecture.kinds
 
     def neurons(self, layer: int, experts: Sequence[int | str] | None = None) -> list[Neuron]:
@@ -198,7 +200,7 @@ class Subject:
 
         Args:
             layer: the layer.
-            experts: in a mixture, only those of these experts; ``shared`` is the one that all tokens share.
+            experts: experts of a mixture; ``shared`` is the expert for all tokens; None for all experts.
 
         Raises:
             HarnessError: if the layer or an expert does not exist.
@@ -226,10 +228,10 @@ class Subject:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash that changes when the model does: of its config, its embedding's norms and some rows of every tensor.
+        """Hash of the config, the norms of the embedding and some rows of every tensor.
 
-        It is the same wherever the files lie, and however many there are. That a few single rows were edited, it need
-        not tell; what is stored for several runs goes by the hash of whole files.
+        It does not depend on the location or number of the files. An edit of a few rows may go unnoticed, so shared
+        stores use the hashes of the files (:mod:`harness.subject.identity`).
         """
         digest = hashlib.sha256(self.config.to_json_string().encode())
         for what, content in self.checkpoint.sample():
@@ -282,9 +284,9 @@ class Subject:
                     f"{Neuron(layer, index, expert)} (neurons.experts)"
                 )
             if not 0 <= index < widths[expert]:
-                place = "a layer" if expert is None else "an expert"
+                where = "a layer" if expert is None else "an expert"
                 raise HarnessError(
-                    f"{place} of {self.name} has neurons 0 to {widths[expert] - 1}; "
+                    f"{where} of {self.name} has neurons 0 to {widths[expert] - 1}; "
                     f"there is no neuron {index} (neurons.indices)"
                 )
         for kind in kinds:
@@ -304,7 +306,7 @@ class Subject:
         )
 
     def _sample(self, layer: int) -> Iterator[Tensor]:
-        """Yield the vectors of some neurons of a layer, always the same, kind by kind."""
+        """Yield the vectors of a fixed sample of a layer's neurons, kind by kind."""
         neurons = self.neurons(layer)
         drawn = derive_rng(0, "projection", layer).choice(len(neurons), min(SAMPLE, len(neurons)), replace=False)
         indices, experts = zip(*((neurons[i].index, neurons[i].expert) for i in sorted(drawn.tolist())), strict=True)
@@ -312,14 +314,11 @@ class Subject:
             yield self.vectors(layer, indices, kind, experts)
 
     def projection(self, layer: int) -> Tensor:
-        """Return the matrix onto which a layer's vectors are projected, (d_model, V), float32."""
+        """Return the matrix that projects a layer's vectors onto the vocabulary, (d_model, V), float32."""
         return self._projections.matrix(layer)
 
     def projection_name(self, layer: int) -> str:
-        """Say which matrix :meth:`projection` returns, for reports: W_U, W_E.T, or one with the final norm folded in.
-
-        Where the two are tied, W_E.T.
-        """
+        """Return the name of the matrix that :meth:`projection` returns, for reports; W_E.T if W_U is tied to it."""
         return self._projections.name(layer)
 
     @lru_cache(maxsize=2)  # noqa: B019
@@ -328,27 +327,27 @@ class Subject:
         return self._weighting.weights(self.projection(layer), self.unused_token_ids)
 
     def final_norm(self, vectors: Tensor) -> Tensor:
-        """Apply the norm before the unembedding to (N, d_model), where the model has one."""
+        """Apply the final norm to (N, d_model), if the model has one."""
         return self.weights.final_norm(vectors)
 
     @property
     def ignored_token_ids(self) -> frozenset[int]:
-        """Ids that the configuration leaves out, of its list and of its file."""
+        """Ids that the configuration excludes, from its list and its file."""
         return self._weighting.ignored
 
     @cached_property
     def unused_token_ids(self) -> frozenset[int]:
-        """Ids of weight 0: no text, unreachable, under-trained, or left out by the configuration."""
+        """Ids of weight 0: no text, unreachable, under-trained, or excluded by the configuration."""
         return frozenset().union(*self._unused_groups.values())
 
     @cached_property
     def _unused_groups(self) -> dict[str, frozenset[int]]:
-        """The tokens of weight 0 by the reason, each in one group; see :class:`TokenGroup`."""
+        """Tokens of weight 0 by reason, each in one group; see :class:`TokenGroup`."""
         size, detect = self.vocab_size, self._weighting.detect
         groups = groups_without_text(self.tokenizer, size)
         if "undertrained" in detect:
             known = [groups[name] for name in (KEPT_FREE, BEYOND, NO_UTF8, UNREACHABLE)]
-            # A token that training did not show lies with the unused ones in every matrix, and stands out in one more.
+            # A token that training never used may stand out in only one of the two matrices.
             matrices = [self._projections.unembedding().T]
             if self.weights.has_unembedding:
                 matrices.append(self.weights.embedding().T)
@@ -363,7 +362,7 @@ class Subject:
         return groups
 
     def token_census(self, layer: int) -> tuple[TokenGroup, ...]:
-        """Return which tokens do not weigh 1 before the first channel of a layer, by the reason and with examples."""
+        """Return the tokens whose weight before a layer's first channel is not 1, by reason and with examples."""
         weights = self.token_weights(layer)
         groups = {name: sorted(tokens) for name, tokens in self._unused_groups.items()}
         groups["high norm"] = sorted(set((weights != 1).nonzero().flatten().tolist()) - self.unused_token_ids)
@@ -380,32 +379,32 @@ class Subject:
 
     @lru_cache(maxsize=1 << 16)  # noqa: B019
     def token_text(self, token: int) -> str:
-        """Return a vocabulary entry as people read it: word pieces keep their ``##``, spaces are spaces."""
+        """Return a vocabulary entry as readable text: word pieces keep their ``##``, spaces are spaces."""
         if token >= len(self.tokenizer):
             return f"<{token}>"
         piece = str(self.tokenizer.convert_ids_to_tokens(token))
         if self._word_pieces or token in self.tokenizer.all_special_ids:
             return piece
-        if "▁" in piece:  # SentencePiece's space; decoding a piece alone would drop it
+        if "▁" in piece:  # SentencePiece's space, which decoding a single piece would drop
             return piece.replace("▁", " ")
         return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
 
     def surface(self, tokens: Sequence[int]) -> list[str]:
-        """Return the text of each token of a window so that, joined, they read as the text did.
+        """Return the text of each token of a window; joined, they are the original text.
 
-        A character that several tokens make up stands whole at the last of them; the others' own text may be empty.
-        One of which a part is missing, before the window or behind it, is shown as the replacement character.
+        A character that several tokens encode is part of the last one's text; the text of the others may be empty. A
+        character that is cut by the window becomes the replacement character.
         """
         if not self._word_pieces:
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
             last = len(tokens) - 1
-            return [decoder.decode(self._token_bytes(token), at == last) for at, token in enumerate(tokens)]
+            return [decoder.decode(self._token_bytes(token), index == last) for index, token in enumerate(tokens)]
         texts = [self.token_text(token) for token in tokens]
         return [text[2:] if text.startswith("##") else f" {text}" for text in texts]
 
     @lru_cache(maxsize=1 << 16)  # noqa: B019
     def _token_bytes(self, token: int) -> bytes:
-        """Return what a token stands for in UTF-8, which may begin or end inside a character."""
+        """Return the UTF-8 bytes of a token, which may start or end inside a character."""
         if token < len(self.tokenizer) and token not in self._added:
             piece = str(self.tokenizer.convert_ids_to_tokens(token))
             if self._byte_level and all(letter in _BYTES for letter in piece):
@@ -416,13 +415,13 @@ class Subject:
 
     @cached_property
     def _byte_level(self) -> bool:
-        """Whether the vocabulary spells bytes as letters, as GPT-2's does."""
+        """Whether the vocabulary encodes bytes as letters (GPT-2)."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         return backend is not None and "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder"))
 
     @cached_property
     def _added(self) -> frozenset[int]:
-        """Ids of the tokens that were added to the trained vocabulary: they are spelt as the text is."""
+        """Ids of tokens added to the trained vocabulary, which are stored as plain text."""
         return frozenset(getattr(self.tokenizer, "added_tokens_decoder", {}))
 
     @cached_property
@@ -431,11 +430,11 @@ class Subject:
         return backend is not None and type(backend.model).__name__ == "WordPiece"
 
     def extreme_tokens(self, projected: Tensor, count: int) -> tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]:
-        """Return the highest and the lowest tokens of one projection, special and unused ones left out.
+        """Return the highest and the lowest tokens of one projection, without special and unused tokens.
 
         Args:
-            projected: (V,) values; they are turned into z-scores over the vocabulary.
-            count: how many of each.
+            projected: (V,) values, which are converted to z-scores over the vocabulary.
+            count: number of tokens per side.
         """
         z = (projected - projected.mean()) / projected.std(correction=0).clamp_min(1e-12)
         kept = z.clone()
@@ -453,14 +452,14 @@ class Subject:
     def vocabulary_tokens(
         self, neuron: Neuron, kind: VectorKind, count: int, *, final_norm: bool = False
     ) -> tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]:
-        """Return the tokens that a neuron's weight vector, at the neuron's sign, promotes most and suppresses most.
+        """Return the tokens that a neuron's weight vector, with the neuron's sign, promotes and suppresses most.
 
         Args:
             neuron: the neuron.
             kind: which weight vector.
-            count: tokens per side.
-            final_norm: whether to look as the model's own output does ([O], arXiv:2501.08319): the final norm applied
-                to the vector, and the unembedding at every layer; if not, through the layer's own :meth:`projection`.
+            count: number of tokens per side.
+            final_norm: whether to apply the final norm and the unembedding (Gur-Arieh et al. 2025, arXiv:2501.08319)
+                instead of the layer's own :meth:`projection`.
         """
         vector = self.vectors(neuron.layer, [neuron.index], kind, [neuron.expert])
         vector = -vector if neuron.flips(kind) else vector

@@ -1,4 +1,4 @@
-"""Which tokens count, and how much, before the first channel is sought."""
+"""Weights of the tokens before the first channel."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 
-#: What can be detected beyond what the tokenizer marks as no text; see :class:`TokenWeighting`.
+#: Tokens that can be detected, besides those that the tokenizer marks as no text; see :class:`TokenWeighting`.
 DETECTABLE = ("unreachable", "undertrained")
 
 
 @dataclass(frozen=True)
 class TokenGroup:
-    """Tokens that weigh the same for the same reason.
+    """Tokens with the same weight for the same reason.
 
     Attributes:
-        name: why: ``special``, ``kept free``, ``beyond the tokenizer``, ``no UTF-8``, ``unreachable``,
+        name: the reason: ``special``, ``kept free``, ``beyond the tokenizer``, ``no UTF-8``, ``unreachable``,
             ``under-trained``, ``ignored`` or ``high norm``.
         weight: their weight before the first channel.
-        count: how many they are; a token is counted in the first group it belongs to.
+        count: number of tokens; a token belongs to the first group that fits.
         examples: some of them as text, spread evenly over the vocabulary.
     """
 
@@ -37,21 +37,20 @@ class TokenGroup:
 
 @dataclass(frozen=True)
 class TokenWeighting:
-    """How tokens are weighted before the first channel.
+    """How tokens are weighted before the first channel; ``conf/subject/minilm.yaml`` explains the options.
 
-    Source: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005, and its authors' released code, which ships lists of
-    glitch tokens; here they are detected after Land & Bartolo 2024, arXiv:2405.05417.
+    Source: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005. The authors' code includes lists of glitch tokens; here
+    they are detected following Land & Bartolo 2024, arXiv:2405.05417.
 
     Attributes:
-        norm_percentile: tokens whose column of the projection has a norm above this percentile (0-100) ...
+        norm_percentile: percentile (0-100) of the norms of the projection's columns; tokens above it ...
         high_norm_weight: ... get this weight.
-        detect: what gets weight 0 besides what the tokenizer marks as no text: ``unreachable`` tokens, which it never
-            produces, and ``undertrained`` ones, which the weights show were never or hardly trained.
-        ignored_token_ids: further ids that get weight 0, such as known glitch tokens.
-        ignored_token_file: a file of such ids, a JSON list or one id a line; none for no file.
+        detect: groups that get weight 0: ``unreachable`` and ``undertrained``.
+        ignored_token_ids: further ids with weight 0.
+        ignored_token_file: file with such ids, a JSON list or one id per line.
 
     Raises:
-        HarnessError: if ``detect`` names something else.
+        HarnessError: if ``detect`` has another value.
     """
 
     norm_percentile: float = 99.0
@@ -70,10 +69,10 @@ class TokenWeighting:
 
     @cached_property
     def ignored(self) -> frozenset[int]:
-        """The ids given by hand, of the list and of the file.
+        """The ids of the list and of the file.
 
         Raises:
-            HarnessError: if the file cannot be read or holds anything but ids.
+            HarnessError: if the file cannot be read or contains anything but ids.
         """
         return frozenset(self.ignored_token_ids).union(
             _read_ids(Path(self.ignored_token_file)) if self.ignored_token_file else ()
@@ -84,13 +83,13 @@ class TokenWeighting:
 
         Args:
             projection: (d_model, V).
-            unused: ids that get weight 0: special tokens, tokens without text, and what was detected.
+            unused: ids with weight 0: special tokens, tokens without text, and detected ones.
 
         Returns:
             (V,), float32, on the projection's device.
 
         Raises:
-            HarnessError: if an ignored id is no token's, or the file of ids cannot be read.
+            HarnessError: if an ignored id is not in the vocabulary, or the file of ids cannot be read.
         """
         size = projection.shape[1]
         stray = sorted(token for token in self.ignored if not 0 <= token < size)
@@ -114,24 +113,24 @@ def _read_ids(path: Path) -> list[int]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise HarnessError(f"the token ids in {path} cannot be read: {reason} {option}") from error
     if text.lstrip().startswith("["):
         try:
             found = json.loads(text)
         except ValueError as error:
-            raise HarnessError(f"{path} begins as a JSON list but is none: {error} {option}") from error
-        for place, item in enumerate(found, start=1):
+            raise HarnessError(f"{path} begins as a JSON list but is not valid: {error} {option}") from error
+        for index, item in enumerate(found, start=1):
             if type(item) is not int:
-                raise HarnessError(f"{path}, item {place}: {json.dumps(item)[:40]} is no token id {option}")
+                raise HarnessError(f"{path}, item {index}: {json.dumps(item)[:40]} is not a token id {option}")
         return list(found)
     ids = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             if not line.strip().isdecimal():
                 raise HarnessError(
-                    f"{path}, line {number}: {line.strip()[:40]!r} is no token id; the file may be a JSON list of "
-                    f"ids, or have one id a line {option}"
+                    f"{path}, line {number}: {line.strip()[:40]!r} is not a token id; the file must be a JSON list "
+                    f"of ids, or have one id per line {option}"
                 )
             ids.append(int(line))
     return ids

@@ -1,10 +1,10 @@
-"""Tokens that training never or hardly touched, found in an embedding or unembedding matrix alone.
+"""Detects tokens that were never or hardly trained in an embedding or unembedding matrix.
 
-After Land & Bartolo 2024, arXiv:2405.05417: such tokens lie where known-unused ones lie. What they share moved them all
-alike (weight decay, and at the output the softmax, which pushes down every token that is not the next one), and what
-tells them apart is still their random start. So in either matrix they form one round cloud, much smaller than the
-vocabulary, and everything that was trained has left it. The paper ranks tokens by their distance to the cloud's middle
-and verifies candidates by prompting the model; here the cloud itself says how far it reaches, and no model is run.
+Following Land & Bartolo 2024, arXiv:2405.05417: the rows of untrained tokens are close to those of known-unused ones.
+All of them moved in the same way during training (weight decay, and at the output the softmax, which lowers every token
+that is not the next one) and differ only by their random initialisation. They form one round cluster, much smaller than
+the vocabulary, which trained tokens have left. The paper ranks tokens by their distance to the cluster's centre and
+verifies candidates by prompting the model. Here the spread of the cluster determines its radius, and no model runs.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ from collections.abc import Collection, Iterable, Iterator
 import torch
 from torch import Tensor
 
-#: A group of known-unused tokens needs so many members to show where the cloud is, and how wide.
+#: Fewest members of a group of known-unused tokens, and most that are used.
 _MIN_KNOWN = 8
 _MAX_KNOWN = 4096
-#: The cloud ends so many standard deviations beyond the median distance of its members to their mean.
-_REACH = 4.0
-#: Nor has a token been trained that went less than this part of the typical token's way out of the cloud.
+#: Radius of the cluster: the median distance of its members to their mean, plus this many standard deviations.
+_DEVIATIONS = 4.0
+#: The radius is at least this fraction of the distance of the median token outside.
 _HARDLY = 0.1
-#: What is found is believed only if the typical other token is so many times farther than the cloud's end ...
+#: A cluster counts only if the median token outside is this many radii away ...
 _CONTRAST = 1.25
-#: ... and no more tokens lie between that end and so many times it than in the cloud: no mere place in a continuum.
+#: ... and between one and this many radii there are no more tokens than inside, as there would be in a continuum.
 _RIM = 1.15
-#: Without known-unused tokens, also only if it is round: mean squared cosine of its members' deviations, in units of
-#: that of random directions (1 / d_model). Trained tokens deviate in few directions, those of meaning.
+#: Without known-unused tokens, the cluster must also be round: largest mean squared cosine between the deviations of
+#: its members, in units of that of random directions (1 / d_model). Trained tokens deviate in few directions.
 _ROUND = 2.0
-#: Where they stand is as dense as the densest place, by the distance to so many neighbours, up to this factor.
+#: Density is the distance to this many neighbours; members are as dense as the densest row up to this factor.
 _NEIGHBOURS, _DENSE = 16, 1.25
 _ANCHORS, _SKETCH = 1024, 128
 _BLOCK = 8192
 
 
 def under_trained(matrix: Tensor, known: Iterable[Collection[int]] = ()) -> frozenset[int]:
-    """Return the tokens whose rows cannot be told from rows that were never trained; the known ones may be among them.
+    """Return the tokens whose rows look untrained, which may include the known-unused ones.
 
-    Groups of known-unused tokens are looked at one by one, for they may have been made at different times: places kept
-    free, rows added to fill the matrix. A group whose members were trained, or whose surroundings are not emptier than
-    itself, tells nothing. Without any group the densest place of the matrix is taken for the cloud if it is round.
-    Conservative by construction: on a vocabulary that is trained throughout, or not at all, nothing is found.
+    Each group of known-unused tokens is examined separately, since they may have different origins: reserved tokens, or
+    rows that pad the matrix. A group gives nothing if its members were trained, or if its surroundings are as dense as
+    the group. Without groups, the densest region of the matrix is the cluster if it is round. The method is
+    conservative: it finds nothing if all tokens of the vocabulary were trained, or none.
 
     Args:
         matrix: (V, d_model), an embedding W_E or a transposed unembedding W_U.T.
-        known: groups of ids that are known, or thought, to be unused.
+        known: groups of ids that are known or assumed to be unused.
     """
     groups = [sorted(group) for group in known if len(group) >= _MIN_KNOWN]
     found: set[int] = set()
@@ -57,24 +57,24 @@ def under_trained(matrix: Tensor, known: Iterable[Collection[int]] = ()) -> froz
 
 
 def _like(matrix: Tensor, group: list[int]) -> list[int]:
-    """Return the tokens that lie in the cloud of known-unused tokens, or none if it is no cloud or they are few."""
+    """Return the tokens in the cluster of known-unused tokens; empty if they are few or form no cluster."""
     if len(group) < _MIN_KNOWN:
         return []
     rows = matrix[group[:: math.ceil(len(group) / _MAX_KNOWN)]]
-    # Some of the known ones may have been trained after all: start from the half nearest to their median.
+    # Some of the known ones may have been trained: start with the half nearest to their median.
     nearest = (rows - rows.median(dim=0).values).norm(dim=1).argsort()[: math.ceil(len(rows) / 2)]
-    centre, reach = _cloud(rows, nearest)
-    return _members(_distances(matrix, centre), reach)
+    centre, radius = _cluster(rows, nearest)
+    return _members(_distances(matrix, centre), radius)
 
 
 def _densest(matrix: Tensor) -> list[int]:
-    """Return the tokens of the densest place of the matrix, or none if nothing shows that they are untrained."""
+    """Return the tokens of the densest region of the matrix; empty if they are not recognisably untrained."""
     tokens, width = matrix.shape
     if tokens <= 2 * _NEIGHBOURS:
         return []
     random = torch.Generator().manual_seed(0)
-    # Distances of every token to every other would be V x V: some tokens, in a random projection, are enough to see
-    # where it is dense. Decay draws unused input embeddings towards zero, so the shortest rows are asked as well.
+    # Distances between all pairs would be V x V: a sample of tokens in a random projection is enough. Weight decay
+    # draws unused input embeddings towards zero, so the sample includes the shortest rows.
     anchors = torch.cat(
         [
             torch.randperm(tokens, generator=random)[: 2 * _ANCHORS // 3],
@@ -106,46 +106,46 @@ def _radii(rows: Tensor, anchors: Tensor) -> Tensor:
     )
 
 
-def _cloud(rows: Tensor, members: Tensor) -> tuple[Tensor, float]:
-    """Grow a cloud among some rows from its first members until it stays.
+def _cluster(rows: Tensor, members: Tensor) -> tuple[Tensor, float]:
+    """Grow a cluster among the known rows from its first members until it no longer changes.
 
-    Only known rows are grown among: among all, it would creep along the continuum of ever more training.
+    Among all rows, it would grow along the continuum from hardly to fully trained tokens.
 
     Returns:
-        Its middle (d_model,) and the distance from there at which it ends.
+        Its centre (d_model,) and its radius.
     """
     for _ in range(12):
         count = len(members)
         centre = rows[members].mean(dim=0)
         distances = _distances(rows, centre)
-        # A mean lies nearer to those it is made of than to others of their kind.
+        # Correct for the bias that a mean is closer to its own members than to others.
         own = distances[members] * math.sqrt((count + 1) / (count - 1))
         median = own.median()
-        # The lower half alone says how wide the cloud is, for tokens on their way out lie in the upper. Distances of a
-        # round Gaussian cloud cannot vary less than median / sqrt(2 d_model); few members may seem to.
+        # The spread is estimated from the lower half, since hardly trained tokens are in the upper half. It is at least
+        # that of a round Gaussian, median / sqrt(2 d_model), which few members may fall below by chance.
         spread = max(float(median - own[own <= median].median()) * 1.4826, float(median) / math.sqrt(2 * rows.shape[1]))
-        reach = float(median) + _REACH * spread + 1e-6 * float(centre.norm())  # equal rows differ by rounding
-        now = (distances <= reach).nonzero().flatten()
+        radius = float(median) + _DEVIATIONS * spread + 1e-6 * float(centre.norm())  # equal rows differ by rounding
+        now = (distances <= radius).nonzero().flatten()
         if torch.equal(now, members) or len(now) < 2:
             break
         members = now
-    return centre, reach
+    return centre, radius
 
 
-def _members(distances: Tensor, reach: float) -> list[int]:
-    """Return the tokens in a cloud that ends at ``reach``, or none if it does not stand out from the vocabulary."""
-    rest = distances[distances > reach]
+def _members(distances: Tensor, radius: float) -> list[int]:
+    """Return the tokens in a cluster of this radius; empty if it does not stand out from the vocabulary."""
+    rest = distances[distances > radius]
     if len(rest) <= len(distances) // 10:
         return []
     typical = float(rest.median())
-    reach = max(reach, _HARDLY * typical)
-    inside, rim = distances <= reach, distances <= _RIM * reach
-    stands_out = typical >= _CONTRAST * reach and int(rim.sum()) <= 2 * int(inside.sum())
+    radius = max(radius, _HARDLY * typical)
+    inside, rim = distances <= radius, distances <= _RIM * radius
+    stands_out = typical >= _CONTRAST * radius and int(rim.sum()) <= 2 * int(inside.sum())
     return inside.nonzero().flatten().tolist() if stands_out else []
 
 
 def _distances(matrix: Tensor, centre: Tensor) -> Tensor:
-    """Return the distance of each row to a point, (V,), without a second matrix."""
+    """Return the distance of each row to a point, (V,), without a copy of the matrix."""
     return torch.cat([(block - centre).norm(dim=1) for block in _blocks(matrix)])
 
 

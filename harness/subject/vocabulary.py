@@ -1,4 +1,4 @@
-"""What the tokenizer alone tells of its tokens: which are text that it can ever produce."""
+"""Finds the tokens of a tokenizer that are no text, or that it never produces."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-#: Names that tokenizers give to places they keep free: [unused12], <unused12>, <|reserved_special_token_12|>.
+#: Names of reserved tokens: [unused12], <unused12>, <|reserved_special_token_12|>.
 _PLACEHOLDER = re.compile(
     r"^[\[<|]+(unused|reserved|extra_id|pad|mask|image|audio|video)[\w\-| ]*[\]>|]+$", re.IGNORECASE
 )
-# Bytes that no UTF-8 text holds: C0, C1 and F5 to FF. Byte-level tokenizers write them as the characters of these
+# Bytes that never occur in UTF-8: C0, C1 and F5 to FF. Byte-level tokenizers write them as the characters with these
 # codes, SentencePiece as <0xF5>.
 _NO_UTF8 = re.compile("[\xc0\xc1\xf5-\xff]")
 _NO_UTF8_FALLBACK = re.compile(r"<0x(C0|C1|F[5-9A-F])>", re.IGNORECASE)
@@ -32,29 +32,29 @@ SPECIAL, KEPT_FREE, BEYOND, NO_UTF8, UNREACHABLE = (
 
 
 def is_placeholder(token: str) -> bool:
-    """Tell whether a vocabulary entry is a place kept free (``[unused12]``) rather than text."""
+    """Return whether a vocabulary entry is a reserved token (``[unused12]``)."""
     return _PLACEHOLDER.match(token) is not None
 
 
 def groups_without_text(tokenizer: PreTrainedTokenizerBase, size: int) -> dict[str, frozenset[int]]:
-    """Return the tokens that are no text, each in the first group it belongs to.
+    """Return the tokens that are no text, each in the first group that fits.
 
     Args:
         tokenizer: the model's tokenizer.
-        size: rows of the model's (un)embedding.
+        size: number of rows of the model's (un)embedding.
 
     Returns:
-        ``special``: special tokens. ``kept free``: placeholders. ``beyond the tokenizer``: rows without a token.
-        ``no UTF-8``: tokens with a byte that no UTF-8 text has. ``unreachable``: tokens that the tokenizer does not
+        ``special``: special tokens. ``kept free``: reserved tokens. ``beyond the tokenizer``: rows without a token.
+        ``no UTF-8``: tokens with a byte that never occurs in UTF-8. ``unreachable``: tokens that the tokenizer does not
         produce from their own text.
     """
     known = min(size, len(tokenizer))
     names = tokenizer.convert_ids_to_tokens(list(range(known)))
-    # Most special tokens of some models (<|eot_id|> of Llama 3) have no role and are marked only as added tokens.
+    # Most special tokens of some models (<|eot_id|> of Llama 3) have no role and are only marked as added tokens.
     special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
     named = [name for name in tokenizer.special_tokens_map.values() if isinstance(name, str)]
     roles = {token for token in map(tokenizer.convert_tokens_to_ids, named) if isinstance(token, int)}
-    # A reserved special token is a place kept free; [PAD] and [MASK] look like one but have a role.
+    # [PAD] and [MASK] look like reserved tokens but have a role.
     free = {token for token, name in enumerate(names) if name is None or is_placeholder(name)} - roles
     special = {token for token in special | roles if token < size} - free
     texts = {
@@ -84,18 +84,19 @@ def groups_without_text(tokenizer: PreTrainedTokenizerBase, size: int) -> dict[s
 def _unreachable(
     codec: _Codec, prefix: str | None, names: Mapping[int, str], decoded: Mapping[int, str]
 ) -> frozenset[int]:
-    """Return the tokens that the tokenizer does not produce from their own text ([M], arXiv:2405.05417).
+    """Return the tokens that the tokenizer does not produce from their own text.
 
-    Each text is encoded alone and, where that fails, after and before other characters: pieces that go on a word
-    (``##ing``, and SentencePiece's without ``▁``) need something to go on from. Greedy, merging and Viterbi tokenizers
-    all keep a piece that they use in a longer text when they see it alone in the same surroundings, so few surroundings
-    are enough. Tokens that are parts of a UTF-8 sequence have no text of their own and are passed over, as there.
+    Source: Land & Bartolo 2024, arXiv:2405.05417. Each text is encoded alone and, if that fails, after and before other
+    characters: pieces that continue a word (``##ing``, and SentencePiece's without ``▁``) need a preceding one. A piece
+    that a greedy, merging or Viterbi tokenizer uses in a longer text is also used alone in the same context, so few
+    contexts are enough. Tokens that are parts of a UTF-8 sequence have no text of their own and are skipped, as in the
+    paper.
 
     Args:
-        codec: of the tokenizer.
-        prefix: what pieces that go on a word begin with (``##``), if the tokenizer marks them.
+        codec: codec of the tokenizer.
+        prefix: prefix of pieces that continue a word (``##``), None if the tokenizer has none.
         names: vocabulary entry of each token to test.
-        decoded: what each is decoded to.
+        decoded: decoded text of each.
     """
     waiting = {}
     for token, name in names.items():
@@ -106,13 +107,13 @@ def _unreachable(
         elif _UNDECODABLE not in decoded[token] or _UNDECODABLE in name:
             waiting[token] = decoded[token]
     tested = len(waiting)
-    for before, after in _surroundings(names, prefix):
+    for before, after in _contexts(names, prefix):
         produced = codec.produced(f"{before}{text}{after}" for text in waiting.values())
         waiting = {token: text for token, text in waiting.items() if token not in produced}
     if len(waiting) > tested // 2:
         logger.warning(
             "%d of %d tokens are not encoded as they are decoded: this tokenizer cannot be tested for unreachable "
-            "tokens, so none are left out on that ground",
+            "tokens, so none of them is excluded",
             len(waiting),
             tested,
         )
@@ -120,11 +121,11 @@ def _unreachable(
     return frozenset(waiting)
 
 
-def _surroundings(names: Mapping[int, str], prefix: str | None) -> Iterator[tuple[str, str]]:
+def _contexts(names: Mapping[int, str], prefix: str | None) -> Iterator[tuple[str, str]]:
     yield "", ""
     if prefix:
-        # WordPiece takes the longest piece that fits, from the left. After a letter that begins no longer piece it has
-        # to start anew at the text itself.
+        # WordPiece takes the longest matching piece from the left. After a letter that few pieces begin with, the next
+        # piece most likely starts at the text itself.
         starts: dict[str, int] = {}
         for name in names.values():
             starts[name[0]] = starts.get(name[0], 0) + 1
@@ -135,17 +136,17 @@ def _surroundings(names: Mapping[int, str], prefix: str | None) -> Iterator[tupl
 
 
 class _Codec:
-    """Text to tokens and back as the tokenizer does it, in bulk: no special tokens added, nothing padded or cut."""
+    """Encodes and decodes many texts without special tokens, padding or truncation."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._bare = copy.deepcopy(getattr(tokenizer, "backend_tokenizer", None))
-        if self._bare is not None:  # a fifth of the time
+        if self._bare is not None:  # five times as fast as the wrapper
             self._bare.no_padding()
             self._bare.no_truncation()
 
     def decode(self, tokens: Iterable[int]) -> list[str]:
-        """Return the text of each token alone."""
+        """Return the text of each single token."""
         if self._bare is not None:
             return list(self._bare.decode_batch([[token] for token in tokens], skip_special_tokens=False))
         return [str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in tokens]

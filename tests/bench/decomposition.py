@@ -1,14 +1,14 @@
-"""What the decomposition costs and finds: this project's solver beside the published one, in one run, on equal threads.
+"""Compares this project's solver with the published one in time and results, on equal threads.
 
-``python tests/bench/decomposition.py [SECTION ...]`` prints every target beside what was measured. Sections:
+``python tests/bench/decomposition.py [SECTION ...]`` prints every target with the measured value. Sections:
 
-- ``step``: time per step against its two matrix products;
-- ``growth``: how time grows with N, V, d_model and C;
-- ``memory``: peak memory against the budget;
-- ``first``: the first channel of 64 neurons of two layers against adamw (some forty minutes);
-- ``channels``: ten channels against adamw (hours at 256 neurons; --channel-neurons takes fewer).
+- ``step``: time per step compared with its two matrix products;
+- ``growth``: growth of time with N, V, d_model and C;
+- ``memory``: peak memory compared with the budget;
+- ``first``: the first channel of 64 neurons of two layers compared with adamw (about forty minutes);
+- ``channels``: ten channels compared with adamw (hours at 256 neurons; reduce with --channel-neurons).
 
-No section named: all but ``channels``.
+Default: all but ``channels``.
 """
 
 from __future__ import annotations
@@ -87,19 +87,19 @@ def _decomposed(
 
 
 def timed(run: Callable[[], Decomposition]) -> tuple[float, Decomposition]:
-    """Return the seconds a run took, and what it found."""
+    """Return the seconds of a run, and its result."""
     start = time.perf_counter()
     found = run()
     return time.perf_counter() - start, found
 
 
 def line(what: str, target: str, measured: str, met: bool) -> None:
-    """Print a target beside what was measured."""
+    """Print a target and the measured value."""
     print(f"  {what:58s} target {target:10s} measured {measured:10s} {'met' if met else 'NOT MET'}", flush=True)
 
 
 def first(options: argparse.Namespace) -> None:
-    """First channel against the lowest loss that adamw ever reached."""
+    """Compare the first channel with the lowest loss that adamw reached at any step."""
     subject = minilm()
     for layer, kind in PLACES:
         vectors, projection, weights = spread(subject, layer, kind, options.neurons)
@@ -107,11 +107,11 @@ def first(options: argparse.Namespace) -> None:
         run = partial(_decomposed, vectors, projection, weights)
         run(FAST)  # warms up allocator and threads
         (_, fast), (_, best) = run(FAST), run(BEST)
-        # Taken again and again, before and after: no moment of a machine that is not quiet decides.
+        # Repeated before and after adamw, so that a short load of the machine does not decide.
         fast_seconds, best_seconds = [run(FAST)[0] for _ in range(3)], [run(BEST)[0] for _ in range(2)]
         lowest = torch.full((len(vectors),), math.inf)
         start = time.perf_counter()
-        # The solver alone, without what is measured of a channel afterwards, and with an eye on every step's losses.
+        # The solver alone, without the measurements of a channel, and with the losses of every step.
         _, steps = adamw.solve(
             Objective(projection, ADAMW.kurtosis_weight, ADAMW.fidelity_weight),
             normalize(vectors, dim=-1),
@@ -141,11 +141,11 @@ def first(options: argparse.Namespace) -> None:
             line(f"{name}: neurons no worse (within 1e-3)", f">= {share:.0%}", f"{good:.1%}", good >= share)
             if name == "best":
                 lower = float(loss.mean() - lowest.mean())
-                line(f"{name}: mean loss less adamw's", "< 0", f"{lower:.4f}", lower < 0)
+                line(f"{name}: mean loss minus adamw's", "< 0", f"{lower:.4f}", lower < 0)
 
 
 def step(options: argparse.Namespace) -> None:
-    """Time per step against its two matrix products alone, measured in turns."""
+    """Compare the time per step with its two matrix products alone, measured alternately."""
     vectors, projection, weights = spread(minilm(), 3, VectorKind.OUT, options.neurons)
     directions, by_token = torch.randn_like(vectors), torch.randn(len(vectors), projection.shape[1])
 
@@ -165,7 +165,7 @@ def step(options: argparse.Namespace) -> None:
     ratios, steps = [], []
     for _ in range(7):
         alone = products(10)
-        one = (run(30) - run(10)) / 20  # what begins and ends a search is the same in both
+        one = (run(30) - run(10)) / 20  # start and end of a search cancel
         ratios.append(one / ((alone + products(10)) / 2))
         steps.append(one)
     ratio = sorted(ratios)[3]
@@ -178,7 +178,7 @@ def step(options: argparse.Namespace) -> None:
 
 
 def channels(options: argparse.Namespace) -> None:
-    """Ten channels: kurtosis, cosine and loss, channel by channel."""
+    """Compare kurtosis, cosine and loss of ten channels."""
     subject = minilm()
     for layer, kind in PLACES:
         vectors, projection, weights = spread(subject, layer, kind, options.channel_neurons)
@@ -193,8 +193,8 @@ def channels(options: argparse.Namespace) -> None:
         print("  channel  kurtosis fast/best/adamw     cosine fast/best/adamw     loss fast/best/adamw")
         for channel in range(10):
             cells = [
-                " / ".join(f"{getattr(found[name], figure)[:, channel].mean():{form}}" for name in found)
-                for figure, form in (("kurtosis", "7.1f"), ("cosine", ".3f"), ("loss", ".3f"))
+                " / ".join(f"{getattr(found[name], measure)[:, channel].mean():{form}}" for name in found)
+                for measure, form in (("kurtosis", "7.1f"), ("cosine", ".3f"), ("loss", ".3f"))
             ]
             print(f"  {channel:7d}  {'   '.join(cells)}", flush=True)
         for name, target in (("fast", 200), ("best", 50)):
@@ -203,7 +203,7 @@ def channels(options: argparse.Namespace) -> None:
 
 
 def growth(options: argparse.Namespace) -> None:
-    """How time grows: the exponent between each size and the one before it."""
+    """Print the growth of time: the exponent between each size and the previous one."""
     base = {"N": 64, "V": 16_000, "d_model": 256, "C": 2}
     sizes = {"N": (16, 64, 256), "V": (8_000, 16_000, 32_000), "d_model": (128, 256, 512), "C": (1, 2, 4, 8)}
     for name, values in sizes.items():
@@ -225,7 +225,7 @@ def growth(options: argparse.Namespace) -> None:
 
 
 def memory(options: argparse.Namespace) -> None:
-    """Peak memory beside the projection against the budget, each shape in a process of its own."""
+    """Compare the peak memory, without the projection, with the budget; each shape in its own process."""
     for d_model, tokens, vectors, mib, solver in (
         (384, 30_522, 256, 256, "fast"),
         (384, 30_522, 256, 128, "best"),
@@ -241,10 +241,10 @@ def memory(options: argparse.Namespace) -> None:
 
 
 def _print_peak(d_model: int, tokens: int, vectors: int, mib: int, solver: str) -> None:
-    """Print the MiB by which a decomposition raises this process's peak above what its inputs take."""
+    """Print the MiB by which a decomposition raises this process's peak above the memory of its inputs."""
     projection = clustered_vocabulary(d_model, tokens)
     some = mixed_vectors(projection, vectors)
-    # The first product makes the matrix library take its own buffers, which no budget counts.
+    # The first product allocates buffers of the matrix library, which no budget counts.
     some[:1] @ projection
     held = _resident()
     chosen = {"fast": FAST, "best": BEST, "adamw": ADAMW}[solver]
@@ -255,9 +255,9 @@ def _print_peak(d_model: int, tokens: int, vectors: int, mib: int, solver: str) 
 
 
 def _resident() -> int:
-    """Return the bytes this process holds now, once what it no longer uses is given back and its peak set back."""
+    """Return the resident bytes of this process, after freeing unused memory and resetting the peak."""
     ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123 - 5 sets the peak back (Linux, man 5 proc)
+    with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123 - 5 resets the peak (Linux, man 5 proc)
         file.write("5")
     with open("/proc/self/statm") as file:  # noqa: PTH123
         return int(file.read().split()[1]) * resource.getpagesize()

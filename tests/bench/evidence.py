@@ -1,8 +1,8 @@
-"""What a pass over a corpus costs beside the bare forward pass: ``python tests/bench/evidence.py``.
+"""Compares a pass over a corpus with the bare forward pass: ``python tests/bench/evidence.py``.
 
-MiniLM, some neurons of each of four layers, over the installed documentation. The same batches go through the pass
-(read, all that is kept updated) and through the same model alone, cut off behind the same layer, in turns; what is
-printed is the median of each and their ratio.
+Reads the installed documentation with MiniLM for some neurons of each of four layers. The same batches alternate
+between the pass (activations read and exemplars updated) and the bare model, cut off after the same layer. Prints the
+median time of each and their ratio.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--neurons", type=int, default=1000, help="over all layers")
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 1, 3, 4])
     parser.add_argument("--turns", type=int, default=24, help="batches of 64 windows; the first ones fill the state")
-    parser.add_argument("--warm", type=int, default=8, help="turns that are not counted in the second figure")
+    parser.add_argument("--warm", type=int, default=8, help="batches left out of the second ratio")
     parser.add_argument("--files", type=int, default=300, help="source files whose documentation is the corpus")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -64,7 +64,7 @@ def main() -> None:
 def compare(
     subject: Subject, neurons: list[Neuron], pool: list, every: list[Batch], options: argparse.Namespace
 ) -> None:
-    """Time the pass and the bare forward pass in turns, on the same batches."""
+    """Time the pass and the bare forward pass alternately, on the same batches."""
     config, device = EvidenceConfig(), options.device
     encoder = Encoder(subject.tokenizer)
     reader = ActivationReader(subject, sorted({neuron.unsigned for neuron in neurons}), device)
@@ -92,8 +92,8 @@ def compare(
     times = np.array([(alone(batch), passes(batch)) for batch in every])
     tokens = every[0].tokens.size
     signs = "both signs" if any(neuron.negative for neuron in neurons) else "positive sign"
-    print(f"{len(neurons)} neurons at their signs ({signs}), {len(every)} batches of {tokens} tokens")
-    # The first batches change what is kept of every neuron, later ones of few: the sum of all is a short corpus.
+    print(f"{len(neurons)} neurons with signs ({signs}), {len(every)} batches of {tokens} tokens")
+    # The first batches update every neuron, later ones only a few: the sum over all batches is that of a short corpus.
     late = times[options.warm :]
     for what, some in (("all batches", times), (f"without the first {options.warm}", late)):
         ratio = median(some[:, 0]) / median(some[:, 1]) if some is late else some[:, 0].sum() / some[:, 1].sum()
@@ -105,23 +105,23 @@ def compare(
 
 
 def whole(subject: Subject, corpus: InstalledDocs, neurons: list[Neuron], config: EvidenceConfig, device: str) -> None:
-    """Time all of it, from reading the documents to writing the run's files."""
+    """Time the whole pass, from reading the documents to writing the run's files."""
     with tempfile.TemporaryDirectory() as folder:
         start = clock(device)
-        with gathered(corpus, subject, neurons, config, seed=0, device=device, own=Path(folder)) as found:
+        with gathered(corpus, subject, neurons, config, seed=0, device=device, run_folder=Path(folder)) as found:
             middle = clock(device)
             found.write(Path(folder) / "exemplars.parquet", Path(folder) / "activity.parquet")
             end = clock(device)
             size = (Path(folder) / "exemplars.parquet").stat().st_size / 2**20
             tokens, seconds = found.summary.tokens, middle - start
             print(
-                f"all of it: {found.summary.documents} documents, {tokens} tokens in {seconds:.1f} s "
+                f"whole pass: {found.summary.documents} documents, {tokens} tokens in {seconds:.1f} s "
                 f"({tokens / seconds:.0f} tokens/s), copied into a run in {end - middle:.1f} s, {size:.1f} MiB"
             )
 
 
 def clock(device: str) -> float:
-    """Return seconds: of one CPU thread's own time, which neighbours do not lengthen; else once the device is done."""
+    """Return seconds: CPU time for one thread, which other processes do not affect; else time after synchronising."""
     if device != "cpu":
         torch.cuda.synchronize()
     return time.perf_counter() if device != "cpu" or torch.get_num_threads() > 1 else time.process_time()

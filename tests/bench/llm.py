@@ -1,10 +1,10 @@
-"""What the LLM client costs: its requests per second beside a plain load generator's, against one real vLLM.
+"""Overhead of the LLM client: requests per second compared with a plain load generator, against one real vLLM.
 
-``python tests/bench/llm.py`` serves a tiny model on the CPU, and sends it the same prompts with the same concurrency in
-turns: with bare HTTP (httpx, a semaphore, nothing read of the answer but its JSON), with the harness's client as
-methods get it without a cache, and with a cache that holds none of the answers. Prompts are new in every turn, the same
-for all three, and the server's prefix cache is off, so that none gains from another's work. Turns are short and many,
-and take turns at being first: what else the machine does then falls on all alike.
+``python tests/bench/llm.py`` serves a tiny model on the CPU and sends it the same prompts with the same concurrency in
+three ways: bare HTTP (httpx, a semaphore, only the JSON of the answer parsed), the harness's client without a cache,
+and with a cache that contains none of the answers. Every turn has new prompts, the same for all three ways, and the
+server's prefix cache is off, so that no way gains from another. Turns are short and many, and each way is first in
+turn, so that other load on the machine affects all alike.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ Prompts = list[list[Message]]
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=64, help="in each turn")
+    parser.add_argument("--requests", type=int, default=64, help="requests in each turn")
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--turns", type=int, default=12)
-    parser.add_argument("--max-tokens", type=int, default=64, help="of each answer, which ends there")
+    parser.add_argument("--max-tokens", type=int, default=64, help="tokens of each answer")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         model = tiny_models.tiny_llm(folder / "tiny-llm")
         backend = tiny_models.tiny_vllm(
             model,
             concurrency=options.concurrency,
-            # Every answer has the same length, whatever the model would say: without an end, and no object to close.
+            # Every answer has the same length: the model neither ends nor closes an object before.
             sampling=Sampling(max_tokens=options.max_tokens),
             options={"enable-prefix-caching": False, "generation-config": "vllm"},
         )
@@ -65,17 +65,17 @@ def main() -> None:
 
 async def _measure(server: tiny_models.Served, folder: Path, options: argparse.Namespace) -> None:
     assert isinstance(server.client, OpenAIClient)
-    api = server.client.servers[0].api
+    api = server.client.api
     async with httpx.AsyncClient(
         base_url=str(api.base_url),
         headers={"Authorization": f"Bearer {api.api_key}"},
         timeout=120,
         trust_env=False,
-        limits=httpx.Limits(keepalive_expiry=2),  # the server closes what is idle for five seconds
+        limits=httpx.Limits(keepalive_expiry=2),  # the server closes connections that are idle for five seconds
     ) as http:
 
         async def bare(prompts: Prompts) -> None:
-            places = asyncio.Semaphore(options.concurrency)
+            slots = asyncio.Semaphore(options.concurrency)
 
             async def one(prompt: list[Message]) -> None:
                 body = {
@@ -90,7 +90,7 @@ async def _measure(server: tiny_models.Served, folder: Path, options: argparse.N
                         "json_schema": {"name": "Answer", "schema": SCHEMA, "strict": True},
                     },
                 }
-                async with places:
+                async with slots:
                     answer = await http.post("chat/completions", json=body)
                 assert json.loads(answer.content)["choices"], answer.content
 
@@ -113,14 +113,14 @@ async def _measure(server: tiny_models.Served, folder: Path, options: argparse.N
         }
         rates: dict[str, list[float]] = {way: [] for way in ways}
         cpu = dict.fromkeys(ways, 0.0)
-        for turn in range(-1, options.turns):  # the first warms the server up, and the limit of requests at once
+        for turn in range(-1, options.turns):  # the first turn warms up the server and the adaptive limit
             prompts = [
                 [Message("system", "You describe."), Message("user", f"Turn {turn}, number {number}: until, till")]
                 for number in range(options.requests)
             ]
             names = list(ways)
             shift = turn % len(names)
-            for way in names[shift:] + names[:shift]:  # so that none is always first
+            for way in names[shift:] + names[:shift]:  # each way is first in turn
                 start, spent = time.perf_counter(), time.process_time()
                 await ways[way](prompts)
                 if turn >= 0:

@@ -1,6 +1,6 @@
-"""Weights that look real at any shape: an anisotropic, clustered vocabulary, and vectors that mix its clusters.
+"""Realistic synthetic weights of any shape: an anisotropic, clustered vocabulary, and vectors that mix its clusters.
 
-Torch alone, so that a GPU machine needs nothing else.
+Needs torch only, so that it runs on a bare GPU machine.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 def clustered_vocabulary(d_model: int, tokens: int, *, device: str = "cpu", seed: int = 0) -> Tensor:
     """Return a projection (d_model, tokens), float32.
 
-    Real embeddings share a common direction, fall into groups of related words whose sizes are spread over orders of
-    magnitude, have a spectrum that decays, and norms that vary by a fifth or so.
+    Real embeddings share a common direction, form groups of related words whose sizes span orders of magnitude, have a
+    decaying spectrum, and norms that vary by about 20 %.
     """
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -38,11 +38,11 @@ def clustered_vocabulary(d_model: int, tokens: int, *, device: str = "cpu", seed
 
 
 def mixed_vectors(projection: Tensor, count: int, *, seed: int = 1) -> Tensor:
-    """Return ``count`` vectors (count, d_model) that each lean towards some tokens and their clusters, under noise."""
+    """Return ``count`` vectors (count, d_model), each a mix of a few tokens and their clusters plus noise."""
     generator = torch.Generator(projection.device).manual_seed(seed)
     picked = torch.randint(projection.shape[1], (count, 6), generator=generator, device=projection.device)
     centred = projection - projection.mean(dim=1, keepdim=True) if projection.numel() < 2**26 else projection
     shares = torch.randn(count, 6, 1, generator=generator, device=projection.device)
-    leaning = (centred.T[picked] * shares).sum(dim=1)
+    mixed = (centred.T[picked] * shares).sum(dim=1)
     noise = torch.randn(count, projection.shape[0], generator=generator, device=projection.device)
-    return leaning + noise * leaning.norm(dim=-1, keepdim=True) / math.sqrt(projection.shape[0])
+    return mixed + noise * mixed.norm(dim=-1, keepdim=True) / math.sqrt(projection.shape[0])

@@ -1,4 +1,6 @@
-"""The decomposition on a GPU: right against the CPU, and how fast at the shapes of whole models. Torch alone is needed.
+"""Checks the decomposition on a GPU against the CPU, and measures its speed at the shapes of real models.
+
+Needs torch and pydantic only.
 
 ``python tests/gpu/measure.py [--device cuda] [--models gemma2_2b llama31_8b] [--vectors 2048] [--channels 4]``
 prints a section for tests/bench/RESULTS.md and ends with a non-zero status if a check fails.
@@ -27,7 +29,7 @@ from harness.decomposition import DecompositionConfig, GeodesicConfig, decompose
 
 @dataclass(frozen=True)
 class Model:
-    """The shapes of a model whose neurons are to be taken apart, and the published settings for it."""
+    """The shapes of a model, and the published settings for it."""
 
     name: str
     layers: int
@@ -40,11 +42,11 @@ class Model:
 
     @property
     def vectors(self) -> int:
-        """All weight vectors of all neurons."""
+        """Number of weight vectors of all neurons."""
         return self.layers * self.d_mlp * self.kinds
 
     def scaled(self, share: float) -> Model:
-        """Return a smaller model of the same proportions, for a machine that is no GPU."""
+        """Return a smaller model of the same proportions, for machines without a GPU."""
         return replace(self, d_model=max(16, int(self.d_model * share)), tokens=max(2000, int(self.tokens * share)))
 
 
@@ -57,7 +59,7 @@ MODELS = {
 def losses_against_float64(
     device: str, *, d_model: int = 256, tokens: int = 20_000, vectors: int = 32
 ) -> dict[str, Tensor]:
-    """Return, per way of computing, by how much losses (vectors, 2 channels) exceed those of float64 on the CPU."""
+    """Return the losses (vectors, 2 channels) of each arithmetic minus those of float64 on the CPU."""
     projection = clustered_vocabulary(d_model, tokens)
     some = mixed_vectors(projection, vectors)
     config = DecompositionConfig(num_channels=2)
@@ -76,23 +78,23 @@ def losses_against_float64(
 
 
 def agrees(excess: Tensor) -> bool:
-    """Tell whether losses are those of float64: within 1e-3 for nine in ten, and not worse on average.
+    """Return whether losses agree with float64: within 1e-3 for 90 %, and not worse on average.
 
-    Rounding may, seldom, decide for another optimum, which is as often the lower one.
+    In rare cases rounding leads to another optimum, which is better as often as worse.
     """
     return bool((excess.abs() < 1e-3).double().mean() >= 0.9 and excess.mean() < 2e-3)
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """What one measurement says.
+    """The result of one measurement.
 
     Attributes:
         rate: vectors x channels per second.
         flops: floating-point operations per second in the matrix products of the searches.
         steps: mean steps per channel.
-        peak_bytes: most memory in use, projection included; 0 where it is not known.
-        projection_bytes: of the projection itself.
+        peak_bytes: peak memory, including the projection; 0 if not known.
+        projection_bytes: size of the projection.
         losses: (vectors, channels).
     """
 
@@ -107,7 +109,7 @@ class Throughput:
 def throughput(
     model: Model, device: str, *, vectors: int, channels: int, geodesic: GeodesicConfig | None = None
 ) -> Throughput:
-    """Decompose ``vectors`` synthetic vectors of a model's shape, once to warm up and once on the clock."""
+    """Decompose ``vectors`` synthetic vectors of a model's shape, once to warm up and once measured."""
     projection = clustered_vocabulary(model.d_model, model.tokens, device=device)
     some = mixed_vectors(projection, vectors)
     config = DecompositionConfig(
@@ -141,7 +143,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--vectors", type=int, default=4096, help="vectors per measurement")
     parser.add_argument("--channels", type=int, default=4, help="channels per vector")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of d_model and V, to try the script on a CPU")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on d_model and V, to try the script on a CPU")
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bfloat16 peak (H100, H200: 989)")
     options = parser.parse_args()
     on_gpu = options.device.startswith("cuda")
@@ -151,7 +153,7 @@ def main() -> int:
     device = torch.cuda.get_device_name() if on_gpu else platform.processor() or "CPU"
     print(f"{datetime.date.today()}, {device}, torch {torch.__version__}\n")
 
-    print("Losses (32 vectors, 2 channels, d_model 256, V 20,000) less those of float64 on the CPU:\n")
+    print("Losses (32 vectors, 2 channels, d_model 256, V 20,000) minus those of float64 on the CPU:\n")
     print("| products | mean | largest | within 1e-3 | |\n|---|---|---|---|---|")
     failed = False
     for name, excess in losses_against_float64(options.device).items():

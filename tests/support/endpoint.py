@@ -1,4 +1,4 @@
-"""A real HTTP server that answers what each test wants it to."""
+"""A real HTTP server with scripted replies, and a stand-in for vLLM."""
 
 from __future__ import annotations
 
@@ -11,23 +11,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from harness.llm import (
-    Message,
-)
+from harness.llm import Message
 from harness.llm.vllm_server import ManagedVLLM
 
 HELLO = [Message("user", "hello")]
-
-
+#: Status, headers and body.
 Reply = tuple[int, Mapping[str, str], Any]
 
 
 class _Server(ThreadingHTTPServer):
-    request_queue_size = 128  # as many callers as knock at once; the default of 5 turns some away
+    request_queue_size = 128  # connections at once; the default of 5 refuses some
 
 
 class FakeEndpoint:
-    """Speaks HTTP on a port of its own; ``answer`` maps each request's body to status, headers and body."""
+    """An HTTP server on a free port; ``answer`` maps each request's body to a reply."""
 
     def __init__(self, answer: Callable[[dict[str, Any]], Reply]) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -52,13 +49,13 @@ class FakeEndpoint:
                 pass
 
         self.server = _Server(("127.0.0.1", 0), Handler)
-        self.server.handle_error = lambda *_: None  # a client that gave up waiting is no news
+        self.server.handle_error = lambda *_: None  # a client that stopped waiting is expected
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
 
 
 @contextmanager
 def endpoint(*replies: Reply | Callable[[dict[str, Any]], Reply]) -> Iterator[FakeEndpoint]:
-    """Serve the replies in order, the last one for ever."""
+    """Serve the replies in order, then repeat the last one."""
     left = list(replies)
 
     def answer(body: dict[str, Any]) -> Reply:
@@ -76,6 +73,7 @@ def endpoint(*replies: Reply | Callable[[dict[str, Any]], Reply]) -> Iterator[Fa
 
 
 def said(content: str | None, finish: str = "stop", refusal: str | None = None, **extra: Any) -> Reply:
+    """Return a reply with an answer of 7 prompt and 3 completion tokens."""
     message = {"role": "assistant", "content": content, "refusal": refusal}
     return (
         200,
@@ -93,6 +91,7 @@ def said(content: str | None, finish: str = "stop", refusal: str | None = None, 
 
 
 def failed(status: int, message: str = "no", **headers: str) -> Reply:
+    """Return a reply with an error."""
     return status, {name.replace("_", "-"): value for name, value in headers.items()}, {"error": {"message": message}}
 
 
@@ -109,7 +108,7 @@ for number in range(30):
 
 
 def impostor(tmp_path: Path, end: str) -> ManagedVLLM:
-    """Return a back end whose interpreter only pretends to have vLLM."""
+    """Return a back end whose Python is a script: it prints a log, then executes ``end``."""
     program = tmp_path / "python"
     program.write_text(IMPOSTOR.format(python=sys.executable, end=end))
     program.chmod(0o755)
@@ -117,10 +116,12 @@ def impostor(tmp_path: Path, end: str) -> ManagedVLLM:
 
 
 async def start(backend: ManagedVLLM, logs: Path) -> None:
+    """Start a server that must not start."""
     async with backend.open(logs):
         raise AssertionError("it started")
 
 
+#: For :func:`impostor`: a server that is ready and dies at the first request.
 MORTAL = """
 import os, http.server
 class Handler(http.server.BaseHTTPRequestHandler):

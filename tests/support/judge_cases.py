@@ -1,4 +1,4 @@
-"""Held-out evidence made by hand, and the judges put before it: what the tests of comparators and scorers share."""
+"""Hand-made held-out evidence, and helpers of the tests of comparators and scorers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import asyncio
 import itertools
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 
+from harness.embedding import SentenceEncoder
 from harness.evidence import TextReader
 from harness.llm.client import LLMClient, Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
@@ -67,3 +70,15 @@ def failure(action: Callable[[], object]) -> Unanswered:
     with pytest.raises(Unanswered) as caught:
         action()
     return caught.value
+
+
+class Compass(SentenceEncoder):
+    """An encoder whose texts are directions in degrees, such as ``"30"``."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        self.seen += texts
+        angles = np.radians([float(text) for text in texts])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)

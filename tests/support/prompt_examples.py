@@ -20,7 +20,7 @@ from typing import Any, cast
 from describers.contrastive import ACTIVE, SILENT
 from describers.evidence import Excerpt, Group, ShowsEvidence
 from describers.maxact import MEANING as WINDOWS
-from describers.maxact import MaxAct, Sampling
+from describers.maxact import MaxAct
 from describers.rotate import MEANING as VECTORS
 from describers.rotate import Rotate
 from describers.token_change import TokenChange
@@ -155,12 +155,12 @@ def ensemble_raw(say: Say) -> dict[str, Any]:
 @example("describers", "maxact")
 def maxact(say: Say) -> dict[str, Any]:
     records = (levels(say, SHOP), levels(say, WAIT))
-    return {"chosen": WINDOWS[Sampling.TOP], "records": records, "excerpts": (), "words": 30}
+    return {"chosen": WINDOWS["top"], "records": records, "excerpts": (), "words": 30}
 
 
 @example("describers", "maxact_spans")
 def maxact_spans(say: Say) -> dict[str, Any]:
-    return {"chosen": WINDOWS[Sampling.MIXED], "records": (), "excerpts": marked(say), "words": 30}
+    return {"chosen": WINDOWS["mixed"], "records": (), "excerpts": marked(say), "words": 30}
 
 
 @example("describers", "rephrased")

@@ -1,4 +1,4 @@
-"""A small run on MiniLM from the command line, and how tests read what it leaves."""
+"""A small run from the command line, and readers of its results."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def options(small: dict[str, str], **changes: str) -> list[str]:
-    """Return the options as overrides; in ``changes``, __ stands for a dot."""
+    """Return the options as overrides; ``__`` in the names of ``changes`` means a dot."""
     merged = {**small, **{name.replace("__", "."): value for name, value in changes.items()}}
     return [f"{name}={value}" for name, value in merged.items()]
 
 
 def records(folder: Path) -> dict[str, list[object]]:
-    """Return all of a run's records, what they cost left out, in a fixed order."""
+    """Return all records of a run without their usage, in a fixed order."""
     run = RunFolder(folder)
     journals = {"descriptions": run.descriptions(), "verdicts": run.verdicts(), "scores": run.scores()}
     answers = {
@@ -58,12 +58,12 @@ def records(folder: Path) -> dict[str, list[object]]:
 
 
 def summary_of(path: Path) -> dict[str, object]:
-    """Read the summary back from the log that the real client wrote."""
-    # The client's service closes the log after finish() has returned (its last message asks for no answer): until then
-    # all that lies beyond the last whole block of 32 KiB is missing.
+    """Read the summary from the log that the real W&B client wrote."""
+    # The client's service closes the log only after finish() has returned; until then everything after the last full
+    # block of 32 KiB is missing.
     deadline = time.monotonic() + 60
     while not (records := records_of(path)) or records[-1].WhichOneof("record_type") != "exit":
-        assert time.monotonic() < deadline, f"{path} is never finished"
+        assert time.monotonic() < deadline, f"{path} was not finished"
         time.sleep(0.05)
     return {
         item.key or "/".join(item.nested_key): json.loads(item.value_json)
@@ -73,13 +73,13 @@ def summary_of(path: Path) -> dict[str, object]:
 
 
 def records_of(path: Path) -> list[Any]:
-    """Read the records of a W&B log so far: protobuf in LevelDB's log format."""
+    """Return the records of a W&B log (protobuf in LevelDB's log format) that are written so far."""
     from wandb.proto import wandb_internal_pb2
 
-    content, block, at = path.read_bytes(), 32768, 7  # seven bytes name the file's format
+    content, block, at = path.read_bytes(), 32768, 7  # the first seven bytes name the format
     whole, records = b"", []
     while at + 7 <= len(content):
-        if block - at % block < 7:  # a record's header never spans blocks
+        if block - at % block < 7:  # a record's header never crosses blocks
             at += block - at % block
             continue
         length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
@@ -96,7 +96,7 @@ def records_of(path: Path) -> list[Any]:
 
 
 def one_line(text: str) -> bool:
-    """Tell whether the error is told in one line, the last on the terminal, after nothing but progress."""
+    """Return whether the output ends with one line of error, after nothing but progress."""
     *progress, last = text.splitlines()
     harmless = all(line.startswith(("reading the corpus", "opening")) for line in progress)
     return harmless and last.startswith("error: ")

@@ -171,7 +171,7 @@ def served(backend: Backend, logs: Path) -> Iterator[Served]:
 
 
 def guarded() -> set[int]:
-    """Return the sessions that children of this process lead, as every server's leash does (Linux only)."""
+    """Return the sessions led by children of this process, such as every server's process guard (Linux only)."""
     return {
         process for process, (parent, session) in _processes().items() if parent == os.getpid() and session == process
     }

@@ -1,129 +1,104 @@
-"""How neurons are clamped and steered, and what can be found wrong with that before time is spent."""
+"""How neurons are clamped and steered, and what can be checked about that before the run."""
 
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import field
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
 
 from harness.errors import HarnessError
 from harness.evidence import special_affixes
 from harness.records import Exemplar, Neuron, Source, Split
 from harness.subject import Decoding, Mode, Subject
+from harness.validation import STRICT, Count, Fraction, NonNegative
 
 T = TypeVar("T")
 
 
 class Unit(enum.StrEnum):
-    """What a strength is told in."""
+    """The unit of a strength."""
 
     ABSOLUTE = "absolute"  # the activation itself
     PEAK = "peak"  # the neuron's highest activation on the explain split
 
 
-@dataclass(frozen=True)
+def _without_zero(values: tuple[float, ...]) -> tuple[float, ...]:
+    if 0 in values:
+        raise ValueError(f"must be numbers other than 0, not {list(values)}: the unchanged model is always included")
+    return values
+
+
+def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"must not have a value twice: {list(values)}")
+    return values
+
+
+Values = Annotated[
+    tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
+    Field(min_length=1),
+    AfterValidator(_without_zero),
+    AfterValidator(_distinct),
+]
+Prompts = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
+
+
+@dataclass(frozen=True, config=STRICT)
 class EffectsConfig:
     """How the effect of a neuron on the next token is measured.
 
-    Source of the defaults: Gur-Arieh et al. 2025, arXiv:2501.08319.
-
-    Attributes:
-        prompts: pieces of text over which the change is averaged, the same for all neurons.
-        tokens: length of each.
-        values: what the activation is clamped to.
-        unit: what they are told in.
-        top_tokens: tokens kept of those that rise, and of those that fall most.
+    ``conf/config.yaml`` documents the options. Source of the defaults: Gur-Arieh et al. 2025, arXiv:2501.08319.
     """
 
-    prompts: int = 32
-    tokens: int = 32
-    values: Sequence[float] = (10.0, -10.0)
-    unit: str = Unit.ABSOLUTE
-    top_tokens: int = 50
-
-    def __post_init__(self) -> None:
-        _check_counts("effects", self, ("prompts", "tokens", "top_tokens"))
-        object.__setattr__(self, "values", _values("effects", self.values))
-        object.__setattr__(self, "unit", _choice("effects.unit", Unit, self.unit))
+    prompts: Count = 32
+    tokens: Count = 32
+    values: Values = (10.0, -10.0)
+    unit: Unit = Unit.ABSOLUTE
+    top_tokens: Count = 50
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TextsConfig:
     """How steered texts are generated.
 
-    Attributes:
-        prompts: neutral beginnings.
-        values: strengths; 0 is none of them, for the unsteered text is made anyway.
-        unit: what they are told in.
-        mode: whether the activation is clamped to the value, or the value is added to it.
-        samples: texts for each neuron, prompt and strength.
-        tokens: length of the continuation.
-        temperature: of the distribution that is drawn from; 0 takes the likeliest token.
-        top_p: only the likeliest tokens that together have this share are drawn.
+    ``conf/config.yaml`` documents the options.
     """
 
-    prompts: Sequence[str] = ("I think that",)
-    values: Sequence[float] = (1.0, 2.0, 4.0)
-    unit: str = Unit.PEAK
-    mode: str = Mode.CLAMP
-    samples: int = 1
-    tokens: int = 30
-    temperature: float = 1.0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_counts("texts", self, ("samples", "tokens"))
-        if isinstance(self.prompts, str) or not self.prompts or len(set(self.prompts)) < len(self.prompts):
-            raise HarnessError("steering.texts.prompts must be a list of at least one text, none of them twice")
-        object.__setattr__(self, "prompts", tuple(str(prompt) for prompt in self.prompts))
-        object.__setattr__(self, "values", _values("texts", self.values))
-        object.__setattr__(self, "unit", _choice("texts.unit", Unit, self.unit))
-        object.__setattr__(self, "mode", _choice("texts.mode", Mode, self.mode))
-        if not 0 <= self.temperature < math.inf:
-            raise HarnessError(f"steering.texts.temperature must be 0 or more, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise HarnessError(f"steering.texts.top_p must be above 0 and at most 1, not {self.top_p}")
+    prompts: Prompts = ("I think that",)
+    values: Values = (1.0, 2.0, 4.0)
+    unit: Unit = Unit.PEAK
+    mode: Mode = Mode.CLAMP
+    samples: Count = 1
+    tokens: Count = 30
+    temperature: NonNegative = 1.0
+    top_p: Fraction = 1.0
 
     @property
     def decoding(self) -> Decoding:
-        """How a text goes on."""
+        """How a text is continued."""
         return Decoding(self.tokens, self.temperature, self.top_p)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SteeringConfig:
-    """Interventions on the subject, for the methods that look at what a neuron does.
+    """Interventions on the subject, for methods that use what a neuron does to the model's output.
 
-    Attributes:
-        effects: the change of the next token's logits.
-        texts: generated texts.
-        rows: rows of one forward pass; changes speed and memory only.
+    ``conf/config.yaml`` documents the options.
     """
 
     effects: EffectsConfig = field(default_factory=EffectsConfig)
     texts: TextsConfig = field(default_factory=TextsConfig)
-    rows: int = 32
-
-    def __post_init__(self) -> None:
-        for name, kind in (("effects", EffectsConfig), ("texts", TextsConfig)):
-            given: Any = getattr(self, name)
-            if isinstance(given, Mapping):
-                try:
-                    object.__setattr__(self, name, kind(**given))
-                except TypeError as error:
-                    raise HarnessError(
-                        f"steering.{name}: {str(error).replace(f'{kind.__name__}.__init__() ', '')}"
-                    ) from error
-        if not isinstance(self.rows, int) or self.rows < 1:
-            raise HarnessError(f"steering.rows must be at least 1, not {self.rows}")
+    rows: Count = 32
 
     def check_lengths(self, subject: Subject, *, effects: bool, texts: bool) -> None:
-        """Check that the subject can read what it is given.
+        """Check that the prompts fit the subject.
 
         Raises:
-            HarnessError: if a prompt is too long for it, or nothing to go on from.
+            HarnessError: if a prompt is too long for it, or has no token.
         """
         longest, start = subject.max_tokens, len(special_affixes(subject.tokenizer)[0])
         if effects and longest is not None and start + self.effects.tokens > longest:
@@ -135,7 +110,7 @@ class SteeringConfig:
             length = start + len(subject.tokenizer(prompt, add_special_tokens=False).input_ids)
             if not length:
                 raise HarnessError(
-                    f"the prompt {prompt!r} has no token of {subject.name} to go on from (steering.texts.prompts)"
+                    f"the prompt {prompt!r} has no token in the tokenizer of {subject.name} (steering.texts.prompts)"
                 )
             if longest is not None and length + self.texts.tokens > longest:
                 raise HarnessError(
@@ -145,9 +120,9 @@ class SteeringConfig:
 
 
 def peaks(exemplars: Sequence[Exemplar]) -> dict[Neuron, float]:
-    """Return each neuron's highest activation on the explain split; those that are never active are left out.
+    """Return each neuron's highest activation on the explain split; neurons that are never active are left out.
 
-    On the explain split only: what describers see must not depend on what judges hold back.
+    Only the explain split is used, because what describers see must not depend on the judges' evidence.
     """
     found: dict[Neuron, float] = {}
     for exemplar in exemplars:
@@ -159,42 +134,15 @@ def peaks(exemplars: Sequence[Exemplar]) -> dict[Neuron, float]:
 def strengths(
     neurons: Sequence[Neuron], config: EffectsConfig | TextsConfig, scales: Mapping[Neuron, float]
 ) -> dict[Neuron, dict[float, float]]:
-    """Return each neuron's strengths as the config tells them, with their values in units of its activation.
+    """Return each neuron's strengths in the config's unit, with their values in units of its activation.
 
     Args:
         neurons: the neurons.
         config: the strengths.
-        scales: the neurons' peaks; where the strengths are told in these, a neuron without one is left out.
+        scales: the neurons' peaks; if the unit is the peak, a neuron without one is left out.
     """
     if config.unit == Unit.ABSOLUTE:
         return {neuron: {value: value for value in config.values} for neuron in neurons}
     return {
         neuron: {value: value * scales[neuron] for value in config.values} for neuron in neurons if neuron in scales
     }
-
-
-def _check_counts(section: str, config: Any, names: Sequence[str]) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise HarnessError(f"steering.{section}.{name} must be at least 1, not {value}")
-
-
-def _values(section: str, values: Any) -> tuple[float, ...]:
-    usable = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
-    if not usable or not all(isinstance(value, int | float) and math.isfinite(value) and value for value in values):
-        raise HarnessError(
-            f"steering.{section}.values must be a list of finite numbers other than 0, not {values}: what nothing is "
-            "done to is measured anyway"
-        )
-    if len(set(values)) < len(values):
-        raise HarnessError(f"steering.{section}.values has a number twice: {values}")
-    return tuple(float(value) for value in values)
-
-
-def _choice(name: str, kind: type[T], value: Any) -> T:
-    try:
-        return kind(value)  # type: ignore[call-arg]
-    except ValueError as error:
-        known = ", ".join(kind)  # type: ignore[arg-type]
-        raise HarnessError(f"steering.{name}={value} is not known; choose from {known}") from error

@@ -1,4 +1,4 @@
-"""What clamping neurons does to the next token, averaged over text.
+"""Effects of clamping neurons on the next token, averaged over text.
 
 Source: Gur-Arieh et al. 2025, arXiv:2501.08319 (TokenChange).
 """
@@ -15,15 +15,15 @@ from harness.subject import CausalModel, Intervention, Subject
 
 
 class Clamping:
-    """Averages the change of the logits over pieces of text of one length.
+    """Averages the change of the logits over pieces of text of equal length.
 
-    The mean is over all tokens of all pieces, and the neuron is clamped at all of them; special tokens before the text
-    are left alone, and do not count.
+    The neuron is clamped at all tokens of all pieces, and the mean is over all of them. Special tokens before the text
+    are neither clamped nor counted.
 
     Args:
         model: the model.
         prompts: the pieces.
-        beginning: special tokens that stand before a text.
+        beginning: special tokens before each piece.
         rows: rows of one forward pass.
     """
 
@@ -35,9 +35,9 @@ class Clamping:
         self._plain = self._means([None])[0]
 
     def changes(self, given: Sequence[Intervention]) -> dict[tuple[Neuron, float], Tensor]:
-        """Return the mean change of each token's logit, (V,) float32, by the whole neuron and the raw value.
+        """Return the mean change of each token's logit, (V,) float32, by unsigned neuron and raw value.
 
-        Both signs of a neuron ask for the same clamps: each is done once.
+        Clamps that both signs of a neuron need are computed once.
         """
         distinct = {(one.neuron.unsigned, one.raw): one for one in given}
         means = self._means(list(distinct.values()))
@@ -51,7 +51,7 @@ class Clamping:
         for start in range(0, len(work), self._rows):
             which, piece = (list(part) for part in zip(*work[start : start + self._rows], strict=True))
             logits = self._model.logits(
-                self._ids[piece], [given[place] for place in which], positions=self._positions[piece]
+                self._ids[piece], [given[index] for index in which], positions=self._positions[piece]
             )
             each = logits[:, self._start :].sum(dim=1, dtype=torch.float32)
             if sums is None:
@@ -66,13 +66,13 @@ def effects_of(
     """Return the effects of clamping neurons.
 
     Args:
-        clamping: over which text.
+        clamping: the text over which they are averaged.
         subject: the model.
         split: the split of that text.
-        values: what each neuron is clamped to, each in a measurement of its own.
-        top_tokens: tokens kept of those that rise, and of those that fall most.
+        values: the values to which each neuron is clamped, one measurement for each.
+        top_tokens: tokens kept of those that rise most, and of those that fall most.
     """
-    given = [Intervention(neuron, value) for neuron, own in values.items() for value in own]
+    given = [Intervention(neuron, value) for neuron, clamped in values.items() for value in clamped]
     changes = clamping.changes(given)
     effects = []
     for one in given:

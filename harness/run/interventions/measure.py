@@ -1,4 +1,4 @@
-"""Stage: what neurons do to the model's output: effects on the next token, and steered texts, block by block."""
+"""Stage: effects of neurons on the next token, and steered texts, measured block by block."""
 
 from __future__ import annotations
 
@@ -20,34 +20,36 @@ from harness.run.setup import Setup
 from harness.subject import CausalModel
 
 logger = logging.getLogger(__name__)
-#: Neurons whose records are written together: what an interruption can cost.
+#: Neurons whose records are written together: the most that an interruption can lose.
 _BLOCK = 32
 
 
 @dataclass(frozen=True)
-class Job:
-    """Neurons that are worked on together, and the file that holds what is found.
+class _Job:
+    """Neurons that are processed together, and the file with their records.
 
     Attributes:
-        neurons: at the signs that are described.
+        neurons: with the signs that are described.
         path: the file.
-        split: for effects, the split of the text.
+        prompts: for effects, the file with the text over which they are averaged.
+        split: for effects, the split of that text.
     """
 
     neurons: tuple[Neuron, ...]
     path: Path
-    split: Split | None = None
+    prompts: Path | None = None
+    split: Split = Split.EXPLAIN
 
 
 def draw_texts(setup: Setup, folder: RunFolder) -> None:
-    """Draw the text over which effects are averaged, where it is not drawn yet.
+    """Draw the text over which effects are averaged, unless the folder has it.
 
     Raises:
-        HarnessError: if the corpus does not suffice.
+        HarnessError: if the corpus is too small.
     """
     config = setup.steering.effects
     for split in setup.effect_splits:
-        path = _prompts_path(folder, config, split)
+        path = _prompts_path(setup, folder, split)
         if path.exists():
             continue
         assert setup.corpus is not None, "a run that compares has a corpus"
@@ -66,64 +68,66 @@ def draw_texts(setup: Setup, folder: RunFolder) -> None:
 
 
 def intervene(setup: Setup, folder: RunFolder) -> None:
-    """Measure the effects and generate the texts that methods need and that are not there yet.
+    """Measure the effects and generate the texts that methods need and that are missing.
 
-    What another configuration left is removed.
+    Files of another configuration are deleted.
     """
     effects, texts = list(_effect_jobs(setup, folder)), list(_text_jobs(setup, folder))
-    _remove_others(folder.effects, [job.path for job in effects] + list(_prompt_paths(setup, folder)))
-    _remove_others(folder.steered, [job.path for job in texts])
+    kept = {job.path for job in (*effects, *texts)} | {job.prompts for job in effects}
+    for path in (*folder.effects.glob("*.parquet"), *folder.steered.glob("*.parquet")):
+        if path not in kept:
+            path.unlink()
     effects = [job for job in effects if not job.path.exists()]
     texts = [job for job in texts if not job.path.exists()]
     if not effects and not texts:
         return
     scales = peaks(folder.read_exemplars())
-    _tell_silent(setup, scales, [setup.steering.effects] * bool(effects) + [setup.steering.texts] * bool(texts))
+    _warn_silent(setup, scales, [setup.steering.effects] * bool(effects) + [setup.steering.texts] * bool(texts))
     model = CausalModel(setup.subject, setup.executor.device)
     try:
         if effects:
-            _measure_all(setup, folder, model, effects, scales)
+            _measure_effects(setup, model, effects, scales)
         if texts:
-            _generate_all(setup, model, texts, scales)
+            _generate_texts(setup, model, texts, scales)
     finally:
         model.close()
 
 
-def _tell_silent(setup: Setup, scales: Mapping[Neuron, float], configs: Sequence[EffectsConfig | TextsConfig]) -> None:
+def _warn_silent(setup: Setup, scales: Mapping[Neuron, float], configs: Sequence[EffectsConfig | TextsConfig]) -> None:
     silent = [neuron for neuron in setup.described if neuron not in scales]
-    if silent and any(config.unit == Unit.PEAK for config in configs):
+    if silent and any(config.unit is Unit.PEAK for config in configs):
         logger.warning(
-            "%d of %d neurons are never active on the explain split, such as %s: they have no peak, and nothing is "
-            "done to them (steering.effects.unit, steering.texts.unit)",
+            "%d of %d neurons are never active on the explain split, such as %s: they have no peak and are not steered "
+            "(steering.effects.unit, steering.texts.unit)",
             len(silent),
             len(setup.described),
             silent[0],
         )
 
 
-def _effect_jobs(setup: Setup, folder: RunFolder) -> Iterator[Job]:
+def _effect_jobs(setup: Setup, folder: RunFolder) -> Iterator[_Job]:
     for split in setup.effect_splits:
         for block in _blocks(setup.described):
             name = f"{split}-{_name(block, setup.steering.effects)}.effects.parquet"
-            yield Job(block, folder.effects / name, split)
+            yield _Job(block, folder.effects / name, _prompts_path(setup, folder, split), split)
 
 
-def _text_jobs(setup: Setup, folder: RunFolder) -> Iterator[Job]:
+def _text_jobs(setup: Setup, folder: RunFolder) -> Iterator[_Job]:
     if setup.needs_steered:
         for block in _blocks(setup.described):
-            yield Job(block, folder.steered / f"{_name(block, setup.steering.texts)}.parquet")
+            yield _Job(block, folder.steered / f"{_name(block, setup.steering.texts)}.parquet")
 
 
 def _blocks(neurons: Sequence[Neuron]) -> Iterator[tuple[Neuron, ...]]:
-    """Yield the neurons in blocks that are always the same; both signs of a neuron stand together."""
-    whole = sorted({neuron.unsigned for neuron in neurons})
-    for start in range(0, len(whole), _BLOCK):
-        members = set(whole[start : start + _BLOCK])
+    """Yield the neurons in fixed blocks; both signs of a neuron are in the same block."""
+    unsigned = sorted({neuron.unsigned for neuron in neurons})
+    for start in range(0, len(unsigned), _BLOCK):
+        members = set(unsigned[start : start + _BLOCK])
         yield tuple(neuron for neuron in neurons if neuron.unsigned in members)
 
 
 def _name(block: Sequence[Neuron], config: EffectsConfig | TextsConfig) -> str:
-    """Return a file name that changes with all that can change what is found."""
+    """Return a file name that changes with everything that can change the records."""
     return f"{block[0].unsigned}-{_digest([*map(str, block)], config)}"
 
 
@@ -131,38 +135,29 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
-def _prompts_path(folder: RunFolder, config: EffectsConfig, split: Split) -> Path:
+def _prompts_path(setup: Setup, folder: RunFolder, split: Split) -> Path:
+    config = setup.steering.effects
     return folder.effects / f"{split}-{_digest(config.prompts, config.tokens)}.prompts.parquet"
 
 
-def _prompt_paths(setup: Setup, folder: RunFolder) -> Iterator[Path]:
-    return (_prompts_path(folder, setup.steering.effects, split) for split in setup.effect_splits)
-
-
-def _remove_others(folder: Path, kept: Sequence[Path]) -> None:
-    for path in folder.glob("*.parquet"):
-        if path not in kept:
-            path.unlink()
-
-
-def _measure_all(
-    setup: Setup, folder: RunFolder, model: CausalModel, jobs: Sequence[Job], scales: Mapping[Neuron, float]
-) -> None:
+def _measure_effects(setup: Setup, model: CausalModel, jobs: Sequence[_Job], scales: Mapping[Neuron, float]) -> None:
     config = setup.steering.effects
-    texts: dict[Split, Clamping] = {}
+    clampings: dict[Split, Clamping] = {}
     with progress("effects", sum(len(job.neurons) for job in jobs), "neurons") as advance:
         for job in jobs:
-            assert job.split is not None
-            if job.split not in texts:
-                prompts = read_table(_prompts_path(folder, config, job.split), TextPrompt)
-                texts[job.split] = Clamping(model, prompts, setup.beginning, setup.steering.rows)
-            given = strengths(job.neurons, config, scales)
-            values = {neuron: list(own.values()) for neuron, own in given.items()}
-            write_table(job.path, effects_of(texts[job.split], setup.subject, job.split, values, config.top_tokens))
+            if job.split not in clampings:
+                assert job.prompts is not None
+                prompts = read_table(job.prompts, TextPrompt)
+                clampings[job.split] = Clamping(model, prompts, setup.beginning, setup.steering.rows)
+            values = {
+                neuron: list(by_strength.values())
+                for neuron, by_strength in strengths(job.neurons, config, scales).items()
+            }
+            write_table(job.path, effects_of(clampings[job.split], setup.subject, job.split, values, config.top_tokens))
             advance(len(job.neurons))
 
 
-def _generate_all(setup: Setup, model: CausalModel, jobs: Sequence[Job], scales: Mapping[Neuron, float]) -> None:
+def _generate_texts(setup: Setup, model: CausalModel, jobs: Sequence[_Job], scales: Mapping[Neuron, float]) -> None:
     config = setup.steering.texts
     with progress("steered texts", sum(len(job.neurons) for job in jobs), "neurons") as advance:
         for job in jobs:

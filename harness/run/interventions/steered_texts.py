@@ -1,4 +1,4 @@
-"""Texts that the subject writes while neurons are steered, and beside them without."""
+"""Texts that the subject generates with and without steering."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def steered_texts(
     """Yield the texts of some neurons, prompt by prompt.
 
     Args:
-        model: writes them.
+        model: generates the texts.
         subject: the same model, for its tokenizer.
         strengths: each neuron's strengths, with their values in units of its activation.
-        config: prompts, and how a text goes on.
-        beginning: special tokens that stand before a text; nothing is done there.
-        rows: texts written at once.
+        config: prompts and decoding.
+        beginning: special tokens before a text, which are not steered.
+        rows: texts generated at once.
         seed: the run's seed.
     """
-    # What is done, by the whole neuron and the raw value: both signs of a neuron may ask for the same text.
+    # By unsigned neuron and raw value, because both signs of a neuron may need the same text.
     given: dict[tuple[Neuron, float | None], Intervention | None] = {}
-    for neuron, own in strengths.items():
+    for neuron, by_strength in strengths.items():
         given[neuron.unsigned, None] = None
-        for value in own.values():
+        for value in by_strength.values():
             one = Intervention(neuron, value, Mode(config.mode))
             given[neuron.unsigned, one.raw] = one
     tokenizer: Any = subject.tokenizer
@@ -46,16 +46,16 @@ def steered_texts(
         made: dict[tuple[tuple[Neuron, float | None], int], str] = {}
         for start in range(0, len(work), rows):
             batch = work[start : start + rows]
-            # Not of the strength: texts of different strengths are to differ by the strength alone.
+            # Independent of the strength, so that texts of different strengths differ only by the strength.
             draws = [derive_rng(seed, "steered", neuron, prompt, sample) for (neuron, _), sample in batch]
             found = model.generate(ids, [given[key] for key, _ in batch], config.decoding, draws, spare=len(beginning))
             made |= {
                 row: str(tokenizer.decode(new, skip_special_tokens=True)) for row, new in zip(batch, found, strict=True)
             }
-        for neuron, own in strengths.items():
+        for neuron, by_strength in strengths.items():
             for sample in range(config.samples):
                 yield SteeredText(neuron, prompt, sample, None, None, made[(neuron.unsigned, None), sample])
-                for strength, value in own.items():
+                for strength, value in by_strength.items():
                     raw = Intervention(neuron, value).raw
                     text = made[(neuron.unsigned, raw), sample]
                     yield SteeredText(neuron, prompt, sample, strength, round(value, 6), text)

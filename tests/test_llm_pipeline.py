@@ -1,4 +1,4 @@
-"""The LLM road for real: a real vLLM explains, judges and simulates, on the CPU, for two subject families."""
+"""Whole runs with LLMs: a real vLLM on the CPU explains, judges and simulates for two subject families."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALL_DESCRIBERS += ["shuffled", "generic", "empty", "longest"]
 
 @pytest.fixture(scope="module")
 def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Part of Python's reference as a corpus."""
+    """Return a corpus: part of Python's reference."""
     return tiny_models.topics_file(tmp_path_factory.mktemp("corpus"))
 
 
@@ -68,7 +68,7 @@ def managed(model: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.vllm
-def test_the_whole_road_on_a_managed_server(tiny_llm: Path, topics: Path, tmp_path: Path) -> None:
+def test_a_run_on_a_managed_server(tiny_llm: Path, topics: Path, tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     subject = tiny_models.tiny_subject(tmp_path / "tiny-llama", "llama")
     options = [*overrides(subject, topics, tmp_path / "llama"), *managed(tiny_llm)]
@@ -84,9 +84,9 @@ def test_the_whole_road_on_a_managed_server(tiny_llm: Path, topics: Path, tmp_pa
 def test_every_describer_on_an_endpoint_that_already_runs(
     vllm: tiny_models.Served, topics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ROAD_KEY", vllm.client.servers[0].api.api_key)
+    monkeypatch.setenv("PIPELINE_KEY", vllm.client.api.api_key)
     subject = tiny_models.tiny_subject(tmp_path / "tiny-gemma", "gemma2")
-    options = [*overrides(subject, topics, tmp_path / "gemma"), *endpoint(vllm, "ROAD_KEY")]
+    options = [*overrides(subject, topics, tmp_path / "gemma"), *endpoint(vllm, "PIPELINE_KEY")]
     options += [f"describers=[{','.join(ALL_DESCRIBERS)}]", "judges=[pairwise,pairwise_output,simulation]"]
     options += ["comparisons.schedule=baseline", "comparisons.baseline=generic"]
     run(Setup.of(compose_config(options)))
@@ -98,7 +98,7 @@ def test_every_describer_on_an_endpoint_that_already_runs(
     assert asked == single | controls | {
         "rotate": 3 * 2 + 1,  # kinds, channels, and one merge
         "best_of_k": 5,
-        "ensemble_concat": 0,  # it joins what others made
+        "ensemble_concat": 0,  # it joins the descriptions of others
     }
 
 
@@ -107,7 +107,7 @@ def endpoint(served: tiny_models.Served, key_variable: str) -> list[str]:
     each = [
         "llm@llm.{role}=openai",
         f"llm.{{role}}.model={served.client.model}",
-        f"llm.{{role}}.base_url={served.client.servers[0].api.base_url}",
+        f"llm.{{role}}.base_url={served.client.api.base_url}",
         f"llm.{{role}}.api_key_env={key_variable}",
         "llm.{role}.sampling.max_tokens=1000",
     ]
@@ -115,7 +115,7 @@ def endpoint(served: tiny_models.Served, key_variable: str) -> list[str]:
 
 
 def check_records(folder: RunFolder, count: int, pairs: int, judges: int = 1) -> None:
-    """Check what any LLM, however weak, must leave: a record for every question, each with an honest status."""
+    """Check what holds for any LLM, however weak: every item has a record with the right status."""
     neurons = folder.read_manifest()["neurons"]
     assert {channel.kind for channel in folder.read_channels()} == set(VectorKind)
     descriptions = folder.descriptions().records()
@@ -151,7 +151,7 @@ def check_records(folder: RunFolder, count: int, pairs: int, judges: int = 1) ->
 
 
 class Script:
-    """A scripted LLM that tells its roles apart by what it is asked, and can be told to break down."""
+    """A scripted LLM that answers by the kind of prompt, and can be interrupted after ``breaks_after`` requests."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -171,13 +171,13 @@ class Script:
 def scripted_run(options: list[str], script: Script) -> RunFolder:
     """Run ``options`` with one scripted LLM as explainer and judge."""
     setup = Setup.of(compose_config(options))
-    backend = ScriptedBackend(script, concurrency=1)  # so that what was asked before a break was also answered
+    backend = ScriptedBackend(script, concurrency=1)  # so that every request before the interruption was answered
     setup = dataclasses.replace(setup, backends={"explainer": backend, "judge": backend})
     run(setup)
     return RunFolder(setup.folder)
 
 
-def test_a_judge_that_always_prefers_the_first_is_seen_through(topics: Path, tmp_path: Path) -> None:
+def test_a_judge_that_always_prefers_the_first_gives_ties(topics: Path, tmp_path: Path) -> None:
     subject = tiny_models.tiny_subject(tmp_path / "tiny", "llama")
     options = [*overrides(subject, topics, tmp_path / "biased"), "judges=[pairwise]"]
     folder = scripted_run([item for item in options if "judges.simulation" not in item], Script())
@@ -188,7 +188,7 @@ def test_a_judge_that_always_prefers_the_first_is_seen_through(topics: Path, tmp
     assert all(row["win_rate"] == 0.5 and row["ties"] == row["comparisons"] for row in board["overall"]["rows"])
 
 
-def test_interrupted_in_the_middle_nothing_is_asked_twice(topics: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_sends_no_request_twice(topics: Path, tmp_path: Path) -> None:
     subject = tiny_models.tiny_subject(tmp_path / "tiny", "llama")
     options = [*overrides(subject, topics, tmp_path / "whole"), "judges=[pairwise]"]
     options = [item for item in options if "judges.simulation" not in item]
@@ -207,7 +207,7 @@ def test_interrupted_in_the_middle_nothing_is_asked_twice(topics: Path, tmp_path
     assert resumed.asked.total() + 25 == script.asked.total()
     assert again.leaderboard.read_bytes() == whole.leaderboard.read_bytes()
 
-    # The same questions in a folder of their own: all are answered from the cache.
+    # The same requests in another run folder: all are answered from the cache.
     silent = Script()
     scripted_run([*options, f"folder={tmp_path / 'third'}"], silent)
     assert silent.asked.total() == 0

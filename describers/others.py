@@ -1,0 +1,35 @@
+"""Descriptions of other neurons, or by other describers, that a describer reads."""
+
+from __future__ import annotations
+
+from harness.llm.client import Unanswered
+from harness.methods import DescriberCase
+from harness.records import Description, Neuron, Status
+from harness.seeds import derangement
+
+
+def description_by(source: str, case: DescriberCase, neuron: Neuron | None = None) -> Description:
+    """Return the description of a neuron, by default the case's, by the describer ``source``.
+
+    Raises:
+        Unanswered: if there is none.
+    """
+    neuron = neuron or case.neuron
+    given = case.others[source].get(neuron)
+    if given is None or given.status is not Status.OK:
+        raise Unanswered(Status.FAILED, f"{source} has no description of {neuron}")
+    return given
+
+
+def donor(case: DescriberCase, purpose: str, source: str) -> Neuron:
+    """Return the neuron whose description replaces the case's, at the same sign; no neuron is its own donor.
+
+    Raises:
+        Unanswered: if the run has one neuron only.
+    """
+    # The other sign of the same neuron does not count as another neuron.
+    neurons = sorted({neuron.unsigned for neuron in case.neurons})
+    if len(neurons) < 2:
+        raise Unanswered(Status.FAILED, "there is no other neuron to swap descriptions with")
+    order = derangement(len(neurons), case.seed, purpose, source)
+    return neurons[order[neurons.index(case.neuron.unsigned)]].with_sign(case.neuron.sign)

@@ -1,0 +1,189 @@
+"""Interrupted passes over the corpus resume, and runs share evidence."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.evidence import SHARES, SMALL, Listed, both_signs, collect, make_subjects, short_texts
+
+from harness.evidence.corpus_pass import POOL
+from harness.records import Neuron, Split
+from harness.subject import ActivationReader, Subject
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
+    return make_subjects(tmp_path_factory)
+
+
+@pytest.fixture
+def llama(subjects: dict[str, Subject]) -> Subject:
+    return subjects["llama"]
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return short_texts()
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of neurons of each forward pass."""
+    seen: list[int] = []
+    read = ActivationReader.read
+
+    def counted(self: ActivationReader, *given: torch.Tensor) -> torch.Tensor:
+        found = read(self, *given)
+        seen.append(found.shape[2])
+        return found
+
+    monkeypatch.setattr(ActivationReader, "read", counted)
+    return seen
+
+
+@pytest.mark.parametrize("pool", [POOL, 40])
+def test_a_killed_pass_resumes_with_the_same_result(
+    llama: Subject,
+    texts: list[str],
+    tmp_path: Path,
+    forwards: list[int],
+    pool: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("harness.evidence.corpus_pass.POOL", pool)
+    neurons = both_signs(Neuron(0, 1), Neuron(1, 5))
+    config = replace(SMALL, checkpoint_s=0)
+    whole = collect(Listed(texts), llama, neurons, config, folder=tmp_path / "whole")
+    passes = len(forwards)
+
+    def dies(total: int | None, done: int) -> None:
+        if len(forwards) >= passes + 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        collect(Listed(texts), llama, neurons, config, folder=tmp_path / "killed", progress=dies)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert list((tmp_path / "killed").rglob("pass-*.safetensors"))
+    forwards.clear()
+    assert collect(Listed(texts), llama, neurons, config, folder=tmp_path / "killed") == whole
+    assert 0 < len(forwards) <= passes - 8
+    assert not list((tmp_path / "killed").rglob("*.safetensors"))
+
+
+def test_a_pass_over_a_changed_corpus_starts_again(
+    llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Changing(Listed):
+        def identity(self) -> dict[str, Any]:
+            return {"say": "the same"}
+
+    def stops(total: int | None, done: int) -> None:
+        if len(forwards) >= 9:
+            raise KeyboardInterrupt
+
+    config = replace(SMALL, checkpoint_s=0)
+    with pytest.raises(KeyboardInterrupt):
+        collect(Changing(texts), llama, [Neuron(0, 1)], config, folder=tmp_path, progress=stops)
+    others = [f"changed {text}" for text in texts]
+    now = collect(Changing(others), llama, [Neuron(0, 1)], config, folder=tmp_path)
+    assert "has changed" in caplog.text
+    assert now == collect(Changing(others), llama, [Neuron(0, 1)], config, folder=tmp_path / "new")
+
+
+def test_a_pass_resumes_with_another_batch_size(
+    llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    def stops(total: int | None, done: int) -> None:
+        if len(forwards) >= 9:
+            raise KeyboardInterrupt
+
+    config, smaller = (replace(SMALL, checkpoint_s=0, batch_windows=size) for size in (16, 4))
+    whole = collect(Listed(texts), llama, [Neuron(0, 1)], smaller, folder=tmp_path / "whole")
+    passes = len(forwards)
+    forwards.clear()
+    with pytest.raises(KeyboardInterrupt):
+        collect(Listed(texts), llama, [Neuron(0, 1)], config, folder=tmp_path / "cut", progress=stops)
+    forwards.clear()
+    rest = collect(Listed(texts), llama, [Neuron(0, 1)], smaller, folder=tmp_path / "cut")
+    assert "starts again" not in caplog.text
+    assert 0 < len(forwards) <= passes - 9 * 2
+
+    assert [item.maximum for item in rest.activity] == pytest.approx(
+        [item.maximum for item in whole.activity], abs=5e-5
+    )
+    assert [item.window for item in rest.exemplars] == [item.window for item in whole.exemplars]
+
+
+def test_a_damaged_state_is_reported_as_unreadable(
+    llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    def stops(total: int | None, done: int) -> None:
+        if len(forwards) >= 3:
+            raise KeyboardInterrupt
+
+    config = replace(SMALL, checkpoint_s=0)
+    with pytest.raises(KeyboardInterrupt):
+        collect(Listed(texts), llama, [Neuron(0, 1)], config, folder=tmp_path, progress=stops)
+    (saved,) = tmp_path.rglob("pass-*.safetensors")
+    saved.write_bytes(b"rubbish")
+    collect(Listed(texts), llama, [Neuron(0, 1)], config, folder=tmp_path)
+    assert "is not readable" in caplog.text
+    assert "changed" not in caplog.text
+
+
+def test_runs_share_what_was_captured(llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int]) -> None:
+    config = replace(SMALL, store=str(tmp_path / "store"))
+    some, more = both_signs(Neuron(0, 1), Neuron(1, 5)), [Neuron(0, 2), Neuron(1, 5)]
+    first = collect(Listed(texts), llama, some, config, folder=tmp_path / "a")
+    assert forwards
+    forwards.clear()
+    assert collect(Listed(texts), llama, some, config, folder=tmp_path / "b") == first
+    assert collect(Listed(texts), llama, some[:1], config, folder=tmp_path / "c").exemplars == [
+        item for item in first.exemplars if item.neuron == some[0]
+    ]
+    assert not forwards  # everything was in the store
+    third = collect(Listed(texts), llama, more, config, folder=tmp_path / "d")
+    assert set(forwards) == {1}  # the one neuron that was not in the store
+    alone = collect(Listed(texts), llama, more, folder=tmp_path / "e")
+    assert (third.exemplars, third.activity) == (alone.exemplars, alone.activity)
+    for changed in (
+        replace(config, window=13),
+        replace(config, stride=6),
+        replace(config, quantiles=2),
+        replace(config, splits={**SHARES, Split.EXPLAIN: 0.4}),
+    ):
+        forwards.clear()
+        collect(Listed(texts), llama, some[:1], changed, folder=tmp_path / "f")
+        assert forwards
+    forwards.clear()
+    collect(Listed(texts[:-1]), llama, some[:1], config, folder=tmp_path / "g")
+    collect(Listed(texts), llama, some[:1], config, folder=tmp_path / "h", seed=4)
+    assert forwards
+
+
+def test_other_weights_under_the_same_name_are_another_model(
+    llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    config = replace(SMALL, store=str(tmp_path / "store"))
+    shutil.copytree(str(llama.files.folder), tmp_path / "edited")
+    weights = load_file(tmp_path / "edited" / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][5] *= 2  # one neuron, as model editing does
+    save_file(weights, tmp_path / "edited" / "model.safetensors", metadata={"format": "pt"})
+    edited = Subject("llama", [str(tmp_path / "edited")])
+    assert edited.fingerprint == llama.fingerprint
+    before = collect(Listed(texts), llama, [Neuron(1, 5)], config, folder=tmp_path / "a")
+    after = collect(Listed(texts), edited, [Neuron(1, 5)], config, folder=tmp_path / "b")
+    assert after.activity[0].maximum == pytest.approx(2 * before.activity[0].maximum, rel=1e-4)
