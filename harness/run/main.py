@@ -168,7 +168,6 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
     sweep.store(outcome)
     result = "" if metric is None else f", {name} {metric:g}"
     _console().print(f"run {outcome.number}: {outcome.status}{result}", markup=False)
->>>>>>> h1results
     return metric
 
 
