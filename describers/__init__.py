@@ -1,1 +1,1 @@
-"""Describers: one module per method, its prompt beside it."""
+"""Describers: one module per method, with its prompts in ``prompts/``."""

@@ -68,7 +68,7 @@ class ExplainerDescriber(Describer):
         Args:
             llm: the explainer.
             prompt: the prompt.
-            values: what the prompt shows, beside the requested number of ``words``.
+            values: what the prompt shows, in addition to the requested number of ``words``.
         """
         messages = prompt.render(words=self.target_words, **values)
         return (await ask(llm, messages, explanation(self.target_words))).description

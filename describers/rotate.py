@@ -43,7 +43,7 @@ class _View:
 class Rotate(ExplainerDescriber):
     """Describes a neuron from its weights alone.
 
-    The options are documented in ``conf/describers/rotate.yaml``; ``kinds=None`` stands for all kinds that are
+    The options are documented in ``conf/describers/rotate.yaml``; ``kinds=None`` means all kinds that are
     decomposed.
     """
 

@@ -1,1 +1,1 @@
-"""Judges: comparators and scorers, one module each, prompts beside them."""
+"""Judges: comparators and scorers, with their prompts in ``prompts/``."""

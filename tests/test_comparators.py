@@ -1,4 +1,4 @@
-"""Comparators: what they are shown, their soft preference, panels and human labels; figures derived by hand."""
+"""Comparators: what they are shown, their soft preference, panels and human labels; metrics computed by hand."""
 
 from __future__ import annotations
 

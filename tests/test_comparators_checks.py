@@ -1,4 +1,4 @@
-"""Judging the judges: scripted judges whose faults are known, and figures derived by hand."""
+"""Measuring the judges: scripted judges with known faults, and metrics computed by hand."""
 
 from __future__ import annotations
 

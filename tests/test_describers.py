@@ -1,4 +1,4 @@
-"""Describers: what they show to an explainer, what they say without one, and how they fail."""
+"""Describers: what they show to an explainer, what they return without one, and how they fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All describers compete in one run from the command line; mistakes in their options are told before time is spent."""
+"""All describers compete in one run from the command line; errors in their options end the run before it starts."""
 
 from __future__ import annotations
 

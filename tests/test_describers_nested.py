@@ -1,4 +1,4 @@
-"""Describers made of others: the best of several candidates, and ensembles."""
+"""Describers that contain others: the best of several candidates, and ensembles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published description sets: files of every kind, strict about duplicates and gaps."""
+"""Descriptions from files: every format, and errors for duplicates and gaps."""
 
 from __future__ import annotations
 

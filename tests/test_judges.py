@@ -1,4 +1,4 @@
-"""Judges: planted truth they must find, figures derived by hand, and failures that are never a zero."""
+"""Judges: planted truth, metrics computed by hand, and failures that are never recorded as zero."""
 
 from __future__ import annotations
 

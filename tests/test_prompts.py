@@ -1,4 +1,4 @@
-"""Every prompt of every method: as it was last read by somebody, and whatever text stands in it."""
+"""Every prompt of every method: it equals its golden file, and hostile text does not change its structure."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ KEYS = sorted(EXAMPLES)
 
 def test_every_prompt_has_an_example() -> None:
     missing = sorted(found() - {(package, prompt) for package, prompt, _ in EXAMPLES})
-    assert not missing, f"add an example of each to tests/prompt_examples.py, which says how: {missing}"
+    assert not missing, f"add an example of each to tests/support/prompt_examples.py, which says how: {missing}"
     assert not {(package, prompt) for package, prompt, _ in EXAMPLES} - found(), "examples of no prompt"
 
 
 @pytest.mark.parametrize("key", KEYS, ids=".".join)
 def test_a_prompt_reads_as_its_golden_file(key: tuple[str, str, str]) -> None:
     path = golden_file(key)
-    assert path.exists(), "run: python tests/prompt_examples.py, and read what it writes"
+    assert path.exists(), "run: python tests/support/prompt_examples.py, and read what it writes"
     assert as_text(rendered(key)) == path.read_text("utf-8"), (
-        "the prompt has changed: if that is meant, run python tests/prompt_examples.py and read the difference"
+        "the prompt has changed: if that is meant, run python tests/support/prompt_examples.py and read the difference"
     )
 
 

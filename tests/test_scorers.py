@@ -1,4 +1,4 @@
-"""Scorers: perfect raters, coin flips, yes-men and contrarians have the figures that follow by hand."""
+"""Scorers: metrics computed by hand for raters that are perfect, random, always positive or always wrong."""
 
 from __future__ import annotations
 

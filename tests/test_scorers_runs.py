@@ -1,4 +1,4 @@
-"""Scorers in whole runs: every one of them on a real subject, and those that cannot run are left out and named."""
+"""Scorers in whole runs: each one on a real subject; those that cannot run are left out and named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulation scorers: figures derived by hand, and simulators that do not do as they should."""
+"""Simulation scorers: metrics computed by hand, and simulators that misbehave."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def task(config: DictConfig) -> float | None:
 
 
 def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leaderboard]:
-    # Imported here, so that --help and a misspelt option answer at once.
+    # Imported here to keep --help and the check of options fast.
     from harness.run.objective import check_metric
     from harness.run.pipeline import run
     from harness.run.setup import Setup
@@ -145,11 +145,11 @@ def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leade
 
 
 def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
-    """Run one of a sweep. What goes wrong is noted, and told at the end: it must not stop the others."""
+    """Run one configuration of a sweep; record an error instead of raising it, so that the other runs continue."""
     from harness.run.objective import read_metric
 
     sweep, folder = SweepFolder(Path(settings.sweep.dir)), Path(settings.runtime.output_dir)
-    lost = "its process ended without a word (killed, or out of memory?)"
+    lost = "its process ended without a message (killed, or out of memory?)"
     outcome = Outcome(settings.job.num, folder.name, tuple(settings.overrides.task), "lost", None, lost)
     sweep.store(outcome)
     early: list[str] = []
@@ -163,11 +163,11 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
         outcome = replace(outcome, status="failed", message=str(error))
     except Exception as error:
         logger.exception("the run failed")
-        told = f"{type(error).__name__}: {' '.join(str(error).split())} ({folder}/logs/run.log)"
-        outcome = replace(outcome, status="failed", message=told)
+        message = f"{type(error).__name__}: {' '.join(str(error).split())} ({folder}/logs/run.log)"
+        outcome = replace(outcome, status="failed", message=message)
     sweep.store(outcome)
-    sought = "" if metric is None else f", {name} {metric:g}"
-    _console().print(f"run {outcome.number}: {outcome.status}{sought}", markup=False)
+    result = "" if metric is None else f", {name} {metric:g}"
+    _console().print(f"run {outcome.number}: {outcome.status}{result}", markup=False)
     return metric
 
 

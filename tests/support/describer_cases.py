@@ -1,4 +1,4 @@
-"""Neurons with made-up evidence, and how the tests of describers ask about them."""
+"""Hand-made evidence of neurons, and helpers of the tests of describers."""
 
 from __future__ import annotations
 

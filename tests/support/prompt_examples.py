@@ -1,12 +1,12 @@
-"""An example of what each prompt of ``describers`` and ``judges`` is filled in with.
+"""Example values for each prompt of ``describers`` and ``judges``.
 
-Whoever adds a prompt adds an example here: a function that returns the prompt's values, in which every text that comes
-from a corpus or a model goes through ``say``. A prompt that has branches gets an example for each, with a name. Then
+If you add a prompt, add an example here: a function that returns the prompt's values and passes every text from a
+corpus or a model through ``say``. Add one named example for each branch of a prompt. Then
 
-    python tests/prompt_examples.py
+    PYTHONPATH=tests python tests/support/prompt_examples.py
 
-writes the rendered prompts into ``tests/golden``, to be read before they are committed; ``tests/test_prompts.py``
-compares with them, and puts hostile texts into every ``say``.
+writes the rendered prompts into ``tests/golden``; read them before you commit them. ``tests/test_prompts.py`` compares
+the prompts with these files, and inserts hostile texts through ``say``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tiny real models, made in seconds from the documentation that comes with Python: nothing is downloaded.
+"""Tiny real models, trained in seconds on the documentation that comes with Python, without a download.
 
 ``tiny_llm`` makes a chat model that vLLM serves; ``tiny_subject`` makes models to study. ``tiny_vllm`` is the back end
 that serves the former on a CPU; see ``tests/conftest.py`` for the fixtures.
