@@ -13,10 +13,13 @@ from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Describer
-from harness.records import Status
+from harness.records import ScoredToken, SignedTokens, Status, TokenRole
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 Mode = Literal["auto", "llm", "extractive"]
+#: Roles of the tokens with high and with low values, of a weight vector or direction on each side of the neuron.
+INPUT_ROLES = (TokenRole.ACTIVATING, TokenRole.SILENCING)
+OUTPUT_ROLES = (TokenRole.PROMOTED, TokenRole.SUPPRESSED)
 _DESCRIPTION = "the description, without quotation marks or preamble"
 
 
@@ -74,16 +77,37 @@ class ExplainerDescriber(Describer):
         return (await ask(llm, messages, explanation(self.target_words))).description
 
 
-def extract(tokens: Iterable[str], count: int) -> str:
+def extract(items: Iterable[tuple[TokenRole, str]], count: int) -> SignedTokens:
     """Return the extractive description: the first ``count`` distinct tokens, without spaces and word-piece marks.
+
+    Args:
+        items: tokens with their roles, strongest first. Of one side, only the first role of a token counts.
+        count: maximum number of tokens, over all roles.
 
     Raises:
         Unanswered: if there are no tokens.
     """
-    words = dict.fromkeys(word for token in tokens if (word := token.strip().removeprefix("##").strip().lower()))
-    if not words:
+    kept: dict[tuple[bool, str], tuple[TokenRole, str]] = {}
+    for role, token in items:
+        word = token.strip().removeprefix("##").strip().lower()
+        if word and len(kept) < count:
+            kept.setdefault((role in (TokenRole.PROMOTED, TokenRole.SUPPRESSED), word), (role, word))
+    if not kept:
         raise Unanswered(Status.FAILED, "no token to describe the neuron with")
-    return ", ".join(list(words)[:count])
+    return SignedTokens.of(kept.values())
+
+
+def activating(words: Iterable[str]) -> Iterable[tuple[TokenRole, str]]:
+    """Return words as tokens that activate the neuron."""
+    return ((TokenRole.ACTIVATING, word) for word in words)
+
+
+def by_strength(
+    high: Sequence[ScoredToken], low: Sequence[ScoredToken], roles: tuple[TokenRole, TokenRole]
+) -> list[tuple[TokenRole, str]]:
+    """Return the tokens of the two ends of a projection with their roles, by the size of their z-scores."""
+    ends = [(-abs(token.z), role, token.token) for role, end in zip(roles, (high, low), strict=True) for token in end]
+    return [(role, token) for _, role, token in sorted(ends, key=lambda item: item[0])]
 
 
 def joined(texts: Sequence[str]) -> str:

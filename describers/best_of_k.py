@@ -96,6 +96,9 @@ class BestOfK(Describer):
         held_out = _judge_case(case, self._scorer)
         budgets = shares(case.budget, self._k)
         made = await asyncio.gather(*(self._candidate(case, index, budget) for index, budget in enumerate(budgets)))
+        lists = {one.draft.text: one.draft.tokens for one in made if one.draft is not None}
+        extractive = {text: tokens for text, tokens in lists.items() if tokens is not None}
+        held_out = dataclasses.replace(held_out, tokens=extractive)
         # Equal texts are graded once.
         texts = dict.fromkeys(one.draft.text for one in made if one.draft is not None)
         grades = dict(zip(texts, await asyncio.gather(*(self._grade(held_out, text) for text in texts)), strict=True))
@@ -117,6 +120,7 @@ class BestOfK(Describer):
             "; ".join([f"best of {self._k} by {self._of} ({self._by} {score:.4f} on the select split)", *lost]),
             tuple(map(str, candidates)),
             total(draft.evidence for draft in drafts),
+            best.tokens,
         )
 
     async def _candidate(self, case: DescriberCase, index: int, budget: int | None) -> _Candidate:

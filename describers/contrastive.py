@@ -11,14 +11,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from describers.answers import ExplainerDescriber, Mode, extract
+from describers.answers import ExplainerDescriber, Mode, activating, extract
 from describers.evidence import Excerpt, Group, shares, size_of, within
-from describers.windows import activating, active_words, marked, words
+from describers.windows import activating_windows, active_words, marked, words
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import DescriberCase, Draft
-from harness.records import Exemplar, Split, Status
+from harness.records import Exemplar, Source, Split, Status
+from harness.spread import lowest_quarter
 from harness.validation import Count, Fraction, validated
 
 #: What the windows of each kind are, written for the explainer.
@@ -65,7 +66,8 @@ class Contrastive(ExplainerDescriber):
             shared = {word.lower() for window in silent for word, _ in words(window)}
             activating_words = active_words(active)
             alone = [word for word in activating_words if word.lower() not in shared]
-            return Draft(extract(alone or activating_words, self.target_words), detail, evidence=size)
+            tokens = extract(activating(alone or activating_words), self.target_words)
+            return Draft(tokens.text, detail, evidence=size, tokens=tokens)
         text = await self.explain(case.llm, self.prompt, active=self._marked(active), silent=_unmarked(silent))
         return Draft(text, detail, evidence=size)
 
@@ -84,17 +86,21 @@ class Contrastive(ExplainerDescriber):
             Unanswered: if there is no window of one kind, or the budget has no room for one.
         """
         room, silent_room = shares(case.budget, 2)
-        activating_windows = activating(case, "top", self._active, 1.0, None)
-        limit = self._silent_fraction * activating_windows[-1].activation
+        highest = activating_windows(case, "top", self._active, 1.0, None)
+        least = highest[-1].activation
+        limit = self._silent_fraction * least
+        quarter = lowest_quarter([window.activation for window in case.windows(Split.EXPLAIN, Source.RANDOM)])
         silent = {
             window.window: window
             for window in case.exemplars
-            if window.split is Split.EXPLAIN and window.activation < limit
+            if window.split is Split.EXPLAIN
+            and (window.activation < limit or window.activation <= quarter)
+            and window.activation < least
         }
         if not silent:
             raise Unanswered(Status.FAILED, "the neuron is active on every window of the explain split")
         length = 2 * self._context + 1
-        active = [window.crop(length, shift=False) for window in activating_windows]
+        active = [window.crop(length, shift=False) for window in highest]
         alike = self._alike(active, [silent[number].crop(length, shift=False) for number in sorted(silent)])
         shown, shown_silent = within(active, room), within(alike, silent_room)
         if not shown or not shown_silent:

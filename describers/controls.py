@@ -26,7 +26,9 @@ class Shuffled(Describer):
         """Return the other neuron's description."""
         other = donor(case, "shuffled", self._source)
         given = description_by(self._source, case, other)
-        return Draft(given.text, f"{self._source}'s description of {other}", evidence=given.evidence)
+        return Draft(
+            given.text, f"{self._source}'s description of {other}", evidence=given.evidence, tokens=given.tokens
+        )
 
 
 class Longest(Describer):
@@ -64,7 +66,7 @@ class Longest(Describer):
         if longest is None:
             raise Unanswered(Status.FAILED, f"{self._source} has no description of another neuron")
         detail = f"{self._source}'s description of {longest.neuron}, its longest"
-        return Draft(longest.text, detail, evidence=longest.evidence)
+        return Draft(longest.text, detail, evidence=longest.evidence, tokens=longest.tokens)
 
 
 class Generic(Describer):

@@ -16,7 +16,8 @@ from describers.nested import copy_needs
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Describer, DescriberCase, Draft
-from harness.records import Status
+from harness.records import SignedTokens, Status, TokenRole
+from harness.signed_text import read_tokens
 from harness.validation import Count, Fraction, validated
 
 
@@ -65,10 +66,10 @@ class EnsembleRaw(ExplainerDescriber):
             groups: list[Group] = [group for shown in found.values() for group in shown]
             text = await self.explain(case.llm, self.prompt, groups=groups)
             return Draft(text, detail, evidence=total(group.size for group in groups))
-        turns = zip_longest(*(draft.text.split(", ") for draft in found.values()), fillvalue="")
-        text = extract((word for turn in turns for word in turn), self.target_words)
+        turns = zip_longest(*(_strongest_first(read_tokens(draft.text, draft.tokens)) for draft in found.values()))
+        tokens = extract((item for turn in turns for item in turn if item is not None), self.target_words)
         parts = tuple(f"{name}: {draft.text}" for name, draft in found.items())
-        return Draft(text, detail, parts, total(draft.evidence for draft in found.values()))
+        return Draft(tokens.text, detail, parts, total(draft.evidence for draft in found.values()), tokens)
 
 
 class EnsembleConcat(Describer):
@@ -96,7 +97,18 @@ class EnsembleConcat(Describer):
         detail = _detail("joined from", list(found), missing, self._min_described)
         parts = tuple(f"{name}: {given.text}" for name, given in found.items())
         size = total(given.evidence for given in found.values())
-        return Draft(joined([given.text for given in found.values()]), detail, parts, size)
+        lists = [given.tokens for given in found.values()]
+        extractive = [tokens for tokens in lists if tokens is not None]
+        if len(extractive) < len(lists):
+            return Draft(joined([given.text for given in found.values()]), detail, parts, size)
+        together = SignedTokens.of(dict.fromkeys(item for tokens in extractive for item in tokens.items))
+        return Draft(together.text, detail, parts, size, together)
+
+
+def _strongest_first(tokens: SignedTokens) -> list[tuple[TokenRole, str]]:
+    """Return the tokens with their roles, one of each role in turn."""
+    groups = [[(role, token) for token in getattr(tokens, role)] for role in TokenRole]
+    return [item for turn in zip_longest(*groups) for item in turn if item is not None]
 
 
 def _require_two(of: Mapping[str, Describer] | Sequence[str]) -> None:

@@ -7,11 +7,12 @@ wrong, but the corruption cannot have improved it.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,7 +23,7 @@ from harness.llm.asking import ask
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Describer, DescriberCase, Draft
-from harness.records import Corruption, Neuron, Side, Status
+from harness.records import Corruption, Description, Neuron, Side, SignedTokens, Status
 from harness.row_files import file_hash, read_rows
 from harness.seeds import derive_rng
 from harness.subject import Subject
@@ -191,25 +192,27 @@ class Corrupted(Describer):
 
     async def describe(self, case: DescriberCase) -> Draft:
         """Take the source's description and corrupt it."""
-        text = description_by(self._source, case).text
+        given = description_by(self._source, case)
         detail = f"{self._source}'s, {self._grade}"
         if self._grade == "padded":
-            text = padded(text)
-        elif self._grade in ("generic", "empty"):
-            text = GENERIC if self._grade == "generic" else EMPTY
-        elif self._grade == "dropped":
-            items, separators = _split(text)
+            return Draft(padded(given.text), detail, tokens=given.tokens)
+        if self._grade in ("generic", "empty"):
+            return Draft(GENERIC if self._grade == "generic" else EMPTY, detail)
+        if self._grade == "dropped":
+            items, separators = _items(given)
             dropped = self._chosen(case, len(items))[: len(items) - 1]
-            text = _joined({index: item for index, item in enumerate(items) if index not in dropped}, separators)
-        elif self._grade == "swapped":
+            kept = {index: item for index, item in enumerate(items) if index not in dropped}
+            return _rejoined(kept, separators, detail)
+        if self._grade == "swapped":
             other = donor(case, "corrupted", self._source)
-            text = self._swapped(case, text, description_by(self._source, case, other).text)
-            detail = f"{detail} with {other}"
-        return Draft(text, detail)
+            return self._swapped(case, given, description_by(self._source, case, other), f"{detail} with {other}")
+        return Draft(given.text, detail, tokens=given.tokens)
 
-    def _swapped(self, case: DescriberCase, text: str, other: str) -> str:
-        """Return ``text`` with the chosen items replaced by those of ``other`` at the same positions."""
-        (items, separators), (other_items, other_separators) = _split(text), _split(other)
+    def _swapped(self, case: DescriberCase, given: Description, other: Description, detail: str) -> Draft:
+        """Return the description with the chosen items replaced by those of ``other`` at the same positions."""
+        if given.tokens is None or other.tokens is None:
+            given, other = (dataclasses.replace(one, tokens=None) for one in (given, other))
+        (items, separators), (other_items, other_separators) = _items(given), _items(other)
         chosen = self._chosen(case, len(items))
         mixed = {
             index: other_items[index] if index in chosen else item
@@ -221,7 +224,7 @@ class Corrupted(Describer):
         if list(mixed.values()) != items:
             first = {item: index for index, item in reversed(mixed.items())}
             mixed = {index: item for index, item in mixed.items() if first[item] == index}  # without repetitions
-        return _joined(mixed, separators)
+        return _rejoined(mixed, separators, detail)
 
     def _chosen(self, case: DescriberCase, count: int) -> list[int]:
         """Return the positions of the items that change."""
@@ -265,6 +268,19 @@ def _split(text: str) -> tuple[list[str], list[str]]:
         elif separators:
             separators[-1] += separator
     return (items, separators) if items else ([text], [""])
+
+
+def _items(given: Description) -> tuple[list[Any], list[str]]:
+    """Return a description's items and separators: tokens with their roles if it is extractive, else parts of it."""
+    return (given.tokens.items, []) if given.tokens is not None else _split(given.text)
+
+
+def _rejoined(items: Mapping[int, Any], separators: Sequence[str], detail: str) -> Draft:
+    """Return the description that consists of ``items``, the inverse of :func:`_items`."""
+    if separators:
+        return Draft(_joined(items, separators), detail)
+    tokens = SignedTokens.of(items.values())
+    return Draft(tokens.text, detail, tokens=tokens)
 
 
 def _joined(items: Mapping[int, str], separators: Sequence[str]) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from describers.answers import ExplainerDescriber, Mode, extract
+from describers.answers import ExplainerDescriber, Mode, activating, extract
 from describers.evidence import Group, size_of
-from describers.windows import Sampling, activating, active_words, discretised, marked
+from describers.windows import Sampling, activating_windows, active_words, discretised, marked
 from harness.llm.prompts import Prompt
 from harness.methods import DescriberCase, Draft
 from harness.records import Exemplar
@@ -56,7 +56,8 @@ class MaxAct(ExplainerDescriber):
         shown = self._windows(case)
         detail = f"from {len(shown)} windows of the explain split"
         if case.llm is None:
-            return Draft(extract(active_words(shown), self.target_words), detail, evidence=size_of(shown))
+            tokens = extract(activating(active_words(shown)), self.target_words)
+            return Draft(tokens.text, detail, evidence=size_of(shown), tokens=tokens)
         (group,) = self._groups(shown)
         text = await self.explain(
             case.llm,
@@ -72,7 +73,7 @@ class MaxAct(ExplainerDescriber):
         return self._groups(self._windows(case))
 
     def _windows(self, case: DescriberCase) -> list[Exemplar]:
-        return activating(case, self._sampling, self._exemplars, self._top_share, case.budget)
+        return activating_windows(case, self._sampling, self._exemplars, self._top_share, case.budget)
 
     def _groups(self, shown: Sequence[Exemplar]) -> list[Group]:
         what = f"The neuron was run over texts. These excerpts are {MEANING[self._sampling]}."

@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from describers.answers import ExplainerDescriber, Mode, extract, gist, joined
+from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, Mode, extract, gist, joined
 from describers.evidence import Group, size_of, texts_of
 from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import DescriberCase, Draft
-from harness.records import Channel, ScoredToken, Status, VectorKind
+from harness.records import Channel, ScoredToken, Status, TokenRole, VectorKind
 from harness.validation import Count, Fraction, validated
 
 #: What a channel of each vector kind says about the neuron, written for the explainer.
@@ -42,6 +42,22 @@ class _View:
 
 class Rotate(ExplainerDescriber):
     """Describes a neuron from its weights alone.
+
+    In extractive mode, the description lists the tokens of each channel's heavier tail with their role. A channel has a
+    positive cosine with its weight vector, so the vector shares the signs of the channel's projection. For a gated
+    neuron, ``activation = act(gate . x) (in . x)`` with an ``act`` such as SiLU or GELU, which is large for a positive
+    and almost zero for a negative argument:
+
+    - ``gate``, positive tail: opens the neuron, which ``in`` then makes positive or negative; listed as activating.
+    - ``gate``, negative tail: closes it, so it is near zero whatever ``in`` reads; silencing, at both signs.
+    - ``in``, positive tail: makes the activation positive where the gate is open; activating.
+    - ``in``, negative tail: makes it negative where the gate is open; silencing. (Where the gate is closed, the small
+      negative values of ``act`` give a small positive activation, which is neglected.)
+
+    ``gate`` thus says whether the neuron is active, and ``in`` at which sign. For a negative neuron, the harness flips
+    ``in`` and ``out`` but not ``gate`` (:meth:`harness.records.Neuron.flips`), and the same table applies. A neuron
+    without gate, ``act(in . x)``, is opened by the positive tail of ``in`` and closed by the negative one. ``out``
+    promotes the tokens of its positive tail and suppresses those of its negative one.
 
     The options are documented in ``conf/describers/rotate.yaml``; ``kinds=None`` means all kinds that are
     decomposed.
@@ -165,19 +181,23 @@ class Rotate(ExplainerDescriber):
         return await self.explain(llm, self.merge_prompt, channels=channels)
 
     def _extract(self, channels: Sequence[Channel], budget: int | None) -> Draft:
-        """Take tokens from the channels in turn, the strongest tokens first.
-
-        Tokens can only name channels of the positive side: the tokens of a negative channel name what the neuron is
-        *not* about. If all channels are negative, their positive tails are used.
-        """
-        positive = [channel for channel in channels if channel.skewness >= 0] or list(channels)
-        views = self._views(positive, budget, contrast=False)
-        heads = [texts_of(view.channel.positive[: len(view.tokens)]) for view in views]
-        turns = [head[index] for index in range(self._tokens) for head in heads if index < len(head)]
+        """Take tokens from the heavier tails of the channels in turn, the strongest first, each with its role."""
+        views = self._views(channels, budget, contrast=False)
+        turns = [
+            (role_of(view.channel), view.tokens[index])
+            for index in range(self._tokens)
+            for view in views
+            if index < len(view.tokens)
+        ]
         parts = tuple(f"{_label(channel)}: {', '.join(texts_of(channel.tokens[:8]))}" for channel in channels)
-        return Draft(
-            extract(turns, self.target_words), f"tokens of {len(heads)} channels", parts, size_of(tokens=turns)
-        )
+        tokens, size = extract(turns, self.target_words), size_of(tokens=[token for _, token in turns])
+        return Draft(tokens.text, f"tokens of {len(views)} channels", parts, size, tokens)
+
+
+def role_of(channel: Channel) -> TokenRole:
+    """Return what the tokens in the heavier tail of a channel do to the neuron; see :class:`Rotate`."""
+    roles = OUTPUT_ROLES if channel.kind is VectorKind.OUT else INPUT_ROLES
+    return roles[channel.skewness < 0]
 
 
 def _joined(descriptions: Sequence[str]) -> str:

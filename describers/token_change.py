@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from describers.answers import ExplainerDescriber, Mode, extract
+from describers.answers import OUTPUT_ROLES, ExplainerDescriber, Mode, by_strength, extract
 from describers.evidence import Group, shares, size_of, texts_of
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
@@ -34,14 +34,15 @@ class TokenChange(ExplainerDescriber):
         self._tokens, self._opposite = tokens, opposite
 
     async def describe(self, case: DescriberCase) -> Draft:
-        """Show promoted and suppressed tokens to the explainer, or list the tokens that the active neuron promotes."""
+        """Show promoted and suppressed tokens to the explainer, or list what the active neuron changes most."""
         effects = self._effects(case)
         detail = f"from clamping to {', '.join(f'{effect.value:g}' for effect in effects)}"
         if case.llm is None:
             highest, lowest = effects[0], effects[-1]
-            found = highest.promoted if highest.value > 0 else lowest.suppressed
-            tokens = texts_of(found[: self._tokens])[: case.budget]
-            return Draft(extract(tokens, self.target_words), detail, evidence=size_of(tokens=tokens))
+            ends = (highest.promoted, highest.suppressed) if highest.value > 0 else (lowest.suppressed, lowest.promoted)
+            found = by_strength(ends[0][: self._tokens], ends[1][: self._tokens], OUTPUT_ROLES)[: case.budget]
+            tokens = extract(found, self.target_words)
+            return Draft(tokens.text, detail, evidence=size_of(tokens=[token for _, token in found]), tokens=tokens)
         ends = self._ends(case, effects)
         values = [(effect.value > 0, raised, lowered) for effect, raised, lowered in ends]
         text = await self.explain(case.llm, self.prompt, values=values)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from describers.answers import ExplainerDescriber, Mode, extract
+from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, Mode, by_strength, extract
 from describers.evidence import Group, shares, size_of, texts_of
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import DescriberCase, Draft
-from harness.records import Status, VectorKind
+from harness.records import ScoredToken, Status, VectorKind
 from harness.validation import Count, validated
+
+Tails = tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]
 
 
 class VocabProj(ExplainerDescriber):
@@ -37,18 +39,21 @@ class VocabProj(ExplainerDescriber):
         self._kind, self._tokens, self._final_norm = kind, tokens, final_norm
 
     async def describe(self, case: DescriberCase) -> Draft:
-        """Show both ends of the projection to the explainer, or list the promoted tokens."""
+        """Show both ends of the projection to the explainer, or list their strongest tokens."""
         detail = f"from the projection of the {self._kind} vector"
         if case.llm is None:
-            top, _ = self._ends(case, case.budget, 0)
-            return Draft(extract(top, self.target_words), detail, evidence=size_of(tokens=top))
-        top, bottom = self._ends(case, *shares(case.budget, 2))
+            high, low = self._ends(case, None, None)
+            roles = OUTPUT_ROLES if self._kind is VectorKind.OUT else INPUT_ROLES
+            shown = by_strength(high, low, roles)[: case.budget]
+            tokens = extract(shown, self.target_words)
+            return Draft(tokens.text, detail, evidence=size_of(tokens=[token for _, token in shown]), tokens=tokens)
+        top, bottom = map(texts_of, self._ends(case, *shares(case.budget, 2)))
         text = await self.explain(case.llm, self.prompt, writes=self._kind is VectorKind.OUT, top=top, bottom=bottom)
         return Draft(text, detail, evidence=size_of(tokens=[*top, *bottom]))
 
     def show(self, case: DescriberCase) -> Sequence[Group]:
         """Return both ends of the projection."""
-        top, bottom = self._ends(case, *shares(case.budget, 2))
+        top, bottom = map(texts_of, self._ends(case, *shares(case.budget, 2)))
         does = "writes its output" if self._kind is VectorKind.OUT else "reads its input"
         about = f"the weight vector through which the neuron {does}, projected on the model's vocabulary"
         groups = [
@@ -57,11 +62,11 @@ class VocabProj(ExplainerDescriber):
         ]
         return [group for group in groups if group.tokens]
 
-    def _ends(self, case: DescriberCase, top: int | None, bottom: int | None) -> tuple[list[str], list[str]]:
+    def _ends(self, case: DescriberCase, top: int | None, bottom: int | None) -> Tails:
         """Return the promoted and the suppressed tokens, at most ``top`` and ``bottom`` of them."""
-        if top == 0:
+        if top == 0 or case.budget == 0:
             raise Unanswered(Status.FAILED, f"a budget of {case.budget} tokens leaves no room for a token")
         promoted, suppressed = case.subject.vocabulary_tokens(
             case.neuron, self._kind, self._tokens, final_norm=self._final_norm and self._kind is VectorKind.OUT
         )
-        return texts_of(promoted[:top]), texts_of(suppressed[:bottom])
+        return promoted[:top], suppressed[:bottom]

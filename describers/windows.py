@@ -17,7 +17,7 @@ from harness.spread import spread
 Sampling = Literal["top", "quantile", "mixed"]
 
 
-def activating(
+def activating_windows(
     case: DescriberCase, sampling: Sampling, count: int, top_share: float, budget: int | None
 ) -> list[Exemplar]:
     """Return windows of the explain split that activate the neuron, highest activation first.

@@ -25,6 +25,7 @@ from harness.records import (
     Exemplar,
     Neuron,
     Side,
+    SignedTokens,
     Source,
     Split,
     Status,
@@ -124,9 +125,11 @@ class JudgeCase(Case):
             judges that look answers up, such as human labels in a file. Prompts must not contain them.
         steered: texts generated under interventions on each neuron of the run, and without, if the judge needs them.
             They start from prompts of the config, not of the corpus, and no describer sees them.
+        tokens: the tokens of those descriptions that are extractive, by their text.
     """
 
     contestants: tuple[str, ...] = ()
+    tokens: Mapping[str, SignedTokens] = field(default_factory=dict, kw_only=True)
     steered: Mapping[Neuron, tuple[SteeredText, ...]] = field(default_factory=dict, kw_only=True)
 
 
@@ -139,12 +142,14 @@ class Draft:
         detail: how it was made, for the report.
         parts: intermediate results for the report, such as one description per channel.
         evidence: size of the evidence it was made from.
+        tokens: the tokens that the text lists, if it is extractive.
     """
 
     text: str
     detail: str = ""
     parts: tuple[str, ...] = ()
     evidence: EvidenceSize = field(default_factory=EvidenceSize)
+    tokens: SignedTokens | None = None
 
     @classmethod
     def of(cls, made: str | Draft) -> Draft:

@@ -79,6 +79,23 @@ class Side(enum.StrEnum):
     BOTH = "both"
 
 
+class TokenRole(enum.StrEnum):
+    """What a token of an extractive description does; see :class:`SignedTokens`."""
+
+    ACTIVATING = "activating"
+    SILENCING = "silencing"
+    PROMOTED = "promoted"
+    SUPPRESSED = "suppressed"
+
+
+#: How the text of an extractive description introduces the tokens of each role.
+TOKEN_LABELS = {
+    TokenRole.ACTIVATING: "activated by",
+    TokenRole.SILENCING: "silenced by",
+    TokenRole.PROMOTED: "promotes",
+    TokenRole.SUPPRESSED: "suppresses",
+}
+
 _NAME = re.compile(r"L(\d+)(?:E(\d+))?N(\d+)(-?)")
 
 
@@ -591,6 +608,63 @@ class Corruption:
     strength: float = 1.0
 
 
+def _absent(value: object) -> bool:
+    return value is None or value == ()
+
+
+@dataclass(frozen=True)
+class SignedTokens:
+    """The tokens of an extractive description, by what they do: strongest first, lower case, without spaces.
+
+    Attributes:
+        activating: tokens that make the neuron active.
+        silencing: tokens that keep it inactive, or give it the opposite sign.
+        promoted: tokens that it makes more likely.
+        suppressed: tokens that it makes less likely.
+    """
+
+    activating: tuple[str, ...] = ()
+    silencing: tuple[str, ...] = ()
+    promoted: tuple[str, ...] = ()
+    suppressed: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, items: Iterable[tuple[TokenRole, str]]) -> SignedTokens:
+        """Return the tokens of ``items``, each with its role, in their order."""
+        groups: dict[TokenRole, list[str]] = {role: [] for role in TokenRole}
+        for role, token in items:
+            groups[role].append(token)
+        return cls(**{role.value: tuple(tokens) for role, tokens in groups.items()})
+
+    @property
+    def items(self) -> list[tuple[TokenRole, str]]:
+        """The tokens with their roles, role by role."""
+        return [(role, token) for role in TokenRole for token in getattr(self, role)]
+
+    @property
+    def text(self) -> str:
+        """The description: ``activated by a, b; silenced by c; promotes d; suppresses e``.
+
+        If all tokens are activating, it is ``a, b``.
+        """
+        if self.activating and len(self.activating) == len(self.items):
+            return ", ".join(self.activating)
+        groups = ((label, getattr(self, role)) for role, label in TOKEN_LABELS.items())
+        return "; ".join(f"{label} {', '.join(tokens)}" for label, tokens in groups if tokens)
+
+    def of_side(self, side: Side) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the tokens that count for, and those that count against, on a side; the other side's if it has none.
+
+        A description of the other side alone is a guess about this one, and better than nothing. ``Side.BOTH`` joins
+        both sides.
+        """
+        inputs, outputs = (self.activating, self.silencing), (self.promoted, self.suppressed)
+        if side is Side.BOTH:
+            return inputs[0] + outputs[0], inputs[1] + outputs[1]
+        first, second = (inputs, outputs) if side is Side.INPUT else (outputs, inputs)
+        return first if any(first) else second
+
+
 @dataclass(frozen=True)
 class Description:
     """One describer's description of one neuron.
@@ -601,6 +675,7 @@ class Description:
         detail: why the status is not ok, or how the description was made (shown in the report).
         parts: intermediate results for the report, such as one description per channel.
         evidence: size of the evidence it was made from.
+        tokens: the tokens that the text lists, if it is extractive; None otherwise.
     """
 
     neuron: Neuron
@@ -611,10 +686,7 @@ class Description:
     parts: tuple[str, ...] = ()
     evidence: EvidenceSize = field(default_factory=EvidenceSize)
     usage: Usage = field(default_factory=Usage)
-
-
-def _absent(value: object) -> bool:
-    return value is None or value == ()
+    tokens: Annotated[SignedTokens | None, Field(exclude_if=_absent)] = None
 
 
 #: A number that only some judges give; the JSON leaves it out if it is None, because verdicts are many.

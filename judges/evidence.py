@@ -14,7 +14,7 @@ from harness.llm.prompts import spans
 from harness.methods import JudgeCase
 from harness.records import Exemplar, ScoredToken, Source, Split, Status, SteeredText, VectorKind
 from harness.seeds import derive_rng
-from harness.spread import spread
+from harness.spread import lowest_quarter, spread
 
 T = TypeVar("T")
 Tails = tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]
@@ -52,13 +52,22 @@ def by_activation(case: JudgeCase, *sources: Source) -> list[Exemplar]:
     return sorted(found.values(), key=lambda item: (-item.activation, item.window))
 
 
+def quiet(case: JudgeCase) -> float:
+    """Return the activation below or at which the lowest quarter of the report split's random windows have their peak.
+
+    Such windows count as silent, and never as activating: on a dense neuron's, no peak may be near zero.
+    """
+    return lowest_quarter([item.activation for item in case.windows(Split.REPORT, Source.RANDOM)])
+
+
 def active_and_silent(case: JudgeCase, count: int, silent_fraction: float) -> tuple[list[Exemplar], list[Exemplar]]:
     """Return the ``count`` most active top windows of the report split, and at most ``count`` silent ones.
 
     Raises:
         Unanswered: if the neuron has no activating or no silent window.
     """
-    active = [item for item in case.windows(Split.REPORT, Source.TOP)[:count] if item.activation > 0]
+    least = max(0.0, quiet(case))
+    active = [item for item in case.windows(Split.REPORT, Source.TOP)[:count] if item.activation > least]
     if not active:
         raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
     return active, silent(case, active, silent_fraction, count)
@@ -67,15 +76,18 @@ def active_and_silent(case: JudgeCase, count: int, silent_fraction: float) -> tu
 def silent(case: JudgeCase, active: Sequence[Exemplar], silent_fraction: float, count: int | None) -> list[Exemplar]:
     """Return at most ``count`` random windows of the report split that do not activate the neuron, in corpus order.
 
-    Their peaks are below ``silent_fraction`` of the peak of the last window in ``active`` (highest activation first).
+    Their peaks are below ``silent_fraction`` of the peak of the last window in ``active`` (highest activation first),
+    or in the lowest quarter of the random windows (:func:`quiet`).
 
     Raises:
-        Unanswered: if there is none.
+        Unanswered: if there is no random window below the last one in ``active``.
     """
-    limit = silent_fraction * active[-1].activation
-    found = [item for item in case.windows(Split.REPORT, Source.RANDOM) if item.activation < limit][:count]
+    least, quarter = active[-1].activation, quiet(case)
+    random = [item for item in case.windows(Split.REPORT, Source.RANDOM) if item.activation < least]
+    found = [item for item in random if item.activation < silent_fraction * least or item.activation <= quarter]
     if not found:
-        raise Unanswered(Status.FAILED, "the neuron is active on every random window of the report split")
+        raise Unanswered(Status.FAILED, "the report split has no random window on which the neuron is less active")
+    found = found[:count]
     return found
 
 
@@ -90,7 +102,8 @@ class Excerpts:
         silent: maximum number of silent windows, taken from the random ones; None for all.
         context: tokens shown on either side of a window's peak.
         active_share: a window is activating if its peak is at least this share of the highest peak.
-        silent_fraction: a window is silent if its peak is below this share of the lowest peak of the activating ones.
+        silent_fraction: a window is silent if its peak is below this share of the lowest peak of the activating ones,
+            or in the lowest quarter of the random windows.
     """
 
     active: int
@@ -114,7 +127,8 @@ class Excerpts:
         Raises:
             Unanswered: if there is none.
         """
-        found = [item for item in by_activation(case, Source.TOP, Source.QUANTILE) if item.activation > 0]
+        floor = max(0.0, quiet(case))
+        found = [item for item in by_activation(case, Source.TOP, Source.QUANTILE) if item.activation > floor]
         if not found:
             raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
         least = self.active_share * found[0].activation

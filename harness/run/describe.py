@@ -80,4 +80,4 @@ async def _describe(cases: _Cases, name: str, llms: Clients, others: Others, neu
     text = " ".join(draft.text.split())
     if not text:
         return Description(neuron, name, "", Status.FAILED, "the description is empty", usage=usage)
-    return Description(neuron, name, text, status, draft.detail, draft.parts, draft.evidence, usage)
+    return Description(neuron, name, text, status, draft.detail, draft.parts, draft.evidence, usage, draft.tokens)

@@ -151,12 +151,12 @@ class _Judging:
             texts[text.neuron].append(text)
         self._steered = {neuron: tuple(found) for neuron, found in texts.items()}
 
-    def _case(
-        self, neuron: Neuron, judge: Comparator | Scorer, llms: Mapping[str, LLMClient], *contestants: str
-    ) -> JudgeCase:
+    def _case(self, judge: Comparator | Scorer, llms: Mapping[str, LLMClient], *judged: Description) -> JudgeCase:
+        neuron = judged[0].neuron
         return JudgeCase(
             **self.evidence.fields(neuron, judge, llms),
-            contestants=contestants,
+            contestants=tuple(one.describer for one in judged),
+            tokens={one.text: one.tokens for one in judged if one.tokens is not None},
             steered=self._steered if judge.needs_steered else {},
         )
 
@@ -173,9 +173,7 @@ class _Judging:
         else:
             given, status, reason, usage = await attempt(
                 llms,
-                lambda metered: comparator.compare(
-                    self._case(neuron, comparator, metered, first, second), one.text, two.text
-                ),
+                lambda metered: comparator.compare(self._case(comparator, metered, one, two), one.text, two.text),
             )
             judged = given if isinstance(given, Judgement) else Judgement(None, reason, status=status)
             if judged.winner is None and judged.status is Status.OK:
@@ -205,7 +203,7 @@ class _Judging:
             return Score(neuron, name, describer, None, Status.FAILED, missing)
         grade, status, detail, usage = await attempt(
             llms,
-            lambda metered: scorer.score(self._case(neuron, scorer, metered, describer), description.text),
+            lambda metered: scorer.score(self._case(scorer, metered, description), description.text),
         )
         if grade is not None and not math.isfinite(grade.value):
             status, detail, grade = Status.FAILED, f"the score is {grade.value}", None

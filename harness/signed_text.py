@@ -1,0 +1,45 @@
+"""The tokens that a description names, with their signs: what judges without an LLM know of it."""
+
+from __future__ import annotations
+
+import re
+
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+from harness.records import TOKEN_LABELS, SignedTokens, TokenRole
+
+_ROLES = {label: role for role, label in TOKEN_LABELS.items()}
+_CLAUSE = re.compile(rf"(?:^|(?<=;))\s*({'|'.join(TOKEN_LABELS.values())})\s", re.IGNORECASE)
+_QUOTED = re.compile(r"[\"“«`]([^\"”»`]+)[\"”»`]|(?<!\w)['‘]([^'’]+)['’](?!\w)")
+_WORD = re.compile(r"\w+")
+
+
+def read_tokens(text: str, tokens: SignedTokens | None = None) -> SignedTokens:
+    """Return the tokens of a description, each once per role.
+
+    Args:
+        text: the description.
+        tokens: its tokens, if it is extractive; they are returned unchanged.
+
+    Returns:
+        Without ``tokens``, the words of the text in lower case. All of them count as activating, except in clauses that
+        begin with a label of :data:`harness.records.TOKEN_LABELS`. Stop words (scikit-learn's English list) are left
+        out, unless they are in quotation marks or alone between commas: "the word 'the'" names a token, and "words
+        after the comma" does not.
+    """
+    if tokens is not None:
+        return tokens
+    start, *labelled = _CLAUSE.split(text)
+    clauses = [(TokenRole.ACTIVATING, start)]
+    for label, rest in zip(labelled[::2], labelled[1::2], strict=True):
+        clauses.append((_ROLES[label.lower()], rest))
+    return SignedTokens.of(dict.fromkeys((role, word) for role, clause in clauses for word in _words(clause)))
+
+
+def _words(clause: str) -> list[str]:
+    quoted = {word for found in _QUOTED.findall(clause) for part in found for word in _WORD.findall(part.lower())}
+    kept = []
+    for item in re.split("[,;]", clause.lower()):
+        words = _WORD.findall(item)
+        kept += [word for word in words if len(words) == 1 or word in quoted or word not in ENGLISH_STOP_WORDS]
+    return kept
