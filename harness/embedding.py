@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -14,15 +15,30 @@ from harness.subject.files import first_line, locate
 from harness.subject.files import sha256 as sha256_of
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A model and its caches of embeddings by text, shared by all methods with the same model."""
+
+    model: Any
+    sentences: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    words: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @cached_property
+    def table(self) -> NDArray[np.float32]:
+        """The input embeddings less their mean, (vocabulary, dimensions)."""
+        rows: NDArray[np.float32] = self.model[0].auto_model.get_input_embeddings().weight.detach().float().numpy()
+        centred: NDArray[np.float32] = rows - rows.mean(axis=0)
+        return centred
+
+
 @lru_cache(maxsize=2)
-def _load(reference: str, revision: str | None) -> tuple[Any, dict[str, NDArray[np.float32]]]:
-    """Return a model and its cache of embeddings, shared by all methods with the same model."""
+def _load(reference: str, revision: str | None) -> _Loaded:
     from sentence_transformers import SentenceTransformer  # slow to import
 
     try:
-        return SentenceTransformer(
-            reference, revision=revision, device="cpu", model_kwargs={"use_safetensors": True}
-        ), {}
+        return _Loaded(
+            SentenceTransformer(reference, revision=revision, device="cpu", model_kwargs={"use_safetensors": True})
+        )
     except Exception as error:  # the libraries raise many classes for damaged files
         raise HarnessError(
             f"the sentence encoder {reference} cannot be loaded ({first_line(error)}); download it again "
@@ -56,15 +72,36 @@ class SentenceEncoder:
                 "use another source, or set sha256=null in the judge to accept it"
             )
 
+    def is_one_of(self, weights: Collection[str]) -> bool:
+        """Return whether its ``model.safetensors`` has one of the given SHA-256 hashes."""
+        found = locate(self._sources, self._revision).fetch("model.safetensors")
+        return found is not None and sha256_of(found) in weights
+
     @cached_property
-    def _loaded(self) -> tuple[Any, dict[str, NDArray[np.float32]]]:
+    def _loaded(self) -> _Loaded:
         return _load(locate(self._sources, self._revision).reference, self._revision)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the embeddings of texts, (len(texts), dimensions), each of norm 1."""
-        model, known = self._loaded
+        model, known = self._loaded.model, self._loaded.sentences
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         if missing:
             vectors = model.encode(missing, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
             known.update(zip(missing, vectors, strict=True))
         return np.stack([known[text] for text in texts])
+
+    def encode_words(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return static embeddings of words or tokens, without context, (len(texts), dimensions).
+
+        Each is the mean of the model's centred input embeddings over the text's word pieces, scaled to norm 1. It is
+        zero if the model's tokenizer knows none of them, or the text is empty.
+        """
+        loaded = self._loaded
+        missing = [text for text in dict.fromkeys(texts) if text not in loaded.words]
+        if missing:
+            tokenizer = loaded.model.tokenizer
+            for text, pieces in zip(missing, tokenizer(missing, add_special_tokens=False)["input_ids"], strict=True):
+                known = [piece for piece in pieces if piece != tokenizer.unk_token_id]
+                vector = loaded.table[known].mean(axis=0) if known else np.zeros_like(loaded.table[0])
+                loaded.words[text] = vector / max(float(np.linalg.norm(vector)), 1e-12)
+        return np.stack([loaded.words[text] for text in texts])

@@ -47,7 +47,10 @@ class _EmbeddingComparator(Comparator):
         positive, negative = self.texts(case)
         texts = self.encoder.encode([*positive, *negative])
         labels = [1] * len(positive) + [0] * len(negative)
-        one, two = (float(roc_auc_score(labels, texts @ vector)) for vector in self.encoder.encode([first, second]))
+        one, two = (
+            float(roc_auc_score(labels, _similarity(self.encoder, texts, case, self.side, description)))
+            for description in (first, second)
+        )
         winner = Winner.TIE if abs(one - two) < self._margin else Winner.FIRST if one > two else Winner.SECOND
         evidence = f"{len(positive)} {self.kinds[0]} and {len(negative)} {self.kinds[1]}"
         return Judgement(winner, f"AUC {one:.3f} against {two:.3f} on {evidence}")
@@ -131,21 +134,21 @@ class EmbeddingSimulation(Scorer):
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Correlate; raises ``Unanswered`` if the neuron's activations do not vary."""
         groups = top_and_random(case, Split.REPORT)
-        everything = self._compared(description, [item for group in groups.values() for item in group])
+        everything = self._compared(case, description, [item for group in groups.values() for item in group])
         value = pearson(*everything)
         if value is None:
             raise Unanswered(Status.FAILED, "the neuron's activations do not vary over the report split")
-        parts = {source.value: pearson(*self._compared(description, group)) for source, group in groups.items()}
+        parts = {source.value: pearson(*self._compared(case, description, group)) for source, group in groups.items()}
         metrics = {name: part for name, part in parts.items() if part is not None}
         return Grade(value, {**metrics, "constant": float(not varies(everything[0]))})
 
-    def _compared(self, description: str, exemplars: Sequence[Exemplar]) -> tuple[Floats, Floats]:
+    def _compared(self, case: JudgeCase, description: str, exemplars: Sequence[Exemplar]) -> tuple[Floats, Floats]:
         """Return the predicted and the true activation of each window."""
         true = np.array([max(item.activation, 0.0) for item in exemplars])
         if not len(true):
             return true, true
         texts = self.encoder.encode([excerpt(item, self._context) for item in exemplars])
-        return texts @ self.encoder.encode([description])[0], true
+        return _similarity(self.encoder, texts, case, Side.INPUT, description), true
 
 
 class EmbeddingDetection(Scorer):
@@ -174,13 +177,26 @@ class EmbeddingDetection(Scorer):
         """Compare the similarities."""
         active, silent = self._excerpts.draw(case)
         texts = self.encoder.encode([excerpt(item, self._excerpts.context) for item in [*active, *silent]])
-        similarity = texts @ self.encoder.encode([description])[0]
+        similarity = _similarity(self.encoder, texts, case, Side.INPUT, description)
         labels = [1] * len(active) + [0] * len(silent)
         metrics = {
             "average_precision": float(average_precision_score(labels, similarity)),
             "base": len(active) / len(labels),
         }
         return Grade(float(roc_auc_score(labels, similarity)), metrics)
+
+
+def _similarity(encoder: SentenceEncoder, texts: Floats, case: JudgeCase, side: Side, description: str) -> Floats:
+    """Return the cosine of embedded texts and a description, (texts,).
+
+    Of an extractive description, only the tokens that count for the neuron are embedded, because the encoder does not
+    understand that others count against it. If it has only such, the cosine with these is negated.
+    """
+    tokens, sign, embedded = case.tokens.get(description), 1, description
+    if tokens is not None:
+        raising, lowering = tokens.of_side(side)
+        sign, embedded = (1, ", ".join(raising)) if raising else (-1, ", ".join(lowering))
+    return np.asarray(sign * (texts @ encoder.encode([embedded])[0]))
 
 
 def _words(tokens: Sequence[ScoredToken]) -> list[str]:

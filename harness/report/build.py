@@ -134,7 +134,7 @@ def _section(run: RunData, prefix: str, environment: jinja2.Environment) -> RunS
         prefix=prefix,
         data=run,
         summary=notes.summary(run),
-        notice=notes.extractive_notice(run),
+        notice=" ".join(filter(None, (notes.extractive_notice(run), notes.own_encoder_notice(run)))) or None,
         warnings=notes.control_warnings(run),
         packed=pack(_insides(run, prefix, environment, cards)),
         cards=cards,

@@ -121,6 +121,19 @@ def extractive_notice(run: RunData) -> str | None:
     return " ".join(parts) or None
 
 
+def own_encoder_notice(run: RunData) -> str | None:
+    """Return a sentence on the judges whose encoder is the subject itself; None if there are none."""
+    judges = sorted(
+        name for name, entry in run.part("judges").items() if isinstance(entry, Mapping) and entry.get("uses_subject")
+    )
+    if not judges:
+        return None
+    return (
+        f"The encoder of {listing(judges)} has the same weights as the subject, so these judges may prefer "
+        "descriptions that the subject itself finds similar. Choose another encoder, or another subject, for independent judges."
+    )
+
+
 def _readers(run: RunData) -> list[str]:
     """Return a sentence on the judges that do not read descriptions, unless all of them do."""
     judges = run.part("judges") or {health.judge: {} for health in run.leaderboard.health}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+from harness.embedding import SentenceEncoder
 from harness.evidence import CorpusSummary
 from harness.folder import RunFolder, write_json
 from harness.llm.prompts import prompts_of
@@ -19,6 +20,7 @@ from harness.methods import Method
 from harness.run.identity import identity
 from harness.run.masking import without_secrets
 from harness.run.setup import Setup
+from harness.subject.identity import weights_of
 
 #: Packages whose versions are recorded.
 PACKAGES = (
@@ -85,6 +87,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
                 "side": getattr(judge, "side", None),
                 "is_human": any(one.is_human for one in judge.walk),
                 "models": _models(judge, setup),
+                "uses_subject": _uses_subject(judge, setup),
                 "members": {
                     member: {"side": inner.side, "models": _models(inner, setup)}
                     for member, inner in getattr(judge, "members", {}).items()
@@ -129,6 +132,13 @@ def _mode(setup: Setup, name: str) -> str:
 def _models(method: Method, setup: Setup) -> list[str]:
     """Return the names of the LLMs that a method uses."""
     return sorted({setup.backends[role].model for role in method.roles if role in setup.backends})
+
+
+def _uses_subject(method: Method, setup: Setup) -> bool:
+    """Return whether a method compares texts by an encoder whose weights are the subject's."""
+    parts = (getattr(part, "encoder", None) for part in method.walk)
+    encoders = [part for part in parts if isinstance(part, SentenceEncoder)]
+    return any(encoder.is_one_of(weights_of(setup.subject)) for encoder in encoders)
 
 
 def _protocol(method: object) -> str:

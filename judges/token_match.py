@@ -1,0 +1,142 @@
+"""Judges without an LLM that predict the activation of every token from the tokens that a description names.
+
+Sources: Bills et al. 2023 (simulation: predict activations from a description, and correlate); "Evaluating Neuron
+Explanations: A Unified Framework with Sanity Checks", arXiv:2506.05774 (Pearson's r and AUPRC over the whole
+distribution notice labels that are missing or too many, while metrics on selected windows do not).
+
+The prediction knows single tokens only: no context, no positions, no syntax. It fits neurons that respond to tokens,
+as those of the first layers do, and scores descriptions of other neurons near 0 even if they are right.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
+
+from harness.embedding import SentenceEncoder
+from harness.llm.client import Unanswered
+from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
+from harness.records import Side, Source, Split, Status, Winner
+from harness.signed_text import read_tokens
+from harness.validation import Fraction, NonNegative, Positive, validated
+from judges.evidence import pearson, varies
+
+Floats = NDArray[np.floating]
+Metric = Literal["pearson", "auprc"]
+
+
+class TokenMatch:
+    """Predicts activations of tokens, and compares them with the true ones.
+
+    The prediction at a token t is the sum over the description's tokens s of ``sign(s) * similarity(s, t)``. The sign
+    is +1 if s activates the neuron and -1 if it silences it. The similarity is 1 if s and t are equal (without spaces and
+    word-piece marks, in lower case), else ``max(cosine, 0) ** sharpness`` of their static embeddings.
+
+    Args:
+        encoder: the model whose static embeddings are compared.
+        sharpness: exponent. A high value counts only near synonyms.
+        active_fraction: share of the tokens, those of highest activation, that AUPRC counts as active.
+    """
+
+    def __init__(self, encoder: SentenceEncoder, sharpness: float, active_fraction: float) -> None:
+        self.encoder, self._sharpness, self._active_fraction = encoder, sharpness, active_fraction
+
+    def metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
+        """Return the metrics of a description on the random windows of the report split, which are a uniform sample.
+
+        Returns:
+            ``pearson``: Pearson's r of predicted and true activations with their signs, from -1 to 1, chance 0; 0 if
+            the prediction does not vary. ``auprc``: average precision of the prediction for the active tokens, from 0
+            to 1; its chance level is ``base``, their share. ``constant``: 1 if the prediction does not vary, else 0.
+            ``auprc`` and ``base`` are missing if no token is active.
+
+        Raises:
+            Unanswered: if there are no random windows, or the activations do not vary over them.
+        """
+        windows = case.windows(Split.REPORT, Source.RANDOM)
+        texts = [normalised(token) for item in windows for token in item.tokens]
+        true = np.array([activation for item in windows for activation in item.activations])
+        predicted = self.predict(case, description, texts)
+        correlation = pearson(predicted, true)
+        if correlation is None:
+            raise Unanswered(
+                Status.FAILED, "the neuron's activations do not vary over the report split's random windows"
+            )
+        found = {"pearson": correlation, "constant": float(not varies(predicted))}
+        threshold = np.sort(true)[-max(1, round(self._active_fraction * len(true)))]
+        active = (true >= threshold) & (true > 0)
+        if active.any():
+            found |= {"auprc": float(average_precision_score(active, predicted)), "base": float(active.mean())}
+        return found
+
+    def predict(self, case: JudgeCase, description: str, texts: list[str]) -> Floats:
+        """Return the predicted activations of tokens, (len(texts),); ``texts`` are :func:`normalised`."""
+        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(Side.INPUT)
+        named = [normalised(token) for token in (*raising, *lowering)]
+        if not named or not texts:
+            return np.zeros(len(texts))
+        signs = np.array([1.0] * len(raising) + [-1.0] * len(lowering))
+        kinds, positions = np.unique(np.array(texts, dtype=object), return_inverse=True)
+        cosine = self.encoder.encode_words(list(kinds)) @ self.encoder.encode_words(named).T
+        similarity = np.maximum(cosine, 0.0).astype(np.float64) ** self._sharpness
+        similarity[kinds[:, None] == np.array(named, dtype=object)[None, :]] = 1.0
+        return np.asarray((similarity @ signs)[positions])
+
+
+def normalised(token: str) -> str:
+    """Return a token without spaces and word-piece marks, in lower case; white space alone stays."""
+    return token.strip().removeprefix("##").strip().lower() or token
+
+
+class TokenSimulation(Scorer):
+    """Correlates activations predicted from the description's tokens with the true ones, at every token.
+
+    The value is ``pearson``; the other metrics of :meth:`TokenMatch.metrics` are recorded as well. The options are
+    documented in ``conf/judges/token_simulation.yaml``.
+    """
+
+    @validated
+    def __init__(self, encoder: SentenceEncoder, sharpness: Positive = 4.0, active_fraction: Fraction = 0.05) -> None:
+        self.encoder, self._match = encoder, TokenMatch(encoder, sharpness, active_fraction)
+
+    async def score(self, case: JudgeCase, description: str) -> Grade:
+        """Predict and compare."""
+        metrics = self._match.metrics(case, description)
+        return Grade(metrics.pop("pearson"), metrics)
+
+
+class TokenPairwise(Comparator):
+    """Prefers the description whose tokens predict the activations at every token better.
+
+    The options are documented in ``conf/judges/token_pairwise.yaml``.
+    """
+
+    symmetric = True
+
+    @validated
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        metric: Metric = "pearson",
+        sharpness: Positive = 4.0,
+        active_fraction: Fraction = 0.05,
+        tie_margin: NonNegative = 0.01,
+    ) -> None:
+        self.encoder, self._match = encoder, TokenMatch(encoder, sharpness, active_fraction)
+        self._metric, self._margin = metric, tie_margin
+
+    async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
+        """Compare the two metrics; a difference below the margin is a tie.
+
+        Raises:
+            Unanswered: as :meth:`TokenMatch.metrics` does, or if the metric is AUPRC and no token is active.
+        """
+        one, two = (self._match.metrics(case, description).get(self._metric) for description in (first, second))
+        if one is None or two is None:
+            raise Unanswered(Status.FAILED, "the neuron is never active on the report split's random windows")
+        winner = Winner.TIE if abs(one - two) < self._margin else Winner.FIRST if one > two else Winner.SECOND
+        name = {"pearson": "r", "auprc": "AUPRC"}[self._metric]
+        return Judgement(winner, f"{name} {one:.3f} against {two:.3f} over the tokens of the random windows")
