@@ -39,10 +39,10 @@ class TokenChange(ExplainerDescriber):
         detail = f"from clamping to {', '.join(f'{effect.value:g}' for effect in effects)}"
         if case.llm is None:
             highest, lowest = effects[0], effects[-1]
-            raised, lowered = highest.promoted, highest.suppressed
+            high, low = highest.promoted, highest.suppressed
             if highest.value <= 0:
-                raised, lowered = lowest.suppressed, lowest.promoted
-            found = by_strength(raised[: self._tokens], lowered[: self._tokens], OUTPUT_ROLES)[: case.budget]
+                high, low = lowest.suppressed, lowest.promoted
+            found = by_strength(high[: self._tokens], low[: self._tokens], OUTPUT_ROLES)[: case.budget]
             tokens = extract(found, self.target_words)
             return Draft(tokens.text, detail, evidence=size_of(tokens=[token for _, token in found]), tokens=tokens)
         ends = self._ends(case, effects)

@@ -32,8 +32,8 @@ class TokenMatch:
     """Predicts activations of tokens, and compares them with the true ones.
 
     The prediction at a token t is the sum over the description's tokens s of ``sign(s) * similarity(s, t)``. The sign
-    is +1 if s activates the neuron and -1 if it silences it. The similarity is 1 if s and t are equal (without spaces and
-    word-piece marks, in lower case), else ``max(cosine, 0) ** sharpness`` of their static embeddings.
+    is +1 if s activates the neuron and -1 if it silences it. The similarity is 1 if s and t are equal (without spaces
+    and word-piece marks, in lower case), else ``max(cosine, 0) ** sharpness`` of their static embeddings.
 
     Args:
         encoder: the model whose static embeddings are compared.

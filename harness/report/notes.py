@@ -130,7 +130,8 @@ def own_encoder_notice(run: RunData) -> str | None:
         return None
     return (
         f"The encoder of {listing(judges)} has the same weights as the subject, so these judges may prefer "
-        "descriptions that the subject itself finds similar. Choose another encoder, or another subject, for independent judges."
+        "descriptions that the subject itself finds similar. Choose another encoder, or another "
+        "subject, for independent judges."
     )
 
 
