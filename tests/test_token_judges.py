@@ -138,7 +138,8 @@ def silu(value: float) -> float:
 def test_the_tails_of_gate_and_in_mean_what_rotate_says() -> None:
     active = silu(4.0) * 4.0
     assert silu(-4.0) * 4.0 == pytest.approx(-0.288, abs=1e-3)  # a closed gate, whatever `in` reads
-    assert abs(silu(-4.0) * 4.0) < 0.02 * active and abs(silu(-4.0) * -4.0) < 0.02 * active
+    assert abs(silu(-4.0) * 4.0) < 0.02 * active
+    assert abs(silu(-4.0) * -4.0) < 0.02 * active
     assert silu(4.0) * -4.0 == pytest.approx(-active)  # an open gate and the negative tail of `in`
 
 
@@ -157,8 +158,10 @@ def test_a_corruption_drops_tokens_without_changing_the_roles_of_others() -> Non
     made = {"source": {describer_cases.NEURON: Description(describer_cases.NEURON, "source", TEXT, tokens=SIGNED)}}
     given = describer_cases.case(neurons=(describer_cases.NEURON,), others=made)
     draft = describer_cases.describe(Corrupted("source", "dropped", 0.6), given)
-    assert draft.tokens is not None and draft.text == draft.tokens.text
-    assert len(draft.tokens.items) == 2 and set(draft.tokens.items) < set(SIGNED.items)
+    assert draft.tokens is not None
+    assert draft.text == draft.tokens.text
+    assert len(draft.tokens.items) == 2
+    assert set(draft.tokens.items) < set(SIGNED.items)
     swapped = describer_cases.describe(
         Corrupted("source", "swapped"),
         dataclasses.replace(
@@ -239,9 +242,11 @@ def test_missing_and_extra_labels_lower_both_metrics() -> None:
     given = case([uniform(" ".join(tokens), [1.0] * 10 + [0.0] * 190)])
     judge = TokenSimulation(Angles(), active_fraction=0.05)
     perfect, half, double = (score(judge, given, ", ".join(named)) for named in (right, right[:5], right + wrong))
-    assert perfect.value == pytest.approx(1.0) and perfect.metrics["auprc"] == pytest.approx(1.0)
+    assert perfect.value == pytest.approx(1.0)
+    assert perfect.metrics["auprc"] == pytest.approx(1.0)
     for worse in (half, double):
-        assert worse.value < 0.75 and worse.metrics["auprc"] < 0.65
+        assert worse.value < 0.75
+        assert worse.metrics["auprc"] < 0.65
 
 
 def test_planted_neurons_prefer_their_own_description() -> None:
