@@ -66,11 +66,19 @@ def active_and_silent(case: JudgeCase, count: int, silent_fraction: float) -> tu
     Raises:
         Unanswered: if the neuron has no activating or no silent window.
     """
-    least = max(0.0, quiet(case))
-    active = [item for item in case.windows(Split.REPORT, Source.TOP)[:count] if item.activation > least]
-    if not active:
-        raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
+    active = _active(case, case.windows(Split.REPORT, Source.TOP)[:count])
     return active, silent(case, active, silent_fraction, count)
+
+
+def _active(case: JudgeCase, windows: Sequence[Exemplar]) -> list[Exemplar]:
+    """Return the windows whose peaks are above zero and above :func:`quiet`; raises ``Unanswered`` if there are none."""
+    positive = [item for item in windows if item.activation > 0]
+    if not positive:
+        raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
+    found = [item for item in positive if item.activation > quiet(case)]
+    if not found:
+        raise Unanswered(Status.FAILED, "no window of the report split is more active than the random ones")
+    return found
 
 
 def silent(case: JudgeCase, active: Sequence[Exemplar], silent_fraction: float, count: int | None) -> list[Exemplar]:
@@ -80,13 +88,13 @@ def silent(case: JudgeCase, active: Sequence[Exemplar], silent_fraction: float, 
     or in the lowest quarter of the random windows (:func:`quiet`).
 
     Raises:
-        Unanswered: if there is no random window below the last one in ``active``.
+        Unanswered: if the split has no random windows.
     """
     least, quarter = active[-1].activation, quiet(case)
     random = [item for item in case.windows(Split.REPORT, Source.RANDOM) if item.activation < least]
     found = [item for item in random if item.activation < silent_fraction * least or item.activation <= quarter]
     if not found:
-        raise Unanswered(Status.FAILED, "the report split has no random window on which the neuron is less active")
+        raise Unanswered(Status.FAILED, "the report split has no random window")
     found = found[:count]
     return found
 
@@ -127,10 +135,7 @@ class Excerpts:
         Raises:
             Unanswered: if there is none.
         """
-        floor = max(0.0, quiet(case))
-        found = [item for item in by_activation(case, Source.TOP, Source.QUANTILE) if item.activation > floor]
-        if not found:
-            raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
+        found = _active(case, by_activation(case, Source.TOP, Source.QUANTILE))
         least = self.active_share * found[0].activation
         return spread([item for item in found if item.activation >= least], self.active)
 

@@ -113,13 +113,13 @@ def test_rotate_without_an_explainer_takes_tokens_from_its_channels_in_turn() ->
         channel(0, ["##green", " Red", " sky"], kind="out"),
     ]
     draft = describe(Rotate(mode="extractive"), case(channels=channels))
-    assert draft.text == "red, green, blue, sky"
+    assert draft.text == "activated by red, blue; silenced by desk; promotes green, red, sky"
     assert draft.parts[1] == "in channel 2 (negative):  desk"
-    assert describe(Rotate(target_words=2), case(channels=channels)).text == "red, green"
-    assert describe(Rotate(tokens=1), case(channels=channels)).text == "red, green"
-    # If nothing is promoted by the rule of the heavier tail, the positive tails are all there is to say.
+    short = "activated by red; silenced by desk; promotes green"
+    assert describe(Rotate(target_words=3), case(channels=channels)).text == short
+    assert describe(Rotate(tokens=1), case(channels=channels)).text == short
     only = [channel(0, [" up"], [" down"], skewness=-11.0)]
-    assert describe(Rotate(), case(channels=only)).text == "up"
+    assert describe(Rotate(), case(channels=only)).text == "silenced by down"
 
 
 def test_rotate_without_channels() -> None:
@@ -339,11 +339,14 @@ def test_the_final_norm_matters_to_vocab_proj(llama: Subject) -> None:
     assert texts[True] != texts[False]
 
 
-def test_vocab_proj_without_an_explainer_names_the_promoted_tokens(llama: Subject) -> None:
-    top, _ = llama.vocabulary_tokens(TINY, VectorKind.OUT, 50, final_norm=True)
-    words = list(dict.fromkeys(token.token.strip().lower() for token in top))
+def test_vocab_proj_without_an_explainer_names_the_strongest_tokens_of_both_ends(llama: Subject) -> None:
+    ends = llama.vocabulary_tokens(TINY, VectorKind.OUT, 50, final_norm=True)
+    strongest = sorted((token for end in ends for token in end), key=lambda token: -abs(token.z))
+    words = dict.fromkeys((token.token.strip().lower(), token.z > 0) for token in strongest if token.token.strip())
     draft = describe(VocabProj(target_words=4, mode="extractive"), case(subject=llama, neuron=TINY))
-    assert draft.text == ", ".join([word for word in words if word][:4])
+    assert draft.tokens is not None
+    assert draft.tokens.promoted == tuple(word for word, positive in list(words)[:4] if positive)
+    assert draft.tokens.suppressed == tuple(word for word, positive in list(words)[:4] if not positive)
 
 
 def test_vocab_proj_of_a_kind_that_the_model_lacks(tmp_path: Path) -> None:
@@ -416,7 +419,7 @@ def test_contrast_without_an_explainer_leaves_out_what_the_look_alikes_have_too(
 
 def test_contrast_needs_both_sides() -> None:
     assert "never active" in failure(Contrastive(Bags()), case(exemplars=SILENT[:2])).detail
-    assert "active on every window" in failure(Contrastive(Bags()), case(exemplars=[*ACTIVE, *UNFIT])).detail
+    assert "active on every window" in failure(Contrastive(Bags()), case(exemplars=[*ACTIVE, UNFIT[1]])).detail
 
 
 # --- what all that ask have in common ---------------------------------------------------------------------------------

@@ -184,7 +184,8 @@ COMPARATORS = [EmbeddingPairwise(Compass()), PairwiseLLM()]
     [
         ([peaked("1", 0.1, Source.RANDOM), *forbidden()], "never active"),
         ([peaked("1", -0.5), peaked("1", -2.0, Source.RANDOM)], "never active"),
-        ([peaked("1", 4.0), peaked("2", 2.0, Source.RANDOM)], "active on every random window"),  # 2 is not below 2
+        ([peaked("1", 4.0), peaked("2", 4.0, Source.RANDOM)], "more active than the random ones"),
+        ([peaked("1", 4.0)], "no random window"),
     ],
 )
 def test_without_evidence_there_is_no_verdict(judge: Comparator, exemplars: list[Exemplar], word: str) -> None:

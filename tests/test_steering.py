@@ -124,9 +124,12 @@ def test_a_planted_neuron_is_found_by_what_it_does(base: list[str], tmp_path: Pa
     assert negative[-10.0] == dataclasses.replace(on, neuron=PLANTED.with_sign(Sign.NEGATIVE), value=-10.0)
 
     said = {item.neuron: item for item in folder.descriptions().records() if item.describer == "token_change"}
-    assert said[PLANTED].text.split(", ")[0] == CONCEPT
-    assert CONCEPT not in said[PLAIN].text.split(", ")[:3]
-    assert said[PLANTED].evidence == EvidenceSize(tokens=25)
+    planted, plain = said[PLANTED].tokens, said[PLAIN].tokens
+    assert planted is not None
+    assert plain is not None
+    assert planted.promoted[0] == CONCEPT
+    assert CONCEPT not in (*plain.promoted[:3], *plain.suppressed[:3])
+    assert said[PLANTED].evidence == EvidenceSize(tokens=50)
 
     texts = {
         neuron: [item for item in folder.read(SteeredText) if item.neuron == neuron]
@@ -414,10 +417,11 @@ def test_token_change_shows_what_rises_and_falls_at_each_value() -> None:
 
 def test_token_change_without_an_explainer_names_what_the_neuron_makes_likelier() -> None:
     draft = describe(TokenChange(mode="extractive"), case(effects=EFFECTS))
-    assert (draft.text, draft.evidence) == ("sea, ship, tide", EvidenceSize(tokens=3))
-    assert describe(TokenChange(target_words=2), case(effects=EFFECTS)).text == "sea, ship"
-    # If the neuron was only clamped below zero, the suppressed tokens are used.
-    assert describe(TokenChange(), case(effects=EFFECTS[:1])).text == "sea"
+    text = "promotes sea, ship, tide; suppresses hill, rock"
+    assert (draft.text, draft.evidence) == (text, EvidenceSize(tokens=5))
+    # If the neuron was only clamped below zero, the tokens change roles.
+    assert "suppresses" in describe(TokenChange(), case(effects=EFFECTS[:1])).text
+    assert describe(TokenChange(), case(effects=EFFECTS[:1])).text.startswith("promotes sea")
     assert "below zero only" in failure(TokenChange(opposite=False), case(effects=EFFECTS[:1])).detail
     assert "no peak" in failure(TokenChange(), case()).detail
 

