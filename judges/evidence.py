@@ -71,7 +71,11 @@ def active_and_silent(case: JudgeCase, count: int, silent_fraction: float) -> tu
 
 
 def _active(case: JudgeCase, windows: Sequence[Exemplar]) -> list[Exemplar]:
-    """Return the windows whose peaks are above zero and above :func:`quiet`; raises ``Unanswered`` if there are none."""
+    """Return the windows whose peaks are above zero and above :func:`quiet`.
+
+    Raises:
+        Unanswered: if there are none.
+    """
     positive = [item for item in windows if item.activation > 0]
     if not positive:
         raise Unanswered(Status.FAILED, "the neuron is never active on the report split")

@@ -1,7 +1,7 @@
 """How often a judge without an LLM prefers a neuron's own description to another neuron's.
 
-``python tests/bench/token_judges.py SUBJECT CORPUS`` with a model folder, a file of text and its column (of a CSV inside
-a .zip file). Descriptions are 80 signed tokens: those at the highest peaks of the explain documents, or those of the
+``python tests/bench/token_judges.py SUBJECT CORPUS`` with a model folder and a .zip file that holds a CSV of documents.
+Descriptions are 80 signed tokens: those at the highest peaks of the explain documents, or those of the
 largest size in the projection of a raw weight vector. Judges see random windows of other documents.
 """
 
