@@ -19,14 +19,14 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from harness.errors import HarnessError
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, JudgeCase, Judgement
 from harness.records import Neuron, Side, Status, Vote, Winner
-from harness.row_files import file_hash, read_rows
-from harness.validation import explain, validated
+from harness.row_files import file_hash, read_records
+from harness.validation import validated
 from judges.panel import count_votes
 
 SWAPPED = {Winner.FIRST: Winner.SECOND, Winner.SECOND: Winner.FIRST, Winner.TIE: Winner.TIE}
@@ -129,13 +129,7 @@ class HumanLabels(Comparator):
     def _labels(self) -> dict[tuple[str, ...], list[Label]]:
         found: dict[tuple[str, ...], list[Label]] = defaultdict(list)
         places: dict[tuple[str, ...], str] = {}
-        for place, row in read_rows(self._path):
-            renamed = {name: row.pop(column) for name, column in self._columns.items() if column in row}
-            try:
-                values = {name: value for name, value in (row | renamed).items() if value not in (None, "")}
-                label = Label.model_validate(values)
-            except ValidationError as error:
-                raise HarnessError(f"{self._path}, {place}: {explain(error)}") from error
+        for place, label in read_records(self._path, Label, self._columns):
             if label.first == label.second:
                 raise HarnessError(f"{self._path}, {place}: {label.first} is compared with itself")
             pair = (label.neuron, *sorted((label.first, label.second)))
