@@ -53,8 +53,8 @@ class GeodesicConfig:
 class DecompositionConfig:
     """Settings of ROTATE: conf/decomposition/fast.yaml documents them.
 
-    Defaults are those published for Gemma-2-2B-it, except ``solver``. Every random number derives from ``seed`` and from
-    the vector itself; only "adamw", and "geodesic" with ``jitter``, draw random numbers.
+    Defaults are those published for Gemma-2-2B-it, except ``solver``. Every random number derives from ``seed`` and the
+    vector itself; only "adamw", and "geodesic" with ``jitter``, draw random numbers.
 
     Raises:
         ValueError: if a value is out of range, or the solver cannot be imported.

@@ -9,8 +9,7 @@ ends, its slot continues with the next channel or the next vector, which keeps t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -78,7 +77,7 @@ class GeodesicSolver:
         self._objective = problem.objective
         self._vocabulary = Vocabulary(problem.objective.projection, self._settings.products, self._settings.compile)
         self._waiting = list(pending)
-        self._slots = _Slots.empty(min(slots, len(pending)), problem)
+        self._slots = _Slots(min(slots, len(pending)), problem)
         self._restarted_at_once = rows_restarted_at_once(slots, self._vocabulary.tokens)
 
     def run(self) -> None:
@@ -244,52 +243,38 @@ class GeodesicSolver:
         return _tangential(pulls - self._objective.fidelity_weight * targets, points)
 
 
-def _state(*shape: str | int, dtype: torch.dtype | None = None, value: float = 0) -> Any:
-    """Declare a tensor (S, *shape) of :class:`_Slots`, in the dtype of the vectors by default; "d" and "V" are sizes."""
-    return field(metadata={"shape": shape, "dtype": dtype, "value": value})
-
-
-@dataclass
 class _Slots:
     """The parallel searches. The first dimension of every tensor is the slot; slots beyond ``count`` are closed."""
 
-    count: int
-    row: Tensor = _state(dtype=torch.int64)  # row of the vector in the problem
-    channel: Tensor = _state(dtype=torch.int64)  # channel that is searched for
-    # 0: search from the vector; odd: lookahead with further masks; even: refinement without them
-    stage: Tensor = _state(dtype=torch.int64)
-    target: Tensor = _state("d")  # unit: the vector, or its remainder after subtraction
-    length: Tensor = _state(1, value=1)  # length of the remainder as a share of the vector's length
-    masked: Tensor = _state("V", dtype=torch.bool)  # tokens of the channels so far
-    # the same plus the tokens of optima found by lookahead
-    masked_ahead: Tensor | None = _state("V", dtype=torch.bool)
-    weights: Tensor = _state("V")  # current token weights
-    mean: Tensor = _state("d")  # mean weighted column of U: its product with a direction is the mean of the projection
-    point: Tensor = _state("d")  # current unit directions
-    projections: Tensor = _state(2, "V")  # weighted projections, centred, of the points and of the last tangents
-    gradient: Tensor = _state("d")  # Riemannian gradients at the points
-    heading: Tensor = _state("d")  # search directions: tangent, of any length
-    idle: Tensor = _state(dtype=torch.int64)  # consecutive idle steps; -1: the slot will be closed
-    age: Tensor = _state(dtype=torch.int64)  # steps of this search
-    steps: Tensor = _state(dtype=torch.int64)  # steps of all searches for this channel
-    ended: Tensor = _state(dtype=torch.bool)  # the search has ended, and its result is in found
-    found: Tensor = _state("d")
-    found_loss: Tensor = _state(dtype=torch.float64, value=torch.inf)
-    best: Tensor = _state("d")  # optimum of lowest loss for this channel
-    best_loss: Tensor = _state(dtype=torch.float64, value=torch.inf)
+    def __init__(self, count: int, problem: Problem) -> None:
+        vectors, width, tokens = problem.vectors, problem.vectors.shape[1], problem.weights.shape[1]
 
-    @classmethod
-    def empty(cls, count: int, problem: Problem) -> _Slots:
-        """Return slots for ``count`` searches."""
-        sizes = {"d": problem.vectors.shape[1], "V": problem.weights.shape[1]}
-        tensors = dict.fromkeys((field.name for field in fields(cls)[1:]))
-        for item in fields(cls)[1:]:
-            if item.name != "masked_ahead" or problem.config.geodesic.lookahead:
-                shape = (count, *(sizes.get(size, size) for size in item.metadata["shape"]))
-                dtype = item.metadata["dtype"] or problem.vectors.dtype
-                value = item.metadata["value"]
-                tensors[item.name] = torch.full(shape, value, dtype=dtype, device=problem.vectors.device)
-        return cls(count, **tensors)
+        def state(*shape: int, dtype: torch.dtype = vectors.dtype, value: float = 0) -> Tensor:
+            return torch.full((count, *shape), value, dtype=dtype, device=vectors.device)
+
+        self.count = count
+        self.row = state(dtype=torch.int64)  # of the vector in the problem
+        self.channel = state(dtype=torch.int64)  # that is searched for
+        # 0: search from the vector; odd: lookahead with further masks; even: refinement without them
+        self.stage = state(dtype=torch.int64)
+        self.target = state(width)  # unit: the vector, or its remainder after subtraction
+        self.length = state(1, value=1)  # of the remainder as a share of the vector's length
+        self.masked = state(tokens, dtype=torch.bool)  # tokens of the channels so far
+        # The same plus the tokens of optima found by lookahead
+        self.masked_ahead = state(tokens, dtype=torch.bool) if problem.config.geodesic.lookahead else None
+        self.weights = state(tokens)  # current token weights
+        self.mean = state(width)  # mean weighted column of U: its product with a direction is the projection's mean
+        self.point = state(width)  # current unit directions
+        self.projections = state(2, tokens)  # weighted and centred, of the points and of the last tangents
+        self.gradient = state(width)  # Riemannian, at the points
+        self.heading = state(width)  # search directions: tangent, of any length
+        self.idle = state(dtype=torch.int64)  # consecutive idle steps; -1: the slot will be closed
+        self.age = state(dtype=torch.int64)  # steps of this search
+        self.steps = state(dtype=torch.int64)  # steps of all searches for this channel
+        self.ended = state(dtype=torch.bool)  # the search has ended, and its result is in found
+        self.found, self.found_loss = state(width), state(dtype=torch.float64, value=torch.inf)
+        # Optimum of lowest loss for this channel
+        self.best, self.best_loss = state(width), state(dtype=torch.float64, value=torch.inf)
 
     def close(self, closing: Tensor) -> None:
         """Close slots (n,) bool: open slots from the end move into the gaps, in the same memory."""
