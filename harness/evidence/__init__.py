@@ -2,16 +2,14 @@
 
 from harness.evidence.config import CorpusSummary, EvidenceConfig
 from harness.evidence.corpus import Corpus, Document, Message
-from harness.evidence.corpus_pass import capture
 from harness.evidence.encoding import special_affixes
 from harness.evidence.prompts import draw_prompts
 from harness.evidence.reading import ReadText, TextReader
-from harness.evidence.sources import Column, Conversations, HuggingFaceDataset, InstalledDocs, TextFiles
+from harness.evidence.sources import Conversations, HuggingFaceDataset, InstalledDocs, TextFiles
 from harness.evidence.store import Gathered, gathered, stored
 from harness.evidence.windows import Window, split_of
 
 __all__ = [
-    "Column",
     "Conversations",
     "Corpus",
     "CorpusSummary",
@@ -25,7 +23,6 @@ __all__ = [
     "TextFiles",
     "TextReader",
     "Window",
-    "capture",
     "draw_prompts",
     "gathered",
     "special_affixes",

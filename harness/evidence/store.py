@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from harness.evidence.config import CorpusSummary, EvidenceConfig
 from harness.evidence.corpus import Corpus
-from harness.evidence.corpus_pass import capture
+from harness.evidence.corpus_pass import Captured, CorpusPass
 from harness.evidence.tables import activities, exemplar_tables
 from harness.exemplar_table import TOGETHER, ExemplarTable, write_exemplars
 from harness.folder import read_table, replacing, write_json, write_table
@@ -103,16 +103,19 @@ def gathered(
         The evidence. Its folder is locked against other processes until the block ends.
 
     Raises:
-        HarnessError: as :func:`harness.evidence.corpus_pass.capture` does.
+        HarnessError: as :meth:`harness.evidence.corpus_pass.CorpusPass.run` does.
     """
     temporary = run_folder / ".evidence"
     identity = identity_of(corpus, subject, config, seed)
     folder = ensure_entry(temporary if config.store is None else Path(config.store).expanduser(), identity)
     with locked(folder, "gathers the same evidence"):
-        known = {neuron for path in _parts(folder) for neuron in _neurons(path)}
-        missing = sorted(set(neurons) - known)
+        missing = sorted(set(neurons) - _known(folder))
         if missing:
-            _capture(folder, corpus, subject, missing, config, seed, device, progress)
+            logger.info("reading the corpus %s for the activations of %d neurons", corpus.name, len(missing))
+            name = hashlib.sha256(" ".join(map(str, missing)).encode()).hexdigest()[:16]
+            saved = folder / f"pass-{name}.safetensors"
+            found = CorpusPass(corpus, subject, missing, config, seed, device, saved, progress).run()
+            _store(found, folder, name, subject)
         else:
             logger.info("the activations of all %d neurons are in the store", len(neurons))
         yield Gathered(folder, tuple(sorted(neurons)))
@@ -127,24 +130,11 @@ def stored(
     if config.store is None or not Path(config.store).expanduser().is_dir():
         return None
     folder = entry_path(Path(config.store).expanduser(), identity_of(corpus, subject, config, seed))
-    known = {neuron for path in _parts(folder) for neuron in _neurons(path)} & set(neurons)
+    known = _known(folder) & set(neurons)
     return Gathered(folder, tuple(sorted(known))) if known else None
 
 
-def _capture(
-    folder: Path,
-    corpus: Corpus,
-    subject: Subject,
-    neurons: list[Neuron],
-    config: EvidenceConfig,
-    seed: int,
-    device: str,
-    progress: Callable[[int | None, int], None],
-) -> None:
-    logger.info("reading the corpus %s for the activations of %d neurons", corpus.name, len(neurons))
-    name = hashlib.sha256(" ".join(map(str, neurons)).encode()).hexdigest()[:16]
-    saved = folder / f"pass-{name}.safetensors"
-    found = capture(corpus, subject, neurons, config, seed=seed, device=device, saved=saved, progress=progress)
+def _store(found: Captured, folder: Path, name: str, subject: Subject) -> None:
     write_json(folder / "summary.json", vars(found.summary))
     path = folder / f"exemplars-{name}.parquet"
     write_table(_activity_of(path), activities(found.state))
@@ -182,9 +172,10 @@ def _activity_of(part: Path) -> Path:
     return part.with_name(part.name.replace("exemplars-", "activity-"))
 
 
-def _neurons(part: Path) -> list[Neuron]:
-    table = ExemplarTable(part)
-    try:
-        return table.neurons
-    finally:
+def _known(folder: Path) -> set[Neuron]:
+    known: set[Neuron] = set()
+    for path in _parts(folder):
+        table = ExemplarTable(path)
+        known.update(table.neurons)
         table.close()
+    return known
