@@ -11,20 +11,21 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import SkipValidation
 
 from describers.evidence import shares, total
 from describers.nested import case_for, copy_needs, only_method
 from harness.errors import HarnessError
-from harness.llm.client import Completion, LLMClient, Message, PromptLogprobs, Sampling, Unanswered
+from harness.llm.client import LLMClient, Unanswered, WrappedClient
 from harness.methods import Describer, DescriberCase, Draft, JudgeCase, Scorer, outcome, roles_of
-from harness.records import Channel, Exemplar, Neuron, Source, Split, Status, VectorKind
+from harness.records import Neuron, Source, Split, Status, VectorKind
 from harness.seeds import derive_rng, derive_seed
 from harness.subject import Subject
 from harness.validation import Count, Fraction, NonNegative, validated
 
+T = TypeVar("T")
 #: Share of the select split's documents that a scorer calibrates itself on; it grades on the others.
 CALIBRATE = 0.25
 
@@ -120,15 +121,17 @@ class BestOfK(Describer):
         )
 
     async def _candidate(self, case: DescriberCase, index: int, budget: int | None) -> _Candidate:
+        windows = {source: case.windows(Split.EXPLAIN, source) for source in Source}
+        channels = {kind: case.channels_of(kind) for kind in VectorKind}
         given = case_for(
             self._describer,
             case,
-            exemplars=_some_windows(case, self._windows, index),
-            channels=_some_channels(case, self._channels, index),
+            exemplars=_some(case, windows, self._windows, "windows", index),
+            channels=_some(case, channels, self._channels, "channels", index),
             budget=budget,
         )
         seed = derive_seed(case.seed, "best_of_k answer", case.neuron, index) % 2**31
-        llms = {role: _Resampled(llm, self._temperature, seed) for role, llm in given.llms.items()}
+        llms = {role: _resampled(llm, self._temperature, seed) for role, llm in given.llms.items()}
         given = dataclasses.replace(given, llm=llms.get(self._describer.role or ""), llms=llms)
         made, status, detail = await outcome(self._describer.describe(given))
         if made is None:
@@ -149,49 +152,25 @@ class BestOfK(Describer):
         return {"score": grade.value}
 
 
-class _Resampled(LLMClient):
-    """Asks ``client`` at another temperature and seed, so that candidates differ but are reproducible."""
-
-    def __init__(self, client: LLMClient, temperature: float, seed: int) -> None:
-        given = client.sampling
-        self._client = client
-        self.sampling = dataclasses.replace(
-            given,
-            temperature=None if given.temperature is None else temperature,
-            seed=None if given.seed is None else seed,
-        )
-
-    async def generate(
-        self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
-    ) -> Completion:
-        return await self._client.generate(messages, schema=schema, sampling=sampling or self.sampling)
-
-    async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
-        return await self._client.token_logprobs(messages, top=top)
-
-
-def _some_windows(case: DescriberCase, share: float, index: int) -> tuple[Exemplar, ...]:
-    """Return a resample of the explain split: a share of the windows of each source, in their order."""
-    return tuple(
-        window
-        for source in Source
-        for window in _sample(case, case.windows(Split.EXPLAIN, source), share, "windows", source, index)
+def _resampled(client: LLMClient, temperature: float, seed: int) -> LLMClient:
+    """Return the client with another temperature and seed, so that candidates differ but are reproducible."""
+    resampled, given = WrappedClient(client), client.sampling
+    resampled.sampling = dataclasses.replace(
+        given,
+        temperature=None if given.temperature is None else temperature,
+        seed=None if given.seed is None else seed,
     )
+    return resampled
 
 
-def _some_channels(case: DescriberCase, share: float, index: int) -> tuple[Channel, ...]:
-    """Return a resample of the channels: a share of those of each weight vector, in their order."""
-    return tuple(
-        channel
-        for kind in VectorKind
-        for channel in _sample(case, case.channels_of(kind), share, "channels", kind, index)
-    )
-
-
-def _sample(case: DescriberCase, items: Sequence[Any], share: float, *identity: object) -> list[Any]:
-    rng = derive_rng(case.seed, "best_of_k", case.neuron, *identity)
-    chosen = rng.choice(len(items), math.ceil(share * len(items)), replace=False)
-    return [items[index] for index in sorted(chosen.tolist())]
+def _some(case: DescriberCase, groups: Mapping[Any, Sequence[T]], share: float, what: str, index: int) -> tuple[T, ...]:
+    """Return a resample for candidate ``index``: a share of the items of each group, in their order."""
+    found: list[T] = []
+    for group, items in groups.items():
+        rng = derive_rng(case.seed, "best_of_k", case.neuron, what, group, index)
+        chosen = rng.choice(len(items), math.ceil(share * len(items)), replace=False)
+        found += [items[position] for position in sorted(chosen.tolist())]
+    return tuple(found)
 
 
 def _judge_case(case: DescriberCase, scorer: Scorer) -> JudgeCase:

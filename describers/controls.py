@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from describers.others import description_by, donor
-from harness.fillers import EMPTY, GENERIC
+from harness.fillers import GENERIC
 from harness.llm.client import Unanswered
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Description, Neuron, Status
@@ -82,16 +82,3 @@ class Generic(Describer):
     async def describe(self, case: DescriberCase) -> Draft:
         """Return the text."""
         return Draft(self._text)
-
-
-class Empty(Generic):
-    """Gives every neuron a text that says that there is no description.
-
-    An empty string would be recorded as a failure, and judges would have nothing to compare.
-
-    Args:
-        text: the text.
-    """
-
-    def __init__(self, text: str = EMPTY) -> None:
-        super().__init__(text)

@@ -45,18 +45,6 @@ class Label(BaseModel):
     first_text: str | None = None
     second_text: str | None = None
 
-    def swapped(self) -> Label:
-        """Return the same label with the two descriptions in the other order."""
-        return self.model_copy(
-            update={
-                "first": self.second,
-                "second": self.first,
-                "winner": SWAPPED[self.winner],
-                "first_text": self.second_text,
-                "second_text": self.first_text,
-            }
-        )
-
 
 class HumanLabels(Comparator):
     """Gives the verdict of most raters for each pair that was labelled.
@@ -109,21 +97,23 @@ class HumanLabels(Comparator):
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Look up the labels, and count."""
-        labels = self._of(case.neuron, *case.contestants)
+        names = case.contestants
+        labels = self._of(case.neuron, *names)
         if not labels:
             raise Unanswered(Status.FAILED, "nobody labelled this pair")
         stale = "the descriptions are not those that were labelled"
-        votes = [
-            Vote(label.rater, label.winner)
-            if (label.first_text or first, label.second_text or second) == (first, second)
-            else Vote(label.rater, None, Status.FAILED, stale)
-            for label in labels
-        ]
+        votes = []
+        for label in labels:
+            turned = label.first != names[0]
+            read = (label.second_text, label.first_text) if turned else (label.first_text, label.second_text)
+            if (read[0] or first, read[1] or second) == (first, second):
+                votes.append(Vote(label.rater, SWAPPED[label.winner] if turned else label.winner))
+            else:
+                votes.append(Vote(label.rater, None, Status.FAILED, stale))
         return count_votes(votes, quorum=1)
 
     def _of(self, neuron: Neuron, first: str, second: str) -> list[Label]:
-        found = self._labels.get((str(neuron), *sorted((first, second))), [])
-        return [label if label.first == first else label.swapped() for label in found]
+        return self._labels.get((str(neuron), *sorted((first, second))), [])
 
     @cached_property
     def _labels(self) -> dict[tuple[str, ...], list[Label]]:

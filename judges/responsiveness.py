@@ -45,11 +45,7 @@ class _Rated(Scorer):
 
     @abstractmethod
     def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
-        """Return the value; ``fits`` has at least one True and one False."""
-
-    @abstractmethod
-    def chance(self, fitting: int, unfitting: int) -> float:
-        """Return the value if all excerpts fit, or none does, so that nothing can be compared."""
+        """Return the value; its chance level if all excerpts fit, or none does, so that nothing can be compared."""
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Have the excerpts rated and compare.
@@ -72,8 +68,6 @@ class _Rated(Scorer):
             "unfitting": float(unfitting),
             "base": fitting / max(1, fitting + unfitting),
         }
-        if not fitting or not unfitting:
-            return Grade(self.chance(fitting, unfitting), metrics)
         clear = ratings != 1
         activations = np.array([item.activation for item in shown])
         return Grade(self.metric(ratings[clear] == _FITS, activations[clear]), metrics)
@@ -95,12 +89,8 @@ class Responsiveness(_Rated):
     """
 
     def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
-        """Return 2 AUC - 1."""
-        return 2 * float(roc_auc_score(fits, activations)) - 1
-
-    def chance(self, fitting: int, unfitting: int) -> float:
-        """Return 0."""
-        return 0.0
+        """Return 2 AUC - 1, or 0."""
+        return 2 * float(roc_auc_score(fits, activations)) - 1 if 0 < fits.sum() < len(fits) else 0.0
 
 
 class Purity(_Rated):
@@ -114,9 +104,5 @@ class Purity(_Rated):
     """
 
     def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
-        """Return the average precision."""
-        return float(average_precision_score(fits, activations))
-
-    def chance(self, fitting: int, unfitting: int) -> float:
-        """Return the share of fitting excerpts: 0 or 1."""
-        return float(fitting > 0)
+        """Return the average precision, or the share of fitting excerpts: 0 or 1."""
+        return float(average_precision_score(fits, activations)) if fits.any() and not fits.all() else float(fits.any())

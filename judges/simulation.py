@@ -113,6 +113,7 @@ class SimulationLLM(Simulation):
 
     needs_logprobs = True
     prompt = Prompt("judges", "prompts/simulation.j2")
+    _tokens: int | None = None
 
     @validated
     def __init__(
@@ -173,8 +174,15 @@ class SimulationLLM(Simulation):
         )
 
     async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
-        """Show the whole window and read the expectation at each token."""
-        return _prediction([await self._read(llm, description, exemplar.tokens, 0, len(exemplar.tokens))])
+        """Read the expectation at each token, of the whole window at once or of a few tokens at a time."""
+        count = len(exemplar.tokens)
+        step = self._tokens or count
+        parts = await all_answers(
+            self._read(llm, description, exemplar.tokens, start, min(start + step, count))
+            for start in range(0, count, step)
+        )
+        levels, masses = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return Prediction(levels, float(np.mean(masses)))
 
     def _layout(self, tokens: Sequence[str], start: int, stop: int) -> dict[str, Any]:
         """Return the values with which the prompt asks for the levels of ``tokens[start:stop]``."""
@@ -235,16 +243,6 @@ class SimulationPerToken(SimulationLLM):
     ) -> None:
         super().__init__(role, windows, metric, logprobs, min_digit_mass)
         self._tokens, self._whole_text = tokens, whole_text
-
-    async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
-        """Ask for a few tokens at a time."""
-        count = len(exemplar.tokens)
-        return _prediction(
-            await all_answers(
-                self._read(llm, description, exemplar.tokens, start, min(start + self._tokens, count))
-                for start in range(0, count, self._tokens)
-            )
-        )
 
     def _layout(self, tokens: Sequence[str], start: int, stop: int) -> dict[str, Any]:
         return {
@@ -316,12 +314,6 @@ def _calibrated(fit: tuple[Floats, Floats], test: tuple[Floats, Floats]) -> dict
         "r2": float(1 - np.mean((actual - fitted) ** 2) / np.mean(actual**2)),
         "absolute": float(1 - np.mean(np.abs(actual - fitted)) / np.mean(np.abs(actual))),
     }
-
-
-def _prediction(parts: Sequence[tuple[list[float], list[float]]]) -> Prediction:
-    """Return the prediction of a window from the levels and masses of its parts."""
-    levels, masses = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return Prediction(levels, float(np.mean(masses)))
 
 
 def _is_token(answer: PromptLogprobs, level: int) -> bool:
