@@ -1,1 +1,1 @@
-"""Describers: one module per method, with its prompts in ``prompts/``."""
+"""Describers: one module per method; prompts are in ``prompts/``, the options are documented in ``conf/describers/``."""

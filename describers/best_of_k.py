@@ -53,8 +53,7 @@ class BestOfK(Describer):
     equal scores, the first wins. The wrapped describer does not see the select split; the scorer takes it for its
     held-out evidence.
 
-    The options are documented in ``conf/describers/best_of_k.yaml``. ``of`` and ``by`` are a method, or a mapping of
-    its name to it.
+    ``of`` and ``by`` are a method, or a mapping of its name to it.
     """
 
     needs_exemplars = True

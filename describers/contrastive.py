@@ -33,7 +33,6 @@ class Contrastive(ExplainerDescriber):
     """Describes a neuron from text of the explain split that activates it, and similar text that does not.
 
     In extractive mode, the description lists the activating words that do not occur in the similar text.
-    The options are documented in ``conf/describers/contrastive.yaml``.
     """
 
     needs_exemplars = True

@@ -24,8 +24,7 @@ class EnsembleRaw(ExplainerDescriber):
     """Describes a neuron from the evidence of several describers in one prompt.
 
     In extractive mode, the description takes tokens from each describer in turn. A budget is divided equally among the
-    describers. The options are documented in ``conf/describers/ensemble_raw.yaml``; each describer in ``of`` must be
-    able to return its evidence (:class:`ShowsEvidence`).
+    describers. Each describer in ``of`` must be able to return its evidence (:class:`ShowsEvidence`).
     """
 
     prompt = Prompt("describers", "prompts/ensemble_raw.j2")
@@ -75,7 +74,7 @@ class EnsembleConcat(Describer):
     """Joins the descriptions that several describers of the run gave.
 
     The result is longer than each description, and a budget limits each describer, not their sum; length and evidence
-    are recorded. The options are documented in ``conf/describers/ensemble_concat.yaml``.
+    are recorded.
     """
 
     @validated

@@ -49,10 +49,7 @@ class KnowsTruth(Protocol):
 
 
 class Graded(Describer):
-    """Describes a neuron with a text that is known to be right, or wrong in a given way.
-
-    The options are documented in ``conf/describers/graded.yaml``.
-    """
+    """Describes a neuron with a text that is known to be right, or wrong in a given way."""
 
     @validated
     def __init__(
@@ -155,10 +152,9 @@ class Corrupted(Describer):
     ========== =====================================================================================================
 
     Items are separated by commas, semicolons and full stops: the tokens of an extractive description, the clauses of a
-    sentence. Separators between the remaining items, and the last one, stay. Which items change is drawn by neuron,
-    in the same order for every strength, so a stronger corruption includes the weaker one. A text in which nothing
-    changes (a quarter of a single item, or the last item dropped) is not worse, and is left out of the checks of the
-    judges. The options are documented in ``conf/describers/corrupted.yaml``.
+    sentence. Separators between the remaining items, and the last one, stay. Which items change is drawn by neuron, in
+    the same order for every strength, so a stronger corruption includes the weaker one. A text in which nothing changes
+    (a quarter of a single item, or the last item dropped) is not worse, and is left out of the checks of the judges.
     """
 
     @validated
@@ -220,8 +216,8 @@ class _Rephrased(BaseModel):
 class Rephrased(Describer):
     """Rewrites another describer's descriptions in the explainer's words: equally good, but the explainer's own.
 
-    A judge that is the same model as the explainer and prefers these to the originals prefers its own text
-    (Panickssery et al. 2024, arXiv:2404.13076). The options are documented in ``conf/describers/rephrased.yaml``.
+    A judge that is the same model as the explainer and prefers these to the originals prefers its own text (Panickssery
+    et al. 2024, arXiv:2404.13076).
     """
 
     prompt = Prompt("describers", "prompts/rephrased.j2")

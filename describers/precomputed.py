@@ -26,7 +26,7 @@ class Precomputed(Describer):
     """Looks up a neuron's description in a JSONL, CSV or parquet file.
 
     The run ends before it starts if a row cannot be read, a neuron has two descriptions, or, unless ``gaps`` is
-    ``fail``, a neuron of the run has none. The options are documented in ``conf/describers/precomputed.yaml``.
+    ``fail``, a neuron of the run has none.
     """
 
     extractive = False

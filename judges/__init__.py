@@ -1,1 +1,1 @@
-"""Judges: comparators and scorers, with their prompts in ``prompts/``."""
+"""Judges: comparators and scorers; their prompts are in ``prompts/``, their options documented in ``conf/judges/``."""

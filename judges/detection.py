@@ -67,7 +67,7 @@ class Detection(_Recognition):
     """Scores a description by detection: an LLM that knows only it says which held-out excerpts activate the neuron.
 
     The value and metrics are those of :class:`_Recognition`: ``recall`` of the activating excerpts, ``specificity`` of
-    the silent ones. The options are documented in ``conf/judges/detection.yaml``.
+    the silent ones.
     """
 
     prompt = Prompt("judges", "prompts/detection.j2")
@@ -104,8 +104,7 @@ class Fuzzing(_Recognition):
     the peak is at a random position of an excerpt, and a pattern is moved as near as possible to the relative position
     that the peak had in the previous excerpt.
 
-    The value and metrics are those of :class:`_Recognition`. The options are documented in
-    ``conf/judges/fuzzing.yaml``.
+    The value and metrics are those of :class:`_Recognition`.
     """
 
     prompt = Prompt("judges", "prompts/fuzzing.j2")

@@ -54,10 +54,7 @@ class _EmbeddingComparator(Comparator):
 
 
 class EmbeddingPairwise(_EmbeddingComparator):
-    """Prefers the description that separates held-out activating from silent text better.
-
-    The options are documented in ``conf/judges/embedding_pairwise.yaml``.
-    """
+    """Prefers the description that separates held-out activating from silent text better."""
 
     kinds = ("activating", "silent windows")
 
@@ -86,8 +83,6 @@ class EmbeddingOutput(_EmbeddingComparator):
     output vector, so these tokens cannot be held out: a describer that reads their projection has seen them. Treat the
     verdicts on such a describer as an upper bound, next to those of the input side; on a causal subject, use measured
     effects on held-out text (``effects``).
-
-    The options are documented in ``conf/judges/embedding_output.yaml``.
     """
 
     side = Side.OUTPUT
@@ -120,8 +115,6 @@ class EmbeddingSimulation(Scorer):
     The value is Pearson's r, signed, over the report split's top and random windows together; ``top`` and ``random``
     are r over each source alone. A negative activation belongs to the neuron's other sign and counts as 0. If the
     similarity does not vary, r is 0 and ``constant`` is 1 (else 0).
-
-    The options are documented in ``conf/judges/embedding_simulation.yaml``.
     """
 
     @validated
@@ -153,8 +146,6 @@ class EmbeddingDetection(Scorer):
 
     The value is the AUC of the cosine similarity: from 0 to 1, chance 0.5. ``average_precision`` is from 0 to 1; its
     chance level is ``base``, the share of activating excerpts.
-
-    The options are documented in ``conf/judges/embedding_detection.yaml``.
     """
 
     @validated

@@ -53,8 +53,6 @@ class HumanLabels(Comparator):
     one record is the whole comparison; it keeps each rater's vote. The file is read strictly: two labels of one pair by
     one rater (in either order), a describer that is not in the run, or an unknown column or winner is an error that
     names the line.
-
-    The options are documented in ``conf/judges/human.yaml``.
     """
 
     symmetric = True

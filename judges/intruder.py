@@ -9,7 +9,6 @@ description.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
@@ -25,13 +24,8 @@ from harness.validation import Count, CountOrZero, Fraction, FractionOrZero, val
 from judges.evidence import Excerpts, excerpt
 from judges.numbered import choose
 
-
-@dataclass(frozen=True)
-class Round:
-    """Excerpts in the order that the LLM sees, and the number of the intruder, from 1."""
-
-    texts: tuple[str, ...]
-    odd: int
+#: Excerpts in the order that the LLM sees, and the number of the intruder, from 1.
+Round = tuple[list[str], int]
 
 
 class Intruder(Scorer):
@@ -40,8 +34,6 @@ class Intruder(Scorer):
     The value is the share of rounds with the right answer: from 0 to 1, chance 1 / ``choices``. With ``baseline``,
     ``without`` is the share without the description, and ``gain`` is the difference: from -1 to 1, 0 if the description
     adds nothing to the excerpts.
-
-    The options are documented in ``conf/judges/intruder.yaml``.
     """
 
     prompt = Prompt("judges", "prompts/intruder.j2")
@@ -66,11 +58,11 @@ class Intruder(Scorer):
         llm, rounds = case.require_llm(), self.rounds(case)
         given = [description, None] if self._baseline else [description]
         answers = await all_answers(
-            choose(llm, self.prompt.render(description=text, texts=one.texts, odd=self._odd), self._choices)
+            choose(llm, self.prompt.render(description=text, texts=texts, odd=self._odd), self._choices)
             for text in given
-            for one in rounds
+            for texts, _ in rounds
         )
-        right = np.array(answers).reshape(len(given), len(rounds)) == [one.odd for one in rounds]
+        right = np.array(answers).reshape(len(given), len(rounds)) == [odd for _, odd in rounds]
         value, *without = (float(share) for share in right.mean(axis=1))
         return Grade(value, {"without": without[0], "gain": value - without[0]} if without else {})
 
@@ -94,4 +86,4 @@ class Intruder(Scorer):
         shown = [others[index] for index in rng.choice(len(others), self._choices - 1, replace=False)]
         position = int(rng.integers(self._choices))
         shown.insert(position, odd)
-        return Round(tuple(excerpt(item, self._excerpts.context) for item in shown), position + 1)
+        return [excerpt(item, self._excerpts.context) for item in shown], position + 1

@@ -42,10 +42,7 @@ POINTS = {"A": 1.0, "B": 0.0, "tie": 0.5}
 
 
 class PairwiseLLM(Comparator):
-    """Asks an LLM which description fits held-out evidence better: A, B or tie.
-
-    The options are documented in ``conf/judges/pairwise.yaml``.
-    """
+    """Asks an LLM which description fits held-out evidence better: A, B or tie."""
 
     prompt = Prompt("judges", "prompts/pairwise.j2")
 

@@ -84,8 +84,7 @@ class Responsiveness(_Rated):
     """Scores a description by responsiveness: is the neuron more active on text that fits it?
 
     The value is 2 AUC - 1 of the activations of fitting against unfitting excerpts: from -1 to 1, chance 0, and 0 if
-    one of the kinds is missing. The metrics are those of :class:`_Rated`. The options are documented in
-    ``conf/judges/responsiveness.yaml``.
+    one of the kinds is missing. The metrics are those of :class:`_Rated`.
     """
 
     def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:

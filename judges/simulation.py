@@ -107,8 +107,7 @@ class SimulationLLM(Simulation):
     """Simulates a window in one request, and reads the level at each token from the prompt's log-probabilities.
 
     The prompt has one line per token, with a placeholder for its activation; the log-probabilities of the prompt give
-    the model's expectation at the placeholder. The value and metrics are those of :class:`Simulation`. The options are
-    documented in ``conf/judges/simulation.yaml``.
+    the model's expectation at the placeholder. The value and metrics are those of :class:`Simulation`.
     """
 
     needs_logprobs = True
@@ -224,8 +223,7 @@ class SimulationPerToken(SimulationLLM):
     """Simulates a window in many requests: each shows the text up to a few tokens, and reads the levels of these.
 
     With ``tokens`` = 1 this is the original protocol: no level depends on those of other tokens, at the price of one
-    request per token. The value and metrics are those of :class:`Simulation`. The options are documented in
-    ``conf/judges/simulation_per_token.yaml``.
+    request per token. The value and metrics are those of :class:`Simulation`.
     """
 
     prompt = Prompt("judges", "prompts/simulation_per_token.j2")
@@ -258,7 +256,7 @@ class SimulationWritten(Simulation):
 
     One written level replaces the expected value over its alternatives, so the score distinguishes descriptions less
     finely. A window whose answer lacks a level is not simulated. The value and metrics are those of
-    :class:`Simulation`. The options are documented in ``conf/judges/simulation_written.yaml``.
+    :class:`Simulation`.
     """
 
     prompt = Prompt("judges", "prompts/simulation_written.j2")

@@ -40,8 +40,6 @@ class OutputBased(Scorer):
     A question shows three sets of texts, from the same prompts at the same strength: one of this neuron and one each of
     two others (the same neuron at its other sign is not another one). The value is the share of questions with the
     right answer, over all strengths and rounds: from 0 to 1, chance 1/3. ``strength_X`` is the share at strength X.
-
-    The options are documented in ``conf/judges/output_based.yaml``.
     """
 
     needs_steered = True
@@ -116,8 +114,6 @@ class Faithfulness(Scorer):
     ones at the best strength minus the share without steering: from -1 to 1. For a neuron without any effect, it is 0
     at one strength, and slightly above 0 as the best of several. ``unsteered`` is the share without steering,
     ``strength_X`` the gain at strength X, and ``mean_gain`` (chance 0) the mean of the gains.
-
-    The options are documented in ``conf/judges/faithfulness.yaml``.
     """
 
     needs_steered = True

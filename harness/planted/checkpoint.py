@@ -53,7 +53,7 @@ def checkpoint_of(planting: Planting, cache: Path) -> Path:
 
 
 def write_checkpoint(planting: Planting, folder: Path) -> None:
-    """Plant a model and write it, the truth last: it marks the folder as complete. On one machine, equal settings give equal bytes.
+    """Plant a model and write it, the truth last. On one machine, equal settings give equal bytes.
 
     Raises:
         HarnessError: as :func:`harness.planted.planting.plant`.
