@@ -1,1 +1,1 @@
-"""Describers: one module per method; prompts are in ``prompts/``, the options are documented in ``conf/describers/``."""
+"""Describers: one module per method; prompts are in ``prompts/``, ``conf/describers/`` documents the options."""

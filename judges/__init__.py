@@ -1,1 +1,1 @@
-"""Judges: comparators and scorers; their prompts are in ``prompts/``, their options documented in ``conf/judges/``."""
+"""Judges: comparators and scorers; prompts are in ``prompts/``, ``conf/judges/`` documents the options."""

@@ -18,7 +18,7 @@ from harness.llm.asking import all_answers
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
-from harness.records import Exemplar, Status
+from harness.records import Status
 from harness.seeds import derive_rng
 from harness.validation import Count, CountOrZero, Fraction, FractionOrZero, validated
 from judges.evidence import Excerpts, excerpt
@@ -79,11 +79,11 @@ class Intruder(Scorer):
             raise Unanswered(
                 Status.FAILED, f"a round needs {self._choices - 1} {kind} excerpts, the report split has {len(others)}"
             )
-        return [self._round(case, number, item, others) for number, item in enumerate(odd[: self._rounds])]
-
-    def _round(self, case: JudgeCase, number: int, odd: Exemplar, others: list[Exemplar]) -> Round:
-        rng = derive_rng(case.seed, self.prompt.name, case.neuron, number)
-        shown = [others[index] for index in rng.choice(len(others), self._choices - 1, replace=False)]
-        position = int(rng.integers(self._choices))
-        shown.insert(position, odd)
-        return [excerpt(item, self._excerpts.context) for item in shown], position + 1
+        rounds: list[Round] = []
+        for number, intruder in enumerate(odd[: self._rounds]):
+            rng = derive_rng(case.seed, self.prompt.name, case.neuron, number)
+            shown = [others[index] for index in rng.choice(len(others), self._choices - 1, replace=False)]
+            position = int(rng.integers(self._choices))
+            shown.insert(position, intruder)
+            rounds.append(([excerpt(item, self._excerpts.context) for item in shown], position + 1))
+        return rounds

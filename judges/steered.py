@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from harness.errors import HarnessError
 from harness.llm.asking import all_answers
@@ -25,13 +24,8 @@ from judges.numbered import choose, rate
 TextsByStrength = dict[float, list[SteeredText]]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Three sets of texts at one strength; ``own`` is the number, from 1, of the neuron's set."""
-
-    strength: float
-    sets: tuple[tuple[str, ...], ...]
-    own: int
+#: A strength, three sets of texts at it, and the number, from 1, of the neuron's set.
+Choice = tuple[float, list[list[str]], int]
 
 
 class OutputBased(Scorer):
@@ -61,11 +55,11 @@ class OutputBased(Scorer):
         """Ask at every strength; raises ``Unanswered`` if a question is not answered, or other neurons are missing."""
         llm, choices = case.require_llm(), self.choices(case)
         answers = await all_answers(
-            choose(llm, self.prompt.render(description=description, sets=choice.sets), 3) for choice in choices
+            choose(llm, self.prompt.render(description=description, sets=sets), 3) for _, sets, _ in choices
         )
         right: dict[float, list[bool]] = defaultdict(list)
-        for choice, answer in zip(choices, answers, strict=True):
-            right[choice.strength].append(answer == choice.own)
+        for (strength, _, own), answer in zip(choices, answers, strict=True):
+            right[strength].append(answer == own)
         everything = [one for some in right.values() for one in some]
         metrics = {f"strength_{strength:g}": sum(some) / len(some) for strength, some in right.items()}
         return Grade(sum(everything) / len(everything), metrics if len(metrics) > 1 else {})
@@ -76,35 +70,24 @@ class OutputBased(Scorer):
         Raises:
             Unanswered: if the neuron, or fewer than two others, were steered.
         """
-        own = _steered(case)
         others = [
             _by_strength(texts)
             for neuron, texts in sorted(case.steered.items())
             if neuron.unsigned != case.neuron.unsigned
         ]
-        return [
-            self._choice(case, strength, number, texts, others)
-            for strength, texts in own.items()
-            for number in range(self._rounds)
-        ]
-
-    def _choice(
-        self,
-        case: JudgeCase,
-        strength: float,
-        number: int,
-        own: list[SteeredText],
-        others: Sequence[TextsByStrength],
-    ) -> Choice:
-        available = [texts[strength] for texts in others if strength in texts]
-        if len(available) < 2:
-            raise Unanswered(Status.FAILED, f"{len(available)} other neurons were steered; two are needed")
-        rng = derive_rng(case.seed, self.prompt.name, case.neuron, strength, number)
-        shown = [available[index] for index in rng.choice(len(available), 2, replace=False)]
-        position = int(rng.integers(3))
-        shown.insert(position, own)
-        sets = tuple(tuple(item.text for item in spread(texts, self._texts)) for texts in shown)
-        return Choice(strength, sets, position + 1)
+        choices: list[Choice] = []
+        for strength, own in _steered(case).items():
+            available = [texts[strength] for texts in others if strength in texts]
+            if len(available) < 2:
+                raise Unanswered(Status.FAILED, f"{len(available)} other neurons were steered; two are needed")
+            for number in range(self._rounds):
+                rng = derive_rng(case.seed, self.prompt.name, case.neuron, strength, number)
+                shown = [available[index] for index in rng.choice(len(available), 2, replace=False)]
+                position = int(rng.integers(3))
+                shown.insert(position, own)
+                sets = [[item.text for item in spread(texts, self._texts)] for texts in shown]
+                choices.append((strength, sets, position + 1))
+        return choices
 
 
 class Faithfulness(Scorer):
