@@ -13,18 +13,20 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Exemplar, ScoredToken, Side, Split, Status, Winner
-from harness.validation import Count, CountOrZero, Fraction, FractionOrZero, NonNegative, validated
+from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero, NonNegative
 from judges.evidence import Excerpts, active_and_silent, excerpt, output_tokens, pearson, top_and_random, varies
 
 Floats = NDArray[np.floating]
 
 
+@dataclass(config=METHOD, eq=False)
 class _EmbeddingComparator(Comparator):
     """Prefers the description whose similarity separates two kinds of text better, by AUC.
 
@@ -35,8 +37,8 @@ class _EmbeddingComparator(Comparator):
     symmetric = True
     kinds: ClassVar[tuple[str, str]]
 
-    def __init__(self, encoder: SentenceEncoder, tie_margin: float) -> None:
-        self.encoder, self._margin = encoder, tie_margin
+    encoder: SentenceEncoder
+    tie_margin: NonNegative = 0.01
 
     @abstractmethod
     def texts(self, case: JudgeCase) -> tuple[Sequence[str], Sequence[str]]:
@@ -48,34 +50,28 @@ class _EmbeddingComparator(Comparator):
         texts = self.encoder.encode([*positive, *negative])
         labels = [1] * len(positive) + [0] * len(negative)
         one, two = (float(roc_auc_score(labels, texts @ vector)) for vector in self.encoder.encode([first, second]))
-        winner = Winner.TIE if abs(one - two) < self._margin else Winner.FIRST if one > two else Winner.SECOND
+        winner = Winner.TIE if abs(one - two) < self.tie_margin else Winner.FIRST if one > two else Winner.SECOND
         evidence = f"{len(positive)} {self.kinds[0]} and {len(negative)} {self.kinds[1]}"
         return Judgement(winner, f"AUC {one:.3f} against {two:.3f} on {evidence}")
 
 
+@dataclass(config=METHOD, eq=False)
 class EmbeddingPairwise(_EmbeddingComparator):
     """Prefers the description that separates held-out activating from silent text better."""
 
     kinds = ("activating", "silent windows")
 
-    @validated
-    def __init__(
-        self,
-        encoder: SentenceEncoder,
-        windows: Count = 20,
-        context: CountOrZero = 12,
-        silent_fraction: Fraction = 0.5,
-        tie_margin: NonNegative = 0.01,
-    ) -> None:
-        super().__init__(encoder, tie_margin)
-        self._windows, self._context, self._silent_fraction = windows, context, silent_fraction
+    windows: Count = 20
+    context: CountOrZero = 12
+    silent_fraction: Fraction = 0.5
 
     def texts(self, case: JudgeCase) -> tuple[Sequence[str], Sequence[str]]:
         """Return activating and silent excerpts."""
-        active, silent = active_and_silent(case, self._windows, self._silent_fraction)
-        return [excerpt(item, self._context) for item in active], [excerpt(item, self._context) for item in silent]
+        active, silent = active_and_silent(case, self.windows, self.silent_fraction)
+        return [excerpt(item, self.context) for item in active], [excerpt(item, self.context) for item in silent]
 
 
+@dataclass(config=METHOD, eq=False)
 class EmbeddingOutput(_EmbeddingComparator):
     """Prefers the description that separates the tokens that the neuron promotes from those that it suppresses better.
 
@@ -88,27 +84,23 @@ class EmbeddingOutput(_EmbeddingComparator):
     side = Side.OUTPUT
     kinds = ("promoted", "suppressed tokens")
 
-    @validated
-    def __init__(
-        self,
-        encoder: SentenceEncoder,
-        effects: bool = False,
-        tokens: Count = 40,
-        final_norm: bool = True,
-        tie_margin: NonNegative = 0.01,
-    ) -> None:
-        super().__init__(encoder, tie_margin)
-        self.needs_effects, self._tokens, self._final_norm = effects, tokens, final_norm
+    effects: bool = False
+    tokens: Count = 40
+    final_norm: bool = True
+
+    def __post_init__(self) -> None:
+        self.needs_effects = self.effects
 
     def texts(self, case: JudgeCase) -> tuple[Sequence[str], Sequence[str]]:
         """Return promoted and suppressed tokens."""
-        tails = output_tokens(case, self._tokens, measured=self.needs_effects, final_norm=self._final_norm)
+        tails = output_tokens(case, self.tokens, measured=self.needs_effects, final_norm=self.final_norm)
         promoted, suppressed = map(_words, tails)
         if not promoted or not suppressed:
             raise Unanswered(Status.FAILED, "the neuron promotes or suppresses no token with a letter or a digit")
         return promoted, suppressed
 
 
+@dataclass(config=METHOD, eq=False)
 class EmbeddingSimulation(Scorer):
     """Correlates the similarity of description and window, as predicted activation, with the true activation.
 
@@ -117,9 +109,8 @@ class EmbeddingSimulation(Scorer):
     similarity does not vary, r is 0 and ``constant`` is 1 (else 0).
     """
 
-    @validated
-    def __init__(self, encoder: SentenceEncoder, context: CountOrZero = 12) -> None:
-        self.encoder, self._context = encoder, context
+    encoder: SentenceEncoder
+    context: CountOrZero = 12
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Correlate; raises ``Unanswered`` if the neuron's activations do not vary."""
@@ -137,10 +128,11 @@ class EmbeddingSimulation(Scorer):
         true = np.array([max(item.activation, 0.0) for item in exemplars])
         if not len(true):
             return true, true
-        texts = self.encoder.encode([excerpt(item, self._context) for item in exemplars])
+        texts = self.encoder.encode([excerpt(item, self.context) for item in exemplars])
         return texts @ self.encoder.encode([description])[0], true
 
 
+@dataclass(config=METHOD, eq=False)
 class EmbeddingDetection(Scorer):
     """Scores a description by how well its similarity to excerpts separates activating from silent ones.
 
@@ -148,23 +140,18 @@ class EmbeddingDetection(Scorer):
     chance level is ``base``, the share of activating excerpts.
     """
 
-    @validated
-    def __init__(
-        self,
-        encoder: SentenceEncoder,
-        active: Count = 20,
-        silent: Count = 40,
-        context: CountOrZero = 12,
-        active_share: FractionOrZero = 0.3,
-        silent_fraction: Fraction = 0.5,
-    ) -> None:
-        self.encoder = encoder
-        self._excerpts = Excerpts(active, silent, context, active_share, silent_fraction)
+    encoder: SentenceEncoder
+    active: Count = 20
+    silent: Count = 40
+    context: CountOrZero = 12
+    active_share: FractionOrZero = 0.3
+    silent_fraction: Fraction = 0.5
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Compare the similarities."""
-        active, silent = self._excerpts.draw(case)
-        texts = self.encoder.encode([excerpt(item, self._excerpts.context) for item in [*active, *silent]])
+        rule = Excerpts(self.active, self.silent, self.context, self.active_share, self.silent_fraction)
+        active, silent = rule.draw(case)
+        texts = self.encoder.encode([excerpt(item, self.context) for item in [*active, *silent]])
         similarity = texts @ self.encoder.encode([description])[0]
         labels = [1] * len(active) + [0] * len(silent)
         metrics = {

@@ -9,6 +9,7 @@ from abc import abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.llm.client import Unanswered
@@ -16,13 +17,14 @@ from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Source, Status
 from harness.spread import spread
-from harness.validation import Count, CountOrZero, validated
+from harness.validation import METHOD, Count, CountOrZero
 from judges.evidence import by_activation, excerpt, shuffled
 from judges.numbered import rate
 
 _FITS = 2
 
 
+@dataclass(config=METHOD, eq=False)
 class _Rated(Scorer):
     """Has excerpts of all activations rated, and compares those that fit (2) with those that do not (0).
 
@@ -32,16 +34,11 @@ class _Rated(Scorer):
 
     prompt = Prompt("judges", "prompts/responsiveness.j2")
 
-    @validated
-    def __init__(
-        self,
-        role: str = "judge",
-        active: Count = 15,
-        random: Count = 15,
-        batch: Count = 5,
-        context: CountOrZero = 16,
-    ) -> None:
-        self.role, self._active, self._random, self._batch, self._context = role, active, random, batch, context
+    role: str = "judge"
+    active: Count = 15
+    random: Count = 15
+    batch: Count = 5
+    context: CountOrZero = 16
 
     @abstractmethod
     def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
@@ -59,8 +56,8 @@ class _Rated(Scorer):
         llm, shown = case.require_llm(), self.excerpts(case)
         if not shown:
             raise Unanswered(Status.FAILED, "the report split has no window")
-        texts = [excerpt(item, self._context) for item in shown]
-        answers = await rate(llm, self.prompt, description, texts, highest=_FITS, batch=self._batch, item="excerpt")
+        texts = [excerpt(item, self.context) for item in shown]
+        answers = await rate(llm, self.prompt, description, texts, highest=_FITS, batch=self.batch, item="excerpt")
         ratings = np.array(answers)
         fitting, unfitting = int(np.sum(ratings == _FITS)), int(np.sum(ratings == 0))
         metrics = {
@@ -74,10 +71,10 @@ class _Rated(Scorer):
 
     def excerpts(self, case: JudgeCase) -> list[Exemplar]:
         """Return the windows that are rated, which are the same for every description of a neuron."""
-        active = spread(by_activation(case, Source.TOP, Source.QUANTILE), self._active)
+        active = spread(by_activation(case, Source.TOP, Source.QUANTILE), self.active)
         known = {item.window for item in active}
         random = [item for item in by_activation(case, Source.RANDOM) if item.window not in known]
-        return shuffled([*active, *spread(random, self._random)], case, self.prompt.name)
+        return shuffled([*active, *spread(random, self.random)], case, self.prompt.name)
 
 
 class Responsiveness(_Rated):
