@@ -16,16 +16,17 @@ from typing import Annotated, Any, TypeVar
 from pydantic import SkipValidation
 
 from describers.evidence import shares, total
-from describers.nested import case_for, copy_needs, only_method
+from describers.others import copy_needs
 from harness.errors import HarnessError
 from harness.llm.client import LLMClient, Unanswered, WrappedClient
-from harness.methods import Describer, DescriberCase, Draft, JudgeCase, Scorer, outcome, roles_of
+from harness.methods import Describer, DescriberCase, Draft, JudgeCase, Method, Scorer, outcome, roles_of
 from harness.records import Neuron, Source, Split, Status, VectorKind
 from harness.seeds import derive_rng, derive_seed
 from harness.subject import Subject
 from harness.validation import Count, Fraction, NonNegative, validated
 
 T = TypeVar("T")
+MethodT = TypeVar("MethodT", bound=Method)
 #: Share of the select split's documents that a scorer calibrates itself on; it grades on the others.
 CALIBRATE = 0.25
 
@@ -68,8 +69,8 @@ class BestOfK(Describer):
         channels: Fraction = 0.8,
         temperature: NonNegative = 1.0,
     ) -> None:
-        self._of, self._describer = only_method(of, Describer, "of")  # type: ignore[type-abstract]
-        self._by, self._scorer = only_method(by, Scorer, "by")  # type: ignore[type-abstract]
+        self._of, self._describer = _only_method(of, Describer, "of")  # type: ignore[type-abstract]
+        self._by, self._scorer = _only_method(by, Scorer, "by")  # type: ignore[type-abstract]
         if self._scorer.needs_steered or self._scorer.needs_effects:
             made = "steered texts" if self._scorer.needs_steered else "measured effects"
             raise ValueError(
@@ -122,16 +123,17 @@ class BestOfK(Describer):
     async def _candidate(self, case: DescriberCase, index: int, budget: int | None) -> _Candidate:
         windows = {source: case.windows(Split.EXPLAIN, source) for source in Source}
         channels = {kind: case.channels_of(kind) for kind in VectorKind}
-        given = case_for(
-            self._describer,
+        roles = self._describer.roles
+        seed = derive_seed(case.seed, "best_of_k answer", case.neuron, index) % 2**31
+        llms = {role: _resampled(llm, self._temperature, seed) for role, llm in case.llms.items() if role in roles}
+        given = dataclasses.replace(
             case,
             exemplars=_some(case, windows, self._windows, "windows", index),
             channels=_some(case, channels, self._channels, "channels", index),
             budget=budget,
+            llm=llms.get(self._describer.role or ""),
+            llms=llms,
         )
-        seed = derive_seed(case.seed, "best_of_k answer", case.neuron, index) % 2**31
-        llms = {role: _resampled(llm, self._temperature, seed) for role, llm in given.llms.items()}
-        given = dataclasses.replace(given, llm=llms.get(self._describer.role or ""), llms=llms)
         made, status, detail = await outcome(self._describer.describe(given))
         if made is None:
             return _Candidate(None, status=status, detail=detail)
@@ -149,6 +151,17 @@ class BestOfK(Describer):
         if not math.isfinite(grade.value):
             return {"status": Status.FAILED, "detail": f"the score is {grade.value}"}
         return {"score": grade.value}
+
+
+def _only_method(given: Any, kind: type[MethodT], option: str) -> tuple[str, MethodT]:
+    """Return the name and the method that an option holds; raises ValueError if it is not one method of that class."""
+    named = given if isinstance(given, Mapping) else {type(given).__name__: given}
+    if len(named) != 1:
+        raise ValueError(f"{option} names {len(named)} methods ({', '.join(named)}) and must name one")
+    ((name, method),) = named.items()
+    if not isinstance(method, kind):
+        raise ValueError(f"{option} must be a {kind.__name__}, not {name}")
+    return name, method
 
 
 def _resampled(client: LLMClient, temperature: float, seed: int) -> LLMClient:
@@ -173,13 +186,10 @@ def _some(case: DescriberCase, groups: Mapping[Any, Sequence[T]], share: float, 
 
 
 def _judge_case(case: DescriberCase, scorer: Scorer) -> JudgeCase:
-    """Return a judge's case made from the select split alone.
+    """Return a judge's case made from the select split alone; raises ``Unanswered`` if it has no windows.
 
     A quarter of its documents become the calibrate split, the others the report split. If that leaves the report split
     without top windows, all documents become the report split.
-
-    Raises:
-        Unanswered: if there are no windows of the select split.
     """
     assert {window.split for window in case.exemplars} <= {Split.EXPLAIN, Split.SELECT}, "a describer saw too much"
     select = [window for window in case.exemplars if window.split is Split.SELECT]

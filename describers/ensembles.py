@@ -12,7 +12,7 @@ from typing import Any
 
 from describers.answers import ExplainerDescriber, Mode, extract, joined
 from describers.evidence import Group, ShowsEvidence, shares, total
-from describers.nested import copy_needs
+from describers.others import copy_needs
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Describer, DescriberCase, Draft
@@ -104,11 +104,7 @@ def _require_two(of: Mapping[str, Describer] | Sequence[str]) -> None:
 
 
 def _detail(how: str, found: Sequence[str], missing: Sequence[str], min_share: float) -> str:
-    """Return what an ensemble is made of, for its record.
-
-    Raises:
-        Unanswered: if fewer than ``min_share`` of its members are available.
-    """
+    """Return what an ensemble is made of; raises ``Unanswered`` if fewer than ``min_share`` of the members are found."""
     if len(found) < min_share * (len(found) + len(missing)):
         raise Unanswered(Status.FAILED, f"{len(missing)} of the ensemble are missing ({'; '.join(missing)})")
     return f"{how} {', '.join(found)}" + (f" (missing: {'; '.join(missing)})" if missing else "")

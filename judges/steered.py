@@ -125,11 +125,7 @@ class Faithfulness(Scorer):
 
 
 def _steered(case: JudgeCase) -> TextsByStrength:
-    """Return the neuron's steered texts.
-
-    Raises:
-        Unanswered: if there are none.
-    """
+    """Return the neuron's steered texts; raises ``Unanswered`` if there are none."""
     texts = _by_strength(case.steered.get(case.neuron, ()))
     if not texts:
         raise Unanswered(Status.FAILED, "the neuron was not steered: it is never active on the explain split")

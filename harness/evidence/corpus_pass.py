@@ -210,14 +210,6 @@ def batches(pool: Sequence[Window], first: int, size: int, seed: int, done: int 
         start = stop
 
 
-@dataclass(frozen=True)
-class Captured:
-    """The result of a pass: what it kept, and how much text it read."""
-
-    state: State
-    summary: CorpusSummary
-
-
 class _StaleState(Exception):
     """The saved state of an interrupted pass cannot be used; the message is the reason."""
 
@@ -264,8 +256,8 @@ class CorpusPass:
     saved: Path
     progress: Callable[[int | None, int], None]
 
-    def run(self) -> Captured:
-        """Run the subject over the corpus once.
+    def run(self) -> tuple[State, CorpusSummary]:
+        """Run the subject over the corpus once; return what was kept, and how much text was read.
 
         Raises:
             HarnessError: if the corpus is empty or too small for the splits, or the model cannot be run.
@@ -279,7 +271,7 @@ class CorpusPass:
             self.saved.unlink(missing_ok=True)
             return self._run()
 
-    def _run(self) -> Captured:
+    def _run(self) -> tuple[State, CorpusSummary]:
         self.pools_done = self.windows_done = self.reported = 0  # the windows are those of the next pool
         self.last_save = time.monotonic()
         # A saved state is valid only for the same values.
@@ -319,7 +311,7 @@ class CorpusPass:
         state.prune(first)
         if self.encoder.refused:
             logger.warning("the chat template refused %d conversations of %s", self.encoder.refused, self.corpus.name)
-        return Captured(state, CorpusSummary(self.corpus.name, cutter.documents, first, cutter.tokens, cutter.copies))
+        return state, CorpusSummary(self.corpus.name, cutter.documents, first, cutter.tokens, cutter.copies)
 
     def _read(
         self, reader: ActivationReader, state: State, pool: list[Window], first: int, digest: str, read: tuple[int, int]

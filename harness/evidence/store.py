@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from harness.evidence.config import CorpusSummary, EvidenceConfig
 from harness.evidence.corpus import Corpus
-from harness.evidence.corpus_pass import Captured, CorpusPass
+from harness.evidence.corpus_pass import CorpusPass
 from harness.evidence.tables import exemplar_tables
 from harness.exemplar_table import TOGETHER, ExemplarTable, write_exemplars
 from harness.folder import replacing, write_json
@@ -108,8 +108,13 @@ def gathered(
             logger.info("reading the corpus %s for the activations of %d neurons", corpus.name, len(missing))
             name = hashlib.sha256(" ".join(map(str, missing)).encode()).hexdigest()[:16]
             saved = folder / f"pass-{name}.safetensors"
-            found = CorpusPass(corpus, subject, missing, config, seed, device, saved, progress).run()
-            _store(found, folder, name, subject)
+            state, summary = CorpusPass(corpus, subject, missing, config, seed, device, saved, progress).run()
+            write_json(folder / "summary.json", vars(summary))
+            with replacing(folder / f"exemplars-{name}.parquet") as aside:  # last: it marks the part as complete
+                write_exemplars(aside, exemplar_tables(state, subject))
+            # Saved states are of no use any more: their neurons were captured just now, or the set changed.
+            for file in folder.glob("pass-*.safetensors"):
+                file.unlink()
         else:
             logger.info("the activations of all %d neurons are in the store", len(neurons))
         yield Gathered(folder, tuple(sorted(neurons)))
@@ -126,15 +131,6 @@ def stored(
     folder = entry_path(Path(config.store).expanduser(), identity_of(corpus, subject, config, seed))
     known = _known(folder) & set(neurons)
     return Gathered(folder, tuple(sorted(known))) if known else None
-
-
-def _store(found: Captured, folder: Path, name: str, subject: Subject) -> None:
-    write_json(folder / "summary.json", vars(found.summary))
-    with replacing(folder / f"exemplars-{name}.parquet") as aside:  # last: it marks the part as complete
-        write_exemplars(aside, exemplar_tables(found.state, subject))
-    # States of interrupted passes are of no use any more: their neurons were captured just now, or the set changed.
-    for file in folder.glob("pass-*.safetensors"):
-        file.unlink()
 
 
 def identity_of(corpus: Corpus, subject: Subject, config: EvidenceConfig, seed: int) -> dict[str, Any]:
