@@ -104,7 +104,7 @@ def _require_two(of: Mapping[str, Describer] | Sequence[str]) -> None:
 
 
 def _detail(how: str, found: Sequence[str], missing: Sequence[str], min_share: float) -> str:
-    """Return what an ensemble is made of; raises ``Unanswered`` if fewer than ``min_share`` of the members are found."""
+    """Return what an ensemble is made of; raises ``Unanswered`` if less than ``min_share`` of it is found."""
     if len(found) < min_share * (len(found) + len(missing)):
         raise Unanswered(Status.FAILED, f"{len(missing)} of the ensemble are missing ({'; '.join(missing)})")
     return f"{how} {', '.join(found)}" + (f" (missing: {'; '.join(missing)})" if missing else "")
