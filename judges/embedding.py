@@ -21,7 +21,16 @@ from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Exemplar, ScoredToken, Side, Split, Status, Winner
 from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero, NonNegative
-from judges.evidence import Excerpts, active_and_silent, excerpt, output_tokens, pearson, top_and_random, varies
+from judges.evidence import (
+    activating,
+    active_and_silent,
+    excerpt,
+    output_tokens,
+    pearson,
+    silent,
+    top_and_random,
+    varies,
+)
 
 Floats = NDArray[np.floating]
 
@@ -149,11 +158,11 @@ class EmbeddingDetection(Scorer):
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Compare the similarities."""
-        rule = Excerpts(self.active, self.silent, self.context, self.active_share, self.silent_fraction)
-        active, silent = rule.draw(case)
-        texts = self.encoder.encode([excerpt(item, self.context) for item in [*active, *silent]])
+        active = activating(case, self.active, self.active_share)
+        shown = [*active, *silent(case, active, self.silent_fraction, self.silent)]
+        texts = self.encoder.encode([excerpt(item, self.context) for item in shown])
         similarity = texts @ self.encoder.encode([description])[0]
-        labels = [1] * len(active) + [0] * len(silent)
+        labels = [1] * len(active) + [0] * (len(shown) - len(active))
         metrics = {
             "average_precision": float(average_precision_score(labels, similarity)),
             "base": len(active) / len(labels),

@@ -21,12 +21,12 @@ from transformers import AutoModel
 
 from harness.evidence import (
     CorpusSummary,
-    Window,
 )
 from harness.evidence.corpus_pass import State, batches
 from harness.evidence.encoding import TEXT, special_affixes
 from harness.evidence.running import PEAKS, SPARE, Rows, Sample
 from harness.evidence.tables import exemplar_tables, quantile_picks
+from harness.evidence.windows import Window
 from harness.exemplar_table import ExemplarTable, write_exemplars
 from harness.records import Exemplar, Neuron, Sign, Source, Split
 from harness.subject import Subject, check_signs

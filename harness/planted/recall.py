@@ -152,9 +152,7 @@ def rows_of_run(folder: RunFolder, *, words: int = 2) -> tuple[Truth, list[Recal
 def markdown(rows: Sequence[RecallRow], confidence: float) -> str:
     """Return the rows as two Markdown tables: by where a concept can be found, and by difficulty.
 
-    Args:
-        rows: the rows.
-        confidence: coverage of their intervals.
+    ``confidence`` is the coverage of their intervals.
     """
     seen = [kind for kind in Seen if any(row.seen[kind].count for row in rows)]
     levels = list(rows[0].levels) if rows else []

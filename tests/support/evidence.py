@@ -16,11 +16,10 @@ from harness.evidence import (
     CorpusSummary,
     Document,
     EvidenceConfig,
-    Window,
     gathered,
 )
 from harness.evidence.encoding import Encoder
-from harness.evidence.windows import Cutter
+from harness.evidence.windows import Cutter, Window
 from harness.exemplar_table import ExemplarTable
 from harness.records import Exemplar, Neuron, Sign, Source, Split
 from harness.subject import Subject
