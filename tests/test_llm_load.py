@@ -168,7 +168,7 @@ def test_a_spent_budget_sends_no_requests() -> None:
     async def prove() -> None:
         proofs["asked"] += 1
 
-    client = BudgetedClient(inner, budget, prove, 1)
+    client = BudgetedClient(inner, budget, prove)
     assert asyncio.run(client.generate(HELLO)).text == "x"
     budget.count(Status.FAILED, "no")
     for question in (client.generate(HELLO), client.token_logprobs(HELLO), client.ready()):

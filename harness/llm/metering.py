@@ -50,11 +50,11 @@ class MeteredClient(WrappedClient):
 
     async def _call(self, call: Callable[[LLMClient], Awaitable[Reply]]) -> Reply:
         start = time.monotonic()
-        try:
-            with self._noted():
+        with self._noted():
+            try:
                 reply = await call(self._client)
-        finally:
-            self._seconds += time.monotonic() - start
+            finally:
+                self._seconds += time.monotonic() - start
         completion_tokens = reply.completion_tokens if isinstance(reply, Completion) else 0
         for totals in [self._all, self._cached] if reply.cached else [self._all]:
             totals[0] += 1

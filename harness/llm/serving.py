@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -153,27 +152,20 @@ class Serving:
             server = self._servers.pop(name, None) or _Server(managed=backend.server is not None)
             self._servers[name] = server  # moved to the end: the most recently used
             if server.client is None:
-                if server.managed:
-                    await self._make_room()
+                running = [one for one in self._servers.values() if one.managed and one.client is not None]
+                for one in running[: max(0, len(running) - self._max_servers + 1)] if server.managed else ():
+                    await one.stop()
                 await server.start(backend, self._logs)
             client = server.client
             assert client is not None
-            await self._prove(role, backend, client, needs_logprobs)
+            await self.once(f"llm.{role}: answers", lambda: probe(role, backend, client))
+            if needs_logprobs:
+                await self.once(f"llm.{role}: log-probabilities", lambda: probe_logprobs(role, backend, client))
             server.enter()
         try:
             yield client
         finally:
             server.leave()
-
-    async def _make_room(self) -> None:
-        running = [server for server in self._servers.values() if server.managed and server.client is not None]
-        for server in running[: len(running) - self._max_servers + 1]:
-            await server.stop()
-
-    async def _prove(self, role: str, backend: Backend, client: LLMClient, needs_logprobs: bool) -> None:
-        await self.once(f"llm.{role}: answers", functools.partial(probe, role, backend, client))
-        if needs_logprobs:
-            await self.once(f"llm.{role}: log-probabilities", functools.partial(probe_logprobs, role, backend, client))
 
 
 class _RoleClient(WrappedClient):

@@ -90,13 +90,10 @@ class DryCache(ResponseCache):
         super().__init__(folder)
         self._run_cache = run_cache
 
-    def get(self, key: str) -> dict[str, Any] | None:
+    def get(self, key: str) -> tuple[dict[str, Any] | None, int]:
         """Return the answer from either cache."""
-        return self._run_cache.get(key) or super().get(key)
-
-    def get_unusable(self, key: str) -> tuple[dict[str, Any] | None, int]:
-        """Return the last unusable answer of the run's cache; scripted answers are always usable."""
-        return self._run_cache.get_unusable(key)
+        answer, draws = super().get(key)
+        return self._run_cache.get(key) if answer is None else (answer, draws)
 
 
 def filled(schema: Mapping[str, Any], seed: str, root: Mapping[str, Any] | None = None) -> Any:

@@ -15,12 +15,6 @@ from rich.text import Text
 from harness.plan.schema import Basis, RunPlan
 from harness.results.formatting import visible
 
-_EVIDENCE = {
-    "run": "the run's own evidence",
-    "store": "the evidence in the store",
-    "trial": "a few documents run through the subject",
-    "stand-in": "a tiny random model and Python's reference as text",
-}
 #: Columns that are text.
 _TEXT = {"method", "kind", "role", "model", "name", "basis", "note", "what", "path", "comparison"}
 
@@ -38,7 +32,7 @@ def show(plan: RunPlan, console: Console) -> None:
     ]
     if plan.tried:
         lines.append(
-            f"trial: {plan.tried} neurons with {_EVIDENCE[plan.evidence]}, {_duration(plan.trial_seconds)}; no LLM was "
+            f"trial: {plan.tried} neurons, evidence: {plan.evidence}, {_duration(plan.trial_seconds)}; no LLM was "
             "called. ~ marks estimates from the mean of the trial; other counts are exact"
         )
     for line in lines:

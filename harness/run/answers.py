@@ -74,9 +74,7 @@ def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Cli
     clients = {
         role: serving.cached(
             role,
-            BudgetedClient(
-                serving.client(role, needs_logprobs=needs_logprobs), budget, proof, setup.backends[role].concurrency
-            ),
+            BudgetedClient(serving.client(role, needs_logprobs=needs_logprobs), budget, proof),
         )
         for role, needs_logprobs in method.roles.items()
         if role in setup.backends
