@@ -68,11 +68,7 @@ class BudgetedClient(WrappedClient):
         self._budget, self._prove = budget, prove
 
     async def ready(self) -> None:
-        """Wait for the preflight.
-
-        Raises:
-            Stopped: if the budget is spent.
-        """
+        """Wait for the preflight, or raise :class:`Stopped` if the budget is spent."""
         if self._budget.spent:
             raise Stopped(self._budget.spent)
         await self._prove()

@@ -169,11 +169,7 @@ Reply = TypeVar("Reply", Completion, PromptLogprobs)
 
 
 class WrappedClient(LLMClient):
-    """Passes calls on to another client; subclasses override :meth:`_call` to add something to each call.
-
-    Args:
-        client: the client that is called.
-    """
+    """Passes calls on to another client; subclasses override :meth:`_call` to add something to each call."""
 
     def __init__(self, client: LLMClient) -> None:
         self.sampling = client.sampling

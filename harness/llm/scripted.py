@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from harness.errors import HarnessError
 from harness.llm.client import Backend, Completion, LLMClient, Message, PromptLogprobs, PromptToken, Sampling
 from harness.llm.probe import PROBE, PROBE_ANSWER
 
@@ -76,9 +75,7 @@ class ScriptedBackend(Backend):
         return self._server
 
     def check(self) -> None:
-        """Check that the model has a name."""
-        if not self.model:
-            raise HarnessError("a scripted LLM needs a name")
+        """Do nothing: a script is always ready."""
 
     @asynccontextmanager
     async def open(self, logs: Path) -> AsyncIterator[LLMClient]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -19,7 +19,7 @@ from harness.validation import Count, FractionOrZero, validated
 logger = logging.getLogger(__name__)
 
 
-class Serving:
+class Serving(AbstractAsyncContextManager["Serving"]):
     """The LLMs of a run by role, as an async context manager that stops every server at its end.
 
     Roles whose back ends have an equal ``server`` share one; the concurrency, time-out and retries of the role that
@@ -61,9 +61,6 @@ class Serving:
         self._starting = asyncio.Lock()
         self._once: dict[str, asyncio.Lock] = {}
         self._done: set[str] = set()
-
-    async def __aenter__(self) -> Serving:
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -161,11 +158,11 @@ class Serving:
             await self.once(f"llm.{role}: answers", lambda: probe(role, backend, client))
             if needs_logprobs:
                 await self.once(f"llm.{role}: log-probabilities", lambda: probe_logprobs(role, backend, client))
-            server.enter()
+            server.count(1)
         try:
             yield client
         finally:
-            server.leave()
+            server.count(-1)
 
 
 class _RoleClient(WrappedClient):
@@ -205,11 +202,10 @@ class _Server:
             await self._idle.wait()
         await self._stack.aclose()
 
-    def enter(self) -> None:
-        self._users += 1
-        self._idle.clear()
-
-    def leave(self) -> None:
-        self._users -= 1
-        if not self._users:
+    def count(self, change: int) -> None:
+        """Count a request that starts (1) or ends (-1)."""
+        self._users += change
+        if self._users:
+            self._idle.clear()
+        else:
             self._idle.set()

@@ -144,11 +144,23 @@ class ManagedVLLM(Endpoint):
         with log.open("ab") as sink:
             start = sink.tell()
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", process_guard.__file__, str(GRACE_S), *self._command(port)],
+                [
+                    *(sys.executable, "-I", "-S", process_guard.__file__, str(GRACE_S)),
+                    # The module, not ``vllm serve``: that fails in builds whose distribution is not named "vllm".
+                    *(self._python, "-m", "vllm.entrypoints.openai.api_server"),
+                    *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", self._name),
+                    *self._arguments(),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**self._environment(), "VLLM_API_KEY": key},
+                env={
+                    "VLLM_NO_USAGE_STATS": "1",  # the run sends no statistics unless the user asks for it
+                    **os.environ,
+                    "PYTHONSAFEPATH": "1",  # a folder called "datasets" in the working folder must not hide the package
+                    **self.env,
+                    "VLLM_API_KEY": key,
+                },
                 start_new_session=True,  # the harness handles Ctrl-C and stops the server itself
             )
 
@@ -189,22 +201,6 @@ class ManagedVLLM(Endpoint):
             elif value is not None:
                 arguments += [f"--{name}", str(value)]
         return arguments
-
-    def _command(self, port: int) -> list[str]:
-        # The module, not ``vllm serve``: that command fails in builds whose distribution is not named "vllm".
-        return [
-            *(self._python, "-m", "vllm.entrypoints.openai.api_server"),
-            *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", self._name),
-            *self._arguments(),
-        ]
-
-    def _environment(self) -> dict[str, str]:
-        return {
-            "VLLM_NO_USAGE_STATS": "1",  # the run sends no statistics unless the user asks for it
-            **os.environ,
-            "PYTHONSAFEPATH": "1",  # a folder called "datasets" where the harness is run must not hide the package
-            **self.env,
-        }
 
     async def _ready(self, process: subprocess.Popen[bytes], api: openai.AsyncOpenAI, log: Path, start: int) -> None:
         began = time.monotonic()
