@@ -2,6 +2,9 @@
 
 Takes the options of the run itself. For an interrupted run, the plan covers what remains. A few neurons are tried with
 scripted LLMs; no LLM is called, no server is started, nothing is downloaded, and only a temporary folder is written to.
+
+Exit status: 0; 1 with one line for a mistake, as in the run itself; 2 if the run would be refused or a limit is
+exceeded. Example: python -m harness.plan experiment=rotate_gemma2_2b --tokens-per-second 8000/2000 --max-hours 10
 """
 
 from __future__ import annotations
@@ -15,13 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 EXCEEDED = 2  # exit status if the run would be refused or a limit is exceeded
-
-_EPILOG = """\
-example: python -m harness.plan experiment=rotate_gemma2_2b --tokens-per-second 8000/2000 --max-hours 10
-
-exit status: 0; 1 with one line for a mistake, as in the run itself; 2 if the run would be refused or a limit is
-exceeded.
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +72,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m harness.plan",
         description=(__doc__ or "").replace("``", ""),
-        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, metavar, kind, default, help_text in (

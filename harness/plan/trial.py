@@ -53,21 +53,13 @@ Items = dict[str, list[tuple[Any, ...]]]
 
 @dataclass(frozen=True)
 class Work:
-    """Open work of a run.
+    """Open work of a run."""
 
-    Attributes:
-        vectors: vectors to decompose, one block for each layer and vector kind.
-        diagnostics: diagnostics to measure: a group of vectors, and the kind of diagnostic.
-        items: open items of each method.
-        retests: items that each judge answers a second time if it answers every open one.
-        done: number of answered items of each method.
-    """
-
-    vectors: tuple[Block, ...]
-    diagnostics: tuple[tuple[Group, str], ...]
-    items: Items = field(default_factory=dict)
-    retests: Items = field(default_factory=dict)
-    done: Counter[str] = field(default_factory=Counter)
+    vectors: tuple[Block, ...]  # to decompose, one block for each layer and vector kind
+    diagnostics: tuple[tuple[Group, str], ...]  # to measure: a group of vectors, and the kind of diagnostic
+    items: Items = field(default_factory=dict)  # open items
+    retests: Items = field(default_factory=dict)  # items that each judge answers again if it answers every open one
+    done: Counter[str] = field(default_factory=Counter)  # answered items of each method
 
     @cached_property
     def per_neuron(self) -> Counter[Neuron]:
@@ -255,44 +247,26 @@ class Trial:
     """The stages, each of which reads what the ones before wrote to the temporary folder, and their findings.
 
     Times are in seconds, and None if they were not measured.
-
-    Attributes:
-        setup: the run.
-        tried: its trial.
-        scratch: the temporary folder.
-        here: whether the subject itself runs.
-        evidence: origin of the evidence, see :class:`harness.plan.schema.RunPlan`.
-        neurons: neurons of the trial, each sign counted separately.
-        records: records of each method.
-        describing, judging: time per description and per verdict or score, apart from the time of LLMs.
-        documents, characters: of the corpus, as far as it was read.
-        complete: whether the corpus was read to its end.
-        tokens_per_document: tokens of the subject's tokenizer, in windows.
-        tokens_per_second: of the subject on the corpus.
-        channel: time per channel of the geodesic solver.
-        interventions: time of effects and steered texts per neuron.
-        exemplar_bytes: size of the exemplars of one neuron.
-        problems: what could not be done, and why.
     """
 
-    setup: Setup
-    tried: Setup
-    scratch: RunFolder
-    here: bool
-    evidence: str = "run"
-    neurons: int = 0
-    records: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
-    describing: float = 0.0
-    judging: float = 0.0
-    documents: int = 0
+    setup: Setup  # the run
+    tried: Setup  # its trial
+    scratch: RunFolder  # the temporary folder
+    here: bool  # whether the subject itself runs
+    evidence: str = "run"  # its origin, see RunPlan
+    neurons: int = 0  # each sign counted separately
+    records: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))  # of each method
+    describing: float = 0.0  # per description, apart from the time of LLMs
+    judging: float = 0.0  # per verdict or score, apart from the time of LLMs
+    documents: int = 0  # of the corpus, as far as it was read, as are the characters
     characters: int = 0
-    complete: bool = False
-    tokens_per_document: float | None = None
-    tokens_per_second: float | None = None
-    channel: float | None = None
-    interventions: float | None = None
-    exemplar_bytes: float | None = None
-    problems: list[str] = field(default_factory=list)
+    complete: bool = False  # whether the corpus was read to its end
+    tokens_per_document: float | None = None  # of the subject's tokenizer, in windows
+    tokens_per_second: float | None = None  # of the subject on the corpus
+    channel: float | None = None  # of the geodesic solver, per channel
+    interventions: float | None = None  # of effects and steered texts, per neuron
+    exemplar_bytes: float | None = None  # of one neuron
+    problems: list[str] = field(default_factory=list)  # what could not be done, and why
 
     def gather(self) -> None:
         """Get evidence: that of the run, that of the store, or that of a few documents."""
