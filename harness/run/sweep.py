@@ -1,4 +1,4 @@
-"""Sweeps: what became of each of their runs, wherever a launcher put it, and all of them side by side at the end."""
+"""Sweeps: the outcome of each run, whichever launcher started it, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run of a sweep.
+    """Outcome of one run of a sweep.
 
     Attributes:
-        number: its place in the sweep, from 0.
-        folder: name of its folder, in that of the sweep.
-        overrides: the values that make it this run; in files without secrets.
-        status: ``ok``, ``failed``, ``ended early`` (a method was asked no further), or ``lost`` (its process ended
-            without a word: killed, or out of memory).
+        number: index in the sweep.
+        folder: name of its folder inside the folder of the sweep.
+        overrides: its overrides; stored without secrets.
+        status: ``ok``, ``failed``, ``ended early`` (a method failed too often) or ``lost`` (its process died, such as
+            out of memory).
         metric: the value of ``sweep.metric``, if the run has it.
-        message: why it failed, in a line.
+        message: why it failed, in one line.
     """
 
     number: int
@@ -61,7 +61,7 @@ def _public(override: str, without_secrets: Callable[[Any], Any]) -> str:
 
 
 class SweepFolder:
-    """The folder of a sweep: its runs by number, and what became of them."""
+    """Folder of a sweep: its runs by number, and their outcomes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -71,16 +71,16 @@ class SweepFolder:
         return self.path / ".outcomes"
 
     def begin(self) -> None:
-        """Forget what became of runs that were started by an earlier call; the runs themselves stay."""
+        """Remove the outcomes of an earlier start; the run folders stay."""
         for path in self._outcomes.glob("*.json"):
             path.unlink()
 
-    def tell(self, outcome: Outcome) -> None:
-        """Note what became of a run, without secrets.
+    def store(self, outcome: Outcome) -> None:
+        """Store the outcome of a run, without secrets.
 
-        Another process may read it: a launcher chooses where runs are made.
+        It is a file because launchers run each run in a process of their own.
         """
-        from harness.run.masking import without_secrets  # which the run needs anyway
+        from harness.run.masking import without_secrets
 
         public = {
             "overrides": [_public(item, without_secrets) for item in outcome.overrides],
@@ -89,20 +89,20 @@ class SweepFolder:
         write_json(self._outcomes / f"{outcome.number}.json", dataclasses.asdict(outcome) | public)
 
     def outcomes(self) -> list[Outcome]:
-        """Return what became of the runs, in their order."""
+        """Return the outcomes in the order of the runs."""
         found = [from_json(Outcome, json.loads(path.read_text())) for path in self._outcomes.glob("*.json")]
         return sorted(found, key=lambda outcome: outcome.number)
 
 
-#: The sweep that this process has started; none in processes that make its runs.
+#: The sweep that this process started; None in the processes of its runs.
 _started: SweepFolder | None = None
 
 
 class SweepStart(Callback):
-    """Called by Hydra where a sweep begins, before any of its runs."""
+    """Called by Hydra before the first run of a sweep."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make room for what will become of the runs."""
+        """Check the options of the sweep and remove earlier outcomes."""
         global _started
         if config.hydra.sweeper.get("_target_", "").endswith("OptunaSweeper") and config.sweep.metric is None:
             # Not an exception: Hydra would turn it into a warning.
@@ -114,8 +114,8 @@ class SweepStart(Callback):
         named = [item for item in config.hydra.overrides.task if item.lstrip("+").startswith("folder=")]
         if named:
             print(
-                f"error: {named[0]} has no say in a sweep, each of whose runs has its own folder below that of the "
-                "sweep: name=NAME or hydra.sweep.dir=FOLDER says where",
+                f"error: {named[0]} cannot be set in a sweep, whose runs have folders of their own: set name=NAME or "
+                "hydra.sweep.dir=FOLDER",
                 file=sys.stderr,
             )
             sys.exit(1)
@@ -124,23 +124,23 @@ class SweepStart(Callback):
 
 
 def started() -> SweepFolder | None:
-    """Return the sweep that this process has started, if it has, and forget it."""
+    """Return the sweep that this process started, once, or None."""
     global _started
     sweep, _started = _started, None
     return sweep
 
 
 def draw_no_bars(launcher: str) -> None:
-    """Let no bars be drawn in a process that shares its terminal with other runs."""
+    """Disable progress bars in a process that shares its terminal with other runs."""
     if launcher != BASIC:
         os.environ["TTY_COMPATIBLE"] = "0"  # rich then takes the terminal for a file
 
 
 def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
-    """Set the finished runs of a sweep side by side, in files and on the console, and tell which failed.
+    """Write and print the tables and the joint report of the finished runs, and list the runs that failed.
 
     Returns:
-        The runs that did not go well.
+        The runs that are not ok.
     """
     # Imported here to keep start-up fast.
     from harness.report.build import write_report
@@ -159,11 +159,11 @@ def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
     bad = [one for one in outcomes if one.status != "ok"]
     shared = set.intersection(*(set(one.overrides) for one in outcomes)) if len(outcomes) > 1 else set()
     for one in bad:
-        own = ", ".join(item for item in one.overrides if item not in shared) or "no override of its own"
+        own = ", ".join(item for item in one.overrides if item not in shared) or "no different override"
         print(f"{one.status}: run {one.number} ({own}): {one.message}", file=sys.stderr)
     if bad:
         print(
-            f"{len(bad)} of {len(outcomes)} runs in {sweep.path} did not go well: start the sweep again to repeat them",
+            f"{len(bad)} of {len(outcomes)} runs in {sweep.path} are not ok: start the sweep again to repeat them",
             file=sys.stderr,
         )
     return bad

@@ -1,4 +1,4 @@
-"""Experiment trackers: told of a run while it works and when it is over, and never able to fail it."""
+"""Experiment trackers log a run while it works and when it is finished; they never make it fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -26,36 +26,37 @@ from harness.results.schema import Leaderboard
 from harness.results.summary import columns_of, summary_of_run, tables_of_run
 from harness.run.progress import listening
 from harness.seeds import derive_seed
+from harness.validation import Positive, validated
 
 logger = logging.getLogger(__name__)
 LIVE_SECONDS = 15
-"""Between two live figures of a stage, for a service that takes some requests a minute."""
+"""Minimum seconds between two progress values of a stage; the service limits the request rate."""
 FAILED_SECONDS = 15
-"""Longest wait for a service to note that a run failed: the user is waiting to be told why."""
+"""Maximum seconds to wait for the service after a failed run, because the user waits for the error."""
 
 
 class Tracker(ABC):
-    """Logs a run somewhere. What it raises when the run is over is a warning: the results are on disk already."""
+    """Logs runs. An exception of :meth:`log` becomes a warning, because the results are on disk already."""
 
     @contextmanager
     def watching(self, folder: RunFolder, config: Mapping[str, Any]) -> Iterator[None]:
-        """Enter while the run does its work, to tell of its progress; by default nothing is told.
+        """Context of the running stages, for logging progress; does nothing by default.
 
         Args:
             folder: the run's folder.
             config: the run's resolved config, without secrets.
 
         Raises:
-            HarnessError: at the beginning, if the user has something to mend. A network that fails is none.
+            HarnessError: on entry, if the user must fix something; not for network failures.
         """
         yield
 
     @abstractmethod
     def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> bool:
-        """Log one run, whole. Called again for the same run if its results have changed.
+        """Log a finished run. Called again for the same run if its results change.
 
         Returns:
-            Whether it need not be told of these results again.
+            Whether the results were logged, so that they need not be logged again.
         """
 
 
@@ -68,27 +69,28 @@ class NoTracker(Tracker):
 
 
 class WandbTracker(Tracker):
-    """Logs to Weights & Biases: tables, plots, artifacts, the config; figures to compare and optimise as summary.
+    """Logs config, tables, plots, summary metrics and an artifact to Weights & Biases.
 
-    A run folder is one W&B run: when it is taken up again, so is the W&B run. Under a W&B sweep's agent, it is the
-    agent's run. If the service cannot be reached, the results are written beside the run for ``wandb sync``.
+    One run folder is one W&B run, also after a resume; under the agent of a W&B sweep it is the agent's run. If the
+    service cannot be reached, the results are written into the run folder for ``wandb sync``.
 
     Args:
-        mode: ``online``, or ``offline`` to write beside the run, for ``wandb sync`` later.
+        mode: ``online``, or ``offline`` to write into the run folder for a later ``wandb sync``.
         project: W&B project.
-        entity: W&B user or team; the account's default if none.
+        entity: W&B user or team; None for the default of the account.
         group: group of runs, for sweeps.
         tags: tags of the run.
-        live: whether progress is logged while the run works.
-        artifacts: whether the records, the channels' index, the leaderboard and the report are logged as an artifact.
-        report: whether the report is part of it. It shows windows of the corpus, which are other people's text.
-        open_timeout_s: longest wait for the service when a run is opened, in seconds.
-        close_timeout_s: longest wait for the upload when it is closed, in seconds.
+        live: whether to log progress during the run.
+        artifacts: whether to log records, channel index, leaderboard and report as an artifact.
+        report: whether the artifact includes the report, which shows text of the corpus.
+        open_timeout_s: timeout for opening the run, in seconds.
+        close_timeout_s: timeout for the final upload, in seconds.
     """
 
+    @validated
     def __init__(
         self,
-        mode: str = "offline",
+        mode: Literal["online", "offline"] = "offline",
         project: str = "neuron-harness",
         entity: str | None = None,
         group: str | None = None,
@@ -96,14 +98,9 @@ class WandbTracker(Tracker):
         live: bool = False,
         artifacts: bool = True,
         report: bool = True,
-        open_timeout_s: float = 60,
-        close_timeout_s: float = 600,
+        open_timeout_s: Positive = 60,
+        close_timeout_s: Positive = 600,
     ) -> None:
-        if mode not in ("online", "offline"):
-            raise ValueError(f"mode is {mode!r}; choose online or offline")
-        for name, value in (("open_timeout_s", open_timeout_s), ("close_timeout_s", close_timeout_s)):
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, not {value}")
         self._mode, self._project, self._entity, self._group, self._tags = mode, project, entity, group, tuple(tags)
         self._live, self._artifacts, self._report = live, artifacts, report
         self._open_timeout_s, self._close_timeout_s = open_timeout_s, close_timeout_s
@@ -131,7 +128,7 @@ class WandbTracker(Tracker):
         if self._unreachable:
             self._run = self._opened(folder, manifest["config"], online=False)
         try:
-            self._tell(self._run, folder, leaderboard, manifest)
+            self._log_results(self._run, folder, leaderboard, manifest)
         except BaseException:
             self._give_up()
             raise
@@ -139,7 +136,7 @@ class WandbTracker(Tracker):
         return not self._unreachable
 
     def _reach(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
-        """Open the W&B run, or say once that the service cannot be reached."""
+        """Open the W&B run, or warn once that the service cannot be reached."""
         import wandb
 
         try:
@@ -147,15 +144,15 @@ class WandbTracker(Tracker):
         except (wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
             wandb.teardown()
             reason = " ".join(str(error).split())
-            raise HarnessError(f"W&B: {reason} (or choose tracking=wandb_offline or tracking=none)") from error
-        except Exception as error:  # whatever a network does to a client
+            raise HarnessError(f"W&B: {reason} (or use tracking=wandb_offline or tracking=none)") from error
+        except Exception as error:  # any network error
             wandb.teardown()
             logger.debug("W&B", exc_info=True)
             self._unreachable = True
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             logger.warning(
-                "W&B cannot be reached (%s): the run goes on, and its results will be in %s for `wandb sync`; or run "
-                "the same command again to try again",
+                "W&B cannot be reached (%s): the run continues and writes its results to %s for `wandb sync`; run the "
+                "same command again to try again",
                 reason[:200],
                 folder.path / "wandb",
             )
@@ -163,7 +160,7 @@ class WandbTracker(Tracker):
     def _opened(self, folder: RunFolder, config: Mapping[str, Any], *, online: bool) -> Any:
         import wandb
 
-        # A sweep's agent has chosen the run.
+        # The agent of a W&B sweep chooses the run.
         identity = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else _identity(folder)
         return wandb.init(
             mode="online" if online else "offline",
@@ -179,8 +176,7 @@ class WandbTracker(Tracker):
             settings=wandb.Settings(
                 silent=True,
                 console="off",
-                # Its own record of the environment would hold the command line, and with it what a user may have put
-                # there; that of git the address of a remote.
+                # W&B's record of the environment has the command line and the git remote, which may hold secrets.
                 x_disable_meta=True,
                 disable_git=True,
                 disable_code=True,
@@ -191,7 +187,7 @@ class WandbTracker(Tracker):
         )
 
     def _give_up(self) -> None:
-        """Close the W&B run of work that failed: soon, and whatever happens meanwhile hides nothing of what failed."""
+        """Close the W&B run of a failed run, quickly and without hiding the original error."""
         import wandb
 
         run, self._run = self._run, None
@@ -201,20 +197,20 @@ class WandbTracker(Tracker):
         def finish() -> None:
             try:
                 run.finish(exit_code=1)
-            except Exception as error:  # whatever a network does to a client
-                logger.warning("W&B has not been told that the run failed (%s)", error)
+            except Exception as error:  # any network error
+                logger.warning("W&B has not recorded that the run failed (%s)", error)
 
-        # Beside, for the client has no shorter wait than that of a run that went well.
+        # In a thread, because the client has no shorter timeout for failed runs.
         closing = threading.Thread(target=finish, daemon=True)
         closing.start()
         closing.join(FAILED_SECONDS)
         if closing.is_alive():
-            logger.warning("W&B has not noted within %g s that the run failed: not waited for", FAILED_SECONDS)
+            logger.warning("W&B has not recorded within %g s that the run failed: not waiting for it", FAILED_SECONDS)
             return
         wandb.teardown()
 
     def _close(self) -> None:
-        """Close the W&B run, and wait until what it holds is on disk."""
+        """Close the W&B run and wait until its data are on disk."""
         import wandb
 
         run, self._run = self._run, None
@@ -222,26 +218,26 @@ class WandbTracker(Tracker):
             if run is not None:
                 run.finish(exit_code=0)
         finally:
-            # finish() comes back before the client's own process has written the end of its log.
+            # finish() returns before the client's process has written the end of its log.
             wandb.teardown()
 
-    def _tell(self, run: Any, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
+    def _log_results(self, run: Any, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
         import wandb
 
         known = {key: manifest[key] for key in ("subject", "versions", "commit") if key in manifest}
         run.config.update({"manifest": known}, allow_val_change=True)
         diagnostics = diagnostics_groups(folder)
-        figures: dict[str, Figure] = {
+        plots: dict[str, Figure] = {
             f"decomposition_{name}": figure for name, (figure, _) in decomposition_plots(diagnostics).items()
         }
         if leaderboard.overall.rows:
-            figures["leaderboard_plot"] = leaderboard_plot(leaderboard)
+            plots["leaderboard_plot"] = leaderboard_plot(leaderboard)
         if leaderboard.overall.cells:
-            figures["win_matrix_plot"] = win_matrix_plot(leaderboard)
+            plots["win_matrix_plot"] = win_matrix_plot(leaderboard)
         tables, most = {}, wandb.Table.MAX_ARTIFACT_ROWS
         long = []
         for name, rows in tables_of_run(folder, leaderboard, diagnostics, manifest).items():
-            if len(rows) > most:  # the client would cut it, and say so where nobody sees it
+            if len(rows) > most:  # the client would truncate the table
                 long.append(f"{name} ({len(rows):,})")
                 continue
             columns, data = columns_of(rows)
@@ -249,27 +245,27 @@ class WandbTracker(Tracker):
         if long:
             kept = f"in {folder.path}" + (" and in the run's artifact" if self._artifacts else "")
             logger.warning(
-                "W&B tables have no more than %s rows: %s left out, the records are %s",
+                "W&B tables have at most %s rows: %s left out; the records are %s",
                 f"{most:,}", f"{', '.join(long)} {'is' if len(long) == 1 else 'are'}", kept,
             )  # fmt: skip
-        run.log({**tables, **{name: wandb.Image(_picture(figure)) for name, figure in figures.items()}})
+        run.log({**tables, **{name: wandb.Image(_picture(figure)) for name, figure in plots.items()}})
         run.summary.update(summary_of_run(folder, leaderboard, diagnostics))
         if self._artifacts:
             run.log_artifact(_artifact(wandb, run, folder, manifest, report=self._report))
 
 
 class _Live:
-    """Logs how far each stage has come, as ``progress/STAGE``: a share, or a number where no total is known."""
+    """Logs the progress of each stage as ``progress/STAGE``: a share, or a count if the total is unknown."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
-        self._told: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
 
     def __call__(self, title: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if done != total and now - self._told.get(title, -LIVE_SECONDS) < LIVE_SECONDS:
+        if done != total and now - self._logged.get(title, -LIVE_SECONDS) < LIVE_SECONDS:
             return
-        self._told[title] = now
+        self._logged[title] = now
         self._run.log({f"progress/{title.replace(' ', '_')}": done / total if total else done})
 
 
@@ -279,7 +275,7 @@ def _nothing() -> Iterator[None]:
 
 
 def _identity(folder: RunFolder) -> str:
-    """Return the id of the folder's W&B run, kept in the folder, which may be moved."""
+    """Return the id of the folder's W&B run; it is stored in the folder, which may be moved."""
     path = folder.path / ".wandb-id"
     if not path.exists():
         created = folder.read_manifest()["created"] if folder.manifest.exists() else time.time_ns()
@@ -289,10 +285,10 @@ def _identity(folder: RunFolder) -> str:
 
 
 def _artifact(wandb: Any, run: Any, folder: RunFolder, manifest: Mapping[str, Any], *, report: bool) -> Any:
-    """Return the run's records, the index of its channels, leaderboard and, if wanted, the report as one artifact.
+    """Return the artifact of a run: records, channel index, leaderboard and optionally the report.
 
-    The channels' directions, which are large, and the table of exemplars are left out; the report shows some windows of
-    each neuron, so that without it no text of the corpus goes along but what descriptions and reasons quote.
+    Directions of channels (large) and exemplars are left out. Without the report, the only text of the corpus is what
+    descriptions and reasons quote.
     """
     artifact = wandb.Artifact(
         f"run-{run.id}", type="neuron-harness-run", description=re.sub(r"\s+", " ", str(manifest.get("name", "")))
@@ -306,14 +302,14 @@ def _artifact(wandb: Any, run: Any, folder: RunFolder, manifest: Mapping[str, An
     ]
     for file in files:
         if file.exists():
-            # "immutable": read from where it is, with no copy in the user's home.
+            # "immutable": do not copy the file to the home directory first.
             name = file.relative_to(folder.path).as_posix()
             artifact.add_file(str(Path(file).resolve()), name=name, policy="immutable", skip_cache=True)
     return artifact
 
 
 def _picture(figure: Figure) -> Image.Image:
-    """Draw a figure as a picture: W&B's own conversion needs pyplot and its global state."""
+    """Render a plot as an image; W&B's own conversion needs pyplot and its global state."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, facecolor="white")
     return Image.open(buffer)
