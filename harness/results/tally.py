@@ -141,13 +141,3 @@ def tally(table: ComparisonTable, length: Floats, group: Ints, first: Ints, draw
         np.bincount(group, minlength=count).astype(np.float64),
         *drawn,
     )
-
-
-def clusters_of_describers(table: ComparisonTable, clusters: Ints, total: int) -> Ints:
-    """Return the number of clusters in which each describer has a comparison, (K,)."""
-    width = len(table.describers)
-    seen = np.zeros((total, width), dtype=np.bool_)
-    seen[clusters, table.left] = True
-    seen[clusters, table.right] = True
-    counts: Ints = seen.sum(axis=0)
-    return counts
