@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -76,7 +77,7 @@ def print_reference_channels(folder: RunFolder, console: Console) -> None:
     for found in read_reference_channels(folder, folder.read_manifest()):
         table = _table(_title(found), [""], ["Kurtosis: vector", "channel", "Cosine"])
         table.add_column("Top tokens", overflow="fold")
-        rows = {"reference": (found.reference.vector_kurtosis, found.reference, found.reference.tokens)}
+        rows: dict[str, Any] = {"reference": (found.reference.vector_kurtosis, found.reference, found.reference.tokens)}
         if found.channel is not None:
             rows["found"] = (found.vector_kurtosis, found.channel, found.tokens)
         for name, (kurtosis, channel, tokens) in rows.items():

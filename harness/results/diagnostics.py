@@ -143,7 +143,7 @@ def _neuron_keys(table: pa.Table) -> NDArray[np.int64]:
     return keys
 
 
-def _measured(vectors: pa.Table, channels: pa.Table) -> dict[str, Floats]:
+def _measured(vectors: pa.Table, channels: pa.Table) -> dict[str, Any]:
     keys = _neuron_keys(vectors)
     order = np.argsort(keys)
     row, rank = np.searchsorted(keys[order], _neuron_keys(channels)), channels["rank"].to_numpy()
@@ -169,7 +169,7 @@ def together(groups: Sequence[DiagnosticsGroup]) -> DiagnosticsGroup:
     def stacked(name: str) -> Floats:
         last = {"mode": "edge"} if name == "reconstruction" else {"constant_values": np.nan}
         tables = [getattr(group, name) for group in groups]
-        return np.concatenate([np.pad(table, ((0, 0), (0, most - table.shape[1])), **last) for table in tables])  # type: ignore[call-overload]
+        return np.concatenate([np.pad(table, ((0, 0), (0, most - table.shape[1])), **last) for table in tables])
 
     return DiagnosticsGroup(
         layer=None,

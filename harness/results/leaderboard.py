@@ -72,7 +72,8 @@ def build_leaderboard(
     counts = _count(table, ordered_scores, ordered_descriptions, facets or {}, seed, config)
     words = {row.describer: row.mean_words for row in written}
     together = BoardInputs(raw, table, counts.tally, counts.triads, counts.drawn_triads, words, controls, seed, config)
-    inputs = {None: together, **{judge: together.of(place) for place, judge in enumerate(table.judges)}}
+    inputs: dict[str | None, BoardInputs] = {None: together}
+    inputs |= {judge: together.of(place) for place, judge in enumerate(table.judges)}
     boards = [make_board(judge, given) for judge, given in inputs.items()]
     usages: dict[str, list[Usage]] = defaultdict(list)
     for verdict in given:
