@@ -301,7 +301,7 @@ def _neurons(values: Sequence[Neuron]) -> tuple[tuple[Neuron, ...], Ints]:
     neurons = tuple(
         Neuron(layer, i, None if expert < 0 else expert, signs[minus]) for layer, expert, i, minus in ordered
     )
-    return neurons, order[places] if found else places
+    return neurons, order[places]
 
 
 def neuron_order(neuron: Neuron) -> tuple[int, int, int, bool]:
@@ -312,5 +312,5 @@ def neuron_order(neuron: Neuron) -> tuple[int, int, int, bool]:
 def _sorted(names: Sequence[str]) -> tuple[tuple[str, ...], Ints]:
     """Return the distinct names, sorted, and the index of each value among them."""
     places, found = _numbered(names)
-    order = np.argsort(np.argsort(np.array(found, dtype=object))) if found else places
-    return tuple(sorted(found)), order[places] if found else places
+    ordered = sorted(found)
+    return tuple(ordered), np.array([ordered.index(name) for name in found], dtype=np.int64)[places]

@@ -10,15 +10,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
-from harness.results.comparisons import ComparisonTable
+from harness.results.comparisons import ComparisonTable, Floats, Ints
 from harness.stats.bootstrap import ratio
 from harness.stats.bradley_terry import Design
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
