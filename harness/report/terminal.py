@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,13 +56,14 @@ def print_judge_checks(folder: RunFolder, console: Console) -> None:
     if not checks:
         return
     confidence = statistics_of(folder.read_manifest()).confidence
-    shown = columns.shown_in(columns.CHECKS, columns.TERMINAL)
-    metrics = [metric for metric in shown if any(metric.text(check) != "–" for check in checks)]
-    headings = [heading for metric in metrics for heading in metric.headings(confidence, short=True)]
-    table = _table("Judge checks", ["Judge"], headings)
-    for check in checks:
-        cells = [[_retest(check)] if metric.key == "retest" else metric.cells(check) for metric in metrics]
-        table.add_row(Text(visible(check.judge)), *itertools.chain.from_iterable(cells))
+    found: list[tuple[str, list[str]]] = []
+    for metric in columns.shown_in(columns.CHECKS, columns.TERMINAL):
+        cells = [[_retest(check)] if metric.key == "retest" else metric.cells(check) for check in checks]
+        found += zip(metric.headings(confidence, short=True), map(list, zip(*cells, strict=True)), strict=True)
+    shown = {heading: values for heading, values in found if set(values) != {"–"}}
+    table = _table("Judge checks", ["Judge"], shown)
+    for check, *values in zip(checks, *shown.values(), strict=True):
+        table.add_row(Text(visible(check.judge)), *values)
     console.print(table)
 
 

@@ -328,7 +328,7 @@ def documentation() -> str:
         "the numeric ones (`sweep.metric=win_rate/rotate`). Replace words in capitals by names of the run.",
         "A metric without observations has no value (None, an empty field, or a dash), never zero.",
         "",
-        "Generated from `harness/results/columns.py`: `python -m harness.results.columns > docs/metrics.md`.",
+        "Generated from `harness/results/columns.py`; do not edit. The docstring of that module says how to update it.",
     ]
     for title, metrics, name in TABLES:
         lines += ["", f"## {title}", "", "| metric | key | meaning | shown in | summary |", "|---|---|---|---|---|"]
