@@ -242,25 +242,24 @@ def _breakdown(
 def _description_rows(
     descriptions: Sequence[Description], names: Sequence[str], controls: Collection[str]
 ) -> tuple[DescriptionRow, ...]:
-    by_name: dict[str, list[Description]] = {name: [] for name in names}
-    for item in descriptions:
-        by_name[item.describer].append(item)
-    return tuple(_description_row(name, name in controls, items) for name, items in by_name.items())
-
-
-def _description_row(name: str, control: bool, descriptions: Sequence[Description]) -> DescriptionRow:
-    good = [item for item in descriptions if item.status is Status.OK]
-    words = [len(item.text.split()) for item in good]
-    return DescriptionRow(
-        describer=name,
-        control=control,
-        mean_words=mean(words),
-        median_words=rounded(np.median(words)) if words else None,
-        mean_windows=mean([item.evidence.windows for item in good]),
-        mean_tokens=mean([item.evidence.tokens for item in good]),
-        statuses=count_statuses(item.status for item in descriptions),
-        usage=total_usage(item.usage for item in descriptions),
-    )
+    rows = []
+    for name in names:
+        written = [item for item in descriptions if item.describer == name]
+        good = [item for item in written if item.status is Status.OK]
+        words = [len(item.text.split()) for item in good]
+        rows.append(
+            DescriptionRow(
+                describer=name,
+                control=name in controls,
+                mean_words=mean(words),
+                median_words=rounded(np.median(words)) if words else None,
+                mean_windows=mean([item.evidence.windows for item in good]),
+                mean_tokens=mean([item.evidence.tokens for item in good]),
+                statuses=count_statuses(item.status for item in written),
+                usage=total_usage(item.usage for item in written),
+            )
+        )
+    return tuple(rows)
 
 
 def _sorted_unique(records: Iterable[Any], identity: Callable[[Any], tuple[object, ...]], name: str) -> list[Any]:
