@@ -59,8 +59,7 @@ class Rotate(ExplainerDescriber):
     without gate, ``act(in . x)``, is opened by the positive tail of ``in`` and closed by the negative one. ``out``
     promotes the tokens of its positive tail and suppresses those of its negative one.
 
-    The options are documented in ``conf/describers/rotate.yaml``; ``kinds=None`` means all kinds that are
-    decomposed.
+    ``kinds=None`` means all kinds that are decomposed.
     """
 
     needs_channels = True

@@ -19,10 +19,7 @@ Tails = tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]
 
 
 class VocabProj(ExplainerDescriber):
-    """Describes a neuron from the tokens that one whole weight vector promotes and suppresses most.
-
-    The options are documented in ``conf/describers/vocab_proj.yaml``.
-    """
+    """Describes a neuron from the tokens that one whole weight vector promotes and suppresses most."""
 
     prompt = Prompt("describers", "prompts/vocab_proj.j2")
 

@@ -31,7 +31,7 @@ from harness.records import (
 from harness.signed_text import read_tokens
 from harness.spread import lowest_quarter
 from judges.embedding import EmbeddingSimulation
-from judges.evidence import Excerpts, active_and_silent
+from judges.evidence import activating, active_and_silent
 from judges.token_match import TokenPairwise, TokenSimulation
 from tests.support import describer_cases
 from tests.support.judge_cases import NEURON, Compass, case, compare, forbidden, score, window
@@ -292,7 +292,7 @@ def test_a_dense_neuron_has_silent_windows() -> None:
     active, quiet = active_and_silent(case([*top, *random]), 3, 0.5)
     assert [item.activation for item in active] == [10.0, 9.9, 9.8]
     assert [item.activation for item in quiet] == [9.0, 9.1]
-    active, quiet = Excerpts(3, None, 4, 0.3, 0.5).draw(case([*top, *random]))
+    active = activating(case([*top, *random]), 3, 0.3)
     assert min(item.activation for item in active) > max(item.activation for item in quiet) == 9.1
 
 
