@@ -106,8 +106,8 @@ def peaks(ids: NDArray[np.int64], activations: Floats, decode: Callable[[int], s
     rows = np.arange(len(ids))
     values = activations[rows, positions]
     order = np.argsort(-np.abs(values))[: 2 * TOKENS]
-    roles = (INPUT_ROLES[values[row] < 0] for row in order)
-    return extract(zip(roles, (decode(ids[row, positions[row]]) for row in order), strict=True), TOKENS)
+    roles = (INPUT_ROLES[int(values[row] < 0)] for row in order)
+    return extract(zip(roles, (decode(int(ids[row, positions[row]])) for row in order), strict=True), TOKENS)
 
 
 def raw(subject: Subject, neuron: Neuron, kind: VectorKind) -> SignedTokens:
@@ -163,8 +163,8 @@ def main() -> None:
     random.Random(0).shuffle(documents)
     half = len(documents) // 2
     picked = [neuron.index for neuron in neurons]
-    ids, activations = capture(subject, options.layer, picked, documents[:half], 4000)
-    held_ids, held = capture(subject, options.layer, picked, documents[half:], 1500)
+    ids, activations = capture(subject, options.layer, picked, documents[:half], 2000)
+    held_ids, held = capture(subject, options.layer, picked, documents[half:], 1000)
 
     def decode(token: int) -> str:
         return str(subject.tokenizer.decode([token]))
