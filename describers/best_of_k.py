@@ -214,7 +214,6 @@ def _judge_case(case: DescriberCase, scorer: Scorer) -> JudgeCase:
     if all(window.document in calibrate for window in select if window.source is Source.TOP):
         calibrate = set()
     llms = {role: case.llms[role] for role in scorer.roles if role in case.llms}
-    activity = case.activity.get(Split.SELECT)
     return JudgeCase(
         case.neuron,
         tuple(
@@ -225,6 +224,5 @@ def _judge_case(case: DescriberCase, scorer: Scorer) -> JudgeCase:
         llms.get(scorer.role or ""),
         case.seed,
         llms=llms,
-        activity={} if activity is None else {Split.REPORT: dataclasses.replace(activity, split=Split.REPORT)},
         reader=case.reader,
     )

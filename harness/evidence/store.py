@@ -1,7 +1,7 @@
 """Evidence that runs share: a neuron's activations on a corpus are captured once for the same model and settings.
 
 The store has one folder for each model, tokenizer, corpus and settings. Each pass over the corpus adds a part with the
-exemplars and the activity of its neurons. A run reads the neurons it needs from all parts, and captures the others.
+exemplars of its neurons. A run reads the neurons it needs from all parts, and captures the others.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import pyarrow as pa
 from harness.evidence.config import CorpusSummary, EvidenceConfig
 from harness.evidence.corpus import Corpus
 from harness.evidence.corpus_pass import capture
-from harness.evidence.tables import activities, exemplar_tables
+from harness.evidence.tables import exemplar_tables
 from harness.exemplar_table import TOGETHER, ExemplarTable, write_exemplars
-from harness.folder import read_table, replacing, write_json, write_table
-from harness.records import Activity, Neuron, Split
+from harness.folder import replacing, write_json
+from harness.records import Neuron
 from harness.store import ensure_entry, entry_path, locked
 from harness.subject import Subject
 from harness.subject.identity import vocabulary_of, weights_of
@@ -52,16 +52,10 @@ class Gathered:
         """Size of the text that was read."""
         return CorpusSummary(**json.loads((self.folder / "summary.json").read_text()))
 
-    def write(self, exemplars: Path, activity: Path) -> None:
-        """Write the neurons' evidence into a run's files, the exemplars last: they mark the evidence as done."""
+    def write(self, exemplars: Path) -> None:
+        """Write the neurons' exemplars into a run's file."""
         parts = [ExemplarTable(path) for path in _parts(self.folder)]
         part_of = {neuron: part for part in parts for neuron in part.neurons}
-        known = {
-            (record.neuron, record.split): record
-            for path in _parts(self.folder)
-            for record in read_table(_activity_of(path), Activity)
-        }
-        write_table(activity, [known[neuron, split] for neuron in self.neurons for split in Split])
 
         def tables() -> Iterator[pa.Table]:
             for start in range(0, len(self.neurons), TOGETHER):
@@ -147,8 +141,7 @@ def _capture(
     found = capture(corpus, subject, neurons, config, seed=seed, device=device, saved=saved, progress=progress)
     write_json(folder / "summary.json", vars(found.summary))
     path = folder / f"exemplars-{name}.parquet"
-    write_table(_activity_of(path), activities(found.state))
-    with replacing(path) as aside:  # last: it marks the part as complete
+    with replacing(path) as aside:
         write_exemplars(aside, exemplar_tables(found.state, subject))
     # States of interrupted passes are of no use any more: their neurons were captured just now, or the set changed.
     for file in folder.glob("pass-*.safetensors"):
@@ -176,10 +169,6 @@ def identity_of(corpus: Corpus, subject: Subject, config: EvidenceConfig, seed: 
 
 def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("exemplars-*.parquet"))
-
-
-def _activity_of(part: Path) -> Path:
-    return part.with_name(part.name.replace("exemplars-", "activity-"))
 
 
 def _neurons(part: Path) -> list[Neuron]:

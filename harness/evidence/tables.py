@@ -15,7 +15,7 @@ from harness.evidence.corpus_pass import State
 from harness.evidence.encoding import TURN
 from harness.evidence.running import NEVER, Sample
 from harness.exemplar_table import SCHEMA, TOGETHER, neuron_column, sign_of
-from harness.records import Activity, Source, Split
+from harness.records import Source, Split
 from harness.seeds import derive_rng
 from harness.subject import Subject
 
@@ -125,11 +125,3 @@ class _Texts:
                 texts[turn] = f"\n{texts[turn]}" if turn else texts[turn]
             self.codes[row, counted] = [known.setdefault(text, len(known)) for text in texts]
         self.pieces = list(known)
-
-
-def activities(state: State) -> Iterator[Activity]:
-    """Yield the highest activation of each neuron and split, ordered."""
-    highest = {split: state.top[split].values[:, 0].tolist() for split in Split}
-    for row, neuron in enumerate(state.neurons):
-        for split in Split:
-            yield Activity(neuron, split, round(highest[split][row], 6))

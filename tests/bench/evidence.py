@@ -110,7 +110,7 @@ def whole(subject: Subject, corpus: InstalledDocs, neurons: list[Neuron], config
         start = clock(device)
         with gathered(corpus, subject, neurons, config, seed=0, device=device, run_folder=Path(folder)) as found:
             middle = clock(device)
-            found.write(Path(folder) / "exemplars.parquet", Path(folder) / "activity.parquet")
+            found.write(Path(folder) / "exemplars.parquet")
             end = clock(device)
             size = (Path(folder) / "exemplars.parquet").stat().st_size / 2**20
             tokens, seconds = found.summary.tokens, middle - start
