@@ -90,7 +90,12 @@ class WandbTracker(Tracker):
         close_timeout_s: Positive = 600,
     ) -> None:
         self._online, self._live, self._artifacts, self._report = mode == "online", live, artifacts, report
-        self._options = {"project": project, "entity": entity, "group": group, "tags": tuple(tags) or None}
+        self._options: dict[str, Any] = {
+            "project": project,
+            "entity": entity,
+            "group": group,
+            "tags": tuple(tags) or None,
+        }
         self._open_timeout_s, self._close_timeout_s = open_timeout_s, close_timeout_s
         self._run: Any = None
         self._unreachable = False
