@@ -241,7 +241,7 @@ def test_what_is_kept_of_a_sweep_holds_no_secret_of_its_overrides(
     }
     sweep = SweepFolder(tmp_path)
     overrides = (*plain, *secret)
-    sweep.tell(Outcome(0, "0", overrides, "failed", None, "no answer from https://planted@host/v1"))
+    sweep.write(Outcome(0, "0", overrides, "failed", None, "no answer from https://planted@host/v1"))
     (outcome,) = sweep.outcomes()
     assert outcome.overrides == (*plain, *secret.values())
     conclude_sweep(sweep, Console(file=io.StringIO()))

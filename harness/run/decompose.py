@@ -14,12 +14,12 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.folder import ELSEWHERE, RunFolder
-from harness.records import BlockTiming, Neuron, VectorKind
+from harness.records import BlockTiming, Channel, Neuron, VectorKind, VectorSummary
 from harness.run.channel_store import ChannelStore
 from harness.run.executor import Shared
 from harness.run.progress import progress
 from harness.run.setup import Setup
-from harness.run.tables import channel_table, vector_table
+from harness.run.tables import record_table
 from harness.run.worker import HISTOGRAM_BINS, Block, BlockTask, decompose_block
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,9 @@ def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store:
         for result in setup.executor.map(decompose_block, _tasks(setup, pending)):
             start, count = time.monotonic(), len(result.block.neurons)
             name = result.block.name
-            folder.write_block(name, vector_table(result, texts), channel_table(result, texts), result.directions)
+            vectors = record_table(result.block, result.vectors, VectorSummary, texts)
+            channels = record_table(result.block, result.channels, Channel, texts)
+            folder.write_block(name, vectors, channels, result.directions)
             store.save(folder, name)
             now = time.monotonic()
             seconds = (result.seconds, result.record_seconds + now - start, now - last)

@@ -1,4 +1,4 @@
-"""Sweeps: what became of each of their runs, wherever a launcher put it, and all of them side by side at the end."""
+"""Sweeps: the outcome of each run, which may be in another process, and the comparison of all runs at the end."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run of a sweep.
+    """How one run of a sweep ended.
 
     Attributes:
-        number: its place in the sweep, from 0.
-        folder: name of its folder, in that of the sweep.
-        overrides: the values that make it this run; in files without secrets.
-        status: ``ok``, ``failed``, ``ended early`` (a method was asked no further), or ``lost`` (its process ended
-            without a word: killed, or out of memory).
+        number: its number in the sweep, from 0.
+        folder: name of its folder in that of the sweep.
+        overrides: the options that distinguish the run; in files without secrets.
+        status: ``ok``, ``failed``, ``ended early`` (a method was stopped because too many of its requests failed), or
+            ``lost`` (its process ended without a message: killed, or out of memory).
         metric: the value of ``sweep.metric``, if the run has it.
-        message: why it failed, in a line.
+        message: why it failed, in one line.
     """
 
     number: int
@@ -49,37 +49,31 @@ class Outcome:
 def _public(override: str, without_secrets: Callable[[Any], Any]) -> str:
     """Return an override such as ``llm.judge.env.HF_TOKEN=abc`` without the secrets in its value."""
     parsed = OverridesParser.create().parse_override(override)
-    value = parsed.value()
-    nested = {parsed.key_or_group.rpartition(".")[2]: value}
-    for name in reversed(parsed.key_or_group.split(".")[:-1]):
-        nested = {name: nested}
-    masked = without_secrets(nested)
-    for name in parsed.key_or_group.split("."):
+    names = parsed.key_or_group.split(".")
+    value = masked = parsed.value()
+    for name in reversed(names):
+        masked = {name: masked}
+    masked = without_secrets(masked)
+    for name in names:
         masked = masked[name] if isinstance(masked, Mapping) else masked
-    name = override.partition("=")[0]
-    return override if masked == value else f"{name}={masked if isinstance(masked, str) else json.dumps(masked)}"
+    shown = masked if isinstance(masked, str) else json.dumps(masked)
+    return override if masked == value else f"{override.partition('=')[0]}={shown}"
 
 
 class SweepFolder:
-    """The folder of a sweep: its runs by number, and what became of them."""
+    """The folder of a sweep, with its runs and a file for the outcome of each."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def _outcomes(self) -> Path:
-        return self.path / ".outcomes"
+        self._outcomes = path / ".outcomes"
 
     def begin(self) -> None:
-        """Forget what became of runs that were started by an earlier call; the runs themselves stay."""
+        """Remove the outcomes of earlier calls; the runs themselves stay."""
         for path in self._outcomes.glob("*.json"):
             path.unlink()
 
-    def tell(self, outcome: Outcome) -> None:
-        """Note what became of a run, without secrets.
-
-        Another process may read it: a launcher chooses where runs are made.
-        """
+    def write(self, outcome: Outcome) -> None:
+        """Write the outcome of a run, without secrets, for the process that started the sweep."""
         from harness.run.masking import without_secrets  # which the run needs anyway
 
         public = {
@@ -89,12 +83,12 @@ class SweepFolder:
         write_json(self._outcomes / f"{outcome.number}.json", dataclasses.asdict(outcome) | public)
 
     def outcomes(self) -> list[Outcome]:
-        """Return what became of the runs, in their order."""
+        """Return the outcomes of the runs, in their order."""
         found = [from_json(Outcome, json.loads(path.read_text())) for path in self._outcomes.glob("*.json")]
         return sorted(found, key=lambda outcome: outcome.number)
 
 
-#: The sweep that this process has started; none in processes that make its runs.
+#: The sweep that this process has started; None in processes that only work on its runs.
 _started: SweepFolder | None = None
 
 
@@ -102,46 +96,39 @@ class SweepStart(Callback):
     """Called by Hydra where a sweep begins, before any of its runs."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make room for what will become of the runs."""
+        """Check the options of the sweep, and remove old outcomes."""
         global _started
+        problem = ""
         if config.hydra.sweeper.get("_target_", "").endswith("OptunaSweeper") and config.sweep.metric is None:
+            problem = "Optuna needs a metric: set sweep.metric=win_rate/rotate, or another metric of docs/metrics.md"
+        if named := [item for item in config.hydra.overrides.task if item.lstrip("+").startswith("folder=")]:
+            problem = (
+                f"{named[0]} cannot be set in a sweep, where each run has its own folder inside that of the sweep: "
+                "set name=NAME or hydra.sweep.dir=FOLDER"
+            )
+        if problem:
             # Not an exception: Hydra would turn it into a warning.
-            print(
-                "error: Optuna needs a metric: set sweep.metric=win_rate/rotate, or another metric of docs/metrics.md",
-                file=sys.stderr,
-            )
-            sys.exit(1)
-        named = [item for item in config.hydra.overrides.task if item.lstrip("+").startswith("folder=")]
-        if named:
-            print(
-                f"error: {named[0]} has no say in a sweep, each of whose runs has its own folder below that of the "
-                "sweep: name=NAME or hydra.sweep.dir=FOLDER says where",
-                file=sys.stderr,
-            )
+            print(f"error: {problem}", file=sys.stderr)
             sys.exit(1)
         _started = SweepFolder(Path(config.hydra.sweep.dir))
         _started.begin()
 
 
 def started() -> SweepFolder | None:
-    """Return the sweep that this process has started, if it has, and forget it."""
+    """Return the sweep that this process has started, and forget it; None if there is none."""
     global _started
     sweep, _started = _started, None
     return sweep
 
 
 def draw_no_bars(launcher: str) -> None:
-    """Let no bars be drawn in a process that shares its terminal with other runs."""
+    """Draw no progress bars in a process that shares its terminal with other runs."""
     if launcher != BASIC:
-        os.environ["TTY_COMPATIBLE"] = "0"  # rich then takes the terminal for a file
+        os.environ["TTY_COMPATIBLE"] = "0"  # makes rich treat the terminal as a file
 
 
 def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
-    """Set the finished runs of a sweep side by side, in files and on the console, and tell which failed.
-
-    Returns:
-        The runs that did not go well.
-    """
+    """Compare the finished runs of a sweep, in files and on the console, and return the outcomes that are not ok."""
     # Imported here to keep start-up fast.
     from harness.report.build import write_report
     from harness.results.run_data import load_run
@@ -159,11 +146,9 @@ def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
     bad = [one for one in outcomes if one.status != "ok"]
     shared = set.intersection(*(set(one.overrides) for one in outcomes)) if len(outcomes) > 1 else set()
     for one in bad:
-        own = ", ".join(item for item in one.overrides if item not in shared) or "no override of its own"
+        own = ", ".join(item for item in one.overrides if item not in shared) or "no options of its own"
         print(f"{one.status}: run {one.number} ({own}): {one.message}", file=sys.stderr)
     if bad:
-        print(
-            f"{len(bad)} of {len(outcomes)} runs in {sweep.path} did not go well: start the sweep again to repeat them",
-            file=sys.stderr,
-        )
+        counts = f"{len(bad)} of {len(outcomes)} runs in {sweep.path}"
+        print(f"{counts} failed or ended early: start the sweep again to repeat them", file=sys.stderr)
     return bad

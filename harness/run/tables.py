@@ -9,51 +9,34 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
-from harness.records import Channel, VectorSummary, to_json
-from harness.run.worker import BlockResult
+from harness.records import to_json
+from harness.run.worker import Block, Projected
 
 DIGITS, Z_DIGITS = 5, 3
 
 
-def channel_table(result: BlockResult, texts: pa.Array) -> pa.Table:
-    """Return the records of the block's channels (:class:`Channel`), by vector and order of discovery.
+def record_table(block: Block, found: Projected, kind: Any, texts: pa.Array) -> pa.Table:
+    """Return the records of a block's channels or vectors.
 
     Args:
-        result: the block.
+        block: the block.
+        found: its channels, by vector and order of discovery, or its vectors.
+        kind: :class:`harness.records.Channel` or :class:`harness.records.VectorSummary`.
         texts: text of every token of the vocabulary, (V,).
     """
-    count, ranks = result.channels["kurtosis"].shape
-    ends = result.channel_extremes
+    neurons = pa.array([to_json(neuron) for neuron in block.neurons])
+    rows = np.repeat(np.arange(len(neurons)), len(found.tokens) // len(neurons))
     columns = {
-        **_keys(result, repeat=ranks),
-        "rank": pa.array(np.tile(np.arange(ranks), count)),
-        **{name: _rounded(values.flatten()) for name, values in result.channels.items()},
-        "positive": _scored(ends.tokens[:, 0], ends.z[:, 0], texts),
-        "negative": _scored(ends.tokens[:, 1], ends.z[:, 1], texts),
+        "neuron": neurons.take(pa.array(rows)),
+        "kind": pa.repeat(block.kind.value, len(rows)),
+        "positive": _scored(found.tokens[:, 0], found.z[:, 0], texts),
+        "negative": _scored(found.tokens[:, 1], found.z[:, 1], texts),
     }
-    if ends.histogram is not None:
-        columns["histogram"] = _lists(pa.array(ends.histogram.flatten().numpy()), ends.histogram.shape)
-    return _ordered(columns, Channel)
-
-
-def vector_table(result: BlockResult, texts: pa.Array) -> pa.Table:
-    """Return the records of the block's vectors (:class:`VectorSummary`); arguments as in :func:`channel_table`."""
-    columns, ends = dict(result.vectors), result.vector_extremes
-    shares = columns.pop("reconstruction")
-    table = {
-        **_keys(result, repeat=1),
-        **{name: _rounded(values) for name, values in columns.items()},
-        "positive": _scored(ends.tokens[:, 0], ends.z[:, 0], texts),
-        "negative": _scored(ends.tokens[:, 1], ends.z[:, 1], texts),
-        "reconstruction": _lists(_rounded(shares.flatten()), shares.shape),
-    }
-    return _ordered(table, VectorSummary)
-
-
-def _keys(result: BlockResult, *, repeat: int) -> dict[str, pa.Array]:
-    neurons = pa.array([to_json(neuron) for neuron in result.block.neurons])
-    rows = np.repeat(np.arange(len(neurons)), repeat)
-    return {"neuron": neurons.take(pa.array(rows)), "kind": pa.repeat(result.block.kind.value, len(rows))}
+    for name, values in found.values.items():
+        column = _rounded(values.flatten())
+        columns[name] = column if values.ndim == 1 else _lists(column, values.shape)
+    # In the order of the record's fields; optional fields may be missing.
+    return pa.table({field.name: columns[field.name] for field in fields(kind) if field.name in columns})
 
 
 def _rounded(values: Tensor) -> pa.Array:
@@ -72,8 +55,3 @@ def _lists(values: pa.Array, shape: tuple[int, ...]) -> pa.ListArray:
     """Return (rows, length) values as rows of lists."""
     rows, length = shape
     return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * np.int32(length)), values)
-
-
-def _ordered(columns: dict[str, pa.Array], kind: Any) -> pa.Table:
-    """Return a table with the columns in the order of the record's fields; optional fields may be missing."""
-    return pa.table({field.name: columns[field.name] for field in fields(kind) if field.name in columns})
