@@ -7,7 +7,6 @@ channels have no influence on earlier ones.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -155,11 +154,8 @@ def _stored(folder: RunFolder) -> Iterator[_Stored]:
 
 def _without(blocks: Sequence[Block], vectors: Collection[Key]) -> list[Block]:
     """Return the blocks without some vectors; blocks that become empty are left out."""
-    groups = [
-        dataclasses.replace(block, neurons=tuple(n for n in block.neurons if (n, block.kind) not in vectors))
-        for block in blocks
-    ]
-    return [group for group in groups if group.neurons]
+    groups = (tuple(n for n in block.neurons if (n, block.kind) not in vectors) for block in blocks)
+    return [Block(neurons, block.kind) for neurons, block in zip(groups, blocks, strict=True) if neurons]
 
 
 def _copy_block(source: RunFolder, target: RunFolder, name: str) -> None:

@@ -110,8 +110,9 @@ def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], 
 
 
 def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
-    texts = _texts(setup)
     last = time.monotonic()
+    subject = setup.subject
+    texts = pa.array([subject.token_text(token) for token in range(subject.vocab_size)])
     with progress("decompose", sum(len(group.neurons) for group in pending), "vectors") as advance:
         for result in setup.executor.map(decompose_block, _tasks(setup, pending)):
             start, count = time.monotonic(), len(result.block.neurons)
@@ -143,14 +144,8 @@ def _tasks(setup: Setup, pending: Sequence[Block]) -> Iterator[BlockTask]:
         for start in range(0, len(part.neurons), size):
             block = Block(part.neurons[start : start + size], part.kind)
             # A copy, because a slice would be pickled together with the whole tensor.
-            yield BlockTask(
-                block,
-                vectors[start : start + size].clone(),
-                vocabulary,
-                config,
-                setup.storage,
-                setup.executor.memory_bytes,
-            )
+            own = vectors[start : start + size].clone()
+            yield BlockTask(block, own, vocabulary, config, setup.storage, setup.executor.memory_bytes)
 
 
 def _block_size(setup: Setup, group: Block) -> int:
@@ -165,8 +160,3 @@ def _read(setup: Setup, pending: Sequence[Block]) -> Iterator[tuple[Block, Tenso
             part = Block(group.neurons[start : start + _READ_AT_ONCE], group.kind)
             indices, experts = [n.index for n in part.neurons], [n.expert for n in part.neurons]
             yield part, setup.subject.vectors(part.layer, indices, part.kind, experts)
-
-
-def _texts(setup: Setup) -> pa.Array:
-    subject = setup.subject
-    return pa.array([subject.token_text(token) for token in range(subject.vocab_size)])
