@@ -132,7 +132,6 @@ class Draft:
     """A description as a describer returns it.
 
     Attributes:
-        text: the description.
         detail: how it was made, for the report.
         parts: intermediate results for the report, such as one description per channel.
         evidence: size of the evidence it was made from.
@@ -155,12 +154,7 @@ class Judgement:
 
     Attributes:
         winner: the verdict; None if the status is not ok, for a panel without a verdict whose votes are recorded.
-        reason: why.
-        preference: probability that it prefers the first (a tie counts half), given that it answers with one of the
-            verdicts.
-        mass: probability that it answers with one of the verdicts.
-        votes: the members' verdicts, if it is a panel.
-        status: how it ended.
+        preference: as in :class:`harness.records.Verdict`, as are ``mass`` and ``votes``.
     """
 
     winner: Winner | None
@@ -246,12 +240,8 @@ class Method:
         Raises:
             HarnessError: if an LLM is not suitable; one line with the cause and the cure.
         """
-        found = [
-            await one.preflight({role: llms[role] for role in one.roles if role in llms})
-            for one in self.inner
-            if any(role in llms for role in one.roles)
-        ]
-        return "; ".join(filter(None, found))
+        parts = [(one, {role: llms[role] for role in one.roles if role in llms}) for one in self.inner]
+        return "; ".join(filter(None, [await one.preflight(own) for one, own in parts if own]))
 
 
 class Describer(Method, ABC):
