@@ -25,7 +25,6 @@ from harness.errors import HarnessError
 from harness.exemplar_table import ExemplarTable
 from harness.records import (
     AblatedChannels,
-    BlockTiming,
     Channel,
     Description,
     Effect,
@@ -220,8 +219,7 @@ class RunFolder:
     """The files of one run, which ``docs/resume.md`` lists, by name.
 
     ``diagnostics``, ``effects`` and ``steered`` are folders of tables for :meth:`read`. A block of the decomposition is
-    ``channels/NAME.safetensors``, ``NAME.channels.parquet`` and ``NAME.vectors.parquet``. The file ``timings`` has the
-    seconds that each block took, as JSON lines.
+    ``channels/NAME.safetensors``, ``NAME.channels.parquet`` and ``NAME.vectors.parquet``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -240,7 +238,6 @@ class RunFolder:
         self.decomposition = path / "decomposition.json"
         self.report = path / "report.html"
         self.logs = path / "logs"
-        self.timings = self.logs / "decomposition.jsonl"
 
     def descriptions(self) -> Journal[Description]:
         """Open the journal of descriptions."""
@@ -323,19 +320,6 @@ class RunFolder:
                 save_file({"directions": directions.contiguous()}, aside)
         write_columns(self.channels / f"{name}.channels.parquet", channels)
         write_columns(self.channels / f"{name}.vectors.parquet", vectors)  # last: it marks the block as done
-
-    def append_timing(self, timing: BlockTiming) -> None:
-        """Append the time that a block took."""
-        self.logs.mkdir(parents=True, exist_ok=True)
-        with self.timings.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(to_json(timing)) + "\n")
-
-    def read_timings(self) -> list[BlockTiming]:
-        """Read the times of all blocks; skips a line that a kill cut short."""
-        if not self.timings.exists():
-            return []
-        lines = self.timings.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [from_json(BlockTiming, json.loads(line)) for line in lines if line.endswith("}\n")]
 
     def blocks(self) -> list[str]:
         """Return the names of the decomposed blocks, ordered."""

@@ -241,24 +241,6 @@ def _with_sign(record: Projected, sign: Sign) -> Projected:
 
 
 @dataclass(frozen=True)
-class BlockTiming:
-    """Time that one block of the decomposition took; no other result depends on it.
-
-    Attributes:
-        vectors: number of weight vectors in the block.
-        decompose: seconds of decomposition in its worker.
-        records: seconds for making and writing its records.
-        wall: seconds since the previous block of any worker was finished, or since the stage began.
-    """
-
-    block: str
-    vectors: int
-    decompose: float
-    records: float
-    wall: float
-
-
-@dataclass(frozen=True)
 class Restart:
     """Agreement of a weight vector's channels with those found from another starting point.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +11,7 @@ from harness.results.formatting import number, percent
 
 
 def print_decomposition(folder: RunFolder, console: Console) -> None:
-    """Print the diagnostics by layer and kind, and the time that the decomposition took."""
+    """Print the diagnostics by layer and kind."""
     groups = diagnostics_groups(folder)
     if not groups:
         return
@@ -38,17 +36,3 @@ def print_decomposition(folder: RunFolder, console: Console) -> None:
             end_section=not last and row is rows[-2],
         )
     console.print(table)
-    console.print(_time(folder), style="dim", highlight=False)
-
-
-def _time(folder: RunFolder) -> str:
-    """Return a sentence on the time that the decomposition took, including earlier starts of the run."""
-    timings = folder.read_timings()
-    vectors = sum(timing.vectors for timing in timings)
-    wall, solve, write = (sum(getattr(timing, name) for timing in timings) for name in ("wall", "decompose", "records"))
-    if not vectors or not wall:
-        return "time not recorded"
-    return (
-        f"{vectors:,} vectors in {datetime.timedelta(seconds=round(wall))} ({vectors / wall:.3g} per second); the "
-        f"workers spent {percent(write / (solve + write))} % of their time on writing records"
-    )

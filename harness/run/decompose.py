@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.folder import ELSEWHERE, RunFolder
-from harness.records import BlockTiming, Channel, Neuron, VectorKind, VectorSummary
+from harness.records import Channel, Neuron, VectorKind, VectorSummary
 from harness.run.channel_store import ChannelStore
 from harness.run.executor import Shared
 from harness.run.progress import progress
@@ -110,22 +109,15 @@ def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], 
 
 
 def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
-    last = time.monotonic()
     subject = setup.subject
     texts = pa.array([subject.token_text(token) for token in range(subject.vocab_size)])
     with progress("decompose", sum(len(group.neurons) for group in pending), "vectors") as advance:
         for result in setup.executor.map(decompose_block, _tasks(setup, pending)):
-            start, count = time.monotonic(), len(result.block.neurons)
-            name = result.block.name
             vectors = record_table(result.block, result.vectors, VectorSummary, texts)
             channels = record_table(result.block, result.channels, Channel, texts)
-            folder.write_block(name, vectors, channels, result.directions)
-            store.save(folder, name)
-            now = time.monotonic()
-            seconds = (result.seconds, result.record_seconds + now - start, now - last)
-            folder.append_timing(BlockTiming(name, count, *(round(value, 3) for value in seconds)))
-            last = now
-            advance(count)
+            folder.write_block(result.block.name, vectors, channels, result.directions)
+            store.save(folder, result.block.name)
+            advance(len(result.block.neurons))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # an LLM may need the accelerator next
 

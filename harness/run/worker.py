@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -108,27 +107,19 @@ class BlockResult:
         channels: the channels, by vector and order of discovery (M = N * C).
         vectors: the vectors (M = N).
         directions: (N, C, d_model) in the storage format, or None.
-        seconds: time of the decomposition.
-        record_seconds: time of everything after it.
     """
 
     block: Block
     channels: Projected
     vectors: Projected
     directions: Tensor | None
-    seconds: float
-    record_seconds: float
 
 
 def decompose_block(task: BlockTask, device: str) -> BlockResult:
     """Decompose a block on a device, and reduce the result to what is stored."""
-    start = time.perf_counter()
     projection, weights, hidden = task.vocabulary.on(device)
     vectors = task.vectors.to(device)
     found = decompose(vectors, projection, token_weights=weights, config=task.config, memory_budget=task.memory)
-    if vectors.is_cuda:
-        torch.cuda.synchronize()
-    middle = time.perf_counter()
     storage, names = task.storage, ("kurtosis", "skewness", "cosine", "loss", "masked_tokens")
     count, ranks = found.kurtosis.shape
     of_channels = {name: getattr(found, name).flatten() for name in names}
@@ -147,8 +138,6 @@ def decompose_block(task: BlockTask, device: str) -> BlockResult:
         channels=_projected(of_channels, directions, projection, hidden, top, histogram=histograms),
         vectors=_projected(of_vectors, vectors, projection, hidden, top, histogram=False),
         directions=kept,
-        seconds=middle - start,
-        record_seconds=time.perf_counter() - middle,
     )
 
 
