@@ -125,7 +125,7 @@ class Setup:
         return {**self.comparators, **able}
 
     @property
-    def methods(self) -> dict[str, Describer | Comparator | Scorer]:
+    def methods(self) -> dict[str, Method]:
         """All describers and judges by name, without those that are left out."""
         return {**self.describers, **self.judges}
 
