@@ -40,9 +40,6 @@ CONCEPTS, TOKENS_PER_CONCEPT = 6, 12
 QUICK_ADAMW = AdamWConfig(learning_rate=2e-2, max_steps=500, convergence_min_steps=200)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def vocabulary(d_model: int = 96, tokens: int = 1500) -> tuple[Tensor, Tensor]:
     """Return concepts and a random vocabulary (d_model, V) of unit columns; token i < 72 belongs to concept i // 12."""
     generator = torch.Generator().manual_seed(11)

@@ -28,8 +28,6 @@ from harness.evidence.windows import Cutter
 from harness.records import Neuron, Source, Split
 from harness.subject import Subject
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:

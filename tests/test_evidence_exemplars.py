@@ -31,8 +31,6 @@ from harness.exemplar_table import ExemplarTable, write_exemplars
 from harness.records import Exemplar, Neuron, Sign, Source, Split
 from harness.subject import Subject, check_signs
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:

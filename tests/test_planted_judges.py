@@ -22,8 +22,6 @@ from harness.results.judge_checks import JudgeCheck
 from harness.results.stored import read_judge_checks
 from harness.run.main import main
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CONF = Path(__file__).parent.parent / "conf"
 LEVELS: dict[str, Any] = {
     "plain": {"neurons": 6, "reads": 2, "writes": 1},

@@ -1,4 +1,4 @@
-"""Stories of sweeps: what runs share, what becomes of one that fails, who chooses values, and all of them together."""
+"""Sweeps: what runs share, a run that fails, optimisers, and tables and plots of several runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def decomposing(small: list[str]) -> list[str]:
-    """Return the options of a run that decomposes and does no more."""
+    """Return the options of a run that only decomposes."""
     more = ("corpus", "describers", "judges", "evidence")
     kept = [item for item in small if not item.startswith(more)]
     return [*kept, "experiment=decompose_model", "storage.store=.cache/channels"]
@@ -56,7 +56,7 @@ def decomposing(small: list[str]) -> list[str]:
 
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The blocks that are really decomposed, as they are."""
+    """The blocks that are decomposed, in order."""
     found: list[Any] = []
     real = stage.decompose_block
     monkeypatch.setattr(
@@ -65,7 +65,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def test_a_sweep_over_a_judge_decomposes_once_and_goes_on_after_a_run_that_fails(
+def test_a_sweep_over_a_judge_decomposes_once_and_continues_after_a_failed_run(
     invoke: Invoke, small: list[str], blocks: list[Any], tmp_path: Path
 ) -> None:
     code, out, err = invoke(
@@ -104,7 +104,7 @@ def test_a_sweep_over_a_judge_decomposes_once_and_goes_on_after_a_run_that_fails
     assert all(line.split(",")[4] == "" for line in lines[1:])
 
 
-def test_fewer_channels_of_fewer_neurons_come_from_the_store(
+def test_a_smaller_run_reuses_the_channel_store(
     invoke: Invoke, small: list[str], blocks: list[Any], tmp_path: Path
 ) -> None:
     base = [*(item for item in decomposing(small) if not item.startswith("neurons")), "neurons.layers=[1]"]
@@ -149,7 +149,7 @@ def test_two_runs_at_once_do_the_work_of_one(invoke: Invoke, small: list[str], t
 
 
 @pytest.mark.slow
-def test_optuna_seeks_a_figure_and_goes_on_where_it_stopped(
+def test_optuna_optimises_a_metric_and_resumes(
     invoke: Invoke, small: list[str], blocks: list[Any], tmp_path: Path
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs pip install 'neuron-harness[sweep]'")
@@ -178,7 +178,7 @@ def test_optuna_seeks_a_figure_and_goes_on_where_it_stopped(
     assert len(blocks) == done
 
 
-def test_a_sweep_of_weights_and_biases_composes_and_seeks_what_is_logged(
+def test_the_wandb_sweep_composes_and_optimises_a_logged_metric(
     small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
@@ -202,7 +202,7 @@ def test_a_sweep_of_weights_and_biases_composes_and_seeks_what_is_logged(
     told(lambda: check_metric("win_rate/rotat", setup), "win_rate/rotate", "sweep.metric")
 
 
-def test_a_figure_can_be_sought_if_and_only_if_the_run_can_have_it(small: list[str]) -> None:
+def test_a_metric_can_be_optimised_if_and_only_if_the_run_can_have_it(small: list[str]) -> None:
     from harness.llm.client import Price
     from harness.llm.scripted import ScriptedBackend
 
@@ -228,7 +228,7 @@ def test_a_figure_can_be_sought_if_and_only_if_the_run_can_have_it(small: list[s
         told(lambda name=name: check_metric(name, scoring), "has no metric", name)
 
 
-def test_what_is_kept_of_a_sweep_holds_no_secret_of_its_overrides(
+def test_stored_outcomes_hold_no_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MY_TOKEN", "planted-0123456789")
@@ -241,7 +241,7 @@ def test_what_is_kept_of_a_sweep_holds_no_secret_of_its_overrides(
     }
     sweep = SweepFolder(tmp_path)
     overrides = (*plain, *secret)
-    sweep.write(Outcome(0, "0", overrides, "failed", None, "no answer from https://planted@host/v1"))
+    sweep.store(Outcome(0, "0", overrides, "failed", None, "no answer from https://planted@host/v1"))
     (outcome,) = sweep.outcomes()
     assert outcome.overrides == (*plain, *secret.values())
     conclude_sweep(sweep, Console(file=io.StringIO()))
@@ -297,7 +297,7 @@ def made(
     return folder
 
 
-def test_comparable_runs_become_one_leaderboard_in_which_nothing_counts_twice(tmp_path: Path) -> None:
+def test_pooling_counts_nothing_twice(tmp_path: Path) -> None:
     low = made(tmp_path / "low", 0.1, rotate="a", winner=Winner.SECOND)
     high = made(tmp_path / "high", 1.0, rotate="b")
     pooled = pool([low, high])
@@ -315,7 +315,7 @@ def test_comparable_runs_become_one_leaderboard_in_which_nothing_counts_twice(tm
     assert pool([low, low]).leaderboard.overall == pool([low]).leaderboard.overall
 
 
-def test_what_is_not_one_benchmark_is_not_pooled_and_the_reason_is_told(tmp_path: Path, capsys: Any) -> None:
+def test_incomparable_runs_are_not_pooled(tmp_path: Path, capsys: Any) -> None:
     low, more = made(tmp_path / "low", 0.1, rotate="a"), made(tmp_path / "more", 0.1, rotate="a", neurons=5)
     told(lambda: pool([low, more]), "different neurons: 3, 5, 3 in common")
     mild = made(tmp_path / "mild", 1.0, rotate="b", judge="mild")
@@ -329,7 +329,7 @@ def test_what_is_not_one_benchmark_is_not_pooled_and_the_reason_is_told(tmp_path
     assert report(["--pool", str(low.path)]) == 1
 
 
-def test_runs_are_shown_by_what_they_vary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_plots_by_parameter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [
         made(tmp_path / f"{weight}-{channels}", weight, rotate=f"{weight}", num_channels=channels)
         for weight in (0.1, 0.3, 1.0)
@@ -369,7 +369,7 @@ def test_runs_are_shown_by_what_they_vary(tmp_path: Path, capsys: pytest.Capture
     assert list(lines_by["generic (control)"]) == [0, 0, 0]
 
 
-def test_what_runs_vary_is_told_by_what_all_of_them_have() -> None:
+def test_the_parameters_that_runs_vary() -> None:
     def manifest(**config: Any) -> dict[str, Any]:
         return {"config": {"name": "whatever", "folder": "anywhere", **config}}
 
@@ -389,7 +389,7 @@ def test_what_runs_vary_is_told_by_what_all_of_them_have() -> None:
     assert [one.name for one in swept(taken)] == ["decomposition.n"]
 
 
-def test_sweeps_are_explained_like_everything_else() -> None:
+def test_sweep_configs_have_comments() -> None:
     for path in (Path(__file__).parent.parent / "conf" / "sweep").glob("*.yaml"):
         text = path.read_text()
         assert text.startswith("# @package _global_\n# ")

@@ -1,4 +1,4 @@
-"""What Weights & Biases is told of a run: read back from what the real client wrote, without a network."""
+"""Logging to Weights & Biases, read back from the files of the real client, without a network."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_every_table_and_plot_is_there(told: tuple[RunFolder, Leaderboard]) -> N
     assert found["failures"] == failure_rows(folder, folder.read_manifest())
 
 
-def test_figures_have_stable_names_that_sweeps_can_optimise(told: tuple[RunFolder, Leaderboard]) -> None:
+def test_the_summary_has_the_documented_metrics(told: tuple[RunFolder, Leaderboard]) -> None:
     folder, board = told
     (log,) = offline(folder).glob("*.wandb")
     summary = summary_of(log)
@@ -168,7 +168,7 @@ def test_the_artifact_holds_records_index_board_and_report(told: tuple[RunFolder
     assert not any(name.endswith(".safetensors") or "exemplars" in name for name in held)
 
 
-def test_text_of_the_corpus_stays_at_home_if_the_report_does(
+def test_the_artifact_without_the_report_has_no_corpus_text(
     told: tuple[RunFolder, Leaderboard],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -196,7 +196,7 @@ def manifest_of(artifact: Any) -> set[str]:
     return {json.loads(line)["path"] for line in content.splitlines()}
 
 
-def test_a_moved_folder_goes_on_as_the_same_run(told: tuple[RunFolder, Leaderboard], tmp_path: Path) -> None:
+def test_a_moved_folder_resumes_the_same_wandb_run(told: tuple[RunFolder, Leaderboard], tmp_path: Path) -> None:
     folder, board = told
     moved = RunFolder(tmp_path / "elsewhere")
     shutil.copytree(folder.path, moved.path, ignore=shutil.ignore_patterns("wandb", "channels"))
@@ -216,7 +216,7 @@ def test_the_run_of_a_sweeps_agent_is_used(
     assert offline(mine).name.endswith("-agentsrun")
 
 
-def test_an_unreachable_service_costs_no_run_and_is_told_once(
+def test_an_unreachable_service_warns_once_and_fails_no_run(
     invoke: Invoke, small: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", NOBODY)
@@ -240,7 +240,7 @@ def test_an_unreachable_service_costs_no_run_and_is_told_once(
     assert "cannot be reached" in invoke(*given)[2]
 
 
-def test_online_without_a_key_is_told_before_time_is_spent(
+def test_online_without_a_key_fails_at_once(
     invoke: Invoke, small: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -274,7 +274,7 @@ def test_a_network_that_dies_later_is_a_warning(
 
 
 @pytest.mark.parametrize("stuck", [False, True])
-def test_a_service_that_fails_as_well_hides_nothing_of_what_failed(
+def test_a_failing_service_does_not_hide_the_error_of_the_run(
     told: tuple[RunFolder, Leaderboard], stuck: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()

@@ -116,4 +116,4 @@ class Planting:
         try:
             return cls(**settings)
         except ValidationError as error:
-            raise HarnessError(f"subject.planting.{explain(error)}") from error
+            raise HarnessError(explain(error, "subject.planting")) from error

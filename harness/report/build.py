@@ -68,16 +68,16 @@ def build_report(folders: Sequence[RunFolder], path: Path) -> None:
     """Write the report of one run, or of several side by side, to ``path``.
 
     The statistics are those in ``leaderboard.json``, or computed from the records if there is none. Equal folders make
-    equal bytes. The file fetches nothing, and its content security policy forbids to.
+    equal bytes. The file loads nothing from outside; its content security policy forbids it.
 
     Raises:
-        HarnessError: if a folder is no run folder or damaged, or there are no folders.
+        HarnessError: if a folder is damaged or not a run folder, or there are no folders.
     """
     write_report([load_run(folder) for folder in folders], path)
 
 
 def write_report(runs: Sequence[RunData], path: Path, pooled: Pool | None = None) -> None:
-    """Write the report of runs that have been read; see :func:`build_report`. ``pooled`` is what they are as one."""
+    """Write the report of loaded runs, optionally with their pooled leaderboard; see :func:`build_report`."""
     if not runs:
         raise HarnessError("a report needs at least one run folder")
     html = render_report(runs, pooled)
@@ -86,7 +86,7 @@ def write_report(runs: Sequence[RunData], path: Path, pooled: Pool | None = None
 
 
 def render_report(runs: Sequence[RunData], pooled: Pool | None = None) -> str:
-    """Return the report as HTML; of more than ``IN_FULL`` runs, what they have side by side."""
+    """Return the report as HTML; with more than ``IN_FULL`` runs, only their comparison."""
     sweep = Sweep(tuple(runs))
     environment = _environment()
     prefixes = [f"r{place}-" if len(runs) > 1 else "" for place in range(1, len(runs) + 1)]
@@ -147,7 +147,7 @@ def _section(run: RunData, prefix: str, environment: jinja2.Environment) -> RunS
 
 
 def _insides(run: RunData, prefix: str, environment: jinja2.Environment, heads: list[Card]) -> Iterator[str]:
-    """Render what each card shows when it is opened, and keep its head: all of them at once are too much to hold."""
+    """Yield the inside of each card, and collect the heads; all cards at once would take too much memory."""
     inside: Any = environment.get_template("neuron.html.j2").module.neuron_inside  # type: ignore[attr-defined]
     level = 3 if prefix else 2
     for card in build_cards(run):
@@ -188,13 +188,12 @@ def _environment() -> jinja2.Environment:
         "p_value": p_value,
     }
     environment.globals |= {"histogram_path": histogram_path, "failed": _failed}
-    # What turns a run's figures into lines and tables is asked for where the template shows it.
     environment.globals |= {"columns": columns, "tables": tables, "notes": notes}
     return environment
 
 
 def _finalise(value: Any) -> Any:
-    """Make every string that reaches the page visible, whatever it is and wherever it comes from."""
+    """Make invisible characters visible in every string of the page."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

@@ -1,4 +1,4 @@
-"""Win rates against what runs vary: one plot for each parameter."""
+"""Plots of win rates against the parameters that runs vary, one plot per parameter."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _PANELS_A_ROW = 3
 
 
 def sweep_plot(sweep: Sweep, parameter: Parameter) -> Figure | None:
-    """Return the win rates of all describers, with their intervals, against a parameter.
+    """Return a plot of the win rates of all describers, with intervals, against a parameter.
 
-    If the runs vary it alone, all describers share one panel, in colours. Otherwise each describer has its own panel:
-    runs alike in all else are joined by a line, and colour and mark say what that is. The axis is logarithmic where
-    values span a decade; the dashed line is where one wins as often as one loses. None if nothing was compared.
+    If the runs vary only this parameter, all describers share one panel. Otherwise each describer has a panel; lines
+    connect runs that are equal in all other parameters, which colours and markers show. The axis is logarithmic if the
+    values span a decade. The dashed line is a win rate of 1/2. None if nothing was compared.
     """
     rates = [row.win_rate for place in range(len(sweep.runs)) for row in sweep.runs[place].leaderboard.overall.rows]
     if not any(rate is not None for rate in rates):
@@ -66,11 +66,11 @@ def _faceted(sweep: Sweep, parameter: Parameter, others: Sequence[Parameter]) ->
         places = _positions(axes, parameter)
         step = _step(parameter, places, len(keys))
         for number, key in enumerate(keys):
-            told = ", ".join(f"{one.short}={value}" for one, value in zip(others, key, strict=True))
+            label = ", ".join(f"{one.short}={value}" for one, value in zip(others, key, strict=True))
             _line(
                 axes, sweep, name, groups[key], places, (number - (len(keys) - 1) / 2) * step, parameter,
                 colour=_COLOURS[colours.index(key[0]) % len(_COLOURS)],
-                marker=MARKERS[marks.index(key[1:]) % len(MARKERS)], label=safe(told, 60), dashed=False,
+                marker=MARKERS[marks.index(key[1:]) % len(MARKERS)], label=safe(label, 60), dashed=False,
             )  # fmt: skip
         title = f"{safe(name)} (control)" if name in sweep.controls else safe(name)
         axes.set_title(title, fontsize=10, color=CONTROL if name in sweep.controls else INK, parse_math=False)
@@ -80,7 +80,7 @@ def _faceted(sweep: Sweep, parameter: Parameter, others: Sequence[Parameter]) ->
     for place, axes in enumerate(panels):
         if place < len(sweep.describers) - columns:
             axes.set_xlabel("")
-        else:  # the lowest of its column, where others may have nothing below
+        else:  # the lowest panel of its column
             axes.tick_params(labelbottom=True)
         if place % columns:
             axes.set_ylabel("")
@@ -122,7 +122,7 @@ def _line(
 
 
 def _positions(axes: Axes, parameter: Parameter) -> list[float]:
-    """Return where each run stands on the axis, and label the axis with the values."""
+    """Return the position of each run on the axis, and label the axis."""
     levels = list(parameter.levels)
     if parameter.spans_decades:
         axes.set_xscale("log")
@@ -136,7 +136,7 @@ def _positions(axes: Axes, parameter: Parameter) -> list[float]:
 
 
 def _step(parameter: Parameter, places: Sequence[float], count: int) -> float:
-    """Return how far so many marks stand apart at one value, so that their intervals do not hide each other."""
+    """Return the distance between marks at one value, so that intervals do not overlap."""
     distinct = sorted(set(places))
     if len(distinct) < 2:
         return 0.02
@@ -167,6 +167,6 @@ def _order(parameter: Parameter, value: str) -> int:
 
 
 def _follows(one: Parameter, other: Parameter) -> bool:
-    """Tell whether a parameter says nothing beyond another: equal values of the other go with equal values of it."""
+    """Return whether a parameter is a function of another: equal values of the other imply equal values of it."""
     pairs = {(shown(b), shown(a)) for a, b in zip(one.values, other.values, strict=True)}
     return len(pairs) == len({b for b, _ in pairs})

@@ -1,4 +1,4 @@
-"""Long lists of the leaderboard turned into tables with a column for each describer or judge."""
+"""Lists of the leaderboard as tables with one column per describer or judge."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from harness.results.schema import Board, BreakdownRow, Concordance, LeftOut, Le
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The win rates by one division of the neurons.
+    """Win rates by one division of the neurons.
 
     Attributes:
         facet: how the neurons are divided.
-        describers: the columns, best of all neurons first.
-        parts: each part with a row for each of the columns, none where there is none.
+        describers: the columns, best first.
+        parts: each part with a row for each column, or None.
     """
 
     facet: str
@@ -41,18 +41,18 @@ def breakdowns(rows: Iterable[BreakdownRow], describers: Sequence[str]) -> list[
 
 
 KnownLine = tuple[KnownPair, tuple[KnownPair | None, ...]]
-"""A pair of known quality, as any of the judges tells it, and what each judge made of it."""
+"""A pair of known quality, and the result of each judge for it."""
 
 
 def known_pairs(
     checks: Sequence[JudgeCheck], contestants: Mapping[str, Any]
 ) -> tuple[list[KnownLine], list[KnownLine]]:
-    """Return the pairs of known quality, by what was done to the worse one: those with a right one, and the others.
+    """Return the pairs of known quality, sorted by corruption: those with a right description, and the others.
 
     Args:
         checks: the judges, which are the columns.
-        contestants: of the manifest, with what is known of their quality. The right ones are those of the highest
-            quality to which least was done.
+        contestants: the contestants of the manifest with their corruption. The right ones have the highest quality and
+            the weakest corruption.
     """
     done = {name: entry["corruption"] for name, entry in contestants.items() if entry.get("corruption")}
     order = {name: (-known["quality"], known.get("strength", 1.0)) for name, known in done.items()}
@@ -72,7 +72,7 @@ def known_pairs(
 
 
 def without_each(left_out: Sequence[LeftOut]) -> list[tuple[str, tuple[LeftOutRow, ...]]]:
-    """Return each describer with its place when each judge is left out, in the order of the judges."""
+    """Return each describer with its rows when each judge is left out, in the order of the judges."""
     lines: dict[str, list[LeftOutRow]] = {}
     for one in left_out:
         for row in one.rows:
@@ -83,7 +83,7 @@ def without_each(left_out: Sequence[LeftOut]) -> list[tuple[str, tuple[LeftOutRo
 def concordance_lines(
     concordance: Sequence[Concordance],
 ) -> tuple[list[str], list[tuple[str | None, tuple[Concordance | None, ...]]]]:
-    """Return the scorers, and each judge (none: all together) with its concordance with each of them."""
+    """Return the scorers, and for each judge (None for all together) the concordance with each scorer."""
     scorers = sorted({item.scorer for item in concordance})
     lines: dict[str | None, dict[str, Concordance]] = {}
     for item in concordance:
@@ -92,7 +92,7 @@ def concordance_lines(
 
 
 def comparison_failures(board: Board, describer: str) -> dict[str, int]:
-    """Return how a describer's single verdicts failed, by status."""
+    """Return the number of failed single verdicts of a describer by status."""
     counts: Counter[str] = Counter()
     for cell in board.cells:
         if cell.row == describer:
@@ -101,10 +101,10 @@ def comparison_failures(board: Board, describer: str) -> dict[str, int]:
 
 
 def by_role(roles: Mapping[str, Mapping[str, RoleUsage]]) -> list[tuple[str, RoleUsage, list[tuple[str, RoleUsage]]]]:
-    """Return each role with what was asked of it in all, and by whom.
+    """Return the total usage of each LLM role, and its usage by method.
 
     Args:
-        roles: what each method asked of each role, by name and role.
+        roles: usage by method and role.
     """
     totals = total_roles(Usage(roles=dict(used)) for used in roles.values())
     return [
@@ -114,5 +114,5 @@ def by_role(roles: Mapping[str, Mapping[str, RoleUsage]]) -> list[tuple[str, Rol
 
 
 def further_metrics(metrics: Mapping[tuple[str, str], Mapping[str, Any]], scorer: str) -> list[str]:
-    """Return the names of a scorer's metrics beyond its mean, in the order in which it gives them."""
+    """Return the names of a scorer's metrics beyond its mean, in the order of its scores."""
     return list(dict.fromkeys(name for (own, _), found in metrics.items() if own == scorer for name in found))

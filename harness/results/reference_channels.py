@@ -77,7 +77,7 @@ def reference_channels(entries: Any) -> tuple[ReferenceChannel, ...]:
     try:
         return _CHANNELS.validate_python(entries)
     except ValidationError as error:
-        raise ValueError(f"reference_channels.{explain(error)}") from error
+        raise ValueError(explain(error, "reference_channels")) from error
 
 
 def found_channels(

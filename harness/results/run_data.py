@@ -1,4 +1,4 @@
-"""Everything that a report needs of a run, read from its folder."""
+"""Data of a run for a report, read from its folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.results.schema import Leaderboard
 from harness.results.stored import judge_checks_of, read_reference_channels, stored_judge_checks, stored_leaderboard
 
 SHOWN = 1000
-"""Neurons that a report shows at most; its figures are of all."""
+"""Maximum number of neurons that a report shows; its metrics include all neurons."""
 
 T = TypeVar("T", Description, Verdict, Score)
 Metrics = Mapping[tuple[str, str], Mapping[str, tuple[float, int]]]
@@ -27,12 +27,12 @@ Metrics = Mapping[tuple[str, str], Mapping[str, tuple[float, int]]]
 
 @dataclass(frozen=True)
 class AskedAgain:
-    """What one judge was asked for a second time.
+    """Retests of one judge.
 
     Attributes:
         judge: its name.
-        statuses: how many of the second answers ended how.
-        usages: what each of them cost.
+        statuses: number of second answers by status.
+        usages: cost of each second answer.
     """
 
     judge: str
@@ -44,29 +44,28 @@ class AskedAgain:
 class RunData:
     """The records of one run and the statistics on them.
 
-    Records are those of the neurons that are shown, at most ``SHOWN``; figures are those of all. Channels and exemplars
-    are many: they stay on disk until a neuron's card is made.
+    Records are those of the neurons that are shown, at most ``SHOWN``; metrics include all neurons. Channels and
+    exemplars stay on disk until the card of a neuron is built.
 
     Attributes:
         folder: name of the run folder, without its path.
         records: the run folder.
-        neurons: every neuron that is shown, ordered; one described at its negative sign alone stands there once, at
-            that sign.
-        manifest: what was run; any part of it may be absent.
+        neurons: the neurons that are shown, sorted; a neuron described only at its negative sign has that sign.
+        manifest: the manifest; any part of it may be missing.
         leaderboard: the statistics.
-        checks: what each judge is worth where that is known.
-        seconds: spent by each describer, judge and scorer, by name, summed over items that ran side by side; what was
-            asked again aside.
-        roles: what each of them asked of each LLM role, by name and role, what was asked again included.
-        again: what judges were asked a second time, by name.
-        metrics: further figures of the scorers: for each scorer and describer, the mean of each and of how many.
+        checks: judge checks, where the better description is known or judges were asked again.
+        seconds: time of each describer, judge and scorer, by name, summed over items that ran at the same time, without
+            retests.
+        roles: LLM usage of each of them by role, including retests.
+        again: retests by judge.
+        metrics: additional metrics of the scorers: mean and count by scorer, describer and metric.
         descriptions: the describers' descriptions.
         verdicts: the comparators' verdicts.
         scores: the scorers' grades.
-        compared: every neuron, shown or not, that describers were compared on; of a run that only scores, those that
-            were scored, and while nothing was judged, those that were described.
-        diagnostics: the figures of all vectors and channels, shown or not, by layer and kind.
-        left_out: how many neurons are not shown.
+        compared: all neurons with verdicts; without verdicts those with scores, and without scores those with
+            descriptions.
+        diagnostics: diagnostics of all vectors and channels by layer and kind.
+        left_out: number of neurons that are not shown.
         reference_channels: the channels named in the config, with those found.
     """
 
@@ -90,26 +89,26 @@ class RunData:
 
     @property
     def compares(self) -> bool:
-        """Whether describers are compared in this run; if not, it decomposes and no more."""
+        """Whether describers are compared in this run; otherwise it only decomposes."""
         return bool(self.manifest.get("contestants", True)) or bool(self.leaderboard.overall.rows)
 
     @property
     def name(self) -> str:
-        """The run's name, or its folder's."""
+        """Name of the run, or of its folder."""
         return str(self.manifest.get("name") or self.folder)
 
     @property
     def describers(self) -> tuple[str, ...]:
-        """The contestants, best first, the unjudged last."""
+        """The contestants, best first."""
         return tuple(row.describer for row in self.leaderboard.overall.rows)
 
     def part(self, key: str) -> Mapping[str, Any]:
-        """Return a part of the manifest that is a mapping, empty if it is absent."""
+        """Return a part of the manifest that is a mapping; empty if it is missing."""
         value = self.manifest.get(key)
         return value if isinstance(value, Mapping) else {}
 
     def is_control(self, describer: str) -> bool:
-        """Tell whether a contestant is one that a real method must beat."""
+        """Return whether a contestant is a control."""
         entry = self.part("contestants").get(describer)
         return isinstance(entry, Mapping) and bool(entry.get("control"))
 
@@ -119,18 +118,20 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
 
     Args:
         folder: the run folder.
-        recompute: whether to compute all statistics from the records even if the folder holds them. They are computed
-            as well if it holds none, or some that another version wrote.
+        recompute: whether to compute all statistics from the records even if they are stored. Otherwise they are only
+            computed if they are missing or of another version.
 
     Raises:
-        HarnessError: if this is no run folder, or a file in it is damaged.
+        HarnessError: if this is not a run folder, or a file in it is damaged.
     """
     try:
         manifest = folder.read_manifest()
     except ValueError as error:
-        raise HarnessError(f"{folder.manifest} is not readable JSON ({error}); restore it, or run again") from error
+        raise HarnessError(
+            f"{folder.manifest} is not valid JSON ({error}): restore it, or start the run again"
+        ) from error
     if not isinstance(manifest, dict):
-        raise HarnessError(f"{folder.manifest} holds no JSON object: this is not a run folder")
+        raise HarnessError(f"{folder.manifest} is not a JSON object: this is not a run folder")
     descriptions, verdicts, scores = (
         folder.descriptions().records(),
         folder.verdicts().records(),
@@ -166,7 +167,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
 
 
 def _choice(folder: RunFolder, judged: Iterable[Neuron]) -> tuple[list[Neuron], int]:
-    """Return at most ``SHOWN`` of the neurons on record, evenly spread, and the number of the others."""
+    """Return at most ``SHOWN`` of the neurons, evenly spaced, and the number of the others."""
     signed = set(judged)
     exemplars = folder.exemplar_table()
     if exemplars is not None:
@@ -179,7 +180,7 @@ def _choice(folder: RunFolder, judged: Iterable[Neuron]) -> tuple[list[Neuron], 
 
 
 def _compared(*records: Iterable[Verdict] | Iterable[Score] | Iterable[Description]) -> frozenset[Neuron]:
-    """Return the neurons of the first of the records that there are any of."""
+    """Return the neurons of the first records that are not empty."""
     return next((found for some in records if (found := frozenset(item.neuron for item in some))), frozenset())
 
 
@@ -226,7 +227,7 @@ def _judge(answer: Verdict | Score) -> str:
 
 
 def _metrics(scores: Iterable[Score]) -> Metrics:
-    """Average the further figures of the scores that are ok."""
+    """Return the means of the additional metrics of the ok scores."""
     values: defaultdict[tuple[str, str], defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for item in scores:
         for name, value in item.metrics.items():

@@ -1,4 +1,4 @@
-"""The statistics that a run folder keeps: computed from its records, written, and read again."""
+"""Statistics in a run folder: computed from its records, written and read."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _CHECKS = TypeAdapter(tuple[JudgeCheck, ...])
 
 
 def store_leaderboard(folder: RunFolder, leaderboard: Leaderboard) -> None:
-    """Write the statistics into the run folder, as JSON, and their main table as CSV, Markdown and LaTeX."""
+    """Write the leaderboard into the run folder as JSON, CSV, Markdown and LaTeX."""
     _store(
         leaderboard, folder.leaderboard, folder.leaderboard_csv, folder.leaderboard_markdown, folder.leaderboard_latex
     )
 
 
 def store_pooled(leaderboard: Leaderboard, folder: Path) -> None:
-    """Write the leaderboard of several runs as one in the same forms, as ``pooled-leaderboard.*``."""
+    """Write the pooled leaderboard of several runs as ``pooled-leaderboard.*``, in the same formats."""
     _store(leaderboard, *(folder / f"pooled-leaderboard.{ending}" for ending in ("json", "csv", "md", "tex")))
 
 
@@ -56,20 +56,20 @@ def stored_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...] | None:
         return None
     try:
         return read_judge_checks(folder)
-    except ValueError:  # another version's
+    except ValueError:  # of another version
         return None
 
 
 def store_decomposition(folder: RunFolder) -> None:
-    """Write the diagnostics into the run folder: equal records make equal bytes."""
+    """Write the diagnostics into the run folder; equal records give equal bytes."""
     write_json(folder.decomposition, diagnostics_json(diagnostics_groups(folder)))
 
 
 @one_thread
 def judge_checks_of(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[JudgeCheck, ...]:
-    """Compute, from a run's records and manifest alone, what its judges are worth.
+    """Compute the judge checks of a run from its records and manifest.
 
-    A run without contestants of known quality, whose judges were asked nothing twice either, has nothing to say.
+    Empty if the run has neither contestants of known quality nor retests.
     """
     contestants, judges = _entries(manifest, "contestants"), _entries(manifest, "judges")
     known = {
@@ -94,7 +94,7 @@ def judge_checks_of(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[Jud
 
 
 def store_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...]:
-    """Compute, write and return :func:`judge_checks_of`; where there is nothing to say, there is no file."""
+    """Compute, write and return the judge checks; without any, the file is removed."""
     checks = judge_checks_of(folder, folder.read_manifest())
     if checks:
         write_json(folder.judge_checks, _CHECKS.dump_python(checks, mode="json"))
@@ -104,10 +104,10 @@ def store_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...]:
 
 
 def read_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...]:
-    """Read what :func:`store_judge_checks` wrote; nothing if it wrote nothing.
+    """Return the stored judge checks; empty if the file does not exist.
 
     Raises:
-        ValueError: if another version wrote it.
+        ValueError: if another version wrote the file.
     """
     if not folder.judge_checks.exists():
         return ()
@@ -129,7 +129,7 @@ def _entries(manifest: Mapping[str, Any], part: str) -> dict[str, Mapping[str, A
 
 
 def read_reference_channels(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[FoundChannel, ...]:
-    """Return what the run found where its config expects something; nothing if it expects nothing."""
+    """Return the reference channels of the run's config with the channels found for them; empty without any."""
     expected = reference_channels((manifest.get("config") or {}).get("reference_channels") or ())
     if not expected:
         return ()

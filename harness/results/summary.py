@@ -1,4 +1,4 @@
-"""What a tracker is told of a finished run: summary figures under stable names, and tables. From its records alone."""
+"""Summary metrics and tables of a finished run for trackers, computed from its records."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROLE_METRICS = ("calls", "prompt_tokens", "completion_tokens", "cost", "paid", 
 def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Sequence[DiagnosticsGroup]) -> Row:
     """Return the metrics of a finished run that W&B shows and sweeps can optimise, under the names of docs/metrics.md.
 
-    Metrics of judges, decomposition and costs are left out if they have no value; those of describers are then None.
+    Metrics without a value are None for describers and judges' health; other metrics without a value are left out.
     """
     found: Row = {}
     rows = leaderboard.overall.rows
@@ -86,7 +86,7 @@ def _cost_metrics(usages: Sequence[Usage]) -> Row:
 def tables_of_run(
     folder: RunFolder, leaderboard: Leaderboard, diagnostics: Sequence[DiagnosticsGroup], manifest: Mapping[str, Any]
 ) -> dict[str, list[Row]]:
-    """Return the tables of a run by name, each with equal keys in all its rows; those without rows are left out."""
+    """Return the tables of a run by name. All rows of a table have the same keys; empty tables are left out."""
     board = leaderboard.to_json()
     boards = [("all judges", board["overall"]), *((one["judge"], one) for one in board["judges"])]
     checks = [dataclasses.asdict(check) for check in read_judge_checks(folder)]
@@ -99,7 +99,7 @@ def tables_of_run(
         "descriptions": [_flat(record) for record in folder.descriptions().records()],
         "verdicts": [_flat(record) for record in folder.verdicts().records()],
         "tests": board["overall"]["tests"],
-        # Not "trust": a table and the figures below trust/ would be one key of the summary, and lose each other.
+        # Not "trust": the table would overwrite the summary metrics trust/words and trust/trustworthy.
         "controls": [{"judge": judge, **check} for judge, one in boards for check in one["trust"]["controls"]],
         "judges": board["health"],
         "checks": checks,
@@ -116,23 +116,23 @@ def tables_of_run(
 
 
 def neuron_rows(folder: RunFolder) -> list[Row]:
-    """Return one row for each neuron: its sharpest channel, and each describer's text and win rate, and all verdicts.
+    """Return one row per neuron: its channel of highest kurtosis, all descriptions and win rates, and all verdicts.
 
-    A description that failed is told as such, in brackets.
+    Failed descriptions show their status in brackets.
     """
     descriptions, verdicts = folder.descriptions().records(), folder.verdicts().records()
     if not descriptions:
         return []
     describers = sorted({record.describer for record in descriptions})
-    texts = {(record.neuron, record.describer): _told(record) for record in descriptions}
+    texts = {(record.neuron, record.describer): _description_text(record) for record in descriptions}
     points: dict[tuple[Neuron, str], list[float]] = defaultdict(list)
     for item in merge_verdicts(verdicts):
         if item.points is not None:
             points[item.neuron, item.left].append(item.points)
             points[item.neuron, item.right].append(1 - item.points)
-    said: dict[Neuron, list[str]] = defaultdict(list)
+    verdict_texts: dict[Neuron, list[str]] = defaultdict(list)
     for verdict in verdicts:
-        said[verdict.neuron].append(_said(verdict))
+        verdict_texts[verdict.neuron].append(_verdict_text(verdict))
     sharpest: dict[Neuron, tuple[float, str]] = {}
     for table in folder.read_columns("channels", ["neuron", "kind", "rank", "kurtosis"]):
         for one in table.to_pylist():
@@ -155,15 +155,15 @@ def neuron_rows(folder: RunFolder) -> list[Row]:
             won = points[neuron, name]
             row[f"{name}: description"] = texts.get((neuron, name))
             row[f"{name}: win rate"] = round(math.fsum(won) / len(won), 6) if won else None
-        rows.append(row | {"verdicts": "\n".join(said[neuron])})
+        rows.append(row | {"verdicts": "\n".join(verdict_texts[neuron])})
     return rows
 
 
-def _told(record: Description) -> str:
+def _description_text(record: Description) -> str:
     return record.text if record.status is Status.OK else f"[{record.status}] {record.detail}"
 
 
-def _said(verdict: Verdict) -> str:
+def _verdict_text(verdict: Verdict) -> str:
     if verdict.status is not Status.OK or verdict.winner is None:
         outcome = f"{verdict.first} and {verdict.second}: [{verdict.status}]"
     elif verdict.winner is Winner.TIE:
@@ -176,7 +176,7 @@ def _said(verdict: Verdict) -> str:
 
 
 def failure_rows(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Row]:
-    """Return what has no usable answer, counted by method and status, and the judges that were left out, with why."""
+    """Return the number of unusable answers by method and status, and the judges left out with the reason."""
     rows: list[Row] = []
     for (stage, method), records in _answers(folder).items():
         bad = [record for record in records if record.status is not Status.OK]
@@ -196,7 +196,7 @@ def _reason(record: Answer) -> str:
 
 
 def cost_rows(folder: RunFolder) -> list[Row]:
-    """Return what each method cost, by role: calls and tokens asked for, what they cost by price, what was paid."""
+    """Return the cost of each method by LLM role: calls, tokens, price and the part that was paid."""
     rows: list[Row] = []
     for (stage, method), records in _answers(folder).items():
         usages = [record.usage for record in records]
@@ -212,7 +212,7 @@ def cost_rows(folder: RunFolder) -> list[Row]:
 
 
 def _answers(folder: RunFolder) -> dict[tuple[str, str], list[Answer]]:
-    """Return all records by stage and method, in the order of stages and of first appearance."""
+    """Return all records by stage and method, in order of stage and first appearance."""
     found: dict[tuple[str, str], list[Answer]] = defaultdict(list)
     for description in folder.descriptions().records():
         found["describe", description.describer].append(description)
@@ -233,7 +233,7 @@ def _flat(record: Description | Verdict) -> Row:
 
 
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str | int], list[list[Any]]]:
-    """Return column names and values of rows with equal keys; nested values become text: a column has one type."""
+    """Return column names and values of rows with equal keys; nested values become text."""
     rows = list(rows)
     names: list[str | int] = list(rows[0]) if rows else []
     simple = (str, int, float, bool, type(None))

@@ -1,4 +1,4 @@
-"""Several runs as one table: what they vary, and how every describer did in each; for people and for programs."""
+"""Several runs as one table: the options they vary and the metrics of every describer."""
 
 from __future__ import annotations
 
@@ -37,39 +37,39 @@ class Sweep:
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """The settings that the runs vary."""
+        """Options that the runs vary."""
         return swept([run.manifest for run in self.runs])
 
     @cached_property
     def describers(self) -> tuple[str, ...]:
-        """All describers of the runs, real ones before controls, each in the order of the leaderboards."""
+        """All describers of the runs: real ones first, then controls, in the order of the leaderboards."""
         names = dict.fromkeys(name for run in self.runs for name in run.describers)
         return tuple(sorted(names, key=lambda name: name in self.controls))
 
     @cached_property
     def controls(self) -> frozenset[str]:
-        """Those of them that are controls."""
+        """The describers that are controls."""
         return frozenset(row.describer for run in self.runs for row in run.leaderboard.overall.rows if row.control)
 
     @cached_property
     def incomparable(self) -> list[str]:
-        """Why the runs' figures must not be read side by side; empty if they may."""
+        """Reasons why the metrics of the runs are not comparable; empty if they are."""
         return comparability_warnings(self.runs)
 
     def row(self, run: int, describer: str) -> Row | None:
-        """Return a describer's row in the leaderboard of a run, if it has one."""
+        """Return the row of a describer in the leaderboard of a run, or None."""
         rows = self.runs[run].leaderboard.overall.rows
         return next((row for row in rows if row.describer == describer), None)
 
-    def told(self, parameter: Parameter, run: int) -> str:
-        """Return a run's value of a parameter as text."""
+    def value_text(self, parameter: Parameter, run: int) -> str:
+        """Return the value of a parameter in a run as text."""
         value = parameter.values[run]
         return "–" if value is None else shown(value)
 
     def words(self) -> str:
-        """Say in a sentence or two what the runs vary and whether they may be compared."""
+        """Return sentences on what the runs vary and whether they are comparable."""
         if not self.parameters:
-            varied = "The runs do not differ in any setting."
+            varied = "The runs do not differ in any option."
         else:
             varied = "The runs vary " + "; ".join(
                 f"{one.name} ({', '.join(shown(level) for level in one.levels)})" for one in self.parameters
@@ -78,15 +78,15 @@ class Sweep:
         if self.incomparable:
             return varied
         return (
-            f"{varied} They have the same subject, neurons, evidence and judges, so their figures may be read side by "
-            "side. A win rate is against the other describers of the same run, which vary with it where they depend on "
-            "the same settings. The intervals are of single runs, and all runs share their neurons: whether two runs "
-            "differ is what pooling them tells (python -m harness.report --pool)."
+            f"{varied} They have the same subject, neurons, evidence and judges, so their metrics are comparable. A "
+            "win rate is relative to the other describers of the same run, which may depend on the same options. "
+            "Intervals are of single runs, which share their neurons: to test whether two runs differ, pool them "
+            "(python -m harness.report --pool)."
         )
 
 
 def comparability_warnings(runs: Sequence[RunData]) -> list[str]:
-    """Return why the runs' figures must not be read side by side; that describers differ is said with the rest."""
+    """Return reasons why the metrics of the runs are not comparable, including different describers."""
     warnings = [difference.words for difference in incomparable([run.manifest for run in runs])]
     if len({frozenset(run.describers) for run in runs}) > 1:
         warnings.append("The runs compare different describers, and a win rate depends on who the opponents were.")
@@ -102,11 +102,11 @@ def write_tables(runs: Sequence[RunData], folder: Path) -> None:
 
 
 def sweep_json(sweep: Sweep) -> dict[str, Any]:
-    """Return the runs with their parameters and figures as plain JSON types.
+    """Return the runs with their parameters and metrics as plain JSON types.
 
-    ``parameters`` are names and levels, ``incomparable`` reasons. Each of the ``runs`` has its ``folder``, ``name``,
-    ``parameters``, ``trustworthy``, ``describers`` (win rates and ranks by describer), ``scores`` (means by scorer and
-    describer) and ``decomposition`` (figures of all layers and kinds, none if nothing was decomposed).
+    ``parameters`` holds names and levels, ``incomparable`` reasons. Each of the ``runs`` has ``folder``, ``name``,
+    ``parameters``, ``trustworthy``, ``describers`` (metrics by describer), ``scores`` (means by scorer and describer)
+    and ``decomposition`` (metrics of all layers and kinds, None if nothing was decomposed).
     """
     return {
         "parameters": [{"name": one.name, "levels": list(one.levels)} for one in sweep.parameters],
@@ -137,7 +137,7 @@ def _run_json(sweep: Sweep, place: int) -> dict[str, Any]:
 
 
 def sweep_csv(sweep: Sweep) -> str:
-    """Return a line for each run and describer: folder, parameters, describer, whether it is a control, its figures."""
+    """Return a line for each run and describer: folder, parameters, describer, whether it is a control, metrics."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["folder", *(one.name for one in sweep.parameters), "describer", "control", *_csv_names()])
@@ -157,11 +157,11 @@ def _csv_values(row: Row) -> list[Any]:
 
 
 def print_sweep(runs: Sequence[RunData], console: Console, metrics: Mapping[str, float]) -> None:
-    """Print the runs with their parameters and the win rates of all describers.
+    """Print the parameters of the runs and the win rates of all describers.
 
     Args:
         runs: the runs.
-        console: where to.
+        console: where to print.
         metrics: the value of ``sweep.metric`` by folder, for the runs that have one.
     """
     sweep = Sweep(tuple(runs))
@@ -176,7 +176,7 @@ def print_sweep(runs: Sequence[RunData], console: Console, metrics: Mapping[str,
     best = max(metrics.values(), default=None)
     for place, run in enumerate(runs):
         value = metrics.get(run.folder)
-        cells = [Text(visible(run.folder)), *(Text(visible(sweep.told(one, place))) for one in sweep.parameters)]
+        cells = [Text(visible(run.folder)), *(Text(visible(sweep.value_text(one, place))) for one in sweep.parameters)]
         if metrics:
             style = "bold" if value is not None and value == best else ""
             cells.append(Text("–" if value is None else f"{value:.4g}", style=style))

@@ -151,7 +151,7 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
     sweep, folder = SweepFolder(Path(settings.sweep.dir)), Path(settings.runtime.output_dir)
     lost = "its process ended without a message (killed, or out of memory?)"
     outcome = Outcome(settings.job.num, folder.name, tuple(settings.overrides.task), "lost", None, lost)
-    sweep.write(outcome)
+    sweep.store(outcome)
     early: list[str] = []
     name, metric = config.sweep.metric, None
     try:
@@ -165,7 +165,7 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
         logger.exception("the run failed")
         message = f"{type(error).__name__}: {' '.join(str(error).split())} ({folder}/logs/run.log)"
         outcome = replace(outcome, status="failed", message=message)
-    sweep.write(outcome)
+    sweep.store(outcome)
     result = "" if metric is None else f", {name} {metric:g}"
     _console().print(f"run {outcome.number}: {outcome.status}{result}", markup=False)
     return metric

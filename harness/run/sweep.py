@@ -72,8 +72,8 @@ class SweepFolder:
         for path in self._outcomes.glob("*.json"):
             path.unlink()
 
-    def write(self, outcome: Outcome) -> None:
-        """Write the outcome of a run, without secrets, for the process that started the sweep."""
+    def store(self, outcome: Outcome) -> None:
+        """Store the outcome of a run, without secrets, for the process that started the sweep."""
         from harness.run.masking import without_secrets  # which the run needs anyway
 
         public = {
