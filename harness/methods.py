@@ -46,7 +46,6 @@ class Case:
     Attributes:
         exemplars: windows of the method's splits: explain and select for describers, calibrate and report for judges.
             The two sets share no document.
-        subject: the subject model, for methods that read its weights.
         llm: the LLM of the method's role, which counts its calls; None if the method has no role or the run no such
             LLM.
         seed: the run's seed; derive random numbers with :func:`harness.seeds.derive_rng` and the item's identity.
@@ -54,7 +53,6 @@ class Case:
         effects: effects of clamping the neuron on the next token, one for each value, if the method needs effects;
             averaged over text of the explain split for describers, of the report split for judges. Empty if the values
             are multiples of the peak and the neuron is never active.
-        reader: runs the subject on new text.
     """
 
     neuron: Neuron

@@ -6,23 +6,26 @@ import logging
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.folder import ELSEWHERE, RunFolder
-from harness.records import Channel, Neuron, VectorKind, VectorSummary
+from harness.records import Channel, Neuron, VectorKind, VectorSummary, to_json
 from harness.run.channel_store import ChannelStore
 from harness.run.executor import Shared
 from harness.run.progress import progress
 from harness.run.setup import Setup
-from harness.run.tables import record_table
-from harness.run.worker import HISTOGRAM_BINS, Block, BlockTask, decompose_block
+from harness.run.worker import HISTOGRAM_BINS, Block, BlockTask, Projected, decompose_block
 
 logger = logging.getLogger(__name__)
 _READ_AT_ONCE = 1 << 14
+_DIGITS, _Z_DIGITS = 5, 3
 
 
 def pending_vectors(setup: Setup, folder: RunFolder) -> list[Block]:
@@ -113,8 +116,8 @@ def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store:
     texts = pa.array([subject.token_text(token) for token in range(subject.vocab_size)])
     with progress("decompose", sum(len(group.neurons) for group in pending), "vectors") as advance:
         for result in setup.executor.map(decompose_block, _tasks(setup, pending)):
-            vectors = record_table(result.block, result.vectors, VectorSummary, texts)
-            channels = record_table(result.block, result.channels, Channel, texts)
+            vectors = _record_table(result.block, result.vectors, VectorSummary, texts)
+            channels = _record_table(result.block, result.channels, Channel, texts)
             folder.write_block(result.block.name, vectors, channels, result.directions)
             store.save(folder, result.block.name)
             advance(len(result.block.neurons))
@@ -152,3 +155,45 @@ def _read(setup: Setup, pending: Sequence[Block]) -> Iterator[tuple[Block, Tenso
             part = Block(group.neurons[start : start + _READ_AT_ONCE], group.kind)
             indices, experts = [n.index for n in part.neurons], [n.expert for n in part.neurons]
             yield part, setup.subject.vectors(part.layer, indices, part.kind, experts)
+
+
+def _record_table(block: Block, found: Projected, kind: Any, texts: pa.Array) -> pa.Table:
+    """Return the records of a block's channels or vectors, built by column: an object per token would be too slow.
+
+    Args:
+        block: the block.
+        found: its channels, by vector and order of discovery, or its vectors.
+        kind: :class:`harness.records.Channel` or :class:`harness.records.VectorSummary`.
+        texts: text of every token of the vocabulary, (V,).
+    """
+    neurons = pa.array([to_json(neuron) for neuron in block.neurons])
+    rows = np.repeat(np.arange(len(neurons)), len(found.tokens) // len(neurons))
+    columns = {
+        "neuron": neurons.take(pa.array(rows)),
+        "kind": pa.repeat(block.kind.value, len(rows)),
+        "positive": _scored(found.tokens[:, 0], found.z[:, 0], texts),
+        "negative": _scored(found.tokens[:, 1], found.z[:, 1], texts),
+    }
+    for name, values in found.values.items():
+        column = _rounded(values.flatten())
+        columns[name] = column if values.ndim == 1 else _lists(column, values.shape)
+    # In the order of the record's fields; optional fields may be missing.
+    return pa.table({field.name: columns[field.name] for field in fields(kind) if field.name in columns})
+
+
+def _rounded(values: Tensor) -> pa.Array:
+    numbers = values.numpy()
+    return pa.array(np.round(numbers.astype(np.float64), _DIGITS) if values.is_floating_point() else numbers)
+
+
+def _scored(tokens: Tensor, z: Tensor, texts: pa.Array) -> pa.ListArray:
+    """Return lists of scored tokens. Rounded z-scores repeat, so parquet's dictionaries store them in little space."""
+    names = texts.take(pa.array(tokens.flatten().numpy()))
+    scores = pa.array(np.round(z.flatten().numpy().astype(np.float64), _Z_DIGITS))
+    return _lists(pa.StructArray.from_arrays([names, scores], names=["token", "z"]), tokens.shape)
+
+
+def _lists(values: pa.Array, shape: tuple[int, ...]) -> pa.ListArray:
+    """Return (rows, length) values as rows of lists."""
+    rows, length = shape
+    return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * np.int32(length)), values)

@@ -55,7 +55,7 @@ def identity(setup: Setup) -> dict[str, Any]:
     left_out += ["steering.effects"] * (not setup.effect_splits) + ["steering.texts"] * (not setup.needs_steered)
     options = flatten(distinguishable(setup.config))
     config = {name: value for name, value in options.items() if not _covered(name, left_out)}
-    methods = {**setup.describers, **setup.judges}
+    methods = setup.methods
     inputs = {name: [one.inputs for one in method.walk if one.inputs is not None] for name, method in methods.items()}
     ignored = repr(sorted(setup.subject.ignored_token_ids))  # the content of a file of tokens, not only its name
     beyond: dict[str, Any] = {
