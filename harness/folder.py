@@ -361,10 +361,7 @@ class RunFolder:
     def read_columns(self, records: str, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Read columns of all ``channels`` or ``vectors``, block by block.
 
-        Args:
-            records: ``channels`` or ``vectors``.
-            columns: names of the record's fields; ``neuron`` becomes ``neuron.layer``, ``neuron.index`` and, in layers
-                with experts, ``neuron.expert``.
+        ``neuron`` becomes ``neuron.layer``, ``neuron.index`` and, in layers with experts, ``neuron.expert``.
         """
         for block in self.blocks():
             yield pq.read_table(self.channels / f"{block}.{records}.parquet", columns=list(columns)).flatten()

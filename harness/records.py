@@ -245,7 +245,6 @@ class Restart:
     """Agreement of a weight vector's channels with those found from another starting point.
 
     Attributes:
-        restart: number of the restart, from 1.
         cosine: between each channel, in order of discovery, and its match among the channels of the restart.
         jaccard: overlap of their top tokens.
         apart: mean cosine of channels that do not match; None if there is only one channel.

@@ -99,10 +99,9 @@ class ChannelStore:
 
     def restore_file(self, path: Path) -> bool:
         """Copy a file of diagnostics from the store to ``path``; return whether the store has it."""
-        if self._folder is None or not self.has(path):
-            return False
-        link_or_copy(self._folder.diagnostics / path.name, path)
-        return True
+        if found := self._folder is not None and self.has(path):
+            link_or_copy(self._folder.diagnostics / path.name, path)
+        return found
 
     def save_file(self, path: Path) -> None:
         """Copy a run's file of diagnostics into the store; its name contains a hash of its settings."""

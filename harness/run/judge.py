@@ -31,24 +31,23 @@ Item = TypeVar("Item", Pair, Question)
 
 def pending_verdicts(setup: Setup, journal: Journal[Verdict]) -> dict[str, list[Pair]]:
     """Return, for each comparator, the pairs it has yet to compare, in both orders if the order matters."""
-    return {name: _open(name, _pairs(setup, comparator), journal) for name, comparator in setup.comparators.items()}
+    pending = {}
+    for name, comparator in setup.comparators.items():
+        pairs = [
+            (neuron, first, second)
+            for neuron in setup.described
+            for a, b in setup.comparisons.pairs(setup.describers)
+            for first, second in (((a, b),) if comparator.symmetric else ((a, b), (b, a)))
+            if comparator.covers(neuron, first, second)
+        ]
+        pending[name] = _open(name, pairs, journal)
+    return pending
 
 
 def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[Question]]:
     """Return, for each scorer, the descriptions it has yet to grade."""
     questions = [(neuron, describer) for neuron in setup.described for describer in setup.describers]
     return {name: _open(name, questions, journal) for name in setup.judges if name in setup.scorers}
-
-
-def _pairs(setup: Setup, comparator: Comparator) -> list[Pair]:
-    """Return all pairs that a comparator compares."""
-    return [
-        (neuron, first, second)
-        for neuron in setup.described
-        for a, b in setup.comparisons.pairs(setup.describers)
-        for first, second in (((a, b),) if comparator.symmetric else ((a, b), (b, a)))
-        if comparator.covers(neuron, first, second)
-    ]
 
 
 def _open(name: str, items: Sequence[Any], journal: Journal[Any]) -> list[Any]:

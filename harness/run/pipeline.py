@@ -79,11 +79,7 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
 
 
 def _check_stores(setup: Setup) -> None:
-    """Check that the run can write to the folders outside its own, before time is spent.
-
-    Raises:
-        HarnessError: naming the option.
-    """
+    """Check that the run can write to the folders outside its own, before time is spent."""
     used = {"storage.store": True, "evidence.store": setup.compares, "serving.cache": bool(setup.backends)}
     stores = flatten(setup.config)
     for option in (option for option, needed in used.items() if needed and stores[option] is not None):

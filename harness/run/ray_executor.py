@@ -164,11 +164,7 @@ def _run(work: Callable[[Any, str], Any], item: Any, device: str, threads: int) 
 
 
 def _check_reachable(address: str) -> None:
-    """Try the address's port, because Ray would try for minutes and then end the process.
-
-    Raises:
-        HarnessError: if nothing listens there.
-    """
+    """Try the address's port, because Ray would try for minutes and then end the process."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
         return

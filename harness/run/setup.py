@@ -268,9 +268,9 @@ class Setup:
         for encoder in {id(part.encoder): part.encoder for part in parts if hasattr(part, "encoder")}.values():
             encoder.check()
         for name, describer in self.describers.items():
-            for part in describer.walk:
-                if isinstance(part, Describer):
-                    with _naming(f"describers.{name}"):
+            with _naming(f"describers.{name}"):
+                for part in describer.walk:
+                    if isinstance(part, Describer):
                         part.check(self.described, self.subject)
 
 
