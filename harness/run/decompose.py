@@ -158,14 +158,7 @@ def _read(setup: Setup, pending: Sequence[Block]) -> Iterator[tuple[Block, Tenso
 
 
 def _record_table(block: Block, found: Projected, kind: Any, texts: pa.Array) -> pa.Table:
-    """Return the records of a block's channels or vectors, built by column: an object per token would be too slow.
-
-    Args:
-        block: the block.
-        found: its channels, by vector and order of discovery, or its vectors.
-        kind: :class:`harness.records.Channel` or :class:`harness.records.VectorSummary`.
-        texts: text of every token of the vocabulary, (V,).
-    """
+    """Return the records of a block's channels or vectors, built by column: an object per token would be too slow."""
     neurons = pa.array([to_json(neuron) for neuron in block.neurons])
     rows = np.repeat(np.arange(len(neurons)), len(found.tokens) // len(neurons))
     columns = {

@@ -62,14 +62,7 @@ def asked_again(setup: Setup, name: str, items: Sequence[Item]) -> list[Item]:
 
 @dataclass(frozen=True)
 class _Task:
-    """What differs between the work of comparators and of scorers.
-
-    Attributes:
-        pending: the open items of each judge.
-        answer: answers an item with a judge and its LLMs.
-        retests: second answers.
-        answered: yields judge and item of each usable answer.
-    """
+    """What differs between comparators and scorers: their open items by judge, and how an item is answered."""
 
     verb: str
     unit: str

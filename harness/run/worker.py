@@ -144,15 +144,9 @@ def decompose_block(task: BlockTask, device: str) -> BlockResult:
 def _projected(
     values: dict[str, Tensor], directions: Tensor, projection: Tensor, hidden: Tensor, count: int, *, histogram: bool
 ) -> Projected:
-    """Return statistics together with the ends of the projections, with memory independent of their number.
+    """Return statistics of directions (M, d_model) and the ends of their projections, in parts that fit into memory.
 
-    Args:
-        values: the statistics.
-        directions: (M, d_model).
-        projection: (d_model, V).
-        hidden: ids (int64) of tokens that are left out of the ends, but not of mean and standard deviation.
-        count: tokens of each end; fewer if the vocabulary is smaller.
-        histogram: whether to count the z-scores in equal bins over [-10, 10], the outer bins open.
+    ``hidden`` holds ids of tokens that are left out of the ends, but not of mean and standard deviation.
     """
     count = min(count, projection.shape[1] - len(hidden))
     parts = [_ends(part, hidden, count, histogram) for part in _projections(directions, projection)]
