@@ -121,7 +121,7 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"PK nonsense")
     told(lambda: texts(path), str(path), "cannot be read")
     path = tmp_path / "a.txt.gz"
-    path.write_bytes(gzip.compress(os.urandom(9999))[:-500])
+    path.write_bytes(gzip.compress(os.urandom(9999).hex().encode())[:-500])
     told(lambda: texts(path), str(path), "cannot be read")
     path.write_bytes(b"plain")
     told(lambda: texts(path), str(path), "cannot be read")
@@ -283,7 +283,7 @@ def test_the_news_are_the_same_on_every_machine(caplog: pytest.LogCaptureFixture
     caplog.set_level(logging.INFO)
     corpus = news()
     documents = corpus.documents(100_000)
-    assert documents.count == 3782  # without 36 empty texts and duplicates
+    assert documents.count == 3781  # without 36 empty texts, and duplicates
     assert caplog.messages == ["the corpus news is read without: entries without text (36)"]
     assert next(iter(corpus.texts())).startswith("Michigan billionaire education activist Betsy DeVos")
     assert sorted(corpus.identity()) == ["column", "encoding", "sha256"]

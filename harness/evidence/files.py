@@ -74,7 +74,7 @@ class TextFiles(Column):
     def __init__(self, paths: Paths, column: str = "text", name: str = "files", encoding: str | None = None) -> None:
         if encoding is not None:
             try:
-                b"".decode(encoding)
+                io.TextIOWrapper(io.BytesIO(), encoding)
             except LookupError:
                 raise ValueError(f"the encoding {encoding!r} is not known to Python (corpus.encoding)") from None
         self.name, self._paths, self._column, self._encoding = name, tuple(paths), column, encoding
