@@ -20,7 +20,8 @@ from support.errors import told
 from support.evidence import lines
 
 from harness.errors import HarnessError
-from harness.evidence import Conversations, Corpus, HuggingFaceDataset, Message, PackageText, TextFiles
+from harness.evidence import Conversations, Corpus, HuggingFaceDataset, PackageText, TextFiles
+from harness.evidence.corpus import Message
 from harness.folder import RunFolder
 from harness.run.building import build
 from harness.run.help import compose_config

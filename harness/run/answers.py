@@ -51,11 +51,11 @@ async def attempt(
     start = time.monotonic()
     meters = {role: MeteredClient(llm, llms.prices.get(role)) for role, llm in llms.items()}
     result, status, detail = await outcome(work(meters))
-    if any(meter.not_cached for meter in meters.values()):
-        raise NotCached
-    if stopped := next((meter.stopped for meter in meters.values() if meter.stopped), ""):
-        # Even if the method returned a partial result: it would never be completed.
-        result, status, detail = None, Status.FAILED, stopped
+    for error in (meter.not_asked for meter in meters.values()):
+        if isinstance(error, NotCached):
+            raise error
+        if error is not None:  # even if the method returned a partial result: it would never be completed
+            result, status, detail = None, Status.FAILED, error.detail
     roles = {role: meter.usage for role, meter in meters.items() if meter.usage.calls}
     usage = Usage.of(roles, time.monotonic() - start)
     # Stored answers, as at the start of a resumed run, say nothing about the LLM's present state.
@@ -74,9 +74,7 @@ def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Cli
     clients = {
         role: serving.cached(
             role,
-            BudgetedClient(
-                serving.client(role, needs_logprobs=needs_logprobs), budget, proof, setup.backends[role].concurrency
-            ),
+            BudgetedClient(serving.client(role, needs_logprobs=needs_logprobs), budget, proof),
         )
         for role, needs_logprobs in method.roles.items()
         if role in setup.backends

@@ -10,8 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from harness.folder import Journal, RunFolder
-from harness.llm.client import LLMClient, NotCached
-from harness.llm.reseeding import ReseededClient
+from harness.llm.client import LLMClient, NotCached, ReseededClient
 from harness.llm.serving import Serving
 from harness.methods import Comparator, JudgeCase, Judgement, Scorer
 from harness.records import Description, Neuron, Score, Split, Status, SteeredText, Usage, Verdict, Winner
