@@ -315,7 +315,7 @@ def _members(path: Path, passed: Counter[str]) -> Iterator[_Member]:
     kind = _kind(path.name)
     assert kind is not None
     if kind != ".zip":
-        yield _Member(str(path), kind, partial(_decompressed, path.name, partial(path.open, "rb")))
+        yield _Member(str(path), kind, partial(_decompressed, path.name, lambda: path.open("rb")))
         return
     with _readable(str(path)), zipfile.ZipFile(path) as archive:
         for info in sorted(archive.infolist(), key=lambda info: info.filename):
