@@ -304,7 +304,7 @@ class Trial:
 
         def gather() -> CorpusSummary:
             with gathered(sample, tried.subject, recorded, tried.evidence, **options) as evidence:
-                Gathered(evidence.folder, tuple(tried.described)).write(scratch.exemplars, scratch.activity)
+                Gathered(evidence.folder, tuple(tried.described)).write(scratch.exemplars)
                 return evidence.summary
 
         summary, seconds = _timed(load, gather)
