@@ -1,4 +1,4 @@
-"""Subjects from GGUF files: a tiny one with every mistake, and the two real models where their packages are installed."""
+"""Subjects from GGUF files: a tiny one with every mistake, and the two real models if their packages are installed."""
 
 from __future__ import annotations
 

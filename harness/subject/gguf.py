@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -60,10 +61,9 @@ def converted(parts: Sequence[Path], cache: Path, expected: str | None) -> Path:
                 aside = Path(temporary) / "model"
                 _convert(_joined(parts, Path(temporary)), aside, source)
                 aside.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise HarnessError(
-            f"{source} cannot be converted in {cache} ({error.strerror or error}): choose another folder with "
-            "subject.cache"
+            f"{source} cannot be converted in {cache} ({first_line(error)}): choose another folder with subject.cache"
         ) from error
     return folder
 
