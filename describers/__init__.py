@@ -1,1 +1,1 @@
-"""Describers: one module per method, with its prompts in ``prompts/``."""
+"""Describers: one module per method; prompts are in ``prompts/``, ``conf/describers/`` documents the options."""

@@ -11,20 +11,22 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import SkipValidation
 
 from describers.evidence import shares, total
-from describers.nested import case_for, copy_needs, only_method
+from describers.others import copy_needs
 from harness.errors import HarnessError
-from harness.llm.client import Completion, LLMClient, Message, PromptLogprobs, Sampling, Unanswered
-from harness.methods import Describer, DescriberCase, Draft, JudgeCase, Scorer, outcome, roles_of
-from harness.records import Channel, Exemplar, Neuron, Source, Split, Status, VectorKind
+from harness.llm.client import LLMClient, Unanswered, WrappedClient
+from harness.methods import Describer, DescriberCase, Draft, JudgeCase, Method, Scorer, outcome, roles_of
+from harness.records import Neuron, Source, Split, Status, VectorKind
 from harness.seeds import derive_rng, derive_seed
 from harness.subject import Subject
 from harness.validation import Count, Fraction, NonNegative, validated
 
+T = TypeVar("T")
+MethodT = TypeVar("MethodT", bound=Method)
 #: Share of the select split's documents that a scorer calibrates itself on; it grades on the others.
 CALIBRATE = 0.25
 
@@ -52,8 +54,7 @@ class BestOfK(Describer):
     equal scores, the first wins. The wrapped describer does not see the select split; the scorer takes it for its
     held-out evidence.
 
-    The options are documented in ``conf/describers/best_of_k.yaml``. ``of`` and ``by`` are a method, or a mapping of
-    its name to it.
+    ``of`` and ``by`` are a method, or a mapping of its name to it.
     """
 
     needs_exemplars = True
@@ -68,8 +69,8 @@ class BestOfK(Describer):
         channels: Fraction = 0.8,
         temperature: NonNegative = 1.0,
     ) -> None:
-        self._of, self._describer = only_method(of, Describer, "of")  # type: ignore[type-abstract]
-        self._by, self._scorer = only_method(by, Scorer, "by")  # type: ignore[type-abstract]
+        self._of, self._describer = _only_method(of, Describer, "of")  # type: ignore[type-abstract]
+        self._by, self._scorer = _only_method(by, Scorer, "by")  # type: ignore[type-abstract]
         if self._scorer.needs_steered or self._scorer.needs_effects:
             made = "steered texts" if self._scorer.needs_steered else "measured effects"
             raise ValueError(
@@ -120,16 +121,19 @@ class BestOfK(Describer):
         )
 
     async def _candidate(self, case: DescriberCase, index: int, budget: int | None) -> _Candidate:
-        given = case_for(
-            self._describer,
-            case,
-            exemplars=_some_windows(case, self._windows, index),
-            channels=_some_channels(case, self._channels, index),
-            budget=budget,
-        )
+        windows = {source: case.windows(Split.EXPLAIN, source) for source in Source}
+        channels = {kind: case.channels_of(kind) for kind in VectorKind}
+        roles = self._describer.roles
         seed = derive_seed(case.seed, "best_of_k answer", case.neuron, index) % 2**31
-        llms = {role: _Resampled(llm, self._temperature, seed) for role, llm in given.llms.items()}
-        given = dataclasses.replace(given, llm=llms.get(self._describer.role or ""), llms=llms)
+        llms = {role: _resampled(llm, self._temperature, seed) for role, llm in case.llms.items() if role in roles}
+        given = dataclasses.replace(
+            case,
+            exemplars=_some(case, windows, self._windows, "windows", index),
+            channels=_some(case, channels, self._channels, "channels", index),
+            budget=budget,
+            llm=llms.get(self._describer.role or ""),
+            llms=llms,
+        )
         made, status, detail = await outcome(self._describer.describe(given))
         if made is None:
             return _Candidate(None, status=status, detail=detail)
@@ -149,59 +153,43 @@ class BestOfK(Describer):
         return {"score": grade.value}
 
 
-class _Resampled(LLMClient):
-    """Asks ``client`` at another temperature and seed, so that candidates differ but are reproducible."""
-
-    def __init__(self, client: LLMClient, temperature: float, seed: int) -> None:
-        given = client.sampling
-        self._client = client
-        self.sampling = dataclasses.replace(
-            given,
-            temperature=None if given.temperature is None else temperature,
-            seed=None if given.seed is None else seed,
-        )
-
-    async def generate(
-        self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
-    ) -> Completion:
-        return await self._client.generate(messages, schema=schema, sampling=sampling or self.sampling)
-
-    async def token_logprobs(self, messages: Sequence[Message], *, top: int = 20) -> PromptLogprobs:
-        return await self._client.token_logprobs(messages, top=top)
+def _only_method(given: Any, kind: type[MethodT], option: str) -> tuple[str, MethodT]:
+    """Return the name and the method that an option holds; raises ValueError if it is not one method of that class."""
+    named = given if isinstance(given, Mapping) else {type(given).__name__: given}
+    if len(named) != 1:
+        raise ValueError(f"{option} names {len(named)} methods ({', '.join(named)}) and must name one")
+    ((name, method),) = named.items()
+    if not isinstance(method, kind):
+        raise ValueError(f"{option} must be a {kind.__name__}, not {name}")
+    return name, method
 
 
-def _some_windows(case: DescriberCase, share: float, index: int) -> tuple[Exemplar, ...]:
-    """Return a resample of the explain split: a share of the windows of each source, in their order."""
-    return tuple(
-        window
-        for source in Source
-        for window in _sample(case, case.windows(Split.EXPLAIN, source), share, "windows", source, index)
+def _resampled(client: LLMClient, temperature: float, seed: int) -> LLMClient:
+    """Return the client with another temperature and seed, so that candidates differ but are reproducible."""
+    resampled, given = WrappedClient(client), client.sampling
+    resampled.sampling = dataclasses.replace(
+        given,
+        temperature=None if given.temperature is None else temperature,
+        seed=None if given.seed is None else seed,
     )
+    return resampled
 
 
-def _some_channels(case: DescriberCase, share: float, index: int) -> tuple[Channel, ...]:
-    """Return a resample of the channels: a share of those of each weight vector, in their order."""
-    return tuple(
-        channel
-        for kind in VectorKind
-        for channel in _sample(case, case.channels_of(kind), share, "channels", kind, index)
-    )
-
-
-def _sample(case: DescriberCase, items: Sequence[Any], share: float, *identity: object) -> list[Any]:
-    rng = derive_rng(case.seed, "best_of_k", case.neuron, *identity)
-    chosen = rng.choice(len(items), math.ceil(share * len(items)), replace=False)
-    return [items[index] for index in sorted(chosen.tolist())]
+def _some(case: DescriberCase, groups: Mapping[Any, Sequence[T]], share: float, what: str, index: int) -> tuple[T, ...]:
+    """Return a resample for candidate ``index``: a share of the items of each group, in their order."""
+    found: list[T] = []
+    for group, items in groups.items():
+        rng = derive_rng(case.seed, "best_of_k", case.neuron, what, group, index)
+        chosen = rng.choice(len(items), math.ceil(share * len(items)), replace=False)
+        found += [items[position] for position in sorted(chosen.tolist())]
+    return tuple(found)
 
 
 def _judge_case(case: DescriberCase, scorer: Scorer) -> JudgeCase:
-    """Return a judge's case made from the select split alone.
+    """Return a judge's case made from the select split alone; raises ``Unanswered`` if it has no windows.
 
     A quarter of its documents become the calibrate split, the others the report split. If that leaves the report split
     without top windows, all documents become the report split.
-
-    Raises:
-        Unanswered: if there are no windows of the select split.
     """
     assert {window.split for window in case.exemplars} <= {Split.EXPLAIN, Split.SELECT}, "a describer saw too much"
     select = [window for window in case.exemplars if window.split is Split.SELECT]
@@ -214,7 +202,6 @@ def _judge_case(case: DescriberCase, scorer: Scorer) -> JudgeCase:
     if all(window.document in calibrate for window in select if window.source is Source.TOP):
         calibrate = set()
     llms = {role: case.llms[role] for role in scorer.roles if role in case.llms}
-    activity = case.activity.get(Split.SELECT)
     return JudgeCase(
         case.neuron,
         tuple(
@@ -225,6 +212,5 @@ def _judge_case(case: DescriberCase, scorer: Scorer) -> JudgeCase:
         llms.get(scorer.role or ""),
         case.seed,
         llms=llms,
-        activity={} if activity is None else {Split.REPORT: dataclasses.replace(activity, split=Split.REPORT)},
         reader=case.reader,
     )

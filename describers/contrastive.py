@@ -33,7 +33,6 @@ class Contrastive(ExplainerDescriber):
     """Describes a neuron from text of the explain split that activates it, and similar text that does not.
 
     In extractive mode, the description lists the activating words that do not occur in the similar text.
-    The options are documented in ``conf/describers/contrastive.yaml``.
     """
 
     needs_exemplars = True
@@ -78,11 +77,7 @@ class Contrastive(ExplainerDescriber):
         return tuple(marked(active, self._mark_share))
 
     def _sides(self, case: DescriberCase) -> tuple[list[Exemplar], list[Exemplar]]:
-        """Return the activating windows and the similar silent ones, all cropped around their peaks.
-
-        Raises:
-            Unanswered: if there is no window of one kind, or the budget has no room for one.
-        """
+        """Return the activating windows and the similar silent ones, all cropped; raises ``Unanswered`` if none fit."""
         room, silent_room = shares(case.budget, 2)
         activating_windows = activating(case, "top", self._active, 1.0, None)
         limit = self._silent_fraction * activating_windows[-1].activation

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from describers.others import description_by, donor
-from harness.fillers import EMPTY, GENERIC
+from harness.fillers import GENERIC
 from harness.llm.client import Unanswered
 from harness.methods import Describer, DescriberCase, Draft
-from harness.records import Description, Neuron, Status
+from harness.records import Status
 
 
 class Shuffled(Describer):
@@ -48,19 +48,12 @@ class Longest(Describer):
 
     async def describe(self, case: DescriberCase) -> Draft:
         """Return the longest description of another neuron."""
-
-        def by_length(given: Description) -> tuple[int, int, Neuron]:
-            return -len(given.text.split()), -len(given.text), given.neuron
-
-        longest = min(
-            (
-                given
-                for neuron, given in case.others[self._source].items()
-                if neuron.unsigned != case.neuron.unsigned and given.status is Status.OK
-            ),
-            key=by_length,
-            default=None,
-        )
+        others = [
+            given
+            for neuron, given in case.others[self._source].items()
+            if neuron.unsigned != case.neuron.unsigned and given.status is Status.OK
+        ]
+        longest = min(others, key=lambda item: (-len(item.text.split()), -len(item.text), item.neuron), default=None)
         if longest is None:
             raise Unanswered(Status.FAILED, f"{self._source} has no description of another neuron")
         detail = f"{self._source}'s description of {longest.neuron}, its longest"
@@ -82,16 +75,3 @@ class Generic(Describer):
     async def describe(self, case: DescriberCase) -> Draft:
         """Return the text."""
         return Draft(self._text)
-
-
-class Empty(Generic):
-    """Gives every neuron a text that says that there is no description.
-
-    An empty string would be recorded as a failure, and judges would have nothing to compare.
-
-    Args:
-        text: the text.
-    """
-
-    def __init__(self, text: str = EMPTY) -> None:
-        super().__init__(text)

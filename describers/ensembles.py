@@ -12,7 +12,7 @@ from typing import Any
 
 from describers.answers import ExplainerDescriber, Mode, extract, joined
 from describers.evidence import Group, ShowsEvidence, shares, total
-from describers.nested import copy_needs
+from describers.others import copy_needs
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Describer, DescriberCase, Draft
@@ -24,8 +24,7 @@ class EnsembleRaw(ExplainerDescriber):
     """Describes a neuron from the evidence of several describers in one prompt.
 
     In extractive mode, the description takes tokens from each describer in turn. A budget is divided equally among the
-    describers. The options are documented in ``conf/describers/ensemble_raw.yaml``; each describer in ``of`` must be
-    able to return its evidence (:class:`ShowsEvidence`).
+    describers. Each describer in ``of`` must be able to return its evidence (:class:`ShowsEvidence`).
     """
 
     prompt = Prompt("describers", "prompts/ensemble_raw.j2")
@@ -75,7 +74,7 @@ class EnsembleConcat(Describer):
     """Joins the descriptions that several describers of the run gave.
 
     The result is longer than each description, and a budget limits each describer, not their sum; length and evidence
-    are recorded. The options are documented in ``conf/describers/ensemble_concat.yaml``.
+    are recorded.
     """
 
     @validated
@@ -105,11 +104,7 @@ def _require_two(of: Mapping[str, Describer] | Sequence[str]) -> None:
 
 
 def _detail(how: str, found: Sequence[str], missing: Sequence[str], min_share: float) -> str:
-    """Return what an ensemble is made of, for its record.
-
-    Raises:
-        Unanswered: if fewer than ``min_share`` of its members are available.
-    """
+    """Return what an ensemble is made of; raises ``Unanswered`` if less than ``min_share`` of it is found."""
     if len(found) < min_share * (len(found) + len(missing)):
         raise Unanswered(Status.FAILED, f"{len(missing)} of the ensemble are missing ({'; '.join(missing)})")
     return f"{how} {', '.join(found)}" + (f" (missing: {'; '.join(missing)})" if missing else "")

@@ -8,12 +8,13 @@ wrong, but the corruption cannot have improved it.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from describers.others import description_by, donor
 from harness.errors import HarnessError
@@ -23,33 +24,21 @@ from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Corruption, Neuron, Side, Status
-from harness.row_files import file_hash, read_rows
+from harness.row_files import file_hash, read_records
 from harness.seeds import derive_rng
 from harness.subject import Subject
-from harness.validation import FractionOrZero, explain, validated
+from harness.validation import FractionOrZero, validated
 
 #: Separators of a description's items, except for full stops of abbreviations and commas after these.
 _SEPARATORS = re.compile(r"(\s*(?<!e\.g)(?<!i\.e)(?<!cf)(?<!vs)(?<!e\.g\.)(?<!i\.e\.)[,;.](?:\s+|$))", re.IGNORECASE)
-
-
-class GradedText(Protocol):
-    """A description of known quality."""
-
-    @property
-    def grade(self) -> str:
-        """How it was made: ``right``, ``too broad``, ``half`` and so on."""
-
-    @property
-    def text(self) -> str:
-        """The description; may be empty."""
 
 
 @runtime_checkable
 class KnowsTruth(Protocol):
     """A source of graded descriptions: a planted subject, a file, or a class of your own."""
 
-    def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> Sequence[GradedText]:
-        """Return descriptions of a neuron by grade; empty if nothing is known about it on that side.
+    def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> Mapping[str, str]:
+        """Return descriptions of a neuron by grade (``right``, ``too broad``, ...), which may be empty texts.
 
         Args:
             neuron: the neuron at its sign.
@@ -60,10 +49,7 @@ class KnowsTruth(Protocol):
 
 
 class Graded(Describer):
-    """Describes a neuron with a text that is known to be right, or wrong in a given way.
-
-    The options are documented in ``conf/describers/graded.yaml``.
-    """
+    """Describes a neuron with a text that is known to be right, or wrong in a given way."""
 
     @validated
     def __init__(
@@ -85,9 +71,8 @@ class Graded(Describer):
     def check(self, neurons: Sequence[Neuron], subject: Subject) -> None:
         """Check that the truth has descriptions of this grade of any of the neurons."""
         source = self._source(subject)
-        known = {
-            item.grade: None for neuron in neurons for item in source.graded(neuron, neurons, side=self._side, seed=0)
-        }
+        graded = [source.graded(neuron, neurons, side=self._side, seed=0) for neuron in neurons]
+        known = list(dict.fromkeys(grade for texts in graded for grade in texts))
         if self._grade not in known:
             raise HarnessError(
                 f"there is no description of grade {self._grade!r} of any of the {len(neurons)} neurons on side="
@@ -97,7 +82,7 @@ class Graded(Describer):
     async def describe(self, case: DescriberCase) -> Draft:
         """Look up the description."""
         given = self._source(case.subject).graded(case.neuron, case.neurons, side=self._side, seed=case.seed)
-        text = next((item.text for item in given if item.grade == self._grade), None)
+        text = given.get(self._grade)
         if text is None:
             raise Unanswered(Status.FAILED, f"there is no description of grade {self._grade!r} of this neuron")
         return Draft(text or EMPTY, f"known to be {self._grade}")
@@ -139,22 +124,18 @@ class GradedFile:
         """A hash of the file."""
         return file_hash(self._path)
 
-    def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> Sequence[GradedText]:
+    def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> Mapping[str, str]:
         """Return the file's descriptions of a neuron on a side."""
-        return self._rows.get((str(neuron), side), [])
+        return self._texts.get((str(neuron), side), {})
 
     @cached_property
-    def _rows(self) -> dict[tuple[str, Side], list[_Row]]:
-        found: dict[tuple[str, Side], list[_Row]] = {}
-        for place, values in read_rows(self._path):
-            try:
-                row = _Row.model_validate(values)
-            except ValidationError as error:
-                raise HarnessError(f"{self._path}, {place}: {explain(error)}") from error
-            known = found.setdefault((row.neuron, row.side), [])
-            if any(other.grade == row.grade for other in known):
+    def _texts(self) -> dict[tuple[str, Side], dict[str, str]]:
+        found: dict[tuple[str, Side], dict[str, str]] = defaultdict(dict)
+        for place, row in read_records(self._path, _Row):
+            known = found[row.neuron, row.side]
+            if row.grade in known:
                 raise HarnessError(f"{self._path}, {place}: {row.neuron} has a second description of {row.grade}")
-            known.append(row)
+            known[row.grade] = row.text
         return found
 
 
@@ -171,10 +152,9 @@ class Corrupted(Describer):
     ========== =====================================================================================================
 
     Items are separated by commas, semicolons and full stops: the tokens of an extractive description, the clauses of a
-    sentence. Separators between the remaining items, and the last one, stay. Which items change is drawn by neuron,
-    in the same order for every strength, so a stronger corruption includes the weaker one. A text in which nothing
-    changes (a quarter of a single item, or the last item dropped) is not worse, and is left out of the checks of the
-    judges. The options are documented in ``conf/describers/corrupted.yaml``.
+    sentence. Separators between the remaining items, and the last one, stay. Which items change is drawn by neuron, in
+    the same order for every strength, so a stronger corruption includes the weaker one. A text in which nothing changes
+    (a quarter of a single item, or the last item dropped) is not worse, and is left out of the checks of the judges.
     """
 
     @validated
@@ -236,8 +216,8 @@ class _Rephrased(BaseModel):
 class Rephrased(Describer):
     """Rewrites another describer's descriptions in the explainer's words: equally good, but the explainer's own.
 
-    A judge that is the same model as the explainer and prefers these to the originals prefers its own text
-    (Panickssery et al. 2024, arXiv:2404.13076). The options are documented in ``conf/describers/rephrased.yaml``.
+    A judge that is the same model as the explainer and prefers these to the originals prefers its own text (Panickssery
+    et al. 2024, arXiv:2404.13076).
     """
 
     prompt = Prompt("describers", "prompts/rephrased.j2")

@@ -27,10 +27,7 @@ MEANING: dict[Sampling, str] = {
 
 
 class MaxAct(ExplainerDescriber):
-    """Describes a neuron from text of the explain split that activates it.
-
-    The options are documented in ``conf/describers/maxact.yaml``.
-    """
+    """Describes a neuron from text of the explain split that activates it."""
 
     needs_exemplars = True
     prompt = Prompt("describers", "prompts/maxact.j2")

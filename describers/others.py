@@ -1,10 +1,12 @@
-"""Descriptions of other neurons, or by other describers, that a describer reads."""
+"""Other neurons and other describers, as far as a describer uses them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from harness.llm.client import Unanswered
-from harness.methods import DescriberCase
-from harness.records import Description, Neuron, Status
+from harness.methods import Describer, DescriberCase
+from harness.records import Description, Neuron, Status, VectorKind
 from harness.seeds import derangement
 
 
@@ -33,3 +35,13 @@ def donor(case: DescriberCase, purpose: str, source: str) -> Neuron:
         raise Unanswered(Status.FAILED, "there is no other neuron to swap descriptions with")
     order = derangement(len(neurons), case.seed, purpose, source)
     return neurons[order[neurons.index(case.neuron.unsigned)]].with_sign(case.neuron.sign)
+
+
+def copy_needs(wrapper: Describer, describers: Iterable[Describer]) -> None:
+    """Give a describer all the needs of the describers inside it."""
+    inside = tuple(describers)
+    wrapper.needs_channels = any(one.needs_channels for one in inside)
+    wrapper.needs_exemplars = any(one.needs_exemplars for one in inside)
+    wrapper.needs_effects = any(one.needs_effects for one in inside)
+    wrapper.kinds = tuple(kind for kind in VectorKind if any(kind in one.kinds for one in inside))
+    wrapper.after = tuple(dict.fromkeys(name for one in inside for name in one.after))

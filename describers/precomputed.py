@@ -26,7 +26,7 @@ class Precomputed(Describer):
     """Looks up a neuron's description in a JSONL, CSV or parquet file.
 
     The run ends before it starts if a row cannot be read, a neuron has two descriptions, or, unless ``gaps`` is
-    ``fail``, a neuron of the run has none. The options are documented in ``conf/describers/precomputed.yaml``.
+    ``fail``, a neuron of the run has none.
     """
 
     extractive = False
@@ -80,54 +80,50 @@ class Precomputed(Describer):
         found: dict[Neuron, str] = {}
         places: dict[Neuron, str] = {}
         for place, row in read_rows(self._path):
-            if any(str(self._value(row, column, place)) != str(value) for column, value in self._where.items()):
-                continue
-            neuron = self._neuron(row, place)
+            try:
+                if any(str(_value(row, column)) != str(value) for column, value in self._where.items()):
+                    continue
+                given = {field: _value(row, column) for field, column in self._columns.items()}
+                neuron = _neuron(given)
+            except ValueError as error:
+                raise HarnessError(f"{self._path}, {place}: {error}") from error
             if neuron in places:
                 raise HarnessError(
                     f"{self._path} describes {neuron} twice ({places[neuron]}, {place}): keep one, or select rows with "
                     "'where'"
                 )
             places[neuron] = place
-            text = self._value(row, self._columns["text"], place)
-            if text is not None and str(text).strip():
-                found[neuron] = str(text)
+            if given["text"] is not None and str(given["text"]).strip():
+                found[neuron] = str(given["text"])
         if not found:
             raise HarnessError(f"{self._path} holds no description" + (f" where {self._where}" if self._where else ""))
         return found
 
-    def _neuron(self, row: Mapping[str, Any], place: str) -> Neuron:
-        given = {field: self._value(row, column, place) for field, column in self._columns.items() if field != "text"}
-        if "neuron" in given:
-            try:
-                return Neuron.named(str(given["neuron"]))
-            except ValueError as error:
-                raise HarnessError(f"{self._path}, {place}: {error}") from error
-        expert = given.get("expert")
-        return Neuron(
-            self._number("layer", given["layer"], place),
-            self._number("index", given["index"], place),
-            None if expert is None or str(expert).strip() == "" else self._number("expert", expert, place),
-            self._sign(given.get("sign"), place),
-        )
 
-    def _number(self, field: str, value: Any, place: str) -> int:
-        """Return a whole number from 17, "17" or 17.0 (columns with missing values are often floats)."""
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = -1.0
-        if isinstance(value, bool) or number < 0 or not number.is_integer():
-            raise HarnessError(f"{self._path}, {place}: {str(value)[:40]!r} is not a valid {field}")
-        return int(number)
+def _value(row: Mapping[str, Any], column: str) -> Any:
+    if column not in row:
+        raise ValueError(f"no column {column!r}; there are {', '.join(map(str, row))}")
+    return row[column]
 
-    def _sign(self, value: Any, place: str) -> Sign:
-        name = "" if value is None else str(value).strip().lower().removesuffix(".0")
-        if name not in _SIGNS:
-            raise HarnessError(f"{self._path}, {place}: {str(value)[:40]!r} is not a sign; use positive or negative")
-        return _SIGNS[name]
 
-    def _value(self, row: Mapping[str, Any], column: str, place: str) -> Any:
-        if column not in row:
-            raise HarnessError(f"{self._path}, {place}: no column {column!r}; there are {', '.join(map(str, row))}")
-        return row[column]
+def _neuron(given: Mapping[str, Any]) -> Neuron:
+    """Return the neuron that the values of a row name, by field; raises ValueError."""
+    if "neuron" in given:
+        return Neuron.named(str(given["neuron"]))
+    texts = {field: "" if value is None else str(value).strip() for field, value in given.items()}
+    sign = texts.get("sign", "").lower().removesuffix(".0")
+    if sign not in _SIGNS:
+        raise ValueError(f"{texts['sign'][:40]!r} is not a sign; use positive or negative")
+    expert = _number("expert", texts["expert"]) if texts.get("expert") else None
+    return Neuron(_number("layer", texts["layer"]), _number("index", texts["index"]), expert, _SIGNS[sign])
+
+
+def _number(field: str, text: str) -> int:
+    """Return a whole number from "17" or "17.0" (columns with missing values are often floats)."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if number < 0 or not number.is_integer():
+        raise ValueError(f"{text[:40]!r} is not a valid {field}")
+    return int(number)

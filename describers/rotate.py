@@ -43,8 +43,7 @@ class _View:
 class Rotate(ExplainerDescriber):
     """Describes a neuron from its weights alone.
 
-    The options are documented in ``conf/describers/rotate.yaml``; ``kinds=None`` means all kinds that are
-    decomposed.
+    ``kinds=None`` means all kinds that are decomposed.
     """
 
     needs_channels = True

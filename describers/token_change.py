@@ -18,10 +18,7 @@ from harness.validation import Count, validated
 
 
 class TokenChange(ExplainerDescriber):
-    """Describes a neuron from the tokens that become more and less likely when the neuron is clamped.
-
-    The options are documented in ``conf/describers/token_change.yaml``.
-    """
+    """Describes a neuron from the tokens that become more and less likely when the neuron is clamped."""
 
     needs_effects = True
     prompt = Prompt("describers", "prompts/token_change.j2")

@@ -17,10 +17,7 @@ from harness.validation import Count, validated
 
 
 class VocabProj(ExplainerDescriber):
-    """Describes a neuron from the tokens that one whole weight vector promotes and suppresses most.
-
-    The options are documented in ``conf/describers/vocab_proj.yaml``.
-    """
+    """Describes a neuron from the tokens that one whole weight vector promotes and suppresses most."""
 
     prompt = Prompt("describers", "prompts/vocab_proj.j2")
 

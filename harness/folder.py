@@ -23,7 +23,6 @@ from harness.errors import HarnessError
 from harness.exemplar_table import ExemplarTable
 from harness.records import (
     AblatedChannels,
-    Activity,
     BlockTiming,
     Channel,
     Description,
@@ -225,7 +224,6 @@ def score_identity(record: Score) -> Hashable:
 
 #: Files with the records of one type, and the order in which they are read; None: that of files and rows.
 _TABLES: dict[type[Any], tuple[str, Callable[[Any], Any] | None]] = {
-    Activity: ("activity.parquet", None),
     Effect: ("effects/*.effects.parquet", lambda effect: (effect.neuron, effect.split)),
     SteeredText: ("steered/*.parquet", lambda text: text.neuron),
     Restart: ("diagnostics/*.restarts.parquet", None),
@@ -244,7 +242,6 @@ class RunFolder:
         diagnostics: folder of the measurements of the decomposition: NAME.restarts.parquet, NAME.random.parquet,
             NAME.ablations.parquet. NAME contains a hash of the settings.
         exemplars: the exemplars of every neuron and split.
-        activity: how often and how strongly every neuron is active, by split.
         effects: folder of the effects of clamped neurons on the next token, and of the text they are averaged over.
         steered: folder of the texts generated under interventions.
         leaderboard: the statistics, as JSON; ``leaderboard_csv``, ``leaderboard_markdown`` and ``leaderboard_latex``
@@ -262,7 +259,6 @@ class RunFolder:
         self.channels = path / "channels"
         self.diagnostics = path / "diagnostics"
         self.exemplars = path / "exemplars.parquet"
-        self.activity = path / "activity.parquet"
         self.effects = path / "effects"
         self.steered = path / "steered"
         self.leaderboard = path / "leaderboard.json"
@@ -324,7 +320,7 @@ class RunFolder:
         return manifest
 
     def read(self, kind: type[T]) -> list[T]:
-        """Return all records of a type: Activity, Effect, SteeredText, Restart, RandomVector or AblatedChannels.
+        """Return all records of a type: Effect, SteeredText, Restart, RandomVector or AblatedChannels.
 
         Effects and steered texts are ordered by neuron. The list is empty if the run has none (yet).
         """

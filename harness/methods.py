@@ -16,7 +16,6 @@ from harness.errors import HarnessError
 from harness.evidence import ReadText, TextReader
 from harness.llm.client import LLMClient, Unanswered
 from harness.records import (
-    Activity,
     Channel,
     Corruption,
     Description,
@@ -55,7 +54,6 @@ class Case:
         effects: effects of clamping the neuron on the next token, one for each value, if the method needs effects;
             averaged over text of the explain split for describers, of the report split for judges. Empty if the values
             are multiples of the peak and the neuron is never active.
-        activity: the highest activation of the neuron in each of the method's splits.
         reader: runs the subject on new text.
     """
 
@@ -66,7 +64,6 @@ class Case:
     seed: int
     llms: Mapping[str, LLMClient] = field(default_factory=dict, kw_only=True)
     effects: tuple[Effect, ...] = field(default=(), kw_only=True)
-    activity: Mapping[Split, Activity] = field(default_factory=dict, kw_only=True)
     reader: TextReader | None = field(default=None, kw_only=True)
 
     def windows(self, split: Split, source: Source) -> tuple[Exemplar, ...]:

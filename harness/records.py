@@ -449,21 +449,6 @@ class SteeredText:
 
 
 @dataclass(frozen=True)
-class Activity:
-    """Highest activation of a neuron in one split of the corpus, over all tokens that count as evidence.
-
-    Attributes:
-        neuron: the neuron.
-        split: the split.
-        maximum: highest activation, with the neuron's sign; 0 if none is above 0.
-    """
-
-    neuron: Neuron
-    split: Split
-    maximum: float
-
-
-@dataclass(frozen=True)
 class RoleUsage:
     """Usage of one LLM role by an item.
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from harness.errors import HarnessError
+from harness.validation import explain
 
+RecordT = TypeVar("RecordT", bound=BaseModel)
 Row = tuple[str, dict[str, Any]]  # position in the file, such as "line 3", and the values by column
 
 
@@ -29,6 +33,28 @@ def read_rows(path: Path) -> Iterator[Row]:
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         raise HarnessError(f"{path} cannot be read: {reason}") from error
+
+
+def read_records(
+    path: Path, kind: type[RecordT], columns: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, RecordT]]:
+    """Yield the rows of a file as objects of ``kind``, each with its position. An empty value counts as missing.
+
+    Args:
+        path: as for :func:`read_rows`.
+        kind: a model of one row.
+        columns: the column of a field, by field, if its name differs.
+
+    Raises:
+        HarnessError: as :func:`read_rows`, or if a row does not fit.
+    """
+    for place, row in read_rows(path):
+        renamed = {field: row.pop(column) for field, column in (columns or {}).items() if column in row}
+        values = {name: value for name, value in (row | renamed).items() if value not in (None, "")}
+        try:
+            yield place, kind.model_validate(values)
+        except ValidationError as error:
+            raise HarnessError(f"{path}, {place}: {explain(error)}") from error
 
 
 def _csv(path: Path) -> Iterator[Row]:

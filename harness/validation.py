@@ -25,6 +25,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 #: Config of the ``pydantic.dataclasses``: by default they ignore unknown options.
 STRICT = ConfigDict(extra="forbid")
+#: Config of describers and judges that are ``pydantic.dataclasses`` (with ``eq=False``): options may be any object.
+METHOD = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 #: Decorator that validates the arguments of a function or an ``__init__`` by their annotations.
 validated = validate_call(config=ConfigDict(arbitrary_types_allowed=True))
 

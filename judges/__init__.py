@@ -1,1 +1,1 @@
-"""Judges: comparators and scorers, with their prompts in ``prompts/``."""
+"""Judges: comparators and scorers; prompts are in ``prompts/``, ``conf/judges/`` documents the options."""

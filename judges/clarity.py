@@ -53,8 +53,7 @@ class _TextClarity(Scorer):
 class Clarity(_TextClarity):
     """Scores a description by whether texts that an LLM writes from it activate the neuron more than natural ones.
 
-    The value and metrics are those of :class:`_TextClarity`. The options are documented in
-    ``conf/judges/clarity.yaml``.
+    The value and metrics are those of :class:`_TextClarity`.
     """
 
     prompt = Prompt("judges", "prompts/clarity.j2")
@@ -78,8 +77,6 @@ class OwnWords(_TextClarity):
     The description is cut at commas, semicolons, colons, full stops, line breaks, brackets and quotation marks, and the
     subject reads each piece alone. The value and metrics are those of :class:`_TextClarity`. A description that
     paraphrases the words that activate the neuron gains little, even if it is right.
-
-    The options are documented in ``conf/judges/own_words.yaml``.
     """
 
     @validated

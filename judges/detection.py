@@ -7,10 +7,12 @@ Excerpts with weak activation are included if the run keeps them (``Source.QUANT
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
-from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 from sklearn.metrics import f1_score, roc_auc_score
 
 from harness.llm.client import Unanswered
@@ -18,12 +20,12 @@ from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Status
 from harness.seeds import derive_rng
-from harness.validation import Count, CountOrZero, Fraction, FractionOrZero, validated
-from judges.evidence import Excerpts, excerpt, marked, shuffled
+from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero
+from judges.evidence import activating, excerpt, marked, shuffled, silent
 from judges.numbered import rate
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Question:
     """An excerpt, and whether the right answer is yes."""
 
@@ -31,6 +33,7 @@ class Question:
     right: bool
 
 
+@dataclass(config=METHOD, eq=False)
 class _Recognition(Scorer):
     """Asks yes or no about excerpts, several in one prompt, and measures how often the answers are right.
 
@@ -39,10 +42,12 @@ class _Recognition(Scorer):
     many). ``auc`` (from 0 to 1, chance 0.5) exists if answers are graded (``highest`` above 1).
     """
 
-    prompt: Prompt
-
-    def __init__(self, role: str, excerpts: Excerpts, batch: int, highest: int) -> None:
-        self.role, self._excerpts, self._batch, self._highest = role, excerpts, batch, highest
+    prompt: ClassVar[Prompt]
+    role: str = "judge"
+    batch: Count = 5
+    highest: Count = 1
+    context: CountOrZero = 16
+    active_share: FractionOrZero = 0.3
 
     @abstractmethod
     def questions(self, case: JudgeCase) -> list[Question]:
@@ -56,46 +61,38 @@ class _Recognition(Scorer):
             self.prompt,
             description,
             [question.text for question in questions],
-            highest=self._highest,
-            batch=self._batch,
+            highest=self.highest,
+            batch=self.batch,
             item="excerpt",
         )
-        return recognised([question.right for question in questions], answers, self._highest)
+        return recognised([question.right for question in questions], answers, self.highest)
 
 
+@dataclass(config=METHOD, eq=False)
 class Detection(_Recognition):
     """Scores a description by detection: an LLM that knows only it says which held-out excerpts activate the neuron.
 
     The value and metrics are those of :class:`_Recognition`: ``recall`` of the activating excerpts, ``specificity`` of
-    the silent ones. The options are documented in ``conf/judges/detection.yaml``.
+    the silent ones.
     """
 
     prompt = Prompt("judges", "prompts/detection.j2")
 
-    @validated
-    def __init__(
-        self,
-        role: str = "judge",
-        active: Count = 10,
-        silent: Count = 10,
-        batch: Count = 5,
-        highest: Count = 1,
-        context: CountOrZero = 16,
-        active_share: FractionOrZero = 0.3,
-        silent_fraction: Fraction = 0.5,
-    ) -> None:
-        super().__init__(role, Excerpts(active, silent, context, active_share, silent_fraction), batch, highest)
+    active: Count = 10
+    silent: Count = 10
+    silent_fraction: Fraction = 0.5
 
     def questions(self, case: JudgeCase) -> list[Question]:
         """Return the activating and the silent excerpts."""
-        active, silent = self._excerpts.draw(case)
+        active = activating(case, self.active, self.active_share)
         return [
-            Question(excerpt(item, self._excerpts.context), right)
-            for items, right in ((active, True), (silent, False))
+            Question(excerpt(item, self.context), right)
+            for items, right in ((active, True), (silent(case, active, self.silent_fraction, self.silent), False))
             for item in items
         ]
 
 
+@dataclass(config=METHOD, eq=False)
 class Fuzzing(_Recognition):
     """Scores a description by fuzzing: an LLM that knows only it says whether the right tokens are highlighted.
 
@@ -104,34 +101,22 @@ class Fuzzing(_Recognition):
     the peak is at a random position of an excerpt, and a pattern is moved as near as possible to the relative position
     that the peak had in the previous excerpt.
 
-    The value and metrics are those of :class:`_Recognition`. The options are documented in
-    ``conf/judges/fuzzing.yaml``.
+    The value and metrics are those of :class:`_Recognition`.
     """
 
     prompt = Prompt("judges", "prompts/fuzzing.j2")
 
-    @validated
-    def __init__(
-        self,
-        role: str = "judge",
-        active: Count = 20,
-        batch: Count = 5,
-        highest: Count = 1,
-        context: CountOrZero = 16,
-        active_share: FractionOrZero = 0.3,
-        mark_share: FractionOrZero = 0.5,
-        silent_fraction: FractionOrZero = 0.2,
-    ) -> None:
-        super().__init__(role, Excerpts(active, 0, context, active_share, silent_fraction), batch, highest)
-        self._mark_share = mark_share
+    active: Count = 20
+    mark_share: FractionOrZero = 0.5
+    silent_fraction: FractionOrZero = 0.2
 
     def questions(self, case: JudgeCase) -> list[Question]:
         """Return the windows: every second one with the pattern moved, if there is room for that."""
         questions: list[Question] = []
         depth = 0.0
-        for index, item in enumerate(self._excerpts.activating(case)):
+        for index, item in enumerate(activating(case, self.active, self.active_share)):
             shown = self._shown(case, item)
-            positions = [at for at in shown if item.activations[at] >= self._mark_share * item.activation]
+            positions = [at for at in shown if item.activations[at] >= self.mark_share * item.activation]
             moved = self._moved(item, shown, positions, depth) if index % 2 else None
             depth = _depth(shown, item.peak)
             questions.append(Question(marked(item, shown, moved or positions), moved is None))
@@ -145,7 +130,7 @@ class Fuzzing(_Recognition):
         It has ``2 * context + 1`` tokens, but not much more than half the window, so that there are several parts.
         """
         tokens = len(item.tokens)
-        length = min(2 * self._excerpts.context + 1, tokens // 2 + 1)
+        length = min(2 * self.context + 1, tokens // 2 + 1)
         first, last = max(0, item.peak - length + 1), min(item.peak, tokens - length)
         draw = derive_rng(case.seed, self.prompt.name, case.neuron, item.window)
         start = int(draw.integers(first, last + 1))
@@ -153,9 +138,9 @@ class Fuzzing(_Recognition):
 
     def _moved(self, item: Exemplar, shown: range, positions: list[int], depth: float) -> list[int] | None:
         """Return the positions shifted to silent tokens, with the peak as near as possible to ``depth``, or None."""
-        limit = self._excerpts.silent_fraction * item.activation
-        silent = {at for at in shown if item.activations[at] < limit}
-        steps = [step for step in range(-len(shown), len(shown)) if {at + step for at in positions} <= silent]
+        limit = self.silent_fraction * item.activation
+        quiet = {at for at in shown if item.activations[at] < limit}
+        steps = [step for step in range(-len(shown), len(shown)) if {at + step for at in positions} <= quiet]
         if not steps:
             return None
         step = min(steps, key=lambda step: abs(_depth(shown, item.peak + step) - depth))

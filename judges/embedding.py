@@ -13,18 +13,29 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Exemplar, ScoredToken, Side, Split, Status, Winner
-from harness.validation import Count, CountOrZero, Fraction, FractionOrZero, NonNegative, validated
-from judges.evidence import Excerpts, active_and_silent, excerpt, output_tokens, pearson, top_and_random, varies
+from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero, NonNegative
+from judges.evidence import (
+    activating,
+    active_and_silent,
+    excerpt,
+    output_tokens,
+    pearson,
+    silent,
+    top_and_random,
+    varies,
+)
 
 Floats = NDArray[np.floating]
 
 
+@dataclass(config=METHOD, eq=False)
 class _EmbeddingComparator(Comparator):
     """Prefers the description whose similarity separates two kinds of text better, by AUC.
 
@@ -35,8 +46,8 @@ class _EmbeddingComparator(Comparator):
     symmetric = True
     kinds: ClassVar[tuple[str, str]]
 
-    def __init__(self, encoder: SentenceEncoder, tie_margin: float) -> None:
-        self.encoder, self._margin = encoder, tie_margin
+    encoder: SentenceEncoder
+    tie_margin: NonNegative = 0.01
 
     @abstractmethod
     def texts(self, case: JudgeCase) -> tuple[Sequence[str], Sequence[str]]:
@@ -48,37 +59,28 @@ class _EmbeddingComparator(Comparator):
         texts = self.encoder.encode([*positive, *negative])
         labels = [1] * len(positive) + [0] * len(negative)
         one, two = (float(roc_auc_score(labels, texts @ vector)) for vector in self.encoder.encode([first, second]))
-        winner = Winner.TIE if abs(one - two) < self._margin else Winner.FIRST if one > two else Winner.SECOND
+        winner = Winner.TIE if abs(one - two) < self.tie_margin else Winner.FIRST if one > two else Winner.SECOND
         evidence = f"{len(positive)} {self.kinds[0]} and {len(negative)} {self.kinds[1]}"
         return Judgement(winner, f"AUC {one:.3f} against {two:.3f} on {evidence}")
 
 
+@dataclass(config=METHOD, eq=False)
 class EmbeddingPairwise(_EmbeddingComparator):
-    """Prefers the description that separates held-out activating from silent text better.
-
-    The options are documented in ``conf/judges/embedding_pairwise.yaml``.
-    """
+    """Prefers the description that separates held-out activating from silent text better."""
 
     kinds = ("activating", "silent windows")
 
-    @validated
-    def __init__(
-        self,
-        encoder: SentenceEncoder,
-        windows: Count = 20,
-        context: CountOrZero = 12,
-        silent_fraction: Fraction = 0.5,
-        tie_margin: NonNegative = 0.01,
-    ) -> None:
-        super().__init__(encoder, tie_margin)
-        self._windows, self._context, self._silent_fraction = windows, context, silent_fraction
+    windows: Count = 20
+    context: CountOrZero = 12
+    silent_fraction: Fraction = 0.5
 
     def texts(self, case: JudgeCase) -> tuple[Sequence[str], Sequence[str]]:
         """Return activating and silent excerpts."""
-        active, silent = active_and_silent(case, self._windows, self._silent_fraction)
-        return [excerpt(item, self._context) for item in active], [excerpt(item, self._context) for item in silent]
+        active, silent = active_and_silent(case, self.windows, self.silent_fraction)
+        return [excerpt(item, self.context) for item in active], [excerpt(item, self.context) for item in silent]
 
 
+@dataclass(config=METHOD, eq=False)
 class EmbeddingOutput(_EmbeddingComparator):
     """Prefers the description that separates the tokens that the neuron promotes from those that it suppresses better.
 
@@ -86,47 +88,38 @@ class EmbeddingOutput(_EmbeddingComparator):
     output vector, so these tokens cannot be held out: a describer that reads their projection has seen them. Treat the
     verdicts on such a describer as an upper bound, next to those of the input side; on a causal subject, use measured
     effects on held-out text (``effects``).
-
-    The options are documented in ``conf/judges/embedding_output.yaml``.
     """
 
     side = Side.OUTPUT
     kinds = ("promoted", "suppressed tokens")
 
-    @validated
-    def __init__(
-        self,
-        encoder: SentenceEncoder,
-        effects: bool = False,
-        tokens: Count = 40,
-        final_norm: bool = True,
-        tie_margin: NonNegative = 0.01,
-    ) -> None:
-        super().__init__(encoder, tie_margin)
-        self.needs_effects, self._tokens, self._final_norm = effects, tokens, final_norm
+    effects: bool = False
+    tokens: Count = 40
+    final_norm: bool = True
+
+    def __post_init__(self) -> None:
+        self.needs_effects = self.effects
 
     def texts(self, case: JudgeCase) -> tuple[Sequence[str], Sequence[str]]:
         """Return promoted and suppressed tokens."""
-        tails = output_tokens(case, self._tokens, measured=self.needs_effects, final_norm=self._final_norm)
+        tails = output_tokens(case, self.tokens, measured=self.needs_effects, final_norm=self.final_norm)
         promoted, suppressed = map(_words, tails)
         if not promoted or not suppressed:
             raise Unanswered(Status.FAILED, "the neuron promotes or suppresses no token with a letter or a digit")
         return promoted, suppressed
 
 
+@dataclass(config=METHOD, eq=False)
 class EmbeddingSimulation(Scorer):
     """Correlates the similarity of description and window, as predicted activation, with the true activation.
 
     The value is Pearson's r, signed, over the report split's top and random windows together; ``top`` and ``random``
     are r over each source alone. A negative activation belongs to the neuron's other sign and counts as 0. If the
     similarity does not vary, r is 0 and ``constant`` is 1 (else 0).
-
-    The options are documented in ``conf/judges/embedding_simulation.yaml``.
     """
 
-    @validated
-    def __init__(self, encoder: SentenceEncoder, context: CountOrZero = 12) -> None:
-        self.encoder, self._context = encoder, context
+    encoder: SentenceEncoder
+    context: CountOrZero = 12
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Correlate; raises ``Unanswered`` if the neuron's activations do not vary."""
@@ -144,38 +137,32 @@ class EmbeddingSimulation(Scorer):
         true = np.array([max(item.activation, 0.0) for item in exemplars])
         if not len(true):
             return true, true
-        texts = self.encoder.encode([excerpt(item, self._context) for item in exemplars])
+        texts = self.encoder.encode([excerpt(item, self.context) for item in exemplars])
         return texts @ self.encoder.encode([description])[0], true
 
 
+@dataclass(config=METHOD, eq=False)
 class EmbeddingDetection(Scorer):
     """Scores a description by how well its similarity to excerpts separates activating from silent ones.
 
     The value is the AUC of the cosine similarity: from 0 to 1, chance 0.5. ``average_precision`` is from 0 to 1; its
     chance level is ``base``, the share of activating excerpts.
-
-    The options are documented in ``conf/judges/embedding_detection.yaml``.
     """
 
-    @validated
-    def __init__(
-        self,
-        encoder: SentenceEncoder,
-        active: Count = 20,
-        silent: Count = 40,
-        context: CountOrZero = 12,
-        active_share: FractionOrZero = 0.3,
-        silent_fraction: Fraction = 0.5,
-    ) -> None:
-        self.encoder = encoder
-        self._excerpts = Excerpts(active, silent, context, active_share, silent_fraction)
+    encoder: SentenceEncoder
+    active: Count = 20
+    silent: Count = 40
+    context: CountOrZero = 12
+    active_share: FractionOrZero = 0.3
+    silent_fraction: Fraction = 0.5
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Compare the similarities."""
-        active, silent = self._excerpts.draw(case)
-        texts = self.encoder.encode([excerpt(item, self._excerpts.context) for item in [*active, *silent]])
+        active = activating(case, self.active, self.active_share)
+        shown = [*active, *silent(case, active, self.silent_fraction, self.silent)]
+        texts = self.encoder.encode([excerpt(item, self.context) for item in shown])
         similarity = texts @ self.encoder.encode([description])[0]
-        labels = [1] * len(active) + [0] * len(silent)
+        labels = [1] * len(active) + [0] * (len(shown) - len(active))
         metrics = {
             "average_precision": float(average_precision_score(labels, similarity)),
             "base": len(active) / len(labels),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -79,46 +78,20 @@ def silent(case: JudgeCase, active: Sequence[Exemplar], silent_fraction: float, 
     return found
 
 
-@dataclass(frozen=True)
-class Excerpts:
-    """Rule for choosing activating and silent windows of the report split.
+def activating(case: JudgeCase, count: int, active_share: float) -> list[Exemplar]:
+    """Return ``count`` activating windows, spread evenly over the activations of the top and quantile windows.
 
-    A neuron of a dense layer is rarely at zero, so both kinds are relative to its highest activation on the split.
+    Their peaks are at least ``active_share`` of the highest one, because a neuron of a dense layer is rarely at zero.
+    The highest activation comes first.
 
-    Attributes:
-        active: number of activating windows, spread evenly over the activations of the top and quantile windows.
-        silent: maximum number of silent windows, taken from the random ones; None for all.
-        context: tokens shown on either side of a window's peak.
-        active_share: a window is activating if its peak is at least this share of the highest peak.
-        silent_fraction: a window is silent if its peak is below this share of the lowest peak of the activating ones.
+    Raises:
+        Unanswered: if there is none.
     """
-
-    active: int
-    silent: int | None
-    context: int
-    active_share: float
-    silent_fraction: float
-
-    def draw(self, case: JudgeCase) -> tuple[list[Exemplar], list[Exemplar]]:
-        """Return the activating windows, highest first, and the silent ones, in corpus order.
-
-        Raises:
-            Unanswered: if there is none of either kind.
-        """
-        active = self.activating(case)
-        return active, silent(case, active, self.silent_fraction, self.silent)
-
-    def activating(self, case: JudgeCase) -> list[Exemplar]:
-        """Return the activating windows, highest first.
-
-        Raises:
-            Unanswered: if there is none.
-        """
-        found = [item for item in by_activation(case, Source.TOP, Source.QUANTILE) if item.activation > 0]
-        if not found:
-            raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
-        least = self.active_share * found[0].activation
-        return spread([item for item in found if item.activation >= least], self.active)
+    found = [item for item in by_activation(case, Source.TOP, Source.QUANTILE) if item.activation > 0]
+    if not found:
+        raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
+    least = active_share * found[0].activation
+    return spread([item for item in found if item.activation >= least], count)
 
 
 def output_tokens(case: JudgeCase, count: int, *, measured: bool, final_norm: bool) -> Tails:

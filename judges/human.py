@@ -19,14 +19,14 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from harness.errors import HarnessError
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, JudgeCase, Judgement
 from harness.records import Neuron, Side, Status, Vote, Winner
-from harness.row_files import file_hash, read_rows
-from harness.validation import explain, validated
+from harness.row_files import file_hash, read_records
+from harness.validation import validated
 from judges.panel import count_votes
 
 SWAPPED = {Winner.FIRST: Winner.SECOND, Winner.SECOND: Winner.FIRST, Winner.TIE: Winner.TIE}
@@ -45,18 +45,6 @@ class Label(BaseModel):
     first_text: str | None = None
     second_text: str | None = None
 
-    def swapped(self) -> Label:
-        """Return the same label with the two descriptions in the other order."""
-        return self.model_copy(
-            update={
-                "first": self.second,
-                "second": self.first,
-                "winner": SWAPPED[self.winner],
-                "first_text": self.second_text,
-                "second_text": self.first_text,
-            }
-        )
-
 
 class HumanLabels(Comparator):
     """Gives the verdict of most raters for each pair that was labelled.
@@ -65,8 +53,6 @@ class HumanLabels(Comparator):
     one record is the whole comparison; it keeps each rater's vote. The file is read strictly: two labels of one pair by
     one rater (in either order), a describer that is not in the run, or an unknown column or winner is an error that
     names the line.
-
-    The options are documented in ``conf/judges/human.yaml``.
     """
 
     symmetric = True
@@ -109,33 +95,29 @@ class HumanLabels(Comparator):
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Look up the labels, and count."""
-        labels = self._of(case.neuron, *case.contestants)
+        names = case.contestants
+        labels = self._of(case.neuron, *names)
         if not labels:
             raise Unanswered(Status.FAILED, "nobody labelled this pair")
         stale = "the descriptions are not those that were labelled"
-        votes = [
-            Vote(label.rater, label.winner)
-            if (label.first_text or first, label.second_text or second) == (first, second)
-            else Vote(label.rater, None, Status.FAILED, stale)
-            for label in labels
-        ]
+        votes = []
+        for label in labels:
+            turned = label.first != names[0]
+            read = (label.second_text, label.first_text) if turned else (label.first_text, label.second_text)
+            if (read[0] or first, read[1] or second) == (first, second):
+                votes.append(Vote(label.rater, SWAPPED[label.winner] if turned else label.winner))
+            else:
+                votes.append(Vote(label.rater, None, Status.FAILED, stale))
         return count_votes(votes, quorum=1)
 
     def _of(self, neuron: Neuron, first: str, second: str) -> list[Label]:
-        found = self._labels.get((str(neuron), *sorted((first, second))), [])
-        return [label if label.first == first else label.swapped() for label in found]
+        return self._labels.get((str(neuron), *sorted((first, second))), [])
 
     @cached_property
     def _labels(self) -> dict[tuple[str, ...], list[Label]]:
         found: dict[tuple[str, ...], list[Label]] = defaultdict(list)
         places: dict[tuple[str, ...], str] = {}
-        for place, row in read_rows(self._path):
-            renamed = {name: row.pop(column) for name, column in self._columns.items() if column in row}
-            try:
-                values = {name: value for name, value in (row | renamed).items() if value not in (None, "")}
-                label = Label.model_validate(values)
-            except ValidationError as error:
-                raise HarnessError(f"{self._path}, {place}: {explain(error)}") from error
+        for place, label in read_records(self._path, Label, self._columns):
             if label.first == label.second:
                 raise HarnessError(f"{self._path}, {place}: {label.first} is compared with itself")
             pair = (label.neuron, *sorted((label.first, label.second)))

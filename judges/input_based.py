@@ -22,8 +22,6 @@ class InputBased(Scorer):
     The value is 1 if the mean of the sentences' highest activations is higher for the fitting ones, else 0: chance 0.5.
     Averaged over neurons, it is the published success rate. ``auc`` (from 0 to 1, chance 0.5) is the probability that a
     fitting sentence activates the neuron more than a neutral one; ``activating`` and ``neutral`` are the two means.
-
-    The options are documented in ``conf/judges/input_based.yaml``.
     """
 
     prompt = Prompt("judges", "prompts/input_based.j2")

@@ -19,6 +19,7 @@ import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
+from pydantic.dataclasses import dataclass
 
 from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
@@ -26,7 +27,7 @@ from harness.llm.prompts import Prompt, quoted
 from harness.methods import Comparator, JudgeCase, Judgement
 from harness.records import Side, Source, Status, Winner
 from harness.spread import spread
-from harness.validation import Count, CountOrZero, Fraction, FractionOrZero, validated
+from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero
 from judges.evidence import active_and_silent, by_activation, output_tokens, steered_pairs
 
 
@@ -41,41 +42,33 @@ WINNERS = {"A": Winner.FIRST, "B": Winner.SECOND, "tie": Winner.TIE}
 POINTS = {"A": 1.0, "B": 0.0, "tie": 0.5}
 
 
+@dataclass(config=METHOD, eq=False)
 class PairwiseLLM(Comparator):
-    """Asks an LLM which description fits held-out evidence better: A, B or tie.
-
-    The options are documented in ``conf/judges/pairwise.yaml``.
-    """
+    """Asks an LLM which description fits held-out evidence better: A, B or tie."""
 
     prompt = Prompt("judges", "prompts/pairwise.j2")
 
-    @validated
-    def __init__(
-        self,
-        role: str = "judge",
-        side: Side = Side.INPUT,
-        windows: Count = 8,
-        weaker: CountOrZero = 4,
-        context: CountOrZero = 16,
-        silent_fraction: Fraction = 0.5,
-        mark_share: FractionOrZero = 0.5,
-        tokens: CountOrZero = 20,
-        effects: bool = False,
-        steered: CountOrZero = 0,
-        final_norm: bool = True,
-        preference: bool = False,
-        min_mass: FractionOrZero = 0.1,
-        logprobs: Count = 20,
-    ) -> None:
-        if side is not Side.INPUT and not tokens and not steered:
+    role: str = "judge"
+    side: Side = Side.INPUT
+    windows: Count = 8
+    weaker: CountOrZero = 4
+    context: CountOrZero = 16
+    silent_fraction: Fraction = 0.5
+    mark_share: FractionOrZero = 0.5
+    tokens: CountOrZero = 20
+    effects: bool = False
+    steered: CountOrZero = 0
+    final_norm: bool = True
+    preference: bool = False
+    min_mass: FractionOrZero = 0.1
+    logprobs: Count = 20
+
+    def __post_init__(self) -> None:
+        if self.side is not Side.INPUT and not self.tokens and not self.steered:
             raise ValueError("the output side needs tokens or steered texts to show: raise 'tokens' or 'steered'")
-        self.role, self.side, self.needs_logprobs = role, side, preference
-        self._windows, self._weaker, self._context = windows, weaker, context
-        self._silent_fraction, self._mark_share = silent_fraction, mark_share
-        self._tokens, self._steered, self._final_norm = tokens, steered, final_norm
-        self.needs_effects = effects and side is not Side.INPUT and tokens > 0
-        self.needs_steered = steered > 0 and side is not Side.INPUT
-        self._min_mass, self._logprobs = min_mass, logprobs
+        self.needs_logprobs = self.preference
+        self.needs_effects = self.effects and self.side is not Side.INPUT and self.tokens > 0
+        self.needs_steered = self.steered > 0 and self.side is not Side.INPUT
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Show the evidence and both descriptions, and ask."""
@@ -91,26 +84,26 @@ class PairwiseLLM(Comparator):
         return Judgement(WINNERS[answer.verdict], answer.reason, preference, mass)
 
     def _input(self, case: JudgeCase) -> dict[str, Any]:
-        active, silent = active_and_silent(case, self._windows, self._silent_fraction)
+        active, silent = active_and_silent(case, self.windows, self.silent_fraction)
         highest = active[0].activation
         seen = {item.window for item in active}
         quantiles = by_activation(case, Source.QUANTILE)
-        weaker = spread([item for item in quantiles if item.window not in seen and item.activation > 0], self._weaker)
+        weaker = spread([item for item in quantiles if item.window not in seen and item.activation > 0], self.weaker)
         return {
             "active": active,
             "weaker": [(item, math.floor(10 * item.activation / highest)) for item in weaker],
             "silent": silent,
-            "threshold": self._mark_share * highest,
-            "context": self._context,
+            "threshold": self.mark_share * highest,
+            "context": self.context,
         }
 
     def _output(self, case: JudgeCase) -> dict[str, Any]:
         shown: dict[str, Any] = {"promoted": (), "suppressed": (), "steered": ()}
-        if self._tokens > 0:
-            tails = output_tokens(case, self._tokens, measured=self.needs_effects, final_norm=self._final_norm)
+        if self.tokens > 0:
+            tails = output_tokens(case, self.tokens, measured=self.needs_effects, final_norm=self.final_norm)
             shown["promoted"], shown["suppressed"] = tails
         if self.needs_steered:
-            shown["steered"] = steered_pairs(case, self._steered)
+            shown["steered"] = steered_pairs(case, self.steered)
         return shown
 
     async def _preference(self, llm: LLMClient, prompt: list[Message], reason: str) -> tuple[float | None, float]:
@@ -121,7 +114,7 @@ class PairwiseLLM(Comparator):
         """
         opened = json.dumps({"reason": quoted(reason)}, ensure_ascii=False)[:-1] + ', "verdict": "'
         # The log-probabilities are those of a prompt, so it must contain a verdict; which one does not matter.
-        found = await llm.token_logprobs([*prompt, Message("assistant", f"{opened}A")], top=self._logprobs)
+        found = await llm.token_logprobs([*prompt, Message("assistant", f"{opened}A")], top=self.logprobs)
         if found.status is not Status.OK:
             raise Unanswered(found.status, found.detail)
         shares = verdict_shares(found, '"verdict": "', "A")
@@ -130,7 +123,7 @@ class PairwiseLLM(Comparator):
                 Status.FAILED, "the judge's chat template changes an unfinished answer: set preference=false"
             )
         mass = sum(shares.values())
-        if mass < self._min_mass:
+        if mass < self.min_mass:
             return None, round(mass, 6)
         preferred = sum(share * POINTS[verdict] for verdict, share in shares.items()) / mass
         return round(preferred, 6), round(min(mass, 1.0), 6)

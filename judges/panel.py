@@ -25,8 +25,6 @@ class Panel(Comparator):
     The record keeps every member's vote, also failed ones. With fewer answers than ``quorum`` the verdict is a failure,
     because it would be that of another panel. The soft preference is the mean over the members (0, 1/2 or 1 for a
     member without one).
-
-    The options are documented in ``conf/judges/panel.yaml``.
     """
 
     def __init__(self, members: Mapping[str, Comparator], quorum: int | None = None) -> None:

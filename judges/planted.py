@@ -22,8 +22,6 @@ class PlantedTruth(Scorer):
     that belong to one of them (:func:`harness.planted.naming.naming`). ``recall, X`` is the recall of the
     concepts that can be found in X (:class:`harness.planted.Seen`).
 
-    The options are documented in ``conf/judges/planted.yaml``.
-
     Raises:
         HarnessError: if the subject is not a planted one, so that there are no settings.
     """

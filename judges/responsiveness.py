@@ -9,6 +9,7 @@ from abc import abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.llm.client import Unanswered
@@ -16,13 +17,14 @@ from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Source, Status
 from harness.spread import spread
-from harness.validation import Count, CountOrZero, validated
+from harness.validation import METHOD, Count, CountOrZero
 from judges.evidence import by_activation, excerpt, shuffled
 from judges.numbered import rate
 
 _FITS = 2
 
 
+@dataclass(config=METHOD, eq=False)
 class _Rated(Scorer):
     """Has excerpts of all activations rated, and compares those that fit (2) with those that do not (0).
 
@@ -32,24 +34,15 @@ class _Rated(Scorer):
 
     prompt = Prompt("judges", "prompts/responsiveness.j2")
 
-    @validated
-    def __init__(
-        self,
-        role: str = "judge",
-        active: Count = 15,
-        random: Count = 15,
-        batch: Count = 5,
-        context: CountOrZero = 16,
-    ) -> None:
-        self.role, self._active, self._random, self._batch, self._context = role, active, random, batch, context
+    role: str = "judge"
+    active: Count = 15
+    random: Count = 15
+    batch: Count = 5
+    context: CountOrZero = 16
 
     @abstractmethod
     def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
-        """Return the value; ``fits`` has at least one True and one False."""
-
-    @abstractmethod
-    def chance(self, fitting: int, unfitting: int) -> float:
-        """Return the value if all excerpts fit, or none does, so that nothing can be compared."""
+        """Return the value; its chance level if all excerpts fit, or none does, so that nothing can be compared."""
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Have the excerpts rated and compare.
@@ -63,8 +56,8 @@ class _Rated(Scorer):
         llm, shown = case.require_llm(), self.excerpts(case)
         if not shown:
             raise Unanswered(Status.FAILED, "the report split has no window")
-        texts = [excerpt(item, self._context) for item in shown]
-        answers = await rate(llm, self.prompt, description, texts, highest=_FITS, batch=self._batch, item="excerpt")
+        texts = [excerpt(item, self.context) for item in shown]
+        answers = await rate(llm, self.prompt, description, texts, highest=_FITS, batch=self.batch, item="excerpt")
         ratings = np.array(answers)
         fitting, unfitting = int(np.sum(ratings == _FITS)), int(np.sum(ratings == 0))
         metrics = {
@@ -72,35 +65,28 @@ class _Rated(Scorer):
             "unfitting": float(unfitting),
             "base": fitting / max(1, fitting + unfitting),
         }
-        if not fitting or not unfitting:
-            return Grade(self.chance(fitting, unfitting), metrics)
         clear = ratings != 1
         activations = np.array([item.activation for item in shown])
         return Grade(self.metric(ratings[clear] == _FITS, activations[clear]), metrics)
 
     def excerpts(self, case: JudgeCase) -> list[Exemplar]:
         """Return the windows that are rated, which are the same for every description of a neuron."""
-        active = spread(by_activation(case, Source.TOP, Source.QUANTILE), self._active)
+        active = spread(by_activation(case, Source.TOP, Source.QUANTILE), self.active)
         known = {item.window for item in active}
         random = [item for item in by_activation(case, Source.RANDOM) if item.window not in known]
-        return shuffled([*active, *spread(random, self._random)], case, self.prompt.name)
+        return shuffled([*active, *spread(random, self.random)], case, self.prompt.name)
 
 
 class Responsiveness(_Rated):
     """Scores a description by responsiveness: is the neuron more active on text that fits it?
 
     The value is 2 AUC - 1 of the activations of fitting against unfitting excerpts: from -1 to 1, chance 0, and 0 if
-    one of the kinds is missing. The metrics are those of :class:`_Rated`. The options are documented in
-    ``conf/judges/responsiveness.yaml``.
+    one of the kinds is missing. The metrics are those of :class:`_Rated`.
     """
 
     def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
-        """Return 2 AUC - 1."""
-        return 2 * float(roc_auc_score(fits, activations)) - 1
-
-    def chance(self, fitting: int, unfitting: int) -> float:
-        """Return 0."""
-        return 0.0
+        """Return 2 AUC - 1, or 0."""
+        return 2 * float(roc_auc_score(fits, activations)) - 1 if 0 < fits.sum() < len(fits) else 0.0
 
 
 class Purity(_Rated):
@@ -114,9 +100,5 @@ class Purity(_Rated):
     """
 
     def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
-        """Return the average precision."""
-        return float(average_precision_score(fits, activations))
-
-    def chance(self, fitting: int, unfitting: int) -> float:
-        """Return the share of fitting excerpts: 0 or 1."""
-        return float(fitting > 0)
+        """Return the average precision, or the share of fitting excerpts: 0 or 1."""
+        return float(average_precision_score(fits, activations)) if fits.any() and not fits.all() else float(fits.any())

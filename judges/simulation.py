@@ -7,14 +7,15 @@ signed correlation, and the linear calibration).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 
 from harness.errors import HarnessError
 from harness.llm.asking import all_answers
@@ -22,7 +23,7 @@ from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Source, Split, Status
-from harness.validation import Count, FractionOrZero, validated
+from harness.validation import METHOD, Count, FractionOrZero
 from judges.evidence import pearson, top_and_random, varies
 from judges.numbered import ask_numbered, in_batches, levels
 
@@ -40,7 +41,7 @@ PROOF_DESCRIPTION = "numbers and quantities"
 FORMATS = ((10, "unknown"), (10, "?"), (9, "unknown"), (9, "?"))
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Prediction:
     """A simulated window: the level at each token, and the mean probability on the levels if it is known."""
 
@@ -48,6 +49,7 @@ class Prediction:
     mass: float | None = None
 
 
+@dataclass(config=METHOD, eq=False)
 class Simulation(Scorer):
     """Scores a description by simulation: Pearson's r of predicted and true activation, signed, over pooled tokens.
 
@@ -62,8 +64,9 @@ class Simulation(Scorer):
     probability that the simulator puts on the levels.
     """
 
-    def __init__(self, role: str, windows: int, metric: Metric) -> None:
-        self.role, self._windows, self._metric = role, windows, metric
+    role: str = "simulator"
+    windows: Count = 5
+    metric: Metric = "top_and_random"
 
     @abstractmethod
     async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
@@ -77,7 +80,7 @@ class Simulation(Scorer):
                 which the simulator fails; or if the neuron's activations do not vary over the windows.
         """
         llm = case.require_llm()
-        report, calibrate = (top_and_random(case, split, self._windows) for split in (Split.REPORT, Split.CALIBRATE))
+        report, calibrate = (top_and_random(case, split, self.windows) for split in (Split.REPORT, Split.CALIBRATE))
         shown = [*report[Source.TOP], *report[Source.RANDOM], *_even(calibrate)]
         simulated = await all_answers(self.simulate(llm, description, item) for item in shown)
         predicted = dict(zip((_key(item) for item in shown), simulated, strict=True))
@@ -90,42 +93,35 @@ class Simulation(Scorer):
         parts = (_even(report), report[Source.TOP], report[Source.RANDOM])
         pools = {name: pooled(items) for name, items in zip(METRICS, parts, strict=True)}
         correlations: dict[str, float | None] = {name: pearson(*pool) for name, pool in pools.items()}
-        value = correlations.pop(self._metric)
+        value = correlations.pop(self.metric)
         if value is None:
             raise Unanswered(Status.FAILED, "the neuron's activations do not vary over the report split")
         masses = [item.mass for item in simulated if item.mass is not None]
         metrics: dict[str, float | None] = {
             **correlations,
-            "constant": float(not varies(pools[self._metric][0])),
+            "constant": float(not varies(pools[self.metric][0])),
             "digit_mass": float(np.mean(masses)) if masses else None,
             **_calibrated(pooled(_even(calibrate)), pooled(_even(report))),
         }
         return Grade(value, {name: metric for name, metric in metrics.items() if metric is not None})
 
 
+@dataclass(config=METHOD, eq=False)
 class SimulationLLM(Simulation):
     """Simulates a window in one request, and reads the level at each token from the prompt's log-probabilities.
 
     The prompt has one line per token, with a placeholder for its activation; the log-probabilities of the prompt give
-    the model's expectation at the placeholder. The value and metrics are those of :class:`Simulation`. The options are
-    documented in ``conf/judges/simulation.yaml``.
+    the model's expectation at the placeholder. The value and metrics are those of :class:`Simulation`.
     """
 
     needs_logprobs = True
     prompt = Prompt("judges", "prompts/simulation.j2")
+    logprobs: Count = 20
+    min_digit_mass: FractionOrZero = 0.01
 
-    @validated
-    def __init__(
-        self,
-        role: str = "simulator",
-        windows: Count = 5,
-        metric: Metric = "top_and_random",
-        logprobs: Count = 20,
-        min_digit_mass: FractionOrZero = 0.01,
-    ) -> None:
-        super().__init__(role, windows, metric)
-        self._logprobs, self._min_mass = logprobs, min_digit_mass
+    def __post_init__(self) -> None:
         self._formats = list(FORMATS)
+        self._step: int | None = None  # tokens per request; None for all
 
     async def preflight(self, llms: Mapping[str, LLMClient]) -> str:
         """Find the scale and the placeholder that work with the simulator's tokenizer and chat template.
@@ -147,7 +143,7 @@ class SimulationLLM(Simulation):
             header, _, lines = messages[-1].content.partition("\n")
             written = "".join(f" token\t{level}\n" for level in range(highest + 1))
             messages[-1] = Message("assistant", f"{header}\n{written}{lines}")
-            answer = await llms[self.role or ""].token_logprobs(messages, top=self._logprobs)
+            answer = await llms[self.role or ""].token_logprobs(messages, top=self.logprobs)
             if answer.status is not Status.OK:
                 raise HarnessError(f"the simulator gives no log-probabilities of prompts: {answer.detail}")
             positions = _positions(answer, placeholder, len(PROOF_TOKENS))
@@ -158,7 +154,7 @@ class SimulationLLM(Simulation):
                 reason = f"its tokenizer writes {split[0]} as more than one token after a tab"
                 continue
             masses = [_expectation(answer, position, highest)[1] for position in positions]
-            if min(masses) < self._min_mass:
+            if min(masses) < self.min_digit_mass:
                 reason = f"it puts {min(masses):.2g} of its probability on the levels where one belongs"
                 continue
             self._formats = [(highest, placeholder)]
@@ -173,8 +169,15 @@ class SimulationLLM(Simulation):
         )
 
     async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
-        """Show the whole window and read the expectation at each token."""
-        return _prediction([await self._read(llm, description, exemplar.tokens, 0, len(exemplar.tokens))])
+        """Read the expectation at each token, of the whole window at once or of a few tokens at a time."""
+        count = len(exemplar.tokens)
+        step = self._step or count
+        parts = await all_answers(
+            self._read(llm, description, exemplar.tokens, start, min(start + step, count))
+            for start in range(0, count, step)
+        )
+        levels, masses = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return Prediction(levels, float(np.mean(masses)))
 
     def _layout(self, tokens: Sequence[str], start: int, stop: int) -> dict[str, Any]:
         """Return the values with which the prompt asks for the levels of ``tokens[start:stop]``."""
@@ -189,7 +192,7 @@ class SimulationLLM(Simulation):
             highest, placeholder = candidate
             layout = self._layout(tokens, start, stop)
             messages = self.prompt.render(description=description, placeholder=placeholder, highest=highest, **layout)
-            answer = await llm.token_logprobs(messages, top=self._logprobs)
+            answer = await llm.token_logprobs(messages, top=self.logprobs)
             if answer.status is not Status.OK:
                 raise Unanswered(answer.status, answer.detail)
             positions = _positions(answer, placeholder, stop - start)
@@ -203,79 +206,54 @@ class SimulationLLM(Simulation):
             )
         pairs = [_expectation(answer, position, highest) for position in positions]
         expected, masses = [level for level, _ in pairs], [mass for _, mass in pairs]
-        if min(masses) < self._min_mass:
+        if min(masses) < self.min_digit_mass:
             raise Unanswered(
                 Status.FAILED,
-                f"at {sum(mass < self._min_mass for mass in masses)} of {len(masses)} tokens the simulator puts less "
-                f"than {self._min_mass} of its probability on 0-{highest}",
+                f"at {sum(mass < self.min_digit_mass for mass in masses)} of {len(masses)} tokens the simulator puts "
+                f"less than {self.min_digit_mass} of its probability on 0-{highest}",
             )
         return expected, masses
 
 
+@dataclass(config=METHOD, eq=False)
 class SimulationPerToken(SimulationLLM):
     """Simulates a window in many requests: each shows the text up to a few tokens, and reads the levels of these.
 
     With ``tokens`` = 1 this is the original protocol: no level depends on those of other tokens, at the price of one
-    request per token. The value and metrics are those of :class:`Simulation`. The options are documented in
-    ``conf/judges/simulation_per_token.yaml``.
+    request per token. The value and metrics are those of :class:`Simulation`.
     """
 
     prompt = Prompt("judges", "prompts/simulation_per_token.j2")
 
-    @validated
-    def __init__(
-        self,
-        role: str = "simulator",
-        windows: Count = 5,
-        metric: Metric = "top_and_random",
-        tokens: Count = 1,
-        whole_text: bool = False,
-        logprobs: Count = 20,
-        min_digit_mass: FractionOrZero = 0.01,
-    ) -> None:
-        super().__init__(role, windows, metric, logprobs, min_digit_mass)
-        self._tokens, self._whole_text = tokens, whole_text
+    tokens: Count = 1
+    whole_text: bool = False
 
-    async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
-        """Ask for a few tokens at a time."""
-        count = len(exemplar.tokens)
-        return _prediction(
-            await all_answers(
-                self._read(llm, description, exemplar.tokens, start, min(start + self._tokens, count))
-                for start in range(0, count, self._tokens)
-            )
-        )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._step = self.tokens
 
     def _layout(self, tokens: Sequence[str], start: int, stop: int) -> dict[str, Any]:
         return {
             "before": tokens[:start],
             "tokens": tokens[start:stop],
-            "after": tokens[stop:] if self._whole_text else (),
-            "whole": self._whole_text,
+            "after": tokens[stop:] if self.whole_text else (),
+            "whole": self.whole_text,
         }
 
 
+@dataclass(config=METHOD, eq=False)
 class SimulationWritten(Simulation):
     """Simulates a window by asking for the level of each token as JSON, for servers without log-probabilities.
 
     One written level replaces the expected value over its alternatives, so the score distinguishes descriptions less
     finely. A window whose answer lacks a level is not simulated. The value and metrics are those of
-    :class:`Simulation`. The options are documented in ``conf/judges/simulation_written.yaml``.
+    :class:`Simulation`.
     """
 
     prompt = Prompt("judges", "prompts/simulation_written.j2")
 
-    @validated
-    def __init__(
-        self,
-        role: str = "simulator",
-        windows: Count = 5,
-        metric: Metric = "top_and_random",
-        highest: Count = 10,
-        tokens: Count | None = None,
-    ) -> None:
-        super().__init__(role, windows, metric)
-        self._highest, self._tokens = highest, tokens
+    highest: Count = 10
+    tokens: Count | None = None
 
     async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
         """Ask for the levels of all tokens."""
@@ -288,11 +266,11 @@ class SimulationWritten(Simulation):
                 before=tokens[:start],
                 tokens=tokens[start:stop],
                 after=tokens[stop:],
-                highest=self._highest,
+                highest=self.highest,
             )
-            return await ask_numbered(llm, messages, "token", len(indices), levels(self._highest), reason=False)
+            return await ask_numbered(llm, messages, "token", len(indices), levels(self.highest), reason=False)
 
-        written = await in_batches(range(len(tokens)), self._tokens or len(tokens), answer)
+        written = await in_batches(range(len(tokens)), self.tokens or len(tokens), answer)
         return Prediction(np.array(written, dtype=float))
 
 
@@ -316,12 +294,6 @@ def _calibrated(fit: tuple[Floats, Floats], test: tuple[Floats, Floats]) -> dict
         "r2": float(1 - np.mean((actual - fitted) ** 2) / np.mean(actual**2)),
         "absolute": float(1 - np.mean(np.abs(actual - fitted)) / np.mean(np.abs(actual))),
     }
-
-
-def _prediction(parts: Sequence[tuple[list[float], list[float]]]) -> Prediction:
-    """Return the prediction of a window from the levels and masses of its parts."""
-    levels, masses = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return Prediction(levels, float(np.mean(masses)))
 
 
 def _is_token(answer: PromptLogprobs, level: int) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from harness.errors import HarnessError
 from harness.llm.asking import all_answers
@@ -25,13 +24,8 @@ from judges.numbered import choose, rate
 TextsByStrength = dict[float, list[SteeredText]]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Three sets of texts at one strength; ``own`` is the number, from 1, of the neuron's set."""
-
-    strength: float
-    sets: tuple[tuple[str, ...], ...]
-    own: int
+#: A strength, three sets of texts at it, and the number, from 1, of the neuron's set.
+Choice = tuple[float, list[list[str]], int]
 
 
 class OutputBased(Scorer):
@@ -40,8 +34,6 @@ class OutputBased(Scorer):
     A question shows three sets of texts, from the same prompts at the same strength: one of this neuron and one each of
     two others (the same neuron at its other sign is not another one). The value is the share of questions with the
     right answer, over all strengths and rounds: from 0 to 1, chance 1/3. ``strength_X`` is the share at strength X.
-
-    The options are documented in ``conf/judges/output_based.yaml``.
     """
 
     needs_steered = True
@@ -63,11 +55,11 @@ class OutputBased(Scorer):
         """Ask at every strength; raises ``Unanswered`` if a question is not answered, or other neurons are missing."""
         llm, choices = case.require_llm(), self.choices(case)
         answers = await all_answers(
-            choose(llm, self.prompt.render(description=description, sets=choice.sets), 3) for choice in choices
+            choose(llm, self.prompt.render(description=description, sets=sets), 3) for _, sets, _ in choices
         )
         right: dict[float, list[bool]] = defaultdict(list)
-        for choice, answer in zip(choices, answers, strict=True):
-            right[choice.strength].append(answer == choice.own)
+        for (strength, _, own), answer in zip(choices, answers, strict=True):
+            right[strength].append(answer == own)
         everything = [one for some in right.values() for one in some]
         metrics = {f"strength_{strength:g}": sum(some) / len(some) for strength, some in right.items()}
         return Grade(sum(everything) / len(everything), metrics if len(metrics) > 1 else {})
@@ -78,35 +70,24 @@ class OutputBased(Scorer):
         Raises:
             Unanswered: if the neuron, or fewer than two others, were steered.
         """
-        own = _steered(case)
         others = [
             _by_strength(texts)
             for neuron, texts in sorted(case.steered.items())
             if neuron.unsigned != case.neuron.unsigned
         ]
-        return [
-            self._choice(case, strength, number, texts, others)
-            for strength, texts in own.items()
-            for number in range(self._rounds)
-        ]
-
-    def _choice(
-        self,
-        case: JudgeCase,
-        strength: float,
-        number: int,
-        own: list[SteeredText],
-        others: Sequence[TextsByStrength],
-    ) -> Choice:
-        available = [texts[strength] for texts in others if strength in texts]
-        if len(available) < 2:
-            raise Unanswered(Status.FAILED, f"{len(available)} other neurons were steered; two are needed")
-        rng = derive_rng(case.seed, self.prompt.name, case.neuron, strength, number)
-        shown = [available[index] for index in rng.choice(len(available), 2, replace=False)]
-        position = int(rng.integers(3))
-        shown.insert(position, own)
-        sets = tuple(tuple(item.text for item in spread(texts, self._texts)) for texts in shown)
-        return Choice(strength, sets, position + 1)
+        choices: list[Choice] = []
+        for strength, own in _steered(case).items():
+            available = [texts[strength] for texts in others if strength in texts]
+            if len(available) < 2:
+                raise Unanswered(Status.FAILED, f"{len(available)} other neurons were steered; two are needed")
+            for number in range(self._rounds):
+                rng = derive_rng(case.seed, self.prompt.name, case.neuron, strength, number)
+                shown = [available[index] for index in rng.choice(len(available), 2, replace=False)]
+                position = int(rng.integers(3))
+                shown.insert(position, own)
+                sets = [[item.text for item in spread(texts, self._texts)] for texts in shown]
+                choices.append((strength, sets, position + 1))
+        return choices
 
 
 class Faithfulness(Scorer):
@@ -116,8 +97,6 @@ class Faithfulness(Scorer):
     ones at the best strength minus the share without steering: from -1 to 1. For a neuron without any effect, it is 0
     at one strength, and slightly above 0 as the best of several. ``unsteered`` is the share without steering,
     ``strength_X`` the gain at strength X, and ``mean_gain`` (chance 0) the mean of the gains.
-
-    The options are documented in ``conf/judges/faithfulness.yaml``.
     """
 
     needs_steered = True
@@ -146,11 +125,7 @@ class Faithfulness(Scorer):
 
 
 def _steered(case: JudgeCase) -> TextsByStrength:
-    """Return the neuron's steered texts.
-
-    Raises:
-        Unanswered: if there are none.
-    """
+    """Return the neuron's steered texts; raises ``Unanswered`` if there are none."""
     texts = _by_strength(case.steered.get(case.neuron, ()))
     if not texts:
         raise Unanswered(Status.FAILED, "the neuron was not steered: it is never active on the explain split")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+# One thread for each process: two test workers share two cores, and small tensors only wait for a second thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
 import pytest
-import torch
+from hypothesis import settings
 from support import tiny_models
 from support.small_run import small as small  # a fixture of several test files
+
+# The same examples in every run: a failure is repeatable, and no run depends on luck.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 SERVER = "vllm"
 _TESTS = count()
@@ -32,15 +40,6 @@ def own_cache(_own_caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = _own_caches / f"test-{next(_TESTS)}"
     monkeypatch.setenv("NEURON_HARNESS_CACHE", str(folder))
     return folder
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Use one thread: for small tensors a second one only adds waiting, up to a factor of eight on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

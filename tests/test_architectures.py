@@ -197,9 +197,6 @@ class Tiny:
         return torch.zeros(len(x), len(block.experts.gate_up_proj)).scatter(1, top.indices, values)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def make(folder: Path, family: str, **options: Any) -> Tiny:
     tiny_models.tiny_subject(folder, family, **options)
     return Tiny(FAMILIES[family], folder, Subject(family, [str(folder)]), load(folder))

@@ -396,11 +396,8 @@ def test_graded_descriptions_from_a_file(tmp_path: Path) -> None:
 
 def test_a_subject_that_knows_the_truth_is_asked_for_it() -> None:
     class Planted(Subject):
-        def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> Sequence[Any]:
-            class Text:
-                grade, text = "half", f"half of {neuron} among {len(among)} on {side} by {seed}"
-
-            return [Text()]
+        def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> dict[str, str]:
+            return {"half": f"half of {neuron} among {len(among)} on {side} by {seed}"}
 
     case = DescriberCase(NEURONS[2], (), Planted("planted", []), None, 5, neurons=tuple(NEURONS))
     draft = asyncio.run(Graded("half", 2).describe(case))

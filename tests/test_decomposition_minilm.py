@@ -31,9 +31,6 @@ def minilm() -> tuple[Tensor, Tensor, Tensor]:
     return out[:, :NEURONS].T.contiguous(), embeddings.T.contiguous(), token_weights
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.mark.slow
 def test_the_geodesic_solver_finds_losses_as_low_as_the_published_one(minilm: tuple[Tensor, Tensor, Tensor]) -> None:
     vectors, projection, token_weights = minilm

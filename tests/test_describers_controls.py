@@ -13,7 +13,8 @@ from support.describer_cases import (
     failure,
 )
 
-from describers.controls import Empty, Generic, Longest, Shuffled
+from describers.controls import Generic, Longest, Shuffled
+from harness.fillers import EMPTY
 from harness.methods import DescriberCase
 from harness.records import (
     Description,
@@ -83,9 +84,9 @@ def test_generic_says_the_same_of_every_neuron() -> None:
 
 
 def test_empty_says_nothing_in_words_that_a_judge_can_be_shown() -> None:
-    draft = describe(Empty(), case())
+    draft = describe(Generic(EMPTY), case())
     assert draft.text == "(no description)"
-    assert Empty().control
+    assert Generic(EMPTY).control
 
 
 def test_longest_gives_all_neurons_the_longest_description_of_another_one() -> None:

@@ -69,7 +69,7 @@ def test_all_describers_in_one_run_under_one_budget(invoke: Invoke, small: list[
     assert {name for name, entry in contestants.items() if entry["control"]} == {
         "shuffled", "generic", "empty", "longest"
     }  # fmt: skip
-    assert {entry["words"] for name, entry in contestants.items() if name in {"rotate", "best_of_k"}} == {7}
+    assert {entry["target_words"] for name, entry in contestants.items() if name in {"rotate", "best_of_k"}} == {7}
     assert {entry["mode"] for entry in contestants.values()} == {"extractive"}
     assert "prompts/ensemble_raw.j2" in contestants["ensemble_raw"]["prompts"]
 
@@ -141,7 +141,7 @@ def test_with_an_explainer_each_description_tells_what_it_cost(
 
 
 MISTAKES = [
-    (["describers=[rotate,best_of_k]", "describers.best_of_k.k=0"], ["describers.best_of_k", "k must be"]),
+    (["describers=[rotate,best_of_k]", "describers.best_of_k.k=0"], ["describers.best_of_k", "k: must be at least 1"]),
     (["describers=[rotate,best_of_k]", "judges@describers.best_of_k.by=simulation"], ["best_of_k", "llm.simulator"]),
     (["describers=[rotate,best_of_k]", "judges@describers.best_of_k.by=pairwise"], ["pairwise", "Scorer"]),
     (["describers=[rotate,best_of_k]", "judges@describers.best_of_k.by=faithfulness"], ["best_of_k", "steered texts"]),
@@ -153,7 +153,7 @@ MISTAKES = [
     ),
     (["describers=[rotate,ensemble_concat]"], ["ensemble_concat", "maxact"]),
     (["describers=[rotate,ensemble_raw]", "describers@describers.ensemble_raw.of=[rotate,generic]"], ["generic"]),
-    (["describers=[rotate,maxact]", "target_words=0"], ["target_words must be"]),
+    (["describers=[rotate,maxact]", "target_words=0"], ["target_words: must be at least 1"]),
     (["describers=[rotate,maxact]", "evidence_budget=0"], ["evidence_budget"]),
     (["describers=[rotate,maxact]", "evidence_budget=many"], ["evidence_budget"]),
     (["describers=[rotate,precomputed]", "describers.precomputed.path=nowhere.csv"], ["nowhere.csv", "No such file"]),

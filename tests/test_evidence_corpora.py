@@ -20,15 +20,13 @@ from harness.evidence import (
     Document,
     HuggingFaceDataset,
     InstalledDocs,
-    Message,
     TextFiles,
 )
+from harness.evidence.corpus import Message
 from harness.evidence.encoding import CONTEXT, TURN, Encoder
 from harness.evidence.windows import Cutter
 from harness.records import Neuron, Source, Split
 from harness.subject import Subject
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -21,17 +21,15 @@ from transformers import AutoModel
 
 from harness.evidence import (
     CorpusSummary,
-    Window,
 )
 from harness.evidence.corpus_pass import State, batches
 from harness.evidence.encoding import TEXT, special_affixes
 from harness.evidence.running import PEAKS, SPARE, Rows, Sample
-from harness.evidence.tables import activities, exemplar_tables, quantile_picks
+from harness.evidence.tables import exemplar_tables, quantile_picks
+from harness.evidence.windows import Window
 from harness.exemplar_table import ExemplarTable, write_exemplars
-from harness.records import Activity, Exemplar, Neuron, Sign, Source, Split
+from harness.records import Exemplar, Neuron, Sign, Source, Split
 from harness.subject import Subject, check_signs
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +141,6 @@ def test_exemplars_equal_those_of_an_exhaustive_search(
             assert len(set(drawn)) == 4
             assert drawn == sorted(drawn) == background.setdefault((split, neuron.unsigned), drawn)
             check_quantiles(kept.of(neuron, split, Source.QUANTILE), peaks)
-            (activity,) = [item for item in kept.activity if (item.neuron, item.split) == (neuron, split)]
-            assert activity.maximum == pytest.approx(max([0.0, *peaks]), abs=5e-5)
     # Both signs of a neuron show the same random windows; other neurons show others.
     assert len(set(map(tuple, background.values()))) > len(Split)
 
@@ -182,9 +178,6 @@ def test_the_size_of_a_batch_changes_nothing(subject: Subject, texts: list[str],
         if one.source is Source.RANDOM:
             assert one.window == two.window
             assert one.activations == pytest.approx(two.activations, abs=5e-5)
-    assert [item.maximum for item in usual.activity] == pytest.approx(
-        [item.maximum for item in other.activity], abs=5e-5
-    )
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
@@ -270,9 +263,6 @@ def test_peaks_and_samples_by_hand(tmp_path: Path, llama: Subject) -> None:
         assert [place for place, _ in shown(Sign.POSITIVE, Source.RANDOM)] == [
             place for place, _ in shown(Sign.NEGATIVE, Source.RANDOM)
         ]
-    positive, negative = (next(item for item in activities(state) if item.neuron.sign is sign) for sign in Sign)
-    assert positive == Activity(neuron, Split.EXPLAIN, 4.0)
-    assert negative == Activity(neuron.with_sign(Sign.NEGATIVE), Split.EXPLAIN, 8.0)
 
 
 def sampled(peaks: Sequence[float], cuts: Sequence[int], count: int = 8) -> Sample:

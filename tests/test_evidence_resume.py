@@ -17,8 +17,6 @@ from harness.evidence.corpus_pass import POOL
 from harness.records import Neuron, Split
 from harness.subject import ActivationReader, Subject
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
@@ -119,8 +117,8 @@ def test_a_pass_resumes_with_another_batch_size(
     assert "starts again" not in caplog.text
     assert 0 < len(forwards) <= passes - 9 * 2
 
-    assert [item.maximum for item in rest.activity] == pytest.approx(
-        [item.maximum for item in whole.activity], abs=5e-5
+    assert [item.activation for item in rest.exemplars] == pytest.approx(
+        [item.activation for item in whole.exemplars], abs=5e-5
     )
     assert [item.window for item in rest.exemplars] == [item.window for item in whole.exemplars]
 
@@ -156,7 +154,7 @@ def test_runs_share_what_was_captured(llama: Subject, texts: list[str], tmp_path
     third = collect(Listed(texts), llama, more, config, folder=tmp_path / "d")
     assert set(forwards) == {1}  # the one neuron that was not in the store
     alone = collect(Listed(texts), llama, more, folder=tmp_path / "e")
-    assert (third.exemplars, third.activity) == (alone.exemplars, alone.activity)
+    assert third.exemplars == alone.exemplars
     for changed in (
         replace(config, window=13),
         replace(config, stride=6),
@@ -186,4 +184,5 @@ def test_other_weights_under_the_same_name_are_another_model(
     assert edited.fingerprint == llama.fingerprint
     before = collect(Listed(texts), llama, [Neuron(1, 5)], config, folder=tmp_path / "a")
     after = collect(Listed(texts), edited, [Neuron(1, 5)], config, folder=tmp_path / "b")
-    assert after.activity[0].maximum == pytest.approx(2 * before.activity[0].maximum, rel=1e-4)
+    highest = (after.exemplars[0].activation, before.exemplars[0].activation)
+    assert highest[0] == pytest.approx(2 * highest[1], rel=1e-4)

@@ -31,8 +31,6 @@ from harness.records import Neuron, Split
 from harness.subject import ActivationReader, Subject
 from harness.validation import explain
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:

@@ -23,8 +23,6 @@ from harness.records import Neuron, Sign
 from harness.subject import CausalModel, Decoding, Intervention, Mode, Subject, check_causal
 from harness.subject.architecture import ARCHITECTURES
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 #: Where each family keeps its layers, and a layer the module that leads from the neurons back into the stream.
 LAYERS: dict[str, Callable[[Any], Any]] = {
     "gemma3": lambda model: model.model.language_model.layers,

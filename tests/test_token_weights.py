@@ -25,9 +25,6 @@ from harness.subject.vocabulary import groups_without_text
 GATE, IN, OUT = VectorKind
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # --- what the weights tell --------------------------------------------------------------------------------------------
 
 

@@ -3,19 +3,17 @@
 Source: Avrahamy, Gur-Arieh, Geva 2026, "Disentangling MLP Neuron Weights in Vocabulary Space", arXiv:2604.06005 ([R]).
 """
 
-from harness.decomposition.ablation import Ablation, ablation
+from harness.decomposition.ablation import ablation
 from harness.decomposition.channels import Decomposition
 from harness.decomposition.config import AdamWConfig, DecompositionConfig, GeodesicConfig
 from harness.decomposition.decompose import decompose
 from harness.decomposition.deflation import tail_mask
-from harness.decomposition.measures import Consistency, consistency, random_vectors, reconstruction
+from harness.decomposition.measures import consistency, random_vectors, reconstruction
 from harness.decomposition.memory import default_budget, vectors_within
-from harness.decomposition.objective import kurtosis, skewness, slog, z_scores
+from harness.decomposition.objective import kurtosis, skewness, z_scores
 
 __all__ = [
-    "Ablation",
     "AdamWConfig",
-    "Consistency",
     "Decomposition",
     "DecompositionConfig",
     "GeodesicConfig",
@@ -27,7 +25,6 @@ __all__ = [
     "random_vectors",
     "reconstruction",
     "skewness",
-    "slog",
     "tail_mask",
     "vectors_within",
     "z_scores",

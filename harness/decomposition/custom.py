@@ -11,8 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from harness.decomposition.config import DecompositionConfig
-from harness.decomposition.solvers import import_solver
+from harness.decomposition.config import DecompositionConfig, import_solver
 
 
 class Decompose(Protocol):

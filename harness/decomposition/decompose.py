@@ -10,12 +10,11 @@ from torch.nn.functional import normalize
 
 from harness.decomposition import adamw, custom
 from harness.decomposition.channels import Decomposition, Found
-from harness.decomposition.config import DecompositionConfig
+from harness.decomposition.config import SOLVERS, DecompositionConfig
 from harness.decomposition.deflation import deflate, subtract
 from harness.decomposition.geodesic import GeodesicSolver, Problem
 from harness.decomposition.memory import bytes_returned, check_adamw_fits, default_budget, halving, slots_within
 from harness.decomposition.objective import Objective
-from harness.decomposition.solvers import SOLVERS
 
 _ROWS_NAMED = 10
 _CHECKED_AT_ONCE = 2**24

@@ -9,7 +9,7 @@ ends, its slot continues with the next channel or the next vector, which keeps t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from harness.decomposition.config import DecompositionConfig
 from harness.decomposition.deflation import deflate, subtract, tail_mask
 from harness.decomposition.great_circle import GreatCircle
 from harness.decomposition.objective import CentralMoments, Objective, central_moments, kurtosis_gradient, z_scores
-from harness.decomposition.rng import random_directions
+from harness.decomposition.rng import random_normals
 from harness.decomposition.vocabulary import Vocabulary
 
 # Ended searches wait until they make up this share of the slots: restarting slots takes matrix products, which are more
@@ -77,7 +77,7 @@ class GeodesicSolver:
         self._objective = problem.objective
         self._vocabulary = Vocabulary(problem.objective.projection, self._settings.products, self._settings.compile)
         self._waiting = list(pending)
-        self._slots = _Slots.empty(min(slots, len(pending)), problem)
+        self._slots = _Slots(min(slots, len(pending)), problem)
         self._restarted_at_once = rows_restarted_at_once(slots, self._vocabulary.tokens)
 
     def run(self) -> None:
@@ -162,9 +162,8 @@ class GeodesicSolver:
         assert slots.masked_ahead is not None
         if len(some) == 0:
             return
-        mask = tail_mask(
-            z_scores(self._vocabulary.project(slots.found[some])), config.mask_threshold, config.skew_threshold
-        )
+        scores = z_scores(slots.found[some] @ self._vocabulary.projection)
+        mask = tail_mask(scores, config.mask_threshold, config.skew_threshold)
         first = (slots.stage[some] == 0).unsqueeze(-1)
         slots.masked_ahead[some] = torch.where(first, slots.masked[some], slots.masked_ahead[some]) | mask
 
@@ -208,14 +207,14 @@ class GeodesicSolver:
         rows = slots.row[some]
         if self._settings.jitter:
             channels = slots.channel[some].tolist()
-            drawn = random_directions(self._problem.vectors[rows], self._config.seed, channels)
+            drawn = normalize(random_normals(self._problem.vectors[rows], self._config.seed, channels), dim=-1)
             points = normalize(points + self._settings.jitter * _tangential(drawn, points), dim=-1)
         weights = deflate(self._base_weights(rows), masked, self._config.masked_token_weight)
         projections = self._weighted(points, weights)
         moments = central_moments(projections)
         by_token = kurtosis_gradient(projections, moments).mul_(weights)
         # In later steps, the mean of a direction's weighted projection is its product with the mean column.
-        pulls, means = self._vocabulary.back(torch.cat([by_token, weights])).tensor_split(2)
+        pulls, means = (torch.cat([by_token, weights]) @ self._vocabulary.projection.T).tensor_split(2)
         slope = self._objective.slope_of_kurtosis(moments.kurtosis).to(points.dtype).unsqueeze(-1)
         gradients = self._on_sphere(pulls * slope, points, slots.target[some])
         slots.weights[some], slots.projections[some, 0] = weights, projections
@@ -228,7 +227,7 @@ class GeodesicSolver:
 
     def _weighted(self, directions: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted projections of ``directions`` (n, d_model) less their means, (n, V)."""
-        projections = self._vocabulary.project(directions).mul_(weights)
+        projections = (directions @ self._vocabulary.projection).mul_(weights)
         return projections.sub_(projections.mean(dim=-1, keepdim=True))
 
     def _cubic(self, moments: CentralMoments) -> tuple[Tensor, Tensor, Tensor]:
@@ -244,79 +243,45 @@ class GeodesicSolver:
         return _tangential(pulls - self._objective.fidelity_weight * targets, points)
 
 
-@dataclass
 class _Slots:
     """The parallel searches. The first dimension of every tensor is the slot; slots beyond ``count`` are closed."""
 
-    count: int
-    row: Tensor  # (S,) row of the vector in the problem
-    channel: Tensor  # (S,) channel that is searched for
-    stage: Tensor  # (S,) 0: search from the vector; odd: lookahead with further masks; even: refinement without them
-    target: Tensor  # (S, d) unit: the vector, or its remainder after subtraction
-    length: Tensor  # (S, 1) length of the remainder as a share of the vector's length
-    masked: Tensor  # (S, V) bool: tokens of the channels so far
-    masked_ahead: Tensor | None  # (S, V) bool: the same plus the tokens of optima found by lookahead
-    weights: Tensor  # (S, V) current token weights
-    mean: Tensor  # (S, d) mean weighted column of U: its product with a direction is the mean of the projection
-    point: Tensor  # (S, d) current unit directions
-    projections: Tensor  # (S, 2, V) weighted projections, centred, of the points and of the last tangents
-    gradient: Tensor  # (S, d) Riemannian gradients at the points
-    heading: Tensor  # (S, d) search directions: tangent, of any length
-    idle: Tensor  # (S,) consecutive idle steps; -1: the slot will be closed
-    age: Tensor  # (S,) steps of this search
-    steps: Tensor  # (S,) steps of all searches for this channel
-    ended: Tensor  # (S,) bool: the search has ended, and its result is in found
-    found: Tensor  # (S, d)
-    found_loss: Tensor  # (S,) float64
-    best: Tensor  # (S, d) optimum of lowest loss for this channel
-    best_loss: Tensor  # (S,) float64
+    def __init__(self, count: int, problem: Problem) -> None:
+        vectors, width, tokens = problem.vectors, problem.vectors.shape[1], problem.weights.shape[1]
 
-    @classmethod
-    def empty(cls, count: int, problem: Problem) -> _Slots:
-        """Return slots for ``count`` searches."""
-        vectors, tokens = problem.vectors, problem.weights.shape[1]
+        def state(*shape: int, dtype: torch.dtype = vectors.dtype, value: float = 0) -> Tensor:
+            return torch.full((count, *shape), value, dtype=dtype, device=vectors.device)
 
-        def wide(dtype: torch.dtype | None = None) -> Tensor:
-            return vectors.new_zeros(count, tokens, dtype=dtype)
-
-        def narrow() -> Tensor:
-            return vectors.new_zeros(count, vectors.shape[1])
-
-        def number(value: float = 0, dtype: torch.dtype = torch.int64) -> Tensor:
-            return torch.full((count,), value, dtype=dtype, device=vectors.device)
-
-        return cls(
-            count=count,
-            row=number(),
-            channel=number(),
-            stage=number(),
-            target=narrow(),
-            length=vectors.new_ones(count, 1),
-            masked=wide(torch.bool),
-            masked_ahead=wide(torch.bool) if problem.config.geodesic.lookahead else None,
-            weights=wide(),
-            mean=narrow(),
-            point=narrow(),
-            projections=vectors.new_zeros(count, 2, tokens),
-            gradient=narrow(),
-            heading=narrow(),
-            idle=number(),
-            age=number(),
-            steps=number(),
-            ended=number(dtype=torch.bool),
-            found=narrow(),
-            found_loss=number(torch.inf, torch.float64),
-            best=narrow(),
-            best_loss=number(torch.inf, torch.float64),
-        )
+        self.count = count
+        self.row = state(dtype=torch.int64)  # of the vector in the problem
+        self.channel = state(dtype=torch.int64)  # that is searched for
+        # 0: search from the vector; odd: lookahead with further masks; even: refinement without them
+        self.stage = state(dtype=torch.int64)
+        self.target = state(width)  # unit: the vector, or its remainder after subtraction
+        self.length = state(1, value=1)  # of the remainder as a share of the vector's length
+        self.masked = state(tokens, dtype=torch.bool)  # tokens of the channels so far
+        # The same plus the tokens of optima found by lookahead
+        self.masked_ahead = state(tokens, dtype=torch.bool) if problem.config.geodesic.lookahead else None
+        self.weights = state(tokens)  # current token weights
+        self.mean = state(width)  # mean weighted column of U: its product with a direction is the projection's mean
+        self.point = state(width)  # current unit directions
+        self.projections = state(2, tokens)  # weighted and centred, of the points and of the last tangents
+        self.gradient = state(width)  # Riemannian, at the points
+        self.heading = state(width)  # search directions: tangent, of any length
+        self.idle = state(dtype=torch.int64)  # consecutive idle steps; -1: the slot will be closed
+        self.age = state(dtype=torch.int64)  # steps of this search
+        self.steps = state(dtype=torch.int64)  # steps of all searches for this channel
+        self.ended = state(dtype=torch.bool)  # the search has ended, and its result is in found
+        self.found, self.found_loss = state(width), state(dtype=torch.float64, value=torch.inf)
+        # Optimum of lowest loss for this channel
+        self.best, self.best_loss = state(width), state(dtype=torch.float64, value=torch.inf)
 
     def close(self, closing: Tensor) -> None:
         """Close slots (n,) bool: open slots from the end move into the gaps, in the same memory."""
         left = self.count - int(closing.sum())
         holes = closing[:left].nonzero().squeeze(-1)
         movers = (~closing[left:]).nonzero().squeeze(-1) + left
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for value in vars(self).values():
             if isinstance(value, Tensor):
                 for hole, mover in zip(holes.tolist(), movers.tolist(), strict=True):
                     value[hole] = value[mover]

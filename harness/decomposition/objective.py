@@ -140,15 +140,3 @@ class Objective:
         """Return the derivative of the loss with respect to the kurtosis."""
         slope: Tensor = -self.kurtosis_weight / (1.0 + kurtosis.abs())
         return slope
-
-    def gradient(self, directions: Tensor, vectors: Tensor, weights: Tensor) -> Tensor:
-        """Return the gradient of :meth:`loss` with respect to ``directions`` in closed form, (N, d_model)."""
-        deviations = centred((directions @ self.projection) * weights)
-        moments = central_moments(deviations)
-        pull = (kurtosis_gradient(deviations, moments) * weights) @ self.projection.T
-        pull *= self.slope_of_kurtosis(moments.kurtosis).to(pull.dtype).unsqueeze(-1)
-        length = directions.norm(dim=-1, keepdim=True)
-        unit, target = directions / length, torch.nn.functional.normalize(vectors, dim=-1)
-        along = (unit * target).sum(dim=-1, keepdim=True)
-        gradient: Tensor = pull - self.fidelity_weight * (target - along * unit) / length
-        return gradient

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 
 def random_normals(vectors: Tensor, seed: int, channels: Sequence[int]) -> Tensor:
@@ -29,8 +28,3 @@ def random_normals(vectors: Tensor, seed: int, channels: Sequence[int]) -> Tenso
         # Drawn on the CPU, so that every device starts from the same numbers.
         drawn.append(torch.randn(vector.shape, generator=generator, dtype=vector.dtype))
     return torch.stack(drawn).to(vectors.device)
-
-
-def random_directions(vectors: Tensor, seed: int, channels: Sequence[int]) -> Tensor:
-    """Return :func:`random_normals` at unit length."""
-    return normalize(random_normals(vectors, seed, channels), dim=-1)

@@ -139,14 +139,6 @@ class Vocabulary:
             self._add_back(pull, by_token, block)
         return pull
 
-    def project(self, directions: Tensor) -> Tensor:
-        """Return ``directions`` (n, d_model) @ U at full precision, (n, V)."""
-        return directions @ self.projection
-
-    def back(self, by_token: Tensor) -> Tensor:
-        """Return ``by_token`` (n, V) @ U.T at full precision, (n, d_model)."""
-        return by_token @ self.projection.T
-
     def _product(self, directions: Tensor, block: slice, out: Tensor) -> None:
         if self._coarse is None:
             with self._precision():

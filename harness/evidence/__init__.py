@@ -1,17 +1,15 @@
 """Activation evidence: corpora, windows of text, one pass over the corpus, and the store shared by runs."""
 
 from harness.evidence.config import CorpusSummary, EvidenceConfig
-from harness.evidence.corpus import Corpus, Document, Message
-from harness.evidence.corpus_pass import capture
+from harness.evidence.corpus import Corpus, Document
 from harness.evidence.encoding import special_affixes
 from harness.evidence.prompts import draw_prompts
 from harness.evidence.reading import ReadText, TextReader
-from harness.evidence.sources import Column, Conversations, HuggingFaceDataset, InstalledDocs, TextFiles
+from harness.evidence.sources import Conversations, HuggingFaceDataset, InstalledDocs, TextFiles
 from harness.evidence.store import Gathered, gathered, stored
-from harness.evidence.windows import Window, split_of
+from harness.evidence.windows import split_of
 
 __all__ = [
-    "Column",
     "Conversations",
     "Corpus",
     "CorpusSummary",
@@ -20,12 +18,9 @@ __all__ = [
     "Gathered",
     "HuggingFaceDataset",
     "InstalledDocs",
-    "Message",
     "ReadText",
     "TextFiles",
     "TextReader",
-    "Window",
-    "capture",
     "draw_prompts",
     "gathered",
     "special_affixes",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from pydantic import ConfigDict, field_validator
+from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
 from harness.records import Split
-from harness.validation import Count, CountOrZero, NonNegative, Positive
+from harness.validation import STRICT, Count, CountOrZero, NonNegative, Positive
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class EvidenceConfig:
     """The section ``evidence`` of the config; conf/config.yaml documents the options.
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +27,8 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.evidence.config import CorpusSummary, EvidenceConfig
-from harness.evidence.corpus import Corpus, Documents
-from harness.evidence.encoding import Encoder, special_affixes
+from harness.evidence.corpus import Corpus
+from harness.evidence.encoding import Encoder, framed, special_affixes
 from harness.evidence.running import NEVER, SPARE, Drawn, Rows, Sample, Top
 from harness.evidence.windows import Cutter, Window
 from harness.exemplar_table import sign_of
@@ -48,30 +49,23 @@ POOLED = 4
 class Book:
     """The text of all windows in use, by window number."""
 
-    _COLUMNS = ("numbers", "documents", "splits", "tokens", "marks")
+    _COLUMNS = ("numbers", "documents", "tokens", "marks")
 
     def __init__(self, window: int) -> None:
         self.numbers = np.zeros(0, np.int32)
         self.documents = np.zeros((0, 16), np.uint8)  # hexadecimal digits of the identities
-        self.splits = np.zeros(0, np.uint8)
         self.tokens = np.zeros((0, window), np.int32)
         self.marks = np.zeros((0, window), np.uint8)
         self._pruned_size = 0
 
     def add(self, pool: Sequence[Window], first: int) -> None:
         """Add windows, numbered from ``first``."""
-        tokens = np.zeros((len(pool), self.tokens.shape[1]), np.int32)
-        marks = np.zeros_like(tokens, np.uint8)
-        for row, window in enumerate(pool):
-            tokens[row, : len(window.tokens)] = window.tokens
-            marks[row, : len(window.tokens)] = np.frombuffer(window.marks, np.uint8)
-        splits = list(Split)
+        width = self.tokens.shape[1]
         added = {
             "numbers": np.arange(first, first + len(pool), dtype=np.int32),
             "documents": np.frombuffer("".join(window.document for window in pool).encode(), np.uint8).reshape(-1, 16),
-            "splits": np.array([splits.index(window.split) for window in pool], np.uint8),
-            "tokens": tokens,
-            "marks": marks,
+            "tokens": _padded([window.tokens for window in pool], width, np.int32),
+            "marks": _padded([list(window.marks) for window in pool], width, np.uint8),
         }
         for name, values in added.items():
             setattr(self, name, np.concatenate([getattr(self, name), values]))
@@ -161,50 +155,41 @@ class State:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of one split, padded to the same length.
+    """Windows of one split.
 
     Attributes:
         split: their split.
         numbers: numbers of the windows (B,), int32.
-        tokens: (B, T), 0 after the end of a shorter window.
+        tokens: tokens of each window.
         marks: role of each token (B, T), 0 after the end of a shorter window.
-        lengths: tokens of each window (B,).
         priorities: random numbers, for quantile samples and for random windows (2, B), int32.
     """
 
     split: Split
     numbers: NDArray[np.int32]
-    tokens: NDArray[np.int64]
+    tokens: list[tuple[int, ...]]
     marks: NDArray[np.uint8]
-    lengths: NDArray[np.int64]
     priorities: NDArray[np.int32]
 
     @classmethod
     def of(cls, windows: Sequence[tuple[int, Window]], seed: int) -> Batch:
         """Make a batch of numbered windows of one split."""
-        lengths = np.array([len(window.tokens) for _, window in windows])
-        tokens = np.zeros((len(windows), lengths.max()), np.int64)
-        marks = np.zeros_like(tokens, np.uint8)
-        for row, (_, window) in enumerate(windows):
-            tokens[row, : lengths[row]] = window.tokens
-            marks[row, : lengths[row]] = np.frombuffer(window.marks, np.uint8)
+        tokens = [window.tokens for _, window in windows]
+        marks = _padded([list(window.marks) for _, window in windows], max(map(len, tokens)), np.uint8)
         priorities = [
             [derive_seed(seed, what, window.document, window.start) % NEVER for _, window in windows]
             for what in ("quantile windows", "random windows")
         ]
         numbers = np.array([number for number, _ in windows], np.int32)
-        return cls(windows[0][1].split, numbers, tokens, marks, lengths, np.array(priorities, np.int32))
+        return cls(windows[0][1].split, numbers, tokens, marks, np.array(priorities, np.int32))
 
-    def framed(self, prefix: list[int], suffix: list[int], pad: int) -> tuple[Tensor, Tensor]:
-        """Return token ids with the special tokens around each window, and the attention mask."""
-        before, width = len(prefix), self.tokens.shape[1]
-        ids = np.full((len(self.numbers), before + width + len(suffix)), pad, np.int64)
-        ids[:, :before] = prefix
-        ids[:, before : before + width] = np.where(np.arange(width) < self.lengths[:, None], self.tokens, pad)
-        for offset, token in enumerate(suffix):
-            ids[np.arange(len(ids)), before + self.lengths + offset] = token
-        attention = np.arange(ids.shape[1]) < (before + self.lengths + len(suffix))[:, None]
-        return torch.from_numpy(ids), torch.from_numpy(attention.astype(np.int64))
+
+def _padded(rows: Sequence[Sequence[int]], width: int, dtype: type[np.number]) -> NDArray[Any]:
+    """Return rows of different lengths as an array (rows, width), 0 after the end of each."""
+    found = np.zeros((len(rows), width), dtype)
+    for row, values in zip(found, rows, strict=True):
+        row[: len(values)] = values
+    return found
 
 
 def batches(pool: Sequence[Window], first: int, size: int, seed: int, done: int = 0) -> Iterator[Batch]:
@@ -223,14 +208,6 @@ def batches(pool: Sequence[Window], first: int, size: int, seed: int, done: int 
             stop += 1
         yield Batch.of(numbered[start:stop], seed)
         start = stop
-
-
-@dataclass(frozen=True)
-class Captured:
-    """The result of a pass: what it kept, and how much text it read."""
-
-    state: State
-    summary: CorpusSummary
 
 
 class _StaleState(Exception):
@@ -252,23 +229,14 @@ def check_window(subject: Subject, config: EvidenceConfig) -> None:
         )
 
 
-def capture(
-    corpus: Corpus,
-    subject: Subject,
-    neurons: Sequence[Neuron],
-    config: EvidenceConfig,
-    *,
-    seed: int,
-    device: str,
-    saved: Path,
-    progress: Callable[[int | None, int], None] = lambda total, done: None,
-) -> Captured:
-    """Run the subject over the corpus once.
+@dataclass
+class CorpusPass:
+    """One pass of the subject over the corpus; counts the pools and windows done and the documents reported.
 
     Args:
         corpus: the text.
         subject: the model.
-        neurons: the neurons with their signs.
+        neurons: the neurons with their signs, ordered.
         config: what to keep.
         seed: the run's seed.
         device: device of the model.
@@ -277,29 +245,8 @@ def capture(
             stored the result.
         progress: called with the number of documents, or None if it is not known, and the number of those done since
             the last call.
-
-    Raises:
-        HarnessError: if the corpus is empty or too small for the splits, or the model cannot be run.
     """
-    check_window(subject, config)
-    documents = corpus.documents(config.max_documents)
 
-    def one_pass() -> Captured:
-        return _Pass(documents, corpus, subject, sorted(neurons), config, seed, device, saved, progress).run()
-
-    try:
-        return one_pass()
-    except _StaleState as reason:
-        logger.warning("the interrupted pass over the corpus %s starts again: %s", corpus.name, reason)
-        saved.unlink(missing_ok=True)
-        return one_pass()
-
-
-@dataclass
-class _Pass:
-    """One pass; counts the pools done, the windows done of the next pool, and the documents reported."""
-
-    documents: Documents
     corpus: Corpus
     subject: Subject
     neurons: list[Neuron]
@@ -308,18 +255,29 @@ class _Pass:
     device: str
     saved: Path
     progress: Callable[[int | None, int], None]
-    pools_done: int = 0
-    windows_done: int = 0
-    reported: int = 0
 
-    def __post_init__(self) -> None:
-        self.encoder = Encoder(self.subject.tokenizer, self.corpus.template)
+    def run(self) -> tuple[State, CorpusSummary]:
+        """Run the subject over the corpus once; return what was kept, and how much text was read.
+
+        Raises:
+            HarnessError: if the corpus is empty or too small for the splits, or the model cannot be run.
+        """
+        check_window(self.subject, self.config)
+        self.documents = self.corpus.documents(self.config.max_documents)
+        try:
+            return self._run()
+        except _StaleState as reason:
+            logger.warning("the interrupted pass over the corpus %s starts again: %s", self.corpus.name, reason)
+            self.saved.unlink(missing_ok=True)
+            return self._run()
+
+    def _run(self) -> tuple[State, CorpusSummary]:
+        self.pools_done = self.windows_done = self.reported = 0  # the windows are those of the next pool
         self.last_save = time.monotonic()
         # A saved state is valid only for the same values.
         identity = [self.corpus.name, self.config.identity, self.seed, [str(neuron) for neuron in self.neurons]]
         self.identity = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-
-    def run(self) -> Captured:
+        self.encoder = Encoder(self.subject.tokenizer, self.corpus.template)
         cutter = Cutter(self.encoder, self.config, self.seed)
         windows = cutter.cut(self.documents)
         pool = list(islice(windows, POOL))
@@ -341,7 +299,7 @@ class _Pass:
                 if number >= self.pools_done:
                     if number > self.pools_done or not self.windows_done:
                         state.book.add(pool, first)
-                    self._read(reader, state, pool, first, digest.hexdigest(), read, cutter.read)
+                    self._read(reader, state, pool, first, digest.hexdigest(), (read, cutter.read))
                 first, read, number = first + len(pool), cutter.read, number + 1
                 pool = list(islice(windows, POOL))
             if not verified:
@@ -351,27 +309,20 @@ class _Pass:
         cutter.check()
         self._report(cutter.read)
         state.prune(first)
-        _check_disjoint(state.book)
         if self.encoder.refused:
             logger.warning("the chat template refused %d conversations of %s", self.encoder.refused, self.corpus.name)
-        return Captured(state, CorpusSummary(self.corpus.name, cutter.documents, first, cutter.tokens, cutter.copies))
+        return state, CorpusSummary(self.corpus.name, cutter.documents, first, cutter.tokens, cutter.copies)
 
     def _read(
-        self,
-        reader: ActivationReader,
-        state: State,
-        pool: list[Window],
-        first: int,
-        digest: str,
-        before: int,
-        after: int,
+        self, reader: ActivationReader, state: State, pool: list[Window], first: int, digest: str, read: tuple[int, int]
     ) -> None:
-        """Read the rest of a pool; ``before`` and ``after`` are the documents read before it and including it."""
+        """Read the rest of a pool; ``read`` are the documents read before it and including it."""
+        before, after = read
         prefix, suffix = self.encoder.prefix, self.encoder.suffix
         for batch in batches(pool, first, self.config.batch_windows, self.seed, self.windows_done):
-            ids, attention = batch.framed(prefix, suffix, self.subject.tokenizer.pad_token_id or 0)
-            read = reader.read(ids, attention)
-            state.update(batch, read[:, len(prefix) : len(prefix) + batch.tokens.shape[1]])
+            ids, attention = framed(batch.tokens, prefix, suffix, self.subject.tokenizer.pad_token_id or 0)
+            activations = reader.read(ids, attention)
+            state.update(batch, activations[:, len(prefix) : len(prefix) + batch.marks.shape[1]])
             self.windows_done += len(batch.numbers)
             self._report(before + (after - before) * self.windows_done // len(pool))
             if time.monotonic() - self.last_save >= self.config.checkpoint_s:
@@ -414,8 +365,3 @@ class _Pass:
         logger.info("resuming the interrupted pass")
         digest: str = position["digest"]
         return digest
-
-
-def _check_disjoint(book: Book) -> None:
-    pairs = {(bytes(document), int(split)) for document, split in zip(book.documents, book.splits, strict=True)}
-    assert len(pairs) == len({document for document, _ in pairs}), "a document is in two splits"

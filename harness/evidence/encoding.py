@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from jinja2.exceptions import TemplateError
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from harness.errors import HarnessError
@@ -146,3 +149,10 @@ def special_affixes(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list
     full = tokenizer("a", add_special_tokens=True).input_ids
     start = next(index for index in range(len(full)) if full[index : index + len(bare)] == bare)
     return list(full[:start]), list(full[start + len(bare) :])
+
+
+def framed(texts: Sequence[Sequence[int]], prefix: list[int], suffix: list[int], pad: int) -> tuple[Tensor, Tensor]:
+    """Return texts as token ids (B, T), with the special tokens around each, and the attention mask (B, T)."""
+    rows = [torch.tensor([*prefix, *tokens, *suffix]) for tokens in texts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=pad)
+    return ids, pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)

@@ -6,9 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from harness.evidence.encoding import special_affixes
+from harness.evidence.encoding import framed, special_affixes
 from harness.records import Neuron
 from harness.subject import ActivationReader, Subject
 
@@ -81,12 +79,7 @@ class TextReader:
         order = sorted((index for index in range(len(texts)) if tokens[index]), key=lambda index: len(tokens[index]))
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
-            width = len(prefix) + len(tokens[batch[-1]]) + len(suffix)
-            ids = torch.full((len(batch), width), tokenizer.pad_token_id or 0)
-            attention = torch.zeros_like(ids)
-            for row, index in enumerate(batch):
-                framed = torch.tensor([*prefix, *tokens[index], *suffix])
-                ids[row, : len(framed)], attention[row, : len(framed)] = framed, 1
+            ids, attention = framed([tokens[index] for index in batch], prefix, suffix, tokenizer.pad_token_id or 0)
             read = self._reader.read(ids, attention)[..., self._column[neuron.unsigned]].cpu()
             for row, index in enumerate(batch):
                 values = read[row, len(prefix) : len(prefix) + len(tokens[index])]

@@ -1,7 +1,7 @@
 """Evidence that runs share: a neuron's activations on a corpus are captured once for the same model and settings.
 
 The store has one folder for each model, tokenizer, corpus and settings. Each pass over the corpus adds a part with the
-exemplars and the activity of its neurons. A run reads the neurons it needs from all parts, and captures the others.
+exemplars of its neurons. A run reads the neurons it needs from all parts, and captures the others.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import pyarrow as pa
 
 from harness.evidence.config import CorpusSummary, EvidenceConfig
 from harness.evidence.corpus import Corpus
-from harness.evidence.corpus_pass import capture
-from harness.evidence.tables import activities, exemplar_tables
+from harness.evidence.corpus_pass import CorpusPass
+from harness.evidence.tables import exemplar_tables
 from harness.exemplar_table import TOGETHER, ExemplarTable, write_exemplars
-from harness.folder import read_table, replacing, write_json, write_table
+from harness.folder import replacing, write_json
 from harness.locks import locked
-from harness.records import Activity, Neuron, Split
+from harness.records import Neuron
 from harness.store import ensure_entry, entry_path
 from harness.subject import Subject
 from harness.subject.identity import vocabulary_of, weights_of
@@ -53,16 +53,10 @@ class Gathered:
         """Size of the text that was read."""
         return CorpusSummary(**json.loads((self.folder / "summary.json").read_text()))
 
-    def write(self, exemplars: Path, activity: Path) -> None:
-        """Write the neurons' evidence into a run's files, the exemplars last: they mark the evidence as done."""
+    def write(self, exemplars: Path) -> None:
+        """Write the neurons' exemplars into a run's file, which marks the evidence as done."""
         parts = [ExemplarTable(path) for path in _parts(self.folder)]
         part_of = {neuron: part for part in parts for neuron in part.neurons}
-        known = {
-            (record.neuron, record.split): record
-            for path in _parts(self.folder)
-            for record in read_table(_activity_of(path), Activity)
-        }
-        write_table(activity, [known[neuron, split] for neuron in self.neurons for split in Split])
 
         def tables() -> Iterator[pa.Table]:
             for start in range(0, len(self.neurons), TOGETHER):
@@ -104,16 +98,24 @@ def gathered(
         The evidence. Its folder is locked against other processes until the block ends.
 
     Raises:
-        HarnessError: as :func:`harness.evidence.corpus_pass.capture` does.
+        HarnessError: as :meth:`harness.evidence.corpus_pass.CorpusPass.run` does.
     """
     temporary = run_folder / ".evidence"
     identity = identity_of(corpus, subject, config, seed)
     folder = ensure_entry(temporary if config.store is None else Path(config.store).expanduser(), identity)
     with locked(folder, "gathers the same evidence"):
-        known = {neuron for path in _parts(folder) for neuron in _neurons(path)}
-        missing = sorted(set(neurons) - known)
+        missing = sorted(set(neurons) - _known(folder))
         if missing:
-            _capture(folder, corpus, subject, missing, config, seed, device, progress)
+            logger.info("reading the corpus %s for the activations of %d neurons", corpus.name, len(missing))
+            name = hashlib.sha256(" ".join(map(str, missing)).encode()).hexdigest()[:16]
+            saved = folder / f"pass-{name}.safetensors"
+            state, summary = CorpusPass(corpus, subject, missing, config, seed, device, saved, progress).run()
+            write_json(folder / "summary.json", vars(summary))
+            with replacing(folder / f"exemplars-{name}.parquet") as aside:  # last: it marks the part as complete
+                write_exemplars(aside, exemplar_tables(state, subject))
+            # Saved states are of no use any more: their neurons were captured just now, or the set changed.
+            for file in folder.glob("pass-*.safetensors"):
+                file.unlink()
         else:
             logger.info("the activations of all %d neurons are in the store", len(neurons))
         yield Gathered(folder, tuple(sorted(neurons)))
@@ -128,32 +130,8 @@ def stored(
     if config.store is None or not Path(config.store).expanduser().is_dir():
         return None
     folder = entry_path(Path(config.store).expanduser(), identity_of(corpus, subject, config, seed))
-    known = {neuron for path in _parts(folder) for neuron in _neurons(path)} & set(neurons)
+    known = _known(folder) & set(neurons)
     return Gathered(folder, tuple(sorted(known))) if known else None
-
-
-def _capture(
-    folder: Path,
-    corpus: Corpus,
-    subject: Subject,
-    neurons: list[Neuron],
-    config: EvidenceConfig,
-    seed: int,
-    device: str,
-    progress: Callable[[int | None, int], None],
-) -> None:
-    logger.info("reading the corpus %s for the activations of %d neurons", corpus.name, len(neurons))
-    name = hashlib.sha256(" ".join(map(str, neurons)).encode()).hexdigest()[:16]
-    saved = folder / f"pass-{name}.safetensors"
-    found = capture(corpus, subject, neurons, config, seed=seed, device=device, saved=saved, progress=progress)
-    write_json(folder / "summary.json", vars(found.summary))
-    path = folder / f"exemplars-{name}.parquet"
-    write_table(_activity_of(path), activities(found.state))
-    with replacing(path) as aside:  # last: it marks the part as complete
-        write_exemplars(aside, exemplar_tables(found.state, subject))
-    # States of interrupted passes are of no use any more: their neurons were captured just now, or the set changed.
-    for file in folder.glob("pass-*.safetensors"):
-        file.unlink()
 
 
 def identity_of(corpus: Corpus, subject: Subject, config: EvidenceConfig, seed: int) -> dict[str, Any]:
@@ -179,13 +157,10 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("exemplars-*.parquet"))
 
 
-def _activity_of(part: Path) -> Path:
-    return part.with_name(part.name.replace("exemplars-", "activity-"))
-
-
-def _neurons(part: Path) -> list[Neuron]:
-    table = ExemplarTable(part)
-    try:
-        return table.neurons
-    finally:
+def _known(folder: Path) -> set[Neuron]:
+    known: set[Neuron] = set()
+    for path in _parts(folder):
+        table = ExemplarTable(path)
+        known.update(table.neurons)
         table.close()
+    return known

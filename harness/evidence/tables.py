@@ -15,7 +15,7 @@ from harness.evidence.corpus_pass import State
 from harness.evidence.encoding import TURN
 from harness.evidence.running import NEVER, Sample
 from harness.exemplar_table import SCHEMA, TOGETHER, neuron_column, sign_of
-from harness.records import Activity, Source, Split
+from harness.records import Source, Split
 from harness.seeds import derive_rng
 from harness.subject import Subject
 
@@ -26,12 +26,13 @@ def exemplar_tables(state: State, subject: Subject) -> Iterator[pa.Table]:
     Ordered by neuron, split and source. Top and quantile exemplars are ordered by activation, highest first; random
     ones by their order in the corpus.
     """
-    texts = _Texts(state, subject)
+    texts = _texts(state, subject)
     for start in range(0, len(state.neurons), TOGETHER):
         yield _table(state, texts, range(start, min(start + TOGETHER, len(state.neurons))))
 
 
-def _table(state: State, texts: _Texts, rows: Sequence[int]) -> pa.Table:
+def _table(state: State, texts: tuple[pa.Array, NDArray[np.int32]], rows: Sequence[int]) -> pa.Table:
+    pieces, codes = texts
     splits: list[str] = []
     sources: list[str] = []
     counts: list[int] = []
@@ -50,7 +51,7 @@ def _table(state: State, texts: _Texts, rows: Sequence[int]) -> pa.Table:
     book_rows = np.searchsorted(state.book.numbers, window)
     counted = state.book.marks[book_rows] != 0
     offsets = pa.array(np.concatenate([[0], np.cumsum(counted.sum(axis=1))]), pa.int32())
-    tokens = pa.array(texts.pieces, pa.string()).take(pa.array(texts.codes[book_rows][counted]))
+    tokens = pieces.take(pa.array(codes[book_rows][counted]))
     activations = pa.array(np.concatenate(values)[counted] + np.float32(0))  # turns -0.0 into 0.0
     documents = [bytes(digits).decode() for digits in state.book.documents[book_rows]]
     return pa.Table.from_arrays(
@@ -106,30 +107,15 @@ def _numpy(values: Tensor) -> NDArray[Any]:
     return found
 
 
-class _Texts:
-    """The tokens of all windows in the book as text, each distinct text once.
-
-    Attributes:
-        pieces: the texts.
-        codes: for each token of each window that counts as evidence, the index of its text (n, T), int32.
-    """
-
-    def __init__(self, state: State, subject: Subject) -> None:
-        book = state.book
-        known: dict[str, int] = {}
-        self.codes = np.zeros(book.tokens.shape, np.int32)
-        for row, (tokens, marks) in enumerate(zip(book.tokens, book.marks, strict=True)):
-            counted = marks != 0
-            texts = subject.surface(tokens[counted].tolist())
-            for turn in np.flatnonzero(marks[counted] == TURN).tolist():
-                texts[turn] = f"\n{texts[turn]}" if turn else texts[turn]
-            self.codes[row, counted] = [known.setdefault(text, len(known)) for text in texts]
-        self.pieces = list(known)
-
-
-def activities(state: State) -> Iterator[Activity]:
-    """Yield the highest activation of each neuron and split, ordered."""
-    highest = {split: state.top[split].values[:, 0].tolist() for split in Split}
-    for row, neuron in enumerate(state.neurons):
-        for split in Split:
-            yield Activity(neuron, split, round(highest[split][row], 6))
+def _texts(state: State, subject: Subject) -> tuple[pa.Array, NDArray[np.int32]]:
+    """Return the distinct texts of all tokens in the book, and the index of the text of each that counts (n, T)."""
+    book = state.book
+    known: dict[str, int] = {}
+    codes = np.zeros(book.tokens.shape, np.int32)
+    for row, (tokens, marks) in enumerate(zip(book.tokens, book.marks, strict=True)):
+        counted = marks != 0
+        texts = subject.surface(tokens[counted].tolist())
+        for turn in np.flatnonzero(marks[counted] == TURN).tolist():
+            texts[turn] = f"\n{texts[turn]}" if turn else texts[turn]
+        codes[row, counted] = [known.setdefault(text, len(known)) for text in texts]
+    return pa.array(list(known), pa.string()), codes

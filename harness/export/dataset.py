@@ -56,7 +56,9 @@ def export_run(run: RunFolder, to: Path, *, exemplars: bool = False, licence: st
             raise HarnessError(f"{run.path} has no records yet: finish the run first")
         written = {CARD, MANIFEST, *(f"{name}.parquet" for name in counts)}
         if "descriptions" in counts:
-            _write_lines(to / PRECOMPUTED, precomputed_rows(run))
+            # ASCII escapes keep unpaired surrogates.
+            with replacing(to / PRECOMPUTED) as temporary, temporary.open("w", encoding="ascii") as file:
+                file.writelines(json.dumps(row) + "\n" for row in precomputed_rows(run))
             written |= {PRECOMPUTED, LEADERBOARD}
             write_json(to / LEADERBOARD, data.leaderboard.to_json())
         write_json(to / MANIFEST, data.manifest)
@@ -113,12 +115,6 @@ def _write(table: Table, path: Path, run: RunFolder, controls: set[str]) -> int:
     if not count:
         path.unlink()
     return count
-
-
-def _write_lines(path: Path, rows: Any) -> None:
-    with replacing(path) as temporary, temporary.open("w", encoding="ascii") as file:
-        # ASCII escapes keep unpaired surrogates.
-        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def _card(data: RunData, counts: Mapping[str, int], licence: str) -> DatasetCard:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Features, List, Value
 
-from harness.folder import RunFolder
+from harness.folder import Journal, RunFolder
 from harness.records import Channel, Description, Exemplar, Score, ScoredToken, Verdict, Winner
 
 Row = dict[str, Any]
@@ -99,23 +100,12 @@ def precomputed_rows(folder: RunFolder) -> Iterable[Row]:
         }
 
 
-def _descriptions(folder: RunFolder, controls: Collection[str]) -> Iterator[list[Row]]:
-    records = sorted(folder.descriptions().records(), key=lambda item: (item.neuron, item.describer))
-    yield [_description(record) | {"control": record.describer in controls} for record in records]
+def _journal(read: Callable[[RunFolder], Journal[Any]], row: Callable[[Any], Row], *order: str) -> Rows:
+    """Return a function that yields the rows of a journal in one batch, ordered by neuron and these attributes."""
 
-
-def _verdicts(read: Callable[[RunFolder], Iterable[Verdict]]) -> Rows:
-    def rows(folder: RunFolder, _controls: Collection[str]) -> Iterator[list[Row]]:
-        records = sorted(read(folder), key=lambda item: (item.neuron, item.judge, item.first, item.second))
-        yield [_verdict(record) for record in records]
-
-    return rows
-
-
-def _scores(read: Callable[[RunFolder], Iterable[Score]]) -> Rows:
-    def rows(folder: RunFolder, _controls: Collection[str]) -> Iterator[list[Row]]:
-        records = sorted(read(folder), key=lambda item: (item.neuron, item.scorer, item.describer))
-        yield [_score(record) for record in records]
+    def rows(folder: RunFolder, controls: Collection[str]) -> Iterator[list[Row]]:
+        records = sorted(read(folder).records(), key=operator.attrgetter("neuron", *order))
+        yield [row(record) | {"control": getattr(record, "describer", "") in controls} for record in records]
 
     return rows
 
@@ -172,19 +162,19 @@ TABLES = {
         "One row per neuron and describer. `description` is empty unless `status` is ok; `detail` gives the reason. "
         "`parts` are intermediate results, such as one description per channel.",
         Features(_DESCRIPTION),
-        _descriptions,
+        _journal(RunFolder.descriptions, _description, "describer"),
     ),
     "verdicts": Table(
         "One row per neuron, judge and order of two descriptions. `winner` is first, second or tie; `preferred` is the "
         "describer that won, null for a tie. Both are null unless `status` is ok. `detail` is the judge's reason, "
         "`votes` are the answers of a panel's members.",
         Features(_VERDICT),
-        _verdicts(lambda folder: folder.verdicts().records()),
+        _journal(RunFolder.verdicts, _verdict, "judge", "first", "second"),
     ),
     "scores": Table(
         "One row per neuron, scorer and describer. `value`: higher is better; null unless `status` is ok.",
         Features(_SCORE),
-        _scores(lambda folder: folder.scores().records()),
+        _journal(RunFolder.scores, _score, "scorer", "describer"),
     ),
     "channels": Table(
         "One row per vocabulary channel, by neuron, weight vector (`kind`) and order of discovery (`rank`): excess "
@@ -199,11 +189,11 @@ TABLES = {
     "verdicts_again": Table(
         "Verdicts that were asked again with another seed.",
         Features(_VERDICT),
-        _verdicts(lambda folder: folder.retests().records()),
+        _journal(RunFolder.retests, _verdict, "judge", "first", "second"),
     ),
     "scores_again": Table(
         "Scores that were asked again with another seed.",
         Features(_SCORE),
-        _scores(lambda folder: folder.score_retests().records()),
+        _journal(RunFolder.score_retests, _score, "scorer", "describer"),
     ),
 }

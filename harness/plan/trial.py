@@ -243,18 +243,16 @@ class _Trial:
             return
         described, known = tuple(self._tried.described), None
         if self._here and self._folder.exemplars.exists():
-            for path in (self._folder.exemplars, self._folder.activity):
-                (scratch.path / path.name).symlink_to(path.resolve())
+            scratch.exemplars.symlink_to(self._folder.exemplars.resolve())
             return
         if self._here:
             known = stored(setup.corpus, setup.subject, setup.described, setup.evidence, seed=setup.seed)
         if known is not None and set(known.neurons) >= set(setup.described):
-            Gathered(known.folder, described).write(scratch.exemplars, scratch.activity)
+            Gathered(known.folder, described).write(scratch.exemplars)
             findings.evidence = "store"
         else:
             self._read_corpus(setup.corpus)
-        size = sum(path.stat().st_size for path in (scratch.exemplars, scratch.activity))
-        findings.exemplar_bytes = size / len(described)
+        findings.exemplar_bytes = scratch.exemplars.stat().st_size / len(described)
 
     def _read_corpus(self, corpus: Corpus) -> None:
         """Run the subject on a few documents, and record more neurons than those of the trial, as the run does."""
@@ -285,7 +283,7 @@ class _Trial:
             run_folder=self._scratch.path,
         ) as evidence:
             seconds, summary = time.monotonic() - loaded, evidence.summary
-            Gathered(evidence.folder, tuple(tried.described)).write(self._scratch.exemplars, self._scratch.activity)
+            Gathered(evidence.folder, tuple(tried.described)).write(self._scratch.exemplars)
         if self._here:
             findings.tokens_per_second = summary.tokens / max(seconds - (loaded - start), seconds / 10)
             findings.tokens_per_document = summary.tokens / max(summary.documents, 1)

@@ -2,23 +2,16 @@
 
 from harness.planted.checkpoint import checkpoint_of
 from harness.planted.corpus import PlantedCorpus
-from harness.planted.corruptions import Grade, Graded, graded
-from harness.planted.naming import Naming, naming
-from harness.planted.planting import plant, truth_of
-from harness.planted.settings import Level, Planting
+from harness.planted.corruptions import Grade, graded
+from harness.planted.naming import naming
+from harness.planted.planting import truth_of
+from harness.planted.settings import Planting
 from harness.planted.subject import PlantedSubject
-from harness.planted.truth import Concept, Part, Planted, PlantedNeuron, Seen, Truth
+from harness.planted.truth import Seen, Truth
 
 __all__ = [
-    "Concept",
     "Grade",
-    "Graded",
-    "Level",
-    "Naming",
-    "Part",
-    "Planted",
     "PlantedCorpus",
-    "PlantedNeuron",
     "PlantedSubject",
     "Planting",
     "Seen",
@@ -26,6 +19,5 @@ __all__ = [
     "checkpoint_of",
     "graded",
     "naming",
-    "plant",
     "truth_of",
 ]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from harness.errors import HarnessError
 from harness.planted.planting import PlantedWeights, base_model, plant
 from harness.planted.settings import Planting
+from harness.store import locked
 
 logger = logging.getLogger(__name__)
 
@@ -40,28 +39,21 @@ def checkpoint_of(planting: Planting, cache: Path) -> Path:
     if (folder / TRUTH).is_file():
         return folder
     logger.info("planting a subject of %d neurons", sum(level.neurons for level in planting.levels.values()))
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        write_checkpoint(planting, aside)
-        try:
-            aside.rename(folder)
-        except OSError:
-            if not (folder / TRUTH).is_file():  # otherwise another process made the same model first
-                raise
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, "plants the same subject"):
+            if not (folder / TRUTH).is_file():
+                write_checkpoint(planting, folder)
     except OSError as error:
         raise HarnessError(
             f"the planted subject cannot be written to {folder} ({error.strerror or error}): choose another folder "
             "with subject.cache"
         ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
 def write_checkpoint(planting: Planting, folder: Path) -> None:
-    """Plant a model and write it. On one machine, equal settings give equal bytes.
+    """Plant a model and write it, the truth last. On one machine, equal settings give equal bytes.
 
     Raises:
         HarnessError: as :func:`harness.planted.planting.plant`.

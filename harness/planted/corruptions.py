@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from harness.fillers import GENERIC, padded
 from harness.planted.truth import Planted, Truth, in_words
@@ -13,7 +12,7 @@ from harness.seeds import derangement
 
 
 class Grade(enum.StrEnum):
-    """How a description was made from the truth."""
+    """How a description was made from the truth, best first; conf/describers/graded.yaml has the quality of each."""
 
     RIGHT = "right"
     PADDED = "right, padded"
@@ -26,40 +25,10 @@ class Grade(enum.StrEnum):
     EMPTY = "empty"
 
 
-#: From 0 (nothing is true) to 1 (right). Only the order matters. A judge that prefers one of two grades of equal
-#: quality shows a bias.
-QUALITY = {
-    Grade.RIGHT: 1.0,
-    Grade.PADDED: 1.0,
-    Grade.HALF: 0.5,
-    Grade.NARROW: 0.5,
-    Grade.BROAD: 0.5,
-    Grade.NEIGHBOUR: 0.25,
-    Grade.OTHER: 0.0,
-    Grade.GENERIC: 0.0,
-    Grade.EMPTY: 0.0,
-}
-
-
-@dataclass(frozen=True)
-class Graded:
-    """A description of known quality.
-
-    Attributes:
-        grade: how it was made.
-        text: the description.
-        quality: its value in :data:`QUALITY`.
-    """
-
-    grade: Grade
-    text: str
-    quality: float
-
-
 def graded(
     truth: Truth, neuron: Neuron, among: Sequence[Neuron], *, side: Side | str = Side.BOTH, seed: int = 0
-) -> tuple[Graded, ...]:
-    """Return descriptions of a neuron from right to wrong, best first.
+) -> dict[str, str]:
+    """Return descriptions of a neuron by :class:`Grade`, from right to wrong.
 
     - Right: every concept by name, with words of it. Padded: the same, followed by about as many words without content.
     - Half: the stronger half of the concepts; omitted for a neuron with one concept.
@@ -81,7 +50,7 @@ def graded(
     """
     planted = truth.planted(neuron, side)
     right = in_words(planted, neuron)
-    texts = {Grade.RIGHT: right, Grade.PADDED: padded(right)}
+    texts: dict[str, str] = {Grade.RIGHT: right, Grade.PADDED: padded(right)}
     if len(planted) > 1:
         strongest = sorted(planted, key=lambda item: -item.weight)[: len(planted) // 2]
         texts[Grade.HALF] = in_words([item for item in planted if item in strongest], neuron)
@@ -91,8 +60,7 @@ def graded(
     other = _other(truth, neuron, among, Side(side), seed)
     if other is not None:
         texts[Grade.OTHER] = truth.description(other, side)
-    texts |= {Grade.GENERIC: GENERIC, Grade.EMPTY: ""}
-    return tuple(Graded(grade, text, QUALITY[grade]) for grade, text in texts.items())
+    return texts | {Grade.GENERIC: GENERIC, Grade.EMPTY: ""}
 
 
 def _alternatives(prefix: str, items: Sequence[str]) -> str:

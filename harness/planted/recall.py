@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,53 +92,43 @@ def recall_rows(
     Raises:
         HarnessError: if a description is of a neuron in which nothing was planted.
     """
-    by_describer: dict[str, list[Description]] = {}
+    config = config or StatisticsConfig()
+    by_describer: dict[str, list[Description]] = defaultdict(list)
     for description in sorted(descriptions, key=lambda item: (item.describer, item.neuron)):
-        by_describer.setdefault(description.describer, []).append(description)
+        by_describer[description.describer].append(description)
     control_names = set(controls)
-    rows = [
-        _row(truth, name, name in control_names, written, words, seed, config or StatisticsConfig())
-        for name, written in by_describer.items()
-    ]
-    return sorted(rows, key=lambda row: (-(row.recall.mean or 0.0), row.describer))
 
-
-def _row(
-    truth: Truth,
-    name: str,
-    control: bool,
-    written: Sequence[Description],
-    words: int,
-    seed: int,
-    config: StatisticsConfig,
-) -> RecallRow:
     def estimate(observations: Sequence[tuple[Neuron, float]]) -> Estimate:
         values, neurons = [value for _, value in observations], [neuron.unsigned for neuron, _ in observations]
         interval = clustered_interval(values, neurons, seed=seed, draws=config.draws, confidence=config.confidence)
         return Estimate(mean(values), rounded_interval(interval), len(values))
 
-    usable = [item for item in written if item.status is Status.OK]
-    counted = [(item.neuron, item.text, planted) for item in usable if (planted := truth.planted(item.neuron))]
-    namings = [(neuron, planted, naming(text, planted, words)) for neuron, text, planted in counted]
-    named = [
-        (neuron, float(hit), concept.seen)
-        for neuron, planted, found in namings
-        for concept, hit in zip(planted, found.named, strict=True)
-    ]
-    return RecallRow(
-        describer=name,
-        control=control,
-        recall=estimate([(neuron, hit) for neuron, hit, _ in named]),
-        seen={seen: estimate([(neuron, hit) for neuron, hit, found in named if found is seen]) for seen in Seen},
-        levels={
-            level: estimate([(neuron, hit) for neuron, hit, _ in named if truth.neuron(neuron).level == level])
-            for level in dict.fromkeys(neuron.level for neuron in truth.neurons)
-        },
-        precision=estimate([(n, found.precision) for n, _, found in namings if found.precision is not None]),
-        mean_words=mean([found.words for _, _, found in namings]),
-        unplanted=len(usable) - len(counted),
-        failed=len(written) - len(usable),
-    )
+    def row(name: str, written: Sequence[Description]) -> RecallRow:
+        usable = [item for item in written if item.status is Status.OK]
+        counted = [(item.neuron, item.text, planted) for item in usable if (planted := truth.planted(item.neuron))]
+        namings = [(neuron, planted, naming(text, planted, words)) for neuron, text, planted in counted]
+        named = [
+            (neuron, float(hit), concept.seen, truth.neuron(neuron).level)
+            for neuron, planted, found in namings
+            for concept, hit in zip(planted, found.named, strict=True)
+        ]
+        return RecallRow(
+            describer=name,
+            control=name in control_names,
+            recall=estimate([(neuron, hit) for neuron, hit, _, _ in named]),
+            seen={kind: estimate([(neuron, hit) for neuron, hit, seen, _ in named if seen is kind]) for kind in Seen},
+            levels={
+                level: estimate([(neuron, hit) for neuron, hit, _, of in named if of == level])
+                for level in dict.fromkeys(neuron.level for neuron in truth.neurons)
+            },
+            precision=estimate([(n, found.precision) for n, _, found in namings if found.precision is not None]),
+            mean_words=mean([found.words for _, _, found in namings]),
+            unplanted=len(usable) - len(counted),
+            failed=len(written) - len(usable),
+        )
+
+    rows = [row(name, written) for name, written in by_describer.items()]
+    return sorted(rows, key=lambda row: (-(row.recall.mean or 0.0), row.describer))
 
 
 def rows_of_run(folder: RunFolder, *, words: int = 2) -> tuple[Truth, list[RecallRow]]:
@@ -154,23 +145,14 @@ def rows_of_run(folder: RunFolder, *, words: int = 2) -> tuple[Truth, list[Recal
     path = Path(subject["cache"]).expanduser() / planting.key / TRUTH
     truth = Truth.read(path) if path.is_file() else truth_of(planting)
     controls = [name for name, contestant in manifest["contestants"].items() if contestant["control"]]
-    rows = recall_rows(
-        truth,
-        folder.descriptions().records(),
-        controls,
-        words=words,
-        seed=manifest["seed"],
-        config=statistics_of(manifest),
-    )
-    return truth, rows
+    records, config = folder.descriptions().records(), statistics_of(manifest)
+    return truth, recall_rows(truth, records, controls, words=words, seed=manifest["seed"], config=config)
 
 
 def markdown(rows: Sequence[RecallRow], confidence: float) -> str:
     """Return the rows as two Markdown tables: by where a concept can be found, and by difficulty.
 
-    Args:
-        rows: the rows.
-        confidence: coverage of their intervals.
+    ``confidence`` is the coverage of their intervals.
     """
     seen = [kind for kind in Seen if any(row.seen[kind].count for row in rows)]
     levels = list(rows[0].levels) if rows else []

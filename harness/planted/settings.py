@@ -10,11 +10,11 @@ from functools import cache, cached_property
 from importlib import resources
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from harness.errors import HarnessError
-from harness.validation import Count, CountOrZero, Fraction, FractionOrZero, NonNegative, explain
+from harness.validation import STRICT, Count, CountOrZero, Fraction, FractionOrZero, NonNegative, explain
 
 #: Part of the key of everything planted. Raise it when equal settings give another subject than before.
 FORMAT = 2
@@ -26,18 +26,9 @@ def concept_list() -> str:
     return resources.files("harness.planted").joinpath("concepts.yaml").read_text("utf-8")
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class Level:
-    """One difficulty: neurons that differ only in their concepts.
-
-    Attributes:
-        neurons: number of neurons.
-        reads: concepts that each neuron responds to.
-        writes: concepts that it promotes, different from those it responds to.
-        negatives: concepts that it responds to with a negative activation.
-        falloff: weight of each concept relative to the one before it; 1 makes all weights equal.
-        noise: norm of the random part of each weight vector relative to that of its concepts.
-    """
+    """One difficulty: neurons that differ only in their concepts; conf/subject/planted.yaml documents the options."""
 
     neurons: Count
     reads: Count = 1
@@ -52,20 +43,9 @@ class Level:
         return self.reads + self.negatives + self.writes, self.noise, 1 - self.falloff
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class Planting:
-    """Everything that a planted subject depends on.
-
-    Attributes:
-        sources: where to find the model whose token embedding is used (see :func:`harness.subject.files.locate`).
-        levels: difficulties by name, sorted from easy to hard. None removes one.
-        sha256: expected SHA-256 of its ``model.safetensors``; None skips the check.
-        embedding: name of its embedding matrix.
-        seed: seed of the choice of concepts and of all noise.
-        words: largest number of words per concept.
-        only_weights: fraction of the concepts that no text of the planted corpus contains.
-        only_text: fraction of the concepts that the vocabulary projection (W_U) does not show.
-    """
+    """Everything that a planted subject depends on; conf/subject/planted.yaml documents the options."""
 
     sources: Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
     levels: Mapping[str, Level]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.planted.checkpoint import TRUTH, checkpoint_of
-from harness.planted.corruptions import Graded, graded
+from harness.planted.corruptions import graded
 from harness.planted.settings import Planting
 from harness.planted.truth import Truth
 from harness.records import Neuron, Side
@@ -49,12 +49,7 @@ class PlantedSubject(Subject):
         assert self.files.folder is not None
         return Truth.read(self.files.folder / TRUTH)
 
-    def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> tuple[Graded, ...]:
-        """Return descriptions of known quality, best first: see :func:`harness.planted.corruptions.graded`.
-
-        Returns:
-            The descriptions, or an empty tuple if nothing was planted in the neuron on that side.
-        """
-        if not self.truth.planted(neuron, side):
-            return ()
-        return graded(self.truth, neuron, among, side=side, seed=seed)
+    def graded(self, neuron: Neuron, among: Sequence[Neuron], *, side: Side, seed: int) -> dict[str, str]:
+        """Return :func:`harness.planted.corruptions.graded`; empty if nothing was planted in it on that side."""
+        known = self.truth.planted(neuron, side)
+        return graded(self.truth, neuron, among, side=side, seed=seed) if known else {}

@@ -163,11 +163,7 @@ BOARD = (
         interval="strength_interval",
     ),
     Metric(
-        "best",
-        "best in %",
-        "Share of the bootstrap samples in which no describer is stronger.",
-        percent,
-        (CSV, COUNTS),
+        "best", "best in %", "Share of the bootstrap samples in which no describer is stronger.", percent, (CSV, COUNTS)
     ),
     Metric(
         "comparisons",
@@ -188,13 +184,7 @@ BOARD = (
         count,
         (CSV, TEXT, TERMINAL, HTML, COUNTS, SWEEP),
     ),
-    Metric(
-        "mean_words",
-        "words",
-        "Mean length of its usable descriptions in words.",
-        _decimals_1,
-        (CSV, TEXT, COUNTS),
-    ),
+    Metric("mean_words", "words", "Mean length of its usable descriptions in words.", _decimals_1, (CSV, TEXT, COUNTS)),
 )
 """Of a describer on a board (:class:`~harness.results.schema.Row`)."""
 
@@ -417,10 +407,7 @@ DIAGNOSTICS = (
     _diagnostic("first_cosine", "cosine: channel 1", "Mean cosine of the first channels and their vectors."),
     _diagnostic("cosine", "cosine", "Mean cosine of all channels and their vectors."),
     _diagnostic(
-        "reconstruction",
-        "in span %",
-        "Mean share of a vector's squared norm in the span of all its channels.",
-        percent,
+        "reconstruction", "in span %", "Mean share of a vector's squared norm in the span of all its channels.", percent
     ),
     _diagnostic(
         "positive", "upper tail %", "Share of channels carried by the upper tail of their projection.", percent
@@ -471,7 +458,7 @@ RUN = (
     Metric("best/win_rate", "best win rate", "Its win rate.", percent, (SUMMARY,)),
     Metric(
         "trust/trustworthy", "trustworthy", "Whether all controls lose to the real methods; also trust/JUDGE/...", str,
-        (SUMMARY,),
+        (SUMMARY,)
     ),
     Metric("trust/words", "trust", "The same as a sentence, with reasons; also trust/JUDGE/...", str, (SUMMARY,)),
     Metric("failed/METHOD", "failed", "Answers of a describer or judge that are not usable.", count, (SUMMARY,)),
@@ -503,7 +490,7 @@ def documentation() -> str:
         "the numeric ones (`sweep.metric=win_rate/rotate`). Replace words in capitals by names of the run.",
         "A metric without observations has no value (None, an empty field, or a dash), never zero.",
         "",
-        "Generated from `harness/results/columns.py`: `python -m harness.results.columns > docs/metrics.md`.",
+        "Generated from `harness/results/columns.py`; do not edit. The docstring of that module says how to update it.",
     ]
     for title, metrics, name in TABLES:
         lines += ["", f"## {title}", "", "| metric | key | meaning | shown in | summary |", "|---|---|---|---|---|"]

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
-from harness.decomposition.solvers import SOLVERS
+from harness.decomposition.config import SOLVERS
 from harness.folder import RunFolder
 from harness.locks import locked
 from harness.records import Neuron, VectorKind

@@ -11,7 +11,7 @@ from harness.evidence import TextReader
 from harness.folder import RunFolder
 from harness.llm.client import LLMClient
 from harness.methods import Method
-from harness.records import Activity, Effect, Exemplar, Neuron, Split
+from harness.records import Effect, Exemplar, Neuron, Split
 from harness.run.setup import Setup
 
 #: Neurons whose exemplars are kept in memory: a server works on many at once.
@@ -19,7 +19,7 @@ HELD = 128
 
 
 class OpenEvidence:
-    """Exemplars, activity and effects of the splits that are open to describers, or to judges.
+    """Exemplars and effects of the splits that are open to describers, or to judges.
 
     Args:
         setup: the run.
@@ -31,10 +31,6 @@ class OpenEvidence:
         self._setup, self._splits = setup, frozenset(splits)
         self._table = folder.exemplar_table()
         self._reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
-        self._activity: dict[Neuron, dict[Split, Activity]] = defaultdict(dict)
-        for record in folder.read(Activity):
-            if record.split in self._splits:
-                self._activity[record.neuron][record.split] = record
         self._effects: dict[Neuron, list[Effect]] = defaultdict(list)
         for effect in folder.read(Effect):
             if effect.split in self._splits:
@@ -56,7 +52,6 @@ class OpenEvidence:
             "seed": self._setup.seed,
             "llms": llms,
             "effects": tuple(self._effects[neuron]) if method.needs_effects else (),
-            "activity": self._activity.get(neuron, {}),
             "reader": self._reader,
         }
 

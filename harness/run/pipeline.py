@@ -183,7 +183,7 @@ def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
         ) as evidence,
     ):
         manifest = write_manifest(setup, folder, evidence.summary)
-        evidence.write(folder.exemplars, folder.activity)
+        evidence.write(folder.exemplars)
     return manifest
 
 

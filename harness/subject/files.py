@@ -81,9 +81,7 @@ class ModelFiles:
             raise Unavailable(f"{repository} cannot be fetched from the hub ({first_line(error)})") from error
 
 
-def locate(
-    sources: Sequence[str | Sequence[str]], revision: str | None = None, *, marker: str = "config.json"
-) -> ModelFiles:
+def locate(sources: Sequence[str | Sequence[str]], revision: str | None = None) -> ModelFiles:
     """Return the first source that has the model.
 
     Args:
@@ -91,7 +89,6 @@ def locate(
             ``package:NAME==VERSION/FOLDER`` to name the version in messages), or a GGUF file in one of these; a list is
             a GGUF file in parts.
         revision: branch, tag or commit on the hub; None for the default branch.
-        marker: a file that every such model has, unless it is in a GGUF file.
 
     Raises:
         HarnessError: if no source has the model, with the reason for each source.
@@ -100,11 +97,11 @@ def locate(
     for source in sources:
         try:
             files = _open(source, revision)
-            if files.gguf or files.fetch(marker) is not None:
+            if files.gguf or files.fetch("config.json") is not None:
                 return files
             if gguf := _gguf_in(files):
                 return replace(files, gguf=(gguf,))
-            reasons.append(f"{source} has no {marker}")
+            reasons.append(f"{source} has no config.json and no GGUF file")
         except Unavailable as error:
             reasons.append(str(error))
     raise HarnessError("the model cannot be found: " + "; ".join(reasons or ["no source was given (subject.sources)"]))
@@ -154,7 +151,9 @@ def _gguf_in(files: ModelFiles) -> Path | None:
         try:
             names = [name for name in list_repo_files(files.reference, revision=files.revision) if name[-5:] == ".gguf"]
         except Exception as error:  # the HTTP library depends on the version of the hub client
-            raise Unavailable(f"the files of {files.reference} cannot be listed ({first_line(error)})") from error
+            raise Unavailable(
+                f"{files.reference} has no config.json, and its files cannot be listed ({first_line(error)})"
+            ) from error
     if len(names) > 1:
         raise Unavailable(f"{files.reference} has several GGUF files: choose one, as {files.reference}/{min(names)}")
     return files.fetch(names[0]) if names else None

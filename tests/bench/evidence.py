@@ -20,7 +20,7 @@ import transformers
 
 from harness.evidence import EvidenceConfig, InstalledDocs
 from harness.evidence.corpus_pass import Batch, State, batches
-from harness.evidence.encoding import Encoder
+from harness.evidence.encoding import Encoder, framed
 from harness.evidence.store import gathered
 from harness.evidence.windows import Cutter
 from harness.records import Neuron, Sign
@@ -53,7 +53,7 @@ def main() -> None:
     corpus, config = InstalledDocs(max_files=options.files), EvidenceConfig()
     cutter = Cutter(Encoder(subject.tokenizer), config, 0)
     pool = list(cutter.cut(corpus.documents(config.max_documents)))
-    every = [batch for batch in batches(pool, 0, 64, 0) if batch.tokens.shape == (64, config.window)]
+    every = [batch for batch in batches(pool, 0, 64, 0) if batch.marks.shape == (64, config.window)]
     random.Random(0).shuffle(every)
     every = (every * options.turns)[: options.turns]
     for signs in ([Sign.POSITIVE], list(Sign)):
@@ -76,21 +76,21 @@ def compare(
 
     def passes(batch: Batch) -> float:
         start = clock(device)
-        ids, attention = batch.framed(encoder.prefix, encoder.suffix, 0)
+        ids, attention = framed(batch.tokens, encoder.prefix, encoder.suffix, 0)
         read = reader.read(ids, attention)
-        state.update(batch, read[:, len(encoder.prefix) : len(encoder.prefix) + batch.tokens.shape[1]])
+        state.update(batch, read[:, len(encoder.prefix) : len(encoder.prefix) + batch.marks.shape[1]])
         return clock(device) - start
 
     @torch.inference_mode()
     def alone(batch: Batch) -> float:
         start = clock(device)
-        ids, attention = batch.framed(encoder.prefix, encoder.suffix, 0)
+        ids, attention = framed(batch.tokens, encoder.prefix, encoder.suffix, 0)
         bare(input_ids=ids.to(device), attention_mask=attention.to(device))
         return clock(device) - start
 
-    alone(every[0]), reader.read(*every[0].framed(encoder.prefix, encoder.suffix, 0))
+    alone(every[0]), reader.read(*framed(every[0].tokens, encoder.prefix, encoder.suffix, 0))
     times = np.array([(alone(batch), passes(batch)) for batch in every])
-    tokens = every[0].tokens.size
+    tokens = every[0].marks.size
     signs = "both signs" if any(neuron.negative for neuron in neurons) else "positive sign"
     print(f"{len(neurons)} neurons with signs ({signs}), {len(every)} batches of {tokens} tokens")
     # The first batches update every neuron, later ones only a few: the sum over all batches is that of a short corpus.
@@ -110,7 +110,7 @@ def whole(subject: Subject, corpus: InstalledDocs, neurons: list[Neuron], config
         start = clock(device)
         with gathered(corpus, subject, neurons, config, seed=0, device=device, run_folder=Path(folder)) as found:
             middle = clock(device)
-            found.write(Path(folder) / "exemplars.parquet", Path(folder) / "activity.parquet")
+            found.write(Path(folder) / "exemplars.parquet")
             end = clock(device)
             size = (Path(folder) / "exemplars.parquet").stat().st_size / 2**20
             tokens, seconds = found.summary.tokens, middle - start

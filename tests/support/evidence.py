@@ -16,14 +16,12 @@ from harness.evidence import (
     CorpusSummary,
     Document,
     EvidenceConfig,
-    Window,
     gathered,
 )
 from harness.evidence.encoding import Encoder
-from harness.evidence.windows import Cutter
+from harness.evidence.windows import Cutter, Window
 from harness.exemplar_table import ExemplarTable
-from harness.folder import read_table
-from harness.records import Activity, Exemplar, Neuron, Sign, Source, Split
+from harness.records import Exemplar, Neuron, Sign, Source, Split
 from harness.subject import Subject
 from support import tiny_models
 
@@ -53,7 +51,6 @@ class Kept:
     """The content of a run's folder after gathering evidence."""
 
     exemplars: list[Exemplar]
-    activity: list[Activity]
     summary: CorpusSummary
 
     def of(self, neuron: Neuron, split: Split, source: Source) -> list[Exemplar]:
@@ -73,11 +70,9 @@ def collect(
     with gathered(
         corpus, subject, neurons, config, seed=seed, device="cpu", run_folder=folder, progress=progress
     ) as found:
-        found.write(folder / "exemplars.parquet", folder / "activity.parquet")
+        found.write(folder / "exemplars.parquet")
         summary = found.summary
-    return Kept(
-        ExemplarTable(folder / "exemplars.parquet").read(), read_table(folder / "activity.parquet", Activity), summary
-    )
+    return Kept(ExemplarTable(folder / "exemplars.parquet").read(), summary)
 
 
 def both_signs(*neurons: Neuron) -> list[Neuron]:
