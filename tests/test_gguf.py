@@ -171,11 +171,11 @@ def test_parts_and_folders(tiny: Path, cache: str, tmp_path: Path) -> None:
     parts = [tmp_path / f"tiny.gguf.part{number}" for number in range(3)]
     for number, part in enumerate(parts):
         part.write_bytes(content[number * 5000 : (number + 1) * 5000 if number < 2 else None])
-    subject = Subject("parts", [[str(part) for part in parts]], cache=cache, sha256=sha256(tiny))  # type: ignore[list-item]
+    subject = Subject("parts", [[str(part) for part in parts]], cache=cache, sha256=sha256(tiny))
     assert subject.files.folder == Subject("tiny", [str(tiny)], cache=cache).files.folder
     check_rows(subject, tiny, [1])
     parts[1].unlink()
-    lost = Subject("parts", [[str(part) for part in parts]], cache=cache)  # type: ignore[list-item]
+    lost = Subject("parts", [[str(part) for part in parts]], cache=cache)
     told(lambda: lost.files, "cannot be found", f"the file {parts[1]} does not exist")
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "tiny.gguf").write_bytes(content)

@@ -162,7 +162,9 @@ def _gguf_in(files: ModelFiles) -> Path | None:
 def _in_package(source: str) -> Path:
     """Return the path that ``package:NAME/PATH`` names; the package is installed."""
     requirement, _, inside = source.removeprefix("package:").partition("/")
-    return _package(requirement) / inside  # type: ignore[operator]
+    folder = _package(requirement)
+    assert folder is not None, "_check_installed has found it"
+    return folder / inside
 
 
 def _check_installed(sources: Sequence[str]) -> None:
