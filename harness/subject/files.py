@@ -149,7 +149,9 @@ def _gguf_in(files: ModelFiles) -> Path | None:
         names = [path.name for path in files.folder.glob("*.gguf")]
     else:
         try:
-            names = [name for name in list_repo_files(files.reference, revision=files.revision) if name[-5:] == ".gguf"]
+            names = [
+                name for name in list_repo_files(files.reference, revision=files.revision) if name.endswith(".gguf")
+            ]
         except Exception as error:  # the HTTP library depends on the version of the hub client
             raise Unavailable(
                 f"{files.reference} has no config.json, and its files cannot be listed ({first_line(error)})"
