@@ -34,9 +34,6 @@ GATE, IN, OUT = VectorKind.GATE, VectorKind.IN, VectorKind.OUT
 NAMES = {GATE: "ffn_gate", IN: "ffn_up", OUT: "ffn_down"}
 Q8, F32 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # --- a tiny file ------------------------------------------------------------------------------------------------------
 
 

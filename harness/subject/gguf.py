@@ -88,7 +88,8 @@ def _convert(path: Path, folder: Path, source: str) -> None:
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model, loading = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options)
+        auto: Any = AutoModelForCausalLM
+        model, loading = auto.from_pretrained(path.parent, gguf_file=path.name, **options)
     except Exception as error:  # transformers and gguf raise many classes for damaged files
         raise _unusable(source, error) from error
     if loading["missing_keys"]:
