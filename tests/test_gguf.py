@@ -226,13 +226,12 @@ def test_a_hub_repository_with_one_file(
     tiny: Path, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content, etag = tiny.read_bytes(), f'"{"0" * 40}"'
-    siblings = [{"rfilename": "README.md"}, {"rfilename": "tiny.gguf"}]
+    tree = [{"type": "file", "path": name, "oid": "0" * 40, "size": 1} for name in ("README.md", "tiny.gguf")]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             there = "/api/" in self.path or self.path.endswith("tiny.gguf")
-            about = {"_id": "0", "id": "me/tiny", "sha": "1" * 40, "siblings": siblings}
-            body = json.dumps(about).encode() if "/api/" in self.path else content if there else b""
+            body = json.dumps(tree).encode() if "/api/" in self.path else content if there else b""
             self.send_response(200 if there else 404)
             if not there:
                 self.send_header("X-Error-Code", "EntryNotFound")
