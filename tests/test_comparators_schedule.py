@@ -17,8 +17,10 @@ from support.errors import told
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
-from harness.llm import Completion, ResponseCache, Serving
+from harness.llm.cache import ResponseCache
+from harness.llm.client import Completion
 from harness.llm.scripted import Request, ScriptedBackend
+from harness.llm.serving import Serving
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Neuron, Status, Verdict, Winner
 from harness.results.comparisons import merge_verdicts

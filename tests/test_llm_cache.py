@@ -18,19 +18,9 @@ import pytest
 from support.endpoint import HELLO, endpoint, said
 
 from harness.errors import HarnessError
-from harness.llm import (
-    CachedClient,
-    Completion,
-    LLMClient,
-    Message,
-    MeteredClient,
-    NotCached,
-    Price,
-    PromptLogprobs,
-    PromptToken,
-    ResponseCache,
-    Sampling,
-)
+from harness.llm.cache import CachedClient, ResponseCache
+from harness.llm.client import Completion, LLMClient, Message, NotCached, Price, PromptLogprobs, PromptToken, Sampling
+from harness.llm.metering import MeteredClient
 from harness.llm.openai_compatible import OpenAICompatible
 from harness.llm.scripted import ScriptedBackend
 from harness.records import RoleUsage, Status, Usage, total_roles
@@ -236,7 +226,8 @@ def test_concurrency_is_bounded(tmp_path: Path) -> None:
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from harness.llm import CachedClient, Message, ResponseCache
+from harness.llm.cache import CachedClient, ResponseCache
+from harness.llm.client import Message
 from harness.llm.scripted import ScriptedBackend
 backend = ScriptedBackend(lambda request: request.text + " by " + sys.argv[2])
 client = CachedClient(backend.client, backend, ResponseCache(Path(sys.argv[1])))

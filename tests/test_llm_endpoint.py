@@ -14,15 +14,8 @@ from omegaconf import OmegaConf
 from support.endpoint import HELLO, Reply, endpoint, failed, said
 
 from harness.errors import HarnessError
-from harness.llm import (
-    Completion,
-    Message,
-    PromptLogprobs,
-    PromptToken,
-    Sampling,
-    Unanswered,
-    ask,
-)
+from harness.llm.asking import ask
+from harness.llm.client import Completion, Message, PromptLogprobs, PromptToken, Sampling, Unanswered
 from harness.llm.openai_compatible import OpenAICompatible
 from harness.llm.vllm_server import ManagedVLLM
 from harness.records import Status

@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 from support.endpoint import HELLO
 
 from harness.folder import Journal, RunFolder
-from harness.llm import Completion, LLMClient, Message, NotCached, Price, ResponseCache, Serving, Unanswered, ask
+from harness.llm.asking import ask
 from harness.llm.budget import BudgetedClient, FailureBudget
+from harness.llm.cache import ResponseCache
+from harness.llm.client import Completion, LLMClient, Message, NotCached, Price, Unanswered
 from harness.llm.concurrency import START, AdaptiveLimit
 from harness.llm.scripted import Request, ScriptedBackend, ScriptedClient
+from harness.llm.serving import Serving
 from harness.records import Description, Neuron, Status
 from harness.run.answers import answer_all, attempt, clients_of
 
@@ -168,7 +171,7 @@ def test_a_spent_budget_sends_no_requests() -> None:
     async def prove() -> None:
         proofs["asked"] += 1
 
-    client = BudgetedClient(inner, budget, prove, 1)
+    client = BudgetedClient(inner, budget, prove)
     assert asyncio.run(client.generate(HELLO)).text == "x"
     budget.count(Status.FAILED, "no")
     for question in (client.generate(HELLO), client.token_logprobs(HELLO), client.ready()):

@@ -17,10 +17,8 @@ from support import tiny_models
 from support.endpoint import HELLO, MORTAL, impostor, start
 
 from harness.errors import HarnessError
-from harness.llm import (
-    Completion,
-    process_guard,
-)
+from harness.llm import process_guard
+from harness.llm.client import Completion
 from harness.llm.vllm_server import ManagedVLLM
 from harness.records import Status
 

@@ -13,13 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.endpoint import HELLO
 
-from harness.llm import (
-    Completion,
-    Unanswered,
-    ask,
-    parse,
-)
-from harness.llm.asking import declines
+from harness.llm.asking import ask, declines, parse
+from harness.llm.client import Completion, Unanswered
 from harness.llm.scripted import ScriptedClient
 from harness.records import Status
 

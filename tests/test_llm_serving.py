@@ -10,14 +10,11 @@ import pytest
 from support.endpoint import HELLO
 
 from harness.errors import HarnessError
-from harness.llm import (
-    Completion,
-    PromptLogprobs,
-    ResponseCache,
-    Serving,
-)
+from harness.llm.cache import ResponseCache
+from harness.llm.client import Completion, PromptLogprobs
 from harness.llm.openai_compatible import OpenAICompatible
 from harness.llm.scripted import ScriptedBackend
+from harness.llm.serving import Serving
 from harness.records import Status
 
 

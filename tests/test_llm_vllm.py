@@ -15,8 +15,11 @@ import pytest
 from support.tiny_models import DIGITS, Served, guarded, survivors, tiny_vllm
 
 from harness.errors import HarnessError
-from harness.llm import CachedClient, Completion, Message, ResponseCache, Sampling, Serving, ask, parse
+from harness.llm.asking import ask, parse
+from harness.llm.cache import CachedClient, ResponseCache
+from harness.llm.client import Completion, Message, Sampling
 from harness.llm.openai_compatible import OpenAICompatible
+from harness.llm.serving import Serving
 from harness.records import Status
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]

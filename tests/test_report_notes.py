@@ -186,7 +186,7 @@ def test_a_large_run_shows_and_reads_some_of_its_neurons(tmp_path: Path, monkeyp
     assert [card.neuron for card in build_cards(part)] == list(part.neurons)
     assert {item.neuron for item in part.verdicts} == set(part.neurons)
     assert part.leaderboard == whole.leaderboard  # figures are of all
-    assert part.seconds == whole.seconds
+    assert part.answers == whole.answers
     build_report([folder], folder.report)
     text = " ".join("".join(Reader(folder.report.read_text()).text).split())
     assert "compared on 9 neurons" in text

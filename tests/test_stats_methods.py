@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import choix
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.multitest import multipletests
 
 from harness.results.transitivity import majority_cycles
-from harness.stats.agreement import NO_LABEL, cohen_kappa, fleiss_kappa, kappa_interval
+from harness.stats.agreement import NO_LABEL, kappa_interval
 from harness.stats.bootstrap import Resamples, percentiles, ratio
 from harness.stats.bradley_terry import Design, fit, groups, ranks, refit
 from harness.stats.concordance import kendall_tau
@@ -195,6 +196,14 @@ def test_effect_size() -> None:
 
 
 # --- agreement -----------------------------------------------------------------------------------------------------
+
+
+def fleiss_kappa(labels: Any) -> float | None:
+    return kappa_interval(labels, np.arange(len(labels)), seed=0, draws=1)[0]
+
+
+def cohen_kappa(first: Any, second: Any) -> float | None:
+    return fleiss_kappa(np.stack([first, second], axis=1))  # of two raters, the same function returns Cohen's
 
 
 def test_kappa_by_hand() -> None:

@@ -5,7 +5,6 @@ A dead server, or a prompt that a model cannot answer, must not cost a night of 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -62,27 +61,18 @@ class BudgetedClient(WrappedClient):
         client: the client that is called.
         budget: the method's budget.
         prove: must succeed before the first call.
-        concurrency: maximum number of concurrent calls, so that few are under way when the budget is spent.
     """
 
-    def __init__(
-        self, client: LLMClient, budget: FailureBudget, prove: Callable[[], Awaitable[None]], concurrency: int
-    ) -> None:
+    def __init__(self, client: LLMClient, budget: FailureBudget, prove: Callable[[], Awaitable[None]]) -> None:
         super().__init__(client)
-        self._slots = asyncio.Semaphore(concurrency)
         self._budget, self._prove = budget, prove
 
     async def ready(self) -> None:
-        """Wait for the preflight.
-
-        Raises:
-            Stopped: if the budget is spent.
-        """
+        """Wait for the preflight, or raise :class:`Stopped` if the budget is spent."""
         if self._budget.spent:
             raise Stopped(self._budget.spent)
         await self._prove()
 
     async def _call(self, call: Callable[[LLMClient], Awaitable[Reply]]) -> Reply:
-        async with self._slots:
-            await self.ready()
-            return await call(self._client)
+        await self.ready()
+        return await call(self._client)

@@ -94,44 +94,40 @@ class ResponseCache:
         except (OSError, sqlite3.Error) as error:
             raise self._broken(error) from error
 
-    def get(self, key: str) -> dict[str, Any] | None:
-        """Return the stored answer, or None. An answer that can no longer be read is deleted."""
-        row = self._execute("SELECT answer FROM answers WHERE key = ?", (key,))
-        answer = _decompress(row[0]) if row else None
-        if row and answer is None:  # only this row: another process may have stored a good answer meanwhile
-            self._execute("DELETE FROM answers WHERE key = ? AND answer = ?", (key, row[0]))
-        return answer
+    def get(self, key: str) -> tuple[dict[str, Any] | None, int]:
+        """Return the stored answer and 0, else the last unusable one (or None) and how many of them there were.
 
-    def put(self, key: str, answer: Mapping[str, Any]) -> Future[None]:
-        """Store an answer, unless another process was faster, so that all runs read the same one.
+        A usable answer that can no longer be read is deleted.
+        """
+        row = self._execute("SELECT answer FROM answers WHERE key = ?", (key,))
+        if row and (answer := _decompress(row[0])) is not None:
+            return answer, 0
+        if row:  # only this row: another process may have stored a good answer meanwhile
+            self._execute("DELETE FROM answers WHERE key = ? AND answer = ?", (key, row[0]))
+        row = self._execute("SELECT answer, draws FROM unusable WHERE key = ?", (key,))
+        return (_decompress(row[0]), row[1]) if row else (None, 0)
+
+    def put(self, key: str, answer: Mapping[str, Any], *, usable: bool) -> Future[None]:
+        """Store an answer. A usable one replaces no other, so that all runs read the same one.
 
         Returns:
             Done when the answer is on disk; it is written even if nobody waits for this.
         """
-        return self._write("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (key, _compress(answer), time.time()))
-
-    def get_unusable(self, key: str) -> tuple[dict[str, Any] | None, int]:
-        """Return the last unusable answer and the number of unusable ones, or None and 0."""
-        row = self._execute("SELECT answer, draws FROM unusable WHERE key = ?", (key,))
-        return (_decompress(row[0]), row[1]) if row else (None, 0)
-
-    def put_unusable(self, key: str, answer: Mapping[str, Any]) -> Future[None]:
-        """Replace the last unusable answer; returns as :meth:`put` does."""
-        return self._write(
-            "INSERT INTO unusable VALUES (?, ?, 1, ?) ON CONFLICT (key) DO UPDATE SET"
-            " answer = excluded.answer, draws = draws + 1, created = excluded.created",
-            (key, _compress(answer), time.time()),
-        )
+        statement = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?)"
+        if not usable:
+            statement = (
+                "INSERT INTO unusable (key, answer, created, draws) VALUES (?, ?, ?, 1) ON CONFLICT (key) DO UPDATE SET"
+                " answer = excluded.answer, draws = draws + 1, created = excluded.created"
+            )
+        content = zlib.compress(json.dumps(answer, allow_nan=False).encode(), level=1)
+        self._pending.append((statement, (key, content, time.time())))
+        return self._writer.submit(self._flush)
 
     def close(self) -> None:
         """Finish all writes and close the file."""
         self._writer.shutdown()
         with self._lock:
             self._connection.close()
-
-    def _write(self, statement: str, values: tuple[Any, ...]) -> Future[None]:
-        self._pending.append((statement, values))
-        return self._writer.submit(self._flush)
 
     def _flush(self) -> None:
         """Execute the pending statements in one transaction; an earlier call may have executed them all."""
@@ -161,10 +157,6 @@ class ResponseCache:
             f"the LLM cache {self.path} cannot be used ({error}); free some space, fix its permissions, delete the "
             "file if it is damaged, or name another folder"
         )
-
-
-def _compress(answer: Mapping[str, Any]) -> bytes:
-    return zlib.compress(json.dumps(answer, allow_nan=False).encode(), level=1)
 
 
 def _decompress(content: bytes) -> dict[str, Any] | None:
@@ -250,25 +242,17 @@ class CachedClient(LLMClient):
             async with self._slots:
                 return await self._call(call, 0)
         async with cache.asking.setdefault(key, asyncio.Lock()):
-            stored, draws = await asyncio.to_thread(self._stored, cache, key)
-            if stored is not None:
+            stored, draws = await asyncio.to_thread(cache.get, key)
+            if stored is not None and not (draws and self._redraw and self._client is not None):
                 return cast(Reply, _unpack(stored))
             # Hold the slot until the answer is stored and counted.
             async with self._slots:
                 reply = await self._call(call, draws)
                 if reply.status is not Status.FAILED:
-                    put = cache.put if usable(reply) else cache.put_unusable
                     # A cancellation ends the wait but not the write: the answer is paid for.
-                    await asyncio.shield(asyncio.wrap_future(put(key, _pack(reply))))
+                    stored_now = cache.put(key, _pack(reply), usable=usable(reply))
+                    await asyncio.shield(asyncio.wrap_future(stored_now))
                 return reply
-
-    def _stored(self, cache: ResponseCache, key: str) -> tuple[dict[str, Any] | None, int]:
-        """Return the stored answer to use, or None and the number of unusable answers before."""
-        stored = cache.get(key)
-        if stored is not None:
-            return stored, 0
-        unusable, draws = cache.get_unusable(key)
-        return (None, draws) if self._redraw and self._client is not None else (unusable, draws)
 
     async def _call(self, call: Callable[[LLMClient, int], Awaitable[Reply]], draws: int) -> Reply:
         if self._client is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -168,11 +169,7 @@ Reply = TypeVar("Reply", Completion, PromptLogprobs)
 
 
 class WrappedClient(LLMClient):
-    """Passes calls on to another client; subclasses override :meth:`_call` to add something to each call.
-
-    Args:
-        client: the client that is called.
-    """
+    """Passes calls on to another client; subclasses override :meth:`_call` to add something to each call."""
 
     def __init__(self, client: LLMClient) -> None:
         self.sampling = client.sampling
@@ -196,6 +193,22 @@ class WrappedClient(LLMClient):
 
     async def _call(self, call: Callable[[LLMClient], Awaitable[Reply]]) -> Reply:
         return await call(self._client)
+
+
+class ReseededClient(WrappedClient):
+    """Passes calls on with another seed, so that the cache holds no answer from the first time.
+
+    At temperature 0 the seed has no effect: differences then come from the server's arithmetic. ``token_logprobs`` has
+    no seed and is passed on unchanged.
+    """
+
+    async def generate(
+        self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
+    ) -> Completion:
+        """Pass the call on with another seed."""
+        sampling = sampling or self.sampling
+        reseeded = dataclasses.replace(sampling, seed=(sampling.seed or 0) + 1)
+        return await super().generate(messages, schema=schema, sampling=reseeded)
 
 
 class Backend(ABC):

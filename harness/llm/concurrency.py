@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -43,54 +42,36 @@ class AdaptiveLimit:
         self.under_way = 0
         #: Current limit on concurrent requests.
         self.limit = min(START, maximum)
+        self._slots = asyncio.Semaphore(self.limit)
+        self._excess = 0  # slots that are taken away when they become free, because the limit fell
         self._answers = 0  # since the limit last grew
-        self._waiting: deque[asyncio.Future[None]] = deque()
         self._epoch = 0
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[Slot]:
         """Wait for a slot, first come first served, and release it at the end."""
-        await self._acquire()
+        await self._slots.acquire()
+        self.under_way += 1
         slot = Slot(self._epoch)
         try:
             yield slot
         finally:
-            self._release(slot)
+            self.under_way -= 1
+            before = self.limit
+            self._adapt(slot)
+            free = 1 + self.limit - before - self._excess
+            self._excess = max(0, -free)
+            for _ in range(free):
+                self._slots.release()
 
-    async def _acquire(self) -> None:
-        if not self._waiting and self.under_way < self.limit:
-            self.under_way += 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # cancelled just after it got a slot: pass the slot on
-                self.under_way -= 1
-            else:
-                self._waiting.remove(turn)
-            self._wake()
-            raise
-
-    def _release(self, slot: Slot) -> None:
-        limited = bool(self._waiting) or self.under_way >= self.limit
-        self.under_way -= 1
+    def _adapt(self, slot: Slot) -> None:
         if slot.overloaded:
             if slot.epoch == self._epoch:
                 self.limit = max(1, int(self.limit * DECREASE))
                 self._epoch += 1
                 self._answers = 0
-        elif slot.answered and limited and self.limit < self.maximum:
+        elif slot.answered and self._slots.locked() and self.limit < self.maximum:
             self._answers += 1
             if not self._epoch or self._answers >= self.limit:
                 self.limit += 1
                 self._answers = 0
-        self._wake()
-
-    def _wake(self) -> None:
-        while self._waiting and self.under_way < self.limit:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self.under_way += 1
-                turn.set_result(None)

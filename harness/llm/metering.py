@@ -20,13 +20,12 @@ class MeteredClient(WrappedClient):
         price: price of tokens, if known.
 
     Attributes:
-        not_cached: whether an answer was not cached and no LLM could be called, even if the method caught the error.
-        stopped: why a request was not sent after the failure budget was spent; empty if all were sent.
+        not_asked: why a request was not sent, even if the method caught the error; None if all were sent.
     """
 
     def __init__(self, client: LLMClient, price: Price | None = None) -> None:
         super().__init__(client)
-        self.not_cached, self.stopped = False, ""
+        self.not_asked: NotCached | Stopped | None = None
         self._price = price
         self._seconds = 0.0
         #: Calls, prompt tokens and completion tokens: in total, and of cached answers.
@@ -50,11 +49,11 @@ class MeteredClient(WrappedClient):
 
     async def _call(self, call: Callable[[LLMClient], Awaitable[Reply]]) -> Reply:
         start = time.monotonic()
-        try:
-            with self._noted():
+        with self._noted():
+            try:
                 reply = await call(self._client)
-        finally:
-            self._seconds += time.monotonic() - start
+            finally:
+                self._seconds += time.monotonic() - start
         completion_tokens = reply.completion_tokens if isinstance(reply, Completion) else 0
         for totals in [self._all, self._cached] if reply.cached else [self._all]:
             totals[0] += 1
@@ -66,9 +65,6 @@ class MeteredClient(WrappedClient):
     def _noted(self) -> Iterator[None]:
         try:
             yield
-        except NotCached:
-            self.not_cached = True
-            raise
-        except Stopped as error:
-            self.stopped = error.detail
+        except (NotCached, Stopped) as error:
+            self.not_asked = error
             raise

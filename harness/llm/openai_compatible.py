@@ -48,12 +48,30 @@ REFUSALS = {"content_filter", "content_policy_violation", "refusal", "safety"}  
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 NO_PROBABILITY = -9999.0  # vLLM's own lower bound for a log-probability of minus infinity, which JSON cannot represent
 
-#: The mandatory ``model`` of an LLM's config. Null is refused by :func:`check_model`, which says what to add.
+#: The mandatory ``model`` of an LLM's config. Null is refused by :meth:`Endpoint.check`, which says what to add.
 ModelName = Annotated[str, BeforeValidator(lambda name: "" if name is None else name)]
 
 
+class Endpoint(Backend):
+    """A back end that speaks the OpenAI chat protocol; ``conf/llm/openai.yaml`` explains the attributes."""
+
+    timeout_s: float
+    retries: int
+
+    def check(self) -> None:
+        """Check that there is a model.
+
+        Raises:
+            HarnessError: if there is none.
+        """
+        if not self.model:
+            raise HarnessError(
+                "an LLM role has no model: add llm.ROLE.model=NAME, such as llm.explainer.model=Qwen/Qwen3-8B"
+            )
+
+
 @pydantic.dataclasses.dataclass(config=STRICT, eq=False)
-class OpenAICompatible(Backend):
+class OpenAICompatible(Endpoint):
     """An endpoint that speaks the OpenAI chat protocol and that the harness does not start.
 
     ``conf/llm/openai.yaml`` explains the options.
@@ -88,7 +106,7 @@ class OpenAICompatible(Backend):
         Raises:
             HarnessError: if model, key or address is missing or malformed.
         """
-        check_model(self)
+        super().check()
         if self.base_url is None:
             if not os.environ.get(self.api_key_env):
                 raise HarnessError(
@@ -106,24 +124,12 @@ class OpenAICompatible(Backend):
     async def open(self, logs: Path) -> AsyncIterator[LLMClient]:
         """Yield a client to the endpoint; nothing is started, and nothing is written to ``logs``."""
         self.check()
-        key = os.environ.get(self.api_key_env) or NO_KEY
+        key, url = os.environ.get(self.api_key_env) or NO_KEY, self.base_url or OPENAI_API
         # OpenAI's newer models refuse the old name of the field, and other servers may not know the new one.
         limit_field = "max_completion_tokens" if self.base_url is None else "max_tokens"
-        async with connect(
-            key,
-            self.base_url or OPENAI_API,
-            concurrency=self.concurrency,
-            timeout_s=self.timeout_s,
-            retries=self.retries,
-        ) as api:
-            yield OpenAIClient(
-                api,
-                self.model,
-                sampling=self.sampling,
-                concurrency=self.concurrency,
-                extra_body=self.extra_body,
-                limit_field=limit_field,
-            )
+        client = OpenAIClient(self, self.model, url, key, extra_body=self.extra_body, limit_field=limit_field)
+        async with client.api:
+            yield client
 
 
 class ServerDied(openai.OpenAIError):
@@ -131,33 +137,61 @@ class ServerDied(openai.OpenAIError):
 
 
 class OpenAIClient(LLMClient):
-    """The client of every OpenAI-compatible server.
+    """The client of every OpenAI-compatible server; the OpenAI client repeats failed requests by its own rules.
 
     Args:
-        api: the connection, which the caller closes; its ``max_retries`` says how often a request is repeated.
+        endpoint: its sampling, concurrency, time-out and retries apply.
         model: the name sent with every request.
-        sampling: used if the caller gives none.
-        concurrency: maximum number of concurrent requests.
+        url: address of the API.
+        key: API key.
         extra_body: further fields of every request.
         limit_field: the protocol's name for the maximum length of an answer.
-        death: returns why the server is dead, or an empty text while it lives.
+        death: returns why the server is dead, or an empty text while it lives; a dead server gets no more requests.
+        trust_env: whether to use the proxies that the environment names.
+
+    Attributes:
+        api: the connection, which the caller closes.
+        limit: the number of concurrent requests.
     """
 
     def __init__(
         self,
-        api: openai.AsyncOpenAI,
+        endpoint: Endpoint,
         model: str,
+        url: str,
+        key: str,
         *,
-        sampling: Sampling,
-        concurrency: int,
         extra_body: Mapping[str, Any] | None = None,
         limit_field: str = "max_tokens",
         death: Callable[[], str] = str,
+        trust_env: bool = True,
     ) -> None:
-        self.sampling = sampling
-        self.api, self.model = api, model
-        self.limit = AdaptiveLimit(concurrency)
+        self.sampling, self.model, self.limit = endpoint.sampling, model, AdaptiveLimit(endpoint.concurrency)
         self._extra_body, self._limit_field, self._death = dict(extra_body or {}), limit_field, death
+
+        async def refuse_if_dead(_: object) -> None:
+            if why := death():
+                raise ServerDied(why)
+
+        async def stop_without_money(response: Any) -> None:
+            if response.status_code == 429 and NO_MONEY.encode() in await response.aread():
+                response.headers["x-should-retry"] = "false"  # which the OpenAI client obeys
+
+        limits = type(openai.DEFAULT_CONNECTION_LIMITS)(  # of whichever HTTP library the SDK uses
+            max_connections=max(endpoint.concurrency, 100),
+            max_keepalive_connections=endpoint.concurrency,
+            # Less than the servers' usual five seconds (uvicorn's): a request is lost if it meets the server closing
+            # its connection.
+            keepalive_expiry=KEEP_ALIVE_S,
+        )
+        hooks: dict[str, list[Callable[..., Any]]] = {"request": [refuse_if_dead], "response": [stop_without_money]}
+        self.api = openai.AsyncOpenAI(
+            api_key=key,
+            base_url=url,
+            timeout=openai.Timeout(endpoint.timeout_s, connect=min(CONNECT_TIMEOUT_S, endpoint.timeout_s)),
+            max_retries=endpoint.retries,
+            http_client=openai.DefaultAsyncHttpxClient(limits=limits, trust_env=trust_env, event_hooks=hooks),
+        )
 
     async def generate(
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
@@ -205,24 +239,28 @@ class OpenAIClient(LLMClient):
             "extra_body": extra_body,
             **{name: value for name, value in fields.items() if value is not None},
         }
+        status = Status.FAILED
         try:
             answer = await self._send(arguments)
         except openai.APIStatusError as error:
-            status = Status.REFUSED if error.code in REFUSALS else Status.FAILED
-            return Completion("", status, self._detail(f"HTTP {error.status_code}: {_message(error)}"))
+            status = Status.REFUSED if error.code in REFUSALS else status
+            detail = f"HTTP {error.status_code}: {_message(error)}"
         except openai.APITimeoutError:
-            return Completion("", Status.FAILED, self._detail("no answer within the time-out"))
+            detail = "no answer within the time-out"
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            return Completion(
-                "", Status.FAILED, self._detail(f"connection failed: {str(cause) or type(cause).__name__}")
-            )
+            detail = f"connection failed: {str(cause) or type(cause).__name__}"
         except (openai.OpenAIError, ValueError, TypeError) as error:
             # The SDK does not catch what its own code raises at a body that is not JSON or not UTF-8.
-            return Completion("", Status.FAILED, self._detail(f"{type(error).__name__}: {error}"))
-        if not isinstance(answer, ChatCompletion) or not answer.choices or answer.choices[0].message is None:
-            return Completion("", Status.FAILED, "the server's answer does not follow the OpenAI chat protocol")
-        return answer
+            detail = f"{type(error).__name__}: {error}"
+        else:
+            if isinstance(answer, ChatCompletion) and answer.choices and answer.choices[0].message is not None:
+                return answer
+            return Completion("", status, "the server's answer does not follow the OpenAI chat protocol")
+        detail = " ".join(detail.split())
+        if self.api.api_key != NO_KEY:
+            detail = detail.replace(self.api.api_key, "***")
+        return Completion("", status, self._death() or detail[:DETAIL_LENGTH])
 
     async def _send(self, arguments: Mapping[str, Any]) -> object:
         """Wait for a free slot, send a request, and adapt the number of slots to how the server copes."""
@@ -238,74 +276,6 @@ class OpenAIClient(LLMClient):
             slot.overloaded = raw.retries_taken > 0
             slot.answered = True
             return raw.parse()
-
-    def _detail(self, text: str) -> str:
-        text = " ".join(text.split())
-        if self.api.api_key != NO_KEY:
-            text = text.replace(self.api.api_key, "***")
-        return self._death() or text[:DETAIL_LENGTH]
-
-
-def check_model(backend: Backend) -> None:
-    """Check that a back end has a model.
-
-    Raises:
-        HarnessError: if it has none.
-    """
-    if not backend.model:
-        raise HarnessError(
-            "an LLM role has no model: add llm.ROLE.model=NAME, such as llm.explainer.model=Qwen/Qwen3-8B"
-        )
-
-
-def connect(
-    key: str,
-    url: str,
-    *,
-    concurrency: int,
-    timeout_s: float,
-    retries: int,
-    death: Callable[[], str] = str,
-    trust_env: bool = True,
-) -> openai.AsyncOpenAI:
-    """Return a connection to a server; the OpenAI client repeats failed requests by its own rules.
-
-    Args:
-        key: API key.
-        url: address of the API.
-        concurrency: maximum number of concurrent requests.
-        timeout_s: longest wait for one answer, in seconds; the connection itself is waited for at most ten.
-        retries: how often a failed request is repeated.
-        death: returns why the server is dead, or an empty text while it lives; a dead server gets no more requests.
-        trust_env: whether to use the proxies that the environment names.
-    """
-
-    async def refuse_if_dead(_: object) -> None:
-        if why := death():
-            raise ServerDied(why)
-
-    async def stop_without_money(response: Any) -> None:
-        if response.status_code == 429 and NO_MONEY.encode() in await response.aread():
-            response.headers["x-should-retry"] = "false"  # which the OpenAI client obeys
-
-    limits = type(openai.DEFAULT_CONNECTION_LIMITS)(  # of whichever HTTP library the SDK uses
-        max_connections=max(concurrency, 100),
-        max_keepalive_connections=concurrency,
-        # Less than the servers' usual five seconds (uvicorn's): a request is lost if it meets the server closing its
-        # connection.
-        keepalive_expiry=KEEP_ALIVE_S,
-    )
-    return openai.AsyncOpenAI(
-        api_key=key,
-        base_url=url,
-        timeout=openai.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
-        max_retries=retries,
-        http_client=openai.DefaultAsyncHttpxClient(
-            limits=limits,
-            trust_env=trust_env,
-            event_hooks={"request": [refuse_if_dead], "response": [stop_without_money]},
-        ),
-    )
 
 
 def _address(url: str) -> str:

@@ -35,16 +35,14 @@ async def probe(role: str, backend: Backend, client: LLMClient) -> None:
     try:
         await ask(client, PROBE, _Reply, sampling=backend.sampling)
     except Unanswered as failure:
-        if failure.status is Status.FAILED:
-            raise HarnessError(
-                f"the LLM of role {role!r} ({backend}) does not answer: {failure.detail}; "
-                "check its address, the model's name and the key"
-            ) from failure
-        raise HarnessError(
-            f"the LLM of role {role!r} ({backend}) cannot produce the schema ({failure.status}): {failure.detail}; "
-            "use a server with structured outputs (response_format json_schema), a stronger model, or more "
-            "sampling.max_tokens"
-        ) from failure
+        problem, cure = "does not answer", "check its address, the model's name and the key"
+        if failure.status is not Status.FAILED:
+            problem = f"cannot produce the schema ({failure.status})"
+            cure = (
+                "use a server with structured outputs (response_format json_schema), a stronger model, or more "
+                "sampling.max_tokens"
+            )
+        raise HarnessError(f"the LLM of role {role!r} ({backend}) {problem}: {failure.detail}; {cure}") from failure
     logger.info("llm.%s: %s answers, in JSON that fits a schema", role, backend)
 
 

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterat
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
-from harness.errors import HarnessError
 from harness.llm.client import Backend, Completion, LLMClient, Message, PromptLogprobs, PromptToken, Sampling
 from harness.llm.probe import PROBE, PROBE_ANSWER
 
@@ -40,14 +39,11 @@ class ScriptedBackend(Backend):
     """A back end whose answers are scripted.
 
     Args:
-        generate: the answers to ``generate``, in order, or a function of the request (may be async). An answer is
-            a text, a whole completion, or an exception, which is raised.
-        token_logprobs: the same for ``token_logprobs``.
+        generate: see :class:`ScriptedClient`; likewise ``token_logprobs`` and ``answers_probe``.
         model: its name and identity.
         sampling: default sampling of the role.
         concurrency: maximum number of concurrent requests.
         server: value of :attr:`Backend.server`, for tests of starting and stopping.
-        answers_probe: whether the preflight of a run succeeds without using up an answer of the script.
     """
 
     def __init__(
@@ -61,10 +57,10 @@ class ScriptedBackend(Backend):
         server: Hashable = None,
         answers_probe: bool = True,
     ) -> None:
-        self.model, self.concurrency = model, concurrency
+        self.model, self.concurrency, self._server = model, concurrency, server
         self.sampling = sampling if isinstance(sampling, Sampling) else Sampling(**(sampling or {}))
         self.client = ScriptedClient(generate, token_logprobs, sampling=self.sampling, answers_probe=answers_probe)
-        self._server = server
+        self.requests = self.client.requests
         #: "start" and "stop", in the order in which they happened.
         self.history: list[str] = []
 
@@ -78,15 +74,8 @@ class ScriptedBackend(Backend):
         """The value given to the constructor."""
         return self._server
 
-    @property
-    def requests(self) -> list[Request]:
-        """The requests so far."""
-        return self.client.requests
-
     def check(self) -> None:
-        """Check that the model has a name."""
-        if not self.model:
-            raise HarnessError("a scripted LLM needs a name")
+        """Do nothing: a script is always ready."""
 
     @asynccontextmanager
     async def open(self, logs: Path) -> AsyncIterator[LLMClient]:
@@ -99,7 +88,15 @@ class ScriptedBackend(Backend):
 
 
 class ScriptedClient(LLMClient):
-    """The client of :class:`ScriptedBackend`, usable alone; takes the same arguments."""
+    """The client of :class:`ScriptedBackend`, usable alone.
+
+    Args:
+        generate: the answers to ``generate``, in order, or a function of the request (may be async). An answer is
+            a text, a whole completion, or an exception, which is raised.
+        token_logprobs: the same for ``token_logprobs``.
+        sampling: default sampling.
+        answers_probe: whether the preflight of a run succeeds without using up an answer of the script.
+    """
 
     def __init__(
         self,
@@ -128,10 +125,8 @@ class ScriptedClient(LLMClient):
         """Return the next answer of the script."""
         if self._answers_probe and tuple(messages) == PROBE:
             return PromptLogprobs((PromptToken("", {}),))
-        output: PromptLogprobs = await self._play(
-            self._token_logprobs, Request("token_logprobs", tuple(messages), top=top)
-        )
-        return output
+        request = Request("token_logprobs", tuple(messages), top=top)
+        return cast(PromptLogprobs, await self._play(self._token_logprobs, request))
 
     async def _play(self, player: Callable[[Request], Any], request: Request) -> Any:
         self.requests.append(request)
@@ -149,8 +144,9 @@ def _player(script: Script[Output]) -> Callable[[Request], Output | Awaitable[Ou
     outputs: Iterator[Output] = iter(script)
 
     def play(request: Request) -> Output:
-        for output in outputs:
-            return output
-        raise AssertionError(f"the script ran out of answers at {request}")
+        try:
+            return next(outputs)
+        except StopIteration:
+            raise AssertionError(f"the script ran out of answers at {request}") from None
 
     return play

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -20,7 +19,7 @@ from harness.validation import Count, FractionOrZero, validated
 logger = logging.getLogger(__name__)
 
 
-class Serving:
+class Serving(AbstractAsyncContextManager["Serving"]):
     """The LLMs of a run by role, as an async context manager that stops every server at its end.
 
     Roles whose back ends have an equal ``server`` share one; the concurrency, time-out and retries of the role that
@@ -62,9 +61,6 @@ class Serving:
         self._starting = asyncio.Lock()
         self._once: dict[str, asyncio.Lock] = {}
         self._done: set[str] = set()
-
-    async def __aenter__(self) -> Serving:
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -153,27 +149,20 @@ class Serving:
             server = self._servers.pop(name, None) or _Server(managed=backend.server is not None)
             self._servers[name] = server  # moved to the end: the most recently used
             if server.client is None:
-                if server.managed:
-                    await self._make_room()
+                running = [one for one in self._servers.values() if one.managed and one.client is not None]
+                for one in running[: max(0, len(running) - self._max_servers + 1)] if server.managed else ():
+                    await one.stop()
                 await server.start(backend, self._logs)
             client = server.client
             assert client is not None
-            await self._prove(role, backend, client, needs_logprobs)
-            server.enter()
+            await self.once(f"llm.{role}: answers", lambda: probe(role, backend, client))
+            if needs_logprobs:
+                await self.once(f"llm.{role}: log-probabilities", lambda: probe_logprobs(role, backend, client))
+            server.count(1)
         try:
             yield client
         finally:
-            server.leave()
-
-    async def _make_room(self) -> None:
-        running = [server for server in self._servers.values() if server.managed and server.client is not None]
-        for server in running[: len(running) - self._max_servers + 1]:
-            await server.stop()
-
-    async def _prove(self, role: str, backend: Backend, client: LLMClient, needs_logprobs: bool) -> None:
-        await self.once(f"llm.{role}: answers", functools.partial(probe, role, backend, client))
-        if needs_logprobs:
-            await self.once(f"llm.{role}: log-probabilities", functools.partial(probe_logprobs, role, backend, client))
+            server.count(-1)
 
 
 class _RoleClient(WrappedClient):
@@ -213,11 +202,10 @@ class _Server:
             await self._idle.wait()
         await self._stack.aclose()
 
-    def enter(self) -> None:
-        self._users += 1
-        self._idle.clear()
-
-    def leave(self) -> None:
-        self._users -= 1
-        if not self._users:
+    def count(self, change: int) -> None:
+        """Count a request that starts (1) or ends (-1)."""
+        self._users += change
+        if self._users:
+            self._idle.clear()
+        else:
             self._idle.set()

@@ -27,8 +27,8 @@ from rich.console import Console
 
 from harness.errors import HarnessError
 from harness.llm import process_guard
-from harness.llm.client import STRICT, Backend, LLMClient, OptionalPrice, Sampling
-from harness.llm.openai_compatible import ModelName, OpenAIClient, check_model, connect
+from harness.llm.client import STRICT, LLMClient, OptionalPrice, Sampling
+from harness.llm.openai_compatible import Endpoint, ModelName, OpenAIClient
 from harness.validation import Count, CountOrZero, Positive
 
 logger = logging.getLogger(__name__)
@@ -55,48 +55,19 @@ RESERVED = {
 # Options that are not part of the model's identity, because they change answers by floating-point rounding at most: if
 # one of them changes, answers still come from the cache. Every option not listed here is part of the identity: asking
 # twice costs less than a wrong answer.
-WITHOUT_EFFECT = {
-    # Parallelism.
-    "tensor-parallel-size",
-    "pipeline-parallel-size",
-    "data-parallel-size",
-    "data-parallel-size-local",
-    "enable-expert-parallel",
-    "distributed-executor-backend",
-    "disable-custom-all-reduce",
-    "max-parallel-loading-workers",
-    # Memory.
-    "gpu-memory-utilization",
-    "kv-cache-memory-bytes",
-    "num-gpu-blocks-override",
-    "cpu-offload-gb",
-    "swap-space",
-    "block-size",
-    # Batching and caching.
-    "max-num-seqs",
-    "max-num-batched-tokens",
-    "enable-chunked-prefill",
-    "enable-prefix-caching",
-    "scheduling-policy",
-    "async-scheduling",
-    # Compilation.
-    "enforce-eager",
-    "compilation-config",
-    # Limits: a request beyond either fails, and failures are not cached.
-    "max-model-len",
-    "max-logprobs",
-    # Loading of files.
-    "download-dir",
-    "safetensors-load-strategy",
-    "use-tqdm-on-load",
-    # Logging.
-    "disable-log-stats",
-    "disable-log-requests",
-    "enable-log-requests",
-    "max-log-len",
-    "uvicorn-log-level",
-    "disable-uvicorn-access-log",
-}
+_WITHOUT_EFFECT = """
+parallelism: tensor-parallel-size pipeline-parallel-size data-parallel-size data-parallel-size-local
+             enable-expert-parallel distributed-executor-backend disable-custom-all-reduce max-parallel-loading-workers
+memory:      gpu-memory-utilization kv-cache-memory-bytes num-gpu-blocks-override cpu-offload-gb swap-space block-size
+batching:    max-num-seqs max-num-batched-tokens enable-chunked-prefill enable-prefix-caching scheduling-policy
+             async-scheduling
+compilation: enforce-eager compilation-config
+limits (a request beyond either fails, and failures are not cached): max-model-len max-logprobs
+files:       download-dir safetensors-load-strategy use-tqdm-on-load
+logging:     disable-log-stats disable-log-requests enable-log-requests max-log-len uvicorn-log-level
+             disable-uvicorn-access-log
+"""
+WITHOUT_EFFECT = set(re.findall(r"[a-z]+(?:-[a-z]+)+", _WITHOUT_EFFECT))
 
 
 def _dashed(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +75,7 @@ def _dashed(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pydantic.dataclasses.dataclass(config=STRICT, eq=False)
-class ManagedVLLM(Backend):
+class ManagedVLLM(Endpoint):
     """A vLLM server of the run, started at the first request of a role and stopped at the end.
 
     ``conf/llm/vllm.yaml`` explains the options.
@@ -129,13 +100,9 @@ class ManagedVLLM(Backend):
         """Return the model, and that vLLM serves it."""
         return f"{self.model} on vLLM"
 
-    @property
+    @cached_property
     def identity(self) -> Mapping[str, Any]:
         """Model, revision, and the options that change answers; local files count by content, not by path."""
-        return self._identity
-
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
         options = {name: _content(value) for name, value in self.options.items() if name not in WITHOUT_EFFECT}
         return {"model": _content(self.model), "revision": self.revision, "options": options}
 
@@ -150,11 +117,12 @@ class ManagedVLLM(Backend):
         Raises:
             HarnessError: if the model is missing, vLLM is not installed, or an option is one the harness sets.
         """
-        check_model(self)
+        super().check()
         for name, instead in RESERVED.items():
             if name in self.options:
                 raise HarnessError(f"the harness sets vLLM's option {name} itself; use {instead}")
-        if _looks_local(self.model) and not Path(self.model).expanduser().exists():
+        local = self.model.startswith((".", "/", "~")) or self.model.count("/") > 1
+        if local and not Path(self.model).expanduser().exists():
             raise HarnessError(f"the model folder {self.model} does not exist; give a folder, or a name on the hub")
         if not _has_vllm(self._python):
             raise HarnessError(
@@ -176,11 +144,23 @@ class ManagedVLLM(Backend):
         with log.open("ab") as sink:
             start = sink.tell()
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", process_guard.__file__, str(GRACE_S), *self._command(port)],
+                [
+                    *(sys.executable, "-I", "-S", process_guard.__file__, str(GRACE_S)),
+                    # The module, not ``vllm serve``: that fails in builds whose distribution is not named "vllm".
+                    *(self._python, "-m", "vllm.entrypoints.openai.api_server"),
+                    *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", self._name),
+                    *self._arguments(),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**self._environment(), "VLLM_API_KEY": key},
+                env={
+                    "VLLM_NO_USAGE_STATS": "1",  # the run sends no statistics unless the user asks for it
+                    **os.environ,
+                    "PYTHONSAFEPATH": "1",  # a folder called "datasets" in the working folder must not hide the package
+                    **self.env,
+                    "VLLM_API_KEY": key,
+                },
                 start_new_session=True,  # the harness handles Ctrl-C and stops the server itself
             )
 
@@ -190,17 +170,13 @@ class ManagedVLLM(Backend):
             return f"the vLLM server of {self.model} is dead (exit status {process.returncode}): see {log}"
 
         try:
-            async with connect(
-                key,  # also proves that this server answers at the port, and not another program
-                f"http://127.0.0.1:{port}/v1",
-                concurrency=self.concurrency,
-                timeout_s=self.timeout_s,
-                retries=self.retries,
-                death=death,
-                trust_env=False,  # a proxy cannot reach this machine's own address
-            ) as api:
-                await self._ready(process, api, log, start)
-                yield OpenAIClient(api, self._name, sampling=self.sampling, concurrency=self.concurrency, death=death)
+            # The key also proves that this server answers at the port, and not another program. A proxy cannot reach
+            # this machine's own address.
+            url = f"http://127.0.0.1:{port}/v1"
+            client = OpenAIClient(self, self._name, url, key, death=death, trust_env=False)
+            async with client.api:
+                await self._ready(process, client.api, log, start)
+                yield client
         finally:
             await _stop(process)
 
@@ -225,22 +201,6 @@ class ManagedVLLM(Backend):
             elif value is not None:
                 arguments += [f"--{name}", str(value)]
         return arguments
-
-    def _command(self, port: int) -> list[str]:
-        # The module, not ``vllm serve``: that command fails in builds whose distribution is not named "vllm".
-        return [
-            *(self._python, "-m", "vllm.entrypoints.openai.api_server"),
-            *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", self._name),
-            *self._arguments(),
-        ]
-
-    def _environment(self) -> dict[str, str]:
-        return {
-            "VLLM_NO_USAGE_STATS": "1",  # the run sends no statistics unless the user asks for it
-            **os.environ,
-            "PYTHONSAFEPATH": "1",  # a folder called "datasets" where the harness is run must not hide the package
-            **self.env,
-        }
 
     async def _ready(self, process: subprocess.Popen[bytes], api: openai.AsyncOpenAI, log: Path, start: int) -> None:
         began = time.monotonic()
@@ -297,10 +257,6 @@ def _has_vllm(python: str) -> bool:
         return False
 
 
-def _looks_local(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or model.count("/") > 1
-
-
 def _lines(log: Path, start: int) -> list[str]:
     """Return the log's lines from byte ``start`` on, without colours and process names."""
     text = log.read_bytes()[start:].decode("utf-8", "replace")
@@ -331,15 +287,11 @@ def _content(value: Any) -> Any:
         if path.is_file():
             return {"content": _fingerprint([path])}
         if path.is_dir():
-            kept = (item for item in path.iterdir() if item.is_file() and not _is_documentation(item))
-            return {"content": _fingerprint(sorted(kept))}
+            files = sorted(item for item in path.iterdir() if item.is_file())
+            return {"content": _fingerprint([one for one in files if one.name[0] != "." and one.suffix != ".md"])}
     except OSError:  # the text is too long for a path
         pass
     return value
-
-
-def _is_documentation(file: Path) -> bool:
-    return file.name.startswith(".") or file.suffix == ".md"
 
 
 def _fingerprint(files: list[Path]) -> str:

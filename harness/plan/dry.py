@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import operator
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -82,32 +84,16 @@ class DryServing(Serving):
 
 
 class DryCache(ResponseCache):
-    """A temporary cache of scripted answers on top of the run's cache, which is only read.
+    """A cache of scripted answers in a temporary folder, on top of the run's cache, which is only read."""
 
-    Args:
-        folder: a temporary folder.
-        run_cache: the run's cache, None if it does not exist yet.
-        keep: whether a repeated question counts as cached.
-    """
-
-    def __init__(self, folder: Path, run_cache: ResponseCache | None, *, keep: bool) -> None:
+    def __init__(self, folder: Path, run_cache: ResponseCache) -> None:
         super().__init__(folder)
-        self._run_cache, self._keep = run_cache, keep
+        self._run_cache = run_cache
 
-    def get(self, key: str) -> dict[str, Any] | None:
+    def get(self, key: str) -> tuple[dict[str, Any] | None, int]:
         """Return the answer from either cache."""
-        found = None if self._run_cache is None else self._run_cache.get(key)
-        return super().get(key) if found is None and self._keep else found
-
-    def get_unusable(self, key: str) -> tuple[dict[str, Any] | None, int]:
-        """Return the last unusable answer of the run's cache; scripted answers are always usable."""
-        return (None, 0) if self._run_cache is None else self._run_cache.get_unusable(key)
-
-    def close(self) -> None:
-        """Close both caches."""
-        super().close()
-        if self._run_cache is not None:
-            self._run_cache.close()
+        answer, draws = super().get(key)
+        return self._run_cache.get(key) if answer is None else (answer, draws)
 
 
 def filled(schema: Mapping[str, Any], seed: str, root: Mapping[str, Any] | None = None) -> Any:
@@ -120,35 +106,28 @@ def filled(schema: Mapping[str, Any], seed: str, root: Mapping[str, Any] | None 
     """
     root = schema if root is None else root
     if "$ref" in schema:
-        target: Any = root
-        for part in str(schema["$ref"]).lstrip("#/").split("/"):
-            target = target[part]
+        target = functools.reduce(operator.getitem, schema["$ref"].lstrip("#/").split("/"), root)
         return filled(target, seed, root)
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
         # Not always the first value: some methods refuse ratings that are all equal.
         return schema["enum"][int(seed, 16) % len(schema["enum"])]
-    for choice in ("anyOf", "oneOf", "allOf"):
-        if choice in schema:
-            return filled(schema[choice][0], seed, root)
+    for choice in schema.keys() & {"anyOf", "oneOf", "allOf"}:
+        return filled(schema[choice][0], seed, root)
     match schema.get("type"):
         case "object":
             parts = schema.get("properties", {})
             return {name: filled(part, f"{seed}{index}", root) for index, (name, part) in enumerate(parts.items())}
         case "array":
-            count = max(int(schema.get("minItems", 0)), min(1, int(schema.get("maxItems", 1))))
+            count = max(schema.get("minItems", 0), min(1, schema.get("maxItems", 1)))
             items = schema.get("prefixItems", [schema.get("items", {})] * count)
             return [filled(part, f"{seed}{index}", root) for index, part in enumerate(items)]
-        case "integer" | "number" as kind:
-            value = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
-            return math.ceil(value) if kind == "integer" else value
-        case "boolean":
-            return True
-        case "null":
-            return None
-        case _:
-            return _words(seed, schema.get("maxLength"))
+        case "integer" | "number":
+            return math.ceil(schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1))
+        case "boolean" | "null" as kind:
+            return True if kind == "boolean" else None
+    return _words(seed, schema.get("maxLength"))
 
 
 def _words(seed: str, max_length: int | None) -> str:

@@ -7,22 +7,27 @@ import logging
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from omegaconf import DictConfig
+from typing import Any
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.plan.resources import disk_of, stages_of
-from harness.plan.schema import Amount, MethodPlan, Power, RolePlan, RunPlan, SubjectPlan
+from harness.plan.schema import (
+    DEFAULT_RATE,
+    Amount,
+    Assumptions,
+    MethodPlan,
+    Power,
+    RolePlan,
+    RunPlan,
+    SubjectPlan,
+    total_cost,
+)
 from harness.plan.stand_in import make_stand_in
-from harness.plan.trial import Findings, channel_numbers, run_trial
+from harness.plan.trial import Trial, Work, channel_numbers, run_trial, work_of
 from harness.plan.warnings import stops_of, warnings_of
-from harness.plan.work import Work, work_of
-from harness.records import RoleUsage
 from harness.run.identity import check_same_run
 from harness.run.setup import Setup
 from harness.stats.power import Plan, neurons_needed, smallest_difference
@@ -32,50 +37,12 @@ from harness.subject.declared import DENSE, DeclaredSubject, Shape
 TOO_LARGE = 2 << 30
 
 
-class Rate(NamedTuple):
-    """Tokens per second of one server, all requests together."""
-
-    prompt: float
-    completion: float
-
-
-#: Order of magnitude for a model of 30 billion parameters on one large GPU.
-DEFAULT_RATE = Rate(6000, 1200)
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """Assumptions of a plan, and its limits.
-
-    Attributes:
-        neurons: neurons of the trial.
-        rates: speed of each role's server; that of the name "" holds for all other roles.
-        teraflops: effective speed of the machine that will run a subject that this machine cannot run.
-        difference: win-rate difference that the run should detect.
-        max_calls: most LLM calls, None for no limit; likewise ``max_cost`` and ``max_hours``.
-    """
-
-    neurons: int = 4
-    rates: Mapping[str, Rate] = field(default_factory=dict)
-    teraflops: float = 50.0
-    difference: float = 0.2
-    max_calls: int | None = None
-    max_cost: float | None = None
-    max_hours: float | None = None
-
-
-def plan_of(composed: DictConfig, assumptions: Assumptions | None = None) -> RunPlan:
+def plan_of(setup: Setup, assumptions: Assumptions) -> RunPlan:
     """Plan a run. No LLM is called, no server is started, and nothing is written to the run's folder.
 
     Raises:
         HarnessError: if the run itself would refuse its config.
     """
-    return plan_of_setup(Setup.of(composed), assumptions)
-
-
-def plan_of_setup(setup: Setup, assumptions: Assumptions | None = None) -> RunPlan:
-    """Plan a run whose objects exist already, see :func:`plan_of`."""
-    assumptions = assumptions or Assumptions()
     for role in assumptions.rates.keys() - {"", *setup.backends}:
         known = f"its roles are {', '.join(sorted(setup.backends))}" if setup.backends else "it has none"
         raise HarnessError(f"this run has no LLM role {role!r}, {known} (--tokens-per-second)")
@@ -102,19 +69,13 @@ def _plan(setup: Setup, assumptions: Assumptions, scratch: Path) -> RunPlan:
     found = run_trial(setup, folder, work, scratch / "run", count=assumptions.neurons, stand_in=stand_in)
     methods = [_method(name, setup, work, found) for name in {**setup.describers, **setup.judges}]
     roles = [_role(role, setup, methods, found, assumptions) for role in setup.backends]
-    subject = setup.subject
+    stages = stages_of(setup, work, found, folder, methods, roles, assumptions.teraflops)
+    subject, here = setup.subject, not isinstance(setup.subject, DeclaredSubject)
     plan = RunPlan(
         name=str(setup.config["name"]),
         folder=str(setup.folder),
         state=state,
-        subject=SubjectPlan(
-            name=subject.name,
-            here=not isinstance(subject, DeclaredSubject),
-            layers=subject.num_layers,
-            d_model=subject.d_model,
-            d_mlp=subject.d_mlp,
-            vocabulary=subject.vocab_size,
-        ),
+        subject=SubjectPlan(subject.name, here, subject.num_layers, subject.d_model, subject.d_mlp, subject.vocab_size),
         layers=sorted({neuron.layer for neuron in setup.neurons}),
         neurons=len(setup.neurons),
         described=len(setup.described) if setup.compares else 0,
@@ -125,12 +86,15 @@ def _plan(setup: Setup, assumptions: Assumptions, scratch: Path) -> RunPlan:
         evidence=found.evidence,
         methods=methods,
         roles=roles,
-        stages=stages_of(setup, work, found, folder, methods, roles, assumptions.teraflops),
+        stages=stages,
         disk=disk_of(setup, work, found, methods, folder),
         power=_power(setup, assumptions.difference),
+        calls=sum(role.amount.paid_calls for role in roles),
+        cost=total_cost(roles),
+        seconds=round(sum(stage.seconds or 0 for stage in stages), 1),
         trial_seconds=round(time.monotonic() - start, 1),
     )
-    stops += stops_of(plan, assumptions.max_calls, assumptions.max_cost, assumptions.max_hours)
+    stops += stops_of(plan, assumptions)
     warnings += warnings_of(setup, plan, found)
     return dataclasses.replace(plan, stops=stops, warnings=warnings)
 
@@ -172,14 +136,14 @@ def _folder(setup: Setup, scratch: Path, stops: list[str]) -> tuple[RunFolder, s
     return folder, "unfinished"
 
 
-def _method(name: str, setup: Setup, work: Work, found: Findings) -> MethodPlan:
+def _method(name: str, setup: Setup, work: Work, found: Trial) -> MethodPlan:
     items, again, records = work.items.get(name, []), work.retests.get(name, []), found.records.get(name, [])
     kind = "describer" if name in setup.describers else "comparator" if name in setup.comparators else "scorer"
     roles, constant = _scaled(setup, items, records)
     # Retests have another seed, so that the cache does not answer them.
     retests, _ = _scaled(setup, again, records, cached=False)
     # The number of a scorer's questions depends on the windows that the corpus has.
-    exact = (constant or len(records) == len(items)) and (kind != "scorer" or found.of_run)
+    exact = (constant or len(records) == len(items)) and (kind != "scorer" or found.evidence in ("run", "store"))
     return MethodPlan(
         name=name,
         kind=kind,
@@ -204,26 +168,24 @@ def _scaled(
         groups[channel_numbers(setup, record.neuron.layer)].append(record)
     totals: dict[str, Counter[str]] = defaultdict(Counter)
     constant = True
-    layers = Counter(item[0].layer for item in items)
-    for layer, count in layers.items():
+    for layer, count in Counter(item[0].layer for item in items).items():
         number = channel_numbers(setup, layer)
-        sample = groups.get(number) or list(records)
+        sample = groups.get(number) or records
         if not sample:
             return {}, False
         calls = [{role: usage.calls for role, usage in record.usage.roles.items()} for record in sample]
         constant &= number in groups and all(one == calls[0] for one in calls)
-        for role in set().union(*calls):
-            for one in dataclasses.fields(Amount):
-                total = sum(getattr(record.usage.roles.get(role, RoleUsage()), one.name) for record in sample)
-                if cached or not one.name.startswith("cached"):
-                    totals[role][one.name] += count * total / len(sample)
-    rounded = {role: {name: round(value) for name, value in sums.items()} for role, sums in totals.items()}
-    return {role: Amount(**sums) for role, sums in rounded.items()}, constant
+        for role, usage in (pair for record in sample for pair in record.usage.roles.items()):
+            for name in ("calls", "prompt_tokens", "completion_tokens"):
+                every = getattr(usage, name)
+                paid = every - getattr(usage, f"cached_{name}") if cached else every
+                totals[role].update({name: every * count / len(sample), f"paid_{name}": paid * count / len(sample)})
+    return {
+        role: Amount(**{name: round(value) for name, value in sums.items()}) for role, sums in totals.items()
+    }, constant
 
 
-def _role(
-    role: str, setup: Setup, methods: Sequence[MethodPlan], found: Findings, assumptions: Assumptions
-) -> RolePlan:
+def _role(role: str, setup: Setup, methods: Sequence[MethodPlan], found: Trial, assumptions: Assumptions) -> RolePlan:
     backend, price = setup.backends[role], setup.backends[role].price
     callers = [method for method in methods if role in method.roles]
     amount = sum((method.roles[role] for method in callers), Amount())
@@ -235,29 +197,19 @@ def _role(
         managed=backend.server is not None,
         amount=amount,
         exact=all(method.exact for method in callers),
-        longest_tokens=found.longest.get(role, 0),
+        longest_tokens=getattr(found.tried.backends[role], "longest", 0),
         cost=None if price is None else round(price.cost(prompt, completion), 4),
-        prompt_tokens_per_second=rate.prompt,
-        completion_tokens_per_second=rate.completion,
+        rate=rate,
         seconds=round(prompt / rate.prompt + completion / rate.completion, 1),
     )
 
 
-def _power(setup: Setup, difference: float) -> Power | None:
-    if not setup.comparators:
-        return None
-    neurons, tests = len(setup.neurons), len(setup.comparisons.pairs(setup.describers))
-    one = Plan(level=1 - setup.statistics.confidence)
-    every = dataclasses.replace(one, tests=max(tests, 1))
-    smallest = [smallest_difference(neurons, plan) for plan in (one, every)]
-    return Power(
-        neurons=neurons,
-        level=round(one.level, 6),
-        power=one.power,
-        tests=tests,
-        smallest_of_one_pair=smallest[0] and round(smallest[0], 4),
-        smallest_of_every_pair=smallest[1] and round(smallest[1], 4),
-        wanted=difference,
-        needed_for_one_pair=neurons_needed(difference, one),
-        needed_for_every_pair=neurons_needed(difference, every),
-    )
+def _power(setup: Setup, difference: float) -> list[Power]:
+    count = max(1, len(setup.comparisons.pairs(setup.describers)))
+    powers = []
+    for name, tests in (("one pair, chosen beforehand", 1), ("every pair, corrected", count)):
+        plan = Plan(level=1 - setup.statistics.confidence, tests=tests)
+        smallest = smallest_difference(len(setup.neurons), plan)
+        needed = neurons_needed(difference, plan)
+        powers.append(Power(name, tests, None if smallest is None else round(smallest, 4), difference, needed))
+    return powers if setup.comparators else []

@@ -8,104 +8,87 @@ from pathlib import Path
 
 from harness.folder import RunFolder
 from harness.plan.schema import Basis, DiskPlan, MethodPlan, RolePlan, StagePlan
-from harness.plan.trial import Findings, intervened
-from harness.plan.work import Work
+from harness.plan.trial import Trial, Work, intervened
 from harness.run.decompose import bytes_kept
 from harness.run.setup import Setup
 
 #: Optimiser steps until a channel converges: AdamW takes 5,600 to 6,200 on MiniLM. A step costs the same in both.
 GEODESIC_STEPS, ADAMW_STEPS = 20, 6000
-DIAGNOSED = "channels of restarts and random vectors"
 #: Tokens per document if the corpus is not on this machine.
 TOKENS_PER_DOCUMENT = 1000
-#: Typical size of one record in bytes, and of one answer in the LLM cache.
-RECORD_BYTES, ANSWER_BYTES = 1000, 500
-#: Bytes in the cache per prompt token whose log-probabilities are requested: about 20 alternatives each.
-LOGPROB_BYTES = 100
+RECORD_BYTES = 1000  # typical size of one record
 
 
 def stages_of(
     setup: Setup,
     work: Work,
-    found: Findings,
+    found: Trial,
     folder: RunFolder,
     methods: Sequence[MethodPlan],
     roles: Sequence[RolePlan],
     teraflops: float,
 ) -> list[StagePlan]:
     """Return the stages in order; ``teraflops`` is the assumed speed for what the trial did not measure."""
-    flops = teraflops * 1e12
     stages = [
-        _activations(setup, found, folder, flops),
-        _decomposition("decompose", work.channels(setup), "channels", setup, found, flops),
-        _decomposition("diagnostics", _diagnosed(setup, work), DIAGNOSED, setup, found, flops),
+        _activations(setup, found, folder, teraflops),
+        _decomposition("decompose", work.channels(setup), "channels", setup, found, teraflops),
+        _decomposition(
+            "diagnostics", _diagnosed(setup, work), "channels of restarts and random vectors", setup, found, teraflops
+        ),
     ]
     if setup.effect_splits or setup.needs_steered:
         neurons = len(intervened(setup, work))
-        each = found.interventions
-        if not neurons:
-            stages.append(_nothing("interventions"))
-        elif each is None:
-            stages.append(StagePlan("interventions", None, Basis.UNKNOWN, "the subject could not run on this machine"))
-        else:
-            stages.append(StagePlan("interventions", round(each * neurons, 1), Basis.MEASURED, f"{neurons:,} neurons"))
+        note = f"{neurons:,} neurons" if found.interventions else "the subject could not run on this machine"
+        stages.append(_stage("interventions", neurons, found.interventions, Basis.MEASURED, note))
     if setup.compares:
         described = [method for method in methods if method.kind == "describer"]
         judged = [method for method in methods if method.kind != "describer"]
-        stages.append(_answers("describe", described, roles, 0.0, found.describing))
-        stages.append(_answers("judge", judged, roles, found.loading, found.judging))
+        stages += [_answers("describe", described, roles, found.describing)]
+        stages += [_answers("judge", judged, roles, found.judging)]
     return stages
 
 
-def _nothing(name: str, note: str = "") -> StagePlan:
-    return StagePlan(name, 0.0, Basis.NOTHING, note)
-
-
-def _activations(setup: Setup, found: Findings, folder: RunFolder, flops: float) -> StagePlan:
-    name = "activations"
-    if setup.corpus is None or not setup.compares or folder.exemplars.exists():
-        return _nothing(name)
-    if found.evidence == "store":
-        return _nothing(name, "they are in the evidence store")
-    wanted = setup.evidence.max_documents
-    in_corpus = found.documents if found.complete else None
-    count = wanted if in_corpus is None else min(in_corpus, wanted or in_corpus)
-    if count is None:
-        return StagePlan(name, None, Basis.UNKNOWN, "the corpus is read to its end: set evidence.max_documents")
-    if found.tokens_per_second is None or found.tokens_per_document is None:
-        tokens = found.characters / found.documents / 4 if found.documents else TOKENS_PER_DOCUMENT
-        seconds = count * tokens * 2 * _parameters(setup) / flops
-        note = f"{count:,} documents of {tokens:,.0f} tokens at {flops / 1e12:g} TFLOP/s, without the download"
-        return StagePlan(name, round(seconds, 1), Basis.ASSUMED, note)
-    reading = found.reading / max(found.documents, 1) * (in_corpus or count)
-    seconds = reading + count * found.tokens_per_document / found.tokens_per_second
-    note = f"{count:,} documents at {found.tokens_per_second:,.0f} tokens/s"
-    return StagePlan(name, round(seconds, 1), Basis.MEASURED, note)
-
-
-def _parameters(setup: Setup) -> int:
-    """Return the approximate number of parameters in the subject's layers; attention has 4 d_model^2."""
-    subject = setup.subject
-    layer = len(subject.kinds) * subject.d_model * subject.d_mlp + 4 * subject.d_model**2
-    return subject.num_layers * layer * (subject.num_experts or 1)
-
-
-def _decomposition(name: str, count: int, what: str, setup: Setup, found: Findings, flops: float) -> StagePlan:
+def _stage(name: str, count: float, seconds: float | None, basis: Basis, note: str) -> StagePlan:
+    """Return a stage of a number of items that take the given seconds each, None if they are not known."""
     if not count:
-        return _nothing(name)
-    settings, subject = setup.config["decomposition"], setup.subject
-    adamw = settings["solver"] == "adamw"
-    geodesic = GEODESIC_STEPS * (1 + settings["geodesic"].get("lookahead", 0))
-    note, basis = f"{count:,} {what}", Basis.ASSUMED
-    if found.channel is None:  # a step multiplies the vector and the projection twice, two operations per element
-        seconds = count * geodesic * 4 * subject.d_model * subject.vocab_size / flops
-        note += f"; at {flops / 1e12:g} TFLOP/s"
+        return StagePlan(name, 0.0, Basis.NOTHING)
+    if seconds is None:
+        return StagePlan(name, None, Basis.UNKNOWN, note)
+    return StagePlan(name, round(count * seconds, 1), basis, note)
+
+
+def _activations(setup: Setup, found: Trial, folder: RunFolder, teraflops: float) -> StagePlan:
+    wanted, in_corpus = setup.evidence.max_documents, found.documents if found.complete else None
+    if setup.corpus is None or not setup.compares or folder.exemplars.exists() or found.evidence == "store":
+        count: int | None = 0
     else:
-        seconds, basis = count * found.channel, Basis.ASSUMED if adamw else Basis.MEASURED
-    if adamw:
-        seconds *= ADAMW_STEPS / geodesic
+        count = wanted if in_corpus is None else min(in_corpus, wanted or in_corpus)
+    if count is None:
+        note = "the corpus is read to its end: set evidence.max_documents"
+        return StagePlan("activations", None, Basis.UNKNOWN, note)
+    note, tokens, speed = f"{count:,} documents", found.tokens_per_document, found.tokens_per_second
+    if tokens is not None and speed is not None:
+        return _stage("activations", count, tokens / speed, Basis.MEASURED, f"{note} at {speed:,.0f} tokens/s")
+    tokens = found.characters / found.documents / 4 if found.documents else TOKENS_PER_DOCUMENT
+    subject = setup.subject
+    # Attention has 4 d_model^2 parameters in each layer.
+    parameters = len(subject.kinds) * subject.d_model * subject.d_mlp + 4 * subject.d_model**2
+    parameters *= subject.num_layers * (subject.num_experts or 1)
+    note += f" of {tokens:,.0f} tokens at {teraflops:g} TFLOP/s, without the download"
+    return _stage("activations", count, tokens * 2 * parameters / teraflops / 1e12, Basis.ASSUMED, note)
+
+
+def _decomposition(name: str, count: int, what: str, setup: Setup, found: Trial, teraflops: float) -> StagePlan:
+    settings, subject, note = setup.config["decomposition"], setup.subject, f"{count:,} {what}"
+    steps = GEODESIC_STEPS * (1 + settings["geodesic"].get("lookahead", 0))
+    seconds, basis = found.channel, Basis.MEASURED
+    if seconds is None:  # a step multiplies the vector and the projection twice, two operations per element
+        seconds, basis = steps * 4 * subject.d_model * subject.vocab_size / teraflops / 1e12, Basis.ASSUMED
+        note += f"; at {teraflops:g} TFLOP/s"
+    if settings["solver"] == "adamw":
+        seconds, basis = seconds * ADAMW_STEPS / steps, Basis.ASSUMED
         note += f"; about {ADAMW_STEPS:,} steps each"
-    return StagePlan(name, round(seconds, 1), basis, note)
+    return _stage(name, count, seconds, basis, note)
 
 
 def _diagnosed(setup: Setup, work: Work) -> int:
@@ -119,26 +102,18 @@ def _diagnosed(setup: Setup, work: Work) -> int:
     return count
 
 
-def _answers(
-    name: str, methods: Sequence[MethodPlan], roles: Sequence[RolePlan], loading: float, each: float
-) -> StagePlan:
+def _answers(name: str, methods: Sequence[MethodPlan], roles: Sequence[RolePlan], each: float) -> StagePlan:
     items = sum(method.items + method.retests for method in methods)
-    if not items:
-        return _nothing(name)
-    by_role = {role.role: role for role in roles}
-    llm = sum(
-        amount.paid_prompt_tokens / by_role[role].prompt_tokens_per_second
-        + amount.paid_completion_tokens / by_role[role].completion_tokens_per_second
-        for method in methods
-        for role, amount in method.roles.items()
-    )
+    llm = 0.0
+    for role in roles:
+        for amount in (method.roles[role.role] for method in methods if role.role in method.roles):
+            llm += amount.paid_prompt_tokens / role.rate.prompt
+            llm += amount.paid_completion_tokens / role.rate.completion
     note = "LLMs at the assumed tokens per second, without the start of servers" if llm else ""
-    return StagePlan(name, round(loading + each * items + llm, 1), Basis.ASSUMED if llm else Basis.MEASURED, note)
+    return _stage(name, items, each + llm / max(items, 1), Basis.ASSUMED if llm else Basis.MEASURED, note)
 
 
-def disk_of(
-    setup: Setup, work: Work, found: Findings, methods: Sequence[MethodPlan], folder: RunFolder
-) -> list[DiskPlan]:
+def disk_of(setup: Setup, work: Work, found: Trial, methods: Sequence[MethodPlan], folder: RunFolder) -> list[DiskPlan]:
     """Return the folders that the run writes to, with the bytes it adds."""
     pending = bool(setup.compares and not folder.exemplars.exists())
     each = found.exemplar_bytes if pending else 0.0
@@ -147,19 +122,9 @@ def disk_of(
     sizes = [("run folder", setup.folder, None if exemplars is None else own + exemplars)]
     if setup.evidence.store is not None and pending and found.evidence != "store":
         sizes.append(("evidence store", Path(setup.evidence.store), exemplars))
-    if setup.backends:
-        amounts = [amount for method in methods for amount in method.roles.values()]
-        answers = sum(
-            ANSWER_BYTES * one.paid_calls + (0 if one.completion_tokens else LOGPROB_BYTES * one.paid_prompt_tokens)
-            for one in amounts
-        )
-        sizes.append(("LLM cache", Path(setup.config["serving"]["cache"]), answers))
-    return [
-        DiskPlan(what, str(path), None if size is None else round(size), shutil.disk_usage(_existing(path)).free)
-        for what, path, size in sizes
-    ]
-
-
-def _existing(path: Path) -> Path:
-    path = path.expanduser().absolute()
-    return next(parent for parent in (path, *path.parents) if parent.exists())
+    plans = []
+    for what, path, size in sizes:
+        path = path.expanduser().absolute()
+        there = next(parent for parent in (path, *path.parents) if parent.exists())
+        plans.append(DiskPlan(what, str(path), None if size is None else round(size), shutil.disk_usage(there).free))
+    return plans

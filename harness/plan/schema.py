@@ -3,8 +3,40 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Annotated, NamedTuple
+
+import pydantic.dataclasses
+
+from harness.validation import Count, Positive
+
+
+class Rate(NamedTuple):
+    """Tokens per second of one server, all requests together."""
+
+    prompt: Positive
+    completion: Positive
+
+
+#: Order of magnitude for a model of 30 billion parameters on one large GPU.
+DEFAULT_RATE = Rate(6000, 1200)
+
+
+@pydantic.dataclasses.dataclass(frozen=True)
+class Assumptions:
+    """Assumptions of a plan, and its limits; ``python -m harness.plan --help`` explains them.
+
+    ``rates`` is by role; the rate of the name "" holds for all other roles.
+    """
+
+    neurons: Count = 4
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    teraflops: Positive = 50.0
+    difference: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2
+    max_calls: Count | None = None
+    max_cost: Positive | None = None
+    max_hours: Positive | None = None
 
 
 class Basis(enum.StrEnum):
@@ -30,33 +62,18 @@ class SubjectPlan:
 
 @dataclass(frozen=True)
 class Amount:
-    """Number of LLM calls and their tokens, and how many of them the cache answers."""
+    """Number of LLM calls and their tokens: in total, and ``paid`` for those that the cache does not answer."""
 
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cached_calls: int = 0
-    cached_prompt_tokens: int = 0
-    cached_completion_tokens: int = 0
-
-    @property
-    def paid_calls(self) -> int:
-        """Calls that reach an LLM."""
-        return self.calls - self.cached_calls
-
-    @property
-    def paid_prompt_tokens(self) -> int:
-        """Prompt tokens of the calls that reach an LLM."""
-        return self.prompt_tokens - self.cached_prompt_tokens
-
-    @property
-    def paid_completion_tokens(self) -> int:
-        """Completion tokens of the calls that reach an LLM."""
-        return self.completion_tokens - self.cached_completion_tokens
+    paid_calls: int = 0
+    paid_prompt_tokens: int = 0
+    paid_completion_tokens: int = 0
 
     def __add__(self, other: Amount) -> Amount:
         """Return the sum."""
-        return Amount(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(Amount)})
+        return Amount(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(Amount)))
 
 
 @dataclass(frozen=True)
@@ -88,8 +105,8 @@ class RolePlan:
     """LLM calls of one role.
 
     ``managed``: whether the run starts its server. ``longest_tokens``: tokens of the longest conversation, including
-    its longest allowed answer. ``cost`` and ``seconds`` are those of the calls that reach an LLM: the cost by
-    ``llm.ROLE.price`` (None without one), the time at the assumed speed of its server, all requests together.
+    its longest allowed answer. ``cost`` (None without ``llm.ROLE.price``) and ``seconds`` (at the assumed speed of its
+    server) are those of the calls that reach an LLM.
     """
 
     role: str
@@ -99,8 +116,7 @@ class RolePlan:
     exact: bool
     longest_tokens: int
     cost: float | None
-    prompt_tokens_per_second: float
-    completion_tokens_per_second: float
+    rate: Rate
     seconds: float
 
 
@@ -126,21 +142,17 @@ class DiskPlan:
 
 @dataclass(frozen=True)
 class Power:
-    """Win-rate differences (wins less losses) that the run can detect, None if it can detect none.
+    """Win-rate difference (wins less losses) that the run can detect, and neurons needed for ``--difference``.
 
-    Two-sided tests without ties (which would make smaller differences detectable); several judges or signs of one
-    neuron count once. ``tests`` pairs of describers share the level.
+    Two-sided tests without ties (which would make smaller differences detectable), of which ``tests`` share the level;
+    several judges or signs of one neuron count once.
     """
 
-    neurons: int
-    level: float
-    power: float
+    comparison: str
     tests: int
-    smallest_of_one_pair: float | None
-    smallest_of_every_pair: float | None
+    smallest_difference: float | None
     wanted: float
-    needed_for_one_pair: int
-    needed_for_every_pair: int
+    neurons_needed: int
 
 
 @dataclass(frozen=True)
@@ -149,8 +161,9 @@ class RunPlan:
 
     ``state`` is new, unfinished, finished or another run's. ``described`` and ``tried`` (neurons of the trial) count
     each sign of a neuron. ``vectors`` are still to decompose, ``channels`` still to find. ``evidence`` of the trial:
-    that of the run, that of the store, from a few documents (trial), or from a tiny random model (stand-in). ``stops``:
-    why the run would be refused, and limits that it exceeds.
+    that of the run, that of the store, from a few documents (trial), or from a tiny random model (stand-in). ``calls``
+    reach an LLM. ``cost`` is None if that of a role is unknown; ``seconds`` covers the stages with a known duration.
+    ``stops``: why the run would be refused, and limits that it exceeds.
     """
 
     name: str
@@ -169,25 +182,13 @@ class RunPlan:
     roles: list[RolePlan]
     stages: list[StagePlan]
     disk: list[DiskPlan]
-    power: Power | None
+    power: list[Power]
+    calls: int
+    cost: float | None
+    seconds: float
     trial_seconds: float
     stops: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> float:
-        """Total duration of the stages with a known duration."""
-        return sum(stage.seconds or 0 for stage in self.stages)
-
-    @property
-    def calls(self) -> int:
-        """Calls that reach an LLM."""
-        return sum(role.amount.paid_calls for role in self.roles)
-
-    @property
-    def cost(self) -> float | None:
-        """Cost of all calls, None if that of a role is unknown."""
-        return total_cost(self.roles)
 
 
 def unpriced(roles: Sequence[RolePlan]) -> list[str]:
@@ -197,4 +198,4 @@ def unpriced(roles: Sequence[RolePlan]) -> list[str]:
 
 def total_cost(roles: Sequence[RolePlan]) -> float | None:
     """Return the cost of all calls, None if that of a role is unknown."""
-    return None if unpriced(roles) else sum(role.cost or 0.0 for role in roles if role.amount.paid_calls)
+    return None if unpriced(roles) else sum(role.cost or 0.0 for role in roles)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -10,15 +12,11 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from harness.plan.schema import Basis, MethodPlan, RolePlan, RunPlan
+from harness.plan.schema import Basis, RunPlan
 from harness.results.formatting import visible
 
-_EVIDENCE = {
-    "run": "the run's own evidence",
-    "store": "the evidence in the store",
-    "trial": "a few documents run through the subject",
-    "stand-in": "a tiny random model and Python's reference as text",
-}
+#: Columns that are text.
+_TEXT = {"method", "kind", "role", "model", "name", "basis", "note", "what", "path", "comparison"}
 
 
 def show(plan: RunPlan, console: Console) -> None:
@@ -34,118 +32,92 @@ def show(plan: RunPlan, console: Console) -> None:
     ]
     if plan.tried:
         lines.append(
-            f"trial: {plan.tried} neurons with {_EVIDENCE[plan.evidence]}, {duration(plan.trial_seconds)}; no LLM was "
+            f"trial: {plan.tried} neurons, evidence: {plan.evidence}, {_duration(plan.trial_seconds)}; no LLM was "
             "called. ~ marks estimates from the mean of the trial; other counts are exact"
         )
     for line in lines:
         console.print(Text(visible(line)))
-    _print(console, "LLM calls by method", map(_method, plan.methods), 2)
-    speeds = "; ".join(
-        f"{role.role} {role.prompt_tokens_per_second:,.0f} in, {role.completion_tokens_per_second:,.0f} out"
-        for role in plan.roles
-    )
-    caption = (
-        f"ASSUMED tokens per second, not measured (--tokens-per-second): {speeds}. Tokens: one per 4 characters; "
-        "answers have a typical length."
-    )
-    _print(console, "LLM calls that the cache does not answer", map(_role, plan.roles), 2, caption)
-    unknown = ", ".join(stage.name for stage in plan.stages if stage.seconds is None)
-    sure = all(stage.basis in (Basis.MEASURED, Basis.NOTHING) for stage in plan.stages)
-    note = "without statistics" + (f" and unknown times ({unknown})" if unknown else "")
-    stages = [(stage.name, stage.basis.value, stage.note, duration(stage.seconds)) for stage in plan.stages]
-    stages.append(("all", "estimate" if sure else "partly assumed", note, duration(plan.seconds)))
-    _print(console, "Time", [dict(zip(("stage", "basis", "note", "time"), row, strict=True)) for row in stages], 3)
-    disk = [
-        {"content": one.what, "folder": one.path, "needed": _size(one.bytes), "free": decimal(one.free)}
-        for one in plan.disk
+    methods = [
+        {
+            "method": one.name + (" (control)" if one.control else ""),
+            "kind": one.kind,
+            "items": f"{one.items:,}" + (f" + {one.retests:,} again" if one.retests else ""),
+            "done": one.done,
+            "LLM calls": _calls(one.total.calls, one.exact),
+            "cached": _calls(one.total.calls - one.total.paid_calls, False),
+            "tokens in": one.total.prompt_tokens,
+            "tokens out": one.total.completion_tokens,
+        }
+        for one in plan.methods
     ]
-    _print(console, "Disk", disk, 2)
-    if plan.power is not None:
-        power, needed = plan.power, f"neurons to detect {plan.power.wanted:g}"
-        rows = [
-            {"comparison": name, "smallest difference": _rates(smallest), needed: f"{neurons:,}"}
-            for name, smallest, neurons in (
-                ("one pair, chosen beforehand", power.smallest_of_one_pair, power.needed_for_one_pair),
-                (f"every pair ({power.tests}), corrected", power.smallest_of_every_pair, power.needed_for_every_pair),
-            )
-        ]
-        caption = f"{power.neurons:,} neurons, level {power.level:g}, power {power.power:g}, no ties assumed"
-        _print(console, "Detectable win-rate difference", rows, 1, caption)
-    for stop in plan.stops:
-        console.print(Text(visible(f"stop: {stop}"), style="bold red"))
-    for warning in plan.warnings:
-        console.print(Text(visible(f"warning: {warning}"), style="yellow"))
-
-
-def _print(console: Console, title: str, records: Iterable[Mapping[str, str]], left: int, caption: str = "") -> None:
-    """Print a table, if there are rows; its first ``left`` columns are text and its other columns are numbers."""
-    rows = list(records)
-    if not rows:
-        return
-    style = box.ROUNDED if console.is_terminal else box.MARKDOWN
-    table = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left", box=style)
-    for index, column in enumerate(rows[0]):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(visible(cell)) for cell in row.values()))
-    console.print()
-    console.print(table)
-
-
-def _method(method: MethodPlan) -> dict[str, str]:
-    total = method.total
-    return {
-        "method": method.name + (" (control)" if method.control else ""),
-        "kind": method.kind,
-        "items": f"{method.items:,}" + (f" + {method.retests:,} again" if method.retests else ""),
-        "done": f"{method.done:,}",
-        "LLM calls": _count(total.calls, method.exact),
-        "cached": _count(total.cached_calls, False),
-        "tokens in": _tokens(total.prompt_tokens),
-        "tokens out": _tokens(total.completion_tokens),
-    }
-
-
-def _role(role: RolePlan) -> dict[str, str]:
-    return {
-        "role": role.role,
-        "model": role.model,
-        "calls": _count(role.amount.paid_calls, role.exact),
-        "tokens in": _tokens(role.amount.paid_prompt_tokens),
-        "tokens out": _tokens(role.amount.paid_completion_tokens),
-        "price": f"~{role.cost:,.2f}" if role.cost is not None else "own server" if role.managed else "?",
-        "time": f"~{duration(role.seconds)}",
-    }
-
-
-def duration(seconds: float | None) -> str:
-    """Return a duration in the unit that suits it: 0.4 s, 12 s, 3 min, 2.5 h, 4 days."""
-    if seconds is None:
-        return "?"
-    for limit, unit, scale, digits in (
-        (10, "s", 1, 1),
-        (120, "s", 1, 0),
-        (7200, "min", 60, 0),
-        (259_200, "h", 3600, 1),
+    roles = [
+        {
+            "role": one.role,
+            "model": one.model,
+            "calls": _calls(one.amount.paid_calls, one.exact),
+            "tokens in": one.amount.paid_prompt_tokens,
+            "tokens out": one.amount.paid_completion_tokens,
+            "tokens/s": f"{one.rate.prompt:,.0f} / {one.rate.completion:,.0f}",
+            "price": f"~{one.cost:,.2f}" if one.cost is not None else "own server" if one.managed else "?",
+            "seconds": one.seconds,
+        }
+        for one in plan.roles
+    ]
+    sure = all(stage.basis in (Basis.MEASURED, Basis.NOTHING) for stage in plan.stages)
+    note = "without statistics" + (" and unknown times" if any(one.seconds is None for one in plan.stages) else "")
+    total = {"name": "all", "seconds": plan.seconds, "basis": "estimate" if sure else "partly assumed", "note": note}
+    assumed = (
+        "tokens/s: in / out, ASSUMED and not measured (--tokens-per-second). Tokens: one per 4 characters; answers "
+        "have a typical length."
+    )
+    for title, rows, caption in (
+        ("LLM calls by method", methods, ""),
+        ("LLM calls that the cache does not answer", roles, assumed),
+        ("Time", [*map(dataclasses.asdict, plan.stages), total], ""),
+        ("Disk", [dataclasses.asdict(one) for one in plan.disk], ""),
+        ("Detectable win-rate difference", [dataclasses.asdict(one) for one in plan.power], "No ties assumed."),
     ):
+        if rows:
+            console.print()
+            console.print(_table(title, rows, caption, terminal=console.is_terminal))
+    for kind, style, texts in (("stop", "bold red", plan.stops), ("warning", "yellow", plan.warnings)):
+        for text in texts:
+            console.print(Text(visible(f"{kind}: {text}"), style=style))
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]], caption: str, *, terminal: bool) -> Table:
+    """Return a table with the rows' keys as headings; a column's name determines its format."""
+    style = box.ROUNDED if terminal else box.MARKDOWN
+    table = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left", box=style)
+    for name in rows[0]:
+        heading = "time" if name == "seconds" else name.replace("_", " ")
+        table.add_column(heading, justify="left" if name in _TEXT else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(visible(_cell(name, value))) for name, value in row.items()))
+    return table
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return "none" if name == "smallest_difference" else "?"
+    if name == "seconds":
+        return _duration(value)
+    if name in ("bytes", "free"):
+        return decimal(value)
+    if name.startswith("tokens"):
+        return f"~{value / 1e6:,.1f} M" if value >= 1e6 else f"~{value:,}"
+    return f"{value:,}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration in the unit that suits it: 12.1 s, 3.2 min, 2.5 h, 4.2 days."""
+    for limit, scale, unit in ((120, 1, "s"), (7200, 60, "min"), (259_200, 3600, "h")):
         if seconds < limit:
-            return f"{seconds / scale:.{digits}f} {unit}"
-    return f"{seconds / 86_400:.0f} days"
+            return f"{seconds / scale:.1f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
 
 
-def _size(count: int | None) -> str:
-    return "?" if count is None else f"~{decimal(count)}"
-
-
-def _count(count: int, exact: bool) -> str:
+def _calls(count: int, exact: bool) -> str:
     return f"~{count:,}" if count and not exact else f"{count:,}"
-
-
-def _tokens(count: int) -> str:
-    return f"~{count / 1e6:,.1f} M" if count >= 1e6 else f"~{count / 1e3:,.0f} k" if count >= 1e4 else f"~{count:,}"
-
-
-def _rates(difference: float | None) -> str:
-    if difference is None:
-        return "none"
-    return f"{difference:.2f} ({50 + 50 * difference:.0f} % to {50 - 50 * difference:.0f} %)"

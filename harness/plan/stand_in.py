@@ -7,8 +7,7 @@ kinds, but few neurons. Methods run on it: the number of LLM calls depends on th
 from __future__ import annotations
 
 import pydoc_data.topics
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from transformers import (
 )
 
 from harness.evidence import Corpus
-from harness.records import Neuron
 from harness.subject.architecture import ARCHITECTURES
 
 #: Neurons in each layer of the tiny model.
@@ -35,13 +33,17 @@ _TEXT = {"gemma3": "gemma3_text"}
 
 
 class StandInCorpus(Corpus):
-    """The topics of Python's reference, in place of text that is not on this machine."""
+    """Some texts in place of a corpus; by default the topics of Python's reference, for text that is not here."""
 
     name = "stand-in"
 
-    def texts(self) -> Iterator[str]:
-        """Yield the topics."""
-        yield from (text for _, text in sorted(pydoc_data.topics.topics.items()))
+    def __init__(self, texts: Sequence[Any] = (), template: str | None = None) -> None:
+        self._texts = texts or [text for _, text in sorted(pydoc_data.topics.topics.items())]
+        self.template = template
+
+    def texts(self) -> Iterator[Any]:
+        """Yield the texts."""
+        yield from self._texts
 
 
 def make_stand_in(folder: Path, family: str, layers: int) -> Path:
@@ -74,14 +76,7 @@ def make_stand_in(folder: Path, family: str, layers: int) -> Path:
 
 
 def small_config(family: str, layers: int, vocabulary: int, **options: Any) -> PretrainedConfig:
-    """Return the config of a tiny model of a family with all its layers, but few neurons and dimensions.
-
-    Args:
-        family: a family without mixtures of experts.
-        layers: number of layers.
-        vocabulary: number of tokens.
-        options: further options of the config.
-    """
+    """Return the config of a tiny model of a family without experts: all layers, but few neurons and dimensions."""
     family = _TEXT.get(family, family)
     mlp = ARCHITECTURES[family].mlp
     assert mlp is not None
@@ -97,9 +92,3 @@ def small_config(family: str, layers: int, vocabulary: int, **options: Any) -> P
         max_position_embeddings=512,
         **options,
     )
-
-
-def stand_in_neurons(neurons: list[Neuron]) -> list[Neuron]:
-    """Return neurons of the tiny model in place of those of the subject, in the same layers."""
-    taken = Counter(neuron.layer for neuron in neurons)
-    return [Neuron(layer, index) for layer, count in sorted(taken.items()) for index in range(min(count, WIDTH))]

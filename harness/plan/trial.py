@@ -1,8 +1,8 @@
-"""The trial: the stages of a run on a few of its neurons, in a temporary folder, with scripted LLMs.
+"""What a run still has to do, and its trial: the stages on a few neurons, in a temporary folder, with scripted LLMs.
 
-The trial uses what the run already has: evidence and channels of its folder or of the shared stores, its records, and
-the answers in its cache. Its prompts are then those of the run, and a question that the cache answers here is answered
-there too. Nothing is written outside the temporary folder.
+The trial uses what the run already has: evidence and channels, its records, and the answers in its cache. Its prompts
+are then those of the run, and a question that the cache answers here is answered there too. Nothing is written outside
+the temporary folder.
 """
 
 from __future__ import annotations
@@ -13,113 +13,122 @@ import heapq
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-
-from harness.decomposition import decompose
 from harness.errors import HarnessError
-from harness.evidence import Corpus, Document, Gathered, gathered, split_of, stored
-from harness.folder import Journal, RunFolder, write_table
+from harness.evidence import Corpus, CorpusSummary, Document, Gathered, gathered, split_of, stored
+from harness.folder import RunFolder
 from harness.llm.cache import ResponseCache
-from harness.llm.serving import Serving
 from harness.plan.dry import DryBackend, DryCache, DryServing
-from harness.plan.stand_in import StandInCorpus, stand_in_neurons
-from harness.plan.work import Work, open_items
-from harness.records import Channel, Neuron, Split
+from harness.plan.stand_in import WIDTH, StandInCorpus
+from harness.records import Neuron, Split, Status
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import decompose_blocks, pending_vectors
-from harness.run.describe import describe
+from harness.run.describe import describe, pending_descriptions
+from harness.run.diagnostics import Group, pending_diagnostics
 from harness.run.executor import LocalExecutor
 from harness.run.interventions.measure import draw_texts, intervene
-from harness.run.judge import judge
-from harness.run.sections import DecompositionPlan
+from harness.run.judge import asked_again, judge, pending_scores, pending_verdicts
 from harness.run.setup import Setup
 from harness.run.worker import Block
 from harness.seeds import derive_seed
 from harness.subject import ActivationReader, CausalModel, Subject
 
-#: Fewest documents of each split that the subject reads, and most if the documents are short.
-MIN_DOCUMENTS, MAX_DOCUMENTS = 4, 256
 #: Seconds spent on reading the corpus to learn its length.
 READING_S = 5.0
 #: Neurons whose activations are recorded while the subject is timed: recording takes time too.
 RECORDED = 128
-#: Seconds that the decomposition may take; beyond that, found channels are repeated in place of the missing ones.
-DECOMPOSING_S = 20.0
-#: Vectors in a timed batch.
-TIMED = 8
+#: Vectors and channels of the timed decomposition.
+TIMED_VECTORS, TIMED_CHANNELS = 8, 2
+T = TypeVar("T")
 
 
-@dataclass
-class Findings:
-    """Results of the trial. Times are in seconds, and None if they were not measured.
-
-    Attributes:
-        evidence: origin of the evidence, see :class:`harness.plan.schema.RunPlan`.
-        neurons: neurons of the trial, each sign counted separately.
-        records: records of each method.
-        longest: tokens of each role's longest conversation, including its longest allowed answer.
-        describing, judging: time per description and per verdict or score, apart from the time of LLMs.
-        loading: time until the judges can start, such as for loading an encoder.
-        documents, characters: of the corpus, as far as it was read.
-        complete: whether the corpus was read to its end.
-        reading: time to read these documents.
-        tokens_per_document: tokens of the subject's tokenizer, in windows.
-        tokens_per_second: of the subject on the corpus.
-        channel: time per channel of the geodesic solver.
-        interventions: time of effects and steered texts per neuron.
-        exemplar_bytes: size of the exemplars of one neuron.
-        problems: what could not be done, and why.
-    """
-
-    evidence: str = "run"
-    neurons: int = 0
-    records: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
-    longest: dict[str, int] = field(default_factory=dict)
-    describing: float = 0.0
-    judging: float = 0.0
-    loading: float = 0.0
-    documents: int = 0
-    characters: int = 0
-    complete: bool = False
-    reading: float = 0.0
-    tokens_per_document: float | None = None
-    tokens_per_second: float | None = None
-    channel: float | None = None
-    interventions: float | None = None
-    exemplar_bytes: float | None = None
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def of_run(self) -> bool:
-        """Whether the evidence is that of the run."""
-        return self.evidence in ("run", "store")
+#: Items by method: (neuron,), (neuron, first, second) or (neuron, describer).
+Items = dict[str, list[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
-class _TrialSetup(Setup):
-    """A setup with the given neurons."""
+class Work:
+    """Open work of a run."""
 
-    chosen: tuple[Neuron, ...] = ()
+    vectors: tuple[Block, ...]  # to decompose, one block for each layer and vector kind
+    diagnostics: tuple[tuple[Group, str], ...]  # to measure: a group of vectors, and the kind of diagnostic
+    items: Items = field(default_factory=dict)  # open items
+    retests: Items = field(default_factory=dict)  # items that each judge answers again if it answers every open one
+    done: Counter[str] = field(default_factory=Counter)  # answered items of each method
 
     @cached_property
-    def neurons(self) -> list[Neuron]:
-        return list(self.chosen)
+    def per_neuron(self) -> Counter[Neuron]:
+        """Number of open items of each neuron."""
+        return Counter(item[0] for items in self.items.values() for item in items)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the run is finished."""
+        return not self.vectors and not self.diagnostics and not self.per_neuron and not any(self.retests.values())
+
+    def channels(self, setup: Setup) -> int:
+        """Return the number of channels to find."""
+        return sum(
+            len(block.neurons) * setup.decomposition.config(block.layer, block.kind).num_channels
+            for block in self.vectors
+        )
 
 
-class _Documents(Corpus):
-    """Documents that were already read."""
+def open_items(setup: Setup, folder: RunFolder) -> Items:
+    """Return the open items of each method."""
+    described = pending_descriptions(setup, folder.descriptions())
+    return {
+        **{name: [(neuron,) for neuron in neurons] for name, neurons in described.items()},
+        **pending_verdicts(setup, folder.verdicts()),
+        **pending_scores(setup, folder.scores()),
+    }
 
-    def __init__(self, corpus: Corpus, documents: Sequence[Document]) -> None:
-        self.name, self.template, self._documents = corpus.name, corpus.template, documents
 
-    def texts(self) -> Iterator[Any]:
-        yield from (document.messages or document.text for document in self._documents)
+def answers(folder: RunFolder) -> Iterator[tuple[str, tuple[Any, ...], Any]]:
+    """Yield method, item and record of each answer, usable or not."""
+    for description in folder.descriptions().records():
+        yield description.describer, (description.neuron,), description
+    for verdict in folder.verdicts().records():
+        yield verdict.judge, (verdict.neuron, verdict.first, verdict.second), verdict
+    for score in folder.scores().records():
+        yield score.scorer, (score.neuron, score.describer), score
+
+
+def work_of(setup: Setup, folder: RunFolder, *, subject_is_here: bool = True) -> Work:
+    """Return the open work of a run.
+
+    Args:
+        setup: the run.
+        folder: its folder; it need not exist.
+        subject_is_here: whether the subject's weights can be read: without them, shared channels cannot be found.
+    """
+    pending = pending_vectors(setup, folder)
+    store = ChannelStore(setup) if subject_is_here else None
+    vectors = tuple(pending if store is None else store.missing(pending))
+    work = Work(vectors, tuple(pending_diagnostics(setup, folder, store)))
+    if not setup.compares:
+        return work
+    work.items.update(open_items(setup, folder))
+    answered: Items = {name: list(items) for name, items in work.items.items()}
+    for name, item, record in answers(folder):
+        if record.status is Status.OK:
+            work.done[name] += 1
+            answered.setdefault(name, []).append(item)
+    for name in setup.judges:
+        journal: Any = folder.retests() if name in setup.comparators else folder.score_retests()
+        drawn = asked_again(setup, name, answered[name])
+        work.retests[name] = [item for item in drawn if not journal.done((item[0], name, *item[1:]))]
+    return work
+
+
+def channel_numbers(setup: Setup, layer: int) -> tuple[int, ...]:
+    """Return the number of channels of each vector kind in a layer."""
+    return tuple(setup.decomposition.config(layer, kind).num_channels for kind in setup.kinds)
 
 
 def trial_neurons(setup: Setup, work: Work, count: int) -> list[Neuron]:
@@ -132,283 +141,237 @@ def trial_neurons(setup: Setup, work: Work, count: int) -> list[Neuron]:
     numbers = {layer: channel_numbers(setup, layer) for layer in {neuron.layer for neuron in setup.neurons}}
     for neuron in setup.neurons:
         groups[numbers[neuron.layer]].append(neuron)
-    each = max(2, -(-count // len(groups)))
     signs = {neuron.sign for neuron in setup.described}
 
     def order(neuron: Neuron) -> tuple[int, int]:
         items = sum(work.per_neuron[neuron.with_sign(sign)] for sign in signs)
         return -items, derive_seed(setup.seed, "plan", neuron)
 
+    each = max(2, -(-count // len(groups)))
     return sorted(neuron for members in groups.values() for neuron in heapq.nsmallest(each, members, key=order))
-
-
-def channel_numbers(setup: Setup, layer: int) -> tuple[int, ...]:
-    """Return the number of channels of each vector kind in a layer."""
-    return tuple(setup.decomposition.config(layer, kind).num_channels for kind in setup.kinds)
 
 
 def intervened(setup: Setup, work: Work) -> set[Neuron]:
     """Return the neurons with open items of methods that need effects or steered texts."""
-    methods = {**setup.describers, **setup.judges}
-    names = [name for name, one in methods.items() if one.needs_effects or one.needs_steered]
+    names = [name for name, one in setup.methods.items() if one.needs_effects or one.needs_steered]
     return {item[0] for name in names for item in work.items.get(name, ())}
 
 
-def survey(corpus: Corpus, setup: Setup, findings: Findings) -> list[Document]:
-    """Read a corpus for a few seconds to learn its size, and return some documents of each split.
+def survey(corpus: Corpus, setup: Setup) -> tuple[list[Document], int, int, bool]:
+    """Read a corpus for a few seconds, and return enough documents of each split for a trial.
 
-    Raises:
-        HarnessError: if it cannot be read.
+    Returns:
+        These documents, the numbers of documents and characters that were read, and whether these are all.
     """
-    start, evidence, sample = time.monotonic(), setup.evidence, list[Document]()
-    kept, windows = Counter[Split](), defaultdict[Split, float](float)
+    start, evidence, sample, windows = time.monotonic(), setup.evidence, list[Document](), Counter[Split]()
+    documents = characters = 0
     for document in corpus.stream():
-        findings.documents += 1
-        findings.characters += len(document.text)
+        if time.monotonic() - start > READING_S:
+            return sample, documents, characters, False
+        documents += 1
+        characters += len(document.text)
         split = split_of(document.id, evidence.splits, setup.seed)
-        enough = windows[split] >= 2 * max(evidence.top, evidence.random)
-        if kept[split] < (MIN_DOCUMENTS if enough else MAX_DOCUMENTS):
+        if windows[split] < 2 * max(evidence.top, evidence.random):
             sample.append(document)
-            kept[split] += 1
-            # At least one window; at most six characters per token.
-            windows[split] += max(1.0, len(document.text) / 6 / evidence.step)
-        findings.reading = time.monotonic() - start
-        if findings.reading > READING_S:
-            break
-    else:
-        findings.complete = True
-    return sample
+            windows[split] += 1 + len(document.text) // (6 * evidence.step)  # at most six characters per token
+    return sample, documents, characters, True
 
 
 def run_trial(
-    setup: Setup,
-    folder: RunFolder,
-    work: Work,
-    scratch: Path,
-    *,
-    count: int,
-    stand_in: Path | None,
-) -> Findings:
+    setup: Setup, folder: RunFolder, work: Work, scratch: Path, *, count: int, stand_in: Path | None
+) -> Trial:
     """Run the stages on ``count`` neurons in the folder ``scratch``; the run's own ``folder`` is only read.
 
     ``stand_in`` is the folder of the tiny model that replaces the subject, None if the subject itself runs.
     """
-    findings = Findings()
+    here, plan, fast = stand_in is None, setup.decomposition, {"solver": "geodesic"}
+    neurons = trial_neurons(setup, work, count)
+    if not here:  # the first neurons of the same layers
+        layers = Counter(neuron.layer for neuron in neurons)
+        neurons = [Neuron(layer, index) for layer in sorted(layers) for index in range(min(layers[layer], WIDTH))]
+    tried = _with_neurons(
+        setup,
+        neurons,
+        folder=scratch,
+        subject=setup.subject if stand_in is None else Subject(setup.subject.name, [str(stand_in)]),
+        decomposition=dataclasses.replace(plan, settings={**plan.settings, **fast}, overrides=[*plan.overrides, fast]),
+        storage=dataclasses.replace(setup.storage, store=None),
+        evidence=dataclasses.replace(setup.evidence, store=None, max_documents=None),
+        comparisons=dataclasses.replace(setup.comparisons, retest=0.0),
+        backends={role: DryBackend(backend) for role, backend in setup.backends.items()},
+        executor=LocalExecutor(setup.executor.device, memory=setup.executor.memory),
+    )
+    trial = Trial(setup, tried, RunFolder(scratch), here)
     if not setup.compares and not work.vectors and not work.diagnostics:
-        return findings
-    chosen = trial_neurons(setup, work, count)
-    backends = {role: DryBackend(backend) for role, backend in setup.backends.items()}
-    fast = {"solver": "geodesic"}
-    decomposition = setup.decomposition
-    changes = {
-        "folder": scratch,
-        "subject": setup.subject if stand_in is None else Subject(setup.subject.name, [str(stand_in)]),
-        "decomposition": DecompositionPlan(
-            {**decomposition.settings, **fast}, [*decomposition.overrides, fast], decomposition.seed
-        ),
-        "storage": dataclasses.replace(setup.storage, store=None),
-        "evidence": dataclasses.replace(setup.evidence, store=None, max_documents=None),
-        "comparisons": dataclasses.replace(setup.comparisons, retest=0.0),
-        "backends": backends,
-        "executor": LocalExecutor(setup.executor.device, memory=setup.executor.memory),
-        "chosen": tuple(chosen if stand_in is None else stand_in_neurons(chosen)),
-    }
-    own = {one.name: getattr(setup, one.name) for one in dataclasses.fields(Setup)}
-    trial = _Trial(setup, _TrialSetup(**{**own, **changes}), folder, findings, here=stand_in is None)
+        return trial
+    if here and folder.path.exists():
+        unused = shutil.ignore_patterns("logs", "diagnostics", ".*")
+        shutil.copytree(folder.path, scratch, copy_function=_link_or_copy, ignore=unused)
+    scratch.mkdir(exist_ok=True)
+    trial.neurons = len(tried.described)
     trial.gather()
     trial.decompose(work)
     if setup.compares:
         trial.intervene(work)
         asyncio.run(trial.answer())
-    findings.longest = {role: backend.longest for role, backend in backends.items()}
-    return findings
+    return trial
 
 
-class _Trial:
-    """The stages; each writes to the temporary folder of the setup ``tried`` what the next one reads.
+def _with_neurons(setup: Setup, neurons: Sequence[Neuron], **changes: Any) -> Setup:
+    """Return the setup with other neurons than it selects, and with other changes."""
+    changed = dataclasses.replace(setup, **changes)
+    vars(changed)["neurons"] = list(neurons)  # the value of the cached property
+    return changed
 
-    ``here``: whether the subject itself runs, so that what ``folder`` has can be used.
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Copy a journal, because the trial appends to it, and link any other file."""
+    if source.endswith(".jsonl"):
+        shutil.copyfile(source, target)
+    else:
+        Path(target).symlink_to(Path(source).resolve())
+
+
+def _timed(load: Callable[[], Any], work: Callable[[], T]) -> tuple[T, float]:
+    """Return the result of ``work`` and its seconds without those of ``load``, which it includes."""
+    start = time.monotonic()
+    load()
+    loaded = time.monotonic()
+    result = work()
+    seconds = time.monotonic() - loaded
+    return result, max(seconds - (loaded - start), seconds / 10)
+
+
+@dataclass
+class Trial:
+    """The stages, each of which reads what the ones before wrote to the temporary folder, and their findings.
+
+    Times are in seconds, and None if they were not measured.
     """
 
-    def __init__(self, setup: Setup, tried: _TrialSetup, folder: RunFolder, findings: Findings, *, here: bool) -> None:
-        self._setup, self._tried, self._folder, self._findings, self._here = setup, tried, folder, findings, here
-        self._scratch, self._shortened = RunFolder(tried.folder), False
-        self._scratch.path.mkdir(parents=True, exist_ok=True)
-        findings.neurons = len(tried.described)
+    setup: Setup  # the run
+    tried: Setup  # its trial
+    scratch: RunFolder  # the temporary folder
+    here: bool  # whether the subject itself runs
+    evidence: str = "run"  # its origin, see RunPlan
+    neurons: int = 0  # each sign counted separately
+    records: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))  # of each method
+    describing: float = 0.0  # per description, apart from the time of LLMs
+    judging: float = 0.0  # per verdict or score, apart from the time of LLMs
+    documents: int = 0  # of the corpus, as far as it was read, as are the characters
+    characters: int = 0
+    complete: bool = False  # whether the corpus was read to its end
+    tokens_per_document: float | None = None  # of the subject's tokenizer, in windows
+    tokens_per_second: float | None = None  # of the subject on the corpus
+    channel: float | None = None  # of the geodesic solver, per channel
+    interventions: float | None = None  # of effects and steered texts, per neuron
+    exemplar_bytes: float | None = None  # of one neuron
+    problems: list[str] = field(default_factory=list)  # what could not be done, and why
 
     def gather(self) -> None:
         """Get evidence: that of the run, that of the store, or that of a few documents."""
-        setup, findings, scratch = self._setup, self._findings, self._scratch
-        if setup.corpus is None or not setup.compares:
+        setup, scratch, described, known = self.setup, self.scratch, tuple(self.tried.described), None
+        if setup.corpus is None or not setup.compares or scratch.exemplars.exists():
             return
-        described, known = tuple(self._tried.described), None
-        if self._here and self._folder.exemplars.exists():
-            scratch.exemplars.symlink_to(self._folder.exemplars.resolve())
-            return
-        if self._here:
+        if self.here:
             known = stored(setup.corpus, setup.subject, setup.described, setup.evidence, seed=setup.seed)
         if known is not None and set(known.neurons) >= set(setup.described):
             Gathered(known.folder, described).write(scratch.exemplars)
-            findings.evidence = "store"
+            self.evidence = "store"
         else:
             self._read_corpus(setup.corpus)
-        findings.exemplar_bytes = scratch.exemplars.stat().st_size / len(described)
+        self.exemplar_bytes = scratch.exemplars.stat().st_size / len(described)
 
     def _read_corpus(self, corpus: Corpus) -> None:
         """Run the subject on a few documents, and record more neurons than those of the trial, as the run does."""
-        tried, findings = self._tried, self._findings
-        findings.evidence = "trial" if self._here else "stand-in"
-        documents: list[Document] = []
+        tried, scratch, documents = self.tried, self.scratch, list[Document]()
+        self.evidence = "trial" if self.here else "stand-in"
         try:
-            documents = survey(corpus, self._setup, findings)
+            documents, self.documents, self.characters, self.complete = survey(corpus, self.setup)
         except HarnessError:
-            findings.problems.append(
+            self.problems.append(
                 f"the text of {corpus.name} is not on this machine: Python's reference replaces it in the trial"
             )
-        if not documents or not self._here:  # a tiny model's tokenizer lacks the corpus's chat template
+        if not documents or not self.here:  # the tiny model's tokenizer lacks the corpus's chat template
             corpus = StandInCorpus()
-            documents = survey(corpus, self._setup, Findings())
-        recorded = sorted({*tried.described, *self._setup.described[:RECORDED]}) if self._here else tried.described
-        start = loaded = time.monotonic()
-        if self._here:
-            ActivationReader(tried.subject, sorted({one.unsigned for one in recorded}), tried.executor.device).close()
-            loaded = time.monotonic()
-        with gathered(
-            _Documents(corpus, documents),
-            tried.subject,
-            recorded,
-            tried.evidence,
-            seed=tried.seed,
-            device=tried.executor.device,
-            run_folder=self._scratch.path,
-        ) as evidence:
-            seconds, summary = time.monotonic() - loaded, evidence.summary
-            Gathered(evidence.folder, tuple(tried.described)).write(self._scratch.exemplars)
-        if self._here:
-            findings.tokens_per_second = summary.tokens / max(seconds - (loaded - start), seconds / 10)
-            findings.tokens_per_document = summary.tokens / max(summary.documents, 1)
+            documents, *_ = survey(corpus, self.setup)
+        sample = StandInCorpus([document.messages or document.text for document in documents], corpus.template)
+        recorded = sorted({*tried.described, *self.setup.described[:RECORDED]}) if self.here else tried.described
+        options: Any = {"seed": tried.seed, "device": tried.executor.device, "run_folder": scratch.path}
+
+        def load() -> None:
+            ActivationReader(tried.subject, sorted({one.unsigned for one in recorded}), options["device"]).close()
+
+        def gather() -> CorpusSummary:
+            with gathered(sample, tried.subject, recorded, tried.evidence, **options) as evidence:
+                Gathered(evidence.folder, tuple(tried.described)).write(scratch.exemplars)
+                return evidence.summary
+
+        summary, seconds = _timed(load, gather)
+        if self.here:
+            self.tokens_per_second = summary.tokens / seconds
+            self.tokens_per_document = summary.tokens / max(summary.documents, 1)
 
     def decompose(self, work: Work) -> None:
         """Time the decomposition, and find the channels of the trial's neurons."""
-        tried, scratch = self._tried, self._scratch
-        if self._here and self._folder.channels.is_dir():
-            scratch.channels.mkdir()
-            for path in self._folder.channels.glob("*.parquet"):
-                (scratch.channels / path.name).symlink_to(path.resolve())
-        pending = pending_vectors(tried, scratch)
-        if self._here and (work.vectors or work.diagnostics):
-            groups = [
-                Block(group.sample or tuple(self._setup.neurons[:1]), group.kind) for group, _ in work.diagnostics
-            ]
-            self._findings.channel = self._time(max(work.vectors or groups, key=lambda block: len(block.neurons)))
-        if not pending:
-            return
-        plan = tried.decomposition
-        numbers = [(plan.config(block.layer, block.kind).num_channels, len(block.neurons)) for block in pending]
-        seconds = sum(channels * vectors for channels, vectors in numbers) * self._time(pending[0])
-        if seconds > DECOMPOSING_S:
-            self._shortened = True
-            few = max(1, int(max(numbers)[0] * DECOMPOSING_S / seconds))
-            plan = dataclasses.replace(plan, overrides=[*plan.overrides, {"num_channels": few}])
-        setup = dataclasses.replace(tried, decomposition=plan)
-        decompose_blocks(setup, scratch, pending, ChannelStore(setup))
-        if self._shortened:
-            self._repeat_channels()
+        tried, scratch = self.tried, self.scratch
+        if self.here and (work.vectors or work.diagnostics):
+            self.channel = self._seconds_per_channel()
+        decompose_blocks(tried, scratch, pending_vectors(tried, scratch), ChannelStore(tried))
 
-    def _time(self, block: Block) -> float:
-        """Return the seconds per channel of the geodesic solver in a batch of some vectors."""
-        tried, executor = self._tried, self._tried.executor
-        config = tried.decomposition.config(block.layer, block.kind)
-        config = dataclasses.replace(config, num_channels=min(2, config.num_channels))
-        neurons = block.neurons[:TIMED]
-        indices, experts = [neuron.index for neuron in neurons], [neuron.expert for neuron in neurons]
-        vectors = tried.subject.vectors(block.layer, indices, block.kind, experts).to(executor.device)
-        projection = tried.subject.projection(block.layer).to(executor.device)
-        weights = tried.subject.token_weights(block.layer).to(executor.device)
-        seconds = []
-        for _ in range(2):  # the first pass includes start-up costs
+    def _seconds_per_channel(self) -> float:
+        plan, (first, *others) = self.tried.decomposition, self.setup.neurons
+        plan = dataclasses.replace(plan, overrides=[*plan.overrides, {"num_channels": TIMED_CHANNELS}])
+        setup = dataclasses.replace(self.tried, decomposition=plan)
+        neurons = (first, *(neuron for neuron in others if neuron.layer == first.layer))
+        folder = RunFolder(self.scratch.path / "timed")
+        timed, seconds = neurons[:1], 0.0
+        for timed in (neurons[:1], neurons[:TIMED_VECTORS]):  # the first block includes start-up costs
             start = time.monotonic()
-            decompose(vectors, projection, token_weights=weights, config=config, memory_budget=executor.memory_bytes)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds.append(time.monotonic() - start)
-        return min(seconds) / (len(neurons) * config.num_channels)
-
-    def _repeat_channels(self) -> None:
-        """Repeat the channels that were found in place of the missing ones, so that prompts have their usual length."""
-        vectors = self._scratch.read_vectors()
-        found: dict[Any, list[Channel]] = defaultdict(list)
-        for channel in self._scratch.read_channels():
-            found[channel.neuron, channel.kind].append(channel)
-        repeated = []
-        for vector in vectors:
-            own = found[vector.neuron, vector.kind]
-            count = self._setup.decomposition.config(vector.neuron.layer, vector.kind).num_channels
-            repeated += [dataclasses.replace(own[rank % len(own)], rank=rank) for rank in range(count)]
-        shutil.rmtree(self._scratch.channels)
-        write_table(self._scratch.channels / "trial.channels.parquet", repeated)
-        write_table(self._scratch.channels / "trial.vectors.parquet", vectors)
+            decompose_blocks(setup, folder, [Block(timed, setup.kinds[0])], ChannelStore(setup))
+            seconds = time.monotonic() - start
+        return seconds / (len(timed) * TIMED_CHANNELS)
 
     def intervene(self, work: Work) -> None:
         """Measure effects and generate steered texts of the trial's neurons, if a method with open items needs them."""
-        if not intervened(self._setup, work):
+        if not intervened(self.setup, work):
             return
         # The corpus of the run may not be on this machine.
-        setup = dataclasses.replace(self._tried, corpus=StandInCorpus())
+        setup = _with_neurons(self.tried, self.tried.neurons, corpus=StandInCorpus())
+
+        def measure() -> None:
+            draw_texts(setup, self.scratch)
+            intervene(setup, self.scratch)
+
         try:
-            loading = time.monotonic()
-            CausalModel(setup.subject, setup.executor.device).close()
-            start = time.monotonic()
-            draw_texts(setup, self._scratch)
-            intervene(setup, self._scratch)
+            _, seconds = _timed(lambda: CausalModel(setup.subject, setup.executor.device).close(), measure)
         except HarnessError as error:
-            self._findings.problems.append(f"effects and steered texts could not be tried ({error})")
-            return
-        if self._here:
-            seconds = time.monotonic() - start
-            self._findings.interventions = max(seconds - (start - loading), seconds / 10) / len(setup.described)
+            self.problems.append(f"effects and steered texts could not be tried ({error})")
+        else:
+            self.interventions = seconds / len(setup.described) if self.here else None
 
     async def answer(self) -> None:
         """Let every describer and judge answer the open items of the trial's neurons."""
-        tried, scratch, settings = self._tried, self._scratch, self._setup.config["serving"]
-        journals: list[Journal[Any]] = [scratch.descriptions(), scratch.verdicts(), scratch.scores()]
-        if self._here:
-            for journal in journals:
-                if (self._folder.path / journal.path.name).exists():
-                    shutil.copyfile(self._folder.path / journal.path.name, journal.path)
-        items = open_items(tried, scratch)
-        folder = Path(settings["cache"]).expanduser()
-        run_cache = ResponseCache(folder) if (folder / "responses.sqlite").exists() and tried.backends else None
-        # Prompts of the tiny model, or with repeated channels, repeat more often than those of the run.
-        cache = DryCache(scratch.path, run_cache, keep=self._here and not self._shortened)
+        tried, scratch, settings = self.tried, self.scratch, self.setup.config["serving"]
+        items, folder = open_items(tried, scratch), Path(settings["cache"]).expanduser()
+        run_cache = ResponseCache(folder if (folder / "responses.sqlite").exists() else scratch.path / "no-cache")
+        # Prompts of the tiny model repeat more often than those of the run.
+        cache = DryCache(scratch.path, run_cache) if self.here else None
         redraw, servers = bool(settings["redraw"]), max(1, len(tried.backends))
-        try:
-            async with DryServing(tried.backends, cache, scratch.logs, servers, redraw=redraw) as serving:
-                await self._time_answers(serving, items)
-        finally:
-            cache.close()
-        answered: list[tuple[tuple[Any, ...], Any]] = [
-            *(((one.describer, one.neuron), one) for one in scratch.descriptions().records()),
-            *(((one.judge, one.neuron, one.first, one.second), one) for one in scratch.verdicts().records()),
-            *(((one.scorer, one.neuron, one.describer), one) for one in scratch.scores().records()),
-        ]
-        was_open = {(name, *item) for name, found in items.items() for item in found}
-        for key, record in answered:
-            if key in was_open:
-                self._findings.records[key[0]].append(record)
-
-    async def _time_answers(self, serving: Serving, items: Mapping[str, Sequence[tuple[Any, ...]]]) -> None:
-        tried, scratch, findings = self._tried, self._scratch, self._findings
-        start = time.monotonic()
-        await describe(tried, scratch, serving)
-        described = time.monotonic()
-        # Judges work on one neuron first: the difference is their loading time.
-        await judge(dataclasses.replace(tried, chosen=tried.chosen[:1]), scratch, serving)
-        loaded = time.monotonic()
-        await judge(tried, scratch, serving)
-        end = time.monotonic()
-        judged = [item[0].unsigned for name in tried.judges for item in items[name]]
-        first = judged.count(tried.neurons[0])
-        findings.describing = (described - start) / max(1, sum(len(items[name]) for name in tried.describers))
-        findings.judging = (end - loaded) / max(1, len(judged) - first)
-        findings.loading = max(0.0, loaded - described - first * findings.judging)
+        async with DryServing(tried.backends, cache, scratch.logs, servers, redraw=redraw) as serving:
+            times = [time.monotonic()]
+            await describe(tried, scratch, serving)
+            times.append(time.monotonic())
+            await judge(_with_neurons(tried, tried.neurons[:1]), scratch, serving)  # loads the judges' encoders
+            times.append(time.monotonic())
+            await judge(tried, scratch, serving)
+            times.append(time.monotonic())
+        for one in (cache, run_cache):
+            if one is not None:
+                one.close()
+        judged = [item for name in tried.judges for item in items[name] if item[0].unsigned != tried.neurons[0]]
+        self.describing = (times[1] - times[0]) / max(1, sum(len(items[name]) for name in tried.describers))
+        self.judging = (times[3] - times[2]) / max(1, len(judged))
+        for name, item, record in answers(scratch):
+            if item in items.get(name, ()):
+                self.records[name].append(record)

@@ -1,4 +1,4 @@
-"""Findings about a planned run: exceeded limits, likely mistakes, and what the results will not show."""
+"""Trial about a planned run: exceeded limits, likely mistakes, and what the results will not show."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from collections.abc import Iterator
 
 from harness.errors import HarnessError
 from harness.methods import Method
-from harness.plan.schema import RunPlan, unpriced
-from harness.plan.trial import Findings
+from harness.plan.schema import Assumptions, RunPlan, unpriced
+from harness.plan.trial import Trial
 from harness.records import Status
 from harness.run.setup import Setup
 
 #: Windows of a split per top window that is kept; with fewer, the top windows are hardly exceptional.
 WINDOWS_PER_TOP = 5
+#: Neurons below which intervals and tests of the leaderboard are unreliable.
+FEW_NEURONS = 20
 
 
-def warnings_of(setup: Setup, plan: RunPlan, found: Findings) -> Iterator[str]:
+def warnings_of(setup: Setup, plan: RunPlan, found: Trial) -> Iterator[str]:
     """Yield what the user should know before the run starts."""
     yield from found.problems
     yield from _text(setup, found)
@@ -25,21 +27,28 @@ def warnings_of(setup: Setup, plan: RunPlan, found: Findings) -> Iterator[str]:
         yield from _judges(setup)
         yield from _power(plan)
         yield from _llms(setup, plan)
-        yield from _failures(found)
+        for name, records in found.records.items():
+            failed = [one for one in records if one.status is not Status.OK]
+            if failed:
+                details = Counter(getattr(one, "detail", "") or getattr(one, "reason", "") for one in failed)
+                yield (
+                    f"{len(failed)} of {len(records)} answers of {name} failed in the trial, for example: "
+                    f"{details.most_common(1)[0][0]}"
+                )
 
 
-def stops_of(plan: RunPlan, max_calls: int | None, max_cost: float | None, max_hours: float | None) -> Iterator[str]:
+def stops_of(plan: RunPlan, limits: Assumptions) -> Iterator[str]:
     """Yield each limit that the run exceeds."""
     hours = plan.seconds / 3600
-    if max_calls is not None and plan.calls > max_calls:
-        yield f"{plan.calls:,} LLM calls exceed the limit of {max_calls:,} (--max-calls)"
-    if max_cost is not None and plan.cost is None:
+    if limits.max_calls is not None and plan.calls > limits.max_calls:
+        yield f"{plan.calls:,} LLM calls exceed the limit of {limits.max_calls:,} (--max-calls)"
+    if limits.max_cost is not None and plan.cost is None:
         missing = " and ".join(f"llm.{role}.price" for role in unpriced(plan.roles))
         yield f"the cost is unknown, so its limit cannot be checked: set {missing} (--max-cost)"
-    elif max_cost is not None and plan.cost is not None and plan.cost > max_cost:
-        yield f"a cost of {plan.cost:,.2f} exceeds the limit of {max_cost:,.2f} (--max-cost)"
-    if max_hours is not None and hours > max_hours:
-        yield f"{hours:,.1f} hours exceed the limit of {max_hours:g} (--max-hours)"
+    elif limits.max_cost is not None and (plan.cost or 0) > limits.max_cost:
+        yield f"a cost of {plan.cost:,.2f} exceeds the limit of {limits.max_cost:,.2f} (--max-cost)"
+    if limits.max_hours is not None and hours > limits.max_hours:
+        yield f"{hours:,.1f} hours exceed the limit of {limits.max_hours:g} (--max-hours)"
     for disk in plan.disk:
         if disk.bytes is not None and disk.bytes > disk.free:
             yield (
@@ -48,15 +57,14 @@ def stops_of(plan: RunPlan, max_calls: int | None, max_cost: float | None, max_h
             )
 
 
-def _text(setup: Setup, found: Findings) -> Iterator[str]:
-    evidence, count = setup.evidence, found.documents
-    wanted = evidence.max_documents
+def _text(setup: Setup, found: Trial) -> Iterator[str]:
+    evidence, count, wanted = setup.evidence, found.documents, setup.evidence.max_documents
     if not count:
         return
     if found.complete and wanted is not None and count < wanted:
-        yield (f"the corpus has {count:,} documents, fewer than evidence.max_documents={wanted:,}: all are read")
+        yield f"the corpus has {count:,} documents, fewer than evidence.max_documents={wanted:,}: all are read"
     if not found.complete and wanted is None:
-        yield (f"evidence.max_documents=null reads the corpus to its end, which is beyond {count:,} documents")
+        yield f"evidence.max_documents=null reads the corpus to its end, which is beyond {count:,} documents"
     if wanted is not None:
         count = min(count, wanted) if found.complete else wanted
     tokens = found.tokens_per_document or found.characters / found.documents / 4
@@ -70,13 +78,12 @@ def _text(setup: Setup, found: Findings) -> Iterator[str]:
 
 
 def _describers(setup: Setup) -> Iterator[str]:
-    real = [name for name in setup.describers if name not in setup.controls]
+    distinguish = "whether judges can distinguish right from wrong"
     if not setup.controls:
-        yield (
-            "there is no control among the describers: nothing shows whether judges can distinguish right from wrong "
-            "(describers=[...,shuffled,generic])"
-        )
-    extractive = [name for name in real if setup.describers[name].role is not None]
+        yield f"there is no control among the describers: nothing shows {distinguish} (describers=[...,shuffled])"
+    elif "shuffled" not in setup.controls:
+        yield f"there is no shuffled control: it best shows {distinguish} (describers=[...,shuffled])"
+    extractive = [name for name, one in setup.describers.items() if not one.control and one.role is not None]
     if extractive and "explainer" not in setup.backends:
         yield (
             f"no explainer: the descriptions of {', '.join(extractive)} are lists of tokens, unlike those of the "
@@ -91,17 +98,17 @@ def _judges(setup: Setup) -> Iterator[str]:
         yield "no judge compares descriptions: there will be scores, but no win rates"
         return
     writers = set[str]().union(*(_models(setup, describer) for describer in setup.describers.values()))
-    models = {name: _models(setup, judge) for name, judge in setup.comparators.items()}
-    for name, own in models.items():
-        if own & writers:
+    for name, judge in setup.comparators.items():
+        if shared := _models(setup, judge) & writers:
             yield (
-                f"judges.{name} judges with {', '.join(sorted(own & writers))}, which also writes descriptions: LLMs "
+                f"judges.{name} judges with {', '.join(sorted(shared))}, which also writes descriptions: LLMs "
                 "prefer their own texts (give the judge another model)"
             )
-    if len(models) == 1 and not any(hasattr(judge, "members") for judge in setup.comparators.values()):
+    names = list(setup.comparators)
+    if len(names) == 1 and not hasattr(setup.comparators[names[0]], "members"):
         yield (
-            f"only one judge compares descriptions ({next(iter(models))}): its bias cannot be distinguished from the "
-            "truth (judges=[...], or a panel)"
+            f"only one judge compares descriptions ({names[0]}): its bias cannot be distinguished from the truth "
+            "(judges=[...], or a panel)"
         )
 
 
@@ -110,21 +117,16 @@ def _models(setup: Setup, method: Method) -> set[str]:
 
 
 def _power(plan: RunPlan) -> Iterator[str]:
-    power = plan.power
-    if power is None:
-        return
-    smallest = power.smallest_of_one_pair
-    if power.neurons < power.needed_for_one_pair:
-        shown = "none" if smallest is None else f"only one of at least {smallest:.2f}"
-        yield (
-            f"{power.neurons} neurons are too few to detect a win-rate difference of {power.wanted:g} between two "
-            f"describers: {power.needed_for_one_pair} are needed, and these detect {shown} (neurons, --difference)"
-        )
-    elif power.neurons < power.needed_for_every_pair:
-        yield (
-            f"{power.neurons} neurons detect a win-rate difference of {power.wanted:g} in one pair chosen beforehand; "
-            f"for all {power.tests} pairs {power.needed_for_every_pair} are needed"
-        )
+    if plan.neurons < FEW_NEURONS:
+        yield f"with fewer than {FEW_NEURONS} neurons, intervals and tests are unreliable (neurons)"
+    for power in plan.power:
+        if plan.neurons < power.neurons_needed:
+            least = power.smallest_difference
+            yield (
+                f"{plan.neurons} neurons are too few to detect a win-rate difference of {power.wanted:g} between "
+                f"describers ({power.comparison}): {power.neurons_needed} are needed, and these detect "
+                f"{'none' if least is None else f'only one of at least {least:.2f}'} (neurons, --difference)"
+            )
 
 
 def _llms(setup: Setup, plan: RunPlan) -> Iterator[str]:
@@ -144,14 +146,3 @@ def _llms(setup: Setup, plan: RunPlan) -> Iterator[str]:
                 f"the longest conversation with {role.role} has about {role.longest_tokens:,} tokens with its answer, "
                 f"more than {name}.options.max-model-len={context:,}: it would fail"
             )
-
-
-def _failures(found: Findings) -> Iterator[str]:
-    for name, records in found.records.items():
-        details = [
-            getattr(one, "detail", "") or getattr(one, "reason", "") for one in records if one.status is not Status.OK
-        ]
-        if details:
-            detail = Counter(details).most_common(1)[0][0]
-            text = f"{len(details)} of {len(records)} answers of {name} failed in the trial, for example: {detail}"
-            yield text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,9 +11,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from harness.records import VectorKind
+from harness.records import RandomVector, Restart, VectorKind
 from harness.report.plots import DASHED, INK, KINDS, MUTED, REAL, WARM, bare, percent_axis
-from harness.results.diagnostics import DiagnosticsGroup, Floats, rectangle
+from harness.results.diagnostics import DiagnosticsGroup, Floats, rectangle, together
 
 PUBLISHED_COSINE, PUBLISHED_JACCARD = 0.9, 0.8
 """Agreement of two random seeds in Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005."""
@@ -22,98 +22,88 @@ _QUANTILES = 101
 _RANDOM = "random vectors"
 _RANK = "channel, in order of discovery"
 
-Groups = Sequence[DiagnosticsGroup]
+_AXIS = FuncFormatter(lambda value, _: f"{value:,.4g}".replace("-", "−"))
+
+Kinds = Mapping[VectorKind, DiagnosticsGroup]
 
 
-def decomposition_plots(groups: Groups) -> dict[str, tuple[Figure, str]]:
+def decomposition_plots(groups: Sequence[DiagnosticsGroup]) -> dict[str, tuple[Figure, str]]:
     """Return all plots of a decomposition with their alternative texts, by name; empty without decomposed vectors."""
     if not groups:
         return {}
+    kinds = {kind: together(found) for kind in KINDS if (found := [group for group in groups if group.kind is kind])}
+    random, restarts = together(groups).random, together(groups).restarts
     plots = {
-        "kurtosis": (kurtosis_plot(groups), "Excess kurtosis of weight vectors and of their channels by rank"),
-        "loss": (loss_plot(groups), "Losses of first channels of neurons and of random vectors"),
-        "cosine": (cosine_plot(groups), "Cosine of channels and their weight vector"),
+        "kurtosis": (kurtosis_plot(kinds, random), "Excess kurtosis of weight vectors and of their channels by rank"),
+        "loss": (loss_plot(kinds, random), "Losses of first channels of neurons and of random vectors"),
+        "cosine": (cosine_plot(kinds, random), "Cosine of channels and their weight vector"),
         "reconstruction": (
-            reconstruction_plot(groups),
+            reconstruction_plot(kinds, random),
             "Fraction of the squared weight norm in the span of the first channels",
         ),
-        "masked": (masked_plot(groups), "Number of tokens in the mask of each channel"),
-        "skew": (skew_plot(groups), "Fraction of channels with positive skewness"),
+        "masked": (masked_plot(kinds), "Number of tokens in the mask of each channel"),
+        "skew": (skew_plot(kinds), "Fraction of channels with positive skewness"),
     }
-    if any(group.restarts for group in groups):
-        plots["consistency"] = (consistency_plot(groups), "Agreement of channels found from two starts")
+    if restarts:
+        plots["consistency"] = (consistency_plot(restarts), "Agreement of channels found from two starts")
     return plots
 
 
-def reconstruction_plot(groups: Groups) -> Figure:
+def reconstruction_plot(kinds: Kinds, random: Sequence[RandomVector]) -> Figure:
     """Plot the fraction of the squared weight norm in the span of the first channels, by kind."""
-    figure, axes = _axes("channels", "squared norm in their span")
-    for kind, of_kind in _kinds(groups):
-        _curve(axes, rectangle([row for group in of_kind for row in group.reconstruction]), KINDS[kind], str(kind))
-    _curve(axes, rectangle([item.reconstruction for group in groups for item in group.random]), MUTED, _RANDOM)
-    axes.set_ylim(0, 1.03)
-    percent_axis(axes.yaxis)
+    figure, axes = _axes("channels", "squared norm in their span", share=True)
+    _curves(axes, kinds, lambda group: group.reconstruction, [item.reconstruction for item in random])
     return _finished(figure, axes)
 
 
-def cosine_plot(groups: Groups) -> Figure:
+def cosine_plot(kinds: Kinds, random: Sequence[RandomVector]) -> Figure:
     """Plot the cosine of channels and their weight vector by rank, by kind."""
     figure, axes = _axes(_RANK, "cosine with the weight vector")
-    for kind, of_kind in _kinds(groups):
-        _curve(axes, _stacked([group.cosine for group in of_kind]), KINDS[kind], str(kind))
-    _curve(axes, rectangle([item.cosine for group in groups for item in group.random]), MUTED, _RANDOM)
+    _curves(axes, kinds, lambda group: group.cosine, [item.cosine for item in random])
     axes.set_ylim(0, 1.03)
     return _finished(figure, axes)
 
 
-def masked_plot(groups: Groups) -> Figure:
+def masked_plot(kinds: Kinds) -> Figure:
     """Plot the number of tokens in the mask of each channel by rank, by kind."""
     figure, axes = _axes(_RANK, "tokens in its mask")
-    for kind, of_kind in _kinds(groups):
-        masked = _stacked([group.masked_tokens for group in of_kind])
-        _curve(axes, masked, KINDS[kind], str(kind), centre=np.nanmedian)
+    _curves(axes, kinds, lambda group: group.masked_tokens, centre=np.nanmedian)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    axes.yaxis.set_major_formatter(_AXIS)
     return _finished(figure, axes)
 
 
-def kurtosis_plot(groups: Groups) -> Figure:
+def kurtosis_plot(kinds: Kinds, random: Sequence[RandomVector]) -> Figure:
     """Plot the excess kurtosis of the weight vectors (at 0) and of their channels by rank, by kind."""
     figure, axes = _axes("weight vector (w), then its channels in order of discovery", "excess kurtosis")
-    for kind, of_kind in _kinds(groups):
-        with_vector = [np.column_stack([group.vector_kurtosis, group.kurtosis]) for group in of_kind]
-        _curve(axes, _stacked(with_vector), KINDS[kind], str(kind), first=0, centre=np.nanmedian)
-    random = [[item.kurtosis, *item.channel_kurtosis] for group in groups for item in group.random]
-    _curve(axes, rectangle(random), MUTED, _RANDOM, first=0, centre=np.nanmedian)
+    curves = [[item.kurtosis, *item.channel_kurtosis] for item in random]
+    _curves(
+        axes, kinds, lambda group: np.column_stack([group.vector_kurtosis, group.kurtosis]), curves, 0, np.nanmedian
+    )
     axes.set_yscale("symlog", linthresh=1)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}".replace("-", "−")))
+    axes.yaxis.set_major_formatter(_AXIS)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "w" if value == 0 else f"{value:g}"))
     axes.axhline(0, color=MUTED, linewidth=1, linestyle=DASHED, zorder=1)
     return _finished(figure, axes)
 
 
-def loss_plot(groups: Groups) -> Figure:
+def loss_plot(kinds: Kinds, random: Sequence[RandomVector]) -> Figure:
     """Plot the cumulative distribution of the losses of first channels, of neurons and of random vectors."""
-    figure, axes = _axes("loss of the first channel", "fraction of vectors below")
+    figure, axes = _axes("loss of the first channel", "fraction of vectors below", share=True)
     fractions = np.linspace(0, 1, _QUANTILES)
-    for kind, of_kind in _kinds(groups):
-        losses = np.concatenate([group.loss[:, 0] for group in of_kind])
-        axes.plot(np.quantile(losses, fractions), fractions, color=KINDS[kind], linewidth=2, label=str(kind))
-    random = [item.loss[0] for group in groups for item in group.random]
+    for kind, group in kinds.items():
+        axes.plot(np.quantile(group.loss[:, 0], fractions), fractions, color=KINDS[kind], linewidth=2, label=str(kind))
     if random:
-        quantiles = np.quantile(random, fractions)
-        axes.plot(quantiles, fractions, color=MUTED, linewidth=2, linestyle=(0, (4, 2)), label=_RANDOM)
-    axes.set_ylim(0, 1.03)
-    percent_axis(axes.yaxis)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}".replace("-", "−")))
+        losses = np.quantile([item.loss[0] for item in random], fractions)
+        axes.plot(losses, fractions, color=MUTED, linewidth=2, linestyle=(0, (4, 2)), label=_RANDOM)
+    axes.xaxis.set_major_formatter(_AXIS)
     return _finished(figure, axes)
 
 
-def consistency_plot(groups: Groups) -> Figure:
+def consistency_plot(restarts: Sequence[Restart]) -> Figure:
     """Plot the agreement of channels found from two starts; dashed lines show the published values for two seeds."""
     figure, axes = _axes("agreement with the matched channel from another start", "fraction of channels")
-    restarts = [item for group in groups for item in group.restarts]
     edges = np.linspace(0, 1, 21)
     for values, colour, label, published in (
         ([value for item in restarts for value in item.cosine], REAL, "cosine", PUBLISHED_COSINE),
@@ -129,25 +119,27 @@ def consistency_plot(groups: Groups) -> Figure:
     return _finished(figure, axes, "upper left")
 
 
-def skew_plot(groups: Groups) -> Figure:
+def skew_plot(kinds: Kinds) -> Figure:
     """Plot the fraction of channels with positive skewness by rank, by kind."""
-    figure, axes = _axes(_RANK, "positive skewness")
-    for kind, of_kind in _kinds(groups):
-        skewness = _stacked([group.skewness for group in of_kind])
-        _line(axes, (skewness >= 0).sum(axis=0) / (~np.isnan(skewness)).sum(axis=0), KINDS[kind], str(kind))
+    figure, axes = _axes(_RANK, "positive skewness", share=True)
+    for kind, group in kinds.items():
+        positive = (group.skewness >= 0).sum(axis=0) / (~np.isnan(group.skewness)).sum(axis=0)
+        _line(axes, positive, KINDS[kind], str(kind))
     axes.axhline(0.5, color=MUTED, linewidth=1, linestyle=DASHED, zorder=1)
-    axes.set_ylim(0, 1.03)
-    percent_axis(axes.yaxis)
     return _finished(figure, axes)
 
 
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+def _axes(x: str, y: str, *, share: bool = False) -> tuple[Figure, Axes]:
+    """Return an empty plot; with ``share``, its vertical axis is a share in percent."""
     figure = Figure(figsize=(4.9, 3.7), layout="constrained")
     axes = bare(figure.add_subplot(), left=True)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=x.startswith(("channel", "weight"))))
     axes.grid(color=MUTED, alpha=0.22, linewidth=0.7)
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
+    if share:
+        axes.set_ylim(0, 1.03)
+        percent_axis(axes.yaxis)
     return figure, axes
 
 
@@ -157,38 +149,24 @@ def _finished(figure: Figure, axes: Axes, corner: Literal["lower right", "upper 
     return figure
 
 
-def _kinds(groups: Groups) -> Iterator[tuple[VectorKind, list[DiagnosticsGroup]]]:
-    for kind in KINDS:
-        found = [group for group in groups if group.kind is kind]
-        if found:
-            yield kind, found
-
-
-def _stacked(tables: Sequence[Floats]) -> Floats:
-    """Stack tables along the first axis, padding narrower ones with nan."""
-    width = max(table.shape[1] for table in tables)
-    return np.concatenate(
-        [np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=np.nan) for table in tables]
-    )
-
-
-def _curve(
+def _curves(
     axes: Axes,
-    table: Floats,
-    colour: str,
-    label: str,
-    *,
+    kinds: Kinds,
+    table_of: Callable[[DiagnosticsGroup], Floats],
+    random: Sequence[Sequence[float]] = (),
     first: int = 1,
     centre: Callable[..., Floats] = np.nanmean,
 ) -> None:
-    """Plot the centre of every column and, except for random vectors (muted colour), the middle 80 %."""
-    if not table.size:
-        return
-    _line(axes, centre(table, axis=0), colour, label, first)
-    if colour != MUTED:
-        low, high = np.nanquantile(table, _SPREAD, axis=0)
-        steps = np.arange(first, first + table.shape[1])
-        axes.fill_between(steps, low, high, color=to_rgba(colour, 0.16), linewidth=0)
+    """Plot the centre of every column and the middle 80 % for each kind, and the centre for random vectors."""
+    for kind, group in kinds.items():
+        table = table_of(group)
+        if table.size:
+            _line(axes, centre(table, axis=0), KINDS[kind], str(kind), first)
+            low, high = np.nanquantile(table, _SPREAD, axis=0)
+            steps = np.arange(first, first + table.shape[1])
+            axes.fill_between(steps, low, high, color=to_rgba(KINDS[kind], 0.16), linewidth=0)
+    if random:
+        _line(axes, centre(rectangle(random), axis=0), MUTED, _RANDOM, first)
 
 
 def _line(axes: Axes, values: Floats, colour: str, label: str, first: int = 1) -> None:

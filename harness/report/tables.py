@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.records import RoleUsage, Usage, total_roles
+from harness.results.answers import MethodAnswers
 from harness.results.judge_checks import JudgeCheck, KnownPair
 from harness.results.schema import Board, BreakdownRow, Concordance, LeftOut, LeftOutRow
 
@@ -100,15 +101,15 @@ def comparison_failures(board: Board, describer: str) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def by_role(roles: Mapping[str, Mapping[str, RoleUsage]]) -> list[tuple[str, RoleUsage, list[tuple[str, RoleUsage]]]]:
-    """Return the total usage of each LLM role, and its usage by method.
-
-    Args:
-        roles: usage by method and role.
-    """
-    totals = total_roles(Usage(roles=dict(used)) for used in roles.values())
+def by_role(answers: Iterable[MethodAnswers]) -> list[tuple[str, RoleUsage, list[tuple[str, RoleUsage]]]]:
+    """Return the total usage of each LLM role, and its usage by method, including retests."""
+    usages: dict[str, list[Usage]] = {}
+    for one in answers:
+        usages.setdefault(one.method, []).append(one.usage)
+    roles = {method: total_roles(used) for method, used in usages.items()}
+    totals = total_roles(Usage(roles=used) for used in roles.values())
     return [
-        (role, total, [(name, used[role]) for name, used in roles.items() if role in used])
+        (role, total, [(method, used[role]) for method, used in roles.items() if role in used])
         for role, total in totals.items()
     ]
 

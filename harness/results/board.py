@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expit
@@ -11,7 +11,7 @@ from scipy.special import expit
 from harness.results.comparisons import STATUSES, Bools, ComparisonTable, Floats, Ints, VerdictTable
 from harness.results.rounding import rounded, rounded_interval
 from harness.results.schema import Board, Cell, Cycles, Graph, LengthEffect, PairTest, Row
-from harness.results.tally import Tally, clusters_of_describers, standings, tables_by_cluster
+from harness.results.tally import Tally, standings, tables_by_cluster
 from harness.results.transitivity import majority_cycles
 from harness.results.trust import check_controls
 from harness.stats import bradley_terry, length
@@ -23,37 +23,40 @@ from harness.stats.permutation import holm, sign_flip_p_value, standardised_effe
 
 @dataclass(frozen=True)
 class BoardInputs:
-    """Inputs of a board; all parts belong to the board's judges only.
+    """Inputs of the board of some judges.
 
     Attributes:
-        judge: the judge; None for all judges together.
         verdicts: single verdicts.
         table: comparisons, including failed ones.
-        clusters: index of the neuron (both signs count as one) of each comparison, below ``neurons``.
-        neurons: number of neurons of the run.
         tally: the points of the decided comparisons.
-        triads: cyclic, decisive and tied triads, (3,).
-        drawn_triads: cyclic and decisive triads in each bootstrap sample, draws x 2.
-        triad_neurons: neurons with a decisive triad.
+        triads: cyclic, decisive and tied triads, clusters x judges x 3.
+        drawn_triads: cyclic and decisive triads in each bootstrap sample, draws x judges x 2.
         words: mean length of each describer's descriptions.
         controls: names of the controls.
         seed: the run's seed.
         config: how the statistics are computed.
     """
 
-    judge: str | None
     verdicts: VerdictTable
     table: ComparisonTable
-    clusters: Ints
-    neurons: int
     tally: Tally
     triads: Floats
     drawn_triads: Floats
-    triad_neurons: int
     words: Mapping[str, float | None]
     controls: Collection[str]
     seed: int
     config: StatisticsConfig
+
+    def of(self, judge: int) -> BoardInputs:
+        """Return the inputs of one judge alone."""
+        return replace(
+            self,
+            verdicts=self.verdicts.where(self.verdicts.judge == judge),
+            table=self.table.where(self.table.judge == judge),
+            tally=self.tally.of([judge]),
+            triads=self.triads[:, [judge]],
+            drawn_triads=self.drawn_triads[:, [judge]],
+        )
 
 
 @dataclass(frozen=True)
@@ -71,35 +74,35 @@ class _Ranking:
     best: Floats
 
 
-def make_board(inputs: BoardInputs) -> Board:
-    """Compute a board."""
+def make_board(judge: str | None, inputs: BoardInputs) -> Board:
+    """Compute the board of a judge, or of all judges together (None)."""
     names, config = inputs.table.describers, inputs.config
     decided = inputs.table.where(inputs.table.decided)
-    clusters = inputs.clusters[inputs.table.decided]
     pairs = inputs.tally.pairs()
     rates, drawn = pairs.win_rates()
-    seen_in = clusters_of_describers(decided, clusters, inputs.neurons)
+    seen_in = decided.seen_in()
     intervals = percentiles(drawn, seen_in, config.confidence)
     graph = _graph(pairs, names)
     ranking = _ranking(pairs, graph, seen_in, config)
     adjusted, effect = _length(inputs.tally, graph, seen_in, config)
-    cells = _cells(inputs, pairs, decided, clusters)
-    tests = _tests(inputs, pairs, decided, clusters, (rates, drawn), seen_in)
+    cells = _cells(inputs, pairs, decided)
+    tests = _tests(inputs, pairs, decided, (rates, drawn), seen_in)
     rows = _rows(inputs, _Estimate(rates, intervals), ranking, adjusted)
     head_to_head = np.full((len(names), len(names)), np.nan)
     head_to_head[pairs.left, pairs.right] = ratio(pairs.points, pairs.counts)
     head_to_head[pairs.right, pairs.left] = 1 - head_to_head[pairs.left, pairs.right]
+    cyclic, decisive, tied = inputs.triads.sum(axis=(0, 1))
+    cyclic_rates = ratio(*inputs.drawn_triads.sum(axis=1).T)[:, None]
+    with_triads = int(inputs.triads[:, :, 1].any(axis=1).sum())
     cycles = Cycles(
-        rate=rounded(ratio(*inputs.triads[:2])),
-        interval=rounded_interval(
-            percentiles(ratio(*inputs.drawn_triads.T)[:, None], [inputs.triad_neurons], config.confidence)[0]
-        ),
-        triads=int(inputs.triads[1]),
-        tied=int(inputs.triads[2]),
+        rate=rounded(ratio(cyclic, decisive)),
+        interval=rounded_interval(percentiles(cyclic_rates, [with_triads], config.confidence)[0]),
+        triads=int(decisive),
+        tied=int(tied),
         majority=tuple((names[a], names[b], names[c]) for a, b, c in majority_cycles(head_to_head)),
     )
-    trust = check_controls(pairs, decided, clusters, tests, inputs.controls, config)
-    return Board(inputs.judge, rows, cells, tests, effect, graph, cycles, trust)
+    trust = check_controls(pairs, decided, tests, inputs.controls, config)
+    return Board(judge, rows, cells, tests, effect, graph, cycles, trust)
 
 
 def _rows(inputs: BoardInputs, rates: _Estimate, ranking: _Ranking, adjusted: _Estimate) -> tuple[Row, ...]:
@@ -147,15 +150,15 @@ def _rows(inputs: BoardInputs, rates: _Estimate, ranking: _Ranking, adjusted: _E
     return tuple(sorted(rows, key=lambda row: (row.win_rate is None, -(row.win_rate or 0.0), row.describer)))
 
 
-def _cells(inputs: BoardInputs, pairs: Tally, decided: ComparisonTable, clusters: Ints) -> tuple[Cell, ...]:
+def _cells(inputs: BoardInputs, pairs: Tally, decided: ComparisonTable) -> tuple[Cell, ...]:
     table, names = inputs.table, inputs.table.describers
     rates = dict(zip(zip(pairs.left, pairs.right, strict=True), ratio(pairs.points, pairs.counts), strict=True))
-    met = np.unique(decided.pair * inputs.neurons + clusters) // max(1, inputs.neurons)  # once per neuron
+    met = np.unique(decided.pair * decided.clusters + decided.cluster) // max(1, decided.clusters)  # once per neuron
     places = pairs.left * len(names) + pairs.right
     seen_in = np.searchsorted(met, places, "right") - np.searchsorted(met, places, "left")
     spans = percentiles(ratio(pairs.drawn_points, pairs.drawn_counts), seen_in, inputs.config.confidence)
     intervals = dict(zip(rates, map(rounded_interval, spans), strict=True))
-    odds = _win_odds(inputs, decided, clusters)
+    odds = _win_odds(inputs, decided)
     cells = []
     for code in np.unique(table.pair).tolist():
         left, right = divmod(code, len(names))
@@ -191,13 +194,13 @@ def _mirrored(interval: Interval | None) -> Interval | None:
     return None if interval is None else rounded_interval((1 - interval[1], 1 - interval[0]))
 
 
-def _win_odds(inputs: BoardInputs, decided: ComparisonTable, clusters: Ints) -> dict[int, Interval | None]:
+def _win_odds(inputs: BoardInputs, decided: ComparisonTable) -> dict[int, Interval | None]:
     """Return by pair the interval of the share that the left describer won of the comparisons without a tie."""
-    decisive, owner = decided.where(decided.points != 0.5), clusters[decided.points != 0.5]
+    decisive = decided.where(decided.points != 0.5)
     pairs, column = np.unique(decisive.pair, return_inverse=True)
-    shape = (inputs.neurons, len(pairs))
-    won, counts = (tables_by_cluster(owner, column, values, shape) for values in (decisive.points, np.ones(len(owner))))
-    shares = ratio(*Resamples(inputs.neurons, inputs.seed, inputs.config.draws).sums(won, counts))
+    shape, values = (decided.clusters, len(pairs)), (decisive.points, np.ones(len(decisive)))
+    won, counts = (tables_by_cluster(decisive.cluster, column, each, shape) for each in values)
+    shares = ratio(*Resamples(decided.clusters, inputs.seed, inputs.config.draws).sums(won, counts))
     spans = percentiles(shares, (counts > 0).sum(axis=0), inputs.config.confidence)
     return dict(zip(pairs.tolist(), spans, strict=True))
 
@@ -214,7 +217,6 @@ def _tests(
     inputs: BoardInputs,
     pairs: Tally,
     decided: ComparisonTable,
-    clusters: Ints,
     win_rates: tuple[Floats, Floats],
     seen_in: Ints,
 ) -> tuple[PairTest, ...]:
@@ -224,8 +226,8 @@ def _tests(
     found = []
     for left, right in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
         rows = decided.pair == left * len(names) + right
-        counts = np.bincount(clusters[rows], minlength=inputs.neurons)
-        totals = np.bincount(clusters[rows], 2 * decided.points[rows] - 1, inputs.neurons)[counts > 0]
+        counts = np.bincount(decided.cluster[rows], minlength=decided.clusters)
+        totals = np.bincount(decided.cluster[rows], 2 * decided.points[rows] - 1, decided.clusters)[counts > 0]
         p_value = sign_flip_p_value(totals, seed=inputs.seed, flips=inputs.config.flips)
         found.append((p_value, len(totals), standardised_effect(totals / counts[counts > 0])))
     corrected = holm([p_value for p_value, _, _ in found])

@@ -7,7 +7,7 @@ code that computes it, and one entry here. ``python -m harness.results.columns >
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -22,10 +22,12 @@ HTML = "report"
 COUNTS = "report (counts)"
 SWEEP = "sweep.csv and sweep.json"
 SUMMARY = "summary"
+_EVERYWHERE = (CSV, TEXT, TERMINAL, HTML, SWEEP, SUMMARY)
 
 _decimals_3 = partial(number, digits=3)
 _decimals_1 = partial(number, digits=1)
 _whole = partial(number, digits=0)
+_signed = partial(number, sign=True)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Metric:
     interval: str | None = None
     interval_in_text: Literal["column", "inline", ""] = ""
     source: str = ""
-    needs: frozenset[str] = frozenset()
+    needs: Set[str] = frozenset()
     bold: bool = False
 
     @property
@@ -110,130 +112,66 @@ def shown_in(metrics: Iterable[Metric], place: str) -> list[Metric]:
     return [metric for metric in metrics if place in metric.shown]
 
 
-def available(metrics: Iterable[Metric], conditions: Collection[str]) -> list[Metric]:
-    """Return the metrics of the summary whose needs are all among the conditions."""
-    return [metric for metric in shown_in(metrics, SUMMARY) if metric.needs.issubset(conditions)]
+def available(metrics: Iterable[Metric], conditions: Set[str] | None) -> list[Metric]:
+    """Return the metrics of the summary whose needs are all among the conditions; all of them without conditions."""
+    return [metric for metric in shown_in(metrics, SUMMARY) if conditions is None or metric.needs <= conditions]
 
 
+def _diagnostic(
+    key: str, heading: str, definition: str, shown_as: Callable[[Any], str] = number, *, terminal: bool = False
+) -> Metric:
+    return Metric(key, heading, definition, shown_as, (*[TERMINAL] * terminal, HTML, SUMMARY))
+
+
+# fmt: off
 BOARD = (
-    Metric(
-        "rank",
-        "rank",
-        "Rank by strength, 1 for the best. Its interval: the ranks when neurons are resampled.",
-        rank,
-        (CSV, TEXT, TERMINAL, HTML, SWEEP, SUMMARY),
-        interval="rank_interval",
-        interval_in_text="inline",
-        bold=True,
-    ),
-    Metric(
-        "win_rate",
-        "win rate %",
-        "Share of its decided comparisons that it won, ties as half. Two orders that disagree are a tie.",
-        percent,
-        (CSV, TEXT, TERMINAL, HTML, SWEEP, SUMMARY),
-        short="Win %",
-        interval="interval",
-        interval_in_text="column",
-        bold=True,
-    ),
-    Metric(
-        "raw_win_rate",
-        "raw %",
-        "Win rate over single verdicts: each order counts by itself, also where the other order failed or disagrees.",
-        percent,
-        (CSV, HTML),
-    ),
-    Metric(
-        "adjusted_win_rate",
-        "at equal length %",
-        "Win rate if all descriptions were equally long (length-controlled). None if length cannot be separated from "
-        "the describer.",
-        percent,
-        (CSV, TEXT, TERMINAL, HTML, SWEEP, SUMMARY),
-        short="Adj. %",
-        interval="adjusted_interval",
-    ),
-    Metric(
-        "strength",
-        "strength",
-        "Bradley-Terry strength in logits, zero on average. None if comparisons do not connect all describers.",
-        number,
-        (CSV, TEXT, HTML, SWEEP, SUMMARY),
-        interval="strength_interval",
-    ),
-    Metric(
-        "best", "best in %", "Share of the bootstrap samples in which no describer is stronger.", percent, (CSV, COUNTS)
-    ),
-    Metric(
-        "comparisons",
-        "decided",
-        "Decided comparisons: wins + losses + ties.",
-        count,
-        (CSV, TEXT, TERMINAL, HTML, COUNTS, SWEEP),
-        short="n",
-    ),
+    Metric("rank", "rank", "Rank by strength, 1 for the best. Its interval: the ranks when neurons are resampled.",
+           rank, _EVERYWHERE, interval="rank_interval", interval_in_text="inline", bold=True),
+    Metric("win_rate", "win rate %", "Share of its decided comparisons that it won, ties as half. Two orders that "
+           "disagree are a tie.",
+           percent, _EVERYWHERE, short="Win %", interval="interval", interval_in_text="column", bold=True),
+    Metric("raw_win_rate", "raw %", "Win rate over single verdicts: each order counts by itself, also where the other "
+           "order failed or disagrees.", percent, (CSV, HTML)),
+    Metric("adjusted_win_rate", "at equal length %", "Win rate if all descriptions were equally long "
+           "(length-controlled). None if length cannot be separated from the describer.",
+           percent, _EVERYWHERE, short="Adj. %", interval="adjusted_interval"),
+    Metric("strength", "strength", "Bradley-Terry strength in logits, zero on average. None if comparisons do not "
+           "connect all describers.", number, (CSV, TEXT, HTML, SWEEP, SUMMARY), interval="strength_interval"),
+    Metric("best", "best in %", "Share of the bootstrap samples in which no describer is stronger.",
+           percent, (CSV, COUNTS)),
+    Metric("comparisons", "decided", "Decided comparisons: wins + losses + ties.",
+           count, (CSV, TEXT, TERMINAL, HTML, COUNTS, SWEEP), short="n"),
     Metric("wins", "won", "Comparisons won.", count, (CSV, COUNTS)),
     Metric("losses", "lost", "Comparisons lost.", count, (CSV, COUNTS)),
     Metric("ties", "tied", "Comparisons tied, including the inconsistent ones.", count, (CSV, COUNTS)),
     Metric("inconsistent", "inconsistent", "Ties because the two orders disagreed.", count, (CSV, COUNTS)),
-    Metric(
-        "failed",
-        "failed",
-        "Comparisons without a usable verdict. They count nowhere else.",
-        count,
-        (CSV, TEXT, TERMINAL, HTML, COUNTS, SWEEP),
-    ),
+    Metric("failed", "failed", "Comparisons without a usable verdict. They count nowhere else.",
+           count, (CSV, TEXT, TERMINAL, HTML, COUNTS, SWEEP)),
     Metric("mean_words", "words", "Mean length of its usable descriptions in words.", _decimals_1, (CSV, TEXT, COUNTS)),
 )
 """Of a describer on a board (:class:`~harness.results.schema.Row`)."""
 
 PAIRS = (
-    Metric(
-        "win_rate",
-        "win rate %",
-        "Share of the decided comparisons of the two that the first one won, ties as half.",
-        percent,
-        (TEXT, HTML),
-        interval="interval",
-        interval_in_text="column",
-    ),
+    Metric("win_rate", "win rate %", "Share of the decided comparisons of the two that the first one won, ties as "
+           "half.", percent, (TEXT, HTML), interval="interval", interval_in_text="column"),
     Metric("comparisons", "decided", "Decided comparisons of the two.", count, (TEXT, HTML)),
     Metric("wins", "wins", "Comparisons that the first one won.", count, (TEXT, TERMINAL, HTML), short="Won"),
     Metric("losses", "losses", "Comparisons that the first one lost.", count, (TEXT, TERMINAL, HTML), short="Lost"),
     Metric("ties", "ties", "Ties among them.", count, (TEXT, TERMINAL, HTML), short="Tied"),
-    Metric(
-        "wins_to_losses",
-        "wins : losses",
-        "Wins of the first one divided by its losses; ties count for neither. None without losses.",
-        number,
-        (TEXT, TERMINAL, HTML, SUMMARY),
-        short="W : L",
-        interval="wins_to_losses_interval",
-        interval_in_text="inline",
-    ),
+    Metric("wins_to_losses", "wins : losses", "Wins of the first one divided by its losses; ties count for neither. "
+           "None without losses.",
+           number, (TEXT, TERMINAL, HTML, SUMMARY), short="W : L", interval="wins_to_losses_interval",
+           interval_in_text="inline"),
     Metric("failed", "failed", "Comparisons of the two without a usable verdict.", count, (TEXT, TERMINAL, HTML)),
 )
 """Of two describers on a board, the first against the second (:class:`~harness.results.schema.Cell`)."""
 
 TESTS = (
     Metric("neurons", "neurons", "Neurons with a decided comparison of the two.", count, (HTML,)),
-    Metric(
-        "difference",
-        "difference, points of %",
-        "Share of the comparisons of the two that the first one won, minus the share that it lost.",
-        percent,
-        (HTML,),
-        interval="difference_interval",
-    ),
-    Metric(
-        "overall_difference",
-        "overall",
-        "Difference of their win rates against all opponents, in points of %.",
-        percent,
-        (HTML,),
-        interval="overall_interval",
-    ),
+    Metric("difference", "difference, points of %", "Share of the comparisons of the two that the first one won, minus "
+           "the share that it lost.", percent, (HTML,), interval="difference_interval"),
+    Metric("overall_difference", "overall", "Difference of their win rates against all opponents, in points of %.",
+           percent, (HTML,), interval="overall_interval"),
     Metric("effect", "effect", "Mean difference in standard deviations between neurons (Cohen's d).", number, (HTML,)),
     Metric("p_value", "p", "p-value of the two-sided permutation test, paired by neuron.", p_value, (HTML,)),
     Metric("p_holm", "p, Holm", "p-value corrected for all pairs of the table (Holm).", p_value, (HTML,)),
@@ -249,18 +187,9 @@ WRITING = (
 """Of the descriptions of a describer (:class:`~harness.results.schema.DescriptionRow`)."""
 
 SCORES = (
-    Metric(
-        "score",
-        "mean score",
-        "Mean of the usable scores, in the scorer's own unit; higher is better.",
-        _decimals_3,
-        (TEXT, TERMINAL, HTML, SUMMARY),
-        short="Mean",
-        interval="interval",
-        interval_in_text="column",
-        source="mean",
-        bold=True,
-    ),
+    Metric("score", "mean score", "Mean of the usable scores, in the scorer's own unit; higher is better.",
+           _decimals_3, (TEXT, TERMINAL, HTML, SUMMARY), short="Mean", interval="interval", interval_in_text="column",
+           source="mean", bold=True),
     Metric("scores", "scores", "Usable scores.", count, (TEXT, TERMINAL, HTML), short="n"),
     Metric("failed", "failed", "Scores that are not usable. They count nowhere else.", count, (TEXT, TERMINAL, HTML)),
 )
@@ -269,14 +198,8 @@ SCORES = (
 SCORE_TESTS = (
     Metric("neurons", "neurons", "Neurons on which both have a usable score.", count, (HTML,)),
     Metric("unpaired", "unpaired", "Neurons on which only one of them has.", count, (HTML,)),
-    Metric(
-        "difference",
-        "difference",
-        "Mean over neurons of the score of the first minus that of the second.",
-        _decimals_3,
-        (HTML,),
-        interval="difference_interval",
-    ),
+    Metric("difference", "difference", "Mean over neurons of the score of the first minus that of the second.",
+           _decimals_3, (HTML,), interval="difference_interval"),
     *TESTS[3:],
 )
 """Of a paired test of two describers by a scorer (:class:`~harness.results.schema.ScoreTest`)."""
@@ -284,186 +207,101 @@ SCORE_TESTS = (
 HEALTH = (
     Metric("comparisons", "decided", "Decided comparisons.", count, (HTML,)),
     Metric("ties", "ties", "Ties among them.", count, (HTML,)),
-    Metric(
-        "inconsistency",
-        "inconsistent %",
-        "Share of the comparisons decided in both orders in which the orders disagree.",
-        percent,
-        (HTML, SUMMARY),
-        needs=frozenset({"top level", "both orders"}),
-    ),
-    Metric(
-        "first_position_rate",
-        "first place %",
-        "Share of the verdicts with a winner that the description shown first won; 50 is no preference.",
-        percent,
-        (HTML, SUMMARY),
-        needs=frozenset({"top level", "both orders"}),
-    ),
+    Metric("inconsistency", "inconsistent %", "Share of the comparisons decided in both orders in which the orders "
+           "disagree.", percent, (HTML, SUMMARY), needs={"both orders", "top level"}),
+    Metric("first_position_rate", "first place %", "Share of the verdicts with a winner that the description shown "
+           "first won; 50 is no preference.", percent, (HTML, SUMMARY), needs={"both orders", "top level"}),
 )
 """Of a comparator (:class:`~harness.results.schema.JudgeHealth`)."""
 
 CHECKS = (
-    Metric(
-        "accuracy",
-        "right %",
-        "Share decided for the better description, where the better one is known, ties as half; 50 is guessing.",
-        percent,
-        (TERMINAL, HTML, SUMMARY),
-        interval="interval",
-        interval_in_text="column",
-        needs=frozenset({"known quality"}),
-        bold=True,
-    ),
-    Metric(
-        "brier",
-        "Brier",
-        "Brier score of its preferences where the better description is known; 0 is perfect, 0.25 is no knowledge.",
-        number,
-        (TERMINAL, HTML, SUMMARY),
-        needs=frozenset({"known quality"}),
-    ),
+    Metric("accuracy", "right %", "Share decided for the better description, where the better one is known, ties as "
+           "half; 50 is guessing.",
+           percent, (TERMINAL, HTML, SUMMARY), interval="interval", interval_in_text="column",
+           needs={"known quality"}, bold=True),
+    Metric("brier", "Brier", "Brier score of its preferences where the better description is known; 0 is perfect, 0.25 "
+           "is no knowledge.", number, (TERMINAL, HTML, SUMMARY), needs={"known quality"}),
     Metric("comparisons", "known pairs", "Decided comparisons of known quality.", count, (TERMINAL, HTML), short="n"),
     Metric("failed", "failed", "Such comparisons without a usable verdict.", count, (TERMINAL, HTML)),
-    Metric(
-        "consistency",
-        "orders agree %",
-        "Share of the comparisons asked in both orders whose orders agree.",
-        percent,
-        (TERMINAL, HTML, SUMMARY),
-        needs=frozenset({"comparator", "both orders", "checked"}),
-    ),
-    Metric(
-        "first_position_rate",
-        "first place %",
-        "Share of the verdicts with a winner that the description shown first won; 50 is no preference.",
-        percent,
-        (TERMINAL, HTML),
-        short="First wins %",
-    ),
-    Metric(
-        "length_effect",
-        "longer",
-        "How much more often than half the longer of two equally good descriptions wins.",
-        partial(number, sign=True),
-        (TERMINAL, HTML, SUMMARY),
-        interval="length_interval",
-        needs=frozenset({"known quality"}),
-    ),
-    Metric(
-        "self_preference",
-        "own",
-        "How much more often it prefers what its own model wrote than is right.",
-        partial(number, sign=True),
-        (TERMINAL, HTML, SUMMARY),
-        short="Self",
-        interval="self_interval",
-        needs=frozenset({"comparator", "LLM", "checked"}),
-    ),
-    Metric(
-        "retest",
-        "again",
-        "Comparators: share of verdicts that stay the same when asked again with another seed. Scorers: correlation "
-        "of the first and second scores.",
-        number,
-        (TERMINAL, HTML, SUMMARY),
-        needs=frozenset({"retest"}),
-    ),
+    Metric("consistency", "orders agree %", "Share of the comparisons asked in both orders whose orders agree.",
+           percent, (TERMINAL, HTML, SUMMARY), needs={"both orders", "checked", "comparator"}),
+    Metric("first_position_rate", "first place %", "Share of the verdicts with a winner that the description shown "
+           "first won; 50 is no preference.", percent, (TERMINAL, HTML), short="First wins %"),
+    Metric("length_effect", "longer", "How much more often than half the longer of two equally good descriptions wins.",
+           _signed, (TERMINAL, HTML, SUMMARY), interval="length_interval", needs={"known quality"}),
+    Metric("self_preference", "own", "How much more often it prefers what its own model wrote than is right.",
+           _signed, (TERMINAL, HTML, SUMMARY), short="Self", interval="self_interval",
+           needs={"LLM", "checked", "comparator"}),
+    Metric("retest", "again", "Comparators: share of verdicts that stay the same when asked again with another seed. "
+           "Scorers: correlation of the first and second scores.",
+           number, (TERMINAL, HTML, SUMMARY), needs={"retest"}),
 )
 """Of a judge where the truth is known or it was asked again (:class:`~harness.results.judge_checks.JudgeCheck`)."""
 
-_ROLE, _RUN = frozenset({"one role"}), frozenset({"all roles"})
 COSTS = (
     Metric("calls", "LLM calls", "LLM calls, including those answered by the cache.", count, (SUMMARY,)),
     Metric("prompt_tokens", "tokens in", "Tokens of the prompts.", count, (SUMMARY,)),
     Metric("completion_tokens", "tokens out", "Tokens of the answers.", count, (SUMMARY,)),
-    Metric(
-        "seconds",
-        "seconds",
-        "Time from question to answer in seconds, summed over items that ran at the same time.",
-        _decimals_1,
-        (SUMMARY,),
-        needs=_RUN,
-    ),
-    Metric("cost", "price", "Price of all tokens.", number, (SUMMARY,), needs=_ROLE | {"price"}),
-    Metric("total", "price", "Price of all tokens.", number, (SUMMARY,), source="cost", needs=_RUN | {"price"}),
-    Metric(
-        "paid", "paid", "Price of the tokens that no cache answered.", number, (SUMMARY,), needs=frozenset({"price"})
-    ),
+    Metric("seconds", "seconds", "Time from question to answer in seconds, summed over items that ran at the same "
+           "time.", _decimals_1, (SUMMARY,), needs={"all roles"}),
+    Metric("cost", "price", "Price of all tokens.", number, (SUMMARY,), needs={"one role", "price"}),
+    Metric("total", "price", "Price of all tokens.",
+           number, (SUMMARY,), source="cost", needs={"all roles", "price"}),
+    Metric("paid", "paid", "Price of the tokens that no cache answered.",
+           number, (SUMMARY,), needs={"price"}),
 )
 """Of a run or of one LLM role in it (:class:`~harness.records.RoleUsage`)."""
 
-
-def _diagnostic(key: str, heading: str, definition: str, shown_as: Callable[[Any], str] = number) -> Metric:
-    return Metric(key, heading, definition, shown_as, (HTML, SUMMARY))
-
-
 DIAGNOSTICS = (
-    _diagnostic("vectors", "vectors", "Weight vectors that were decomposed.", count),
-    _diagnostic("found", "channels", "Channels of all vectors together.", count),
+    _diagnostic("vectors", "vectors", "Weight vectors that were decomposed.", count, terminal=True),
+    _diagnostic("found", "channels", "Channels of all vectors together.", count, terminal=True),
     _diagnostic("channels", "most channels", "Largest number of channels of one vector.", count),
-    _diagnostic("vector_kurtosis", "kurtosis: vector", "Median excess kurtosis of the weight vectors."),
-    _diagnostic("first_kurtosis", "kurtosis: channel 1", "Median excess kurtosis of the first channels.", _decimals_1),
+    _diagnostic("vector_kurtosis", "kurtosis: vector", "Median excess kurtosis of the weight vectors.",
+                terminal=True),
+    _diagnostic("first_kurtosis", "kurtosis: channel 1", "Median excess kurtosis of the first channels.",
+                terminal=True),
     _diagnostic("first_cosine", "cosine: channel 1", "Mean cosine of the first channels and their vectors."),
-    _diagnostic("cosine", "cosine", "Mean cosine of all channels and their vectors."),
-    _diagnostic(
-        "reconstruction", "in span %", "Mean share of a vector's squared norm in the span of all its channels.", percent
-    ),
-    _diagnostic(
-        "positive", "upper tail %", "Share of channels carried by the upper tail of their projection.", percent
-    ),
+    _diagnostic("cosine", "cosine", "Mean cosine of all channels and their vectors.", terminal=True),
+    _diagnostic("reconstruction", "in span %", "Mean share of a vector's squared norm in the span of all its channels.",
+                percent, terminal=True),
+    _diagnostic("positive", "upper tail %", "Share of channels carried by the upper tail of their projection.",
+                percent),
     _diagnostic("again", "again", "Vectors that were decomposed again from another start.", count),
     _diagnostic("consistency", "cosine of partners", "Mean cosine of matched channels of two starts."),
     _diagnostic("jaccard", "Jaccard", "Mean Jaccard index of the top tokens of matched channels."),
     _diagnostic("apart", "cosine of others", "Mean cosine of channels that are not matched."),
     _diagnostic("random", "random vectors", "Random vectors that were decomposed.", count),
-    _diagnostic(
-        "random_first_kurtosis", "random kurtosis", "Median excess kurtosis of their first channels.", _decimals_1
-    ),
+    _diagnostic("random_first_kurtosis", "random kurtosis", "Median excess kurtosis of their first channels.",
+                _decimals_1),
     _diagnostic("first_loss", "loss", "Median loss of the first channels of neurons.", _decimals_3),
     _diagnostic("random_first_loss", "random loss", "Median loss of random vectors' first channels.", _decimals_3),
-    _diagnostic(
-        "below",
-        "below 5 %",
-        "Share of neurons whose first channel has a loss below the 5 % quantile of random vectors; 5 % by chance.",
-        percent,
-    ),
-    _diagnostic(
-        "chance_below",
-        "lower %",
-        "Probability that a neuron's first channel has a lower loss than a random vector's; 50 % by chance.",
-        percent,
-    ),
+    _diagnostic("below", "below 5 %", "Share of neurons whose first channel has a loss below the 5 % quantile of "
+                "random vectors; 5 % by chance.", percent),
+    _diagnostic("chance_below", "lower %", "Probability that a neuron's first channel has a lower loss than a random "
+                "vector's; 50 % by chance.", percent),
     _diagnostic("ablated", "ablated", "Vectors from which channels were removed.", count),
-    _diagnostic(
-        "faithful", "faithful", "Mean share of the response on a channel's tokens that is lost without the channel."
-    ),
+    _diagnostic("faithful", "faithful", "Mean share of the response on a channel's tokens that is lost without the "
+                "channel."),
     _diagnostic("faithful_chance", "faithful, chance", "The same for a random direction as close to the vector."),
-    _diagnostic(
-        "kept", "kept", "Mean share of the response on the other channels' tokens that remains without the channel."
-    ),
-    _diagnostic(
-        "complete",
-        "complete",
-        "Mean share of the response on a vector's strongest tokens that is lost without all its channels.",
-    ),
-    _diagnostic(
-        "complete_chance", "complete, chance", "The same for as many random directions as close to the vector."
-    ),
+    _diagnostic("kept", "kept", "Mean share of the response on the other channels' tokens that remains without the "
+                "channel."),
+    _diagnostic("complete", "complete", "Mean share of the response on a vector's strongest tokens that is lost "
+                "without all its channels."),
+    _diagnostic("complete_chance", "complete, chance", "The same for as many random directions as close to the "
+                "vector."),
 )
 """Of the decomposition of one layer and kind, or of all (:class:`~harness.results.diagnostics.DiagnosticsRow`)."""
 
 RUN = (
     Metric("best/describer", "best describer", "Real describer with the highest win rate.", str, (SUMMARY,)),
     Metric("best/win_rate", "best win rate", "Its win rate.", percent, (SUMMARY,)),
-    Metric(
-        "trust/trustworthy", "trustworthy", "Whether all controls lose to the real methods; also trust/JUDGE/...", str,
-        (SUMMARY,)
-    ),
+    Metric("trust/trustworthy", "trustworthy", "Whether all controls lose to the real methods; also trust/JUDGE/...",
+           str, (SUMMARY,)),
     Metric("trust/words", "trust", "The same as a sentence, with reasons; also trust/JUDGE/...", str, (SUMMARY,)),
     Metric("failed/METHOD", "failed", "Answers of a describer or judge that are not usable.", count, (SUMMARY,)),
-)  # fmt: skip
+)
 """Of the run as a whole; only the summary has them."""
+# fmt: on
 
 #: Each table: title, metrics, and their names in the summary.
 TABLES: Sequence[tuple[str, Sequence[Metric], str]] = (
@@ -503,19 +341,17 @@ def documentation() -> str:
 
 
 def summary_values(
-    metrics: Iterable[Metric], row: Any, name: str, conditions: Collection[str] | None = None
-) -> Iterator[tuple[str, Any]]:
-    """Yield the metrics of a row that the summary shows, under their names.
+    metrics: Iterable[Metric], row: Any, name: str, conditions: Set[str] | None = None
+) -> dict[str, Any]:
+    """Return the :func:`available` metrics of a row under their names in the summary.
 
     Args:
         metrics: the row's metrics.
         row: the row.
         name: how they are named, with ``{key}`` for the metric's key.
-        conditions: if given, only metrics that are :func:`available` under them.
+        conditions: what the run or judge has; None to select by nothing.
     """
-    chosen = shown_in(metrics, SUMMARY) if conditions is None else available(metrics, conditions)
-    for metric in chosen:
-        yield name.format(key=metric.key), metric.value(row)
+    return {name.format(key=metric.key): metric.value(row) for metric in available(metrics, conditions)}
 
 
 if __name__ == "__main__":

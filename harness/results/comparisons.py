@@ -5,10 +5,10 @@ A run can have a million verdicts, so the rule works on columns; records are mad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,6 @@ from harness.records import Neuron, Sign, Status, Verdict, Winner
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-Table = TypeVar("Table", "VerdictTable", "ComparisonTable")
 
 MISSING = "missing"
 """Status of an order without a record, in addition to those of :class:`~harness.records.Status`."""
@@ -55,8 +53,8 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class VerdictTable:
-    """Verdicts as columns of equal length, ordered by neuron, judge, pair and order shown.
+class _PairTable:
+    """Columns of equal length on pairs of describers.
 
     Attributes:
         neurons: the neurons with their signs, sorted; ``neuron`` holds indices into it.
@@ -66,48 +64,7 @@ class VerdictTable:
         judge: the judge.
         left: the describer whose name sorts first.
         right: the other describer.
-        flipped: whether ``right`` was shown first.
-        points: points of ``left`` in this order, 1, 0.5 or 0; NaN if the verdict is not ok.
-        status: index into :data:`STATUSES`; a verdict with status ok but without a winner has failed.
-        symmetric: whether the judge ignores the order.
-    """
-
-    neurons: tuple[Neuron, ...]
-    judges: tuple[str, ...]
-    describers: tuple[str, ...]
-    neuron: Ints
-    judge: Ints
-    left: Ints
-    right: Ints
-    flipped: Bools
-    points: Floats
-    status: Ints
-    symmetric: Bools
-
-    def __len__(self) -> int:
-        return len(self.neuron)
-
-    def where(self, rows: NDArray[Any]) -> VerdictTable:
-        """Return the chosen rows (a mask, or sorted indices); the names stay."""
-        return _rows(self, rows)
-
-
-@dataclass(frozen=True)
-class ComparisonTable:
-    """Comparisons as columns of equal length, ordered by neuron, judge and pair; the fields of :class:`Comparison`.
-
-    Attributes:
-        neurons: the neurons with their signs, sorted; ``neuron`` holds indices into it.
-        judges: names of the judges, sorted; ``judge`` holds indices into it.
-        describers: names of the describers, sorted; ``left`` and ``right`` hold indices into it.
-        neuron: the neuron.
-        judge: the judge.
-        left: the describer whose name sorts first.
-        right: the other describer.
-        points: points of ``left``, 1, 0.5 or 0; NaN if the comparison failed.
-        inconsistent: whether the two orders disagreed.
-        both_orders: whether the judge was asked in both orders.
-        failures: places in :data:`STATUSES` of the orders that failed, 0 for none, (rows, 2).
+        points: points of ``left``, 1, 0.5 or 0; NaN without a usable verdict.
     """
 
     neurons: tuple[Neuron, ...]
@@ -118,40 +75,80 @@ class ComparisonTable:
     left: Ints
     right: Ints
     points: Floats
-    inconsistent: Bools
-    both_orders: Bools
-    failures: Ints
 
     def __len__(self) -> int:
         return len(self.neuron)
 
-    def where(self, rows: NDArray[Any]) -> ComparisonTable:
+    def where(self, rows: NDArray[Any]) -> Self:
         """Return the chosen rows (a mask, or sorted indices); the names stay."""
-        return _rows(self, rows)
+        parts = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(self, **{name: part[rows] for name, part in parts.items() if isinstance(part, np.ndarray)})
 
-    @cached_property
-    def decided(self) -> Bools:
-        """Which comparisons did not fail."""
-        return ~np.isnan(self.points)
+    def among(self, describers: Sequence[str]) -> Self:
+        """Return the table with a longer list of describers, sorted, that contains the table's own."""
+        places = np.array([describers.index(name) for name in self.describers], dtype=np.int64)
+        return replace(self, describers=tuple(describers), left=places[self.left], right=places[self.right])
 
     @cached_property
     def pair(self) -> Ints:
         """The pair's number: ``left * len(describers) + right``."""
         return self.left * len(self.describers) + self.right
 
+
+@dataclass(frozen=True)
+class VerdictTable(_PairTable):
+    """Verdicts as columns, ordered by neuron, judge, pair and order shown.
+
+    Attributes:
+        flipped: whether ``right`` was shown first.
+        status: index into :data:`STATUSES`; a verdict with status ok but without a winner has failed.
+        symmetric: whether the judge ignores the order.
+    """
+
+    flipped: Bools
+    status: Ints
+    symmetric: Bools
+
+
+@dataclass(frozen=True)
+class ComparisonTable(_PairTable):
+    """Comparisons as columns, ordered by neuron, judge and pair; the fields of :class:`Comparison`.
+
+    Attributes:
+        inconsistent: whether the two orders disagreed.
+        both_orders: whether the judge was asked in both orders.
+        failures: indices into :data:`STATUSES` of the orders that failed, 0 for none, (rows, 2).
+        cluster: index of the neuron without its sign; both signs of a neuron are one cluster.
+        cluster_of: index of each neuron without its sign, including neurons without a comparison.
+    """
+
+    inconsistent: Bools
+    both_orders: Bools
+    failures: Ints
+    cluster: Ints
+    cluster_of: Mapping[Neuron, int]
+
+    @property
+    def clusters(self) -> int:
+        """Number of clusters, including those without a comparison."""
+        return len(self.cluster_of)
+
+    @cached_property
+    def decided(self) -> Bools:
+        """Which comparisons did not fail."""
+        return ~np.isnan(self.points)
+
+    def seen_in(self) -> Ints:
+        """Return the number of clusters in which each describer has a comparison, (K,)."""
+        seen = np.zeros((self.clusters, len(self.describers)), dtype=np.bool_)
+        seen[self.cluster, self.left] = True
+        seen[self.cluster, self.right] = True
+        counts: Ints = seen.sum(axis=0)
+        return counts
+
     def records(self) -> list[Comparison]:
         """Return the comparisons one by one."""
-        columns = zip(
-            self.neuron.tolist(),
-            self.judge.tolist(),
-            self.left.tolist(),
-            self.right.tolist(),
-            self.points.tolist(),
-            self.inconsistent.tolist(),
-            self.both_orders.tolist(),
-            self.failures.tolist(),
-            strict=True,
-        )
+        names = ("neuron", "judge", "left", "right", "points", "inconsistent", "both_orders", "failures")
         return [
             Comparison(
                 self.neurons[neuron],
@@ -163,25 +160,10 @@ class ComparisonTable:
                 both,
                 tuple(sorted(STATUSES[status] for status in failed if status)),
             )
-            for neuron, judge, left, right, points, inconsistent, both, failed in columns
+            for neuron, judge, left, right, points, inconsistent, both, failed in zip(
+                *(getattr(self, name).tolist() for name in names), strict=True
+            )
         ]
-
-
-def _rows(table: Table, rows: NDArray[Any]) -> Table:
-    parts = {field.name: getattr(table, field.name) for field in fields(table)}
-    return type(table)(**{name: part[rows] if isinstance(part, np.ndarray) else part for name, part in parts.items()})
-
-
-def among(table: Table, describers: Sequence[str]) -> Table:
-    """Return the table with further describers beside those it names.
-
-    Args:
-        table: verdicts or comparisons.
-        describers: names, ordered, the table's own among them.
-    """
-    places = np.array([describers.index(name) for name in table.describers], dtype=np.int64)
-    left, right = (places[column] if len(column) else column for column in (table.left, table.right))
-    return replace(table, describers=tuple(describers), left=left, right=right)
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> VerdictTable:
@@ -212,7 +194,7 @@ def verdict_table(verdicts: Iterable[Verdict]) -> VerdictTable:
     points = np.where(status == 0, np.where(flipped, 1 - winner, winner), np.nan)
     left, right = np.minimum(one, other), np.maximum(one, other)
     order = np.lexsort((flipped, right, left, judge, neuron))
-    table = VerdictTable(neurons, judges, names, neuron, judge, left, right, flipped, points, status, symmetric)
+    table = VerdictTable(neurons, judges, names, neuron, judge, left, right, points, flipped, status, symmetric)
     table = table.where(order)
     _check(table)
     return table
@@ -247,13 +229,21 @@ def _starts(table: VerdictTable, columns: Sequence[str]) -> Bools:
     return starts
 
 
-def compare(table: VerdictTable) -> ComparisonTable:
+def compare(table: VerdictTable, others: Iterable[Neuron] = ()) -> ComparisonTable:
     """Merge verdicts into comparisons, one per judge, neuron and unordered pair of describers.
 
     A symmetric verdict is a complete comparison. Other judges need both orders. If the orders agree, that is the
     outcome. If they differ in any way (also if only one is a tie), the comparison is an inconsistent tie. If one is
     missing or not ok, the comparison has failed; it is never a tie.
+
+    Args:
+        table: the verdicts.
+        others: further neurons that are clusters, such as those with scores.
     """
+    unsigned = [neuron.unsigned for neuron in table.neurons]
+    present = sorted({*unsigned, *(neuron.unsigned for neuron in others)}, key=neuron_order)
+    cluster_of = {neuron: number for number, neuron in enumerate(present)}
+    cluster = np.array([cluster_of[neuron] for neuron in unsigned], dtype=np.int64)
     begin = np.flatnonzero(_starts(table, _QUESTION))
     size = np.diff(np.append(begin, len(table)))
     last = begin + size - 1  # the same row if there is only one order
@@ -278,6 +268,8 @@ def compare(table: VerdictTable) -> ComparisonTable:
         inconsistent=inconsistent,
         both_orders=both,
         failures=statuses,
+        cluster=cluster[table.neuron[begin]],
+        cluster_of=cluster_of,
     )
 
 
@@ -309,7 +301,7 @@ def _neurons(values: Sequence[Neuron]) -> tuple[tuple[Neuron, ...], Ints]:
     neurons = tuple(
         Neuron(layer, i, None if expert < 0 else expert, signs[minus]) for layer, expert, i, minus in ordered
     )
-    return neurons, order[places] if found else places
+    return neurons, order[places]
 
 
 def neuron_order(neuron: Neuron) -> tuple[int, int, int, bool]:
@@ -320,5 +312,5 @@ def neuron_order(neuron: Neuron) -> tuple[int, int, int, bool]:
 def _sorted(names: Sequence[str]) -> tuple[tuple[str, ...], Ints]:
     """Return the distinct names, sorted, and the index of each value among them."""
     places, found = _numbered(names)
-    order = np.argsort(np.argsort(np.array(found, dtype=object))) if found else places
-    return tuple(sorted(found)), order[places] if found else places
+    ordered = sorted(found)
+    return tuple(ordered), np.array([ordered.index(name) for name in found], dtype=np.int64)[places]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,38 +57,7 @@ class DiagnosticsGroup:
 
 @dataclass(frozen=True)
 class DiagnosticsRow:
-    """Metrics of one layer and kind; None without data.
-
-    Attributes:
-        layer: the layer; None for all.
-        kind: the vector kind; None for all.
-        vectors: number of decomposed weight vectors.
-        found: total number of their channels.
-        channels: largest number of channels of one vector.
-        vector_kurtosis: median excess kurtosis of the weight vectors.
-        first_kurtosis: median excess kurtosis of their first channels.
-        first_cosine: mean cosine of first channels and their vectors.
-        cosine: mean cosine of all channels and their vectors.
-        reconstruction: mean fraction of the squared norm in the span of all channels.
-        positive: fraction of channels with positive skewness.
-        again: number of vectors that were decomposed again.
-        consistency: mean cosine of matched channels from two starts.
-        jaccard: mean Jaccard index of the top tokens of matched channels.
-        apart: mean cosine of channels that are not matched.
-        random: number of random vectors that were decomposed.
-        random_first_kurtosis: median excess kurtosis of their first channels.
-        first_loss: median loss of the neurons' first channels.
-        random_first_loss: median loss of the random vectors' first channels.
-        below: fraction of neurons whose first channel has a loss below the 5 % quantile of random vectors.
-        chance_below: probability that a neuron's first channel has a lower loss than a random vector's; 1/2 if both
-            have the same distribution.
-        ablated: number of vectors whose channels were removed.
-        faithful: mean fraction of the response on a channel's tokens that is removed with the channel.
-        faithful_chance: the same for a random direction with the same cosine to the vector.
-        kept: mean fraction of the response on the other channels' tokens that remains. By chance: 1 - faithful_chance.
-        complete: mean fraction of the response on a vector's top tokens that is removed with all its channels.
-        complete_chance: the same for as many random directions with the same cosines.
-    """
+    """Metrics of one layer and kind, None without data; :data:`harness.results.columns.DIAGNOSTICS` defines them."""
 
     layer: int | None
     kind: VectorKind | None
@@ -133,13 +103,14 @@ def diagnostics_groups(folder: RunFolder) -> tuple[DiagnosticsGroup, ...]:
         ablations[ablated.neuron.layer, ablated.kind].append(ablated)
     rows_of, channels_of = _by_group(vectors), _by_group(channels)
     return tuple(
-        dataclasses.replace(
-            _group(layer, kind, vectors.take(rows), channels.take(channels_of[layer, kind])),
-            restarts=tuple(restarts[layer, kind]),
-            random=tuple(random[layer, kind]),
-            ablations=tuple(ablations[layer, kind]),
+        DiagnosticsGroup(
+            *group,
+            **_measured(vectors.take(rows), channels.take(channels_of[group])),
+            restarts=tuple(restarts[group]),
+            random=tuple(random[group]),
+            ablations=tuple(ablations[group]),
         )
-        for (layer, kind), rows in sorted(rows_of.items())
+        for group, rows in sorted(rows_of.items())
     )
 
 
@@ -172,24 +143,15 @@ def _neuron_keys(table: pa.Table) -> NDArray[np.int64]:
     return keys
 
 
-def _group(layer: int, kind: VectorKind, vectors: pa.Table, channels: pa.Table) -> DiagnosticsGroup:
+def _measured(vectors: pa.Table, channels: pa.Table) -> dict[str, Any]:
     keys = _neuron_keys(vectors)
     order = np.argsort(keys)
     row, rank = np.searchsorted(keys[order], _neuron_keys(channels)), channels["rank"].to_numpy()
-    metrics = {name: np.full((len(keys), rank.max() + 1), np.nan) for name in _OF_CHANNELS}
-    for name, table in metrics.items():
+    found = {name: np.full((len(keys), rank.max() + 1), np.nan) for name in _OF_CHANNELS}
+    for name, table in found.items():
         table[row, rank] = channels[name].to_numpy()
-    return DiagnosticsGroup(
-        layer=layer,
-        kind=kind,
-        vector_kurtosis=vectors["kurtosis"].to_numpy()[order],
-        reconstruction=_rectangle_of(vectors["reconstruction"].combine_chunks())[order],
-        kurtosis=metrics["kurtosis"],
-        skewness=metrics["skewness"],
-        cosine=metrics["cosine"],
-        loss=metrics["loss"],
-        masked_tokens=metrics["masked_tokens"],
-    )
+    reconstruction = _rectangle_of(vectors["reconstruction"].combine_chunks())[order]
+    return {"vector_kurtosis": vectors["kurtosis"].to_numpy()[order], "reconstruction": reconstruction, **found}
 
 
 def _rectangle_of(curves: pa.ListArray) -> Floats:
@@ -205,21 +167,18 @@ def together(groups: Sequence[DiagnosticsGroup]) -> DiagnosticsGroup:
     most = max(group.kurtosis.shape[1] for group in groups)
 
     def stacked(name: str) -> Floats:
+        last = {"mode": "edge"} if name == "reconstruction" else {"constant_values": np.nan}
         tables = [getattr(group, name) for group in groups]
-        edge = "edge" if name == "reconstruction" else "constant"
-        fill = {} if edge == "edge" else {"constant_values": np.nan}
-        wide = [np.pad(table, ((0, 0), (0, most - table.shape[1])), edge, **fill) for table in tables]  # type: ignore[call-overload]
-        return np.concatenate(wide)
+        return np.concatenate([np.pad(table, ((0, 0), (0, most - table.shape[1])), **last) for table in tables])
 
     return DiagnosticsGroup(
         layer=None,
         kind=None,
         vector_kurtosis=np.concatenate([group.vector_kurtosis for group in groups]),
-        reconstruction=stacked("reconstruction"),
         restarts=tuple(item for group in groups for item in group.restarts),
         random=tuple(item for group in groups for item in group.random),
         ablations=tuple(item for group in groups for item in group.ablations),
-        **{name: stacked(name) for name in _OF_CHANNELS},
+        **{name: stacked(name) for name in ("reconstruction", *_OF_CHANNELS)},
     )
 
 
@@ -288,11 +247,9 @@ def diagnostics_json(groups: Sequence[DiagnosticsGroup]) -> dict[str, Any]:
     return {"rows": rows, "total": dataclasses.asdict(diagnostics_row(together(groups))) if groups else None}
 
 
-def _median(values: Any) -> float | None:
+def _mean(values: Any, centre: Callable[[Floats], Any] = np.nanmean) -> float | None:
     array = np.asarray(values, dtype=float)
-    return round(float(np.nanmedian(array)), 5) if array.size else None
+    return round(float(centre(array)), 5) if array.size else None
 
 
-def _mean(values: Any) -> float | None:
-    array = np.asarray(values, dtype=float)
-    return round(float(np.nanmean(array)), 5) if array.size else None
+_median = partial(_mean, centre=np.nanmedian)

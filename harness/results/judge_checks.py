@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from harness.records import Corruption, Description, Neuron, Score, Side, Status, Verdict, Vote, Winner
+from harness.records import Corruption, Description, Neuron, Score, Side, Status, Verdict, Winner
 from harness.results.comparisons import Comparison, merge_verdicts
 from harness.results.rounding import mean, rounded, rounded_interval
 from harness.results.scores import value_of
@@ -72,29 +73,19 @@ class KnownPair:
 
 @dataclass(frozen=True)
 class JudgeCheck:
-    """Accuracy and biases of one judge.
+    """Accuracy and biases of one judge; :data:`harness.results.columns.CHECKS` defines the metrics.
+
+    Intervals are bootstrap intervals, clustered by neuron.
 
     Attributes:
         judge: its name; ``panel/member`` for a member of a panel.
         kind: ``comparator`` or ``scorer``. A scorer counts as preferring the description with the higher score.
         side: the side of the neuron that a comparator sees; None if its records do not agree on one.
-        comparisons: number of decided comparisons of a right description with a worse one.
-        failed: such comparisons without a usable verdict.
-        accuracy: fraction decided for the right one, ties as half.
-        interval: its bootstrap interval, clustered by neuron.
-        brier: as in :class:`KnownPair`, over the same comparisons.
-        consistency: fraction of the comparisons asked in both orders whose orders agree.
-        first_position_rate: fraction of the verdicts with a winner that the description shown first won; 1/2 is
-            unbiased.
-        length_effect: win rate of the longer of two right descriptions that differ in length, minus 1/2. 0 is unbiased.
-        length_interval: its bootstrap interval, clustered by neuron.
+        length_effect: win rate of the longer of two right descriptions that differ in length, minus 1/2.
         length_comparisons: number of comparisons behind it.
         self_preference: win rate of descriptions written by the judge's own model, minus the win rate that judges with
             other models give them on the same pairs (minus 1/2 if both descriptions are known to be equally good).
-        self_interval: its bootstrap interval, clustered by neuron.
         self_comparisons: number of comparisons behind it.
-        retest: for comparators, the fraction of verdicts that are the same when asked again with another seed; for
-            scorers, Pearson's correlation of the first and second scores.
         retests: number of usable second answers.
         retests_failed: number of second answers that are not usable.
         preferences: number of verdicts with a soft preference.
@@ -200,29 +191,13 @@ def judge_checks(
     return tuple(checks)
 
 
-def _with_members(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Return the verdicts, each followed by the votes of its panel's members as verdicts of judges ``panel/member``."""
-    found = []
+def _with_members(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
+    """Yield the verdicts, each followed by the votes of its panel's members as verdicts of judges ``panel/member``."""
     for verdict in verdicts:
-        found.append(verdict)
-        found += [_member_verdict(verdict, vote) for vote in verdict.votes]
-    return found
-
-
-def _member_verdict(verdict: Verdict, vote: Vote) -> Verdict:
-    """Return a member's vote as a verdict without usage, which is recorded with the panel's verdict."""
-    return Verdict(
-        neuron=verdict.neuron,
-        judge=f"{verdict.judge}/{vote.judge}",
-        first=verdict.first,
-        second=verdict.second,
-        symmetric=verdict.symmetric,
-        winner=vote.winner,
-        status=vote.status,
-        reason=vote.reason,
-        preference=vote.preference,
-        mass=vote.mass,
-    )
+        yield verdict
+        for vote in verdict.votes:
+            shared = {name: getattr(verdict, name) for name in ("neuron", "first", "second", "symmetric")}
+            yield Verdict(**shared, **{**vars(vote), "judge": f"{verdict.judge}/{vote.judge}"})
 
 
 @dataclass(frozen=True)
@@ -292,16 +267,13 @@ class _Measure:
             side=sides.pop() if len(sides) == 1 else None,
             comparisons=len(decided),
             failed=tested - len(decided),
-            accuracy=mean([points for _, points in decided]),
-            interval=self._interval(decided),
+            **self._estimate(decided, "accuracy", "interval"),
             brier=mean(errors),
             consistency=mean(consistent),
             first_position_rate=mean(firsts),
-            length_effect=mean([excess for _, excess in longer]),
-            length_interval=self._interval(longer),
+            **self._estimate(longer, "length_effect", "length_interval"),
             length_comparisons=len(longer),
-            self_preference=mean([excess for _, excess in self_preference]),
-            self_interval=self._interval(self_preference),
+            **self._estimate(self_preference, "self_preference", "self_interval"),
             self_comparisons=len(self_preference),
             retest=retest[0],
             retests=retest[1],
@@ -318,6 +290,7 @@ class _Measure:
         ordered = self.known[better].quality != self.known[worse].quality
         decided = [item for item in comparisons if item.points is not None]
         points = [_points_of(item, better) for item in decided]
+        neurons = [item.neuron.unsigned for item in decided]
         return KnownPair(
             judge=judge,
             better=better,
@@ -330,8 +303,7 @@ class _Measure:
             right=points.count(1.0),
             ties=points.count(0.5),
             wrong=points.count(0.0),
-            accuracy=mean(points),
-            interval=self._interval([(item.neuron.unsigned, p) for item, p in zip(decided, points, strict=True)]),
+            **self._estimate(list(zip(neurons, points, strict=True)), "accuracy", "interval"),
             brier=mean([(1 - self._probability(item, better)) ** 2 for item in decided]) if ordered else None,
             soft=sum((item.neuron, item.judge, item.left, item.right) in self.soft for item in decided),
         )
@@ -354,11 +326,13 @@ class _Measure:
             return None
         return comparison.left if left > right else comparison.right
 
-    def _interval(self, observations: Observations) -> Interval | None:
+    def _estimate(self, observations: Observations, name: str, interval: str) -> dict[str, Any]:
+        """Return the mean and its interval under their names."""
         ordered = sorted(observations)
         neurons, values = [neuron for neuron, _ in ordered], [value for _, value in ordered]
         draws, confidence = self.config.draws, self.config.confidence
-        return rounded_interval(clustered_interval(values, neurons, seed=self.seed, draws=draws, confidence=confidence))
+        bounds = clustered_interval(values, neurons, seed=self.seed, draws=draws, confidence=confidence)
+        return {name: mean(values), interval: rounded_interval(bounds)}
 
 
 def _points_of(comparison: Comparison, describer: str) -> float:

@@ -7,7 +7,9 @@ resampled neurons. Rounding and None are as in :mod:`harness.results.schema`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,13 @@ from scipy import sparse
 
 from harness.records import Description, Score, Status, Usage, Verdict
 from harness.results.board import BoardInputs, make_board
-from harness.results.comparisons import ComparisonTable, Floats, Ints, among, compare, neuron_order, verdict_table
+from harness.results.comparisons import ComparisonTable, Floats, compare, neuron_order, verdict_table
 from harness.results.facets import Facets
 from harness.results.panel import agreement, judge_health, left_out
 from harness.results.rounding import count_statuses, mean, rounded, rounded_interval, total_usage
 from harness.results.schema import BreakdownRow, DescriptionRow, Leaderboard
 from harness.results.scores import Grades, concordances, score_rows, score_tests, value_of
-from harness.results.tally import Tally, clusters_of_describers, grouped, tables_by_cluster, tally
+from harness.results.tally import Tally, grouped, tables_by_cluster, tally
 from harness.results.transitivity import triads
 from harness.stats.bootstrap import Resamples, percentiles, ratio
 from harness.stats.config import StatisticsConfig
@@ -64,84 +66,57 @@ def build_leaderboard(
     names = sorted(
         {*raw.describers, *(r.describer for r in ordered_scores), *(r.describer for r in ordered_descriptions)}
     )
-    raw = among(raw, names)
-    table = compare(raw)
+    raw = raw.among(names)
+    table = compare(raw, [item.neuron for item in ordered_scores])
     written = _description_rows(ordered_descriptions, names, controls)
     counts = _count(table, ordered_scores, ordered_descriptions, facets or {}, seed, config)
     words = {row.describer: row.mean_words for row in written}
-
-    def inputs(judge: int | None) -> BoardInputs:
-        own = np.ones(len(table), dtype=np.bool_) if judge is None else table.judge == judge
-        judges = range(len(table.judges)) if judge is None else [judge]
-        return BoardInputs(
-            judge=None if judge is None else table.judges[judge],
-            verdicts=raw if judge is None else raw.where(raw.judge == judge),
-            table=table.where(own),
-            clusters=counts.clusters[own],
-            neurons=counts.neurons,
-            tally=counts.tally.of(judges),
-            triads=counts.triads[:, judges].sum(axis=(0, 1)),
-            drawn_triads=counts.drawn_triads[:, judges].sum(axis=1),
-            triad_neurons=int(np.sum(counts.triads[:, judges, 1].any(axis=1))),
-            words=words,
-            controls=controls,
-            seed=seed,
-            config=config,
-        )
-
-    usage = {judge: total_usage(usages) for judge, usages in _usages(given, table.judges).items()}
-    boards = [make_board(inputs(judge)) for judge in (None, *range(len(table.judges)))]
-    concordance = []
-    for judge in (None, *range(len(table.judges))):
-        own = table.decided if judge is None else table.decided & (table.judge == judge)
-        rates = counts.tally.of(range(len(table.judges)) if judge is None else [judge]).pairs().win_rates()
-        name = None if judge is None else table.judges[judge]
-        concordance += concordances(name, rates, counts.clusters[own], counts.grades, config)
+    together = BoardInputs(raw, table, counts.tally, counts.triads, counts.drawn_triads, words, controls, seed, config)
+    inputs: dict[str | None, BoardInputs] = {None: together}
+    inputs |= {judge: together.of(place) for place, judge in enumerate(table.judges)}
+    boards = [make_board(judge, given) for judge, given in inputs.items()]
+    usages: dict[str, list[Usage]] = defaultdict(list)
+    for verdict in given:
+        usages[verdict.judge].append(verdict.usage)
     return Leaderboard(
         seed=seed,
         draws=config.draws,
         confidence=config.confidence,
         ridge=config.ridge,
-        neurons=len(np.unique(counts.clusters)),
+        neurons=len(np.unique(table.cluster)),
         overall=boards[0],
         judges=tuple(boards[1:]),
         health=tuple(
-            judge_health(name, table.where(table.judge == place), raw.where(raw.judge == place), usage[name])
-            for place, name in enumerate(table.judges)
+            judge_health(name, inputs[name].table, inputs[name].verdicts, total_usage(usages[name]))
+            for name in table.judges
         ),
-        agreement=agreement(table, counts.clusters, seed, config),
-        left_out=left_out(
-            counts.tally,
-            table,
-            counts.clusters,
-            counts.neurons,
-            [row.describer for row in boards[0].rows],
-            config,
-        ),
+        agreement=agreement(table, seed, config),
+        left_out=left_out(counts.tally, table, [row.describer for row in boards[0].rows], config),
         scores=score_rows(ordered_scores, counts.grades, controls, config),
         score_tests=score_tests(counts.grades, seed, config),
-        concordance=tuple(concordance),
+        concordance=tuple(
+            item
+            for judge, given in inputs.items()
+            for item in concordances(judge, given.tally.pairs().win_rates(), given.table, counts.grades, config)
+        ),
         breakdown=_breakdown(table, counts, facets or {}, controls, config),
         descriptions=written,
     )
 
 
+@dataclass(frozen=True)
 class _Counts:
     """All counts that are resampled, in the data and in each bootstrap sample.
 
     Attributes:
-        neurons: number of neurons; both signs of a neuron count as one.
-        clusters: index of the neuron of each comparison.
         tally: points of the decided comparisons.
-        triads: cyclic, decisive and tied triads, neurons x judges x 3.
+        triads: cyclic, decisive and tied triads, clusters x judges x 3.
         drawn_triads: cyclic and decisive triads in each sample, draws x judges x 2.
         grades: the scores.
         parts: the facets and their parts, in the order of the columns of ``drawn_parts``.
         drawn_parts: points and comparisons of each describer in each part and sample, draws x (parts * K) each.
     """
 
-    neurons: int
-    clusters: Ints
     tally: Tally
     triads: Floats
     drawn_triads: Floats
@@ -159,44 +134,34 @@ def _count(
     config: StatisticsConfig,
 ) -> _Counts:
     """Count everything, and resample the neurons once for all metrics."""
-    counts = _Counts()
-    unsigned = [neuron.unsigned for neuron in table.neurons]
-    present = {*unsigned, *(item.neuron.unsigned for item in scores)}
-    numbers = {neuron: number for number, neuron in enumerate(sorted(present, key=neuron_order))}
-    counts.neurons = len(numbers)
-    index_of = np.array([numbers[neuron] for neuron in unsigned], dtype=np.int64)
-    counts.clusters = index_of[table.neuron] if len(table) else table.neuron
-    decided, clusters = table.where(table.decided), counts.clusters[table.decided]
-    judges, width = len(table.judges), len(table.describers)
-
+    decided, judges = table.where(table.decided), len(table.judges)
     lengths = _lengths(decided, descriptions)
     group, first = grouped(decided, lengths)
-    shape = (counts.neurons, len(first))
-    blocks = [tables_by_cluster(clusters, group, values, shape) for values in (decided.points, np.ones(len(decided)))]
-    counts.triads = np.zeros((counts.neurons, judges, 3))
-    for judge in range(judges):
-        own = table.judge == judge
-        found = triads(table.where(own), counts.clusters[own], counts.neurons)
-        counts.triads[:, judge] = np.stack([found.cyclic, found.decisive, found.tied], axis=1)
+    values, shape = (decided.points, np.ones(len(decided))), (table.clusters, len(first))
+    blocks = [tables_by_cluster(decided.cluster, group, each, shape) for each in values]
+    found = [triads(table.where(table.judge == judge)) for judge in range(judges)]
+    by_judge = np.stack(found, axis=1) if found else np.zeros((table.clusters, 0, 3))
     scorers = tuple(sorted({item.scorer for item in scores}))
     columns = {(s, d): k for k, (s, d) in enumerate(itertools.product(scorers, table.describers))}
-    totals, sizes = (np.zeros((counts.neurons, len(columns))) for _ in range(2))
+    totals, sizes = (np.zeros((table.clusters, len(columns))) for _ in range(2))
+    cluster_of = table.cluster_of
     for item in scores:
         value = value_of(item)
         if value is not None:
-            place = numbers[item.neuron.unsigned], columns[item.scorer, item.describer]
+            place = cluster_of[item.neuron.unsigned], columns[item.scorer, item.describer]
             totals[place] += value
             sizes[place] += 1
-    counts.parts, part_blocks = _part_blocks(decided, clusters, counts.neurons, facets)
-    drawn = Resamples(counts.neurons, seed, config.draws).sums(
-        *blocks, counts.triads[..., :2].reshape(counts.neurons, 2 * judges), totals, sizes, *part_blocks
+    parts, part_blocks = _part_blocks(decided, facets)
+    cycles = by_judge[..., :2].reshape(table.clusters, 2 * judges)
+    drawn = Resamples(table.clusters, seed, config.draws).sums(*blocks, cycles, totals, sizes, *part_blocks)
+    return _Counts(
+        tally=tally(decided, lengths, group, first, (drawn[0], drawn[1])),
+        triads=by_judge,
+        drawn_triads=drawn[2].reshape(config.draws, judges, 2),
+        grades=Grades(scorers, table.describers, totals, sizes, drawn[3], drawn[4]),
+        parts=parts,
+        drawn_parts=(drawn[5], drawn[6]),
     )
-    counts.tally = tally(decided, lengths, group, first, (drawn[0], drawn[1]))
-    counts.drawn_triads = drawn[2].reshape(config.draws, judges, 2)
-    counts.grades = Grades(scorers, table.describers, totals, sizes, drawn[3], drawn[4])
-    counts.drawn_parts = (drawn[5], drawn[6])
-    assert drawn[5].shape[1] == len(counts.parts) * width
-    return counts
 
 
 def _lengths(table: ComparisonTable, descriptions: Sequence[Description]) -> Floats:
@@ -207,14 +172,10 @@ def _lengths(table: ComparisonTable, descriptions: Sequence[Description]) -> Flo
     for item in descriptions:
         if item.status is Status.OK and item.neuron in neurons:
             words[neurons[item.neuron], places[item.describer]] = len(item.text.split())
-    if not len(table):
-        return np.zeros(0)
     return covariate(words[table.neuron, table.left], words[table.neuron, table.right])
 
 
-def _part_blocks(
-    table: ComparisonTable, clusters: Ints, neurons: int, facets: Facets
-) -> tuple[list[tuple[str, str]], list[sparse.csr_array]]:
+def _part_blocks(table: ComparisonTable, facets: Facets) -> tuple[list[tuple[str, str]], list[sparse.csr_array]]:
     """Return the parts, and each describer's points and comparisons in them by neuron."""
     parts = [(facet, part) for facet, of in facets.items() for part in sorted(set(of.values()), key=_natural)]
     places = {part: place for place, part in enumerate(parts)}
@@ -223,15 +184,15 @@ def _part_blocks(
     for facet, of in facets.items():
         # -1 where the facet does not know the neuron
         known = np.array([places.get((facet, of.get(n, "")), -1) for n in table.neurons], dtype=np.int64)
-        part = known[table.neuron] if len(table) else table.neuron
+        part = known[table.neuron]
         inside = part >= 0
         for side, won in ((table.left, table.points), (table.right, 1 - table.points)):
-            rows.append(clusters[inside])
+            rows.append(table.cluster[inside])
             columns.append(part[inside] * width + side[inside])
             points.append(won[inside])
     row, column = (np.concatenate([np.zeros(0, dtype=np.int64), *x]) for x in (rows, columns))
     won = np.concatenate([np.zeros(0), *points])
-    shape = (neurons, len(parts) * width)
+    shape = (table.clusters, len(parts) * width)
     return parts, [tables_by_cluster(row, column, values, shape) for values in (won, np.ones(len(won)))]
 
 
@@ -249,10 +210,9 @@ def _breakdown(
     labels = {facet: np.array([of.get(neuron) for neuron in table.neurons], object) for facet, of in facets.items()}
     rows = []
     for place, (facet, part) in enumerate(counts.parts):
-        chosen = (labels[facet] == part)[table.neuron] if len(table) else table.decided
-        decided = table.where(chosen & table.decided)
-        failed = table.where(chosen & ~table.decided)
-        seen_in = clusters_of_describers(decided, counts.clusters[chosen & table.decided], counts.neurons)
+        chosen = (labels[facet] == part)[table.neuron]
+        decided, failed = table.where(chosen & table.decided), table.where(chosen & ~table.decided)
+        seen_in = decided.seen_in()
         columns = slice(place * width, (place + 1) * width)
         drawn = ratio(counts.drawn_parts[0][:, columns], counts.drawn_parts[1][:, columns])
         spans = percentiles(drawn, seen_in, config.confidence)
@@ -279,35 +239,27 @@ def _breakdown(
     return tuple(rows)
 
 
-def _usages(verdicts: Sequence[Verdict], judges: Sequence[str]) -> Mapping[str, list[Usage]]:
-    usages: dict[str, list[Usage]] = {name: [] for name in judges}
-    for verdict in verdicts:
-        usages[verdict.judge].append(verdict.usage)
-    return usages
-
-
 def _description_rows(
     descriptions: Sequence[Description], names: Sequence[str], controls: Collection[str]
 ) -> tuple[DescriptionRow, ...]:
-    by_name: dict[str, list[Description]] = {name: [] for name in names}
-    for item in descriptions:
-        by_name[item.describer].append(item)
-    return tuple(_description_row(name, name in controls, items) for name, items in by_name.items())
-
-
-def _description_row(name: str, control: bool, descriptions: Sequence[Description]) -> DescriptionRow:
-    good = [item for item in descriptions if item.status is Status.OK]
-    words = [len(item.text.split()) for item in good]
-    return DescriptionRow(
-        describer=name,
-        control=control,
-        mean_words=mean(words),
-        median_words=rounded(np.median(words)) if words else None,
-        mean_windows=mean([item.evidence.windows for item in good]),
-        mean_tokens=mean([item.evidence.tokens for item in good]),
-        statuses=count_statuses(item.status for item in descriptions),
-        usage=total_usage(item.usage for item in descriptions),
-    )
+    rows = []
+    for name in names:
+        written = [item for item in descriptions if item.describer == name]
+        good = [item for item in written if item.status is Status.OK]
+        words = [len(item.text.split()) for item in good]
+        rows.append(
+            DescriptionRow(
+                describer=name,
+                control=name in controls,
+                mean_words=mean(words),
+                median_words=rounded(np.median(words)) if words else None,
+                mean_windows=mean([item.evidence.windows for item in good]),
+                mean_tokens=mean([item.evidence.tokens for item in good]),
+                statuses=count_statuses(item.status for item in written),
+                usage=total_usage(item.usage for item in written),
+            )
+        )
+    return tuple(rows)
 
 
 def _sorted_unique(records: Iterable[Any], identity: Callable[[Any], tuple[object, ...]], name: str) -> list[Any]:

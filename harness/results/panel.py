@@ -11,7 +11,7 @@ from harness.records import Status, Usage
 from harness.results.comparisons import STATUSES, ComparisonTable, Floats, Ints, VerdictTable
 from harness.results.rounding import rounded, rounded_interval
 from harness.results.schema import Agreement, JudgeHealth, LeftOut, LeftOutRow
-from harness.results.tally import Tally, clusters_of_describers
+from harness.results.tally import Tally
 from harness.stats.agreement import NO_LABEL, kappa_interval
 from harness.stats.bootstrap import percentiles, ratio
 from harness.stats.bradley_terry import ranks
@@ -53,15 +53,8 @@ def outcome_labels(table: ComparisonTable) -> tuple[Ints, Ints]:
     return labels, first
 
 
-def agreement(table: ComparisonTable, clusters: Ints, seed: int, config: StatisticsConfig) -> tuple[Agreement, ...]:
-    """Return the agreement of each pair of judges, and of all judges if there are more than two.
-
-    Args:
-        table: all comparisons.
-        clusters: index of the neuron of each comparison.
-        seed: the run's seed.
-        config: bootstrap samples and coverage of the intervals.
-    """
+def agreement(table: ComparisonTable, seed: int, config: StatisticsConfig) -> tuple[Agreement, ...]:
+    """Return the agreement of each pair of judges, and of all judges if there are more than two."""
     if len(table.judges) < 2:
         return ()
     labels, first = outcome_labels(table)
@@ -77,7 +70,7 @@ def agreement(table: ComparisonTable, clusters: Ints, seed: int, config: Statist
         equal = sum(int(np.sum(pair[mask, 0] == pair[mask, 1])) for pair, mask in zip(pairs, known, strict=True))
         # Count each item also with its describers exchanged: the order of their names has no meaning.
         exchanged = np.where(own == NO_LABEL, NO_LABEL, 2 - own)
-        owners = clusters[first]
+        owners = table.cluster[first]
         kappa, interval = kappa_interval(
             np.concatenate([own, exchanged]),
             np.concatenate([owners, owners]),
@@ -98,15 +91,13 @@ def agreement(table: ComparisonTable, clusters: Ints, seed: int, config: Statist
 
 
 def left_out(
-    tally: Tally, table: ComparisonTable, clusters: Ints, neurons: int, order: Sequence[str], config: StatisticsConfig
+    tally: Tally, table: ComparisonTable, order: Sequence[str], config: StatisticsConfig
 ) -> tuple[LeftOut, ...]:
     """Return the win rates without each judge in turn; empty with a single judge.
 
     Args:
         tally: the points of all judges.
         table: all comparisons.
-        clusters: index of the neuron of each comparison.
-        neurons: number of neurons of the run.
         order: the describers in the order of the board of all judges.
         config: coverage of the intervals.
     """
@@ -116,8 +107,7 @@ def left_out(
     found = []
     for judge, name in enumerate(table.judges):
         rates, drawn = tally.of(set(range(len(table.judges))) - {judge}).pairs().win_rates()
-        rows = table.decided & (table.judge != judge)
-        seen_in = clusters_of_describers(table.where(rows), clusters[rows], neurons)
+        seen_in = table.where(table.decided & (table.judge != judge)).seen_in()
         spans = percentiles(drawn, seen_in, config.confidence)
         places = _ranked(rates)
         entries = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from harness.errors import HarnessError
-from harness.folder import RunFolder, description_identity, score_identity, verdict_identity
+from harness.folder import RunFolder, item_of
 from harness.records import Description, Score, Usage, Verdict
 from harness.results.comparability import incomparable, judging, statistics_of
 from harness.results.leaderboard import build_leaderboard
@@ -39,14 +39,6 @@ class Pool:
     disagreeing: int
 
 
-@dataclass(frozen=True)
-class _Run:
-    manifest: Mapping[str, Any]
-    descriptions: Sequence[Description]
-    verdicts: Sequence[Verdict]
-    scores: Sequence[Score]
-
-
 def pool(folders: Sequence[RunFolder]) -> Pool:
     """Make one benchmark of runs with the same subject, neurons and evidence.
 
@@ -60,19 +52,11 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     Raises:
         HarnessError: if the runs cannot be pooled, naming all differences.
     """
-    runs = [
-        _Run(
-            folder.read_manifest(),
-            folder.descriptions().records(),
-            folder.verdicts().records(),
-            folder.scores().records(),
-        )
-        for folder in folders
-    ]
-    manifests = [run.manifest for run in runs]
+    manifests = [folder.read_manifest() for folder in folders]
+    written = [folder.descriptions().records() for folder in folders]
     parameters = swept(manifests)
     folder_names = [folder.path.resolve().name for folder in folders]
-    names = _versions([_contents(run.descriptions) for run in runs], parameters, folder_names)
+    names = _versions(list(map(_contents, written)), parameters, folder_names)
     differences = incomparable(manifests)
     same_describers = len({tuple(sorted(of_run.values())) for of_run in names}) == 1
     # Different judges are allowed only for the same describers; otherwise the judge would decide who wins.
@@ -80,27 +64,27 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     if refused:
         reasons = " ".join(f"{one.words} ({'; '.join(one.values)})" for one in refused)
         raise HarnessError(f"these runs cannot be pooled: {' '.join(reasons.split())}")
-    judges = _versions([judging(run.manifest) for run in runs], parameters, folder_names)
+    judges = _versions(list(map(judging, manifests)), parameters, folder_names)
     repeats = _Repeats()
     descriptions: list[Description] = []
     verdicts: list[Verdict] = []
     scores: list[Score] = []
-    for run, describer_names, judge_names in zip(runs, names, judges, strict=True):
-        descriptions += [_renamed(item, describer_names, "describer") for item in run.descriptions]
-        for verdict in run.verdicts:
-            verdicts.append(_renamed(_renamed(verdict, judge_names, "judge"), describer_names, "first", "second"))
-        for score in run.scores:
-            scores.append(_renamed(_renamed(score, judge_names, "scorer"), describer_names, "describer"))
-    controls = {
-        own[name]
-        for run, own in zip(runs, names, strict=True)
-        for name, entry in (run.manifest.get("contestants") or {}).items()
-        if entry.get("control") and name in own
-    }
+    controls = set()
+    for folder, manifest, texts, names_here, judges_here in zip(
+        folders, manifests, written, names, judges, strict=True
+    ):
+        descriptions += [_renamed(item, describer=names_here) for item in texts]
+        verdicts += [
+            _renamed(item, judge=judges_here, first=names_here, second=names_here)
+            for item in folder.verdicts().records()
+        ]
+        scores += [_renamed(item, scorer=judges_here, describer=names_here) for item in folder.scores().records()]
+        contestants = manifest.get("contestants") or {}
+        controls |= {own for name, own in names_here.items() if contestants.get(name, {}).get("control")}
     leaderboard = build_leaderboard(
-        repeats.first(verdicts, verdict_identity),
-        repeats.first(scores, score_identity),
-        repeats.first(descriptions, description_identity),
+        repeats.first(verdicts),
+        repeats.first(scores),
+        repeats.first(descriptions),
         controls=controls,
         seed=int(manifests[0].get("seed") or 0),
         config=statistics_of(manifests[0]),
@@ -108,10 +92,10 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     return Pool(leaderboard, tuple(names), tuple(judges), repeats.repeated, repeats.disagreeing)
 
 
-def _renamed(record: Record, names: Names, *fields: str) -> Record:
+def _renamed(record: Record, **names: Names) -> Record:
     """Return a record with pooled names in these fields; names without a pooled name stay."""
-    given = {field: getattr(record, field) for field in fields}
-    return dataclasses.replace(record, **{field: names.get(name, name) for field, name in given.items()})
+    given = {field: getattr(record, field) for field in names}
+    return dataclasses.replace(record, **{field: names[field].get(name, name) for field, name in given.items()})
 
 
 def _contents(descriptions: Iterable[Description]) -> dict[str, Hashable]:
@@ -165,10 +149,10 @@ class _Repeats:
     def __init__(self) -> None:
         self.repeated = self.disagreeing = 0
 
-    def first(self, records: Iterable[Record], identity: Callable[[Record], Hashable]) -> list[Record]:
+    def first(self, records: Iterable[Record]) -> list[Record]:
         found: dict[Hashable, Record] = {}
         for record in records:
-            earlier = found.setdefault(identity(record), record)
+            earlier = found.setdefault(item_of(record), record)
             if earlier is not record:
                 self.repeated += 1
                 self.disagreeing += _answer(earlier) != _answer(record)

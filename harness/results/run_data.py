@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
-from harness.records import Description, Neuron, RoleUsage, Score, Status, Usage, Verdict, total_roles
+from harness.records import Description, Neuron, Score, Status, Verdict
+from harness.results.answers import MethodAnswers, by_method
 from harness.results.comparability import leaderboard_of
 from harness.results.diagnostics import DiagnosticsGroup, diagnostics_groups
 from harness.results.judge_checks import JudgeCheck
@@ -23,21 +25,6 @@ SHOWN = 1000
 
 T = TypeVar("T", Description, Verdict, Score)
 Metrics = Mapping[tuple[str, str], Mapping[str, tuple[float, int]]]
-
-
-@dataclass(frozen=True)
-class AskedAgain:
-    """Retests of one judge.
-
-    Attributes:
-        judge: its name.
-        statuses: number of second answers by status.
-        usages: cost of each second answer.
-    """
-
-    judge: str
-    statuses: Mapping[str, int]
-    usages: tuple[Usage, ...]
 
 
 @dataclass(frozen=True)
@@ -54,10 +41,7 @@ class RunData:
         manifest: the manifest; any part of it may be missing.
         leaderboard: the statistics.
         checks: judge checks, where the better description is known or judges were asked again.
-        seconds: time of each describer, judge and scorer, by name, summed over items that ran at the same time, without
-            retests.
-        roles: LLM usage of each of them by role, including retests.
-        again: retests by judge.
+        answers: statuses and cost of the answers by stage and method, including retests.
         metrics: additional metrics of the scorers: mean and count by scorer, describer and metric.
         descriptions: the describers' descriptions.
         verdicts: the comparators' verdicts.
@@ -75,9 +59,7 @@ class RunData:
     manifest: Mapping[str, Any]
     leaderboard: Leaderboard
     checks: tuple[JudgeCheck, ...]
-    seconds: Mapping[str, float]
-    roles: Mapping[str, Mapping[str, RoleUsage]]
-    again: tuple[AskedAgain, ...]
+    answers: tuple[MethodAnswers, ...]
     metrics: Metrics
     descriptions: tuple[Description, ...]
     verdicts: tuple[Verdict, ...]
@@ -137,12 +119,11 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         folder.verdicts().records(),
         folder.scores().records(),
     )
-    again: list[Verdict | Score] = [*folder.retests().records(), *folder.score_retests().records()]
     leaderboard = None if recompute else stored_leaderboard(folder)
     checks = None if recompute else stored_judge_checks(folder)
     judged = {x.neuron for x in descriptions} | {x.neuron for x in verdicts} | {x.neuron for x in scores}
     shown, left_out = _choice(folder, judged)
-    some = set(shown) if left_out else None
+    some = set(shown)
     return RunData(
         folder=folder.path.resolve().name,
         records=folder,
@@ -150,15 +131,11 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         manifest=manifest,
         leaderboard=leaderboard_of(folder, manifest) if leaderboard is None else leaderboard,
         checks=judge_checks_of(folder, manifest) if checks is None else checks,
-        seconds=_seconds(descriptions, verdicts, scores),
-        roles=_roles(descriptions, [*verdicts, *scores, *again]),
-        again=_again(again),
+        answers=by_method(folder, descriptions, verdicts, scores),
         metrics=_metrics(scores),
-        descriptions=tuple(sorted(_of(descriptions, some), key=lambda item: (item.neuron, item.describer))),
-        verdicts=tuple(
-            sorted(_of(verdicts, some), key=lambda item: (item.neuron, item.judge, item.first, item.second))
-        ),
-        scores=tuple(sorted(_of(scores, some), key=lambda item: (item.neuron, item.scorer, item.describer))),
+        descriptions=_shown(descriptions, some, "neuron", "describer"),
+        verdicts=_shown(verdicts, some, "neuron", "judge", "first", "second"),
+        scores=_shown(scores, some, "neuron", "scorer", "describer"),
         compared=_compared(verdicts, scores, descriptions),
         diagnostics=diagnostics_groups(folder),
         left_out=left_out,
@@ -184,46 +161,9 @@ def _compared(*records: Iterable[Verdict] | Iterable[Score] | Iterable[Descripti
     return next((found for some in records if (found := frozenset(item.neuron for item in some))), frozenset())
 
 
-def _of(records: Iterable[T], neurons: set[Neuron] | None) -> list[T]:
-    return [item for item in records if neurons is None or item.neuron in neurons]
-
-
-def _seconds(
-    descriptions: Iterable[Description], verdicts: Iterable[Verdict], scores: Iterable[Score]
-) -> Mapping[str, float]:
-    totals: dict[str, float] = defaultdict(float)
-    for item in descriptions:
-        totals[item.describer] += item.usage.seconds
-    for verdict in verdicts:
-        totals[verdict.judge] += verdict.usage.seconds
-    for score in scores:
-        totals[score.scorer] += score.usage.seconds
-    return totals
-
-
-def _roles(
-    descriptions: Iterable[Description], judged: Iterable[Verdict | Score]
-) -> Mapping[str, Mapping[str, RoleUsage]]:
-    usages: dict[str, list[Usage]] = defaultdict(list)
-    for item in descriptions:
-        usages[item.describer].append(item.usage)
-    for answer in judged:
-        usages[_judge(answer)].append(answer.usage)
-    return {name: total_roles(used) for name, used in usages.items()}
-
-
-def _again(answers: Iterable[Verdict | Score]) -> tuple[AskedAgain, ...]:
-    by_judge: dict[str, list[Verdict | Score]] = defaultdict(list)
-    for answer in answers:
-        by_judge[_judge(answer)].append(answer)
-    return tuple(
-        AskedAgain(judge, Counter(item.status.value for item in mine), tuple(item.usage for item in mine))
-        for judge, mine in by_judge.items()
-    )
-
-
-def _judge(answer: Verdict | Score) -> str:
-    return answer.judge if isinstance(answer, Verdict) else answer.scorer
+def _shown(records: Iterable[T], neurons: set[Neuron], *order: str) -> tuple[T, ...]:
+    """Return the records of the neurons, sorted by attributes."""
+    return tuple(sorted((item for item in records if item.neuron in neurons), key=attrgetter(*order)))
 
 
 def _metrics(scores: Iterable[Score]) -> Metrics:

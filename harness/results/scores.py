@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.records import Score, Status
-from harness.results.comparisons import Floats, Ints
+from harness.results.comparisons import ComparisonTable, Floats
 from harness.results.rounding import count_statuses, mean, rounded, rounded_interval, total_usage
 from harness.results.schema import Concordance, ScoreRow, ScoreTest
 from harness.stats.bootstrap import clustered_intervals, percentiles, ratio
@@ -129,14 +129,18 @@ def score_tests(grades: Grades, seed: int, config: StatisticsConfig) -> tuple[Sc
 
 
 def concordances(
-    judge: str | None, win_rates: tuple[Floats, Floats], judged: Ints, grades: Grades, config: StatisticsConfig
+    judge: str | None,
+    win_rates: tuple[Floats, Floats],
+    table: ComparisonTable,
+    grades: Grades,
+    config: StatisticsConfig,
 ) -> list[Concordance]:
     """Return the agreement of each scorer's ranking with a board.
 
     Args:
         judge: the judge of the board; None for all judges together.
         win_rates: win rate of each describer, (K,), and in each sample, draws x K.
-        judged: index of the neuron of each decided comparison.
+        table: the comparisons of the board.
         grades: the scores, from the same samples.
         config: coverage of the intervals.
     """
@@ -146,7 +150,7 @@ def concordances(
         means = ratio(grades.totals[:, columns].sum(axis=0), grades.counts[:, columns].sum(axis=0))
         drawn = ratio(grades.drawn_totals[:, columns], grades.drawn_counts[:, columns])
         scored = np.flatnonzero(grades.counts[:, columns].any(axis=1))
-        neurons = min(len(np.unique(judged)), len(scored))
+        neurons = min(len(np.unique(table.cluster[table.decided])), len(scored))
         tau = rounded(kendall_tau(win_rates[0], means))
         interval = percentiles(kendall_tau(win_rates[1], drawn)[:, None], [neurons], config.confidence)[0]
         both = int(np.sum(~np.isnan(win_rates[0]) & ~np.isnan(means)))

@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.folder import RunFolder
-from harness.records import Description, Neuron, RoleUsage, Score, Status, Usage, Verdict, Winner, total_roles
+from harness.records import Description, Neuron, RoleUsage, Status, Usage, Verdict, Winner, total_roles
 from harness.results import columns
+from harness.results.answers import answers_of
 from harness.results.comparisons import merge_verdicts
 from harness.results.diagnostics import DiagnosticsGroup, diagnostics_json, diagnostics_row, together
 from harness.results.schema import Leaderboard
 from harness.results.stored import read_judge_checks
 
 Row = dict[str, Any]
-Answer = Description | Verdict | Score
 _ROLE_METRICS = ("calls", "prompt_tokens", "completion_tokens", "cost", "paid", "cached_calls")
 
 
@@ -43,10 +43,10 @@ def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Seq
         found |= columns.summary_values(columns.SCORES, score, f"{{key}}/{score.scorer}/{score.describer}")
     for health in leaderboard.health:
         found |= columns.summary_values(columns.HEALTH, health, f"judge/{health.judge}/{{key}}")
-    answers = _answers(folder)
+    answers = answers_of(folder)
     failed: Counter[str] = Counter()
-    for (_, method), records in answers.items():
-        failed[method] += sum(record.status is not Status.OK for record in records)
+    for one in answers:
+        failed[one.method] += one.answers - one.statuses.get("ok", 0)
     found |= {f"failed/{method}": count for method, count in failed.items()}
     known: Row = {}
     for check in read_judge_checks(folder):
@@ -55,7 +55,7 @@ def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Seq
         known |= columns.summary_values(
             columns.DIAGNOSTICS, diagnostics_row(together(diagnostics)), "decomposition/{key}"
         )
-    known |= _cost_metrics([record.usage for records in answers.values() for record in records])
+    known |= _cost_metrics([one.usage for one in answers])
     return found | {name: value for name, value in known.items() if value is not None}
 
 
@@ -80,7 +80,7 @@ def _cost_metrics(usages: Sequence[Usage]) -> Row:
         cost=price("cost"),
         paid=price("paid"),
     )
-    return found | dict(columns.summary_values(columns.COSTS, whole, "cost/{key}", {"all roles", "price"}))
+    return found | columns.summary_values(columns.COSTS, whole, "cost/{key}", {"all roles", "price"})
 
 
 def tables_of_run(
@@ -177,54 +177,27 @@ def _verdict_text(verdict: Verdict) -> str:
 
 def failure_rows(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Row]:
     """Return the number of unusable answers by method and status, and the judges left out with the reason."""
-    rows: list[Row] = []
-    for (stage, method), records in _answers(folder).items():
-        bad = [record for record in records if record.status is not Status.OK]
-        for status, count in sorted(Counter(record.status.value for record in bad).items()):
-            example = next(_reason(record) for record in bad if record.status.value == status)
-            rows.append(_failure(stage, method, status, count, len(records), example))
-    left_out = manifest.get("left_out") or {}
-    return rows + [_failure("left out", name, None, None, None, reason) for name, reason in left_out.items()]
-
-
-def _failure(stage: str, method: str, status: str | None, count: int | None, of: int | None, reason: str) -> Row:
-    return {"stage": stage, "method": method, "status": status, "count": count, "of": of, "such as": reason}
-
-
-def _reason(record: Answer) -> str:
-    return record.reason if isinstance(record, Verdict) else record.detail
+    keys = ("stage", "method", "status", "count", "of", "such as")
+    rows = [
+        (one.stage, one.method, status, count, one.answers, one.reasons[status])
+        for one in answers_of(folder)
+        for status, count in sorted(one.statuses.items())
+        if status != "ok"
+    ]
+    left_out = [("left out", name, None, None, None, why) for name, why in (manifest.get("left_out") or {}).items()]
+    return [dict(zip(keys, row, strict=True)) for row in (*rows, *left_out)]
 
 
 def cost_rows(folder: RunFolder) -> list[Row]:
     """Return the cost of each method by LLM role: calls, tokens, price and the part that was paid."""
     rows: list[Row] = []
-    for (stage, method), records in _answers(folder).items():
-        usages = [record.usage for record in records]
-        base = {"stage": stage, "method": method, "items": len(records)}
-        spent = round(math.fsum(usage.seconds for usage in usages), 3)
-        roles: dict[str | None, Row] = {role: dataclasses.asdict(used) for role, used in total_roles(usages).items()}
-        nothing: Row = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_calls": 0}
-        for role, used in (roles or {None: nothing}).items():
-            metrics = {name: used.get(name) for name in _ROLE_METRICS}
-            seconds = used["seconds"] if role else spent
-            rows.append({**base, "role": role, **metrics, "seconds": round(seconds, 3)})
+    for one in answers_of(folder):
+        roles: Mapping[Any, RoleUsage] = one.usage.roles or {None: RoleUsage(seconds=one.usage.seconds)}
+        for role, used in roles.items():
+            metrics = {name: getattr(used, name) for name in _ROLE_METRICS}
+            base = {"stage": one.stage, "method": one.method, "items": one.answers, "role": role}
+            rows.append({**base, **metrics, "seconds": round(used.seconds, 3)})
     return rows
-
-
-def _answers(folder: RunFolder) -> dict[tuple[str, str], list[Answer]]:
-    """Return all records by stage and method, in order of stage and first appearance."""
-    found: dict[tuple[str, str], list[Answer]] = defaultdict(list)
-    for description in folder.descriptions().records():
-        found["describe", description.describer].append(description)
-    for verdict in folder.verdicts().records():
-        found["compare", verdict.judge].append(verdict)
-    for score in folder.scores().records():
-        found["score", score.scorer].append(score)
-    for verdict in folder.retests().records():
-        found["ask again", verdict.judge].append(verdict)
-    for score in folder.score_retests().records():
-        found["ask again", score.scorer].append(score)
-    return found
 
 
 def _flat(record: Description | Verdict) -> Row:

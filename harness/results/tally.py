@@ -10,15 +10,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
-from harness.results.comparisons import ComparisonTable
+from harness.results.comparisons import ComparisonTable, Floats, Ints
 from harness.stats.bootstrap import ratio
 from harness.stats.bradley_terry import Design
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -141,13 +137,3 @@ def tally(table: ComparisonTable, length: Floats, group: Ints, first: Ints, draw
         np.bincount(group, minlength=count).astype(np.float64),
         *drawn,
     )
-
-
-def clusters_of_describers(table: ComparisonTable, clusters: Ints, total: int) -> Ints:
-    """Return the number of clusters in which each describer has a comparison, (K,)."""
-    width = len(table.describers)
-    seen = np.zeros((total, width), dtype=np.bool_)
-    seen[clusters, table.left] = True
-    seen[clusters, table.right] = True
-    counts: Ints = seen.sum(axis=0)
-    return counts

@@ -8,60 +8,38 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.results.comparisons import ComparisonTable
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from harness.results.comparisons import ComparisonTable, Floats
 
 
-@dataclass(frozen=True)
-class Triads:
-    """Counts of triads by neuron; a triad is three describers that one judge compared on one neuron.
+def triads(table: ComparisonTable) -> Floats:
+    """Count the triads without a failed or missing comparison, by neuron, (clusters, 3).
 
-    Attributes:
-        cyclic: triads with cyclic preferences, (neurons,).
-        decisive: triads without a tie, cyclic or not, (neurons,).
-        tied: complete triads with a tie, which are not evidence on transitivity, (neurons,).
+    A triad is three describers that one judge compared on one neuron. The columns are cyclic triads, triads without a
+    tie (cyclic or not), and triads with a tie, which are not evidence on transitivity.
     """
-
-    cyclic: Floats
-    decisive: Floats
-    tied: Floats
-
-
-def triads(table: ComparisonTable, neurons: Ints, count: int) -> Triads:
-    """Count the triads without a failed or missing comparison.
-
-    Args:
-        table: comparisons of one judge or several.
-        neurons: index of the neuron of each comparison.
-        count: number of neurons.
-    """
-    rows, of_neuron = table.where(table.decided), neurons[table.decided]
+    rows = table.where(table.decided)
     names = np.unique(np.concatenate([rows.left, rows.right]))
     items, item = np.unique(rows.neuron * len(rows.judges) + rows.judge, return_inverse=True)
     owner = np.zeros(len(items), dtype=np.int64)
-    owner[item] = of_neuron
+    owner[item] = rows.cluster
     by_pair: dict[tuple[int, int], Floats] = {}
     for left, right in itertools.combinations(names.tolist(), 2):
         chosen = (rows.left == left) & (rows.right == right)
         points = np.full(len(items), np.nan)
         points[item[chosen]] = rows.points[chosen]
         by_pair[left, right] = points
-    counts = np.zeros((3, count))
+    counts = np.zeros((3, table.clusters))
     for a, b, c in itertools.combinations(names.tolist(), 3):
         ab, bc, ac = by_pair[a, b], by_pair[b, c], by_pair[a, c]
         complete = ~(np.isnan(ab) | np.isnan(bc) | np.isnan(ac))
         decisive = complete & (ab != 0.5) & (bc != 0.5) & (ac != 0.5)
         cyclic = decisive & (ab == bc) & (ac != ab)
         for number, mask in enumerate((cyclic, decisive, complete & ~decisive)):
-            counts[number] += np.bincount(owner[mask], minlength=count)
-    return Triads(*counts)
+            counts[number] += np.bincount(owner[mask], minlength=table.clusters)
+    return counts.T
 
 
 def majority_cycles(rates: Sequence[Sequence[float]] | Floats) -> list[tuple[int, int, int]]:

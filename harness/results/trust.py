@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from harness.results.comparisons import ComparisonTable, Ints
+from harness.results.comparisons import ComparisonTable
 from harness.results.rounding import rounded, rounded_interval
 from harness.results.schema import ControlCheck, PairTest, Trust
 from harness.results.tally import Tally
@@ -24,7 +24,6 @@ from harness.stats.config import StatisticsConfig
 def check_controls(
     pairs: Tally,
     table: ComparisonTable,
-    clusters: Ints,
     tests: Sequence[PairTest],
     controls: Collection[str],
     config: StatisticsConfig,
@@ -37,7 +36,6 @@ def check_controls(
     Args:
         pairs: points by pair.
         table: the decided comparisons.
-        clusters: index of the neuron of each comparison.
         tests: the board's tests.
         controls: names of the controls.
         config: the limit and the level of the tests.
@@ -61,7 +59,7 @@ def check_controls(
             for x, n in ((pairs.points, pairs.counts), (pairs.drawn_points, pairs.drawn_counts))
         )
         met = ((table.left == place) & ~is_control[table.right]) | ((table.right == place) & ~is_control[table.left])
-        neurons = len(np.unique(clusters[met]))
+        neurons = len(np.unique(table.cluster[met]))
         interval = percentiles(ratio(drawn, drawn_counts)[:, None], [neurons], config.confidence)[0]
         beats = tuple(sorted(loser for winner, loser in favoured if winner == name and loser not in controls))
         checks.append(

@@ -51,11 +51,11 @@ async def attempt(
     start = time.monotonic()
     meters = {role: MeteredClient(llm, llms.prices.get(role)) for role, llm in llms.items()}
     result, status, detail = await outcome(work(meters))
-    if any(meter.not_cached for meter in meters.values()):
-        raise NotCached
-    if stopped := next((meter.stopped for meter in meters.values() if meter.stopped), ""):
-        # Even if the method returned a partial result: it would never be completed.
-        result, status, detail = None, Status.FAILED, stopped
+    for error in (meter.not_asked for meter in meters.values()):
+        if isinstance(error, NotCached):
+            raise error
+        if error is not None:  # even if the method returned a partial result: it would never be completed
+            result, status, detail = None, Status.FAILED, error.detail
     roles = {role: meter.usage for role, meter in meters.items() if meter.usage.calls}
     usage = Usage.of(roles, time.monotonic() - start)
     # Stored answers, as at the start of a resumed run, say nothing about the LLM's present state.
@@ -72,16 +72,16 @@ def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Cli
     budget = serving.budget(name)
     proof = functools.partial(prove, name, method, setup, serving)
     clients = {
-        role: serving.cached(
-            role,
-            BudgetedClient(
-                serving.client(role, needs_logprobs=needs_logprobs), budget, proof, setup.backends[role].concurrency
-            ),
-        )
-        for role, needs_logprobs in method.roles.items()
-        if role in setup.backends
+        role: serving.cached(role, BudgetedClient(client, budget, proof))
+        for role, client in _plain_clients(method, setup, serving).items()
     }
     return Clients(clients, {role: setup.backends[role].price for role in clients}, budget)
+
+
+def _plain_clients(method: Method, setup: Setup, serving: Serving) -> dict[str, LLMClient]:
+    """Return the LLM of each role that the method uses and the run has, without cache and failure budget."""
+    roles = {role: needs for role, needs in method.roles.items() if role in setup.backends}
+    return {role: serving.client(role, needs_logprobs=needs) for role, needs in roles.items()}
 
 
 async def prove(name: str, method: Method, setup: Setup, serving: Serving) -> None:
@@ -92,11 +92,7 @@ async def prove(name: str, method: Method, setup: Setup, serving: Serving) -> No
     """
 
     async def proof() -> None:
-        llms = {
-            role: serving.client(role, needs_logprobs=needs_logprobs)
-            for role, needs_logprobs in method.roles.items()
-            if role in setup.backends
-        }
+        llms = _plain_clients(method, setup, serving)
         if not llms:
             return
         try:

@@ -53,10 +53,9 @@ def identity(setup: Setup) -> dict[str, Any]:
     left_out = [*OPERATIONAL, *(option for artefact in REMADE for option in DEPENDS_ON[artefact])]
     left_out += ["llm"]  # each back end knows which of its options change answers
     left_out += ["steering.effects"] * (not setup.effect_splits) + ["steering.texts"] * (not setup.needs_steered)
-    config = {
-        name: value for name, value in flatten(distinguishable(setup.config)).items() if not _covered(name, left_out)
-    }
-    methods = {**setup.describers, **setup.judges}
+    options = flatten(distinguishable(setup.config))
+    config = {name: value for name, value in options.items() if not _covered(name, left_out)}
+    methods = setup.methods
     inputs = {name: [one.inputs for one in method.walk if one.inputs is not None] for name, method in methods.items()}
     ignored = repr(sorted(setup.subject.ignored_token_ids))  # the content of a file of tokens, not only its name
     beyond: dict[str, Any] = {
@@ -107,14 +106,9 @@ def channels_identity(setup: Setup) -> dict[str, Any]:
 
 
 def check_same_run(setup: Setup, folder: RunFolder, *, unknown: Sequence[str] = ()) -> None:
-    """Check that the folder is new, or holds this very run.
+    """Check that the folder is new, or holds this very run, apart from ``unknown`` parts of the identity.
 
     Options of answers alone may change as long as no description is stored.
-
-    Args:
-        setup: the run.
-        folder: its folder.
-        unknown: parts of the identity that are not known here and not compared.
 
     Raises:
         HarnessError: naming what differs.

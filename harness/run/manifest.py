@@ -28,15 +28,10 @@ PACKAGES = (
 
 
 def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None) -> dict[str, Any]:
-    """Write the manifest and return it.
+    """Write the manifest and return it; without ``corpus`` (how much text was read), the stored value stays.
 
     ``created``, ``versions`` and ``commit`` keep their values of the first start; ``started`` lists the first start and
     every later one with other versions or another commit.
-
-    Args:
-        setup: the run.
-        folder: its folder.
-        corpus: how much text was read; None keeps the stored value.
     """
     earlier = folder.read_manifest() if folder.manifest.exists() else {}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -8,53 +8,27 @@ chance. Missing labels are left out; they are never a label of their own.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from harness.stats.bootstrap import Interval, Resamples, percentiles, ratio
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from harness.stats.bootstrap import Floats, Interval, Ints, Resamples, percentiles, ratio
 
 NO_LABEL = -1
 """Label of an item that a rater did not label."""
 
 
-def cohen_kappa(first: ArrayLike, second: ArrayLike) -> float | None:
-    """Return Cohen's kappa (1960) of two raters on the items that both labelled.
-
-    *Assumptions.* Items are independent. All disagreements count the same (labels are not ordered).
-
-    *Degenerate cases.* None if no item has both labels, or if both raters always gave the same single label.
-
-    Args:
-        first: labels from 0, or :data:`NO_LABEL`, (items,).
-        second: labels of the other rater, (items,).
-    """
-    one, other = _labels(first), _labels(second)
-    return _finite(kappa_of_confusion(confusion(one, other).sum(axis=0)))
-
-
-def fleiss_kappa(labels: ArrayLike) -> float | None:
-    """Return Fleiss' kappa (1971) of many raters; not every item needs a label from all of them.
-
-    An item's agreement is the share of its pairs of labels that are equal. Chance agreement is the sum of the squared
-    mean shares of the labels. Items with fewer than two labels are left out (Gwet 2014, *Handbook of inter-rater
-    reliability*, chapter 2, for missing labels).
-
-    *Assumptions.* Raters are interchangeable, items are independent, and labels are missing at random.
-
-    *Degenerate cases.* None if no item has two labels, or all labels are the same.
-
-    Args:
-        labels: items x raters, labels from 0, or :data:`NO_LABEL`.
-    """
-    return _finite(kappa_of_shares(*(part.sum(axis=0) for part in item_shares(_labels(labels)))))
-
-
 def kappa_interval(
     labels: ArrayLike, clusters: ArrayLike, *, seed: int, draws: int = 2000, confidence: float = 0.95
 ) -> tuple[float | None, Interval | None]:
-    """Return kappa and its clustered bootstrap interval: Cohen's kappa for two raters, Fleiss' for more.
+    """Return kappa and its clustered bootstrap interval: Cohen's kappa (1960) for two raters, Fleiss' (1971) for more.
+
+    For Fleiss' kappa, an item's agreement is the share of its pairs of labels that are equal, and chance agreement is
+    the sum of the squared mean shares of the labels. Items with fewer than two labels are left out (Gwet 2014,
+    *Handbook of inter-rater reliability*, chapter 2).
+
+    *Assumptions.* Clusters are independent, and labels are missing at random. All disagreements count the same (labels
+    are not ordered). Fleiss' raters are interchangeable.
+
+    *Degenerate cases.* None if no item has two labels, or all labels are the same.
 
     Args:
         labels: items x raters, labels from 0, or :data:`NO_LABEL`.

@@ -29,6 +29,7 @@ from harness.seeds import derive_rng
 
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 _WEIGHTS_AT_ONCE = 500_000  # 4 MB of bootstrap weights, so that they stay in the CPU cache
 

@@ -20,12 +20,9 @@ length, because then strengths and the effect of length cannot be separated.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.stats.bootstrap import ratio
+from harness.stats.bootstrap import Floats, ratio
 from harness.stats.bradley_terry import Design
-
-Floats = NDArray[np.float64]
 
 LEVELS = 16
 """The covariate is rounded to multiples of 1 / LEVELS, so that there are few groups of comparisons."""

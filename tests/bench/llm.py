@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support import tiny_models
 
-from harness.llm import CachedClient, Message, MeteredClient, ResponseCache, Sampling
-from harness.llm.client import LLMClient
+from harness.llm.cache import CachedClient, ResponseCache
+from harness.llm.client import LLMClient, Message, Sampling
+from harness.llm.metering import MeteredClient
 from harness.llm.openai_compatible import OpenAIClient
 from harness.records import Status
 

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from harness.llm import Message
+from harness.llm.client import Message
 from harness.llm.vllm_server import ManagedVLLM
 
 HELLO = [Message("user", "hello")]

@@ -1,0 +1,80 @@
+"""All answers of a run by method: their statuses and their cost."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.folder import RunFolder
+from harness.records import Description, Score, Usage, Verdict, total_roles
+
+Answer = Description | Verdict | Score
+
+
+@dataclass(frozen=True)
+class MethodAnswers:
+    """The answers of one describer or judge in one stage.
+
+    Attributes:
+        stage: ``describe``, ``compare``, ``score``, or ``ask again`` for retests.
+        method: its name.
+        statuses: number of answers by status.
+        reasons: the first reason or detail for each status.
+        usage: total usage.
+    """
+
+    stage: str
+    method: str
+    statuses: Mapping[str, int]
+    reasons: Mapping[str, str]
+    usage: Usage
+
+    @property
+    def answers(self) -> int:
+        """Number of answers."""
+        return sum(self.statuses.values())
+
+
+def answers_of(folder: RunFolder) -> tuple[MethodAnswers, ...]:
+    """Return :func:`by_method` of all answers of a run."""
+    return by_method(folder, folder.descriptions().records(), folder.verdicts().records(), folder.scores().records())
+
+
+def by_method(
+    folder: RunFolder, descriptions: Sequence[Description], verdicts: Sequence[Verdict], scores: Sequence[Score]
+) -> tuple[MethodAnswers, ...]:
+    """Return the answers by stage and method, in the order of stages and names; retests are read from the folder."""
+    stages: list[tuple[str, Sequence[Answer]]] = [
+        ("describe", descriptions),
+        ("compare", verdicts),
+        ("score", scores),
+        ("ask again", folder.retests().records()),
+        ("ask again", folder.score_retests().records()),
+    ]
+    found = []
+    for stage, answers in stages:
+        groups: dict[str, list[Answer]] = defaultdict(list)
+        for answer in answers:
+            groups[_method(answer)].append(answer)
+        found += [_total(stage, method, group) for method, group in sorted(groups.items())]
+    return tuple(found)
+
+
+def _method(answer: Answer) -> str:
+    if isinstance(answer, Description):
+        return answer.describer
+    return answer.judge if isinstance(answer, Verdict) else answer.scorer
+
+
+def _total(stage: str, method: str, answers: Sequence[Answer]) -> MethodAnswers:
+    reasons: dict[str, str] = {}
+    for answer in answers:
+        reasons.setdefault(answer.status.value, answer.reason if isinstance(answer, Verdict) else answer.detail)
+    usages = [answer.usage for answer in answers]
+    calls, prompt, completion = (
+        sum(getattr(usage, name) for usage in usages) for name in ("calls", "prompt_tokens", "completion_tokens")
+    )
+    usage = Usage(calls, prompt, completion, math.fsum(usage.seconds for usage in usages), total_roles(usages))
+    return MethodAnswers(stage, method, Counter(answer.status.value for answer in answers), reasons, usage)
