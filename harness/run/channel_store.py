@@ -23,11 +23,12 @@ from safetensors.torch import load_file
 
 from harness.decomposition.config import SOLVERS
 from harness.folder import RunFolder
+from harness.locks import locked
 from harness.records import Neuron, VectorKind
 from harness.run.identity import channels_identity
 from harness.run.setup import Setup
 from harness.run.worker import Block
-from harness.store import ensure_entry, entry_path, link_or_copy, locked
+from harness.store import ensure_entry, entry_path, link_or_copy
 
 logger = logging.getLogger(__name__)
 _ENDINGS = ("safetensors", "channels.parquet", "vectors.parquet")  # the last one marks a block as complete
