@@ -106,6 +106,7 @@ def _convert(path: Path, folder: Path, source: str) -> None:
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner can read
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.config.architectures = [type(model).__name__]
