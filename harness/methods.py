@@ -47,7 +47,6 @@ class Case:
     Attributes:
         exemplars: windows of the method's splits: explain and select for describers, calibrate and report for judges.
             The two sets share no document.
-        subject: the subject model, for methods that read its weights.
         llm: the LLM of the method's role, which counts its calls; None if the method has no role or the run no such
             LLM.
         seed: the run's seed; derive random numbers with :func:`harness.seeds.derive_rng` and the item's identity.
@@ -55,7 +54,6 @@ class Case:
         effects: effects of clamping the neuron on the next token, one for each value, if the method needs effects;
             averaged over text of the explain split for describers, of the report split for judges. Empty if the values
             are multiples of the peak and the neuron is never active.
-        reader: runs the subject on new text.
     """
 
     neuron: Neuron
@@ -135,7 +133,6 @@ class Draft:
     """A description as a describer returns it.
 
     Attributes:
-        text: the description.
         detail: how it was made, for the report.
         parts: intermediate results for the report, such as one description per channel.
         evidence: size of the evidence it was made from.
@@ -160,12 +157,7 @@ class Judgement:
 
     Attributes:
         winner: the verdict; None if the status is not ok, for a panel without a verdict whose votes are recorded.
-        reason: why.
-        preference: probability that it prefers the first (a tie counts half), given that it answers with one of the
-            verdicts.
-        mass: probability that it answers with one of the verdicts.
-        votes: the members' verdicts, if it is a panel.
-        status: how it ended.
+        preference: as in :class:`harness.records.Verdict`, as are ``mass`` and ``votes``.
     """
 
     winner: Winner | None
@@ -251,12 +243,8 @@ class Method:
         Raises:
             HarnessError: if an LLM is not suitable; one line with the cause and the cure.
         """
-        found = [
-            await one.preflight({role: llms[role] for role in one.roles if role in llms})
-            for one in self.inner
-            if any(role in llms for role in one.roles)
-        ]
-        return "; ".join(filter(None, found))
+        parts = [(one, {role: llms[role] for role in one.roles if role in llms}) for one in self.inner]
+        return "; ".join(filter(None, [await one.preflight(own) for one, own in parts if own]))
 
 
 class Describer(Method, ABC):

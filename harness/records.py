@@ -12,7 +12,7 @@ import enum
 import functools
 import math
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, cast
 
@@ -106,14 +106,9 @@ class Neuron:
 
     Ordered by layer, expert (neurons without one first), index and sign. Positive and negative activations of a neuron
     can mean different things, so each sign is described and judged as a neuron of its own. All values of a negative
-    neuron are those of the neuron times -1. The decomposition uses only :attr:`unsigned` neurons.
-
-    Attributes:
-        layer: layer, from 0.
-        index: index in the MLP's hidden dimension, from 0.
-        expert: expert in a mixture-of-experts layer, from 0; None in other layers and for an expert that all tokens
-            share.
-        sign: sign of the activations.
+    neuron are those of the neuron times -1. The decomposition uses only :attr:`unsigned` neurons. Layer, index (in the
+    MLP's hidden dimension) and expert count from 0; ``expert`` is None outside mixture-of-experts layers, and for an
+    expert that all tokens share.
     """
 
     layer: int
@@ -227,11 +222,8 @@ class VectorSummary:
     """Summary of a complete weight vector, for comparison with its channels.
 
     Attributes:
-        norm: Euclidean norm of the vector.
-        kurtosis: population excess kurtosis of its projection on the vocabulary.
-        skewness: of the same projection.
-        positive: highest tokens of the projection, best first.
-        negative: lowest tokens of the projection, lowest first.
+        norm: Euclidean norm of the vector; kurtosis, skewness and tokens are those of its projection, as in
+            :class:`Channel`.
         reconstruction: share of the squared norm in the span of the first 1, 2, ... channels.
     """
 
@@ -266,30 +258,10 @@ def _with_sign(record: Projected, sign: Sign) -> Projected:
 
 
 @dataclass(frozen=True)
-class BlockTiming:
-    """Time that one block of the decomposition took; no other result depends on it.
-
-    Attributes:
-        block: name of the block's files.
-        vectors: number of weight vectors in it.
-        decompose: seconds of decomposition in its worker.
-        records: seconds for making and writing its records.
-        wall: seconds since the previous block of any worker was finished, or since the stage began.
-    """
-
-    block: str
-    vectors: int
-    decompose: float
-    records: float
-    wall: float
-
-
-@dataclass(frozen=True)
 class Restart:
     """Agreement of a weight vector's channels with those found from another starting point.
 
     Attributes:
-        restart: number of the restart, from 1.
         cosine: between each channel, in order of discovery, and its match among the channels of the restart.
         jaccard: overlap of their top tokens.
         apart: mean cosine of channels that do not match; None if there is only one channel.
@@ -331,15 +303,8 @@ class AblatedChannels:
 class RandomVector:
     """Decomposition of a random vector, for comparison with the weight vectors of a layer and kind.
 
-    Attributes:
-        layer: the layer.
-        kind: the vector kind.
-        place: number of the draw, from 0.
-        kurtosis: population excess kurtosis of its projection on the vocabulary.
-        channel_kurtosis: kurtosis of its channels, in order of discovery.
-        cosine: between each channel and the vector.
-        loss: ROTATE's objective at each channel.
-        reconstruction: share of the squared norm in the span of the first 1, 2, ... channels.
+    The values are those of :class:`Channel`, in order of discovery, and of :class:`VectorSummary`; ``place`` is the
+    number of the draw, from 0.
     """
 
     layer: int
@@ -358,7 +323,6 @@ class Exemplar:
 
     Attributes:
         split: the part of the corpus that the window's document belongs to.
-        source: why it was selected.
         document: identity of the document (a hash of its text).
         window: number of the window in the corpus.
         tokens: the window's tokens as text, without special tokens and those of a chat template. The first token of
@@ -405,14 +369,7 @@ class Exemplar:
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """A piece of the corpus over which the effects of interventions are averaged.
-
-    Attributes:
-        split: the part of the corpus that its document belongs to.
-        document: identity of the document.
-        tokens: its token ids, without special tokens.
-        text: its text.
-    """
+    """A piece of the corpus over which the effects of interventions are averaged; its token ids are not special."""
 
     split: Split
     document: str
@@ -428,7 +385,6 @@ class Effect:
     order and z-scores hold for both.
 
     Attributes:
-        split: the part of the corpus that the pieces come from.
         value: value to which its activation was clamped at every token; for a negative neuron, the value times -1.
         scale: standard deviation of the mean change over the vocabulary, in logits.
         promoted: tokens whose logits rise most, best first, each with the z-score of its change.
@@ -450,11 +406,8 @@ class SteeredText:
     Texts of the same neuron, prompt and sample use the same random numbers: they differ only by the intervention.
 
     Attributes:
-        prompt: a prompt of the config.
-        sample: number of the sample, from 0.
         strength: strength in the config's unit; None without steering.
         value: strength in units of the activation, for a negative neuron times -1; None without steering.
-        text: the continuation.
     """
 
     neuron: Neuron
@@ -471,14 +424,10 @@ class RoleUsage:
 
     Attributes:
         calls: LLM calls, including cached ones: the cost of the method, not what this run paid.
-        prompt_tokens: prompt tokens of all calls.
-        completion_tokens: completion tokens of all calls.
         seconds: latency including time in queues, summed over calls, which may overlap.
         cost: price of all calls; None if the role has no prices.
         cached_calls: calls answered from the cache. This run paid for all others, including those of earlier records of
             the same item.
-        cached_prompt_tokens: prompt tokens of the cached calls.
-        cached_completion_tokens: completion tokens of the cached calls.
         paid: price of the calls that were not cached; None if the role has no prices.
     """
 
@@ -556,17 +505,17 @@ def total_roles(usages: Iterable[Usage]) -> dict[str, RoleUsage]:
     for usage in usages:
         for role, used in usage.roles.items():
             found.setdefault(role, []).append(used)
-    return {role: _total(used) for role, used in sorted(found.items())}
 
+    def total(values: Sequence[Any]) -> Any:
+        if None in values:
+            return None
+        return round(math.fsum(values), 9) if any(isinstance(value, float) for value in values) else sum(values)
 
-def _total(used: Sequence[RoleUsage]) -> RoleUsage:
-    sums: dict[str, Any] = {}
-    for item in dataclasses.fields(RoleUsage):
-        values = [getattr(one, item.name) for one in used]
-        sums[item.name] = None if None in values else round(math.fsum(values), 9)
-        if item.name not in {"seconds", "cost", "paid"}:
-            sums[item.name] = sum(values)
-    return RoleUsage(**sums)
+    names = [item.name for item in dataclasses.fields(RoleUsage)]
+    return {
+        role: RoleUsage(**{name: total([getattr(one, name) for one in used]) for name in names})
+        for role, used in sorted(found.items())
+    }
 
 
 @dataclass(frozen=True)
@@ -659,7 +608,6 @@ class Description:
         text: the description; empty if the status is not ok.
         detail: why the status is not ok, or how the description was made (shown in the report).
         parts: intermediate results for the report, such as one description per channel.
-        evidence: size of the evidence it was made from.
         tokens: the tokens that the text lists, if it is extractive; None otherwise.
     """
 
@@ -680,15 +628,7 @@ OptionalNumber = Annotated[float | None, Field(exclude_if=_absent)]
 
 @dataclass(frozen=True)
 class Vote:
-    """Verdict of one member of a panel of judges.
-
-    Attributes:
-        judge: the member's name within the panel.
-        winner: its verdict; None if the status is not ok.
-        reason: its reason, or why there is no verdict.
-        preference: as in :class:`Verdict`.
-        mass: as in :class:`Verdict`.
-    """
+    """Verdict of one member of a panel of judges, with its name within the panel; else as :class:`Verdict`."""
 
     judge: str
     winner: Winner | None
@@ -703,9 +643,7 @@ class Verdict:
     """One judge's comparison of two descriptions of one neuron, shown in one order.
 
     Attributes:
-        judge: the judge's name.
-        first: the describer whose description was shown first.
-        second: the describer whose description was shown second.
+        first: the describer whose description was shown first; ``second`` the other.
         symmetric: whether the judge ignores the order, so that one record is the complete comparison.
         winner: the verdict; None if the status is not ok.
         reason: the judge's reason, or why there is no verdict.
@@ -737,7 +675,6 @@ class Score:
     """One scorer's grade of one description.
 
     Attributes:
-        scorer: the scorer's name.
         describer: the describer whose description is graded.
         value: the main metric (higher is better); None if the status is not ok.
         detail: why there is no value.
@@ -756,8 +693,7 @@ class Score:
 
 def to_json(record: Any) -> dict[str, Any]:
     """Return a record as plain JSON types."""
-    data: dict[str, Any] = _adapter(cast(Hashable, type(record))).dump_python(record, mode="json")
-    return data
+    return dict(_adapter(type(record)).dump_python(record, mode="json"))
 
 
 def from_json(kind: type[T], data: dict[str, Any]) -> T:
@@ -766,9 +702,7 @@ def from_json(kind: type[T], data: dict[str, Any]) -> T:
     Raises:
         ValueError: if ``data`` is not such a record.
     """
-    return cast(T, _adapter(cast(Hashable, kind)).validate_python(data))
+    return cast(T, _adapter(kind).validate_python(data))
 
 
-@functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(lambda kind: TypeAdapter(kind))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.folder import replacing, write_json
-
-logger = logging.getLogger(__name__)
 
 
 def entry_path(root: Path, identity: Mapping[str, Any]) -> Path:
@@ -30,18 +25,6 @@ def ensure_entry(root: Path, identity: Mapping[str, Any]) -> Path:
     if not (folder / "identity.json").exists():
         write_json(folder / "identity.json", identity)
     return folder
-
-
-@contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Lock a folder against other processes, waiting for one that has it; ``what`` it does goes to the log."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            logger.info("waiting for another run that %s (%s)", what, folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def link_or_copy(source: Path, target: Path) -> None:

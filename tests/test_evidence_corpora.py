@@ -140,37 +140,6 @@ def test_malformed_conversations_are_refused(subjects: dict[str, Subject], tmp_p
     )
 
 
-def test_text_files_of_every_kind(tmp_path: Path) -> None:
-    (tmp_path / "deep.txt").mkdir()
-    (tmp_path / "deep.txt" / "b.md").write_text("# b", "utf-8")
-    (tmp_path / "a.txt").write_text("été", "utf-8")
-    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    # Two line separators of str.splitlines that JSON allows inside strings; and a blank line.
-    jsonl = lines(tmp_path / "c.jsonl", {"body": "one\u2028two\x85three"}, {"body": "four", "text": "no"})
-    jsonl.write_text(jsonl.read_text("utf-8") + "\n", "utf-8")
-    assert list(TextFiles([str(tmp_path)], column="body").texts()) == [
-        "été",
-        "one\u2028two\x85three",
-        "four",
-        "# b",
-    ]
-    assert list(TextFiles([str(jsonl), str(tmp_path / "a.txt")], column="body").texts())[-1] == "été"
-
-
-def test_missing_files_and_other_file_types_are_refused(tmp_path: Path) -> None:
-    missing, other = tmp_path / "none.txt", tmp_path / "a.csv"
-    other.write_text("a,b")
-    told(lambda: list(TextFiles([str(missing)]).documents(None)), str(missing), "does not exist", "corpus.paths")
-    told(lambda: list(TextFiles([str(other)]).documents(None)), str(other), ".jsonl", "corpus.paths")
-
-
-@pytest.mark.parametrize("line", ["{", "[]", '"text"', "3", '{"body": "x"}', '{"text": null}', '{"text": ["x"]}'])
-def test_invalid_json_lines_are_refused(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text(f'{{"text": "good"}}\n{line}\n')
-    told(lambda: list(TextFiles([str(path)]).documents(None)), str(path), "line 2", "'text'", "corpus.column")
-
-
 def test_a_corpus_without_text(tmp_path: Path, llama: Subject) -> None:
     told(lambda: list(Listed(["", " \n"], "hollow").documents(None)), "hollow", "empty", "(corpus)")
     told(lambda: TextFiles([str(tmp_path)]).documents(9), "files", "empty")

@@ -15,7 +15,7 @@ from support import finished_run
 from support.prompt_examples import EXAMPLES, GOLDEN, as_text, found, golden_file, rendered
 from support.report_pages import Reader, opened
 
-from harness.folder import Journal, description_identity, read_table, verdict_identity, write_table
+from harness.folder import Journal, read_table, write_table
 from harness.llm.client import Message
 from harness.llm.prompts import highlighted, quoted
 from harness.records import Description, Exemplar, Neuron, Source, Split, Status, Usage, Verdict, Winner
@@ -181,8 +181,8 @@ def test_no_text_breaks_a_record(tmp_path_factory: pytest.TempPathFactory, text:
         Description(neuron, "after", "the next line", Status.UNPARSED, text),
     ]
     verdict = Verdict(neuron, text, "a", "b", False, Winner.FIRST, reason=text)
-    descriptions = Journal(folder / "descriptions.jsonl", Description, description_identity)
-    verdicts = Journal(folder / "verdicts.jsonl", Verdict, verdict_identity)
+    descriptions = Journal(folder / "descriptions.jsonl", Description)
+    verdicts = Journal(folder / "verdicts.jsonl", Verdict)
     for record in made:
         descriptions.append(record)
     verdicts.append(verdict)
@@ -190,8 +190,8 @@ def test_no_text_breaks_a_record(tmp_path_factory: pytest.TempPathFactory, text:
     verdicts.close()
     lines = (folder / "descriptions.jsonl").read_bytes().split(b"\n")
     assert len(lines) == 3
-    assert Journal(folder / "descriptions.jsonl", Description, description_identity).records() == made
-    assert Journal(folder / "verdicts.jsonl", Verdict, verdict_identity).records() == [verdict]
+    assert Journal(folder / "descriptions.jsonl", Description).records() == made
+    assert Journal(folder / "verdicts.jsonl", Verdict).records() == [verdict]
 
     exemplar = Exemplar(neuron, Split.REPORT, Source.TOP, "d", 0, (text, "x"), (1.0, 0.0))
     write_table(folder / "exemplars.parquet", [exemplar])

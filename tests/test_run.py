@@ -375,7 +375,7 @@ def test_the_folder_of_one_run_is_refused_for_a_sweep(invoke: Invoke, small: dic
     code, _, err = invoke("-m", *options(small, folder="mine"), "seed=1,2")
     assert code == 1
     assert one_line(err)
-    assert "folder=mine has no say in a sweep" in err
+    assert "folder=mine cannot be set in a sweep" in err
     assert "hydra.sweep.dir=FOLDER" in err
     assert not list(tmp_path.iterdir())
 

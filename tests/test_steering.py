@@ -26,9 +26,9 @@ from harness.methods import DescriberCase, JudgeCase
 from harness.records import Effect, EvidenceSize, Neuron, ScoredToken, Sign, Split, Status, SteeredText, TextPrompt
 from harness.run.building import section
 from harness.run.help import compose_config
-from harness.run.interventions import effects, measure
+from harness.run.interventions import measure
 from harness.run.interventions.config import EffectsConfig, SteeringConfig, TextsConfig, peaks
-from harness.run.interventions.effects import Clamping
+from harness.run.interventions.measure import Clamping
 from harness.run.pipeline import run
 from harness.run.setup import Setup
 from harness.subject import CausalModel, Intervention, Subject
@@ -340,7 +340,7 @@ def test_the_effect_is_the_mean_change_over_all_tokens(planted: Path) -> None:
         # Logits and log-probabilities differ by a constant.
         shares = (clamped.log_softmax(dim=-1) - plain.log_softmax(dim=-1)).mean(dim=(0, 1))
         assert float((change - shares).std()) < 1e-4 < float(change.std())
-    found = effects.effects_of(clamping, subject, Split.EXPLAIN, {PLAIN: [7.0]}, 5)[0]
+    (found,) = measure.effects_of(clamping, subject, Split.EXPLAIN, {PLAIN: {7.0: 7.0}}, 5)
     change = changes[PLAIN, 7.0]
     assert found.scale == pytest.approx(float(change.std(correction=0)), abs=1e-5)
     assert found.promoted[0].z * found.scale == pytest.approx(float(change.max() - change.mean()), abs=2e-3)

@@ -3,9 +3,10 @@
 from harness.evidence.config import CorpusSummary, EvidenceConfig
 from harness.evidence.corpus import Corpus, Document
 from harness.evidence.encoding import special_affixes
+from harness.evidence.files import PackageText, TextFiles, content_hash
 from harness.evidence.prompts import draw_prompts
 from harness.evidence.reading import ReadText, TextReader
-from harness.evidence.sources import Conversations, HuggingFaceDataset, InstalledDocs, TextFiles
+from harness.evidence.sources import Conversations, HuggingFaceDataset, InstalledDocs
 from harness.evidence.store import Gathered, gathered, stored
 from harness.evidence.windows import split_of
 
@@ -18,9 +19,11 @@ __all__ = [
     "Gathered",
     "HuggingFaceDataset",
     "InstalledDocs",
+    "PackageText",
     "ReadText",
     "TextFiles",
     "TextReader",
+    "content_hash",
     "draw_prompts",
     "gathered",
     "special_affixes",

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import logging
 import tempfile
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from harness.errors import HarnessError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,16 @@ class Corpus(ABC):
             HarnessError: if the source cannot be read.
         """
 
+    def files(self) -> list[Path]:
+        """Return the local files that contain the text, in the same order on every call.
+
+        A run that is continued checks that their contents are the same. The default is no files.
+
+        Raises:
+            HarnessError: if one does not exist.
+        """
+        return []
+
     def identity(self) -> dict[str, Any]:
         """Return an identity of the texts, as plain JSON types: equal identities mean equal texts.
 
@@ -112,6 +127,45 @@ class Corpus(ABC):
                 yield document
         if empty:
             raise HarnessError(f"the corpus {self.name} is empty: it contains no text (corpus)")
+
+
+class Column(Corpus):
+    """A corpus that is a column of a table: texts, or the lists of messages of conversations."""
+
+    @abstractmethod
+    def rows(self, passed: Counter[str]) -> Iterator[tuple[str, Any]]:
+        """Yield the location of each value, for messages, and the value.
+
+        Args:
+            passed: counts what is not read, by its name in the plural.
+
+        Raises:
+            HarnessError: if the source cannot be read, or does not have the column.
+        """
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """Yield locations and values that are not empty; at the end, log what was passed over.
+
+        Raises:
+            HarnessError: if the source cannot be read, or does not have the column.
+        """
+        passed = Counter[str]()
+        for location, value in self.rows(passed):
+            if value is None or (isinstance(value, str) and not value.strip()):
+                passed["entries without text"] += 1
+            else:
+                yield location, value
+        counts = ", ".join(f"{what} ({count:,})" for what, count in passed.items() if count)
+        if counts:
+            logger.info("the corpus %s is read without: %s", self.name, counts)
+
+    def texts(self) -> Iterator[str]:
+        """Yield the column's values."""
+        for location, value in self.values():
+            if not isinstance(value, str):
+                hint = "; read conversations with corpus=chat" if isinstance(value, list) else ""
+                raise HarnessError(f"{location} contains {type(value).__name__}, not text (corpus.column){hint}")
+            yield value
 
 
 class Documents:

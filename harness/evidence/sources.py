@@ -1,27 +1,24 @@
-"""The corpora of the harness: Hugging Face datasets, local files, conversations, and the installed documentation."""
+"""Corpora that are not text files: Hugging Face datasets, conversations, and the installed documentation."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import inspect
-import json
 import logging
 import platform
 import pydoc_data.topics
 import re
 import sysconfig
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from harness.errors import HarnessError
-from harness.evidence.corpus import Corpus, Message
+from harness.evidence.corpus import Column, Corpus, Message
+from harness.evidence.files import contents_hash
 from harness.subject.files import first_line
 
 logger = logging.getLogger(__name__)
@@ -70,26 +67,6 @@ class InstalledDocs(Corpus):
                         yield inspect.cleandoc(text)
 
 
-class Column(Corpus):
-    """A corpus that is a column of a table: texts, or the messages that :class:`Conversations` reads."""
-
-    @abstractmethod
-    def rows(self) -> Iterator[tuple[str, Any]]:
-        """Yield the location of each value, for messages, and the value; null values are skipped.
-
-        Raises:
-            HarnessError: if the source cannot be read, or does not have the column.
-        """
-
-    def texts(self) -> Iterator[str]:
-        """Yield the column's values."""
-        for location, value in self.rows():
-            if not isinstance(value, str):
-                hint = "; read conversations with corpus=chat" if isinstance(value, list) else ""
-                raise HarnessError(f"{location} contains {type(value).__name__}, not text (corpus.column){hint}")
-            yield value
-
-
 class HuggingFaceDataset(Column):
     """A column of a dataset on the Hugging Face hub (streamed) or in a local folder.
 
@@ -108,19 +85,24 @@ class HuggingFaceDataset(Column):
     ) -> None:
         self.name = name or path
         self._path, self._subset, self._split, self._column = path, subset, split, column
+        self._local = Path(path).expanduser()
         self._revision, self._max_examples = revision, max_examples
 
     def identity(self) -> dict[str, Any]:
         """Return the settings with the commit of the revision, or the identity of a local folder's files."""
-        local = Path(self._path).expanduser()
         return {
             "path": self._path,
             "subset": self._subset,
             "split": self._split,
             "column": self._column,
             "max_examples": self._max_examples,
-            "revision": _files_identity([local]) if local.is_dir() else self._commit(),
+            "revision": contents_hash(self.files()) if self._local.is_dir() else self._commit(),
         }
+
+    def files(self) -> list[Path]:
+        """Return all files of a local folder, without hidden ones."""
+        found = self._local.rglob("[!.]*") if self._local.is_dir() else ()
+        return sorted(path for path in found if path.is_file())
 
     def _commit(self) -> str | None:
         if self._revision is not None and _COMMIT.fullmatch(self._revision):
@@ -134,8 +116,10 @@ class HuggingFaceDataset(Column):
             return self._revision
         return found
 
-    def rows(self) -> Iterator[tuple[str, Any]]:
+    def rows(self, passed: Counter[str]) -> Iterator[tuple[str, Any]]:
         """Yield the column's values."""
+        if self._local.is_file():
+            raise HarnessError(f"{self._path} is a file, not a dataset: corpus=files corpus.paths=[{self._path}]")
         try:
             stream = self._open()
             for number, example in enumerate(stream):
@@ -146,8 +130,7 @@ class HuggingFaceDataset(Column):
                         f"the dataset {self._path} has no column {self._column!r}; "
                         f"it has {', '.join(example)} (corpus.column)"
                     )
-                if example[self._column] is not None:
-                    yield f"the column {self._column!r} of the dataset {self._path}", example[self._column]
+                yield f"the column {self._column!r} of the dataset {self._path}", example[self._column]
         except HarnessError:
             raise
         except Exception as error:  # the library raises many classes of errors
@@ -159,7 +142,7 @@ class HuggingFaceDataset(Column):
     def _open(self) -> Any:
         from datasets import DatasetDict, load_dataset, load_from_disk
 
-        local = Path(self._path).expanduser()
+        local = self._local
         if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
             saved = load_from_disk(str(local))
             return saved[self._split] if isinstance(saved, DatasetDict) else saved
@@ -167,70 +150,6 @@ class HuggingFaceDataset(Column):
         stream = load_dataset(path, self._subset, split=self._split, revision=self._revision, streaming=True)
         # If the columns are known beforehand, only one is fetched.
         return stream.select_columns([self._column]) if self._column in (stream.column_names or ()) else stream
-
-
-class TextFiles(Column):
-    """Local files: ``.txt`` and ``.md`` (a document per file), ``.jsonl`` (one per line), ``.parquet`` (one per row).
-
-    conf/corpus/files.yaml documents the options.
-    """
-
-    def __init__(self, paths: Sequence[str], column: str = "text", name: str = "files") -> None:
-        self.name, self._paths, self._column = name, tuple(paths), column
-
-    def identity(self) -> dict[str, Any]:
-        """Return the column, and a hash of the name, size and modification time of every file."""
-        return {"column": self._column, "files": _files_identity(list(self._files()))}
-
-    def rows(self) -> Iterator[tuple[str, Any]]:
-        """Yield the documents, files in alphabetical order."""
-        for file in self._files():
-            if file.suffix in {".txt", ".md"}:
-                yield str(file), file.read_text("utf-8", "replace")
-            elif file.suffix == ".jsonl":
-                yield from self._lines(file)
-            else:
-                yield from self._parquet(file)
-
-    def _files(self) -> Iterator[Path]:
-        for given in self._paths:
-            path = Path(given).expanduser()
-            if not path.exists():
-                raise HarnessError(f"the corpus file {given} does not exist (corpus.paths)")
-            for file in sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]:
-                if file.suffix in {".txt", ".md", ".jsonl", ".parquet"}:
-                    yield file
-                elif not path.is_dir():
-                    raise HarnessError(f"{file} is neither .txt, .md, .jsonl nor .parquet (corpus.paths)")
-
-    def _lines(self, file: Path) -> Iterator[tuple[str, Any]]:
-        # Lines end at \n only: JSON strings may contain other line separators.
-        with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    value = json.loads(line)[self._column]
-                except (ValueError, KeyError, TypeError) as error:
-                    raise HarnessError(
-                        f"{file} line {number} is not a JSON object with the field {self._column!r} (corpus.column)"
-                    ) from error
-                yield f"{file} line {number}, the field {self._column!r},", value
-
-    def _parquet(self, file: Path) -> Iterator[tuple[str, Any]]:
-        try:
-            with pq.ParquetFile(file) as table:
-                columns = table.schema_arrow.names
-                if self._column not in columns:
-                    raise HarnessError(
-                        f"{file} has no column {self._column!r}; it has {', '.join(columns)} (corpus.column)"
-                    )
-                for batch in table.iter_batches(batch_size=256, columns=[self._column]):
-                    for value in batch.column(0).to_pylist():
-                        if value is not None:
-                            yield f"the column {self._column!r} of {file}", value
-        except (pa.ArrowException, OSError) as error:
-            raise HarnessError(f"{file} is not a readable parquet file ({first_line(error)})") from error
 
 
 class Conversations(Corpus):
@@ -263,14 +182,18 @@ class Conversations(Corpus):
             "content": self._content,
         }
 
+    def files(self) -> list[Path]:
+        """Return the source's files."""
+        return self._source.files()
+
     def texts(self) -> Iterator[tuple[Message, ...]]:
         """Yield the conversations."""
-        for location, value in self._source.rows():
+        for location, value in self._source.values():
             if isinstance(value, Mapping):  # `datasets` returns some lists of structs as a struct of lists
                 value = [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
             try:
                 yield tuple(Message(str(item[self._role]), _text(item[self._content])) for item in value)
-            except (TypeError, KeyError) as error:
+            except (TypeError, KeyError, AttributeError) as error:
                 raise HarnessError(
                     f"{location} is not a list of messages with the fields {self._role!r} and {self._content!r} "
                     "(corpus.source.column, corpus.role, corpus.content)"
@@ -278,17 +201,20 @@ class Conversations(Corpus):
 
 
 def _text(content: Any) -> str:
-    """Return the text of a message. Parts other than text are left out; a message without content, as a call, is ""."""
+    """Return the text of a message.
+
+    Parts are joined by line breaks: plain strings, or mappings with a text; other parts, such as images, are left out.
+    A message without content, such as a call, is "".
+
+    Raises:
+        TypeError, KeyError, AttributeError: if it is something else.
+    """
     if content is None or isinstance(content, str):
         return content or ""
-    return "\n".join(part["text"] for part in content if part.get("type", "text") == "text")
-
-
-def _files_identity(paths: Sequence[Path]) -> str:
-    """Return a hash of the name, size and modification time of files, including all files in folders."""
-    digest = hashlib.sha256()
-    for path in paths:
-        for file in sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]:
-            stat = file.stat()
-            digest.update(f"{file.resolve()}\x1f{stat.st_size}\x1f{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+    if not isinstance(content, list):
+        raise TypeError
+    return "\n".join(
+        part if isinstance(part, str) else part["text"]
+        for part in content
+        if isinstance(part, str) or part.get("type", "text") == "text"
+    )

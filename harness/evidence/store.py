@@ -25,8 +25,9 @@ from harness.evidence.corpus_pass import CorpusPass
 from harness.evidence.tables import exemplar_tables
 from harness.exemplar_table import TOGETHER, ExemplarTable, write_exemplars
 from harness.folder import replacing, write_json
+from harness.locks import locked
 from harness.records import Neuron
-from harness.store import ensure_entry, entry_path, locked
+from harness.store import ensure_entry, entry_path
 from harness.subject import Subject
 from harness.subject.identity import vocabulary_of, weights_of
 

@@ -13,9 +13,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from harness.errors import HarnessError
+from harness.locks import locked
 from harness.planted.planting import PlantedWeights, base_model, plant
 from harness.planted.settings import Planting
-from harness.store import locked
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,14 +13,14 @@ from harness.folder import RunFolder
 from harness.results import columns
 from harness.results.comparability import statistics_of
 from harness.results.diagnostics import diagnostics_groups, diagnostics_row, together
-from harness.results.formatting import number, percent, shown_token, visible
+from harness.results.formatting import number, shown_token, visible
 from harness.results.judge_checks import JudgeCheck
 from harness.results.reference_channels import FoundChannel
 from harness.results.stored import read_judge_checks, read_reference_channels
 
 
 def print_decomposition(folder: RunFolder, console: Console) -> None:
-    """Print the diagnostics by layer and kind, and the time that the decomposition took."""
+    """Print the diagnostics by layer and kind."""
     groups = diagnostics_groups(folder)
     if not groups:
         return
@@ -34,20 +33,6 @@ def print_decomposition(folder: RunFolder, console: Console) -> None:
     total = diagnostics_row(together(groups))
     table.add_row("all", "all", *(metric.text(total) for metric in metrics), style="bold")
     console.print(table)
-    console.print(_time(folder), style="dim", highlight=False)
-
-
-def _time(folder: RunFolder) -> str:
-    """Return a sentence on the time that the decomposition took, including earlier starts of the run."""
-    timings = folder.read_timings()
-    vectors = sum(timing.vectors for timing in timings)
-    wall, solve, write = (sum(getattr(timing, name) for timing in timings) for name in ("wall", "decompose", "records"))
-    if not vectors or not wall:
-        return "time not recorded"
-    return (
-        f"{vectors:,} vectors in {datetime.timedelta(seconds=round(wall))} ({vectors / wall:.3g} per second); the "
-        f"workers spent {percent(write / (solve + write))} % of their time on writing records"
-    )
 
 
 def print_judge_checks(folder: RunFolder, console: Console) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from harness.errors import HarnessError
-from harness.folder import RunFolder, description_identity, score_identity, verdict_identity
+from harness.folder import RunFolder, item_of
 from harness.records import Description, Score, Usage, Verdict
 from harness.results.comparability import incomparable, judging, statistics_of
 from harness.results.leaderboard import build_leaderboard
@@ -82,9 +82,9 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
         contestants = manifest.get("contestants") or {}
         controls |= {own for name, own in names_here.items() if contestants.get(name, {}).get("control")}
     leaderboard = build_leaderboard(
-        repeats.first(verdicts, verdict_identity),
-        repeats.first(scores, score_identity),
-        repeats.first(descriptions, description_identity),
+        repeats.first(verdicts),
+        repeats.first(scores),
+        repeats.first(descriptions),
         controls=controls,
         seed=int(manifests[0].get("seed") or 0),
         config=statistics_of(manifests[0]),
@@ -149,10 +149,10 @@ class _Repeats:
     def __init__(self) -> None:
         self.repeated = self.disagreeing = 0
 
-    def first(self, records: Iterable[Record], identity: Callable[[Record], Hashable]) -> list[Record]:
+    def first(self, records: Iterable[Record]) -> list[Record]:
         found: dict[Hashable, Record] = {}
         for record in records:
-            earlier = found.setdefault(identity(record), record)
+            earlier = found.setdefault(item_of(record), record)
             if earlier is not record:
                 self.repeated += 1
                 self.disagreeing += _answer(earlier) != _answer(record)

@@ -58,16 +58,7 @@ def write_csv(leaderboard: Leaderboard, path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Grid:
-    """One table: its rows, the columns that name a row, and its metrics.
-
-    Attributes:
-        title: heading in the terminal.
-        rows: the rows.
-        names: heading of each column with names, and how to read the name from a row.
-        metrics: the metrics, in order.
-        place: where the table is shown.
-        note: text below it.
-    """
+    """One table: its rows, the columns that name a row, its metrics, and a note below."""
 
     title: str
     rows: Sequence[Row | Cell | ScoreRow]

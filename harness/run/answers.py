@@ -72,14 +72,16 @@ def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Cli
     budget = serving.budget(name)
     proof = functools.partial(prove, name, method, setup, serving)
     clients = {
-        role: serving.cached(
-            role,
-            BudgetedClient(serving.client(role, needs_logprobs=needs_logprobs), budget, proof),
-        )
-        for role, needs_logprobs in method.roles.items()
-        if role in setup.backends
+        role: serving.cached(role, BudgetedClient(client, budget, proof))
+        for role, client in _plain_clients(method, setup, serving).items()
     }
     return Clients(clients, {role: setup.backends[role].price for role in clients}, budget)
+
+
+def _plain_clients(method: Method, setup: Setup, serving: Serving) -> dict[str, LLMClient]:
+    """Return the LLM of each role that the method uses and the run has, without cache and failure budget."""
+    roles = {role: needs for role, needs in method.roles.items() if role in setup.backends}
+    return {role: serving.client(role, needs_logprobs=needs) for role, needs in roles.items()}
 
 
 async def prove(name: str, method: Method, setup: Setup, serving: Serving) -> None:
@@ -90,11 +92,7 @@ async def prove(name: str, method: Method, setup: Setup, serving: Serving) -> No
     """
 
     async def proof() -> None:
-        llms = {
-            role: serving.client(role, needs_logprobs=needs_logprobs)
-            for role, needs_logprobs in method.roles.items()
-            if role in setup.backends
-        }
+        llms = _plain_clients(method, setup, serving)
         if not llms:
             return
         try:

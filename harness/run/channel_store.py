@@ -7,7 +7,6 @@ channels have no influence on earlier ones.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -24,11 +23,12 @@ from safetensors.torch import load_file
 
 from harness.decomposition.config import SOLVERS
 from harness.folder import RunFolder
+from harness.locks import locked
 from harness.records import Neuron, VectorKind
 from harness.run.identity import channels_identity
 from harness.run.setup import Setup
 from harness.run.worker import Block
-from harness.store import ensure_entry, entry_path, link_or_copy, locked
+from harness.store import ensure_entry, entry_path, link_or_copy
 
 logger = logging.getLogger(__name__)
 _ENDINGS = ("safetensors", "channels.parquet", "vectors.parquet")  # the last one marks a block as complete
@@ -100,10 +100,9 @@ class ChannelStore:
 
     def restore_file(self, path: Path) -> bool:
         """Copy a file of diagnostics from the store to ``path``; return whether the store has it."""
-        if self._folder is None or not self.has(path):
-            return False
-        link_or_copy(self._folder.diagnostics / path.name, path)
-        return True
+        if found := self._folder is not None and self.has(path):
+            link_or_copy(self._folder.diagnostics / path.name, path)
+        return found
 
     def save_file(self, path: Path) -> None:
         """Copy a run's file of diagnostics into the store; its name contains a hash of its settings."""
@@ -155,11 +154,8 @@ def _stored(folder: RunFolder) -> Iterator[_Stored]:
 
 def _without(blocks: Sequence[Block], vectors: Collection[Key]) -> list[Block]:
     """Return the blocks without some vectors; blocks that become empty are left out."""
-    groups = [
-        dataclasses.replace(block, neurons=tuple(n for n in block.neurons if (n, block.kind) not in vectors))
-        for block in blocks
-    ]
-    return [group for group in groups if group.neurons]
+    groups = (tuple(n for n in block.neurons if (n, block.kind) not in vectors) for block in blocks)
+    return [Block(neurons, block.kind) for neurons, block in zip(groups, blocks, strict=True) if neurons]
 
 
 def _copy_block(source: RunFolder, target: RunFolder, name: str) -> None:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.folder import ELSEWHERE, RunFolder
-from harness.records import BlockTiming, Neuron, VectorKind
+from harness.records import Channel, Neuron, VectorKind, VectorSummary, to_json
 from harness.run.channel_store import ChannelStore
 from harness.run.executor import Shared
 from harness.run.progress import progress
 from harness.run.setup import Setup
-from harness.run.tables import channel_table, vector_table
-from harness.run.worker import HISTOGRAM_BINS, Block, BlockTask, decompose_block
+from harness.run.worker import HISTOGRAM_BINS, Block, BlockTask, Projected, decompose_block
 
 logger = logging.getLogger(__name__)
 _READ_AT_ONCE = 1 << 14
+_DIGITS, _Z_DIGITS = 5, 3
 
 
 def pending_vectors(setup: Setup, folder: RunFolder) -> list[Block]:
@@ -110,19 +112,15 @@ def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], 
 
 
 def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
-    texts = _texts(setup)
-    last = time.monotonic()
+    subject = setup.subject
+    texts = pa.array([subject.token_text(token) for token in range(subject.vocab_size)])
     with progress("decompose", sum(len(group.neurons) for group in pending), "vectors") as advance:
         for result in setup.executor.map(decompose_block, _tasks(setup, pending)):
-            start, count = time.monotonic(), len(result.block.neurons)
-            name = result.block.name
-            folder.write_block(name, vector_table(result, texts), channel_table(result, texts), result.directions)
-            store.save(folder, name)
-            now = time.monotonic()
-            seconds = (result.seconds, result.record_seconds + now - start, now - last)
-            folder.append_timing(BlockTiming(name, count, *(round(value, 3) for value in seconds)))
-            last = now
-            advance(count)
+            vectors = _record_table(result.block, result.vectors, VectorSummary, texts)
+            channels = _record_table(result.block, result.channels, Channel, texts)
+            folder.write_block(result.block.name, vectors, channels, result.directions)
+            store.save(folder, result.block.name)
+            advance(len(result.block.neurons))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # an LLM may need the accelerator next
 
@@ -141,14 +139,8 @@ def _tasks(setup: Setup, pending: Sequence[Block]) -> Iterator[BlockTask]:
         for start in range(0, len(part.neurons), size):
             block = Block(part.neurons[start : start + size], part.kind)
             # A copy, because a slice would be pickled together with the whole tensor.
-            yield BlockTask(
-                block,
-                vectors[start : start + size].clone(),
-                vocabulary,
-                config,
-                setup.storage,
-                setup.executor.memory_bytes,
-            )
+            own = vectors[start : start + size].clone()
+            yield BlockTask(block, own, vocabulary, config, setup.storage, setup.executor.memory_bytes)
 
 
 def _block_size(setup: Setup, group: Block) -> int:
@@ -165,6 +157,36 @@ def _read(setup: Setup, pending: Sequence[Block]) -> Iterator[tuple[Block, Tenso
             yield part, setup.subject.vectors(part.layer, indices, part.kind, experts)
 
 
-def _texts(setup: Setup) -> pa.Array:
-    subject = setup.subject
-    return pa.array([subject.token_text(token) for token in range(subject.vocab_size)])
+def _record_table(block: Block, found: Projected, kind: Any, texts: pa.Array) -> pa.Table:
+    """Return the records of a block's channels or vectors, built by column: an object per token would be too slow."""
+    neurons = pa.array([to_json(neuron) for neuron in block.neurons])
+    rows = np.repeat(np.arange(len(neurons)), len(found.tokens) // len(neurons))
+    columns = {
+        "neuron": neurons.take(pa.array(rows)),
+        "kind": pa.repeat(block.kind.value, len(rows)),
+        "positive": _scored(found.tokens[:, 0], found.z[:, 0], texts),
+        "negative": _scored(found.tokens[:, 1], found.z[:, 1], texts),
+    }
+    for name, values in found.values.items():
+        column = _rounded(values.flatten())
+        columns[name] = column if values.ndim == 1 else _lists(column, values.shape)
+    # In the order of the record's fields; optional fields may be missing.
+    return pa.table({field.name: columns[field.name] for field in fields(kind) if field.name in columns})
+
+
+def _rounded(values: Tensor) -> pa.Array:
+    numbers = values.numpy()
+    return pa.array(np.round(numbers.astype(np.float64), _DIGITS) if values.is_floating_point() else numbers)
+
+
+def _scored(tokens: Tensor, z: Tensor, texts: pa.Array) -> pa.ListArray:
+    """Return lists of scored tokens. Rounded z-scores repeat, so parquet's dictionaries store them in little space."""
+    names = texts.take(pa.array(tokens.flatten().numpy()))
+    scores = pa.array(np.round(z.flatten().numpy().astype(np.float64), _Z_DIGITS))
+    return _lists(pa.StructArray.from_arrays([names, scores], names=["token", "z"]), tokens.shape)
+
+
+def _lists(values: pa.Array, shape: tuple[int, ...]) -> pa.ListArray:
+    """Return (rows, length) values as rows of lists."""
+    rows, length = shape
+    return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * np.int32(length)), values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
 
 from harness.folder import Journal, RunFolder
@@ -33,7 +33,33 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     pending = pending_descriptions(setup, journal)
     if not any(pending.values()):
         return
-    cases = _Cases(setup, folder)
+    evidence = OpenEvidence(setup, folder, OPEN_TO_DESCRIBERS)
+    channels: dict[Neuron, list[Channel]] = defaultdict(list)
+    for channel in folder.read_channels():
+        channels[channel.neuron].append(channel)
+
+    async def answer(name: str, llms: Clients, others: Others, neuron: Neuron) -> Description:
+        describer = setup.describers[name]
+
+        def work(metered: Mapping[str, LLMClient]) -> Awaitable[str | Draft]:
+            case = DescriberCase(
+                **evidence.fields(neuron, describer, metered),
+                channels=tuple(channel.with_sign(neuron.sign) for channel in channels[neuron.unsigned]),
+                neurons=tuple(setup.described),
+                others=others,
+                budget=setup.config["evidence_budget"],
+            )
+            return describer.describe(case)
+
+        made, status, detail, usage = await attempt(llms, work)
+        if made is None:
+            return Description(neuron, name, "", status, detail, usage=usage)
+        draft = Draft.of(made)
+        text = " ".join(draft.text.split())
+        if not text:
+            return Description(neuron, name, "", Status.FAILED, "the description is empty", usage=usage)
+        return Description(neuron, name, text, status, draft.detail, draft.parts, draft.evidence, usage, draft.tokens)
+
     for name, neurons in pending.items():
         if not neurons:
             continue
@@ -43,41 +69,6 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             other: {neuron: made[neuron, other] for neuron in setup.described if (neuron, other) in made}
             for other in setup.describers[name].after
         }
-        work = partial(_describe, cases, name, llms, others)
-        await answer_all(f"describe with {name}", "neurons", neurons, work, journal)
+        await answer_all(f"describe with {name}", "neurons", neurons, partial(answer, name, llms, others), journal)
     journal.close()
-    cases.evidence.close()
-
-
-class _Cases:
-    """What describers may see of each neuron: nothing from the splits that judges use."""
-
-    def __init__(self, setup: Setup, folder: RunFolder) -> None:
-        self.setup, self.evidence = setup, OpenEvidence(setup, folder, OPEN_TO_DESCRIBERS)
-        self._channels: dict[Neuron, list[Channel]] = defaultdict(list)
-        for channel in folder.read_channels():
-            self._channels[channel.neuron].append(channel)
-
-    def case(self, neuron: Neuron, describer: str, llms: Mapping[str, LLMClient], others: Others) -> DescriberCase:
-        """Return one neuron's case for a describer."""
-        return DescriberCase(
-            **self.evidence.fields(neuron, self.setup.describers[describer], llms),
-            channels=tuple(channel.with_sign(neuron.sign) for channel in self._channels[neuron.unsigned]),
-            neurons=tuple(self.setup.described),
-            others=others,
-            budget=self.setup.config["evidence_budget"],
-        )
-
-
-async def _describe(cases: _Cases, name: str, llms: Clients, others: Others, neuron: Neuron) -> Description:
-    describer = cases.setup.describers[name]
-    made, status, detail, usage = await attempt(
-        llms, lambda metered: describer.describe(cases.case(neuron, name, metered, others))
-    )
-    draft = Draft(made) if isinstance(made, str) else made
-    if draft is None:
-        return Description(neuron, name, "", status, detail, usage=usage)
-    text = " ".join(draft.text.split())
-    if not text:
-        return Description(neuron, name, "", Status.FAILED, "the description is empty", usage=usage)
-    return Description(neuron, name, text, status, draft.detail, draft.parts, draft.evidence, usage, draft.tokens)
+    evidence.close()

@@ -93,11 +93,7 @@ class Executor(ABC):
 class LocalExecutor(Executor):
     """Decomposes one block after another in this process.
 
-    Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``. (Not ``mps``, which lacks float64.)
-        threads: CPU threads; None for PyTorch's default.
-        block: as in :class:`Executor`.
-        memory: as in :class:`Executor`.
+    ``conf/executor/local.yaml`` documents the options.
     """
 
     @validated

@@ -6,6 +6,7 @@ comment above it.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from importlib import resources
@@ -55,8 +56,7 @@ def explained(overrides: list[str]) -> str:
     for line in OmegaConf.to_yaml(compose_config(overrides)).splitlines():
         match = _KEY.match(line)
         if match:
-            depth = len(match["indent"]) // 2
-            path[depth:] = [match["key"]]
+            path[len(match["indent"]) // 2 :] = [match["key"]]
             found = next((comments[name] for name in _names(path) if name in comments), [])
             lines += [f"{match['indent']}# {comment}" for comment in found]
         lines.append(line)
@@ -78,22 +78,15 @@ def _names(path: list[str]) -> Iterator[str]:
 
 
 def _groups() -> Iterator[str]:
-    for group in sorted(_folders(), key=lambda item: item.name):
+    for group in _folders():
         for file in _files(group):
-            about = []
-            for line in file.read_text("utf-8").splitlines():
-                if line.startswith("# @package"):
-                    continue
-                if not line.startswith("# "):
-                    break
-                about.append(line[2:])
-            name = f"{group.name}={file.name.removesuffix('.yaml')}"
-            yield f"  {name:38} {' '.join(about).split('. ')[0].rstrip('.')}"
+            lines = (line for line in file.read_text("utf-8").splitlines() if not line.startswith("# @package"))
+            about = " ".join(line[2:] for line in itertools.takewhile(lambda line: line.startswith("# "), lines))
+            yield f"  {f'{group.name}={_choice(file)}':38} {about.split('. ')[0].rstrip('.')}"
 
 
 def _comments() -> Iterator[tuple[str, list[str]]]:
-    root = resources.files("conf")
-    yield from _comments_of(root.joinpath("config.yaml"), [])
+    yield from _comments_of(resources.files("conf").joinpath("config.yaml"), [])
     for group in _folders():
         # Files of methods have the method's name as first key; experiments and sweeps start from the root.
         prefix = [] if group.name in {"experiment", "sweep"} else [group.name]
@@ -105,25 +98,21 @@ def _comments_of(file: Traversable, prefix: list[str]) -> Iterator[tuple[str, li
     pending: list[str] = []
     path: list[str] = []
     for line in file.read_text("utf-8").splitlines():
-        text = line.strip()
         match = _KEY.match(line)
-        if text.startswith("# "):
-            pending.append(text[2:])
-        elif match:
-            depth = len(match["indent"]) // 2
-            path[depth:] = [match["key"]]
+        if line.strip().startswith("# "):
+            pending.append(line.strip()[2:])
+            continue
+        if match:
+            path[len(match["indent"]) // 2 :] = [match["key"]]
             found = [*pending, *([match["comment"]] if match["comment"] else [])]
             if found:
                 yield ".".join([*prefix, *path]), found
-            pending = []
-        else:
-            pending = []
+        pending = []
 
 
 def choices(group: str) -> list[str]:
     """Return the names of the files in a group."""
-    folder = next((item for item in _folders() if item.name == group), None)
-    return [] if folder is None else [file.name.removesuffix(".yaml") for file in _files(folder)]
+    return [_choice(file) for folder in _folders() if folder.name == group for file in _files(folder)]
 
 
 #: Optional groups, and the override that leaves each of them out.
@@ -160,8 +149,13 @@ def missing_choice(error: MissingConfigException) -> str:
 
 
 def _folders() -> list[Traversable]:
-    return [item for item in resources.files("conf").iterdir() if item.is_dir() and not item.name.startswith("_")]
+    folders = (item for item in resources.files("conf").iterdir() if item.is_dir() and not item.name.startswith("_"))
+    return sorted(folders, key=lambda item: item.name)
 
 
 def _files(group: Traversable) -> list[Traversable]:
     return sorted((item for item in group.iterdir() if item.name.endswith(".yaml")), key=lambda item: item.name)
+
+
+def _choice(file: Traversable) -> str:
+    return file.name.removesuffix(".yaml")

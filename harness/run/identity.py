@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.errors import HarnessError
+from harness.evidence import content_hash
 from harness.flat import flatten
 from harness.folder import ELSEWHERE, RunFolder
 from harness.llm.prompts import prompts_of
@@ -48,15 +49,53 @@ def identity(setup: Setup) -> dict[str, Any]:
     """Return everything that can change a record, as dotted names and values.
 
     That is every option that is neither operational nor one of an artefact that is made again, and what options name:
-    the model, prompts, files and LLMs.
+    the model, the corpus's files, prompts, other files and LLMs.
+
+    Raises:
+        HarnessError: if a file of the corpus does not exist, and the run's folder does not say what it contained.
     """
+    contents = {path: file["sha256"][:16] for path, file in corpus_files(setup).items()}
+    return _identity(setup) | {f"corpus.contents.{path}": digest for path, digest in contents.items()}
+
+
+def corpus_files(setup: Setup) -> dict[str, dict[str, Any]]:
+    """Return the size, time of change and SHA-256 of each local file of the corpus, by path.
+
+    A file whose size and time are those in the run's manifest is not read again. If the corpus is not on this machine,
+    the manifest's entries are returned: a run that has its evidence can continue without the corpus.
+
+    Raises:
+        HarnessError: if a file does not exist and the manifest does not list any.
+    """
+    if setup.corpus is None or not setup.compares:
+        return {}
+    folder = RunFolder(setup.folder)
+    earlier: dict[str, dict[str, Any]] = {}
+    if folder.manifest.exists():
+        earlier = folder.read_manifest().get("corpus_files", {})
+    try:
+        paths = setup.corpus.files()
+    except HarnessError:
+        if not earlier:
+            raise
+        return earlier
+    found = {}
+    for path in paths:
+        stat, known = path.stat(), earlier.get(str(path), {})
+        now = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns}
+        same = all(known.get(name) == value for name, value in now.items())
+        found[str(path)] = {**now, "sha256": known["sha256"] if same else content_hash(path)}
+    return found
+
+
+def _identity(setup: Setup) -> dict[str, Any]:
+    """Return the identity without the contents of the corpus."""
     left_out = [*OPERATIONAL, *(option for artefact in REMADE for option in DEPENDS_ON[artefact])]
     left_out += ["llm"]  # each back end knows which of its options change answers
     left_out += ["steering.effects"] * (not setup.effect_splits) + ["steering.texts"] * (not setup.needs_steered)
-    config = {
-        name: value for name, value in flatten(distinguishable(setup.config)).items() if not _covered(name, left_out)
-    }
-    methods = {**setup.describers, **setup.judges}
+    options = flatten(distinguishable(setup.config))
+    config = {name: value for name, value in options.items() if not _covered(name, left_out)}
+    methods = setup.methods
     inputs = {name: [one.inputs for one in method.walk if one.inputs is not None] for name, method in methods.items()}
     ignored = repr(sorted(setup.subject.ignored_token_ids))  # the content of a file of tokens, not only its name
     beyond: dict[str, Any] = {
@@ -91,7 +130,7 @@ def channels_identity(setup: Setup) -> dict[str, Any]:
     elsewhere = ("decomposition.num_channels", "subject.name", "subject.sources")  # the weights' hashes stand for these
     named = {
         name: value
-        for name, value in identity(setup).items()
+        for name, value in _identity(setup).items()
         if _covered(name, (*of_channels, "executor")) and name not in elsewhere
     }
     if setup.config["decomposition"]["solver"] == "adamw":
@@ -107,14 +146,9 @@ def channels_identity(setup: Setup) -> dict[str, Any]:
 
 
 def check_same_run(setup: Setup, folder: RunFolder, *, unknown: Sequence[str] = ()) -> None:
-    """Check that the folder is new, or holds this very run.
+    """Check that the folder is new, or holds this very run, apart from ``unknown`` parts of the identity.
 
     Options of answers alone may change as long as no description is stored.
-
-    Args:
-        setup: the run.
-        folder: its folder.
-        unknown: parts of the identity that are not known here and not compared.
 
     Raises:
         HarnessError: naming what differs.

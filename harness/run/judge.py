@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -29,24 +30,23 @@ Item = TypeVar("Item", Pair, Question)
 
 def pending_verdicts(setup: Setup, journal: Journal[Verdict]) -> dict[str, list[Pair]]:
     """Return, for each comparator, the pairs it has yet to compare, in both orders if the order matters."""
-    return {name: _open(name, _pairs(setup, comparator), journal) for name, comparator in setup.comparators.items()}
+    pending = {}
+    for name, comparator in setup.comparators.items():
+        pairs = [
+            (neuron, first, second)
+            for neuron in setup.described
+            for a, b in setup.comparisons.pairs(setup.describers)
+            for first, second in (((a, b),) if comparator.symmetric else ((a, b), (b, a)))
+            if comparator.covers(neuron, first, second)
+        ]
+        pending[name] = _open(name, pairs, journal)
+    return pending
 
 
 def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[Question]]:
     """Return, for each scorer, the descriptions it has yet to grade."""
     questions = [(neuron, describer) for neuron in setup.described for describer in setup.describers]
     return {name: _open(name, questions, journal) for name in setup.judges if name in setup.scorers}
-
-
-def _pairs(setup: Setup, comparator: Comparator) -> list[Pair]:
-    """Return all pairs that a comparator compares."""
-    return [
-        (neuron, first, second)
-        for neuron in setup.described
-        for a, b in setup.comparisons.pairs(setup.describers)
-        for first, second in (((a, b),) if comparator.symmetric else ((a, b), (b, a)))
-        if comparator.covers(neuron, first, second)
-    ]
 
 
 def _open(name: str, items: Sequence[Any], journal: Journal[Any]) -> list[Any]:
@@ -62,15 +62,7 @@ def asked_again(setup: Setup, name: str, items: Sequence[Item]) -> list[Item]:
 
 @dataclass(frozen=True)
 class _Task:
-    """What differs between the work of comparators and of scorers.
-
-    Attributes:
-        verb: for progress lines, as is ``unit``.
-        pending: the open items of each judge.
-        answer: answers an item with a judge and its LLMs.
-        journal: the answers; ``retests`` has the second ones.
-        answered: yields judge and item of each usable answer.
-    """
+    """What differs between comparators and scorers: their open items by judge, and how an item is answered."""
 
     verb: str
     unit: str
@@ -91,14 +83,16 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     judging = _Judging(setup, folder, made)
 
     def compared() -> Iterator[tuple[str, Pair]]:
-        for record in _usable(verdicts):
-            # Of two equal texts no judge was asked, so none can agree with itself.
-            if made[record.neuron, record.first].text != made[record.neuron, record.second].text:
+        for record in verdicts.records():
+            # No judge was asked about two equal texts.
+            first, second = (made.get((record.neuron, name)) for name in (record.first, record.second))
+            if record.status is Status.OK and first and second and first.text != second.text:
                 yield record.judge, (record.neuron, record.first, record.second)
 
     def graded() -> Iterator[tuple[str, Question]]:
-        for record in _usable(scores):
-            yield record.scorer, (record.neuron, record.describer)
+        for record in scores.records():
+            if record.status is Status.OK:
+                yield record.scorer, (record.neuron, record.describer)
 
     tasks = (
         _Task("compare", "pairs", comparisons, judging.compare, verdicts, folder.retests(), compared),
@@ -119,36 +113,21 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             if items:
                 # The run's seed stays, so that the judge shows the same excerpts in the same order; the LLM's changes.
                 llms = clients_of(name, setup.judges[name], setup, serving)
-                work = partial(task.answer, name, _reseeded(llms))
+                reseeded = {role: ReseededClient(llm) for role, llm in llms.items()}
+                work = partial(task.answer, name, Clients(reseeded, llms.prices, llms.budget))
                 await answer_all(f"ask {name} again", task.unit, items, work, task.retests)
         task.retests.close()
     judging.evidence.close()
 
 
-def _usable(journal: Journal[Any]) -> list[Any]:
-    return [record for record in journal.records() if record.status is Status.OK]
-
-
-def _reseeded(llms: Clients) -> Clients:
-    return Clients({role: ReseededClient(llm) for role, llm in llms.items()}, llms.prices, llms.budget)
-
-
 class _Judging:
-    """Answers single items and makes their records.
-
-    Args:
-        setup: the run.
-        folder: its folder.
-        made: the descriptions by neuron and describer.
-    """
+    """Answers single items and makes their records, given the descriptions by neuron and describer."""
 
     def __init__(self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description]) -> None:
         self._setup, self._made = setup, made
         self.evidence = OpenEvidence(setup, folder, OPEN_TO_JUDGES)
-        texts: dict[Neuron, list[SteeredText]] = defaultdict(list)
-        for text in folder.read(SteeredText):
-            texts[text.neuron].append(text)
-        self._steered = {neuron: tuple(found) for neuron, found in texts.items()}
+        texts = itertools.groupby(folder.read(SteeredText), key=lambda text: text.neuron)
+        self._steered = {neuron: tuple(found) for neuron, found in texts}
 
     def _case(self, judge: Comparator | Scorer, llms: Mapping[str, LLMClient], *judged: Description) -> JudgeCase:
         neuron = judged[0].neuron
@@ -178,19 +157,9 @@ class _Judging:
             if judged.winner is None and judged.status is Status.OK:
                 judged = Judgement(None, judged.reason or "the comparator gave no verdict", status=Status.FAILED)
         return Verdict(
-            neuron,
-            name,
-            first,
-            second,
-            comparator.symmetric,
-            judged.winner,
-            judged.status,
-            judged.reason,
-            usage,
-            side=comparator.side,
-            preference=judged.preference,
-            mass=judged.mass,
-            votes=judged.votes,
+            *(neuron, name, first, second, comparator.symmetric),
+            *(judged.winner, judged.status, judged.reason, usage),
+            *(comparator.side, judged.preference, judged.mass, judged.votes),
         )
 
     async def score(self, name: str, llms: Clients, question: Question) -> Score:

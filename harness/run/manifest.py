@@ -17,7 +17,7 @@ from harness.evidence import CorpusSummary
 from harness.folder import RunFolder, write_json
 from harness.llm.prompts import prompts_of
 from harness.methods import Method
-from harness.run.identity import identity
+from harness.run.identity import corpus_files, identity
 from harness.run.masking import without_secrets
 from harness.run.setup import Setup
 from harness.subject.identity import weights_of
@@ -30,15 +30,10 @@ PACKAGES = (
 
 
 def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None) -> dict[str, Any]:
-    """Write the manifest and return it.
+    """Write the manifest and return it; without ``corpus`` (how much text was read), the stored value stays.
 
     ``created``, ``versions`` and ``commit`` keep their values of the first start; ``started`` lists the first start and
     every later one with other versions or another commit.
-
-    Args:
-        setup: the run.
-        folder: its folder.
-        corpus: how much text was read; None keeps the stored value.
     """
     earlier = folder.read_manifest() if folder.manifest.exists() else {}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -67,6 +62,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
         "tokens": earlier.get("tokens") or _census(setup),
         "neurons": [str(neuron) for neuron in setup.described],
         "corpus": vars(corpus) if corpus else earlier.get("corpus"),
+        "corpus_files": corpus_files(setup),
         "contestants": {
             name: {
                 "control": describer.control,

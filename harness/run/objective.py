@@ -83,10 +83,7 @@ def _judges(setup: Setup) -> Iterator[tuple[str, set[str]]]:
     for name, panel in setup.comparators.items():
         members: dict[str, Comparator] = getattr(panel, "members", {})
         for judge, comparator in {name: panel, **{f"{name}/{key}": inner for key, inner in members.items()}}.items():
-            conditions = {"comparator", *checked}
-            conditions |= {"top level"} if judge == name else set()
-            conditions |= set() if comparator.symmetric else {"both orders"}
-            conditions |= {"LLM"} if comparator.roles else set()
-            yield judge, conditions
+            further = {"top level": judge == name, "both orders": not comparator.symmetric, "LLM": comparator.roles}
+            yield judge, {"comparator", *checked, *(condition for condition, holds in further.items() if holds)}
     for name in setup.scorers:
         yield name, checked

@@ -19,13 +19,7 @@ HELD = 128
 
 
 class OpenEvidence:
-    """Exemplars and effects of the splits that are open to describers, or to judges.
-
-    Args:
-        setup: the run.
-        folder: its folder.
-        splits: the splits that may be seen.
-    """
+    """Exemplars and effects of the splits that are open to describers, or to judges."""
 
     def __init__(self, setup: Setup, folder: RunFolder, splits: Collection[Split]) -> None:
         self._setup, self._splits = setup, frozenset(splits)
@@ -38,9 +32,8 @@ class OpenEvidence:
         self._exemplars = lru_cache(maxsize=HELD)(self._read_exemplars)
 
     def _read_exemplars(self, neuron: Neuron) -> tuple[Exemplar, ...]:
-        if self._table is None:
-            return ()
-        return tuple(item for item in self._table.read([neuron]) if item.split in self._splits)
+        found = () if self._table is None else self._table.read([neuron])
+        return tuple(item for item in found if item.split in self._splits)
 
     def fields(self, neuron: Neuron, method: Method, llms: Mapping[str, LLMClient]) -> dict[str, Any]:
         """Return the fields of :class:`harness.methods.Case` for one neuron and method."""

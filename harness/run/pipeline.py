@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from harness.errors import HarnessError
 from harness.evidence import Corpus, gathered
+from harness.flat import flatten
 from harness.folder import RunFolder, check_writable, replacing
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
-from harness.methods import Method
 from harness.report import build_report
 from harness.results.comparability import leaderboard_of
 from harness.results.schema import Leaderboard
@@ -79,20 +79,11 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
 
 
 def _check_stores(setup: Setup) -> None:
-    """Check that the run can write to the folders outside its own, before time is spent.
-
-    Raises:
-        HarnessError: naming the option.
-    """
-    config = setup.config
-    stores = {
-        "storage.store": config["storage"]["store"],
-        "evidence.store": config["evidence"]["store"] if setup.compares else None,
-        "serving.cache": config["serving"]["cache"] if setup.backends else None,
-    }
-    for option, path in stores.items():
-        if path is not None:
-            check_writable(Path(path).expanduser(), option)
+    """Check that the run can write to the folders outside its own, before time is spent."""
+    used = {"storage.store": True, "evidence.store": setup.compares, "serving.cache": bool(setup.backends)}
+    stores = flatten(setup.config)
+    for option in (option for option, needed in used.items() if needed and stores[option] is not None):
+        check_writable(Path(stores[option]).expanduser(), option)
 
 
 def cache_of(setup: Setup) -> ResponseCache:
@@ -152,10 +143,9 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         **pending_verdicts(setup, folder.verdicts()),
         **pending_scores(setup, folder.scores()),
     }
-    waiting: dict[str, Method] = {
-        name: method for name, method in {**setup.describers, **setup.judges}.items() if pending.get(name)
-    }
-    for name, method in waiting.items():
+    for name, method in setup.methods.items():
+        if not pending.get(name):
+            continue
         asked = [
             await serving.preflight(role, needs_logprobs=needs_logprobs, start=scope == "all")
             for role, needs_logprobs in method.roles.items()
@@ -169,16 +159,13 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
 
 def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
     """Gather the exemplars, and return the manifest with a summary of the text."""
+    where: dict[str, Any] = {"device": setup.executor.device, "run_folder": folder.path}
     with (
         progress("activations", None, "documents") as advance,
         gathered(
-            corpus,
-            setup.subject,
-            setup.described,
-            setup.evidence,
+            *(corpus, setup.subject, setup.described, setup.evidence),
+            **where,
             seed=setup.seed,
-            device=setup.executor.device,
-            run_folder=folder.path,
             progress=lambda total, done: advance(done, total),
         ) as evidence,
     ):

@@ -29,15 +29,7 @@ class RayExecutor(Executor):
     shared with this process: a task contains its vectors, the projection is in Ray's object store, and this process
     writes the results. Ray runs a block again if its worker dies.
 
-    Args:
-        address: an existing cluster: ``HOST:PORT``, ``auto`` (the one this machine is part of) or ``ray://HOST:PORT``
-            (needs ``ray[client]``); None starts one on this machine for the duration of the run.
-        num_cpus: CPUs that a task reserves and uses.
-        num_gpus: GPUs that a task reserves, 0.5 for two tasks on one; None: one if the cluster has any.
-        in_flight: blocks submitted at once; None: twice as many as the cluster can run.
-        device: where this process computes everything else; see :class:`LocalExecutor`.
-        block: as in :class:`Executor`, for one worker.
-        memory: as in :class:`Executor`, for one task.
+    ``conf/executor/ray.yaml`` documents the options.
     """
 
     @validated
@@ -172,11 +164,7 @@ def _run(work: Callable[[Any, str], Any], item: Any, device: str, threads: int) 
 
 
 def _check_reachable(address: str) -> None:
-    """Try the address's port, because Ray would try for minutes and then end the process.
-
-    Raises:
-        HarnessError: if nothing listens there.
-    """
+    """Try the address's port, because Ray would try for minutes and then end the process."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
         return

@@ -28,17 +28,19 @@ from harness.stats.config import StatisticsConfig
 from harness.subject import Subject, check_signs
 
 logger = logging.getLogger(__name__)
+_SECTIONS: dict[str, Any] = {
+    "storage": Storage,
+    "diagnostics": DiagnosticsConfig,
+    "statistics": StatisticsConfig,
+    "evidence": EvidenceConfig,
+    "steering": SteeringConfig,
+    "comparisons": ComparisonConfig,
+}
 
 
 @dataclass(frozen=True)
 class Setup:
-    """The objects of a run.
-
-    Attributes:
-        config: the resolved config as plain types.
-        folder: the run folder's path.
-        seed: the run's seed.
-    """
+    """The objects of a run; ``config`` is its resolved config as plain types."""
 
     config: dict[str, Any]
     folder: Path
@@ -77,6 +79,7 @@ class Setup:
             references = reference_channels(config["reference_channels"] or ())
         except ValueError as error:
             raise HarnessError(str(error)) from error
+        sections = {name: section(kind, config, name) for name, kind in _SECTIONS.items()}
         return cls(
             config=config,
             folder=Path(str(config["folder"])),
@@ -84,20 +87,15 @@ class Setup:
             subject=build(config["subject"], "subject", Subject),
             selection=selection,
             decomposition=DecompositionPlan(settings, config["decomposition"]["overrides"], config["seed"]),
-            storage=section(Storage, config, "storage"),
-            diagnostics=section(DiagnosticsConfig, config, "diagnostics"),
             reference_channels=references,
-            statistics=section(StatisticsConfig, config, "statistics"),
             corpus=build(config["corpus"], "corpus", Corpus) if config.get("corpus") else None,
-            evidence=section(EvidenceConfig, config, "evidence"),
-            steering=section(SteeringConfig, config, "steering"),
             describers=describers,
-            comparisons=section(ComparisonConfig, config, "comparisons"),
             comparators={name: judge for name, judge in judges.items() if isinstance(judge, Comparator)},
             scorers={name: judge for name, judge in judges.items() if isinstance(judge, Scorer)},
             backends=build_group(config, "llm", Backend),
             executor=build(config["executor"], "executor", Executor),
             tracker=build(config["tracking"], "tracking", Tracker),
+            **sections,
         )
 
     @cached_property
@@ -127,7 +125,7 @@ class Setup:
         return {**self.comparators, **able}
 
     @property
-    def methods(self) -> dict[str, Describer | Comparator | Scorer]:
+    def methods(self) -> dict[str, Method]:
         """All describers and judges by name, without those that are left out."""
         return {**self.describers, **self.judges}
 
@@ -179,21 +177,17 @@ class Setup:
             HarnessError: if a describer reads from one that is not in the run, or two from each other.
         """
         ordered: list[str] = []
-        waiting = dict(self.describers)
-        while waiting:
-            ready = [name for name, describer in waiting.items() if set(describer.after) <= set(ordered)]
+        while waiting := [name for name in self.describers if name not in ordered]:
+            ready = [name for name in waiting if set(self.describers[name].after) <= set(ordered)]
             if not ready:
-                name, describer = next(iter(waiting.items()))
-                missing = [other for other in describer.after if other not in self.describers]
-                if missing:
+                name = waiting[0]
+                if missing := [other for other in self.describers[name].after if other not in self.describers]:
                     raise HarnessError(
                         f"describers.{name} needs the descriptions of {missing[0]!r}, which is not in this run "
                         f"({', '.join(self.describers)}): add it, or change what {name} reads"
                     )
                 raise HarnessError(f"the describers {', '.join(waiting)} wait for each other's descriptions")
             ordered += ready
-            for name in ready:
-                del waiting[name]
         return ordered
 
     def check(self) -> None:
@@ -274,9 +268,9 @@ class Setup:
         for encoder in {id(part.encoder): part.encoder for part in parts if hasattr(part, "encoder")}.values():
             encoder.check()
         for name, describer in self.describers.items():
-            for part in describer.walk:
-                if isinstance(part, Describer):
-                    with _naming(f"describers.{name}"):
+            with _naming(f"describers.{name}"):
+                for part in describer.walk:
+                    if isinstance(part, Describer):
                         part.check(self.described, self.subject)
 
 

@@ -1,4 +1,4 @@
-"""Sweeps: the outcome of each run, whichever launcher started it, and the summary at the end."""
+"""Sweeps: the outcome of each run, which may be in another process, and the comparison of all runs at the end."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of one run of a sweep.
+    """How one run of a sweep ended.
 
     Attributes:
-        number: index in the sweep.
-        folder: name of its folder inside the folder of the sweep.
-        overrides: its overrides; stored without secrets.
-        status: ``ok``, ``failed``, ``ended early`` (a method failed too often) or ``lost`` (its process died, such as
-            out of memory).
+        number: its number in the sweep, from 0.
+        folder: name of its folder in that of the sweep.
+        overrides: the options that distinguish the run; in files without secrets.
+        status: ``ok``, ``failed``, ``ended early`` (a method was stopped because too many of its requests failed), or
+            ``lost`` (its process ended without a message: killed, or out of memory).
         metric: the value of ``sweep.metric``, if the run has it.
         message: why it failed, in one line.
     """
@@ -49,38 +49,32 @@ class Outcome:
 def _public(override: str, without_secrets: Callable[[Any], Any]) -> str:
     """Return an override such as ``llm.judge.env.HF_TOKEN=abc`` without the secrets in its value."""
     parsed = OverridesParser.create().parse_override(override)
-    value = parsed.value()
-    nested = {parsed.key_or_group.rpartition(".")[2]: value}
-    for name in reversed(parsed.key_or_group.split(".")[:-1]):
-        nested = {name: nested}
-    masked = without_secrets(nested)
-    for name in parsed.key_or_group.split("."):
+    names = parsed.key_or_group.split(".")
+    value = masked = parsed.value()
+    for name in reversed(names):
+        masked = {name: masked}
+    masked = without_secrets(masked)
+    for name in names:
         masked = masked[name] if isinstance(masked, Mapping) else masked
-    name = override.partition("=")[0]
-    return override if masked == value else f"{name}={masked if isinstance(masked, str) else json.dumps(masked)}"
+    shown = masked if isinstance(masked, str) else json.dumps(masked)
+    return override if masked == value else f"{override.partition('=')[0]}={shown}"
 
 
 class SweepFolder:
-    """Folder of a sweep: its runs by number, and their outcomes."""
+    """The folder of a sweep, with its runs and a file for the outcome of each."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def _outcomes(self) -> Path:
-        return self.path / ".outcomes"
+        self._outcomes = path / ".outcomes"
 
     def begin(self) -> None:
-        """Remove the outcomes of an earlier start; the run folders stay."""
+        """Remove the outcomes of earlier calls; the runs themselves stay."""
         for path in self._outcomes.glob("*.json"):
             path.unlink()
 
     def store(self, outcome: Outcome) -> None:
-        """Store the outcome of a run, without secrets.
-
-        It is a file because launchers run each run in a process of their own.
-        """
-        from harness.run.masking import without_secrets
+        """Store the outcome of a run, without secrets, for the process that started the sweep."""
+        from harness.run.masking import without_secrets  # which the run needs anyway
 
         public = {
             "overrides": [_public(item, without_secrets) for item in outcome.overrides],
@@ -89,59 +83,52 @@ class SweepFolder:
         write_json(self._outcomes / f"{outcome.number}.json", dataclasses.asdict(outcome) | public)
 
     def outcomes(self) -> list[Outcome]:
-        """Return the outcomes in the order of the runs."""
+        """Return the outcomes of the runs, in their order."""
         found = [from_json(Outcome, json.loads(path.read_text())) for path in self._outcomes.glob("*.json")]
         return sorted(found, key=lambda outcome: outcome.number)
 
 
-#: The sweep that this process started; None in the processes of its runs.
+#: The sweep that this process has started; None in processes that only work on its runs.
 _started: SweepFolder | None = None
 
 
 class SweepStart(Callback):
-    """Called by Hydra before the first run of a sweep."""
+    """Called by Hydra where a sweep begins, before any of its runs."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the options of the sweep and remove earlier outcomes."""
+        """Check the options of the sweep, and remove old outcomes."""
         global _started
+        problem = ""
         if config.hydra.sweeper.get("_target_", "").endswith("OptunaSweeper") and config.sweep.metric is None:
+            problem = "Optuna needs a metric: set sweep.metric=win_rate/rotate, or another metric of docs/metrics.md"
+        if named := [item for item in config.hydra.overrides.task if item.lstrip("+").startswith("folder=")]:
+            problem = (
+                f"{named[0]} cannot be set in a sweep, where each run has its own folder inside that of the sweep: "
+                "set name=NAME or hydra.sweep.dir=FOLDER"
+            )
+        if problem:
             # Not an exception: Hydra would turn it into a warning.
-            print(
-                "error: Optuna needs a metric: set sweep.metric=win_rate/rotate, or another metric of docs/metrics.md",
-                file=sys.stderr,
-            )
-            sys.exit(1)
-        named = [item for item in config.hydra.overrides.task if item.lstrip("+").startswith("folder=")]
-        if named:
-            print(
-                f"error: {named[0]} cannot be set in a sweep, whose runs have folders of their own: set name=NAME or "
-                "hydra.sweep.dir=FOLDER",
-                file=sys.stderr,
-            )
+            print(f"error: {problem}", file=sys.stderr)
             sys.exit(1)
         _started = SweepFolder(Path(config.hydra.sweep.dir))
         _started.begin()
 
 
 def started() -> SweepFolder | None:
-    """Return the sweep that this process started, once, or None."""
+    """Return the sweep that this process has started, and forget it; None if there is none."""
     global _started
     sweep, _started = _started, None
     return sweep
 
 
 def draw_no_bars(launcher: str) -> None:
-    """Disable progress bars in a process that shares its terminal with other runs."""
+    """Draw no progress bars in a process that shares its terminal with other runs."""
     if launcher != BASIC:
-        os.environ["TTY_COMPATIBLE"] = "0"  # rich then takes the terminal for a file
+        os.environ["TTY_COMPATIBLE"] = "0"  # makes rich treat the terminal as a file
 
 
 def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
-    """Write and print the tables and the joint report of the finished runs, and list the runs that failed.
-
-    Returns:
-        The runs that are not ok.
-    """
+    """Compare the finished runs of a sweep, in files and on the console, and return the outcomes that are not ok."""
     # Imported here to keep start-up fast.
     from harness.report.build import write_report
     from harness.results.run_data import load_run
@@ -159,11 +146,9 @@ def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
     bad = [one for one in outcomes if one.status != "ok"]
     shared = set.intersection(*(set(one.overrides) for one in outcomes)) if len(outcomes) > 1 else set()
     for one in bad:
-        own = ", ".join(item for item in one.overrides if item not in shared) or "no different override"
+        own = ", ".join(item for item in one.overrides if item not in shared) or "no options of its own"
         print(f"{one.status}: run {one.number} ({own}): {one.message}", file=sys.stderr)
     if bad:
-        print(
-            f"{len(bad)} of {len(outcomes)} runs in {sweep.path} are not ok: start the sweep again to repeat them",
-            file=sys.stderr,
-        )
+        counts = f"{len(bad)} of {len(outcomes)} runs in {sweep.path}"
+        print(f"{counts} failed or ended early: start the sweep again to repeat them", file=sys.stderr)
     return bad

@@ -1,4 +1,4 @@
-"""Experiment trackers log a run while it works and when it is finished; they never make it fail."""
+"""Experiment trackers, which log the progress and the results of a run and never make it fail."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
@@ -29,34 +28,34 @@ from harness.seeds import derive_seed
 from harness.validation import Positive, validated
 
 logger = logging.getLogger(__name__)
+#: Seconds between two progress values of a stage: the service limits requests per minute.
 LIVE_SECONDS = 15
-"""Minimum seconds between two progress values of a stage; the service limits the request rate."""
+#: Longest wait in seconds for the service to record that a run failed, before the user sees the error.
 FAILED_SECONDS = 15
-"""Maximum seconds to wait for the service after a failed run, because the user waits for the error."""
 
 
 class Tracker(ABC):
-    """Logs runs. An exception of :meth:`log` becomes a warning, because the results are on disk already."""
+    """Logs a run somewhere. An exception at the end is only a warning, because the results are on disk already."""
 
     @contextmanager
     def watching(self, folder: RunFolder, config: Mapping[str, Any]) -> Iterator[None]:
-        """Context of the running stages, for logging progress; does nothing by default.
+        """Follow the run while it works; by default this does nothing.
 
         Args:
             folder: the run's folder.
             config: the run's resolved config, without secrets.
 
         Raises:
-            HarnessError: on entry, if the user must fix something; not for network failures.
+            HarnessError: at the beginning, if the user must change something. A network failure is only a warning.
         """
         yield
 
     @abstractmethod
     def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> bool:
-        """Log a finished run. Called again for the same run if its results change.
+        """Log a finished run. Called again for the same run if its results have changed.
 
         Returns:
-            Whether the results were logged, so that they need not be logged again.
+            Whether these results are logged; if not, the next start of the run tries again.
         """
 
 
@@ -69,22 +68,11 @@ class NoTracker(Tracker):
 
 
 class WandbTracker(Tracker):
-    """Logs config, tables, plots, summary metrics and an artifact to Weights & Biases.
+    """Logs to Weights & Biases: config, tables, plots, an artifact with the records, and all metrics as summary.
 
-    One run folder is one W&B run, also after a resume; under the agent of a W&B sweep it is the agent's run. If the
-    service cannot be reached, the results are written into the run folder for ``wandb sync``.
-
-    Args:
-        mode: ``online``, or ``offline`` to write into the run folder for a later ``wandb sync``.
-        project: W&B project.
-        entity: W&B user or team; None for the default of the account.
-        group: group of runs, for sweeps.
-        tags: tags of the run.
-        live: whether to log progress during the run.
-        artifacts: whether to log records, channel index, leaderboard and report as an artifact.
-        report: whether the artifact includes the report, which shows text of the corpus.
-        open_timeout_s: timeout for opening the run, in seconds.
-        close_timeout_s: timeout for the final upload, in seconds.
+    A run folder is one W&B run, also after a resume. Under the agent of a W&B sweep, it is the agent's run. If the
+    service cannot be reached, the results are written into the run folder for ``wandb sync``. The options are
+    documented in ``conf/tracking/wandb_offline.yaml``.
     """
 
     @validated
@@ -101,8 +89,13 @@ class WandbTracker(Tracker):
         open_timeout_s: Positive = 60,
         close_timeout_s: Positive = 600,
     ) -> None:
-        self._mode, self._project, self._entity, self._group, self._tags = mode, project, entity, group, tuple(tags)
-        self._live, self._artifacts, self._report = live, artifacts, report
+        self._online, self._live, self._artifacts, self._report = mode == "online", live, artifacts, report
+        self._options: dict[str, Any] = {
+            "project": project,
+            "entity": entity,
+            "group": group,
+            "tags": tuple(tags) or None,
+        }
         self._open_timeout_s, self._close_timeout_s = open_timeout_s, close_timeout_s
         self._run: Any = None
         self._unreachable = False
@@ -110,29 +103,35 @@ class WandbTracker(Tracker):
     @contextmanager
     def watching(self, folder: RunFolder, config: Mapping[str, Any]) -> Iterator[None]:
         """Open the W&B run at once if it is online or live, and log the progress of stages if it is live."""
-        if not self._live and self._mode == "offline":
+        if not self._live and not self._online:
             yield
             return
         self._reach(folder, config)
         try:
-            with listening(_Live(self._run)) if self._live and self._run else _nothing():
+            with listening(_Live(self._run)) if self._live and self._run else nullcontext():
                 yield
         except BaseException:
-            self._give_up()
+            self._close_failed()
             raise
 
     def log(self, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> bool:
-        """Log the run, as Weights & Biases users expect it."""
+        """Log the results, and close the W&B run."""
+        import wandb
+
         if self._run is None and not self._unreachable:
             self._reach(folder, manifest["config"])
         if self._unreachable:
-            self._run = self._opened(folder, manifest["config"], online=False)
+            self._run = self._open(folder, manifest["config"], online=False)
         try:
-            self._log_results(self._run, folder, leaderboard, manifest)
+            self._log(self._run, folder, leaderboard, manifest)
         except BaseException:
-            self._give_up()
+            self._close_failed()
             raise
-        self._close()
+        run, self._run = self._run, None
+        try:
+            run.finish(exit_code=0)
+        finally:
+            wandb.teardown()  # waits until the client's process has written the end of its log
         return not self._unreachable
 
     def _reach(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
@@ -140,43 +139,39 @@ class WandbTracker(Tracker):
         import wandb
 
         try:
-            self._run = self._opened(folder, config, online=self._mode == "online")
+            self._run = self._open(folder, config, online=self._online)
         except (wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
             wandb.teardown()
             reason = " ".join(str(error).split())
-            raise HarnessError(f"W&B: {reason} (or use tracking=wandb_offline or tracking=none)") from error
-        except Exception as error:  # any network error
+            raise HarnessError(f"W&B: {reason} (or choose tracking=wandb_offline or tracking=none)") from error
+        except Exception as error:  # the client raises many classes for network failures
             wandb.teardown()
             logger.debug("W&B", exc_info=True)
             self._unreachable = True
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             logger.warning(
-                "W&B cannot be reached (%s): the run continues and writes its results to %s for `wandb sync`; run the "
-                "same command again to try again",
+                "W&B cannot be reached (%s): the run continues, and its results will be in %s for `wandb sync`; or run "
+                "the same command again to try again",
                 reason[:200],
                 folder.path / "wandb",
             )
 
-    def _opened(self, folder: RunFolder, config: Mapping[str, Any], *, online: bool) -> Any:
+    def _open(self, folder: RunFolder, config: Mapping[str, Any], *, online: bool) -> Any:
         import wandb
 
-        # The agent of a W&B sweep chooses the run.
-        identity = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else _identity(folder)
         return wandb.init(
+            **self._options,
             mode="online" if online else "offline",
-            project=self._project,
-            entity=self._entity,
-            group=self._group,
-            tags=self._tags or None,
             name=str(config.get("name") or folder.path.resolve().name),
-            id=identity,
+            # The agent of a sweep has chosen the run.
+            id=os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else _run_id(folder),
             resume="allow",
             dir=str(folder.path),
             config=dict(config),
             settings=wandb.Settings(
                 silent=True,
                 console="off",
-                # W&B's record of the environment has the command line and the git remote, which may hold secrets.
+                # These would record the command line, which may hold secrets, and the address of the git remote.
                 x_disable_meta=True,
                 disable_git=True,
                 disable_code=True,
@@ -186,8 +181,8 @@ class WandbTracker(Tracker):
             ),
         )
 
-    def _give_up(self) -> None:
-        """Close the W&B run of a failed run, quickly and without hiding the original error."""
+    def _close_failed(self) -> None:
+        """Close the W&B run of a failed run, without a long wait and without an exception that hides the first one."""
         import wandb
 
         run, self._run = self._run, None
@@ -197,65 +192,49 @@ class WandbTracker(Tracker):
         def finish() -> None:
             try:
                 run.finish(exit_code=1)
-            except Exception as error:  # any network error
+            except Exception as error:  # the client raises many classes for network failures
                 logger.warning("W&B has not recorded that the run failed (%s)", error)
 
-        # In a thread, because the client has no shorter timeout for failed runs.
+        # In a thread, because the client itself waits as long as after a success.
         closing = threading.Thread(target=finish, daemon=True)
         closing.start()
         closing.join(FAILED_SECONDS)
         if closing.is_alive():
-            logger.warning("W&B has not recorded within %g s that the run failed: not waiting for it", FAILED_SECONDS)
+            logger.warning("W&B has not recorded within %g s that the run failed", FAILED_SECONDS)
             return
         wandb.teardown()
 
-    def _close(self) -> None:
-        """Close the W&B run and wait until its data are on disk."""
-        import wandb
-
-        run, self._run = self._run, None
-        try:
-            if run is not None:
-                run.finish(exit_code=0)
-        finally:
-            # finish() returns before the client's process has written the end of its log.
-            wandb.teardown()
-
-    def _log_results(self, run: Any, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
+    def _log(self, run: Any, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
         import wandb
 
         known = {key: manifest[key] for key in ("subject", "versions", "commit") if key in manifest}
         run.config.update({"manifest": known}, allow_val_change=True)
         diagnostics = diagnostics_groups(folder)
-        plots: dict[str, Figure] = {
-            f"decomposition_{name}": figure for name, (figure, _) in decomposition_plots(diagnostics).items()
-        }
+        plots = {f"decomposition_{name}": plot for name, (plot, _) in decomposition_plots(diagnostics).items()}
         if leaderboard.overall.rows:
             plots["leaderboard_plot"] = leaderboard_plot(leaderboard)
         if leaderboard.overall.cells:
             plots["win_matrix_plot"] = win_matrix_plot(leaderboard)
-        tables, most = {}, wandb.Table.MAX_ARTIFACT_ROWS
-        long = []
-        for name, rows in tables_of_run(folder, leaderboard, diagnostics, manifest).items():
-            if len(rows) > most:  # the client would truncate the table
-                long.append(f"{name} ({len(rows):,})")
-                continue
-            columns, data = columns_of(rows)
-            tables[name] = wandb.Table(columns=columns, data=data)
-        if long:
-            kept = f"in {folder.path}" + (" and in the run's artifact" if self._artifacts else "")
+        tables, longest = tables_of_run(folder, leaderboard, diagnostics, manifest), wandb.Table.MAX_ARTIFACT_ROWS
+        # The client would cut them and warn only in its own log.
+        too_long = [f"{name} ({len(rows):,} rows)" for name, rows in tables.items() if len(rows) > longest]
+        if too_long:
             logger.warning(
-                "W&B tables have at most %s rows: %s left out; the records are %s",
-                f"{most:,}", f"{', '.join(long)} {'is' if len(long) == 1 else 'are'}", kept,
+                "W&B tables have at most %s rows, so these are left out: %s; the records are in %s%s",
+                f"{longest:,}", ", ".join(too_long), folder.path, " and the run's artifact" * self._artifacts,
             )  # fmt: skip
-        run.log({**tables, **{name: wandb.Image(_picture(figure)) for name, figure in plots.items()}})
+        named = {name: columns_of(rows) for name, rows in tables.items() if len(rows) <= longest}
+        run.log(
+            {name: wandb.Table(columns=columns, data=data) for name, (columns, data) in named.items()}
+            | {name: wandb.Image(_picture(plot)) for name, plot in plots.items()}
+        )
         run.summary.update(summary_of_run(folder, leaderboard, diagnostics))
         if self._artifacts:
-            run.log_artifact(_artifact(wandb, run, folder, manifest, report=self._report))
+            run.log_artifact(_artifact(run.id, folder, manifest, report=self._report))
 
 
 class _Live:
-    """Logs the progress of each stage as ``progress/STAGE``: a share, or a count if the total is unknown."""
+    """Logs the progress of each stage as ``progress/STAGE``: a share, or a number if the total is not known."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
@@ -263,19 +242,13 @@ class _Live:
 
     def __call__(self, title: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if done != total and now - self._logged.get(title, -LIVE_SECONDS) < LIVE_SECONDS:
-            return
-        self._logged[title] = now
-        self._run.log({f"progress/{title.replace(' ', '_')}": done / total if total else done})
+        if done == total or now - self._logged.get(title, -LIVE_SECONDS) >= LIVE_SECONDS:
+            self._logged[title] = now
+            self._run.log({f"progress/{title.replace(' ', '_')}": done / total if total else done})
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-def _identity(folder: RunFolder) -> str:
-    """Return the id of the folder's W&B run; it is stored in the folder, which may be moved."""
+def _run_id(folder: RunFolder) -> str:
+    """Return the id of the folder's W&B run, kept in the folder, which may be moved."""
     path = folder.path / ".wandb-id"
     if not path.exists():
         created = folder.read_manifest()["created"] if folder.manifest.exists() else time.time_ns()
@@ -284,32 +257,32 @@ def _identity(folder: RunFolder) -> str:
     return path.read_text().strip()
 
 
-def _artifact(wandb: Any, run: Any, folder: RunFolder, manifest: Mapping[str, Any], *, report: bool) -> Any:
-    """Return the artifact of a run: records, channel index, leaderboard and optionally the report.
+def _artifact(run_id: str, folder: RunFolder, manifest: Mapping[str, Any], *, report: bool) -> Any:
+    """Return one artifact with records, index of the channels, leaderboard and, if wanted, the report.
 
-    Directions of channels (large) and exemplars are left out. Without the report, the only text of the corpus is what
-    descriptions and reasons quote.
+    The channels' directions, which are large, and the exemplars are left out. Only the report shows text windows;
+    without it, the artifact has no text of the corpus except what descriptions and reasons quote.
     """
-    artifact = wandb.Artifact(
-        f"run-{run.id}", type="neuron-harness-run", description=re.sub(r"\s+", " ", str(manifest.get("name", "")))
-    )
-    files = [
-        *(journal.path for journal in (folder.descriptions(), folder.verdicts(), folder.scores())),
-        *(journal.path for journal in (folder.retests(), folder.score_retests())),
-        *(folder.leaderboard, folder.leaderboard_csv, folder.judge_checks, folder.decomposition),
-        *(folder.manifest, *([folder.report] if report else [])),
+    import wandb
+
+    description = re.sub(r"\s+", " ", str(manifest.get("name", "")))
+    artifact = wandb.Artifact(f"run-{run_id}", type="neuron-harness-run", description=description)
+    journals = (folder.descriptions(), folder.verdicts(), folder.scores(), folder.retests(), folder.score_retests())
+    for file in (
+        *(journal.path for journal in journals),
+        *(folder.leaderboard, folder.leaderboard_csv, folder.judge_checks, folder.decomposition, folder.manifest),
+        *([folder.report] if report else []),
         *sorted(folder.channels.glob("*.parquet")),
-    ]
-    for file in files:
+    ):
         if file.exists():
-            # "immutable": do not copy the file to the home directory first.
+            # "immutable": the client reads the file in place instead of copying it to the user's home.
             name = file.relative_to(folder.path).as_posix()
-            artifact.add_file(str(Path(file).resolve()), name=name, policy="immutable", skip_cache=True)
+            artifact.add_file(str(file.resolve()), name=name, policy="immutable", skip_cache=True)
     return artifact
 
 
-def _picture(figure: Figure) -> Image.Image:
-    """Render a plot as an image; W&B's own conversion needs pyplot and its global state."""
+def _picture(plot: Figure) -> Image.Image:
+    """Draw a plot as a picture: W&B's own conversion needs pyplot and its global state."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, facecolor="white")
+    plot.savefig(buffer, format="png", dpi=150, facecolor="white")
     return Image.open(buffer)

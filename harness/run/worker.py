@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,18 +83,19 @@ class BlockTask:
 
 
 @dataclass(frozen=True)
-class Extremes:
-    """The ends of M projections on the vocabulary, on the CPU.
+class Projected:
+    """Records of M channels or vectors, on the CPU.
 
     Attributes:
-        tokens: (M, 2, K) int32, ids of the highest tokens, best first, and of the lowest, lowest first.
+        values: statistics by record field, (M,) or, for lists, (M, L).
+        tokens: (M, 2, K) int32, ids of the highest tokens of the projection, best first, and of the lowest, lowest
+            first.
         z: (M, 2, K) float32, their z-scores over the whole vocabulary.
-        histogram: (M, bins) int32, counts of all z-scores in equal bins over [-10, 10] with open outer bins; or None.
     """
 
+    values: dict[str, Tensor]
     tokens: Tensor
     z: Tensor
-    histogram: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -104,75 +104,55 @@ class BlockResult:
 
     Attributes:
         block: which vectors.
-        channels: statistics of the channels by record field, (N, C) each.
-        vectors: statistics of the vectors by record field, (N,) each; ``reconstruction`` is (N, C).
-        channel_extremes: extremes of the channels' projections, by vector and order of discovery (M = N * C).
-        vector_extremes: extremes of the vectors' projections (M = N).
+        channels: the channels, by vector and order of discovery (M = N * C).
+        vectors: the vectors (M = N).
         directions: (N, C, d_model) in the storage format, or None.
-        seconds: time of the decomposition.
-        record_seconds: time of everything after it.
     """
 
     block: Block
-    channels: dict[str, Tensor]
-    vectors: dict[str, Tensor]
-    channel_extremes: Extremes
-    vector_extremes: Extremes
+    channels: Projected
+    vectors: Projected
     directions: Tensor | None
-    seconds: float
-    record_seconds: float
 
 
 def decompose_block(task: BlockTask, device: str) -> BlockResult:
     """Decompose a block on a device, and reduce the result to what is stored."""
-    start = time.perf_counter()
     projection, weights, hidden = task.vocabulary.on(device)
     vectors = task.vectors.to(device)
     found = decompose(vectors, projection, token_weights=weights, config=task.config, memory_budget=task.memory)
-    if vectors.is_cuda:
-        torch.cuda.synchronize()
-    middle = time.perf_counter()
     storage, names = task.storage, ("kurtosis", "skewness", "cosine", "loss", "masked_tokens")
+    count, ranks = found.kurtosis.shape
+    of_channels = {name: getattr(found, name).flatten() for name in names}
+    of_channels["rank"] = torch.arange(ranks).repeat(count)
     projected = [(kurtosis(part), skewness(part)) for part in _projections(vectors, projection)]
-    statistics = {
+    of_vectors = {
         "norm": vectors.norm(dim=1),
         "kurtosis": torch.cat([pair[0] for pair in projected]),
         "skewness": torch.cat([pair[1] for pair in projected]),
         "reconstruction": reconstruction(vectors, found.directions),
     }
-    directions = found.directions.flatten(0, 1)
+    directions, top, histograms = found.directions.flatten(0, 1), storage.top_tokens, storage.histograms
     kept = None if storage.directions == "none" else found.directions.to(getattr(torch, storage.directions)).cpu()
-    channel_extremes = extremes(directions, projection, hidden, storage.top_tokens, histogram=storage.histograms)
     return BlockResult(
         block=task.block,
-        channels={name: getattr(found, name).cpu() for name in names},
-        vectors={name: values.cpu() for name, values in statistics.items()},
-        channel_extremes=channel_extremes,
-        vector_extremes=extremes(vectors, projection, hidden, storage.top_tokens, histogram=False),
+        channels=_projected(of_channels, directions, projection, hidden, top, histogram=histograms),
+        vectors=_projected(of_vectors, vectors, projection, hidden, top, histogram=False),
         directions=kept,
-        seconds=middle - start,
-        record_seconds=time.perf_counter() - middle,
     )
 
 
-def extremes(directions: Tensor, projection: Tensor, hidden: Tensor, count: int, *, histogram: bool) -> Extremes:
-    """Return the ends of the directions' projections on the vocabulary, with memory independent of their number.
+def _projected(
+    values: dict[str, Tensor], directions: Tensor, projection: Tensor, hidden: Tensor, count: int, *, histogram: bool
+) -> Projected:
+    """Return statistics of directions (M, d_model) and the ends of their projections, in parts that fit into memory.
 
-    Args:
-        directions: (M, d_model).
-        projection: (d_model, V).
-        hidden: ids (int64) of tokens that are left out of the ends, but not of mean and standard deviation.
-        count: tokens of each end; fewer if the vocabulary is smaller.
-        histogram: whether to count z-scores.
+    ``hidden`` holds ids of tokens that are left out of the ends, but not of mean and standard deviation.
     """
     count = min(count, projection.shape[1] - len(hidden))
     parts = [_ends(part, hidden, count, histogram) for part in _projections(directions, projection)]
-    counts: Sequence[Tensor] = [part[2] for part in parts if part[2] is not None]
-    return Extremes(
-        tokens=torch.cat([part[0] for part in parts]),
-        z=torch.cat([part[1] for part in parts]),
-        histogram=torch.cat([*counts]) if counts else None,
-    )
+    tokens, z, *counts = (torch.cat(part) for part in zip(*parts, strict=True))
+    values = {name: value.cpu() for name, value in values.items()} | ({"histogram": counts[0]} if counts else {})
+    return Projected(values, tokens, z)
 
 
 def _projections(directions: Tensor, projection: Tensor) -> Iterator[Tensor]:
@@ -181,18 +161,18 @@ def _projections(directions: Tensor, projection: Tensor) -> Iterator[Tensor]:
         yield part @ projection
 
 
-def _ends(projected: Tensor, hidden: Tensor, count: int, histogram: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return tokens, z-scores and histogram of projections (rows, V); overwrites the projections."""
+def _ends(projected: Tensor, hidden: Tensor, count: int, histogram: bool) -> tuple[Tensor, ...]:
+    """Return tokens, z-scores and perhaps histogram of projections (rows, V); overwrites the projections."""
     size = projected.shape[1]
     projected -= projected.mean(dim=1, keepdim=True)
     deviation = projected.norm(dim=1, keepdim=True).div(size**0.5).clamp_min(1e-12)
-    counts = _histogram(projected / deviation) if histogram else None
+    counts = (_histogram(projected / deviation),) if histogram else ()
     # Values and z-scores have the same order, so it is enough to scale the ends.
     high = projected.index_fill_(1, hidden, -torch.inf).topk(count, dim=1)
     low = projected.index_fill_(1, hidden, torch.inf).topk(count, dim=1, largest=False)
     tokens = torch.stack([high.indices, low.indices], dim=1).to(torch.int32)
     z = torch.stack([high.values, low.values], dim=1) / deviation[:, None]
-    return tokens.cpu(), z.float().cpu(), counts
+    return tokens.cpu(), z.float().cpu(), *counts
 
 
 def _histogram(z: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class Checkpoint:
         if single is None:
             raise HarnessError(
                 f"{self._files.reference} has no safetensors checkpoint ({SINGLE} or {INDEX}); pickled weights are "
-                "not supported: convert them with transformers' save_pretrained"
+                "not supported: convert them with transformers' save_pretrained, or name a GGUF file (FOLDER/FILE.gguf)"
             )
         with self._open(SINGLE) as file:
             return dict.fromkeys(file.keys(), SINGLE)

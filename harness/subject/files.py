@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, list_repo_files
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -20,8 +19,6 @@ from huggingface_hub.errors import (
 )
 
 from harness.errors import HarnessError
-
-logger = logging.getLogger(__name__)
 
 
 class Unavailable(Exception):
@@ -36,11 +33,13 @@ class ModelFiles:
         reference: folder or hub repository, as ``from_pretrained`` of transformers takes it.
         folder: folder of the files, None if they are on the hub.
         revision: revision on the hub, None for the default branch.
+        gguf: the GGUF file with the whole model, or its parts in order; empty if the model is not in one.
     """
 
     reference: str
     folder: Path | None
     revision: str | None = None
+    gguf: tuple[Path, ...] = ()
 
     def fetch(self, name: str) -> Path | None:
         """Return the local path of a file, which is downloaded if necessary; None if the model has no such file.
@@ -82,13 +81,14 @@ class ModelFiles:
             raise Unavailable(f"{repository} cannot be fetched from the hub ({first_line(error)})") from error
 
 
-def locate(sources: Sequence[str], revision: str | None = None, *, marker: str = "config.json") -> ModelFiles:
+def locate(sources: Sequence[str | Sequence[str]], revision: str | None = None) -> ModelFiles:
     """Return the first source that has the model.
 
     Args:
-        sources: each ``package:NAME/FOLDER`` (files of an installed Python package), a local folder, or a hub name.
+        sources: each a local folder, a hub name, ``package:NAME/FOLDER`` (files of an installed Python package, also
+            ``package:NAME==VERSION/FOLDER`` to name the version in messages), or a GGUF file in one of these; a list is
+            a GGUF file in parts.
         revision: branch, tag or commit on the hub; None for the default branch.
-        marker: a file that every such model has.
 
     Raises:
         HarnessError: if no source has the model, with the reason for each source.
@@ -97,30 +97,95 @@ def locate(sources: Sequence[str], revision: str | None = None, *, marker: str =
     for source in sources:
         try:
             files = _open(source, revision)
-            if files.fetch(marker) is not None:
+            if files.gguf or files.fetch("config.json") is not None:
                 return files
-            reasons.append(f"{source} has no {marker}")
+            if gguf := _gguf_in(files):
+                return replace(files, gguf=(gguf,))
+            reasons.append(f"{source} has no config.json and no GGUF file")
         except Unavailable as error:
             reasons.append(str(error))
     raise HarnessError("the model cannot be found: " + "; ".join(reasons or ["no source was given (subject.sources)"]))
 
 
-def _open(source: str, revision: str | None) -> ModelFiles:
+def _open(source: str | Sequence[str], revision: str | None) -> ModelFiles:
+    if isinstance(source, str) and not source.endswith(".gguf"):
+        return _model(source, revision)
+    parts = [source] if isinstance(source, str) else list(source)
+    _check_installed(parts)
+    return ModelFiles(parts[0], None, revision, tuple(_file(part, revision) for part in parts))
+
+
+def _model(source: str, revision: str | None) -> ModelFiles:
+    """Return the files of a model in a folder, in a package or on the hub."""
     if source.startswith("package:"):
-        package, _, inside = source.removeprefix("package:").partition("/")
-        try:
-            spec = importlib.util.find_spec(package)
-        except (ImportError, ValueError):  # a parent package is missing, or the name is invalid
-            spec = None
-        if spec is None or spec.origin is None:
-            raise Unavailable(f"the Python package {package.replace('_', '-')} is not installed")
-        return _folder(Path(spec.origin).parent / inside)
+        _check_installed([source])
+        return _folder(_in_package(source))
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder(path)
     if source.startswith(("/", ".", "~")):
         raise Unavailable(f"the folder {source} does not exist")
     return ModelFiles(source, None, revision)
+
+
+def _file(source: str, revision: str | None) -> Path:
+    """Return the path of a single file, which is downloaded if it is on the hub."""
+    path = _in_package(source) if source.startswith("package:") else Path(source).expanduser()
+    if path.is_file():
+        return path.resolve()
+    owner, _, rest = source.partition("/")
+    repository, _, name = rest.partition("/")
+    if not name or source.startswith(("/", ".", "~", "package:")):
+        raise Unavailable(f"the file {source} does not exist")
+    found = ModelFiles(f"{owner}/{repository}", None, revision).fetch(name)
+    if found is None:
+        raise Unavailable(f"{owner}/{repository} has no {name}")
+    return found
+
+
+def _gguf_in(files: ModelFiles) -> Path | None:
+    """Return the GGUF file of a folder or repository without a config; None if there is none."""
+    if files.folder is not None:
+        names = [path.name for path in files.folder.glob("*.gguf")]
+    else:
+        try:
+            names = [
+                name for name in list_repo_files(files.reference, revision=files.revision) if name.endswith(".gguf")
+            ]
+        except Exception as error:  # the HTTP library depends on the version of the hub client
+            raise Unavailable(
+                f"{files.reference} has no config.json, and its files cannot be listed ({first_line(error)})"
+            ) from error
+    if len(names) > 1:
+        raise Unavailable(f"{files.reference} has several GGUF files: choose one, as {files.reference}/{min(names)}")
+    return files.fetch(names[0]) if names else None
+
+
+def _in_package(source: str) -> Path:
+    """Return the path that ``package:NAME/PATH`` names; the package is installed."""
+    requirement, _, inside = source.removeprefix("package:").partition("/")
+    folder = _package(requirement)
+    assert folder is not None, "_check_installed has found it"
+    return folder / inside
+
+
+def _check_installed(sources: Sequence[str]) -> None:
+    """Raise Unavailable if Python packages of the sources are missing, with the command that installs them."""
+    named = [source.removeprefix("package:").partition("/")[0] for source in sources if source.startswith("package:")]
+    missing = [requirement.replace("_", "-") for requirement in named if _package(requirement) is None]
+    if missing:
+        names = ", ".join(requirement.partition("==")[0] for requirement in missing)
+        what = f"package {names} is" if len(missing) == 1 else f"packages {names} are"
+        raise Unavailable(f"the Python {what} not installed (pip install --no-deps {' '.join(missing)})")
+
+
+def _package(requirement: str) -> Path | None:
+    """Return the folder of an installed package, given as NAME or NAME==VERSION; None if it is not installed."""
+    try:
+        spec = importlib.util.find_spec(requirement.partition("==")[0])
+    except (ImportError, ValueError):  # a parent package is missing, or the name is invalid
+        spec = None
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
 def _folder(path: Path) -> ModelFiles:
@@ -132,7 +197,11 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*paths: Path) -> str:
+    """Return the SHA-256 of a file, or of several joined, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

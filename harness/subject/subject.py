@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from harness.seeds import derive_rng
 from harness.subject.architecture import Architecture, architecture_of
 from harness.subject.checkpoint import Checkpoint
 from harness.subject.files import ModelFiles, first_line, locate, sha256
+from harness.subject.gguf import converted
 from harness.subject.projection import SAMPLE, ProjectionRule, Projections
 from harness.subject.token_weights import TokenGroup, TokenWeighting
 from harness.subject.undertrained import under_trained
@@ -45,7 +47,7 @@ class Subject:
         name: name in reports; None for the first source.
         sources: locations of the model, tried in order.
         revision: revision on the hub.
-        sha256: expected SHA-256 of the checkpoint; None to skip the check.
+        sha256: expected SHA-256 of the checkpoint or GGUF file; None to skip the check.
         architecture: names of the weights of an unknown family (see
             :func:`harness.subject.architecture.architecture_of`).
         projection: rule for the projection of each layer (see
@@ -56,12 +58,13 @@ class Subject:
         dtype: data type of the model when it runs on text.
         trust_remote_code: whether code from the model's repository may run.
         shape: size of the model, for plans on machines without it.
+        cache: folder of models that are converted from GGUF files.
     """
 
     def __init__(
         self,
         name: str | None,
-        sources: Sequence[str],
+        sources: Sequence[str | Sequence[str]],
         revision: str | None = None,
         sha256: str | None = None,
         architecture: Architecture | Mapping[str, Any] | str | None = None,
@@ -72,8 +75,10 @@ class Subject:
         dtype: str = "auto",
         trust_remote_code: bool = False,
         shape: Mapping[str, Any] | None = None,
+        cache: str = ".cache/models",
     ) -> None:
-        self.name, self.shape = name or next(iter(sources), "the model"), shape
+        first = next(iter(sources), "the model")
+        self.name, self.shape, self._cache = name or (first if isinstance(first, str) else first[0]), shape, cache
         self._sources, self._revision, self._sha256 = tuple(sources), revision, sha256
         self._architecture = architecture
         self._rule = ProjectionRule(projection, embedding_layers, fold_norm)
@@ -93,6 +98,9 @@ class Subject:
             HarnessError: if no source has them, or the checkpoint has another hash.
         """
         files = locate(self._sources, self._revision)
+        if files.gguf:
+            folder = converted(files.gguf, Path(self._cache), self._sha256)
+            return ModelFiles(str(folder), folder)
         if self._sha256 is not None:
             paths = Checkpoint(files).paths
             found = sha256(paths[0])

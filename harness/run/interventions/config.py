@@ -136,13 +136,7 @@ def strengths(
 ) -> dict[Neuron, dict[float, float]]:
     """Return each neuron's strengths in the config's unit, with their values in units of its activation.
 
-    Args:
-        neurons: the neurons.
-        config: the strengths.
-        scales: the neurons' peaks; if the unit is the peak, a neuron without one is left out.
+    ``scales`` has the neurons' peaks; if the unit is the peak, a neuron without one is left out.
     """
-    if config.unit == Unit.ABSOLUTE:
-        return {neuron: {value: value for value in config.values} for neuron in neurons}
-    return {
-        neuron: {value: value * scales[neuron] for value in config.values} for neuron in neurons if neuron in scales
-    }
+    units = dict.fromkeys(neurons, 1.0) if config.unit is Unit.ABSOLUTE else scales
+    return {neuron: {value: value * units[neuron] for value in config.values} for neuron in neurons if neuron in units}

@@ -1,4 +1,7 @@
-"""Stage: effects of neurons on the next token, and steered texts, measured block by block."""
+"""Stage: effects of neurons on the next token, and steered texts, measured block by block.
+
+Source of the effects: Gur-Arieh et al. 2025, arXiv:2501.08319 (TokenChange).
+"""
 
 from __future__ import annotations
 
@@ -9,36 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from harness.evidence import draw_prompts
 from harness.folder import RunFolder, read_table, write_table
-from harness.records import Neuron, Split, TextPrompt
+from harness.records import Effect, Neuron, Split, SteeredText, TextPrompt
 from harness.run.interventions.config import EffectsConfig, TextsConfig, Unit, peaks, strengths
-from harness.run.interventions.effects import Clamping, effects_of
-from harness.run.interventions.steered_texts import steered_texts
 from harness.run.progress import progress
 from harness.run.setup import Setup
-from harness.subject import CausalModel
+from harness.seeds import derive_rng
+from harness.subject import CausalModel, Intervention, Mode, Subject
 
 logger = logging.getLogger(__name__)
 #: Neurons whose records are written together: the most that an interruption can lose.
 _BLOCK = 32
+Strengths = Mapping[Neuron, Mapping[float, float]]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """Neurons that are processed together, and the file with their records.
-
-    Attributes:
-        neurons: with the signs that are described.
-        path: the file.
-        prompts: for effects, the file with the text over which they are averaged.
-        split: for effects, the split of that text.
-    """
+    """Neurons, with the signs that are described, whose effects (on text of a split) or texts fill one file."""
 
     neurons: tuple[Neuron, ...]
     path: Path
-    prompts: Path | None = None
-    split: Split = Split.EXPLAIN
+    split: Split | None = None
 
 
 def draw_texts(setup: Setup, folder: RunFolder) -> None:
@@ -47,24 +45,13 @@ def draw_texts(setup: Setup, folder: RunFolder) -> None:
     Raises:
         HarnessError: if the corpus is too small.
     """
-    config = setup.steering.effects
+    size = {"count": setup.steering.effects.prompts, "tokens": setup.steering.effects.tokens}
     for split in setup.effect_splits:
         path = _prompts_path(setup, folder, split)
-        if path.exists():
-            continue
-        assert setup.corpus is not None, "a run that compares has a corpus"
-        write_table(
-            path,
-            draw_prompts(
-                setup.corpus,
-                setup.subject,
-                setup.evidence,
-                split,
-                count=config.prompts,
-                tokens=config.tokens,
-                seed=setup.seed,
-            ),
-        )
+        if not path.exists():
+            assert setup.corpus is not None, "a run that compares has a corpus"
+            drawn = draw_prompts(setup.corpus, setup.subject, setup.evidence, split, **size, seed=setup.seed)
+            write_table(path, drawn)
 
 
 def intervene(setup: Setup, folder: RunFolder) -> None:
@@ -72,21 +59,21 @@ def intervene(setup: Setup, folder: RunFolder) -> None:
 
     Files of another configuration are deleted.
     """
-    effects, texts = list(_effect_jobs(setup, folder)), list(_text_jobs(setup, folder))
-    kept = {job.path for job in (*effects, *texts)} | {job.prompts for job in effects}
+    jobs, config = list(_jobs(setup, folder)), setup.steering
+    kept = {job.path for job in jobs} | {_prompts_path(setup, folder, split) for split in setup.effect_splits}
     for path in (*folder.effects.glob("*.parquet"), *folder.steered.glob("*.parquet")):
         if path not in kept:
             path.unlink()
-    effects = [job for job in effects if not job.path.exists()]
-    texts = [job for job in texts if not job.path.exists()]
+    effects = [job for job in jobs if job.split is not None and not job.path.exists()]
+    texts = [job for job in jobs if job.split is None and not job.path.exists()]
     if not effects and not texts:
         return
     scales = peaks(folder.read_exemplars())
-    _warn_silent(setup, scales, [setup.steering.effects] * bool(effects) + [setup.steering.texts] * bool(texts))
+    _warn_silent(setup, scales, [config.effects] * bool(effects) + [config.texts] * bool(texts))
     model = CausalModel(setup.subject, setup.executor.device)
     try:
         if effects:
-            _measure_effects(setup, model, effects, scales)
+            _measure_effects(setup, folder, model, effects, scales)
         if texts:
             _generate_texts(setup, model, texts, scales)
     finally:
@@ -105,25 +92,16 @@ def _warn_silent(setup: Setup, scales: Mapping[Neuron, float], configs: Sequence
         )
 
 
-def _effect_jobs(setup: Setup, folder: RunFolder) -> Iterator[_Job]:
+def _jobs(setup: Setup, folder: RunFolder) -> Iterator[_Job]:
+    """Yield all jobs. Blocks are fixed, and both signs of a neuron are in the same one."""
+    unsigned, config = sorted({neuron.unsigned for neuron in setup.described}), setup.steering
+    parts = [set(unsigned[start : start + _BLOCK]) for start in range(0, len(unsigned), _BLOCK)]
+    blocks = [tuple(neuron for neuron in setup.described if neuron.unsigned in part) for part in parts]
     for split in setup.effect_splits:
-        for block in _blocks(setup.described):
-            name = f"{split}-{_name(block, setup.steering.effects)}.effects.parquet"
-            yield _Job(block, folder.effects / name, _prompts_path(setup, folder, split), split)
-
-
-def _text_jobs(setup: Setup, folder: RunFolder) -> Iterator[_Job]:
-    if setup.needs_steered:
-        for block in _blocks(setup.described):
-            yield _Job(block, folder.steered / f"{_name(block, setup.steering.texts)}.parquet")
-
-
-def _blocks(neurons: Sequence[Neuron]) -> Iterator[tuple[Neuron, ...]]:
-    """Yield the neurons in fixed blocks; both signs of a neuron are in the same block."""
-    unsigned = sorted({neuron.unsigned for neuron in neurons})
-    for start in range(0, len(unsigned), _BLOCK):
-        members = set(unsigned[start : start + _BLOCK])
-        yield tuple(neuron for neuron in neurons if neuron.unsigned in members)
+        for block in blocks:
+            yield _Job(block, folder.effects / f"{split}-{_name(block, config.effects)}.effects.parquet", split)
+    for block in blocks if setup.needs_steered else ():
+        yield _Job(block, folder.steered / f"{_name(block, config.texts)}.parquet")
 
 
 def _name(block: Sequence[Neuron], config: EffectsConfig | TextsConfig) -> str:
@@ -140,35 +118,113 @@ def _prompts_path(setup: Setup, folder: RunFolder, split: Split) -> Path:
     return folder.effects / f"{split}-{_digest(config.prompts, config.tokens)}.prompts.parquet"
 
 
-def _measure_effects(setup: Setup, model: CausalModel, jobs: Sequence[_Job], scales: Mapping[Neuron, float]) -> None:
+def _measure_effects(
+    setup: Setup, folder: RunFolder, model: CausalModel, jobs: Sequence[_Job], scales: Mapping[Neuron, float]
+) -> None:
     config = setup.steering.effects
     clampings: dict[Split, Clamping] = {}
     with progress("effects", sum(len(job.neurons) for job in jobs), "neurons") as advance:
         for job in jobs:
+            assert job.split is not None
             if job.split not in clampings:
-                assert job.prompts is not None
-                prompts = read_table(job.prompts, TextPrompt)
+                prompts = read_table(_prompts_path(setup, folder, job.split), TextPrompt)
                 clampings[job.split] = Clamping(model, prompts, setup.beginning, setup.steering.rows)
-            values = {
-                neuron: list(by_strength.values())
-                for neuron, by_strength in strengths(job.neurons, config, scales).items()
-            }
+            values = strengths(job.neurons, config, scales)
             write_table(job.path, effects_of(clampings[job.split], setup.subject, job.split, values, config.top_tokens))
             advance(len(job.neurons))
 
 
 def _generate_texts(setup: Setup, model: CausalModel, jobs: Sequence[_Job], scales: Mapping[Neuron, float]) -> None:
-    config = setup.steering.texts
     with progress("steered texts", sum(len(job.neurons) for job in jobs), "neurons") as advance:
         for job in jobs:
-            texts = steered_texts(
-                model,
-                setup.subject,
-                strengths(job.neurons, config, scales),
-                config,
-                beginning=setup.beginning,
-                rows=setup.steering.rows,
-                seed=setup.seed,
-            )
-            write_table(job.path, texts)
+            write_table(job.path, _steered_texts(setup, model, strengths(job.neurons, setup.steering.texts, scales)))
             advance(len(job.neurons))
+
+
+class Clamping:
+    """Averages the change of the logits over pieces of text of equal length.
+
+    The neuron is clamped at all tokens of all pieces, and the mean is over all of them. Special tokens before the text
+    are neither clamped nor counted.
+
+    Args:
+        model: the model.
+        prompts: the pieces.
+        beginning: special tokens before each piece.
+        rows: rows of one forward pass.
+    """
+
+    def __init__(self, model: CausalModel, prompts: Sequence[TextPrompt], beginning: Sequence[int], rows: int) -> None:
+        self._model, self._rows, self._start = model, rows, len(beginning)
+        self._ids = torch.tensor([[*beginning, *prompt.tokens] for prompt in prompts])
+        self._positions = torch.ones_like(self._ids, dtype=torch.bool)
+        self._positions[:, : self._start] = False
+        self._plain = self._means([None])[0]
+
+    def changes(self, given: Sequence[Intervention]) -> dict[tuple[Neuron, float], Tensor]:
+        """Return the mean change of each token's logit, (V,) float32, by unsigned neuron and raw value.
+
+        Clamps that both signs of a neuron need are computed once.
+        """
+        distinct = {(one.neuron.unsigned, one.raw): one for one in given}
+        means = self._means(list(distinct.values()))
+        return {key: mean - self._plain for key, mean in zip(distinct, means, strict=True)}
+
+    def _means(self, given: Sequence[Intervention | None]) -> Tensor:
+        """Return the mean logits under each intervention, (interventions, V), float32, on the CPU."""
+        pieces, length = len(self._ids), self._ids.shape[1] - self._start
+        work = [(which, piece) for which in range(len(given)) for piece in range(pieces)]
+        sums: Tensor | None = None
+        for start in range(0, len(work), self._rows):
+            which, piece = (list(part) for part in zip(*work[start : start + self._rows], strict=True))
+            logits = self._model.logits(
+                self._ids[piece], [given[index] for index in which], positions=self._positions[piece]
+            )
+            each = logits[:, self._start :].sum(dim=1, dtype=torch.float32)
+            if sums is None:
+                sums = torch.zeros(len(given), each.shape[1], device=each.device)
+            sums.index_add_(0, torch.tensor(which, device=each.device), each)
+        return torch.empty(0) if sums is None else (sums / (pieces * length)).cpu()
+
+
+def effects_of(
+    clamping: Clamping, subject: Subject, split: Split, values: Strengths, top_tokens: int
+) -> Iterator[Effect]:
+    """Yield the effects of clamping each neuron to each of its values, with ``top_tokens`` of either end."""
+    given = [Intervention(neuron, value) for neuron, clamped in values.items() for value in clamped.values()]
+    changes = clamping.changes(given)
+    for one in given:
+        change = changes[one.neuron.unsigned, one.raw]
+        promoted, suppressed = subject.extreme_tokens(change, top_tokens)
+        scale = round(float(change.std(correction=0)), 6)
+        yield Effect(one.neuron, split, round(one.value, 6), scale, promoted, suppressed)
+
+
+def _steered_texts(setup: Setup, model: CausalModel, values: Strengths) -> Iterator[SteeredText]:
+    """Yield the texts of some neurons, prompt by prompt."""
+    config, beginning, rows = setup.steering.texts, setup.beginning, setup.steering.rows
+    # By unsigned neuron and raw value, because both signs of a neuron may need the same text.
+    given: dict[tuple[Neuron, float | None], Intervention | None] = {}
+    for neuron, by_strength in values.items():
+        given[neuron.unsigned, None] = None
+        for value in by_strength.values():
+            one = Intervention(neuron, value, Mode(config.mode))
+            given[neuron.unsigned, one.raw] = one
+    tokenizer: Any = setup.subject.tokenizer
+    for prompt in config.prompts:
+        ids = [*beginning, *tokenizer(prompt, add_special_tokens=False).input_ids]
+        work = [(key, sample) for key in given for sample in range(config.samples)]
+        made: dict[tuple[tuple[Neuron, float | None], int], str] = {}
+        for start in range(0, len(work), rows):
+            batch = work[start : start + rows]
+            # Independent of the strength, so that texts of different strengths differ only by the strength.
+            draws = [derive_rng(setup.seed, "steered", neuron, prompt, sample) for (neuron, _), sample in batch]
+            found = model.generate(ids, [given[key] for key, _ in batch], config.decoding, draws, spare=len(beginning))
+            for row, new in zip(batch, found, strict=True):
+                made[row] = str(tokenizer.decode(new, skip_special_tokens=True))
+        for neuron, by_strength in values.items():
+            for sample in range(config.samples):
+                yield SteeredText(neuron, prompt, sample, None, None, made[(neuron.unsigned, None), sample])
+                for strength, value in by_strength.items():
+                    text = made[(neuron.unsigned, Intervention(neuron, value).raw), sample]
+                    yield SteeredText(neuron, prompt, sample, strength, round(value, 6), text)

@@ -1,0 +1,148 @@
+"""Models in GGUF files, written once as a folder of safetensors that transformers, vLLM and lazy reads can use.
+
+Loading a GGUF file takes transformers seconds to minutes each time, most of it for the vocabulary. Opening the
+safetensors takes milliseconds, and rows and columns are read from it like those of any other checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from harness.errors import HarnessError
+from harness.locks import locked
+from harness.subject.files import first_line, sha256
+
+logger = logging.getLogger(__name__)
+
+#: Values of ``general.architecture`` of the families that both transformers reads from GGUF and this package knows.
+FAMILIES = ("gemma2", "gemma3", "gpt2", "llama", "mistral", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe")
+
+
+def converted(parts: Sequence[Path], cache: Path, expected: str | None) -> Path:
+    """Return the folder of a GGUF file's model in float32, which is written at first use.
+
+    The folder is named by the file's SHA-256. Other processes wait while one writes it. No code from the file runs.
+
+    Args:
+        parts: the file, or the parts to join to it.
+        cache: folder of all converted models.
+        expected: expected SHA-256 of the (joined) file; None to skip the check.
+
+    Raises:
+        HarnessError: if the file has another hash, is damaged, has an architecture or quantisation that is not
+            supported, or if the folder cannot be written.
+    """
+    source, found = str(parts[0]), sha256(*parts)
+    if expected not in (None, found):
+        raise HarnessError(
+            f"{source} is not the expected file (SHA-256 {found}, expected {expected}): download it again, choose "
+            "another source, or set subject.sha256=null to accept this one"
+        )
+    cache = cache.expanduser().resolve()
+    folder = cache / f"{parts[0].name.partition('.gguf')[0]}-{found[:16]}"
+    if folder.is_dir():
+        return folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with locked(cache, "converts a GGUF file"), TemporaryDirectory(prefix=".gguf-", dir=cache) as temporary:
+            if not folder.is_dir():  # otherwise another process has written it in the meantime
+                logger.info("converting %s to safetensors (once; minutes for a large model)", source)
+                aside = Path(temporary) / "model"
+                _convert(_joined(parts, Path(temporary)), aside, source)
+                aside.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise HarnessError(
+            f"{source} cannot be converted in {cache} ({first_line(error)}): choose another folder with subject.cache"
+        ) from error
+    return folder
+
+
+def _joined(parts: Sequence[Path], folder: Path) -> Path:
+    """Return the one file of the parts."""
+    if len(parts) == 1:
+        return parts[0]
+    path = folder / "joined.gguf"
+    with path.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as read:
+                shutil.copyfileobj(read, file, 1 << 20)
+    return path
+
+
+def _convert(path: Path, folder: Path, source: str) -> None:
+    """Write the model of a GGUF file: weights, config, tokenizer and chat template."""
+    begins_with_bos = _check(path, source)
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    if hasattr(transformers, "GgufConfig"):  # such versions would keep the blocks, with a kernel from the hub
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        auto: Any = AutoModelForCausalLM
+        model, loading = auto.from_pretrained(path.parent, gguf_file=path.name, **options)
+    except Exception as error:  # transformers and gguf raise many classes for damaged files
+        raise _unusable(source, error) from error
+    if loading["missing_keys"]:
+        raise HarnessError(
+            f"{source} cannot be used: it has no tensor for {min(loading['missing_keys'])} of a "
+            f"{model.config.model_type} model; choose a file of another model"
+        )
+    if begins_with_bos and tokenizer.bos_token is not None:
+        tokenizer.add_bos_token = True  # transformers ignores this field of the file
+    folder.mkdir()
+    tied = model.config.tie_word_embeddings
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items() if not (tied and "lm_head." in name)},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner can read
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config.architectures = [type(model).__name__]
+    for part in (model.config, model.generation_config, tokenizer):
+        part.save_pretrained(folder)
+
+
+def _check(path: Path, source: str) -> bool:
+    """Check that a GGUF file is complete and supported; return whether its texts begin with the token for it."""
+    from gguf import GGUFReader, dequantize  # only needed once per file
+
+    try:
+        reader = GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items() if len(field.data) == 1}
+        family = fields["general.architecture"]
+    except Exception as error:  # gguf raises whatever numpy does
+        raise _unusable(source, error) from error
+    if family not in FAMILIES:
+        raise HarnessError(
+            f"{source} cannot be used: the architecture {family!r} is not supported as GGUF (supported: "
+            f"{', '.join(FAMILIES)}); choose the model's safetensors"
+        )
+    for tensor in {one.tensor_type: one for one in reader.tensors}.values():
+        try:
+            dequantize(tensor.data[:1], tensor.tensor_type)
+        except NotImplementedError as error:
+            raise HarnessError(
+                f"{source} cannot be used: the quantisation {tensor.tensor_type.name} of {tensor.name} is not "
+                "supported; choose a file with another one, such as Q8_0 or Q4_K_M"
+            ) from error
+    # llama.cpp's default: SentencePiece vocabularies ("llama") begin with the token, byte-level ones do not.
+    return bool(fields.get("tokenizer.ggml.add_bos_token", fields.get("tokenizer.ggml.model") == "llama"))
+
+
+def _unusable(source: str, error: Exception) -> HarnessError:
+    return HarnessError(
+        f"{source} is damaged or not a GGUF file that transformers reads ({first_line(error)}): "
+        "download it again, or choose another file"
+    )
