@@ -17,10 +17,13 @@ from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from support import tiny_models
 
 from harness.decomposition import reconstruction
@@ -70,6 +73,29 @@ def start(llama: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
 def block_files(folder: RunFolder) -> dict[str, bytes]:
     """Return the content of all files of blocks."""
     return {path.name: path.read_bytes() for path in folder.channels.iterdir()}
+
+
+def assert_same_blocks(one: RunFolder, other: RunFolder) -> None:
+    """Assert that two runs wrote the same blocks, up to the rounding of products in different processes.
+
+    The result of a matrix product depends on where its operands lie in memory, in the last digits of float32.
+    """
+    assert block_files(one).keys() == block_files(other).keys()
+    for path in one.channels.iterdir():
+        twin = other.channels / path.name
+        if path.suffix == ".safetensors":
+            torch.testing.assert_close(load_file(path), load_file(twin), rtol=1e-3, atol=1e-5)
+        else:
+            assert flat(pq.read_table(path).to_pylist()) == pytest.approx(
+                flat(pq.read_table(twin).to_pylist()), rel=1e-3
+            )
+
+
+def flat(value: Any) -> list[Any]:
+    """Return the numbers and texts of nested lists and mappings."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [item for part in value for item in flat(part)] if isinstance(value, list) else [value]
 
 
 @pytest.mark.slow
@@ -286,7 +312,7 @@ def test_a_custom_executor_gets_each_projection_once(
         *(llama, tmp_path / "mine", *few, f"hydra.searchpath=[file://{tmp_path / 'conf'}]"),
         *("executor=pool", f"executor.folder={tmp_path}"),
     )
-    assert block_files(mine) == block_files(local)
+    assert_same_blocks(mine, local)
     assert len(list(tmp_path.glob("shared-*"))) == 2
     sizes = [int(line) for line in (tmp_path / "sizes").read_text().split()]
     assert len(sizes) == LAYERS * KINDS * 2
@@ -442,7 +468,7 @@ def test_a_cluster_that_loses_drivers_and_workers_gives_the_same_records(
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "2 workers" in err
-    assert block_files(folder) == block_files(local)
+    assert_same_blocks(folder, local)
     assert finished.items() <= block_files(folder).items()
     assert 1 <= len(shared()) - before <= 2  # once for each projection that is still needed
     assert all(line.startswith(f"({D_MODEL}, 800) (800,)") for line in shared())
