@@ -284,7 +284,8 @@ class RunFolder:
         """
         if not self.manifest.exists():
             raise HarnessError(f"{self.path} is not a run folder: it has no manifest.json")
-        return dict(json.loads(self.manifest.read_text()))
+        manifest: dict[str, Any] = json.loads(self.manifest.read_text())
+        return manifest
 
     def read(self, kind: type[T]) -> list[T]:
         """Return all records of a type: Effect, SteeredText, Restart, RandomVector or AblatedChannels.

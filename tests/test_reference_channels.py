@@ -100,7 +100,7 @@ def test_the_channel_with_the_largest_overlap_of_tokens_is_found(tmp_path: Path)
     [
         (
             {"neuron": "18/9005", "kind": "gate"},
-            ["reference_channels.0.neuron", "'18/9005' is no neuron's name such as L3N17"],
+            ["reference_channels.0.neuron", "'18/9005' is not the name of a neuron"],
         ),
         ({"neuron": "L1N1-", "kind": "in"}, ["reference_channels.0.neuron", "channels have no sign"]),
         ({"neuron": "L1N1", "kind": "sideways"}, ["reference_channels.0.kind", "gate"]),

@@ -197,7 +197,7 @@ def test_printed_it_holds_the_summary_and_the_open_neurons(visit: Visit) -> None
     tab.emulate_media(media="print")
     assert visit.shown() == ["L3N5"]
     assert tab.locator("#leaderboard table").first.is_visible()
-    assert tab.get_by_text("Printed are the neurons that were open.").is_visible()
+    assert tab.get_by_text("Only open neurons are printed.").is_visible()
     assert not tab.locator("nav").is_visible()
     assert not tab.locator(".tools").is_visible()
 
