@@ -20,6 +20,7 @@ from harness.report import build_report
 from harness.report.cards import build_cards
 from harness.results.run_data import load_run
 
+pytestmark = pytest.mark.slow  # starts Chromium
 ARTEFACTS = Path(os.environ.get("TEST_ARTEFACTS", Path(__file__).parent.parent / "test-artefacts"))
 
 
