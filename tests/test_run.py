@@ -223,7 +223,8 @@ def test_the_documented_methods_of_a_user_compete(invoke: Invoke, small: dict[st
     named = [score for score in run.scores().records() if score.scorer == "named"]
     assert len(named) == 6 * 3
     for score in named:
-        peaks = {item.tokens[item.peak].strip().lower() for item in held_out if item.neuron == score.neuron}
+        own = (item for item in held_out if item.neuron == score.neuron)
+        peaks = {item.tokens[item.peak].strip().lower() or "space" for item in own}
         text = texts[score.describer, score.neuron]
         assert score.value == pytest.approx(sum(peak in text for peak in peaks) / len(peaks))
     more = [verdict for verdict in run.verdicts().records() if verdict.judge == "more"]
