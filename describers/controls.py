@@ -7,6 +7,7 @@ from harness.fillers import GENERIC
 from harness.llm.client import Unanswered
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Status
+from harness.validation import validated
 
 
 class Shuffled(Describer):
@@ -18,6 +19,7 @@ class Shuffled(Describer):
 
     control = True
 
+    @validated
     def __init__(self, source: str) -> None:
         self._source = source
         self.after = (source,)
@@ -44,6 +46,7 @@ class Longest(Describer):
 
     control = True
 
+    @validated
     def __init__(self, source: str) -> None:
         self._source = source
         self.after = (source,)
@@ -71,6 +74,7 @@ class Generic(Describer):
 
     control = True
 
+    @validated
     def __init__(self, text: str = GENERIC) -> None:
         self._text = text
 

@@ -10,7 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from harness.errors import HarnessError
 from harness.evidence import ReadText, TextReader
@@ -37,6 +37,8 @@ from harness.subject import Subject, lacks_head
 
 logger = logging.getLogger(__name__)
 
+#: How descriptions are made: by the explainer, from tokens of the evidence, or by the explainer if the run has one.
+Mode = Literal["auto", "llm", "extractive"]
 T = TypeVar("T")
 
 

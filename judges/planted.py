@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any
-
-from pydantic import SkipValidation
 
 from harness.llm.client import Unanswered
 from harness.methods import Grade, JudgeCase, Scorer
@@ -27,9 +23,7 @@ class PlantedTruth(Scorer):
     """
 
     @validated
-    def __init__(
-        self, planting: Annotated[Mapping[str, Any] | Planting | None, SkipValidation], words: Count = 2
-    ) -> None:
+    def __init__(self, planting: Planting | None, words: Count = 2) -> None:
         self._planting, self._words = Planting.of(planting), words
 
     @cached_property

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
-from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, NonNegative, Positive
+from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, NonNegative, Positive, Whole
 
 Products = Literal["auto", "float32", "tf32", "bfloat16"]
 #: Solvers of this package. Any other name is a function of the user, as "module.name".
@@ -69,7 +69,7 @@ class DecompositionConfig:
     deflation: Literal["mask", "subtract"] = "mask"
     subtraction: FractionOrZero | None = None
     solver: str = "geodesic"
-    seed: int = 0
+    seed: Whole = 0
     adamw: AdamWConfig = field(default_factory=AdamWConfig)
     geodesic: GeodesicConfig = field(default_factory=GeodesicConfig)
 

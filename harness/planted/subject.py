@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from harness.planted.truth import Truth
 from harness.records import Neuron, Side
 from harness.subject import Subject
 from harness.subject.files import ModelFiles
+from harness.validation import validated
 
 
 class PlantedSubject(Subject):
@@ -28,9 +29,16 @@ class PlantedSubject(Subject):
         options: further arguments of :class:`harness.subject.Subject`.
     """
 
-    def __init__(self, name: str, planting: Mapping[str, Any] | Planting, cache: str, **options: Any) -> None:
-        super().__init__(name, [], **options)
-        self.planting = Planting.of(planting)
+    @validated
+    def __init__(
+        self,
+        name: str,
+        planting: Planting,
+        cache: str,
+        **options: Any,
+    ) -> None:
+        super().__init__(name=name, sources=(), **options)
+        self.planting = planting
         self._cache = cache
 
     @cached_property

@@ -47,7 +47,7 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
                 channels=tuple(channel.with_sign(neuron.sign) for channel in channels[neuron.unsigned]),
                 neurons=tuple(setup.described),
                 others=others,
-                budget=setup.config["evidence_budget"],
+                budget=setup.general.evidence_budget,
             )
             return describer.describe(case)
 

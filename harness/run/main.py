@@ -22,7 +22,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
@@ -123,7 +123,7 @@ def task(config: DictConfig) -> float | None:
         except HarnessError as error:
             # Not in main(): Hydra would print a line of its own first.
             _fail(str(error))
-        _show(setup, leaderboard, quiet=_quiet(config))
+        _show(setup, leaderboard)
         return None
     _import_from_working_folder()
     draw_no_bars(settings.launcher["_target_"])
@@ -136,11 +136,12 @@ def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leade
     from harness.run.pipeline import run
     from harness.run.setup import Setup
 
-    folder = _folder(config)
-    check_writable(folder.path, "folder")
+    _name_folder(config)
     setup = Setup.of(config)
-    check_metric(config.sweep.metric, setup)
-    _log_to(folder, quiet=_quiet(config))
+    check_metric(setup.sweep.metric, setup)
+    folder = RunFolder(setup.folder)
+    check_writable(folder.path, "folder")
+    _log_to(folder, quiet=setup.general.quiet)
     return setup, run(setup, early)
 
 
@@ -171,11 +172,11 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
     return metric
 
 
-def _show(setup: Setup, leaderboard: Leaderboard, *, quiet: bool) -> None:
+def _show(setup: Setup, leaderboard: Leaderboard) -> None:
     from harness.report import print_decomposition, print_judge_checks, print_reference_channels
     from harness.results.tables import print_leaderboard
 
-    console, folder = _console(), RunFolder(setup.folder)
+    console, folder, quiet = _console(), RunFolder(setup.folder), setup.general.quiet
     if quiet:
         trust = leaderboard.overall.trust
         if trust.trustworthy is False:
@@ -196,20 +197,13 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=110)
 
 
-def _quiet(config: DictConfig) -> bool:
-    if not isinstance(config.quiet, bool):
-        raise HarnessError(f"quiet: must be true or false, not {config.quiet!r}")
-    return config.quiet
-
-
-def _folder(config: DictConfig) -> RunFolder:
-    """Return the run's folder; each run of a sweep has its own inside that of the sweep."""
+def _name_folder(config: DictConfig) -> None:
+    """Give each run of a sweep a folder of its own inside that of the sweep, and group the runs in W&B."""
     settings: Any = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN:
         config.folder = settings.runtime.output_dir
-        if config.tracking.get("group", "") is None:
+        if OmegaConf.select(config, "tracking.group", default="") is None:
             config.tracking.group = config.name
-    return RunFolder(Path(str(config.folder)))
 
 
 def _log_to(folder: RunFolder, *, quiet: bool) -> None:

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from harness.results.schema import Leaderboard
 from harness.results.summary import columns_of, summary_of_run, tables_of_run
 from harness.run.progress import listening
 from harness.seeds import derive_seed
-from harness.validation import Positive, validated
+from harness.validation import OneOrMore, Positive, validated
 
 logger = logging.getLogger(__name__)
 #: Seconds between two progress values of a stage: the service limits requests per minute.
@@ -82,7 +82,7 @@ class WandbTracker(Tracker):
         project: str = "neuron-harness",
         entity: str | None = None,
         group: str | None = None,
-        tags: Sequence[str] = (),
+        tags: OneOrMore[str] = (),
         live: bool = False,
         artifacts: bool = True,
         report: bool = True,
@@ -94,7 +94,7 @@ class WandbTracker(Tracker):
             "project": project,
             "entity": entity,
             "group": group,
-            "tags": tuple(tags) or None,
+            "tags": tags or None,
         }
         self._open_timeout_s, self._close_timeout_s = open_timeout_s, close_timeout_s
         self._run: Any = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import torch
+from pydantic import Field
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -22,11 +23,13 @@ from harness.subject.architecture import Architecture, architecture_of
 from harness.subject.checkpoint import Checkpoint
 from harness.subject.files import ModelFiles, first_line, locate, sha256
 from harness.subject.gguf import converted
-from harness.subject.projection import SAMPLE, ProjectionRule, Projections
+from harness.subject.projection import SAMPLE, ProjectionRule, Projections, Rule
+from harness.subject.shape import Shape
 from harness.subject.token_weights import TokenGroup, TokenWeighting
 from harness.subject.undertrained import under_trained
 from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, UNREACHABLE, groups_without_text
 from harness.subject.weights import Weights
+from harness.validation import CountOrZero, OneOrMore, validated
 
 # How byte-level vocabularies spell bytes (GPT-2's table), and how SentencePiece names a byte that has no piece.
 _PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -61,32 +64,29 @@ class Subject:
         cache: folder of models that are converted from GGUF files.
     """
 
+    @validated
     def __init__(
         self,
         name: str | None,
-        sources: Sequence[str | Sequence[str]],
+        sources: OneOrMore[str | Annotated[tuple[str, ...], Field(min_length=1)]],
         revision: str | None = None,
         sha256: str | None = None,
-        architecture: Architecture | Mapping[str, Any] | str | None = None,
-        projection: str = "unembedding",
-        embedding_layers: int | None = None,
+        architecture: Architecture | dict[str, Any] | str | None = None,
+        projection: Rule = Rule.UNEMBEDDING,
+        embedding_layers: CountOrZero | None = None,
         fold_norm: bool = False,
-        token_weighting: TokenWeighting | Mapping[str, Any] | None = None,
-        dtype: str = "auto",
+        token_weighting: TokenWeighting | None = None,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         trust_remote_code: bool = False,
-        shape: Mapping[str, Any] | None = None,
+        shape: Shape | None = None,
         cache: str = ".cache/models",
     ) -> None:
         first = next(iter(sources), "the model")
         self.name, self.shape, self._cache = name or (first if isinstance(first, str) else first[0]), shape, cache
-        self._sources, self._revision, self._sha256 = tuple(sources), revision, sha256
+        self._sources, self._revision, self._sha256 = sources, revision, sha256
         self._architecture = architecture
         self._rule = ProjectionRule(projection, embedding_layers, fold_norm)
-        self._weighting = (
-            token_weighting
-            if isinstance(token_weighting, TokenWeighting)
-            else TokenWeighting(**(token_weighting or {}))
-        )
+        self._weighting = token_weighting or TokenWeighting()
         self.dtype = dtype
         self.trust_remote_code = trust_remote_code
 
@@ -448,10 +448,10 @@ class Subject:
         kept = z.clone()
         hidden = sorted(self.unused_token_ids)
         count = min(count, len(kept) - len(hidden))
-        kept[hidden] = -torch.inf
-        high = torch.topk(kept, count)
-        kept[hidden] = torch.inf
-        low = torch.topk(kept, count, largest=False)
+        kept[hidden] = -math.inf
+        high = kept.topk(count)
+        kept[hidden] = math.inf
+        low = kept.topk(count, largest=False)
         return self._scored(high.indices, z), self._scored(low.indices, z)
 
     def _scored(self, indices: Tensor, z: Tensor) -> tuple[ScoredToken, ...]:
