@@ -27,8 +27,8 @@ from harness.subject import Subject
 WRONG: tuple[Any, ...] = (None, "abc", math.nan, True, ["abc"], {"a": 1})
 #: Options without a default, with a value.
 MANDATORY = {
-    "corpus=files": ("corpus.paths=docs",),
-    "corpus=chat_files": ("corpus.source.paths=docs",),
+    "corpus=files": ("corpus.paths=[docs]",),
+    "corpus=chat_files": ("corpus.source.paths=[docs]",),
     "corpus=planted": ("subject=planted",),
 }
 #: Mappings with any keys: further options of servers, names and values of a file's columns.

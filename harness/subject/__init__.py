@@ -1,9 +1,16 @@
 """The model under study: files, architecture, weight vectors, token weights, activations and interventions."""
 
-from harness.subject.activations import ActivationReader, check_signs
-from harness.subject.intervention import CausalModel, Decoding, Intervention, Mode, check_causal, lacks_head
-from harness.subject.subject import Subject
-from harness.subject.token_weights import TokenGroup, TokenWeighting
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from harness.subject.activations import ActivationReader, check_signs
+    from harness.subject.intervention import CausalModel, Decoding, Intervention, Mode, check_causal, lacks_head
+    from harness.subject.subject import Subject
+    from harness.subject.token_weights import TokenGroup, TokenWeighting
 
 __all__ = [
     "ActivationReader",
@@ -18,3 +25,13 @@ __all__ = [
     "check_signs",
     "lacks_head",
 ]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "activations": ["ActivationReader", "check_signs"],
+        "intervention": ["CausalModel", "Decoding", "Intervention", "Mode", "check_causal", "lacks_head"],
+        "subject": ["Subject"],
+        "token_weights": ["TokenGroup", "TokenWeighting"],
+    },
+)
