@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
 from harness.records import TOKEN_LABELS, SignedTokens, TokenRole
+from harness.stop_words import stop_words
 
 _ROLES = {label: role for role, label in TOKEN_LABELS.items()}
 _CLAUSE = re.compile(rf"(?:^|(?<=;))\s*({'|'.join(TOKEN_LABELS.values())})\s", re.IGNORECASE)
@@ -41,5 +40,5 @@ def _words(clause: str) -> list[str]:
     kept = []
     for item in re.split("[,;]", clause.lower()):
         words = _WORD.findall(item)
-        kept += [word for word in words if len(words) == 1 or word in quoted or word not in ENGLISH_STOP_WORDS]
+        kept += [word for word in words if len(words) == 1 or word in quoted or word not in stop_words()]
     return kept

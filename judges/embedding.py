@@ -14,13 +14,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Exemplar, ScoredToken, Side, Split, Status, Winner
 from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero, NonNegative
+from judges.accuracy import auroc, average_precision
 from judges.evidence import (
     activating,
     active_and_silent,
@@ -59,7 +59,7 @@ class _EmbeddingComparator(Comparator):
         texts = self.encoder.encode([*positive, *negative])
         labels = [1] * len(positive) + [0] * len(negative)
         one, two = (
-            float(roc_auc_score(labels, _similarity(self.encoder, texts, case, self.side, description)))
+            auroc(labels, _similarity(self.encoder, texts, case, self.side, description))
             for description in (first, second)
         )
         winner = Winner.TIE if abs(one - two) < self.tie_margin else Winner.FIRST if one > two else Winner.SECOND
@@ -167,10 +167,10 @@ class EmbeddingDetection(Scorer):
         similarity = _similarity(self.encoder, texts, case, Side.INPUT, description)
         labels = [1] * len(active) + [0] * (len(shown) - len(active))
         metrics = {
-            "average_precision": float(average_precision_score(labels, similarity)),
+            "average_precision": average_precision(labels, similarity),
             "base": len(active) / len(labels),
         }
-        return Grade(float(roc_auc_score(labels, similarity)), metrics)
+        return Grade(auroc(labels, similarity), metrics)
 
 
 def _similarity(encoder: SentenceEncoder, texts: Floats, case: JudgeCase, side: Side, description: str) -> Floats:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from harness.llm.client import Unanswered
 from harness.methods import Grade, JudgeCase, Scorer
-from harness.planted import Planting, Seen, Truth, naming, truth_of
+from harness.planted import Planting, Seen, Truth, naming
 from harness.records import Status
 from harness.validation import Count, validated
 
@@ -15,7 +15,7 @@ class PlantedTruth(Scorer):
     """Scores a description by the planted concepts that it names: the harmonic mean of recall and precision.
 
     ``recall`` is the share of the neuron's concepts that are named, ``precision`` the share of the description's words
-    that belong to one of them (:func:`harness.planted.naming.naming`). ``recall, X`` is the recall of the
+    that belong to one of them (:func:`harness.planted.named.naming`). ``recall, X`` is the recall of the
     concepts that can be found in X (:class:`harness.planted.Seen`).
 
     Raises:
@@ -28,6 +28,8 @@ class PlantedTruth(Scorer):
 
     @cached_property
     def _truth(self) -> Truth:
+        from harness.planted import truth_of  # imports PyTorch
+
         return truth_of(self._planting)
 
     async def score(self, case: JudgeCase, description: str) -> Grade:

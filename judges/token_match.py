@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
@@ -22,6 +21,7 @@ from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Side, Source, Split, Status, Winner
 from harness.signed_text import read_tokens
 from harness.validation import Fraction, NonNegative, Positive, validated
+from judges.accuracy import average_precision
 from judges.evidence import pearson, varies
 
 Floats = NDArray[np.floating]
@@ -69,7 +69,7 @@ class TokenMatch:
         threshold = np.sort(true)[-max(1, round(self._active_fraction * len(true)))]
         active = (true >= threshold) & (true > 0)
         if active.any():
-            found |= {"auprc": float(average_precision_score(active, predicted)), "base": float(active.mean())}
+            found |= {"auprc": average_precision(active, predicted), "base": float(active.mean())}
         return found
 
     def predict(self, case: JudgeCase, description: str, texts: list[str]) -> Floats:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from harness.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from harness.decomposition.ablation import ablation
+    from harness.decomposition.ablate import ablation
     from harness.decomposition.channels import Decomposition
     from harness.decomposition.config import AdamWConfig, DecompositionConfig, GeodesicConfig
-    from harness.decomposition.decompose import decompose
     from harness.decomposition.deflation import tail_mask
     from harness.decomposition.measures import consistency, random_vectors, reconstruction
     from harness.decomposition.memory import default_budget, vectors_within
     from harness.decomposition.objective import kurtosis, skewness, z_scores
+    from harness.decomposition.search import decompose
 
 __all__ = [
     "AdamWConfig",
@@ -40,10 +40,10 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
-        "ablation": ["ablation"],
+        "ablate": ["ablation"],
         "channels": ["Decomposition"],
         "config": ["AdamWConfig", "DecompositionConfig", "GeodesicConfig"],
-        "decompose": ["decompose"],
+        "search": ["decompose"],
         "deflation": ["tail_mask"],
         "measures": ["consistency", "random_vectors", "reconstruction"],
         "memory": ["default_budget", "vectors_within"],

@@ -20,8 +20,6 @@ from importlib import metadata
 from pathlib import Path, PurePath
 from typing import IO, Annotated, Any, TextIO, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import AfterValidator, Field
 
 from harness.errors import HarnessError
@@ -184,6 +182,9 @@ class TextFiles(Column):
                 ) from error
 
     def _parquet(self, member: _Member) -> Iterator[tuple[str, Any]]:
+        import pyarrow as pa  # imported here to keep start-up fast
+        import pyarrow.parquet as pq
+
         with member.open() as stream:
             try:
                 table = pq.ParquetFile(stream)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from harness.planted.checkpoint import checkpoint_of
     from harness.planted.corpus import PlantedCorpus
     from harness.planted.corruptions import Grade, graded
-    from harness.planted.naming import naming
+    from harness.planted.named import naming
     from harness.planted.planting import truth_of
     from harness.planted.settings import Planting
     from harness.planted.subject import PlantedSubject
@@ -35,7 +35,7 @@ __getattr__ = lazy_exports(
         "checkpoint": ["checkpoint_of"],
         "corpus": ["PlantedCorpus"],
         "corruptions": ["Grade", "graded"],
-        "naming": ["naming"],
+        "named": ["naming"],
         "planting": ["truth_of"],
         "settings": ["Planting"],
         "subject": ["PlantedSubject"],

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from harness.evidence import Corpus
-from harness.planted.planting import base_model, truth_of
 from harness.planted.settings import Planting
 from harness.planted.stems import stem
 from harness.planted.truth import Seen, Truth
@@ -73,6 +72,8 @@ class PlantedCorpus(Corpus):
 
     def texts(self) -> Iterator[str]:
         """Yield the documents. Each has its own seed."""
+        from harness.planted.planting import truth_of  # imports PyTorch
+
         truth = truth_of(self._planting)
         fillers = self._fillers(truth)
         topics = [concept.words for concept in truth.concepts if concept.seen is not Seen.WEIGHTS]
@@ -83,6 +84,8 @@ class PlantedCorpus(Corpus):
 
     def _fillers(self, truth: Truth) -> list[str]:
         """Return the whole words of the vocabulary that belong to no concept, sorted."""
+        from harness.planted.planting import base_model  # imports PyTorch
+
         taken = _stems(truth)
         words = (word for word in base_model(self._planting).tokenizer.get_vocab() if len(word) > 2)
         return sorted(

@@ -7,10 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.planted.checkpoint import TRUTH, checkpoint_of
 from harness.planted.corruptions import graded
 from harness.planted.settings import Planting
-from harness.planted.truth import Truth
+from harness.planted.truth import TRUTH, Truth
 from harness.records import Neuron, Side
 from harness.subject import Subject
 from harness.subject.files import ModelFiles
@@ -48,6 +47,8 @@ class PlantedSubject(Subject):
         Raises:
             HarnessError: if the checkpoint cannot be made.
         """
+        from harness.planted.checkpoint import checkpoint_of  # imports PyTorch
+
         folder = checkpoint_of(self.planting, Path(self._cache)).resolve()
         return ModelFiles(str(folder), folder)
 

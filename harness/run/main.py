@@ -24,15 +24,15 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from harness.errors import HarnessError
-from harness.folder import RunFolder, check_writable
 from harness.run.help import explained, help_text, missing_choice, null_choice
-from harness.run.progress import draw_bars
 from harness.run.sweep import Outcome, SweepFolder, conclude_sweep, draw_no_bars, started
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.folder import RunFolder
     from harness.results.schema import Leaderboard
     from harness.run.setup import Setup
 
@@ -52,9 +52,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     try:
         if {"--help", "-h"} & set(arguments):
-            print(help_text([item for item in arguments if not item.startswith("-")]))
+            _print(help_text([item for item in arguments if not item.startswith("-")]))
         elif arguments[:2] in (["--cfg", "job"], ["-c", "job"]):
-            print(explained(arguments[2:]))
+            _print(explained(arguments[2:]))
         elif problems := [problem for item in arguments if (problem := null_choice(item))]:
             raise HarnessError(problems[0])
         else:
@@ -105,6 +105,15 @@ def _import_from_working_folder() -> None:
         sys.path.insert(0, folder)
 
 
+def _print(text: str) -> None:
+    """Print a text; a reader that stops early, such as ``head``, is not an error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would try again to write the rest when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
@@ -131,13 +140,16 @@ def task(config: DictConfig) -> float | None:
 
 
 def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leaderboard]:
-    # Imported here to keep --help and the check of options fast.
-    from harness.run.objective import check_metric
-    from harness.run.pipeline import run
+    # Imported here to keep --help fast, and after the options are checked what takes long to import.
     from harness.run.setup import Setup
 
     _name_folder(config)
     setup = Setup.of(config)
+
+    from harness.folder import RunFolder, check_writable
+    from harness.run.objective import check_metric
+    from harness.run.pipeline import run
+
     check_metric(setup.sweep.metric, setup)
     folder = RunFolder(setup.folder)
     check_writable(folder.path, "folder")
@@ -147,6 +159,7 @@ def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leade
 
 def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
     """Run one configuration of a sweep; record an error instead of raising it, so that the other runs continue."""
+    from harness.folder import RunFolder
     from harness.run.objective import read_metric
 
     sweep, folder = SweepFolder(Path(settings.sweep.dir)), Path(settings.runtime.output_dir)
@@ -173,6 +186,7 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
 
 
 def _show(setup: Setup, leaderboard: Leaderboard) -> None:
+    from harness.folder import RunFolder
     from harness.report import print_decomposition, print_judge_checks, print_reference_channels
     from harness.results.tables import print_leaderboard
 
@@ -192,6 +206,8 @@ def _show(setup: Setup, leaderboard: Leaderboard) -> None:
 
 
 def _console() -> Console:
+    from rich.console import Console
+
     console = Console()
     # A log file or a pipe has no width; rich would assume 80 columns, which break the names.
     return console if console.is_terminal else Console(width=110)
@@ -208,6 +224,8 @@ def _name_folder(config: DictConfig) -> None:
 
 def _log_to(folder: RunFolder, *, quiet: bool) -> None:
     """Log messages of the harness (if quiet, only warnings) to the terminal, and everything to the run folder."""
+    from harness.run.progress import draw_bars
+
     folder.logs.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
     root = logging.getLogger()

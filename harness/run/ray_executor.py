@@ -9,14 +9,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Self
 
 from harness.errors import HarnessError
-from harness.run.executor import Executor, Item, Result, Shared, usable_device
+from harness.run.executor import Executor, Item, Result, Shared
 from harness.validation import Count, NonNegative, Positive, validated
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 _REACH_SECONDS = 10
@@ -43,7 +43,7 @@ class RayExecutor(Executor):
         block: Count | None = None,
         memory: Positive | None = None,
     ) -> None:
-        self.device, self.block, self.memory = usable_device(device), block, memory
+        self.requested, self.block, self.memory = device, block, memory
         if not (num_cpus or num_gpus):
             raise HarnessError("a Ray task needs a share of a CPU or of a GPU (executor.num_cpus, executor.num_gpus)")
         self._address, self._cpus, self._gpus, self._in_flight = address, num_cpus, num_gpus, in_flight
@@ -146,6 +146,7 @@ class _Stored(Shared):
 
     def on(self, device: str) -> tuple[Tensor, ...]:
         import ray
+        import torch
 
         global _copy
         key = (self._reference.hex(), device)
@@ -159,6 +160,8 @@ class _Stored(Shared):
 
 def _run(work: Callable[[Any, str], Any], item: Any, device: str, threads: int) -> Any:
     """Run one task in a worker process."""
+    import torch
+
     torch.set_num_threads(threads)
     return work(item, device)
 

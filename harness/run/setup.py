@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from harness.errors import HarnessError
-from harness.evidence import Corpus, EvidenceConfig, special_affixes
+from harness.evidence import Corpus, EvidenceConfig
 from harness.llm.client import Backend
 from harness.llm.serving import ServingConfig
 from harness.methods import Comparator, Describer, Method, Scorer
@@ -33,7 +33,7 @@ from harness.run.sections import (
 )
 from harness.run.trackers import Tracker
 from harness.stats.config import StatisticsConfig
-from harness.subject import Subject, check_signs
+from harness.subject import Subject
 
 logger = logging.getLogger(__name__)
 _SECTIONS: dict[str, Any] = {
@@ -185,6 +185,8 @@ class Setup:
     @cached_property
     def beginning(self) -> list[int]:
         """The special tokens that the subject's tokenizer puts before a text."""
+        from harness.evidence import special_affixes  # imports PyTorch
+
         return special_affixes(self.subject.tokenizer)[0]
 
     @property
@@ -222,6 +224,7 @@ class Setup:
             self._check_contestants()
             self._check_evidence()
         assert self.neurons
+        assert self.executor.device
         for reference in self.reference_channels:
             if reference.neuron not in self.neurons or reference.kind not in self.kinds:
                 raise HarnessError(
@@ -241,6 +244,8 @@ class Setup:
             raise HarnessError(f"no judge is chosen (judges=[embedding_pairwise]); {alone}")
         if self.corpus is None:
             raise HarnessError("no text for describers and judges is chosen (corpus=installed_docs)")
+        from harness.subject import check_signs  # imports PyTorch
+
         check_signs(self.subject, self.described)
         self.ordered_describers()
         for name, method in {**self.describers, **self.comparators}.items():

@@ -11,21 +11,19 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
-
-from matplotlib.figure import Figure
-from PIL import Image
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import HarnessError
-from harness.folder import RunFolder, replacing
-from harness.report.decomposition_plots import decomposition_plots
-from harness.report.plots import leaderboard_plot, win_matrix_plot
-from harness.results.diagnostics import diagnostics_groups
-from harness.results.schema import Leaderboard
-from harness.results.summary import columns_of, summary_of_run, tables_of_run
 from harness.run.progress import listening
 from harness.seeds import derive_seed
 from harness.validation import OneOrMore, Positive, validated
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from harness.folder import RunFolder
+    from harness.results.schema import Leaderboard
 
 logger = logging.getLogger(__name__)
 #: Seconds between two progress values of a stage: the service limits requests per minute.
@@ -207,6 +205,11 @@ class WandbTracker(Tracker):
     def _log(self, run: Any, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
         import wandb
 
+        from harness.report.decomposition_plots import decomposition_plots
+        from harness.report.plots import leaderboard_plot, win_matrix_plot
+        from harness.results.diagnostics import diagnostics_groups
+        from harness.results.summary import columns_of, summary_of_run, tables_of_run
+
         known = {key: manifest[key] for key in ("subject", "versions", "commit") if key in manifest}
         run.config.update({"manifest": known}, allow_val_change=True)
         diagnostics = diagnostics_groups(folder)
@@ -249,6 +252,8 @@ class _Live:
 
 def _run_id(folder: RunFolder) -> str:
     """Return the id of the folder's W&B run, kept in the folder, which may be moved."""
+    from harness.folder import replacing
+
     path = folder.path / ".wandb-id"
     if not path.exists():
         created = folder.read_manifest()["created"] if folder.manifest.exists() else time.time_ns()
@@ -283,6 +288,8 @@ def _artifact(run_id: str, folder: RunFolder, manifest: Mapping[str, Any], *, re
 
 def _picture(plot: Figure) -> Image.Image:
     """Draw a plot as a picture: W&B's own conversion needs pyplot and its global state."""
+    from PIL import Image
+
     buffer = io.BytesIO()
     plot.savefig(buffer, format="png", dpi=150, facecolor="white")
     return Image.open(buffer)

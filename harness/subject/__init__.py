@@ -8,7 +8,8 @@ from harness.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from harness.subject.activations import ActivationReader, check_signs
-    from harness.subject.intervention import CausalModel, Decoding, Intervention, Mode, check_causal, lacks_head
+    from harness.subject.decoding import Decoding, Mode
+    from harness.subject.intervention import CausalModel, Intervention, check_causal, lacks_head
     from harness.subject.subject import Subject
     from harness.subject.token_weights import TokenGroup, TokenWeighting
 
@@ -30,7 +31,8 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "activations": ["ActivationReader", "check_signs"],
-        "intervention": ["CausalModel", "Decoding", "Intervention", "Mode", "check_causal", "lacks_head"],
+        "decoding": ["Decoding", "Mode"],
+        "intervention": ["CausalModel", "Intervention", "check_causal", "lacks_head"],
         "subject": ["Subject"],
         "token_weights": ["TokenGroup", "TokenWeighting"],
     },

@@ -10,26 +10,27 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
-from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.errors import HarnessError
 from harness.records import Neuron, ScoredToken, VectorKind
 from harness.seeds import derive_rng
 from harness.subject.architecture import Architecture, architecture_of
-from harness.subject.checkpoint import Checkpoint
 from harness.subject.files import ModelFiles, first_line, locate, sha256
-from harness.subject.gguf import converted
 from harness.subject.projection import SAMPLE, ProjectionRule, Projections, Rule
 from harness.subject.shape import Shape
 from harness.subject.token_weights import TokenGroup, TokenWeighting
-from harness.subject.undertrained import under_trained
 from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, UNREACHABLE, groups_without_text
-from harness.subject.weights import Weights
 from harness.validation import CountOrZero, OneOrMore, validated
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from harness.subject.checkpoint import Checkpoint
+    from harness.subject.weights import Weights
 
 # How byte-level vocabularies spell bytes (GPT-2's table), and how SentencePiece names a byte that has no piece.
 _PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -43,6 +44,8 @@ EXAMPLES = 12
 
 class Subject:
     """A transformer whose neurons are described. Everything is read on demand; weights are read row by row.
+
+    PyTorch and transformers are imported when something is read, so that a mistake in the options is found before.
 
     ``conf/subject/minilm.yaml`` explains the options.
 
@@ -97,6 +100,9 @@ class Subject:
         Raises:
             HarnessError: if no source has them, or the checkpoint has another hash.
         """
+        from harness.subject.checkpoint import Checkpoint
+        from harness.subject.gguf import converted
+
         files = locate(self._sources, self._revision)
         if files.gguf:
             folder = converted(files.gguf, Path(self._cache), self._sha256)
@@ -118,6 +124,8 @@ class Subject:
         Raises:
             HarnessError: if it cannot be read.
         """
+        from transformers import AutoConfig
+
         try:
             return AutoConfig.from_pretrained(self.files.reference, **self.loading)
         except (OSError, ValueError) as error:
@@ -144,6 +152,8 @@ class Subject:
         Raises:
             HarnessError: if it cannot be loaded.
         """
+        from transformers import AutoTokenizer
+
         try:
             return AutoTokenizer.from_pretrained(self.files.reference, **self.loading)
         except Exception as error:  # each tokenizer library has its own exceptions
@@ -155,11 +165,15 @@ class Subject:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The model's weights."""
+        from harness.subject.checkpoint import Checkpoint
+
         return Checkpoint(self.files)
 
     @cached_property
     def weights(self) -> Weights:
         """The model's weight vectors, embeddings and final norm."""
+        from harness.subject.weights import Weights
+
         return Weights(self.name, self.config.get_text_config(), self.architecture, self.checkpoint)
 
     @property
@@ -351,6 +365,8 @@ class Subject:
     @cached_property
     def _unused_groups(self) -> dict[str, frozenset[int]]:
         """Tokens of weight 0 by reason, each in one group; see :class:`TokenGroup`."""
+        from harness.subject.undertrained import under_trained
+
         size, detect = self.vocab_size, self._weighting.detect
         groups = groups_without_text(self.tokenizer, size)
         if "undertrained" in detect:

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from harness.errors import HarnessError
-from harness.evidence import special_affixes
 from harness.records import Exemplar, Neuron, Source, Split
 from harness.subject import Decoding, Mode, Subject
 from harness.validation import DISTINCT, STRICT, Count, Fraction, NonNegative, Number, OneOrMore
@@ -87,6 +86,8 @@ class SteeringConfig:
         Raises:
             HarnessError: if a prompt is too long for it, or has no token.
         """
+        from harness.evidence import special_affixes  # imports PyTorch
+
         longest, start = subject.max_tokens, len(special_affixes(subject.tokenizer)[0])
         if effects and longest is not None and start + self.effects.tokens > longest:
             raise HarnessError(
