@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
-from harness.evidence import ReadText
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
@@ -18,6 +18,9 @@ from harness.seeds import derive_rng
 from harness.validation import Count, validated
 from judges.accuracy import auroc
 from judges.numbered import SENTENCE_TOKENS, Sentence, ask_numbered
+
+if TYPE_CHECKING:
+    from harness.evidence import ReadText
 
 
 class _TextClarity(Scorer):

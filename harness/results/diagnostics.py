@@ -218,7 +218,7 @@ def diagnostics_row(group: DiagnosticsGroup) -> DiagnosticsRow:
         faithful=_mean([value for item in group.ablations for value in item.faithful if value is not None]),
         faithful_chance=_mean([value for item in group.ablations for value in item.chance]),
         kept=_mean([value for item in group.ablations for value in item.kept if value is not None]),
-        complete=_mean([item.complete for item in group.ablations]),
+        complete=_mean([item.complete for item in group.ablations if item.complete is not None]),
         complete_chance=_mean([item.complete_chance for item in group.ablations]),
     )
 

@@ -23,6 +23,7 @@ from harness.decomposition import (
     random_vectors,
     reconstruction,
 )
+from harness.errors import HarnessError
 from harness.folder import RunFolder, write_table
 from harness.records import AblatedChannels, Neuron, RandomVector, Restart, VectorKind
 from harness.run.channel_store import ChannelStore
@@ -148,8 +149,8 @@ def _restarts(given: _Measuring) -> Iterator[Restart]:
         second = given.decompose(vectors, seed=seed, geodesic=geodesic).directions
         found = consistency(first, second, given.projection, top_tokens=given.top_tokens, tokens=given.used)
         for row, neuron in enumerate(group.sample):
-            values = (_rounded(each[row]) for each in (found.cosine, found.jaccard, found.apart))
-            yield Restart(neuron, group.kind, restart, *values)
+            cosine, jaccard = _rounded(found.cosine[row]), _rounded(found.jaccard[row])
+            yield Restart(neuron, group.kind, restart, cosine, jaccard, _rounded(found.apart[row], undefined=True))
 
 
 def _ablations(given: _Measuring) -> Iterator[AblatedChannels]:
@@ -161,9 +162,16 @@ def _ablations(given: _Measuring) -> Iterator[AblatedChannels]:
         neurons = [keys[row][0] for row in rows]
         vectors, removed = given.vectors(neurons).to(given.device), directions[rows].float().to(given.device)
         found = ablation(vectors, removed, given.projection, top_tokens=given.top_tokens, tokens=given.used)
-        measured = (found.faithful, found.kept, found.chance, found.complete, found.complete_chance)
         for row, neuron in enumerate(neurons):
-            yield AblatedChannels(neuron, kind, *(_rounded(each[row]) for each in measured))
+            yield AblatedChannels(
+                neuron,
+                kind,
+                faithful=_rounded(found.faithful[row], undefined=True),
+                kept=_rounded(found.kept[row], undefined=True),
+                chance=_rounded(found.chance[row]),
+                complete=_rounded(found.complete[row], undefined=True),
+                complete_chance=_rounded(found.complete_chance[row]),
+            )
 
 
 def _random(given: _Measuring) -> Iterator[RandomVector]:
@@ -196,7 +204,17 @@ _MEASUREMENTS: dict[str, Callable[[_Measuring], Iterator[Any]]] = {
 }
 
 
-def _rounded(values: Tensor) -> Any:
-    """Return a number (for a scalar) or a tuple, with None for NaN."""
+def _rounded(values: Tensor, *, undefined: bool = False) -> Any:
+    """Return a number (for a scalar) or a tuple.
+
+    Args:
+        values: the values.
+        undefined: whether a value may be undefined (NaN), which becomes None.
+
+    Raises:
+        HarnessError: if a value that is always defined is NaN.
+    """
     numbers = tuple(None if math.isnan(value) else round(value, 5) for value in values.flatten().tolist())
+    if not undefined and None in numbers:
+        raise HarnessError("a diagnostic of the decomposition is not a number: are weights of the model damaged?")
     return numbers if values.ndim else numbers[0]

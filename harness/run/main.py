@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 # Makes Hydra pass exceptions on to main() instead of printing them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -153,7 +153,7 @@ def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leade
     check_metric(setup.sweep.metric, setup)
     folder = RunFolder(setup.folder)
     check_writable(folder.path, "folder")
-    _log_to(folder, quiet=setup.general.quiet)
+    log_to(folder, quiet=setup.general.quiet)
     return setup, run(setup, early)
 
 
@@ -222,7 +222,16 @@ def _name_folder(config: DictConfig) -> None:
             config.tracking.group = config.name
 
 
-def _log_to(folder: RunFolder, *, quiet: bool) -> None:
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Logs to the stderr of the moment: a library or test that captured it may have closed its own stream since."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def log_to(folder: RunFolder, *, quiet: bool) -> None:
     """Log messages of the harness (if quiet, only warnings) to the terminal, and everything to the run folder."""
     from harness.run.progress import draw_bars
 
@@ -233,7 +242,7 @@ def _log_to(folder: RunFolder, *, quiet: bool) -> None:
     root.handlers.clear()
     file = logging.FileHandler(folder.logs / "run.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    terminal = logging.StreamHandler()
+    terminal = _Terminal()
     terminal.setFormatter(logging.Formatter("%(message)s"))
     terminal.addFilter(lambda record: record.name.startswith("harness") or record.levelno >= logging.ERROR)
     root.addHandler(file)
