@@ -56,6 +56,7 @@ class Serving(AbstractAsyncContextManager["Serving"]):
         backends: Mapping[str, Backend],
         cache: ResponseCache | None,
         logs: Path,
+        /,
         *,
         ask: bool = True,
         **options: Any,
