@@ -56,7 +56,7 @@ def centred(subject: Subject) -> Arrays:
 
 
 def test_a_neuron_that_computes_the_projection_of_its_token_has_r_of_one(texts: list[str], tmp_path: Path) -> None:
-    """All embeddings have the same norm and a first coordinate of 1, and attention adds nothing: the norm keeps them."""
+    # All embeddings have the same norm and a first coordinate of 1. The norm keeps them, and attention adds nothing.
     folder = tiny_models.tiny_subject(tmp_path / "llama", "llama")
     model = AutoModel.from_pretrained(folder)
     reads_token, reads_gate = Neuron(0, 4), Neuron(0, 7)

@@ -8,8 +8,8 @@ that follows. If neither correlates, no list of tokens read from w describes wha
 windows count once for each window. A token without a successor in its window has no next token.
 
 *Embedding.* e is a row of the model's embedding, less the mean over the vocabulary; r does not depend on the mean or on
-a scale. The norm before the MLP, attention and position embeddings are left out, as in a list of tokens. Where lists are
-read from an untied unembedding, r still uses the embedding.
+a scale. The norm before the MLP, attention and position embeddings are left out, as in a list of tokens. Where lists
+are read from an untied unembedding, r still uses the embedding.
 
 *Sign.* A positive r means that tokens in the upper tail of w's projection raise the activation. Neurons are unsigned.
 At the negative sign, r of ``in`` is the same, because vector and activation both flip, and r of ``gate`` has the other
@@ -17,7 +17,8 @@ sign, because a gate does not flip (:meth:`harness.records.Neuron.flips`).
 
 *Gated neurons.* The activation is act(gate . x) * (in . x). ``in`` gives it its sign and ``gate`` its size, so r of
 ``gate`` is near 0 for a neuron whose ``in`` projection is as often positive as negative where the gate is open, even if
-the current token alone opens the gate. A low r of ``gate`` is weaker evidence than a low r of ``in``. Without a gate,
+the current token alone opens the gate. Where r of ``gate`` is not 0, it has the sign of the usual ``in``, positive for
+some neurons and negative for others. A low r of ``gate`` is weaker evidence than a low r of ``in``. Without a gate,
 ``in`` is the only vector.
 
 *Experts.* The activation of a neuron of an expert is 0 at tokens that are not routed to it; these tokens count.

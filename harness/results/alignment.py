@@ -4,9 +4,9 @@ Per neuron, :mod:`harness.evidence.alignment` measures the correlation of activa
 :mod:`harness.run.interventions.measure` that of the direct logit contribution with the measured effect. Here they are
 aggregated by layer and kind, with intervals over neurons.
 
-*Threshold.* A layer and kind is aligned if the mean of abs(r) is at least ``ALIGNED`` and the interval of its difference
-from the control, the same correlation with another neuron's vector, lies above zero. With a large text the second
-condition alone would call an r of 0.03 alignment.
+*Threshold.* A layer and kind is aligned if the mean of abs(r) is at least ``ALIGNED`` and the interval of its
+difference from the control, the same correlation with another neuron's vector, lies above zero. With a large text the
+second condition alone would call an r of 0.03 alignment.
 
 *Degenerate cases.* A neuron whose activation or projection is constant has no r and is counted as undefined. With fewer
 than two neurons there is no interval, and alignment is None.
