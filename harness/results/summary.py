@@ -113,7 +113,8 @@ def tables_of_run(
         "writing": board["descriptions"],
         "failures": failure_rows(folder, manifest),
         "costs": cost_rows(folder),
-        "alignment": board["alignment"],
+        # Not "alignment", for the same reason.
+        "alignment_of_layers": board["alignment"],
         "layers": diagnostics_json(diagnostics)["rows"] if diagnostics else [],
     }
     return {name: rows for name, rows in tables.items() if rows}
