@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from harness.records import Against, Alignment, Effect, Neuron, VectorKind
 from harness.results.formatting import number
 from harness.results.rounding import mean, rounded_interval
 from harness.results.schema import AlignmentRow
-from harness.stats.bootstrap import Interval, clustered_intervals
+from harness.stats.bootstrap import clustered_intervals
 from harness.stats.config import StatisticsConfig
 
 #: Mean of abs(r) from which a layer and kind is aligned.
@@ -63,9 +63,11 @@ def alignment_rows(
     for neuron, own in measured.items():
         means = _mean(effect.direct for effect in own), _mean(effect.direct_control for effect in own)
         groups[neuron.layer, VectorKind.OUT, Against.EFFECT][neuron] = means
-    order = list(Against)
-    keys = sorted(groups, key=lambda key: (key[0], key[1], order.index(key[2])))
-    return tuple(_row(*key, groups[key], seed, config) for key in keys)
+    rows: list[AlignmentRow] = []
+    for layer in sorted({layer for layer, _, _ in groups}):
+        of_layer = {(kind, against): values for (one, kind, against), values in groups.items() if one == layer}
+        rows += _rows(layer, of_layer, seed, config)
+    return tuple(rows)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -73,37 +75,45 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def _row(
-    layer: int, kind: VectorKind, against: Against, values: Values, seed: int, config: StatisticsConfig
-) -> AlignmentRow:
-    neurons = sorted(neuron for neuron, (r, _) in values.items() if r is not None)
-    own = [abs(values[neuron][0] or 0.0) for neuron in neurons]
-    pairs = [(abs(r), abs(control)) for r, control in map(values.__getitem__, neurons) if None not in (r, control)]
-    mean_abs, above = mean(own), mean([r - control for r, control in pairs])
-    above_interval = _interval([r - control for r, control in pairs], seed, config)
-    return AlignmentRow(
-        layer=layer,
-        kind=kind,
-        against=against,
-        neurons=len(neurons),
-        undefined=len(values) - len(neurons),
-        mean_abs=mean_abs,
-        interval=_interval(own, seed, config),
-        share=mean([float(r >= STRONG) for r in own]),
-        control=mean([control for _, control in pairs]),
-        above_control=above,
-        above_interval=above_interval,
-        aligned=None if above_interval is None or mean_abs is None else mean_abs >= ALIGNED and above_interval[0] > 0,
+def _rows(
+    layer: int, groups: Mapping[tuple[VectorKind, Against], Values], seed: int, config: StatisticsConfig
+) -> Iterator[AlignmentRow]:
+    """Yield the rows of a layer. All their intervals come from the same resampled neurons."""
+    order, neurons = list(Against), sorted({neuron for values in groups.values() for neuron in values})
+    keys = sorted(groups, key=lambda key: (key[0], order.index(key[1])))
+    # By neuron, row, and |r| or that of the control, NaN where it is not defined.
+    sizes = np.array(
+        [
+            [[math.nan if r is None else abs(r) for r in groups[key].get(one, (None, None))] for key in keys]
+            for one in neurons
+        ]
     )
-
-
-def _interval(values: Sequence[float], seed: int, config: StatisticsConfig) -> Interval | None:
-    """Return the interval of a mean with one value for each neuron."""
-    if not values:
-        return None
-    table = np.array(values)[:, None]
-    options = {"seed": seed, "draws": config.draws, "confidence": config.confidence}
-    return rounded_interval(clustered_intervals(table, np.ones_like(table), **options)[0])
+    measured = np.stack([sizes[:, :, 0], sizes[:, :, 0] - sizes[:, :, 1]], axis=2)
+    known = ~np.isnan(measured)
+    table, counts = (values.reshape(len(neurons), -1) for values in (np.where(known, measured, 0), known))
+    found = clustered_intervals(table, counts, seed=seed, draws=config.draws, confidence=config.confidence)
+    for place, (kind, against) in enumerate(keys):
+        own, above, control = (
+            [float(value) for value in values if not math.isnan(value)]
+            for values in (measured[:, place, 0], measured[:, place, 1], sizes[:, place, 1])
+        )
+        mean_abs, interval, above_interval = mean(own), *map(rounded_interval, found[2 * place : 2 * place + 2])
+        yield AlignmentRow(
+            layer=layer,
+            kind=kind,
+            against=against,
+            neurons=len(own),
+            undefined=len(groups[kind, against]) - len(own),
+            mean_abs=mean_abs,
+            interval=interval,
+            share=mean([float(r >= STRONG) for r in own]),
+            control=mean(control),
+            above_control=mean(above),
+            above_interval=above_interval,
+            aligned=None
+            if above_interval is None or mean_abs is None
+            else mean_abs >= ALIGNED and above_interval[0] > 0,
+        )
 
 
 #: Title, kinds, what should correlate, and what does not follow without it, for the input and the output side.
