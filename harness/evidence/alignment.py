@@ -64,12 +64,11 @@ class TokenSums:
         self._subject, self._neurons, self._device = subject, tuple(neurons), device
         self._embedding = subject.embedding()  # on the CPU; a batch needs few of its columns
         self._centre = self._embedding.mean(dim=1, keepdim=True)
-        sums = {"dtype": torch.float64, "device": device}
         size = len(_AGAINST)
         # Of activation times embedding (d_model, neurons), of activations and of their squares (neurons).
-        self.products = torch.zeros(size, self._embedding.shape[0], len(neurons), **sums)
-        self.activations = torch.zeros(size, len(neurons), **sums)
-        self.squares = torch.zeros(size, len(neurons), **sums)
+        self.products = torch.zeros(size, self._embedding.shape[0], len(neurons), dtype=torch.float64, device=device)
+        self.activations = torch.zeros(size, len(neurons), dtype=torch.float64, device=device)
+        self.squares = torch.zeros_like(self.activations)
         self.counts = torch.zeros(size, self._embedding.shape[1], dtype=torch.int64)  # of each token
 
     @torch.inference_mode()
@@ -96,7 +95,7 @@ class TokenSums:
         self.activations += by_token.sum(dim=0, dtype=torch.float64)
         embedded = self._embedded(torch.from_numpy(distinct.astype(np.int64))).to(self._device)
         products = embedded @ by_token.flatten(1)
-        self.products += products.unflatten(1, (len(parts), -1)).movedim(1, 0)
+        self.products += products.view(len(embedded), len(parts), -1).movedim(1, 0)
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         """Return the centred embeddings of tokens, (d_model, tokens)."""
@@ -147,7 +146,7 @@ class TokenSums:
         seen = self.counts.sum(dim=0).nonzero().flatten()
         first = torch.zeros(len(_AGAINST), len(columns), dtype=torch.float64)
         second = torch.zeros_like(first)
-        for tokens in seen.split(_TOKENS):
+        for tokens in torch.split(seen, _TOKENS):
             projected = (vectors @ self._embedded(tokens)).double().T
             counts = self.counts[:, tokens].double()
             first += counts @ projected

@@ -49,9 +49,9 @@ def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Seq
         failed[one.method] += one.answers - one.statuses.get("ok", 0)
     found |= {f"failed/{method}": count for method, count in failed.items()}
     known: Row = {}
-    for row in leaderboard.alignment:
-        name = f"alignment/{row.layer}/{row.kind}/{row.against}/{{key}}"
-        known |= columns.summary_values(columns.ALIGNMENT, row, name)
+    for group in leaderboard.alignment:
+        name = f"alignment/{group.layer}/{group.kind}/{group.against}/{{key}}"
+        known |= columns.summary_values(columns.ALIGNMENT, group, name)
     for check in read_judge_checks(folder):
         known |= columns.summary_values(columns.CHECKS, check, f"judge/{check.judge}/{{key}}")
     if diagnostics:
