@@ -21,7 +21,7 @@ from harness.results.comparisons import ComparisonTable, Floats, compare, neuron
 from harness.results.facets import Facets
 from harness.results.panel import agreement, judge_health, left_out
 from harness.results.rounding import count_statuses, mean, rounded, rounded_interval, total_usage
-from harness.results.schema import BreakdownRow, DescriptionRow, Leaderboard
+from harness.results.schema import AlignmentRow, BreakdownRow, DescriptionRow, Leaderboard
 from harness.results.scores import Grades, concordances, score_rows, score_tests, value_of
 from harness.results.tally import Tally, grouped, tables_by_cluster, tally
 from harness.results.transitivity import triads
@@ -41,6 +41,7 @@ def build_leaderboard(
     seed: int,
     config: StatisticsConfig | None = None,
     facets: Facets | None = None,
+    alignment: Sequence[AlignmentRow] = (),
 ) -> Leaderboard:
     """Compute all statistics of a run from its records, in any order.
 
@@ -54,6 +55,7 @@ def build_leaderboard(
         seed: the run's seed, for the bootstrap.
         config: settings of the statistics.
         facets: divisions of the neurons for the breakdown of win rates.
+        alignment: alignment of the neurons with tokens (:mod:`harness.results.alignment`).
 
     Raises:
         ValueError: if there are two records of the same item.
@@ -101,6 +103,7 @@ def build_leaderboard(
         ),
         breakdown=_breakdown(table, counts, facets or {}, controls, config),
         descriptions=written,
+        alignment=tuple(alignment),
     )
 
 
