@@ -389,6 +389,8 @@ class Effect:
         scale: standard deviation of the mean change over the vocabulary, in logits.
         promoted: tokens whose logits rise most, best first, each with the z-score of its change.
         suppressed: tokens whose logits fall most, lowest first, each with the z-score of its change.
+        sampled: a uniform random sample of the tokens that count, the same for all neurons, each with the z-score of
+            its change; empty except on the report split.
     """
 
     neuron: Neuron
@@ -397,6 +399,7 @@ class Effect:
     scale: float
     promoted: tuple[ScoredToken, ...]
     suppressed: tuple[ScoredToken, ...]
+    sampled: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(frozen=True)

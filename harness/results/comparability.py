@@ -42,6 +42,7 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
         scores,
         descriptions,
         controls={name for name, entry in contestants.items() if entry.get("control")},
+        informed={name for name, entry in contestants.items() if entry.get("informed")},
         seed=int(manifest.get("seed") or 0),
         config=statistics_of(manifest),
         facets=facets_of(neurons, vectors),

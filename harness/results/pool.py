@@ -69,7 +69,7 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     descriptions: list[Description] = []
     verdicts: list[Verdict] = []
     scores: list[Score] = []
-    controls = set()
+    controls, informed = set(), set()
     for folder, manifest, texts, names_here, judges_here in zip(
         folders, manifests, written, names, judges, strict=True
     ):
@@ -80,12 +80,14 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
         ]
         scores += [_renamed(item, scorer=judges_here, describer=names_here) for item in folder.scores().records()]
         contestants = manifest.get("contestants") or {}
-        controls |= {own for name, own in names_here.items() if contestants.get(name, {}).get("control")}
+        for flag, names_of in (("control", controls), ("informed", informed)):
+            names_of |= {own for name, own in names_here.items() if contestants.get(name, {}).get(flag)}
     leaderboard = build_leaderboard(
         repeats.first(verdicts),
         repeats.first(scores),
         repeats.first(descriptions),
         controls=controls,
+        informed=informed,
         seed=int(manifests[0].get("seed") or 0),
         config=statistics_of(manifests[0]),
     )

@@ -162,6 +162,7 @@ class ControlCheck:
 
     Attributes:
         control: its name.
+        informed: whether it knows the neuron, and may win.
         win_rate: share of its comparisons with real methods that it won, ties as half.
         interval: its bootstrap interval.
         comparisons: decided comparisons with real methods.
@@ -169,6 +170,7 @@ class ControlCheck:
     """
 
     control: str
+    informed: bool
     win_rate: float | None
     interval: tuple[float, float] | None
     comparisons: int

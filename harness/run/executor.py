@@ -110,14 +110,14 @@ class LocalExecutor(Executor):
 
     def share(self, *tensors: Tensor) -> Shared:
         """Keep the tensors in this process."""
-        return _Kept(tensors)
+        return Kept(tensors)
 
     def map(self, work: Callable[[Item, str], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the results in order."""
         return (work(item, self.device) for item in items)
 
 
-class _Kept(Shared):
+class Kept(Shared):
     def __init__(self, tensors: tuple[Tensor, ...]) -> None:
         self._tensors = tensors
 

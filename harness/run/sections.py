@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -135,12 +135,35 @@ class ComparisonConfig:
     schedule: Literal["all", "baseline"]
     baseline: str | None
     retest: FractionOrZero
+    layers: Mapping[str, Annotated[tuple[int, ...], Field(min_length=1)]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.baseline is not None) != (self.schedule == "baseline"):
             raise ValueError(
                 f"baseline must be a describer with schedule=baseline and null otherwise, not {self.baseline!r}"
             )
+
+    def judged(self, judge: str, neurons: Iterable[Neuron]) -> list[Neuron]:
+        """Return the neurons that a judge judges."""
+        return [neuron for neuron in neurons if judge not in self.layers or neuron.layer in self.layers[judge]]
+
+    def check(self, judges: Collection[str], layers: Collection[int]) -> None:
+        """Check that ``layers`` names judges and layers of the run.
+
+        Raises:
+            HarnessError: naming the first that it does not have.
+        """
+        for judge, chosen in self.layers.items():
+            if judge not in judges:
+                raise HarnessError(
+                    f"comparisons.layers names the judge {judge}, which is not in this run; choose from "
+                    f"{', '.join(judges)}"
+                )
+            if missing := sorted(set(chosen) - set(layers)):
+                raise HarnessError(
+                    f"comparisons.layers.{judge} names layer {missing[0]}, of which this run has no neuron "
+                    "(neurons.layers)"
+                )
 
     def pairs(self, describers: Iterable[str]) -> list[tuple[str, str]]:
         """Return the pairs of describers that are compared, each pair and the list in alphabetical order."""
