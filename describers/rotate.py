@@ -53,8 +53,8 @@ class Rotate(ExplainerDescriber):
 
     The tokens of each channel's heavier tail have a role (:func:`role_of`), which prompts, extractive descriptions and
     joined ones state. A channel has a positive cosine with its weight vector, so the vector shares the signs of the
-    channel's projection. For a gated neuron, ``activation = act(gate . x) (in . x)`` with an ``act`` such as SiLU or GELU, which is large for a positive
-    and almost zero for a negative argument:
+    channel's projection. For a gated neuron, ``activation = act(gate . x) (in . x)`` with an ``act`` such as SiLU or
+    GELU, which is large for a positive and almost zero for a negative argument:
 
     - ``gate``, positive tail: opens the neuron, which ``in`` then makes positive or negative; listed as activating.
     - ``gate``, negative tail: closes it, so it is near zero whatever ``in`` reads; silencing, at both signs.

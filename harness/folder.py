@@ -292,7 +292,8 @@ class RunFolder:
         """Return all records of a type: Effect, SteeredText, Restart, RandomVector or AblatedChannels.
 
         Of the type Channel, these are the channels of random vectors in place of the neurons; :meth:`read_channels`
-        reads those of the neurons. Effects and steered texts are ordered by neuron. The list is empty if the run has none (yet).
+        reads those of the neurons. Effects, steered texts and channels are ordered by neuron. The list is empty if the
+        run has none (yet).
         """
         pattern, order = _TABLES[kind]
         records = [record for path in sorted(self.path.glob(pattern)) for record in read_table(path, kind)]

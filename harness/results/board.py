@@ -32,6 +32,7 @@ class BoardInputs:
         triads: cyclic, decisive and tied triads, clusters x judges x 3.
         drawn_triads: cyclic and decisive triads in each bootstrap sample, draws x judges x 2.
         words: mean length of each describer's descriptions.
+        sides: side of the neurons that each judge sees, by judge, as far as it is one and recorded.
         controls: names of the controls.
         informed: those of them that know the neuron.
         seed: the run's seed.
@@ -44,6 +45,7 @@ class BoardInputs:
     triads: Floats
     drawn_triads: Floats
     words: Mapping[str, float | None]
+    sides: Mapping[str, str]
     controls: Collection[str]
     informed: Collection[str]
     seed: int
@@ -104,7 +106,9 @@ def make_board(judge: str | None, inputs: BoardInputs) -> Board:
         majority=tuple((names[a], names[b], names[c]) for a, b, c in majority_cycles(head_to_head)),
     )
     trust = check_controls(pairs, decided, tests, inputs.controls, inputs.informed, config)
-    return Board(judge, rows, cells, tests, effect, graph, cycles, trust)
+    sides = {inputs.sides.get(name) for name in (inputs.table.judges if judge is None else (judge,))}
+    side = sides.pop() if len(sides) == 1 else None
+    return Board(judge, side, rows, cells, tests, effect, graph, cycles, trust)
 
 
 def _rows(inputs: BoardInputs, rates: _Estimate, ranking: _Ranking, adjusted: _Estimate) -> tuple[Row, ...]:

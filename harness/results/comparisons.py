@@ -5,7 +5,7 @@ A run can have a million verdicts, so the rule works on columns; records are mad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -167,9 +167,9 @@ class ComparisonTable(_PairTable):
             opponents: describers whose comparisons count, (K,), as in :func:`opponents_of`; None for all.
         """
         seen = np.zeros((self.clusters, len(self.describers)), dtype=np.bool_)
-        left, right = (True, True) if opponents is None else (opponents[self.left], opponents[self.right])
-        np.logical_or.at(seen, (self.cluster, self.left), right)
-        np.logical_or.at(seen, (self.cluster, self.right), left)
+        for own, other in ((self.left, self.right), (self.right, self.left)):
+            kept = slice(None) if opponents is None else opponents[other]
+            seen[self.cluster[kept], own[kept]] = True
         counts: Ints = seen.sum(axis=0)
         return counts
 

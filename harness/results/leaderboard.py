@@ -83,8 +83,12 @@ def build_leaderboard(
         table, opponents_of(names, controls), ordered_scores, ordered_descriptions, facets or {}, seed, config
     )
     words = {row.describer: row.mean_words for row in written}
-    shown = controls, informed
-    together = BoardInputs(raw, table, counts.tally, counts.triads, counts.drawn_triads, words, *shown, seed, config)
+    seen: dict[str, set[str | None]] = defaultdict(set)
+    for verdict in given:
+        seen[verdict.judge].add(verdict.side)
+    sides = {judge: str(side) for judge, found in seen.items() for side in found if len(found) == 1 and side}
+    known = words, sides, controls, informed, seed, config
+    together = BoardInputs(raw, table, counts.tally, counts.triads, counts.drawn_triads, *known)
     inputs: dict[str | None, BoardInputs] = {None: together}
     inputs |= {judge: together.of(place) for place, judge in enumerate(table.judges)}
     boards = [make_board(judge, given) for judge, given in inputs.items()]

@@ -109,10 +109,8 @@ def _conclusion(every: Sequence[ControlCheck], config: StatisticsConfig) -> tupl
         return None, f"Trust was not tested: {why}."
     untried = [check.control for check in checks if check.interval is None]
     but = f" (not tested: {', '.join(untried)})" if untried else ""
-    return (
-        True,
-        f"The controls lose as they must: each wins less than {limit} against the real methods{but}.{_informed(every, config)}",
-    )
+    words = f"The controls lose as they must: each wins less than {limit} against the real methods{but}."
+    return True, words + _informed(every, config)
 
 
 def _informed(checks: Sequence[ControlCheck], config: StatisticsConfig) -> str:

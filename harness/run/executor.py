@@ -118,10 +118,13 @@ class LocalExecutor(Executor):
 
 
 class Kept(Shared):
+    """Tensors of this process."""
+
     def __init__(self, tensors: tuple[Tensor, ...]) -> None:
         self._tensors = tensors
 
     def on(self, device: str) -> tuple[Tensor, ...]:
+        """Copy the tensors to the device the first time, and return them."""
         self._tensors = tuple(tensor.to(device) for tensor in self._tensors)  # copies only the first time
         return self._tensors
 

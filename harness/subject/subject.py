@@ -469,7 +469,7 @@ class Subject:
         return self._scored(high.indices, z), self._scored(low.indices, z)
 
     def random_tokens(self, count: int, seed: int) -> list[int]:
-        """Return the ids of ``count`` tokens drawn uniformly from those that are neither special nor unused, ordered."""
+        """Return the ids of ``count`` tokens drawn uniformly from those that are not unused, ordered."""
         counted = [token for token in range(self.vocab_size) if token not in self.unused_token_ids]
         drawn = derive_rng(seed, "tokens").choice(len(counted), min(count, len(counted)), replace=False)
         return [counted[place] for place in sorted(drawn.tolist())]
