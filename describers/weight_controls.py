@@ -119,8 +119,8 @@ def _at_cosine(vector: Tensor, cosines: Tensor, rng: np.random.Generator) -> Ten
 class RotateRandom(Rotate):
     """Describes the channels of random vectors with the mean and covariance of the layer's weight vectors.
 
-    Each neuron has its own random vectors, which are decomposed as the neuron's are. The descriptions look like those of
-    ``rotate`` and know the layer, but not the neuron.
+    Each neuron has its own random vectors, which are decomposed as the neuron's are. The descriptions look like those
+    of ``rotate`` and know the layer, but not the neuron.
     """
 
     control = True

@@ -208,7 +208,10 @@ def schedule_line(run: RunData) -> str | None:
 
 
 def control_warnings(run: RunData) -> list[str]:
-    """Return one sentence for each board on which a control that knows nothing of the neuron has at least the win rate of a real one."""
+    """Return one sentence for each board on which a control has at least the win rate of a real describer.
+
+    Controls that know the neuron are left out: they may win.
+    """
     found = []
     for board in (run.leaderboard.overall, *run.leaderboard.judges):
         upsets = _upsets(board)

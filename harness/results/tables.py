@@ -157,7 +157,7 @@ def _note(leaderboard: Leaderboard, board: Board) -> str:
 
 
 def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
-    """Print the boards (:attr:`Leaderboard.shown`), the pairs of real describers, and whether the controls lose, in 80 columns.
+    """Print the boards, the pairs of real describers, and whether the controls lose, in 80 columns.
 
     A run whose judges only score prints its scores instead.
     """
