@@ -119,18 +119,11 @@ def test_the_controls_compete_in_a_run(invoke: Invoke, small: dict[str, str], tm
     }
 
 
-@pytest.mark.parametrize(
-    ("layers", "said"),
-    [("{nobody: [0]}", "names the judge nobody, which is not in this run"), ("{own_words: [7]}", "names layer 7")],
-)
-def test_layers_of_judges_are_checked(
-    invoke: Invoke,
-    small: dict[str, str],  # noqa: F811
-    layers: str,
-    said: str,
-) -> None:
-    code, _, err = invoke(
-        *options(small, describers="[rotate,generic]", judges="[own_words]", comparisons__layers=layers)
-    )
+def test_layers_of_judges_are_checked(invoke: Invoke, small: dict[str, str]) -> None:
+    layers = "{nobody: [0], own_words: [7]}"
+    chosen = options(small, describers="[rotate,generic]", judges="[own_words]", comparisons__layers=layers)
+    code, _, err = invoke(*chosen)
     assert code == 1
-    assert said in err.splitlines()[-1]
+    *warned, refused = err.splitlines()
+    assert "comparisons.layers names the judge nobody, which is not in this run (own_words)" in "".join(warned)
+    assert "comparisons.layers.own_words names layer 7, of which this run has no neuron" in refused

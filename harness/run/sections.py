@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -16,6 +17,8 @@ from harness.records import Neuron, Sign, VectorKind
 from harness.seeds import derive_rng
 from harness.subject import Subject
 from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, Positive, explain
+
+logger = logging.getLogger(__name__)
 
 
 @validated_dataclass(frozen=True, config=STRICT)
@@ -148,21 +151,20 @@ class ComparisonConfig:
         return [neuron for neuron in neurons if judge not in self.layers or neuron.layer in self.layers[judge]]
 
     def check(self, judges: Collection[str], layers: Collection[int]) -> None:
-        """Check that ``layers`` names judges and layers of the run.
+        """Check that ``layers`` names layers of the run; warn of judges that it does not have, as after an override.
 
         Raises:
-            HarnessError: naming the first that it does not have.
+            HarnessError: naming the first layer that the run does not have.
         """
         for judge, chosen in self.layers.items():
             if judge not in judges:
-                raise HarnessError(
-                    f"comparisons.layers names the judge {judge}, which is not in this run; choose from "
-                    f"{', '.join(judges)}"
+                logger.warning(
+                    "comparisons.layers names the judge %s, which is not in this run (%s)", judge, ", ".join(judges)
                 )
-            if missing := sorted(set(chosen) - set(layers)):
+            elif missing := sorted(set(chosen) - set(layers)):
                 raise HarnessError(
-                    f"comparisons.layers.{judge} names layer {missing[0]}, of which this run has no neuron "
-                    "(neurons.layers)"
+                    f"comparisons.layers.{judge} names layer {missing[0]}, of which this run has no neuron: "
+                    "change it or neurons.layers, or remove the restriction with ~comparisons.layers"
                 )
 
     def pairs(self, describers: Iterable[str]) -> list[tuple[str, str]]:
