@@ -304,7 +304,8 @@ class RandomVector:
     """Decomposition of a random vector, for comparison with the weight vectors of a layer and kind.
 
     The values are those of :class:`Channel`, in order of discovery, and of :class:`VectorSummary`; ``place`` is the
-    number of the draw, from 0.
+    number of the draw, from 0. ``faithful`` and ``complete`` are those of :class:`AblatedChannels`, if channels are
+    removed; ``complete`` is None unless the vector has as many channels as a neuron's.
     """
 
     layer: int
@@ -315,6 +316,8 @@ class RandomVector:
     cosine: tuple[float, ...]
     loss: tuple[float, ...]
     reconstruction: tuple[float, ...]
+    faithful: tuple[float | None, ...] = ()
+    complete: float | None = None
 
 
 @dataclass(frozen=True)

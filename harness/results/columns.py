@@ -283,12 +283,16 @@ DIAGNOSTICS = (
     _diagnostic("faithful", "faithful", "Mean share of the response on a channel's tokens that is lost without the "
                 "channel."),
     _diagnostic("faithful_chance", "faithful, chance", "The same for a random direction as close to the vector."),
+    _diagnostic("random_faithful", "faithful, random", "The same for the channels of random vectors (as many as "
+                "diagnostics.random_channels of each)."),
     _diagnostic("kept", "kept", "Mean share of the response on the other channels' tokens that remains without the "
                 "channel."),
     _diagnostic("complete", "complete", "Mean share of the response on a vector's strongest tokens that is lost "
                 "without all its channels."),
     _diagnostic("complete_chance", "complete, chance", "The same for as many random directions as close to the "
                 "vector."),
+    _diagnostic("random_complete", "complete, random", "The same for random vectors; None unless as many channels of "
+                "each are searched (diagnostics.random_channels)."),
 )
 """Of the decomposition of one layer and kind, or of all (:class:`~harness.results.diagnostics.DiagnosticsRow`)."""
 

@@ -200,7 +200,12 @@ def _random(given: _Measuring) -> Iterator[RandomVector]:
         covariance=options.random == "covariance",
     ).to(given.device)
     found = given.decompose(vectors, num_channels=min(options.random_channels, group.config.num_channels))
-    measured = (found.kurtosis, found.cosine, found.loss, reconstruction(vectors, found.directions))
+    measured = [found.kurtosis, found.cosine, found.loss, reconstruction(vectors, found.directions)]
+    if options.ablated:
+        removed = ablation(vectors, found.directions, given.projection, top_tokens=given.top_tokens, tokens=given.used)
+        measured.append(removed.faithful)
+        if found.directions.shape[1] == group.config.num_channels:
+            measured.append(removed.complete)
     for row, vector in enumerate(vectors):
         own = _rounded(kurtosis(vector @ given.projection))
         yield RandomVector(group.layer, group.kind, row, own, *(_rounded(each[row]) for each in measured))
