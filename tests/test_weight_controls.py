@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import tiny_models
 from support.describer_cases import case, channel, describe, failure, saying, shown_tokens
-from support.small_run import options, small  # noqa: F401
+from support.small_run import options
 from support.tiny_models import Invoke
 from torch.nn.functional import cosine_similarity, normalize
 
@@ -71,7 +71,7 @@ def test_rotate_random_describes_the_channels_of_random_vectors_as_rotate_does()
     assert draft.parts == ("in random channel 1: activated by random, vector",)
 
 
-def test_the_controls_compete_in_a_run(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:  # noqa: F811
+def test_the_controls_compete_in_a_run(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
     names = ["rotate", "vocab_proj", "raw_tokens", "random_directions", "rotate_random", "shuffled"]
     command = options(
         small,
