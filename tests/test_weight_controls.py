@@ -85,8 +85,9 @@ def test_the_controls_compete_in_a_run(invoke: Invoke, small: dict[str, str], tm
         steering__effects__tokens="8",
         steering__effects__sampled_tokens="60",
         folder="controls",
-        comparisons__layers="{token_pairwise: [0], token_simulation: [0], token_output: [1]}",
     )
+    command += [f"+comparisons.layers.{judge}=[0]" for judge in ("token_pairwise", "token_simulation")]
+    command.append("+comparisons.layers.token_output=[1]")
     code, out, err = invoke(*command)
     assert code == 0, err
     assert "Judge token_output (output side)" in out
@@ -120,9 +121,8 @@ def test_the_controls_compete_in_a_run(invoke: Invoke, small: dict[str, str], tm
 
 
 def test_layers_of_judges_are_checked(invoke: Invoke, small: dict[str, str]) -> None:
-    layers = "{nobody: [0], own_words: [7]}"
-    chosen = options(small, describers="[rotate,generic]", judges="[own_words]", comparisons__layers=layers)
-    code, _, err = invoke(*chosen)
+    chosen = options(small, describers="[rotate,generic]", judges="[own_words]")
+    code, _, err = invoke(*chosen, "+comparisons.layers.nobody=[0]", "+comparisons.layers.own_words=[7]")
     assert code == 1
     *warned, refused = err.splitlines()
     assert "comparisons.layers names the judge nobody, which is not in this run (own_words)" in "".join(warned)
