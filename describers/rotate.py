@@ -116,7 +116,7 @@ class Rotate(ExplainerDescriber):
         if len(found) < self._min_described * len(views):
             raise Unanswered(failed[0].status, lost + failed[0].detail)
         parts = tuple(
-            f"{self._label(view.channel)} {answer if isinstance(answer, str) else f'({_reason(answer)})'}"
+            f"{self._label(view.channel)}: {answer if isinstance(answer, str) else _reason(answer)}"
             for view, answer in zip(views, answers, strict=True)
         )
         text = await self._merged(case.llm, found) if self._merge else _joined(found)
@@ -203,12 +203,12 @@ class Rotate(ExplainerDescriber):
             for view in views
             if index < len(view.tokens)
         ]
-        parts = tuple(f"{self._label(channel)} {', '.join(texts_of(channel.tokens[:8]))}" for channel in channels)
+        parts = tuple(f"{self._label(channel)}: {', '.join(texts_of(channel.tokens[:8]))}" for channel in channels)
         tokens, size = extract(turns, self.target_words), size_of(tokens=[token for _, token in turns])
         return Draft(tokens.text, f"tokens of {len(views)} {self.units}", parts, size, tokens)
 
     def _label(self, channel: Channel) -> str:
-        return f"{channel.kind} {self.unit} {channel.rank + 1}: {TOKEN_LABELS[role_of(channel)]}"
+        return f"{channel.kind} {self.unit} {channel.rank + 1}, {TOKEN_LABELS[role_of(channel)]}"
 
 
 def role_of(channel: Channel) -> TokenRole:
@@ -220,8 +220,12 @@ def role_of(channel: Channel) -> TokenRole:
 def _joined(found: Sequence[tuple[_View, str]]) -> str:
     """Join channel descriptions, role by role, without those that found no pattern; the merge prompt does the same."""
     with_pattern = [item for item in found if item[1].strip().rstrip(".").lower() != NO_PATTERN] or found
-    by_role = {role: [text for view, text in with_pattern if role_of(view.channel) is role] for role in TokenRole}
-    return joined([f"{TOKEN_LABELS[role]} {text}" for role, texts in by_role.items() for text in texts])
+    texts: dict[TokenRole, list[str]] = {role: [] for role in TokenRole}
+    for view, text in with_pattern:
+        texts[role_of(view.channel)].append(text)
+    if len(texts[TokenRole.ACTIVATING]) == len(with_pattern):
+        return joined(texts[TokenRole.ACTIVATING])
+    return "; ".join(f"{TOKEN_LABELS[role]} {joined(of_role)}" for role, of_role in texts.items() if of_role)
 
 
 def _reason(error: BaseException) -> str:

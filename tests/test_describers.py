@@ -70,9 +70,9 @@ def test_rotate_asks_about_every_channel_and_then_for_one_description() -> None:
     draft = describe(Rotate(), case(channels=channels, llm=llm))
     assert draft.text == "time limits; promotes red"
     assert draft.parts == (
-        "in channel 1: activated by time limits",
-        "in channel 2: silenced by desks",
-        "out channel 1: promotes the colour red",
+        "in channel 1, activated by: time limits",
+        "in channel 2, silenced by: desks",
+        "out channel 1, promotes: the colour red",
     )
     assert "3 channels" in draft.detail
     first, second, third, merge = (request.text for request in llm.requests)
@@ -116,7 +116,7 @@ def test_rotate_without_an_explainer_takes_tokens_from_its_channels_in_turn() ->
     ]
     draft = describe(Rotate(mode="extractive"), case(channels=channels))
     assert draft.text == "activated by red, blue; silenced by desk; promotes green, red, sky"
-    assert draft.parts[1] == "in channel 2: silenced by  desk"
+    assert draft.parts[1] == "in channel 2, silenced by:  desk"
     short = "activated by red; silenced by desk; promotes green"
     assert describe(Rotate(target_words=3), case(channels=channels)).text == short
     assert describe(Rotate(tokens=1), case(channels=channels)).text == short
@@ -170,6 +170,10 @@ def test_the_ablation_joins_the_channel_descriptions_as_they_are() -> None:
     llm = saying("time limits.", "No clear pattern", "the sea", "time limits")
     draft = describe(Rotate(merge=False), case(channels=channels, llm=llm))
     assert draft.text == "time limits; the sea"
+    signed = [*channels[:2], channel(2, ["x"], ["token 2"], skewness=-11.0), channel(0, ["token 3"], kind="out")]
+    llm = saying("time limits.", "No clear pattern", "the sea", "colours")
+    draft = describe(Rotate(merge=False), case(channels=signed, llm=llm))
+    assert draft.text == "activated by time limits; silenced by the sea; promotes colours"
     assert draft.detail == "joined from 4 channels"
     assert len(draft.parts) == len(llm.requests) == 4
     nothing = saying("no clear pattern", "no clear pattern")
@@ -187,7 +191,7 @@ def test_a_few_channels_without_an_answer_are_told_and_the_rest_is_merged() -> N
     llm = ScriptedClient(answer)
     draft = describe(Rotate(), case(channels=channels, llm=llm))
     assert draft.text == "token 0 and token 1 and token 2 and token 4"
-    assert draft.parts[3] == "in channel 4: refused, I would rather not"
+    assert draft.parts[3] == "in channel 4, activated by: refused, I would rather not"
     assert draft.detail == (
         "merged from 4 channels (1 of 5 channels without a description: refused, I would rather not)"
     )
