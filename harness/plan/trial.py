@@ -320,7 +320,7 @@ class Trial:
         decompose_blocks(tried, scratch, pending_vectors(tried, scratch), ChannelStore(tried))
         if any(describer.needs_random_channels for describer in tried.describers.values()):
             plain = dataclasses.replace(tried.diagnostics, sample=0, random_vectors=0, ablated=0)
-            measure_diagnostics(dataclasses.replace(tried, diagnostics=plain), scratch, ChannelStore(tried))
+            measure_diagnostics(_with_neurons(tried, tried.neurons, diagnostics=plain), scratch, ChannelStore(tried))
 
     def _seconds_per_channel(self) -> float:
         plan, (first, *others) = self.tried.decomposition, self.setup.neurons
