@@ -304,7 +304,8 @@ class RandomVector:
     """Decomposition of a random vector, for comparison with the weight vectors of a layer and kind.
 
     The values are those of :class:`Channel`, in order of discovery, and of :class:`VectorSummary`; ``place`` is the
-    number of the draw, from 0.
+    number of the draw, from 0. ``faithful`` and ``complete`` are those of :class:`AblatedChannels`, if channels are
+    removed; ``complete`` is None unless the vector has as many channels as a neuron's.
     """
 
     layer: int
@@ -315,6 +316,8 @@ class RandomVector:
     cosine: tuple[float, ...]
     loss: tuple[float, ...]
     reconstruction: tuple[float, ...]
+    faithful: tuple[float | None, ...] = ()
+    complete: float | None = None
 
 
 @dataclass(frozen=True)
@@ -419,6 +422,8 @@ class Effect:
         scale: standard deviation of the mean change over the vocabulary, in logits.
         promoted: tokens whose logits rise most, best first, each with the z-score of its change.
         suppressed: tokens whose logits fall most, lowest first, each with the z-score of its change.
+        sampled: a uniform random sample of the tokens that count, the same for all neurons, each with the z-score of
+            its change; empty except on the report split.
         direct: Pearson's r, over the used tokens of the vocabulary, between the mean change and the direct contribution
             of ``out`` to the logits, times -1 if the activation was clamped to a negative value: positive if the neuron
             does what its ``out`` vector says. None if either is constant.
@@ -431,6 +436,7 @@ class Effect:
     scale: float
     promoted: tuple[ScoredToken, ...]
     suppressed: tuple[ScoredToken, ...]
+    sampled: tuple[ScoredToken, ...] = ()
     direct: float | None = None
     direct_control: float | None = None
 

@@ -127,8 +127,8 @@ def _diagnostic(
 BOARD = (
     Metric("rank", "rank", "Rank by strength, 1 for the best. Its interval: the ranks when neurons are resampled.",
            rank, _EVERYWHERE, interval="rank_interval", interval_in_text="inline", bold=True),
-    Metric("win_rate", "win rate %", "Share of its decided comparisons that it won, ties as half. Two orders that "
-           "disagree are a tie.",
+    Metric("win_rate", "win rate %", "Share of its decided comparisons with real methods that it won, ties as half; "
+           "with all describers if there are fewer than two real methods. Two orders that disagree are a tie.",
            percent, _EVERYWHERE, short="Win %", interval="interval", interval_in_text="column", bold=True),
     Metric("raw_win_rate", "raw %", "Win rate over single verdicts: each order counts by itself, also where the other "
            "order failed or disagrees.", percent, (CSV, HTML)),
@@ -139,7 +139,7 @@ BOARD = (
            "connect all describers.", number, (CSV, TEXT, HTML, SWEEP, SUMMARY), interval="strength_interval"),
     Metric("best", "best in %", "Share of the bootstrap samples in which no describer is stronger.",
            percent, (CSV, COUNTS)),
-    Metric("comparisons", "decided", "Decided comparisons: wins + losses + ties.",
+    Metric("comparisons", "decided", "Decided comparisons that count for the win rate: wins + losses + ties.",
            count, (CSV, TEXT, TERMINAL, HTML, COUNTS, SWEEP), short="n"),
     Metric("wins", "won", "Comparisons won.", count, (CSV, COUNTS)),
     Metric("losses", "lost", "Comparisons lost.", count, (CSV, COUNTS)),
@@ -283,12 +283,16 @@ DIAGNOSTICS = (
     _diagnostic("faithful", "faithful", "Mean share of the response on a channel's tokens that is lost without the "
                 "channel."),
     _diagnostic("faithful_chance", "faithful, chance", "The same for a random direction as close to the vector."),
+    _diagnostic("random_faithful", "faithful, random", "The same for the channels of random vectors (as many as "
+                "diagnostics.random_channels of each)."),
     _diagnostic("kept", "kept", "Mean share of the response on the other channels' tokens that remains without the "
                 "channel."),
     _diagnostic("complete", "complete", "Mean share of the response on a vector's strongest tokens that is lost "
                 "without all its channels."),
     _diagnostic("complete_chance", "complete, chance", "The same for as many random directions as close to the "
                 "vector."),
+    _diagnostic("random_complete", "complete, random", "The same for random vectors; None unless as many channels of "
+                "each are searched (diagnostics.random_channels)."),
 )
 """Of the decomposition of one layer and kind, or of all (:class:`~harness.results.diagnostics.DiagnosticsRow`)."""
 

@@ -83,9 +83,11 @@ class DiagnosticsRow:
     ablated: int
     faithful: float | None
     faithful_chance: float | None
+    random_faithful: float | None
     kept: float | None
     complete: float | None
     complete_chance: float | None
+    random_complete: float | None
 
 
 def diagnostics_groups(folder: RunFolder) -> tuple[DiagnosticsGroup, ...]:
@@ -217,9 +219,11 @@ def diagnostics_row(group: DiagnosticsGroup) -> DiagnosticsRow:
         ablated=len(group.ablations),
         faithful=_mean([value for item in group.ablations for value in item.faithful if value is not None]),
         faithful_chance=_mean([value for item in group.ablations for value in item.chance]),
+        random_faithful=_mean([value for item in group.random for value in item.faithful if value is not None]),
         kept=_mean([value for item in group.ablations for value in item.kept if value is not None]),
         complete=_mean([item.complete for item in group.ablations]),
         complete_chance=_mean([item.complete_chance for item in group.ablations]),
+        random_complete=_mean([item.complete for item in group.random if item.complete is not None]),
     )
 
 

@@ -1,4 +1,7 @@
-"""Stage: diagnostics of the decomposition: restarts, random vectors, and vectors without their channels."""
+"""Stage: diagnostics of the decomposition: restarts, random vectors, and vectors without their channels.
+
+The channels of random vectors in place of the neurons, which a control describes, are found here as well.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,18 @@ from harness.decomposition import (
     reconstruction,
 )
 from harness.folder import RunFolder, write_table
-from harness.records import AblatedChannels, Neuron, RandomVector, Restart, VectorKind
+from harness.records import AblatedChannels, Channel, Neuron, RandomVector, Restart, VectorKind
 from harness.run.channel_store import ChannelStore
+from harness.run.decompose import channels_of
+from harness.run.executor import Kept
 from harness.run.progress import progress
 from harness.run.sections import DiagnosticsConfig
 from harness.run.setup import Setup
+from harness.run.worker import Block, BlockTask, decompose_block
 from harness.seeds import derive_rng, derive_seed
 
-_POPULATION = 1 << 14
+#: The measurement that finds the channels of random vectors in place of the neurons.
+REPLACEMENTS = "replacements"
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Group:
     Attributes:
         sample: neurons whose vectors are decomposed again.
         ablated: neurons whose channels are removed from their vectors.
+        replaced: neurons in whose place random vectors are decomposed.
         config: how the run decomposed its vectors.
     """
 
@@ -48,12 +56,17 @@ class Group:
     kind: VectorKind
     sample: tuple[Neuron, ...]
     ablated: tuple[Neuron, ...]
+    replaced: tuple[Neuron, ...]
     config: DecompositionConfig
     diagnostics: DiagnosticsConfig
 
     def path(self, folder: RunFolder, name: str) -> Path:
         """Return the file of one measurement; its name contains a hash of everything that can change the result."""
-        settings = repr((self.sample, self.ablated, self.config, self.diagnostics))
+        settings = repr(
+            (self.replaced, self.config)
+            if name == REPLACEMENTS
+            else (self.sample, self.ablated, self.config, self.diagnostics)
+        )
         digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
         return folder.diagnostics / f"L{self.layer:02d}-{self.kind}-{digest}.{name}.parquet"
 
@@ -99,19 +112,27 @@ def _jobs(
     for neuron, kind in sorted(vectors):
         decomposed.setdefault((neuron.layer, kind), []).append(neuron)
     chosen, keeps_directions = setup.diagnostics, folder.keeps_directions
+    replaces = any(describer.needs_random_channels for describer in setup.describers.values())
+    if replaces:  # also where no describer needs the channels of the neurons themselves
+        for neuron in setup.neurons:
+            for kind in setup.kinds:
+                decomposed.setdefault((neuron.layer, kind), [])
     for (layer, kind), known in sorted(decomposed.items()):
         rng = derive_rng(setup.seed, "diagnostics", layer, kind)
         sample, ablated = (
             tuple(known[i] for i in sorted(rng.choice(len(known), min(count, len(known)), replace=False).tolist()))
             for count in (chosen.sample, chosen.ablated)
         )
-        group = Group(layer, kind, sample, ablated, setup.decomposition.config(layer, kind), chosen)
-        if chosen.sample:
+        replaced = tuple(neuron for neuron in setup.neurons if replaces and neuron.layer == layer)
+        group = Group(layer, kind, sample, ablated, replaced, setup.decomposition.config(layer, kind), chosen)
+        if known and chosen.sample:
             yield group, "restarts"
-        if chosen.random_vectors:
+        if known and chosen.random_vectors:
             yield group, "random"
-        if chosen.ablated and keeps_directions:
+        if known and chosen.ablated and keeps_directions:
             yield group, "ablations"
+        if replaced:
+            yield group, REPLACEMENTS
 
 
 class _Measuring:
@@ -119,7 +140,7 @@ class _Measuring:
 
     def __init__(self, setup: Setup, group: Group, folder: RunFolder) -> None:
         self.group, self.folder, self.subject = group, folder, setup.subject
-        self.device, self._memory = setup.executor.device, setup.executor.memory_bytes
+        self.device, self.memory, self.storage = setup.executor.device, setup.executor.memory_bytes, setup.storage
         self.projection = self.subject.projection(group.layer).to(self.device)
         #: Which tokens are text that the model has seen in training, (V,) bool.
         self.used = torch.ones(self.projection.shape[1], dtype=torch.bool, device=self.device)
@@ -133,7 +154,7 @@ class _Measuring:
     def decompose(self, vectors: Tensor, **changes: Any) -> Decomposition:
         config = dataclasses.replace(self.group.config, **changes)
         weights = self.subject.token_weights(self.group.layer).to(self.device)
-        return decompose(vectors, self.projection, token_weights=weights, config=config, memory_budget=self._memory)
+        return decompose(vectors, self.projection, token_weights=weights, config=config, memory_budget=self.memory)
 
 
 def _restarts(given: _Measuring) -> Iterator[Restart]:
@@ -172,27 +193,43 @@ def _random(given: _Measuring) -> Iterator[RandomVector]:
     They share mean and covariance with the layer's vectors, or with a sample of those of a large layer.
     """
     group, options = given.group, given.group.diagnostics
-    population = given.subject.neurons(group.layer, None)
-    if len(population) > _POPULATION:
-        rng = derive_rng(group.config.seed, "population", group.layer, group.kind)
-        population = [population[i] for i in sorted(rng.choice(len(population), _POPULATION, replace=False).tolist())]
     vectors = random_vectors(
-        given.vectors(population),
+        given.subject.sample_vectors(group.layer, group.kind, group.config.seed),
         options.random_vectors,
         seed=derive_seed(group.config.seed, "random vectors", group.layer, group.kind),
         covariance=options.random == "covariance",
     ).to(given.device)
     found = given.decompose(vectors, num_channels=min(options.random_channels, group.config.num_channels))
-    measured = (found.kurtosis, found.cosine, found.loss, reconstruction(vectors, found.directions))
+    measured = [found.kurtosis, found.cosine, found.loss, reconstruction(vectors, found.directions)]
+    if options.ablated:
+        removed = ablation(vectors, found.directions, given.projection, top_tokens=given.top_tokens, tokens=given.used)
+        measured.append(removed.faithful)
+        if found.directions.shape[1] == group.config.num_channels:
+            measured.append(removed.complete)
     for row, vector in enumerate(vectors):
         own = _rounded(kurtosis(vector @ given.projection))
         yield RandomVector(group.layer, group.kind, row, own, *(_rounded(each[row]) for each in measured))
+
+
+def _replacements(given: _Measuring) -> Iterator[Channel]:
+    """Decompose a random vector in place of each neuron's, with the mean and covariance of the layer's vectors."""
+    group, subject, hidden = given.group, given.subject, torch.tensor(sorted(given.subject.unused_token_ids))
+    population = subject.sample_vectors(group.layer, group.kind, group.config.seed)
+    drawn = [
+        random_vectors(population, 1, seed=derive_seed(group.config.seed, "replacement", neuron, group.kind))
+        for neuron in group.replaced
+    ]
+    vocabulary = Kept((given.projection, subject.token_weights(group.layer), hidden))
+    block = Block(group.replaced, group.kind)
+    task = BlockTask(block, torch.cat(drawn), vocabulary, group.config, given.storage, given.memory)
+    return channels_of(decompose_block(task, given.device), subject)
 
 
 _MEASUREMENTS: dict[str, Callable[[_Measuring], Iterator[Any]]] = {
     "restarts": _restarts,
     "random": _random,
     "ablations": _ablations,
+    REPLACEMENTS: _replacements,
 }
 
 

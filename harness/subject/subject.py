@@ -269,6 +269,20 @@ class Subject:
         self.check(layer, indices, [kind], experts)
         return self.weights.vectors(layer, indices, kind, experts)
 
+    def sample_vectors(self, layer: int, kind: VectorKind, seed: int, count: int = 1 << 14) -> Tensor:
+        """Read the vectors of all neurons of a layer, or of a random sample of a larger layer.
+
+        Returns:
+            (at most count, d_model), float32.
+        """
+        population = self.neurons(layer)
+        if len(population) > count:
+            drawn = derive_rng(seed, "population", layer, kind).choice(len(population), count, replace=False)
+            population = [population[i] for i in sorted(drawn.tolist())]
+        return self.vectors(
+            layer, [neuron.index for neuron in population], kind, [neuron.expert for neuron in population]
+        )
+
     def check(
         self,
         layer: int,
@@ -465,7 +479,7 @@ class Subject:
             projected: (V,) values, which are converted to z-scores over the vocabulary.
             count: number of tokens per side.
         """
-        z = (projected - projected.mean()) / projected.std(correction=0).clamp_min(1e-12)
+        z = _z_scores(projected)
         kept = z.clone()
         hidden = sorted(self.unused_token_ids)
         count = min(count, len(kept) - len(hidden))
@@ -474,6 +488,16 @@ class Subject:
         kept[hidden] = torch.inf
         low = torch.topk(kept, count, largest=False)
         return self._scored(high.indices, z), self._scored(low.indices, z)
+
+    def random_tokens(self, count: int, seed: int) -> list[int]:
+        """Return the ids of ``count`` tokens drawn uniformly from those that are not unused, ordered."""
+        counted = [token for token in range(self.vocab_size) if token not in self.unused_token_ids]
+        drawn = derive_rng(seed, "tokens").choice(len(counted), min(count, len(counted)), replace=False)
+        return [counted[place] for place in sorted(drawn.tolist())]
+
+    def scored_tokens(self, projected: Tensor, tokens: Sequence[int]) -> tuple[ScoredToken, ...]:
+        """Return some tokens of one projection (V,), with z-scores over the vocabulary."""
+        return self._scored(torch.tensor(tokens, dtype=torch.int64), _z_scores(projected))
 
     def _scored(self, indices: Tensor, z: Tensor) -> tuple[ScoredToken, ...]:
         return tuple(ScoredToken(self.token_text(i), round(float(z[i]), 3)) for i in indices.tolist())
@@ -494,3 +518,7 @@ class Subject:
         vector = -vector if neuron.flips(kind) else vector
         projected = self.direct_logits(vector) if final_norm else vector @ self.projection(neuron.layer)
         return self.extreme_tokens(projected[0], count)
+
+
+def _z_scores(projected: Tensor) -> Tensor:
+    return (projected - projected.mean()) / projected.std(correction=0).clamp_min(1e-12)
