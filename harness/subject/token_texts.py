@@ -88,6 +88,13 @@ class TokenTexts:
             found[-1] = dataclasses.replace(found[-1], stop=len(texts))
         return found
 
+    def continuation(self, tokens: Sequence[int]) -> str:
+        """Return generated tokens as the text that follows the prompt, without special tokens.
+
+        Decoding them alone would drop the space before the first word (SentencePiece), and those before punctuation.
+        """
+        return "".join(piece.text for piece in self.pieces([token for token in tokens if token not in self._special]))
+
     def character_around(self, tokens: Sequence[int], position: int) -> tuple[int, int]:
         """Return the span of tokens that share the character that a position is inside of, empty if it is between two.
 
