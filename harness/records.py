@@ -328,9 +328,11 @@ class Exemplar:
         split: the part of the corpus that the window's document belongs to.
         document: identity of the document (a hash of its text).
         window: number of the window in the corpus.
-        tokens: the window's tokens as text, without special tokens and those of a chat template. The first token of
-            each later turn of a conversation starts with a newline.
-        activations: one value per token; for a negative neuron, the activations times -1.
+        tokens: the window's tokens as text, without special tokens and those of a chat template. Tokens that share a
+            character, such as the bytes of an emoji, are one (:meth:`harness.subject.token_texts.TokenTexts.pieces`).
+            The first token of each later turn of a conversation starts with a newline.
+        activations: one value per token, the highest of those that share a character; for a negative neuron, the
+            activations times -1.
     """
 
     neuron: Neuron

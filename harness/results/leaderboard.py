@@ -37,6 +37,7 @@ from harness.stats.bootstrap import Resamples, percentiles, ratio
 from harness.stats.config import StatisticsConfig
 from harness.stats.length import covariate
 from harness.stats.threads import one_thread
+from harness.text import word_count
 
 
 @one_thread
@@ -192,7 +193,7 @@ def _lengths(table: ComparisonTable, descriptions: Sequence[Description]) -> Flo
     words = np.full((len(neurons), len(places)), np.nan)
     for item in descriptions:
         if item.status is Status.OK and item.neuron in neurons:
-            words[neurons[item.neuron], places[item.describer]] = len(item.text.split())
+            words[neurons[item.neuron], places[item.describer]] = word_count(item.text)
     return covariate(words[table.neuron, table.left], words[table.neuron, table.right])
 
 
@@ -271,7 +272,7 @@ def _description_rows(
     for name in names:
         written = [item for item in descriptions if item.describer == name]
         good = [item for item in written if item.status is Status.OK]
-        words = [len(item.text.split()) for item in good]
+        words = [word_count(item.text) for item in good]
         rows.append(
             DescriptionRow(
                 describer=name,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import hashlib
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,16 +21,11 @@ from harness.subject.checkpoint import Checkpoint
 from harness.subject.files import ModelFiles, first_line, locate, sha256
 from harness.subject.gguf import converted
 from harness.subject.projection import SAMPLE, ProjectionRule, Projections
+from harness.subject.token_texts import TokenTexts
 from harness.subject.token_weights import TokenGroup, TokenWeighting
 from harness.subject.undertrained import under_trained
 from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, UNREACHABLE, groups_without_text
 from harness.subject.weights import Weights
-
-# How byte-level vocabularies spell bytes (GPT-2's table), and how SentencePiece names a byte that has no piece.
-_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_HIDDEN = [byte for byte in range(256) if byte not in _PRINTED]
-_BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + index): byte for index, byte in enumerate(_HIDDEN)}
-_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 
 #: Examples of each group in a census.
 EXAMPLES = 12
@@ -420,57 +412,18 @@ class Subject:
             if tokens
         )
 
-    @lru_cache(maxsize=1 << 16)  # noqa: B019
     def token_text(self, token: int) -> str:
-        """Return a vocabulary entry as readable text: word pieces keep their ``##``, spaces are spaces."""
-        if token >= len(self.tokenizer):
-            return f"<{token}>"
-        piece = str(self.tokenizer.convert_ids_to_tokens(token))
-        if self._word_pieces or token in self.tokenizer.all_special_ids:
-            return piece
-        if "▁" in piece:  # SentencePiece's space, which decoding a single piece would drop
-            return piece.replace("▁", " ")
-        return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        """Return a vocabulary entry as readable text; see :meth:`harness.subject.token_texts.TokenTexts.text`."""
+        return self.texts.text(token)
 
     def surface(self, tokens: Sequence[int]) -> list[str]:
-        """Return the text of each token of a window; joined, they are the original text.
-
-        A character that several tokens encode is part of the last one's text; the text of the others may be empty. A
-        character that is cut by the window becomes the replacement character.
-        """
-        if not self._word_pieces:
-            decoder = codecs.getincrementaldecoder("utf-8")("replace")
-            last = len(tokens) - 1
-            return [decoder.decode(self._token_bytes(token), index == last) for index, token in enumerate(tokens)]
-        texts = [self.token_text(token) for token in tokens]
-        return [text[2:] if text.startswith("##") else f" {text}" for text in texts]
-
-    @lru_cache(maxsize=1 << 16)  # noqa: B019
-    def _token_bytes(self, token: int) -> bytes:
-        """Return the UTF-8 bytes of a token, which may start or end inside a character."""
-        if token < len(self.tokenizer) and token not in self._added:
-            piece = str(self.tokenizer.convert_ids_to_tokens(token))
-            if self._byte_level and all(letter in _BYTES for letter in piece):
-                return bytes(_BYTES[letter] for letter in piece)
-            if _BYTE_PIECE.fullmatch(piece):
-                return bytes([int(piece[3:5], 16)])
-        return self.token_text(token).encode("utf-8", "replace")
+        """Return consecutive tokens as pieces of text; see :meth:`harness.subject.token_texts.TokenTexts.pieces`."""
+        return [piece.text for piece in self.texts.pieces(tokens)]
 
     @cached_property
-    def _byte_level(self) -> bool:
-        """Whether the vocabulary encodes bytes as letters (GPT-2)."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        return backend is not None and "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder"))
-
-    @cached_property
-    def _added(self) -> frozenset[int]:
-        """Ids of tokens added to the trained vocabulary, which are stored as plain text."""
-        return frozenset(getattr(self.tokenizer, "added_tokens_decoder", {}))
-
-    @cached_property
-    def _word_pieces(self) -> bool:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        return backend is not None and type(backend.model).__name__ == "WordPiece"
+    def texts(self) -> TokenTexts:
+        """The text of tokens."""
+        return TokenTexts(self.tokenizer)
 
     def extreme_tokens(self, projected: Tensor, count: int) -> tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]:
         """Return the highest and the lowest tokens of one projection, without special and unused tokens.

@@ -288,7 +288,7 @@ def _steered_texts(setup: Setup, model: CausalModel, values: Strengths) -> Itera
             draws = [derive_rng(setup.seed, "steered", neuron, prompt, sample) for (neuron, _), sample in batch]
             found = model.generate(ids, [given[key] for key, _ in batch], config.decoding, draws, spare=len(beginning))
             for row, new in zip(batch, found, strict=True):
-                made[row] = str(tokenizer.decode(new, skip_special_tokens=True))
+                made[row] = setup.subject.texts.continuation(new)
         for neuron, by_strength in values.items():
             for sample in range(config.samples):
                 yield SteeredText(neuron, prompt, sample, None, None, made[(neuron.unsigned, None), sample])
