@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -52,11 +53,18 @@ NO_PROBABILITY = -9999.0  # vLLM's own lower bound for a log-probability of minu
 ModelName = Annotated[str, BeforeValidator(lambda name: "" if name is None else name)]
 
 
+@pydantic.dataclasses.dataclass(config=STRICT, eq=False)
 class Endpoint(Backend):
     """A back end that speaks the OpenAI chat protocol; ``conf/llm/openai.yaml`` explains the attributes."""
 
-    timeout_s: float
-    retries: int
+    model: ModelName
+    _: KW_ONLY
+    revision: str | None = None
+    sampling: Sampling = Sampling()
+    concurrency: Count = 64
+    timeout_s: Positive
+    retries: CountOrZero = 5
+    price: OptionalPrice = None
 
     def check(self) -> None:
         """Check that there is a model.
@@ -80,16 +88,10 @@ class OpenAICompatible(Endpoint):
         pydantic.ValidationError: if an option is unknown or its value is out of range.
     """
 
-    model: ModelName
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
-    revision: str | None = None
-    sampling: Sampling = Sampling()
-    concurrency: Count = 64
-    timeout_s: Positive = 120
-    retries: CountOrZero = 5
+    timeout_s: Positive = Field(default=120, kw_only=True)
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    price: OptionalPrice = None
 
     def __str__(self) -> str:
         """Return the model and the endpoint's address, without any password in it."""

@@ -45,6 +45,7 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
         seed=int(manifest.get("seed") or 0),
         config=statistics_of(manifest),
         facets=facets_of(neurons, vectors),
+        planted=folder.explainer_check().records(),
     )
 
 
