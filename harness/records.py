@@ -488,6 +488,20 @@ class Usage:
             getattr(one, name) > getattr(one, f"cached_{name}") for one in self.roles.values() for name in _COUNTS[1:]
         )
 
+    @property
+    def cached(self) -> Usage:
+        """The same usage if the cache had answered every call: that of a record that replaces an answer's record."""
+        roles = {
+            role: dataclasses.replace(
+                used,
+                **{f"cached_{name}": getattr(used, name) for name in _COUNTS},
+                seconds=0.0,
+                paid=None if used.paid is None else 0.0,
+            )
+            for role, used in self.roles.items()
+        }
+        return Usage.of(roles, 0.0)
+
     def after(self, earlier: Usage) -> Usage:
         """Return this usage plus what an earlier record of the same item paid; see :meth:`RoleUsage.after`."""
         if not earlier.roles:

@@ -326,8 +326,11 @@ TABLES: Sequence[tuple[str, Sequence[Metric], str]] = (
     ("Head to head: one describer against another", PAIRS, "{key}/DESCRIBER/OPPONENT"),
     ("Paired tests of two describers", TESTS, ""),
     ("Descriptions of one describer", WRITING, "{key}/DESCRIBER"),
-    ("The explainer on planted concepts, and with one describer's prompts as `explainer/DESCRIBER/...`", EXPLAINER,
-     "explainer/{key}"),
+    (
+        "The explainer on planted concepts, and with one describer's prompts as `explainer/DESCRIBER/...`",
+        EXPLAINER,
+        "explainer/{key}",
+    ),
     ("Scores: one describer by one scorer", SCORES, "{key}/SCORER/DESCRIBER"),
     ("Paired tests of the scores", SCORE_TESTS, ""),
     ("Comparators", HEALTH, "judge/JUDGE/{key}"),

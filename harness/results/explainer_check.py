@@ -11,7 +11,9 @@ from harness.stats.bootstrap import clustered_interval
 from harness.stats.config import StatisticsConfig
 
 
-def explainer_rows(answers: Iterable[PlantedAnswer], *, seed: int, config: StatisticsConfig) -> tuple[ExplainerRow, ...]:
+def explainer_rows(
+    answers: Iterable[PlantedAnswer], *, seed: int, config: StatisticsConfig
+) -> tuple[ExplainerRow, ...]:
     """Return the explainer's share of named concepts: with all describers' prompts together, then with each one's.
 
     *Method.* Every answer that came counts, and one that is not usable names nothing: the question is how often a
@@ -34,9 +36,7 @@ def explainer_rows(answers: Iterable[PlantedAnswer], *, seed: int, config: Stati
     return tuple(_row(name, group, seed, config) for name, group in [(None, ordered), *groups])
 
 
-def _row(
-    describer: str | None, answers: Sequence[PlantedAnswer], seed: int, config: StatisticsConfig
-) -> ExplainerRow:
+def _row(describer: str | None, answers: Sequence[PlantedAnswer], seed: int, config: StatisticsConfig) -> ExplainerRow:
     came = [item for item in answers if item.status is not Status.FAILED]
     right = [float(item.concept in item.named) for item in came]
     concepts = {item.concept for item in answers}
