@@ -47,7 +47,7 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
         *("corpus=files", f"corpus.paths=[{topics}]", "evidence.max_documents=40", "evidence.window=16"),
         *("evidence.top=3", "evidence.random=6", "judges.simulation.windows=1"),
         *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
-        *("tracking=none", f"folder={folder}", f"serving.cache={folder.parent / 'cache'}"),
+        *("tracking=none", "explainer_check.concepts=1", f"folder={folder}", f"serving.cache={folder.parent / 'cache'}"),
     ]
 
 
@@ -195,8 +195,10 @@ def test_an_interrupted_run_sends_no_request_twice(topics: Path, tmp_path: Path)
     script = Script()
     whole = scripted_run([*options, f"serving.cache={tmp_path / 'cache-whole'}"], script)
     neurons = 2
-    # Three kinds of two channels each and one merge; maxact and vocab_proj once; ten pairs in two orders.
-    assert script.asked == {"describe": neurons * (3 * 2 + 2), "merge": neurons, "judge": neurons * 10 * 2}
+    # Three kinds of two channels each and one merge; maxact and vocab_proj once; ten pairs in two orders. The planted
+    # concept has one channel of each kind.
+    asked = {"describe": neurons * (3 * 2 + 2) + 3 + 2, "merge": neurons + 1, "judge": neurons * 10 * 2}
+    assert script.asked == asked
 
     broken = Script()
     broken.breaks_after = 25

@@ -17,10 +17,11 @@ from typing import Any, cast
 
 import yaml
 
-from harness.llm.client import LLMClient
+from harness.evidence import ReadText, TextReader
+from harness.llm.client import LLMClient, Unanswered
 from harness.methods import Describer, DescriberCase
 from harness.planted.stems import stem
-from harness.records import Channel, Effect, Exemplar, Neuron, ScoredToken, Source, Split, VectorKind
+from harness.records import Channel, Effect, Exemplar, Neuron, ScoredToken, Source, Split, Status, VectorKind
 from harness.subject import Subject
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -77,6 +78,17 @@ class _ListedTokens:
         return high[:count], low[:count]
 
 
+class _NothingToRead(TextReader):
+    """There is no neuron behind planted evidence, so a describer that reads new text cannot be checked."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def read(self, neuron: Neuron, texts: Sequence[str]) -> list[ReadText]:
+        """Fail the item."""
+        raise Unanswered(Status.FAILED, "planted evidence has no neuron that could read new text")
+
+
 def planted_case(
     concept: PlantedConcept,
     describer: Describer,
@@ -122,6 +134,7 @@ def planted_case(
         ),
         channels=tuple(Channel(neuron, kind, 0, 100.0, 8.0, 0.7, 0.0, len(high), high, low) for kind in kinds),
         neurons=tuple(Neuron(0, index) for index in range(len(every))),
+        reader=_NothingToRead(),
         budget=budget,
     )
 
