@@ -12,7 +12,7 @@ from harness.errors import HarnessError
 from harness.evidence import Corpus
 from harness.planted.planting import base_model, truth_of
 from harness.planted.settings import Planting
-from harness.planted.stems import stem
+from harness.stems import stem
 from harness.planted.truth import Seen, Truth
 from harness.seeds import derive_rng
 

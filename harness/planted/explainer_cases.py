@@ -20,7 +20,7 @@ import yaml
 from harness.evidence import ReadText, TextReader
 from harness.llm.client import LLMClient, Unanswered
 from harness.methods import Describer, DescriberCase
-from harness.planted.stems import stem
+from harness.stems import stem
 from harness.records import Channel, Effect, Exemplar, Neuron, ScoredToken, Source, Split, Status, VectorKind
 from harness.subject import Subject
 
