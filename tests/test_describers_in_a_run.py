@@ -122,7 +122,13 @@ def test_with_an_explainer_each_description_tells_what_it_cost(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     asked = [
-        *(*small, "folder=asked", "mode=llm", "explainer_check.concepts=2", "+llm.explainer._target_=explainers.Explainer"),
+        *(
+            *small,
+            "folder=asked",
+            "mode=llm",
+            "explainer_check.concepts=2",
+            "+llm.explainer._target_=explainers.Explainer",
+        ),
         "describers=[rotate,maxact,best_of_k,contrastive,ensemble_raw,ensemble_concat,vocab_proj]",
     ]
     code, _, err = invoke(*asked)

@@ -16,7 +16,7 @@ from support.endpoint import HELLO, Reply, endpoint, failed, said
 from harness.errors import HarnessError
 from harness.llm.asking import ask
 from harness.llm.client import Completion, Message, PromptLogprobs, PromptToken, Sampling, Unanswered
-from harness.llm.openai_compatible import OpenAICompatible, OpenAIClient
+from harness.llm.openai_compatible import OpenAIClient, OpenAICompatible
 from harness.llm.vllm_server import ManagedVLLM
 from harness.records import Status
 from harness.validation import explain

@@ -49,7 +49,12 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
         *("corpus=files", f"corpus.paths=[{topics}]", "evidence.max_documents=40", "evidence.window=16"),
         *("evidence.top=3", "evidence.random=6", "judges.simulation.windows=1"),
         *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
-        *("tracking=none", "explainer_check.concepts=1", f"folder={folder}", f"serving.cache={folder.parent / 'cache'}"),
+        *(
+            "tracking=none",
+            "explainer_check.concepts=1",
+            f"folder={folder}",
+            f"serving.cache={folder.parent / 'cache'}",
+        ),
     ]
 
 

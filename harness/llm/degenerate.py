@@ -3,22 +3,23 @@
 A weak model that must answer in JSON always gives an object that fits the schema. Its text may still be "description",
 "A: A: A: A:" or the prompt's own instructions. Such an answer gets the status ``degenerate`` and counts as a failure.
 
-The rules, in the order in which they apply. Words are runs of letters and digits, without case, compared by their stems.
+Rules, in the order in which they apply (words are runs of letters and digits, without case, compared by their stems):
 
-``no words``           the text has no word.
-``repeats itself``     of at least eight words, more than 30 % of the word triples occurred before; or a piece of at most
-                       ten characters that is repeated without a break makes up more than half of at least 20
-                       characters.
-``names only the task`` at least one word is a task word (:data:`TASK_WORDS`), and every other one is too, or is a
-                       function word, a single letter, or a word of the prompt's instructions: "description", "The
-                       neuron responds to the tokens with high values". A text with quotation marks passes.
-``repeats the prompt`` more than half of the words belong to runs of at least six words of the prompt in the same order:
-                       instructions or an excerpt. Lists of tokens contain no such runs, because marks separate them.
+- *no words*: the text has no word.
+- *repeats itself*: of at least eight words, more than 30 % of the word triples occurred before; or a piece of at most
+  ten characters that is repeated without a break makes up more than half of at least 20 characters.
+- *names only the task*: at least one word is a task word (:data:`TASK_WORDS`), and every other one is too, or is a
+  function word, a single letter, or a word of the prompt's instructions: "description", "The neuron responds to the
+  tokens with high values". A text with quotation marks passes.
+- *repeats the prompt*: more than half of the words belong to runs of at least six words of the prompt in the same
+  order, from its instructions or from an excerpt. Marks separate the tokens of a list, so a list contains no such run.
 
-``the same for most`` is a rule about all descriptions of one describer: see :func:`same_for_most`.
+*The same for most* is a rule about all descriptions of one describer: see :func:`same_for_most`.
 
 The rules do not ask whether a text is right. They pass every text that names a word, a topic or a form, except topics
-that the prompt itself speaks of: a description of the word "token" needs quotation marks.
+that the prompt itself speaks of: a description of the word "token" needs quotation marks. On distinct answers of
+SmolLM2 that the rules were not written with, they found 13 of 15 degenerate ones and flagged neither of the two others
+(``tests/test_degenerate.py``).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from harness.stems import stem
 
 #: Words that name the task or its form instead of an answer; also every word that begins with "descr".
 TASK_WORDS = frozenset(re.findall(r"\w+", """
-    activate activation active answer concept describe description evidence excerpt explain explanation neuron pattern
+    activate activation active answer concept describe description evidence excerpt explain explanation neuron
     promote respond response string text token vocabulary word
 """))  # fmt: skip
 FUNCTION_WORDS = frozenset(re.findall(r"\w+", """

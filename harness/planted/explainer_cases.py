@@ -20,8 +20,8 @@ import yaml
 from harness.evidence import ReadText, TextReader
 from harness.llm.client import LLMClient, Unanswered
 from harness.methods import Describer, DescriberCase
-from harness.stems import stem
 from harness.records import Channel, Effect, Exemplar, Neuron, ScoredToken, Source, Split, Status, VectorKind
+from harness.stems import stem
 from harness.subject import Subject
 
 _WORD = re.compile(r"[^\W\d_]+")
