@@ -25,6 +25,7 @@ from harness.errors import HarnessError
 from harness.exemplar_table import ExemplarTable
 from harness.records import (
     AblatedChannels,
+    Alignment,
     Channel,
     Description,
     Effect,
@@ -209,6 +210,7 @@ class Journal(Generic[Answer]):
 
 #: Files with the records of one type, and the order in which they are read; None: that of files and rows.
 _TABLES: dict[type[Any], tuple[str, Callable[[Any], Any] | None]] = {
+    Alignment: ("alignment.parquet", None),
     Effect: ("effects/*.effects.parquet", lambda effect: (effect.neuron, effect.split)),
     SteeredText: ("steered/*.parquet", lambda text: text.neuron),
     Restart: ("diagnostics/*.restarts.parquet", None),
@@ -230,6 +232,7 @@ class RunFolder:
         self.channels = path / "channels"
         self.diagnostics = path / "diagnostics"
         self.exemplars = path / "exemplars.parquet"
+        self.alignment = path / "alignment.parquet"
         self.effects = path / "effects"
         self.steered = path / "steered"
         self.leaderboard = path / "leaderboard.json"
@@ -294,7 +297,7 @@ class RunFolder:
         return manifest
 
     def read(self, kind: type[T]) -> list[T]:
-        """Return all records of a type: Effect, SteeredText, Restart, RandomVector or AblatedChannels.
+        """Return all records of a type: Alignment, Effect, SteeredText, Restart, RandomVector or AblatedChannels.
 
         Effects and steered texts are ordered by neuron. The list is empty if the run has none (yet).
         """
@@ -306,6 +309,11 @@ class RunFolder:
         """Read the exemplars of some neurons, or of all, ordered by neuron."""
         table = self.exemplar_table()
         return [] if table is None else table.read(neurons)
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether the evidence is complete."""
+        return self.exemplars.exists() and self.alignment.exists()
 
     def exemplar_table(self) -> ExemplarTable | None:
         """Open the exemplars for reading by neuron; None if the run has none yet."""

@@ -378,6 +378,36 @@ class TextPrompt:
     text: str
 
 
+class Against(enum.StrEnum):
+    """What a neuron is correlated with, to find out whether a list of tokens can describe it."""
+
+    CURRENT = "current"  # activations, with the token that they belong to
+    NEXT = "next"  # activations, with the token that follows in the text
+    EFFECT = "effect"  # direct logit contribution of ``out``, with the measured change of the logits
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Correlation of an unsigned neuron's activation with a projection of the text's tokens on a weight vector.
+
+    Computed by :mod:`harness.evidence.alignment`, which states the conventions.
+
+    Attributes:
+        kind: the weight vector, ``in`` or ``gate``.
+        against: which token is projected, ``current`` or ``next``.
+        r: Pearson's r over the tokens of the text; None if the activation or the projection is constant.
+        control: the same with the weight vector of another neuron of the layer; None also without another neuron.
+        tokens: number of tokens.
+    """
+
+    neuron: Neuron
+    kind: VectorKind
+    against: Against
+    r: float | None
+    control: float | None
+    tokens: int
+
+
 @dataclass(frozen=True)
 class Effect:
     """Mean change of the next token's logits over pieces of text when a neuron is clamped.
@@ -390,6 +420,10 @@ class Effect:
         scale: standard deviation of the mean change over the vocabulary, in logits.
         promoted: tokens whose logits rise most, best first, each with the z-score of its change.
         suppressed: tokens whose logits fall most, lowest first, each with the z-score of its change.
+        direct: Pearson's r, over the used tokens of the vocabulary, between the mean change and the direct contribution
+            of ``out`` to the logits, times -1 if the activation was clamped to a negative value: positive if the neuron
+            does what its ``out`` vector says. None if either is constant.
+        direct_control: the same with the ``out`` vector of another neuron of the layer; None also if there is none.
     """
 
     neuron: Neuron
@@ -398,6 +432,8 @@ class Effect:
     scale: float
     promoted: tuple[ScoredToken, ...]
     suppressed: tuple[ScoredToken, ...]
+    direct: float | None = None
+    direct_control: float | None = None
 
 
 @dataclass(frozen=True)

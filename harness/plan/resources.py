@@ -59,7 +59,7 @@ def _stage(name: str, count: float, seconds: float | None, basis: Basis, note: s
 
 def _activations(setup: Setup, found: Trial, folder: RunFolder, teraflops: float) -> StagePlan:
     wanted, in_corpus = setup.evidence.max_documents, found.documents if found.complete else None
-    if setup.corpus is None or not setup.compares or folder.exemplars.exists() or found.evidence == "store":
+    if setup.corpus is None or not setup.compares or folder.has_evidence or found.evidence == "store":
         count: int | None = 0
     else:
         count = wanted if in_corpus is None else min(in_corpus, wanted or in_corpus)
@@ -115,7 +115,7 @@ def _answers(name: str, methods: Sequence[MethodPlan], roles: Sequence[RolePlan]
 
 def disk_of(setup: Setup, work: Work, found: Trial, methods: Sequence[MethodPlan], folder: RunFolder) -> list[DiskPlan]:
     """Return the folders that the run writes to, with the bytes it adds."""
-    pending = bool(setup.compares and not folder.exemplars.exists())
+    pending = bool(setup.compares and not folder.has_evidence)
     each = found.exemplar_bytes if pending else 0.0
     exemplars = None if each is None else each * len(setup.described)
     own = bytes_kept(setup, work.vectors) + RECORD_BYTES * sum(one.items + one.retests for one in methods)

@@ -13,7 +13,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
-from harness.results.formatting import count, interval, number, p_value, percent, rank
+from harness.results.formatting import count, interval, number, p_value, percent, rank, yes_no
 
 CSV = "CSV"
 TEXT = "Markdown and LaTeX"
@@ -309,6 +309,23 @@ DIAGNOSTICS = (
 )
 """Of the decomposition of one layer and kind, or of all (:class:`~harness.results.diagnostics.DiagnosticsRow`)."""
 
+ALIGNMENT = (
+    Metric("neurons", "neurons", "Neurons with a correlation r.", count, (HTML, SUMMARY)),
+    Metric("mean_abs", "mean |r|", "Mean size of r over the neurons. r: correlation over the tokens of the text of the "
+           "activation with the projection of the current or the next token on the weight vector; for out, correlation "
+           "over the vocabulary of the direct logit contribution with the measured effect.",
+           number, (HTML, SUMMARY), interval="interval", bold=True),
+    Metric("share", "above 0.2 %", "Share of neurons with |r| of at least 0.2.", percent, (HTML, SUMMARY)),
+    Metric("control", "mean |r|, control", "Mean |r| with the vector of another neuron of the layer.",
+           number, (HTML, SUMMARY)),
+    Metric("above_control", "above control", "Mean |r| less that of the control.",
+           number, (HTML, SUMMARY), interval="above_interval"),
+    Metric("undefined", "undefined", "Neurons without r: activation or projection is constant.", count, (HTML,)),
+    Metric("aligned", "aligned", "Whether mean |r| is at least 0.1 and the interval of the difference from the control "
+           "is above zero: otherwise a list of tokens cannot describe these neurons.", yes_no, (HTML, SUMMARY)),
+)
+"""Of one layer, kind and what is correlated (:class:`~harness.results.schema.AlignmentRow`)."""
+
 RUN = (
     Metric("best/describer", "best describer", "Real describer with the highest win rate.", str, (SUMMARY,)),
     Metric("best/win_rate", "best win rate", "Its win rate.", percent, (SUMMARY,)),
@@ -337,6 +354,7 @@ TABLES: Sequence[tuple[str, Sequence[Metric], str]] = (
     ("Judges where the better description is known, or that were asked again", CHECKS, "judge/JUDGE/{key}"),
     ("Costs of the run, and of one LLM role as `cost/ROLE/...`", COSTS, "cost/{key}"),
     ("Decomposition", DIAGNOSTICS, "decomposition/{key}"),
+    ("Alignment with tokens", ALIGNMENT, "alignment/LAYER/KIND/AGAINST/{key}"),
     ("The run", RUN, "{key}"),
 )
 

@@ -61,6 +61,11 @@ def rank(value: int | None) -> str:
     return "–" if value is None else str(value)
 
 
+def yes_no(value: bool | None) -> str:
+    """Return yes or no, or a dash if it is None."""
+    return "–" if value is None else "yes" if value else "no"
+
+
 def p_value(value: float) -> str:
     """Return a p-value with three digits, or ``< 0.001``."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -23,7 +23,7 @@ from harness.results.explainer_check import explainer_rows
 from harness.results.facets import Facets
 from harness.results.panel import agreement, judge_health, left_out
 from harness.results.rounding import count_statuses, mean, rounded, rounded_interval, total_usage
-from harness.results.schema import BreakdownRow, DescriptionRow, Leaderboard
+from harness.results.schema import AlignmentRow, BreakdownRow, DescriptionRow, Leaderboard
 from harness.results.scores import Grades, concordances, score_rows, score_tests, value_of
 from harness.results.tally import Tally, grouped, tables_by_cluster, tally
 from harness.results.transitivity import triads
@@ -44,6 +44,7 @@ def build_leaderboard(
     config: StatisticsConfig | None = None,
     facets: Facets | None = None,
     planted: Iterable[PlantedAnswer] = (),
+    alignment: Sequence[AlignmentRow] = (),
 ) -> Leaderboard:
     """Compute all statistics of a run from its records, in any order.
 
@@ -58,6 +59,7 @@ def build_leaderboard(
         config: settings of the statistics.
         facets: divisions of the neurons for the breakdown of win rates.
         planted: the explainer's answers on planted concepts.
+        alignment: alignment of the neurons with tokens (:mod:`harness.results.alignment`).
 
     Raises:
         ValueError: if there are two records of the same item.
@@ -106,6 +108,7 @@ def build_leaderboard(
         breakdown=_breakdown(table, counts, facets or {}, controls, config),
         descriptions=written,
         explainer=explainer_rows(planted, seed=seed, config=config),
+        alignment=tuple(alignment),
     )
 
 

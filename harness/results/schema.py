@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from harness.records import Usage, from_json
+from harness.records import Against, Usage, VectorKind, from_json
 
 
 @dataclass(frozen=True)
@@ -437,6 +437,32 @@ class ExplainerRow:
 
 
 @dataclass(frozen=True)
+class AlignmentRow:
+    """Alignment of the neurons of one layer with tokens; :data:`harness.results.columns.ALIGNMENT` defines the metrics.
+
+    Attributes:
+        layer: the layer.
+        kind: the weight vector that is projected.
+        against: what is correlated: ``current`` or ``next`` for ``in`` and ``gate``, ``effect`` for ``out``.
+        aligned: whether a list of tokens can describe these neurons (:mod:`harness.results.alignment`); None with fewer
+            than two neurons.
+    """
+
+    layer: int
+    kind: VectorKind
+    against: Against
+    neurons: int
+    undefined: int
+    mean_abs: float | None
+    interval: tuple[float, float] | None
+    share: float | None
+    control: float | None
+    above_control: float | None
+    above_interval: tuple[float, float] | None
+    aligned: bool | None
+
+
+@dataclass(frozen=True)
 class Leaderboard:
     """All statistics of a run.
 
@@ -458,6 +484,7 @@ class Leaderboard:
         descriptions: by describer.
         explainer: the explainer on planted concepts: all describers together, then by describer. Empty if the run has
             no explainer, or did not check it.
+        alignment: by layer, kind and what is correlated; empty without text.
     """
 
     seed: int
@@ -475,7 +502,8 @@ class Leaderboard:
     concordance: tuple[Concordance, ...]
     breakdown: tuple[BreakdownRow, ...]
     descriptions: tuple[DescriptionRow, ...]
-    explainer: tuple[ExplainerRow, ...] = ()
+    explainer: tuple[ExplainerRow, ...]
+    alignment: tuple[AlignmentRow, ...]
 
     @property
     def only_scores(self) -> bool:

@@ -50,6 +50,9 @@ def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Seq
             failed[one.method] += one.answers - one.statuses.get("ok", 0)
     found |= {f"failed/{method}": count for method, count in failed.items()}
     known: Row = {}
+    for group in leaderboard.alignment:
+        name = f"alignment/{group.layer}/{group.kind}/{group.against}/{{key}}"
+        known |= columns.summary_values(columns.ALIGNMENT, group, name)
     for check in read_judge_checks(folder):
         known |= columns.summary_values(columns.CHECKS, check, f"judge/{check.judge}/{{key}}")
     for row in leaderboard.explainer:
@@ -117,6 +120,8 @@ def tables_of_run(
         "explainer": board["explainer"],
         "failures": failure_rows(folder, manifest),
         "costs": cost_rows(folder),
+        # Not "alignment", for the same reason.
+        "alignment_of_layers": board["alignment"],
         "layers": diagnostics_json(diagnostics)["rows"] if diagnostics else [],
     }
     return {name: rows for name, rows in tables.items() if rows}

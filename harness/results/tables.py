@@ -17,6 +17,7 @@ from rich.text import Text
 
 from harness.folder import replacing
 from harness.results import columns
+from harness.results.alignment import alignment_notices
 from harness.results.columns import Metric, shown_in
 from harness.results.formatting import percent, visible
 from harness.results.schema import Cell, ExplainerRow, Leaderboard, Row, ScoreRow
@@ -110,8 +111,11 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
 
 
 def markdown_table(leaderboard: Leaderboard) -> str:
-    """Return Markdown tables: the board of all judges with its trust line, the pairs, the scores and the explainer."""
-    blocks = []
+    """Return Markdown tables: the board of all judges with its trust line, the pairs, the scores and the explainer.
+
+    A warning that no layer is aligned with tokens comes first.
+    """
+    blocks = [f"{_in_markdown(notice)}\n" for notice in alignment_notices(leaderboard.alignment)]
     for grid in _grids(leaderboard, columns.TEXT):
         metrics = grid.headings(leaderboard.confidence)
         lines = [[*grid.names, *metrics], ["---"] * len(grid.names) + ["---:"] * len(metrics)]
@@ -159,8 +163,10 @@ def _note(leaderboard: Leaderboard) -> str:
 def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
     """Print the board of all judges, the pairs of real describers, and whether the controls lose, in 80 columns.
 
-    A run whose judges only score prints its scores instead.
+    A run whose judges only score prints its scores instead. A warning that no layer is aligned with tokens comes first.
     """
+    for notice in alignment_notices(leaderboard.alignment):
+        console.print(Text(visible(notice), style="yellow"))
     real = {row.describer for row in leaderboard.overall.rows if not row.control}
     for grid in _grids(leaderboard, columns.TERMINAL):
         if grid.metrics is columns.PAIRS:

@@ -63,6 +63,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
         "neurons": [str(neuron) for neuron in setup.described],
         "corpus": vars(corpus) if corpus else earlier.get("corpus"),
         "corpus_files": corpus_files(setup),
+        "alignment": earlier.get("alignment", []),
         "contestants": {
             name: {
                 "control": describer.control,

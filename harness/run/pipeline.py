@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from harness.errors import HarnessError
 from harness.evidence import Corpus, gathered
 from harness.flat import flatten
-from harness.folder import RunFolder, check_writable, replacing
+from harness.folder import RunFolder, check_writable, replacing, write_json
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
 from harness.report import build_report
@@ -112,7 +112,7 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     with setup.executor if store.missing(pending) else nullcontext():
         manifest = write_manifest(setup, folder, None)
         draw_texts(setup, folder)
-        if setup.corpus is not None and setup.compares and not folder.exemplars.exists():
+        if setup.corpus is not None and setup.compares and not folder.has_evidence:
             manifest = _gather(setup, folder, setup.corpus)
         decompose_blocks(setup, folder, pending, store)
     measure_diagnostics(setup, folder, store)
@@ -172,14 +172,20 @@ def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
         ) as evidence,
     ):
         manifest = write_manifest(setup, folder, evidence.summary)
+        evidence.write_alignment(folder.alignment)
         evidence.write(folder.exemplars)
     return manifest
 
 
-def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Leaderboard:
-    """Compute the statistics from the records, write leaderboard and report, and call the tracker."""
+def conclude(setup: Setup, folder: RunFolder, manifest: dict[str, Any]) -> Leaderboard:
+    """Compute the statistics from the records, write leaderboard and report, and call the tracker.
+
+    The alignment with tokens is added to the manifest.
+    """
     logger.info("computing the statistics and writing the report")
     leaderboard = leaderboard_of(folder, manifest)
+    manifest["alignment"] = leaderboard.to_json()["alignment"]
+    write_json(folder.manifest, manifest)
     store_leaderboard(folder, leaderboard)
     store_decomposition(folder)
     store_judge_checks(folder)

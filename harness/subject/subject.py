@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import hashlib
 import json
 import re
@@ -329,6 +330,26 @@ class Subject:
         """Return the name of the matrix that :meth:`projection` returns, for reports; W_E.T if W_U is tied to it."""
         return self._projections.name(layer)
 
+    def embedding(self) -> Tensor:
+        """Return the embedding W_E.T, (d_model, V), float32."""
+        return self._projections.embedding()
+
+    def direct_logits(self, vectors: Tensor) -> Tensor:
+        """Return the direct contribution of ``out`` vectors to the logits, (N, V) from (N, d_model).
+
+        The final norm is applied to the vectors alone, then the unembedding (Gur-Arieh et al. 2025, arXiv:2501.08319).
+        Later layers, and a norm of the MLP's output (Gemma), are ignored.
+        """
+        return self.final_norm(vectors) @ self._projections.unembedding()
+
+    def other_neuron(self, neuron: Neuron) -> Neuron | None:
+        """Return another neuron of the same layer and expert, always the same one: a control. None if it is alone."""
+        width = self.weights.widths(neuron.layer)[neuron.expert]
+        if width == 1:
+            return None
+        step = int(derive_rng(0, "another neuron", neuron.unsigned).integers(1, width))
+        return dataclasses.replace(neuron, index=(neuron.index + step) % width)
+
     @lru_cache(maxsize=2)  # noqa: B019
     def token_weights(self, layer: int) -> Tensor:
         """Return the weight of each token before the first channel, (V,), float32."""
@@ -471,7 +492,5 @@ class Subject:
         """
         vector = self.vectors(neuron.layer, [neuron.index], kind, [neuron.expert])
         vector = -vector if neuron.flips(kind) else vector
-        projection = self._projections.unembedding() if final_norm else self.projection(neuron.layer)
-        if final_norm:
-            vector = self.final_norm(vector)
-        return self.extreme_tokens((vector @ projection)[0], count)
+        projected = self.direct_logits(vector) if final_norm else vector @ self.projection(neuron.layer)
+        return self.extreme_tokens(projected[0], count)

@@ -21,7 +21,8 @@ from harness.evidence import (
 from harness.evidence.encoding import Encoder
 from harness.evidence.windows import Cutter, Window
 from harness.exemplar_table import ExemplarTable
-from harness.records import Exemplar, Neuron, Sign, Source, Split
+from harness.folder import read_table
+from harness.records import Alignment, Exemplar, Neuron, Sign, Source, Split
 from harness.subject import Subject
 from support import tiny_models
 
@@ -51,6 +52,7 @@ class Kept:
     """The content of a run's folder after gathering evidence."""
 
     exemplars: list[Exemplar]
+    alignment: list[Alignment]
     summary: CorpusSummary
 
     def of(self, neuron: Neuron, split: Split, source: Source) -> list[Exemplar]:
@@ -71,8 +73,10 @@ def collect(
         corpus, subject, neurons, config, seed=seed, device="cpu", run_folder=folder, progress=progress
     ) as found:
         found.write(folder / "exemplars.parquet")
+        found.write_alignment(folder / "alignment.parquet")
         summary = found.summary
-    return Kept(ExemplarTable(folder / "exemplars.parquet").read(), summary)
+    alignment = read_table(folder / "alignment.parquet", Alignment)
+    return Kept(ExemplarTable(folder / "exemplars.parquet").read(), alignment, summary)
 
 
 def both_signs(*neurons: Neuron) -> list[Neuron]:
