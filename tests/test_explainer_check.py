@@ -76,6 +76,7 @@ def test_evidence_alone_names_no_concept(small: dict[str, str], invoke: Invoke) 
     assert (total.right, total.answers, total.unusable, total.failed) == (1.0, 20, 0, 0)
     assert total.interval == (1.0, 1.0)
     assert total.chance == 0.0
+    assert folder.read_manifest()["explainer_check"]["right"] == 1.0
     assert "too few" not in messages
     assert "named 100.0 % of the planted concepts" in (folder.logs / "run.log").read_text()
     summary = summary_of_run(folder, leaderboard_from_json(json.loads(folder.leaderboard.read_text())), [])

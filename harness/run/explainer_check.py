@@ -15,8 +15,10 @@ from harness.planted.explainer_cases import PlantedConcept, planted_case, plante
 from harness.records import PlantedAnswer
 from harness.results.explainer_check import explainer_rows
 from harness.results.formatting import percent
+from harness.results.schema import ExplainerRow
 from harness.run.answers import Clients, answer_all, attempt, clients_of
 from harness.run.describe import pending_descriptions
+from harness.run.manifest import note_explainer_check
 from harness.run.setup import Setup
 
 logger = logging.getLogger(__name__)
@@ -85,16 +87,16 @@ async def check_explainer(setup: Setup, folder: RunFolder, serving: Serving) -> 
             title = f"check the explainer with {name}"
             await answer_all(title, "concepts", items, partial(answer, name, llms), journal)
     journal.close()
-    if any(pending.values()) or any(pending_descriptions(setup, folder.descriptions()).values()):
-        _say(setup, journal)
-
-
-def _say(setup: Setup, journal: Journal[PlantedAnswer]) -> None:
-    """Log the result; warn if it is below the limit."""
     rows = explainer_rows(journal.records(), seed=setup.seed, config=setup.statistics)
-    if not rows:
-        return
-    total, limit = rows[0], setup.explainer_check.warn_below
+    if rows and folder.manifest.exists():  # a plan's trial has none
+        note_explainer_check(folder, rows[0])
+    if rows and (any(pending.values()) or any(pending_descriptions(setup, folder.descriptions()).values())):
+        _say(setup, rows[0])
+
+
+def _say(setup: Setup, total: ExplainerRow) -> None:
+    """Log the result; warn if it is below the limit."""
+    limit = setup.explainer_check.warn_below
     models = sorted({setup.backends[one.role].model for one in checked_describers(setup).values() if one.role})
     found = (
         f"the explainer ({', '.join(models)}) named {percent(total.right)} % of the planted concepts in "
