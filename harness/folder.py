@@ -31,6 +31,7 @@ from harness.records import (
     Effect,
     Exemplar,
     Neuron,
+    PlantedAnswer,
     RandomVector,
     Restart,
     Score,
@@ -46,7 +47,7 @@ from harness.records import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-Answer = TypeVar("Answer", Description, Verdict, Score)
+Answer = TypeVar("Answer", Description, Verdict, Score, PlantedAnswer)
 T = TypeVar("T")
 
 
@@ -129,11 +130,12 @@ _ITEMS: dict[type[Any], Callable[[Any], Hashable]] = {
     Description: attrgetter("neuron", "describer"),
     Verdict: attrgetter("neuron", "judge", "first", "second"),
     Score: attrgetter("neuron", "scorer", "describer"),
+    PlantedAnswer: attrgetter("describer", "concept"),
 }
 
 
 def item_of(answer: Answer) -> Hashable:
-    """Return the item that an answer is about: the neuron, and the methods involved."""
+    """Return the item that an answer is about: the neuron or planted concept, and the methods involved."""
     return _ITEMS[type(answer)](answer)
 
 
@@ -254,6 +256,10 @@ class RunFolder:
     def scores(self) -> Journal[Score]:
         """Open the journal of scores."""
         return Journal(self.path / "scores.jsonl", Score)
+
+    def explainer_check(self) -> Journal[PlantedAnswer]:
+        """Open the journal of descriptions of planted concepts."""
+        return Journal(self.path / "explainer_check.jsonl", PlantedAnswer)
 
     def retests(self) -> Journal[Verdict]:
         """Open the journal of second verdicts with another seed."""

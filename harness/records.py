@@ -28,6 +28,7 @@ class Status(enum.StrEnum):
     UNPARSED = "unparsed"  # an answer came, but not in the requested format
     REFUSED = "refused"  # the model declined
     TRUNCATED = "truncated"  # the answer hit the token limit
+    DEGENERATE = "degenerate"  # the answer says nothing; harness.llm.degenerate has the rules
     FAILED = "failed"  # no usable answer came: an error, a missing input
 
 
@@ -531,6 +532,20 @@ class Usage:
             getattr(one, name) > getattr(one, f"cached_{name}") for one in self.roles.values() for name in _COUNTS[1:]
         )
 
+    @property
+    def cached(self) -> Usage:
+        """The same usage if the cache had answered every call: that of a record that replaces an answer's record."""
+        roles = {
+            role: dataclasses.replace(
+                used,
+                **{f"cached_{name}": getattr(used, name) for name in _COUNTS},
+                seconds=0.0,
+                paid=None if used.paid is None else 0.0,
+            )
+            for role, used in self.roles.items()
+        }
+        return Usage.of(roles, 0.0)
+
     def after(self, earlier: Usage) -> Usage:
         """Return this usage plus what an earlier record of the same item paid; see :meth:`RoleUsage.after`."""
         if not earlier.roles:
@@ -664,6 +679,27 @@ class Description:
     evidence: EvidenceSize = field(default_factory=EvidenceSize)
     usage: Usage = field(default_factory=Usage)
     tokens: Annotated[SignedTokens | None, Field(exclude_if=_absent)] = None
+
+
+@dataclass(frozen=True)
+class PlantedAnswer:
+    """A description of evidence that shows one known concept: how the explainer is checked.
+
+    Attributes:
+        describer: name of the describer that showed the evidence to the explainer.
+        concept: name of the concept.
+        text: the description; empty if the status is not ok.
+        named: names of all concepts of the check that the text names, right or wrong.
+        detail: why the status is not ok.
+    """
+
+    describer: str
+    concept: str
+    text: str
+    named: tuple[str, ...] = ()
+    status: Status = Status.OK
+    detail: str = ""
+    usage: Usage = field(default_factory=Usage)
 
 
 #: A number that only some judges give; the JSON leaves it out if it is None, because verdicts are many.

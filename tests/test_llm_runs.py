@@ -42,7 +42,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             "diagnostics.random_vectors=0",
             "diagnostics.ablated=0",
         ),
-        *("describers=[maxact,vocab_proj,generic]", "judges=[pairwise]", "tracking=none", "folder=run"),
+        *(
+            "describers=[maxact,vocab_proj,generic]",
+            "judges=[pairwise]",
+            "tracking=none",
+            "folder=run",
+            "explainer_check.concepts=0",
+        ),
     ]
 
 

@@ -37,10 +37,10 @@ from harness.planted import (
 )
 from harness.planted.__main__ import main as table
 from harness.planted.recall import RecallRow, recall_rows, rows_of_run
-from harness.planted.stems import stem
 from harness.records import Description, Neuron, Side, Sign, Split, Status, VectorKind
 from harness.run.main import main
 from harness.stats.config import StatisticsConfig
+from harness.stems import stem
 from harness.subject import ActivationReader
 from judges.planted import PlantedTruth
 

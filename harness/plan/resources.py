@@ -42,8 +42,8 @@ def stages_of(
         note = f"{neurons:,} neurons" if found.interventions else "the subject could not run on this machine"
         stages.append(_stage("interventions", neurons, found.interventions, Basis.MEASURED, note))
     if setup.compares:
-        described = [method for method in methods if method.kind == "describer"]
-        judged = [method for method in methods if method.kind != "describer"]
+        described = [method for method in methods if method.kind in ("check", "describer")]
+        judged = [method for method in methods if method.kind in ("comparator", "scorer")]
         stages += [_answers("describe", described, roles, found.describing)]
         stages += [_answers("judge", judged, roles, found.judging)]
     return stages

@@ -182,6 +182,8 @@ WRITING = (
     Metric("median_words", "words", "Median length of its usable descriptions in words.", _whole, (HTML,)),
     Metric("mean_windows", "windows", "Mean number of text windows behind a description.", _decimals_1, (HTML,)),
     Metric("mean_tokens", "tokens", "Mean number of evidence tokens behind a description.", _whole, (HTML,)),
+    Metric("repeated", "same text %", "Share of its usable descriptions with the same words, in the same order, as its "
+           "description of another neuron; case and punctuation do not count.", percent, (HTML, SUMMARY)),
     Metric("calls", "LLM calls", "LLM calls for all its descriptions.", count, (HTML,), source="usage.calls"),
 )
 """Of the descriptions of a describer (:class:`~harness.results.schema.DescriptionRow`)."""
@@ -237,6 +239,21 @@ CHECKS = (
            number, (TERMINAL, HTML, SUMMARY), needs={"retest"}),
 )
 """Of a judge where the truth is known or it was asked again (:class:`~harness.results.judge_checks.JudgeCheck`)."""
+
+EXPLAINER = (
+    Metric("right", "named %", "Share of the planted concepts that the explainer named, of all that it answered. An "
+           "answer that is not usable names nothing.",
+           percent, (TEXT, TERMINAL, HTML, SUMMARY), interval="interval", interval_in_text="column", bold=True),
+    Metric("chance", "by chance %", "The same answers compared with the other concepts: the mean share of these that "
+           "an answer names. An explainer that ignores the evidence names no more than this.",
+           percent, (TEXT, TERMINAL, HTML, SUMMARY)),
+    Metric("answers", "answers", "Answers of the explainer, usable or not.", count, (TEXT, TERMINAL, HTML)),
+    Metric("unusable", "unusable", "Answers that are not usable: degenerate, refused, truncated or unparsed.",
+           count, (TEXT, TERMINAL, HTML, SUMMARY)),
+    Metric("failed", "failed", "Planted concepts without an answer. They count nowhere else.",
+           count, (TEXT, TERMINAL, HTML)),
+)
+"""Of the explainer on planted concepts, with a describer's prompts (:class:`~harness.results.schema.ExplainerRow`)."""
 
 COSTS = (
     Metric("calls", "LLM calls", "LLM calls, including those answered by the cache.", count, (SUMMARY,)),
@@ -329,7 +346,12 @@ TABLES: Sequence[tuple[str, Sequence[Metric], str]] = (
     ("Leaderboard: one describer", BOARD, "{key}/DESCRIBER"),
     ("Head to head: one describer against another", PAIRS, "{key}/DESCRIBER/OPPONENT"),
     ("Paired tests of two describers", TESTS, ""),
-    ("Descriptions of one describer", WRITING, ""),
+    ("Descriptions of one describer", WRITING, "{key}/DESCRIBER"),
+    (
+        "The explainer on planted concepts, and with one describer's prompts as `explainer/DESCRIBER/...`",
+        EXPLAINER,
+        "explainer/{key}",
+    ),
     ("Scores: one describer by one scorer", SCORES, "{key}/SCORER/DESCRIBER"),
     ("Paired tests of the scores", SCORE_TESTS, ""),
     ("Comparators", HEALTH, "judge/JUDGE/{key}"),

@@ -48,6 +48,7 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
         seed=seed,
         config=config,
         facets=facets_of(neurons, vectors),
+        planted=folder.explainer_check().records(),
         alignment=alignment_of(folder, seed=seed, config=config),
     )
 

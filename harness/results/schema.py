@@ -418,6 +418,30 @@ class DescriptionRow:
     median_words: float | None
     mean_windows: float | None
     mean_tokens: float | None
+    repeated: float | None
+    statuses: dict[str, int]
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class ExplainerRow:
+    """The explainer on planted concepts; :data:`harness.results.columns.EXPLAINER` defines the metrics.
+
+    Attributes:
+        describer: the describer whose prompts were used; None for all together.
+        right: None without answers.
+        interval: its bootstrap interval, clustered by concept; None with fewer than two concepts.
+        statuses: number of answers by status.
+        usage: cost of the answers.
+    """
+
+    describer: str | None
+    right: float | None
+    interval: tuple[float, float] | None
+    chance: float | None
+    answers: int
+    unusable: int
+    failed: int
     statuses: dict[str, int]
     usage: Usage
 
@@ -468,6 +492,8 @@ class Leaderboard:
         concordance: by judge, all together first, then by scorer.
         breakdown: by facet, part and describer.
         descriptions: by describer.
+        explainer: the explainer on planted concepts: all describers together, then by describer. Empty if the run has
+            no explainer, or did not check it.
         alignment: by layer, kind and what is correlated; empty without text.
     """
 
@@ -486,6 +512,7 @@ class Leaderboard:
     concordance: tuple[Concordance, ...]
     breakdown: tuple[BreakdownRow, ...]
     descriptions: tuple[DescriptionRow, ...]
+    explainer: tuple[ExplainerRow, ...]
     alignment: tuple[AlignmentRow, ...]
 
     @property

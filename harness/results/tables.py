@@ -20,7 +20,7 @@ from harness.results import columns
 from harness.results.alignment import alignment_notices
 from harness.results.columns import Metric, shown_in
 from harness.results.formatting import percent, visible
-from harness.results.schema import Board, Cell, Leaderboard, Row, ScoreRow
+from harness.results.schema import Board, Cell, ExplainerRow, Leaderboard, Row, ScoreRow
 
 ALL_JUDGES = "all judges"
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
@@ -62,7 +62,7 @@ class _Grid:
     """One table: its rows, the columns that name a row, its metrics, and a note below."""
 
     title: str
-    rows: Sequence[Row | Cell | ScoreRow]
+    rows: Sequence[Row | Cell | ScoreRow | ExplainerRow]
     names: dict[str, Callable[[Any], str]]
     metrics: Sequence[Metric]
     place: str
@@ -80,7 +80,7 @@ class _Grid:
 
 
 def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
-    """Yield the boards, the pairs behind them, and the scores, as far as the run has them."""
+    """Yield the boards, the pairs behind them, the scores and the explainer, as far as they exist."""
     control = {row.describer for row in leaderboard.overall.rows if row.control}
     control |= {row.describer for row in leaderboard.scores if row.control}
 
@@ -109,10 +109,14 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
         names = {"scorer": lambda row: row.scorer, "describer": named("describer")}
         note = "Mean scores, each in its scorer's own unit; higher is better."
         yield _Grid("Scores: no judge compares", leaderboard.scores, names, columns.SCORES, place, note)
+    if leaderboard.explainer:
+        names = {"explainer with": lambda row: row.describer or "all describers"}
+        note = "The explainer on evidence that shows one known concept, with the prompts of each describer."
+        yield _Grid("Explainer check: known concepts", leaderboard.explainer, names, columns.EXPLAINER, place, note)
 
 
 def markdown_table(leaderboard: Leaderboard) -> str:
-    """Return Markdown tables: the boards with their trust lines, the pairs behind them, and the scores.
+    """Return Markdown tables: the boards with their trust lines, the pairs, the scores and the explainer.
 
     A warning that no layer is aligned with tokens comes first.
     """

@@ -29,6 +29,7 @@ from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.diagnostics import measure_diagnostics
+from harness.run.explainer_check import check_explainer
 from harness.run.identity import check_same_run
 from harness.run.interventions.measure import draw_texts, intervene
 from harness.run.judge import judge, pending_scores, pending_verdicts
@@ -68,6 +69,7 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
         with nullcontext() if tracked else setup.tracker.watching(folder, without_secrets(setup.config)):
             with _interruptible():
                 manifest = _compute(setup, folder)
+            await check_explainer(setup, folder, serving)
             await describe(setup, folder, serving)
             await judge(setup, folder, serving)
     if cache is not None:

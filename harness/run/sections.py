@@ -129,6 +129,17 @@ class DiagnosticsConfig:
 
 
 @validated_dataclass(frozen=True, config=STRICT)
+class ExplainerCheckConfig:
+    """How the explainer is checked before it describes neurons.
+
+    ``conf/config.yaml`` documents the options.
+    """
+
+    concepts: CountOrZero
+    warn_below: FractionOrZero
+
+
+@validated_dataclass(frozen=True, config=STRICT)
 class ComparisonConfig:
     """Which comparisons are made.
 
