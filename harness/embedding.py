@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from harness.errors import HarnessError
 from harness.subject.files import first_line, locate
 from harness.subject.files import sha256 as sha256_of
+from harness.subject.pretrained import from_pretrained, problem_of
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,18 @@ def _load(reference: str, revision: str | None) -> _Loaded:
     from sentence_transformers import SentenceTransformer  # slow to import
 
     try:
-        return _Loaded(
-            SentenceTransformer(reference, revision=revision, device="cpu", model_kwargs={"use_safetensors": True})
-        )
+        loaded = SentenceTransformer(reference, revision=revision, device="cpu", model_kwargs={"use_safetensors": True})
+        # The library only logs a warning about missing weights.
+        model: Any = loaded[0].auto_model
+        problem = problem_of(*from_pretrained(type(model), model.name_or_path, revision=revision, device_map="meta"))
     except Exception as error:  # the libraries raise many classes for damaged files
+        problem = first_line(error)
+    if problem is not None:
         raise HarnessError(
-            f"the sentence encoder {reference} cannot be loaded ({first_line(error)}); download it again "
+            f"the sentence encoder {reference} cannot be loaded ({problem}); download it again "
             "or choose another (encoder.sources)"
-        ) from error
+        )
+    return _Loaded(loaded)
 
 
 class SentenceEncoder:
@@ -59,10 +64,10 @@ class SentenceEncoder:
         self._sources, self._revision, self._sha256 = tuple(sources), revision, sha256
 
     def check(self) -> None:
-        """Check that the model can be found.
+        """Check that the model can be found, and that its weights are the expected ones, or else that it can be loaded.
 
         Raises:
-            HarnessError: if no source has it, or its weights are not the expected ones.
+            HarnessError: if no source has it, its weights are not the expected ones, or it cannot be loaded.
         """
         files = locate(self._sources, self._revision)
         weights = files.fetch("model.safetensors") if self._sha256 else None
@@ -71,6 +76,8 @@ class SentenceEncoder:
                 f"the sentence encoder at {files.reference} is not the expected one (SHA-256 {self._sha256}): "
                 "use another source, or set sha256=null in the judge to accept it"
             )
+        if not self._sha256:
+            assert self._loaded
 
     def is_one_of(self, weights: Collection[str]) -> bool:
         """Return whether its ``model.safetensors`` has one of the given SHA-256 hashes."""

@@ -21,6 +21,7 @@ from harness.subject.checkpoint import Checkpoint
 from harness.subject.files import ModelFiles, first_line, locate, sha256
 from harness.subject.gguf import converted
 from harness.subject.projection import SAMPLE, ProjectionRule, Projections
+from harness.subject.quantised import dequantised, quantisation_of
 from harness.subject.token_texts import TokenTexts
 from harness.subject.token_weights import TokenGroup, TokenWeighting
 from harness.subject.undertrained import under_trained
@@ -51,7 +52,7 @@ class Subject:
         dtype: data type of the model when it runs on text.
         trust_remote_code: whether code from the model's repository may run.
         shape: size of the model, for plans on machines without it.
-        cache: folder of models that are converted from GGUF files.
+        cache: folder of models that are converted to plain weights: GGUF files and quantised checkpoints.
     """
 
     def __init__(
@@ -102,6 +103,9 @@ class Subject:
                     f"the checkpoint of {files.reference} is not the expected one (SHA-256 {found}, expected "
                     f"{self._sha256}): choose another source, or set subject.sha256=null to accept this one"
                 )
+        if quantisation := quantisation_of(files):
+            folder = dequantised(files, quantisation, Path(self._cache), self.loading)
+            return ModelFiles(str(folder), folder)
         return files
 
     @cached_property
@@ -113,7 +117,7 @@ class Subject:
         """
         try:
             return AutoConfig.from_pretrained(self.files.reference, **self.loading)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise HarnessError(f"the config of {self.files.reference} cannot be read ({first_line(error)})") from error
 
     @property
@@ -144,6 +148,30 @@ class Subject:
                 f"the tokenizer of {self.files.reference} cannot be loaded ({first_line(error)}); "
                 "the model needs its tokenizer.json"
             ) from error
+
+    def check_tokenizer(self) -> None:
+        """Check that the embedding has a row for every token that text can be encoded as.
+
+        Special tokens may lack one: text never becomes a special token. Gemma 3's text models have such a token.
+
+        Raises:
+            HarnessError: naming the first token without a row.
+        """
+        rows, special = self.vocab_size, set(self.tokenizer.all_special_ids)
+        special.update(token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special)
+        used = set(self.tokenizer.get_vocab().values()) - special | set(self.tokenizer("a").input_ids)
+        stray = min((token for token in used if token >= rows), default=None)
+        if stray is not None:
+            raise HarnessError(
+                f"the tokenizer of {self.name} has a token {self.token_text(stray)!r} with the id {stray}, but its "
+                f"embedding has {rows} rows: use the tokenizer that the model was trained with"
+            )
+
+    @property
+    def padding_id(self) -> int:
+        """Id that fills up a batch: that of the padding token, or 0 if the embedding has no row for it."""
+        given = self.tokenizer.pad_token_id
+        return given if given is not None and given < self.vocab_size else 0
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
