@@ -121,6 +121,7 @@ class _Measuring:
         self.group, self.folder, self.subject = group, folder, setup.subject
         self.device, self._memory = setup.executor.device, setup.executor.memory_bytes
         self.projection = self.subject.projection(group.layer).to(self.device)
+        self.weights = self.subject.token_weights(group.layer).to(self.device)
         #: Which tokens are text that the model has seen in training, (V,) bool.
         self.used = torch.ones(self.projection.shape[1], dtype=torch.bool, device=self.device)
         self.used[sorted(self.subject.unused_token_ids)] = False
@@ -132,8 +133,9 @@ class _Measuring:
 
     def decompose(self, vectors: Tensor, **changes: Any) -> Decomposition:
         config = dataclasses.replace(self.group.config, **changes)
-        weights = self.subject.token_weights(self.group.layer).to(self.device)
-        return decompose(vectors, self.projection, token_weights=weights, config=config, memory_budget=self._memory)
+        return decompose(
+            vectors, self.projection, token_weights=self.weights, config=config, memory_budget=self._memory
+        )
 
 
 def _restarts(given: _Measuring) -> Iterator[Restart]:
@@ -184,8 +186,9 @@ def _random(given: _Measuring) -> Iterator[RandomVector]:
     ).to(given.device)
     found = given.decompose(vectors, num_channels=min(options.random_channels, group.config.num_channels))
     measured = (found.kurtosis, found.cosine, found.loss, reconstruction(vectors, found.directions))
+    counted = group.config.counted(given.weights)
     for row, vector in enumerate(vectors):
-        own = _rounded(kurtosis(vector @ given.projection))
+        own = _rounded(kurtosis(vector @ given.projection, counted))
         yield RandomVector(group.layer, group.kind, row, own, *(_rounded(each[row]) for each in measured))
 
 
