@@ -142,6 +142,7 @@ class _Measuring:
         self.group, self.folder, self.subject = group, folder, setup.subject
         self.device, self.memory, self.storage = setup.executor.device, setup.executor.memory_bytes, setup.storage
         self.projection = self.subject.projection(group.layer).to(self.device)
+        self.weights = self.subject.token_weights(group.layer).to(self.device)
         #: Which tokens are text that the model has seen in training, (V,) bool.
         self.used = torch.ones(self.projection.shape[1], dtype=torch.bool, device=self.device)
         self.used[sorted(self.subject.unused_token_ids)] = False
@@ -153,8 +154,7 @@ class _Measuring:
 
     def decompose(self, vectors: Tensor, **changes: Any) -> Decomposition:
         config = dataclasses.replace(self.group.config, **changes)
-        weights = self.subject.token_weights(self.group.layer).to(self.device)
-        return decompose(vectors, self.projection, token_weights=weights, config=config, memory_budget=self.memory)
+        return decompose(vectors, self.projection, token_weights=self.weights, config=config, memory_budget=self.memory)
 
 
 def _restarts(given: _Measuring) -> Iterator[Restart]:
@@ -206,8 +206,9 @@ def _random(given: _Measuring) -> Iterator[RandomVector]:
         measured.append(removed.faithful)
         if found.directions.shape[1] == group.config.num_channels:
             measured.append(removed.complete)
+    counted = group.config.counted(given.weights)
     for row, vector in enumerate(vectors):
-        own = _rounded(kurtosis(vector @ given.projection))
+        own = _rounded(kurtosis(vector @ given.projection, counted))
         yield RandomVector(group.layer, group.kind, row, own, *(_rounded(each[row]) for each in measured))
 
 
