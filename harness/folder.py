@@ -35,6 +35,7 @@ from harness.records import (
     Score,
     Status,
     SteeredText,
+    TextAblation,
     VectorKind,
     VectorSummary,
     Verdict,
@@ -212,6 +213,7 @@ _TABLES: dict[type[Any], tuple[str, Callable[[Any], Any] | None]] = {
     Restart: ("diagnostics/*.restarts.parquet", None),
     RandomVector: ("diagnostics/*.random.parquet", None),
     AblatedChannels: ("diagnostics/*.ablations.parquet", None),
+    TextAblation: ("diagnostics/*.text_ablations.parquet", None),
 }
 
 
@@ -288,7 +290,7 @@ class RunFolder:
         return manifest
 
     def read(self, kind: type[T]) -> list[T]:
-        """Return all records of a type: Effect, SteeredText, Restart, RandomVector or AblatedChannels.
+        """Return all records of a type: Effect, SteeredText, Restart, RandomVector, AblatedChannels or TextAblation.
 
         Effects and steered texts are ordered by neuron. The list is empty if the run has none (yet).
         """

@@ -46,7 +46,12 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
         *("neurons.layers=[1]", "neurons.per_layer=2", "neurons.kinds=[gate,in,out]", "decomposition.num_channels=2"),
         *("corpus=files", f"corpus.paths=[{topics}]", "evidence.max_documents=40", "evidence.window=16"),
         *("evidence.top=3", "evidence.random=6", "judges.simulation.windows=1"),
-        *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
+        *(
+            "diagnostics.sample=0",
+            "diagnostics.random_vectors=0",
+            "diagnostics.ablated=0",
+            "diagnostics.text_ablated=0",
+        ),
         *("tracking=none", f"folder={folder}", f"serving.cache={folder.parent / 'cache'}"),
     ]
 

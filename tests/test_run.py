@@ -571,7 +571,12 @@ def test_the_small_demo_ranks_real_evidence_above_the_controls(
         *("corpus=files", f"corpus.paths={small['corpus.paths']}", "evidence.window=32"),
         *("evidence.top=8", "evidence.random=10"),
         *("decomposition.num_channels=3", "tracking=none", "judges=[embedding_pairwise,embedding_simulation]"),
-        *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
+        *(
+            "diagnostics.sample=0",
+            "diagnostics.random_vectors=0",
+            "diagnostics.ablated=0",
+            "diagnostics.text_ablated=0",
+        ),
     )
     assert code == 0, err
     assert out.strip().endswith("report.html")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,14 @@ from harness.decomposition import (
     reconstruction,
 )
 from harness.folder import RunFolder, write_table
-from harness.records import AblatedChannels, Neuron, RandomVector, Restart, VectorKind
+from harness.records import AblatedChannels, Neuron, RandomVector, Restart, TextAblation, VectorKind
 from harness.run.channel_store import ChannelStore
 from harness.run.progress import progress
 from harness.run.sections import DiagnosticsConfig
 from harness.run.setup import Setup
+from harness.run.text_ablation import CHANNELS, Arms, HeldOutText, text_ablation
 from harness.seeds import derive_rng, derive_seed
+from harness.subject import lacks_head
 
 _POPULATION = 1 << 14
 
@@ -41,6 +44,7 @@ class Group:
     Attributes:
         sample: neurons whose vectors are decomposed again.
         ablated: neurons whose channels are removed from their vectors.
+        text_ablated: neurons whose channels are removed while the model reads text.
         config: how the run decomposed its vectors.
     """
 
@@ -48,12 +52,13 @@ class Group:
     kind: VectorKind
     sample: tuple[Neuron, ...]
     ablated: tuple[Neuron, ...]
+    text_ablated: tuple[Neuron, ...]
     config: DecompositionConfig
     diagnostics: DiagnosticsConfig
 
     def path(self, folder: RunFolder, name: str) -> Path:
         """Return the file of one measurement; its name contains a hash of everything that can change the result."""
-        settings = repr((self.sample, self.ablated, self.config, self.diagnostics))
+        settings = repr((self.sample, self.ablated, self.text_ablated, self.config, self.diagnostics))
         digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
         return folder.diagnostics / f"L{self.layer:02d}-{self.kind}-{digest}.{name}.parquet"
 
@@ -70,11 +75,19 @@ def measure_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore) ->
         pending = {path: job for path, job in jobs.items() if not (path.exists() or store.restore_file(path))}
         if not pending:
             return
-        with progress("diagnostics", len(pending), "measurements") as advance:
-            for path, (group, name) in pending.items():
-                write_table(path, _MEASUREMENTS[name](_Measuring(setup, group, folder)))
-                store.save_file(path)
-                advance(1)
+        on_text: dict[int, set[Neuron]] = defaultdict(set)
+        for group, name in pending.values():
+            if name == "text_ablations":
+                on_text[group.layer].update(group.text_ablated)
+        text = HeldOutText(setup, {layer: sorted(neurons) for layer, neurons in on_text.items()})
+        try:
+            with progress("diagnostics", len(pending), "measurements") as advance:
+                for path, (group, name) in pending.items():
+                    write_table(path, _MEASUREMENTS[name](_Measuring(setup, group, folder, text)))
+                    store.save_file(path)
+                    advance(1)
+        finally:
+            text.close()
 
 
 def pending_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore | None) -> list[tuple[Group, str]]:
@@ -105,20 +118,36 @@ def _jobs(
             tuple(known[i] for i in sorted(rng.choice(len(known), min(count, len(known)), replace=False).tolist()))
             for count in (chosen.sample, chosen.ablated)
         )
-        group = Group(layer, kind, sample, ablated, setup.decomposition.config(layer, kind), chosen)
+        on_text = _on_text(setup, layer, kind, known) if keeps_directions else ()
+        group = Group(layer, kind, sample, ablated, on_text, setup.decomposition.config(layer, kind), chosen)
         if chosen.sample:
             yield group, "restarts"
         if chosen.random_vectors:
             yield group, "random"
         if chosen.ablated and keeps_directions:
             yield group, "ablations"
+        if on_text:
+            yield group, "text_ablations"
+
+
+def _on_text(setup: Setup, layer: int, kind: VectorKind, known: Sequence[Neuron]) -> tuple[Neuron, ...]:
+    """Return the neurons of a layer whose channels are removed on text: the same ones for all kinds.
+
+    Neurons of experts are left out, because their activations cannot be computed from the input of the MLP alone. So
+    are out vectors of models that predict no next token.
+    """
+    if setup.corpus is None or not setup.compares or (kind is VectorKind.OUT and lacks_head(setup.subject)):
+        return ()
+    dense = [neuron for neuron in known if neuron.expert is None]
+    order = sorted(dense, key=lambda neuron: derive_seed(setup.seed, "text ablation", neuron))
+    return tuple(sorted(order[: setup.diagnostics.text_ablated]))
 
 
 class _Measuring:
     """What the measurements of a group share."""
 
-    def __init__(self, setup: Setup, group: Group, folder: RunFolder) -> None:
-        self.group, self.folder, self.subject = group, folder, setup.subject
+    def __init__(self, setup: Setup, group: Group, folder: RunFolder, text: HeldOutText) -> None:
+        self.group, self.folder, self.subject, self.text = group, folder, setup.subject, text
         self.device, self._memory = setup.executor.device, setup.executor.memory_bytes
         self.projection = self.subject.projection(group.layer).to(self.device)
         #: Which tokens are text that the model has seen in training, (V,) bool.
@@ -129,6 +158,14 @@ class _Measuring:
     def vectors(self, neurons: Sequence[Neuron]) -> Tensor:
         indices, experts = [neuron.index for neuron in neurons], [neuron.expert for neuron in neurons]
         return self.subject.vectors(self.group.layer, indices, self.group.kind, experts)
+
+    def with_directions(self, neurons: Sequence[Neuron]) -> Iterator[tuple[list[Neuron], Tensor, Tensor]]:
+        """Yield some of the neurons with their vectors (n, d_model) and the run's channels (n, C, d_model)."""
+        wanted = {(neuron, self.group.kind) for neuron in neurons}
+        for keys, directions in self.folder.read_directions(wanted):
+            rows = [row for row, key in enumerate(keys) if key in wanted]
+            found = [keys[row][0] for row in rows]
+            yield found, self.vectors(found).to(self.device), directions[rows].float().to(self.device)
 
     def decompose(self, vectors: Tensor, **changes: Any) -> Decomposition:
         config = dataclasses.replace(self.group.config, **changes)
@@ -154,16 +191,23 @@ def _restarts(given: _Measuring) -> Iterator[Restart]:
 
 def _ablations(given: _Measuring) -> Iterator[AblatedChannels]:
     """Remove the run's channels from some vectors."""
-    kind = given.group.kind
-    wanted = {(neuron, kind) for neuron in given.group.ablated}
-    for keys, directions in given.folder.read_directions(wanted):
-        rows = [row for row, key in enumerate(keys) if key in wanted]
-        neurons = [keys[row][0] for row in rows]
-        vectors, removed = given.vectors(neurons).to(given.device), directions[rows].float().to(given.device)
+    for neurons, vectors, removed in given.with_directions(given.group.ablated):
         found = ablation(vectors, removed, given.projection, top_tokens=given.top_tokens, tokens=given.used)
         measured = (found.faithful, found.kept, found.chance, found.complete, found.complete_chance)
         for row, neuron in enumerate(neurons):
-            yield AblatedChannels(neuron, kind, *(_rounded(each[row]) for each in measured))
+            yield AblatedChannels(neuron, given.group.kind, *(_rounded(each[row]) for each in measured))
+
+
+def _text_ablations(given: _Measuring) -> Iterator[TextAblation]:
+    """Remove the run's channels from some vectors while the model reads text."""
+    group = given.group
+    if not given.text.pieces:
+        return
+    for neurons, vectors, channels in given.with_directions(group.text_ablated):
+        for neuron, vector, directions in zip(neurons, vectors, channels, strict=True):
+            seed = derive_seed(group.config.seed, "random directions", neuron, group.kind)
+            arms = Arms.of(vector, directions[:CHANNELS], given.projection, given.used, given.top_tokens, seed)
+            yield text_ablation(given.text, neuron, group.kind, vector, arms)
 
 
 def _random(given: _Measuring) -> Iterator[RandomVector]:
@@ -193,6 +237,7 @@ _MEASUREMENTS: dict[str, Callable[[_Measuring], Iterator[Any]]] = {
     "restarts": _restarts,
     "random": _random,
     "ablations": _ablations,
+    "text_ablations": _text_ablations,
 }
 
 
