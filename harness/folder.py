@@ -37,6 +37,7 @@ from harness.records import (
     Score,
     Status,
     SteeredText,
+    TextAblation,
     VectorKind,
     VectorSummary,
     Verdict,
@@ -217,6 +218,7 @@ _TABLES: dict[type[Any], tuple[str, Callable[[Any], Any] | None]] = {
     RandomVector: ("diagnostics/*.random.parquet", None),
     AblatedChannels: ("diagnostics/*.ablations.parquet", None),
     Channel: ("diagnostics/*.replacements.parquet", lambda channel: (channel.neuron, channel.kind, channel.rank)),
+    TextAblation: ("diagnostics/*.text_ablations.parquet", None),
 }
 
 
@@ -298,7 +300,7 @@ class RunFolder:
         return manifest
 
     def read(self, kind: type[T]) -> list[T]:
-        """Return all records of a type: Alignment, Effect, SteeredText, Restart, RandomVector or AblatedChannels.
+        """Return all records of a type that has files of its own, such as Alignment, Effect or Restart.
 
         Of the type Channel, these are the channels of random vectors in place of the neurons; :meth:`read_channels`
         reads those of the neurons. Effects, steered texts and channels are ordered by neuron. The list is empty if the

@@ -301,6 +301,40 @@ class AblatedChannels:
 
 
 @dataclass(frozen=True)
+class TextAblation:
+    """Effect on held-out text of removing a weight vector's channels.
+
+    :mod:`harness.run.text_ablation` has the protocol. Responses are sums over the channel's own positions, for each
+    channel in order of discovery.
+
+    Attributes:
+        positions: number of the channel's own positions; for ``out``, number of active tokens.
+        response: the neuron's response.
+        channel: what is left of it without the channel.
+        random: what is left without a random direction with the same cosine.
+        embedding: what is left without the mean embedding of the channel's top tokens.
+        another: what is left without another channel, on average; None for a single channel.
+        elsewhere: share of the response lost at the other active positions without the channel; None if there are none.
+        elsewhere_random: the same without the random direction.
+        complete: share of the response lost at all active positions without all channels; None without a response.
+        complete_random: the same without all the random directions.
+    """
+
+    neuron: Neuron
+    kind: VectorKind
+    positions: tuple[int, ...]
+    response: tuple[float, ...]
+    channel: tuple[float, ...]
+    random: tuple[float, ...]
+    embedding: tuple[float, ...]
+    another: tuple[float | None, ...]
+    elsewhere: tuple[float | None, ...]
+    elsewhere_random: tuple[float | None, ...]
+    complete: float | None
+    complete_random: float | None
+
+
+@dataclass(frozen=True)
 class RandomVector:
     """Decomposition of a random vector, for comparison with the weight vectors of a layer and kind.
 

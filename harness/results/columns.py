@@ -123,6 +123,10 @@ def _diagnostic(
     return Metric(key, heading, definition, shown_as, (*[TERMINAL] * terminal, HTML, SUMMARY))
 
 
+def _on_text(key: str, heading: str, definition: str) -> Metric:
+    return Metric(key, heading, definition, number, (HTML, SUMMARY), interval=f"{key}_interval")
+
+
 # fmt: off
 BOARD = (
     Metric("rank", "rank", "Rank by strength, 1 for the best. Its interval: the ranks when neurons are resampled.",
@@ -269,6 +273,24 @@ COSTS = (
 )
 """Of a run or of one LLM role in it (:class:`~harness.records.RoleUsage`)."""
 
+ON_TEXT = (
+    _diagnostic("text_ablated", "vectors", "Vectors from which channels were removed while the model read held-out "
+                "text.", count),
+    _diagnostic("text_positions", "positions", "Positions of the channels' own tokens in that text (gate, in), and "
+                "active tokens whose logits were compared (out), over all channels.", count),
+    _on_text("text_faithful", "channel", "Share of the neuron's response on a channel's tokens that is lost without "
+             "the channel. [R] calls this faithful."),
+    _on_text("text_random", "random direction", "The same without a random direction as close to the vector."),
+    _on_text("text_another", "another channel", "The same without another channel of the vector."),
+    _on_text("text_embedding", "mean embedding", "The same without the mean embedding of the channel's top tokens."),
+    _on_text("text_elsewhere", "channel, elsewhere", "Share of the response on other active tokens that is lost "
+             "without the channel."),
+    _on_text("text_complete", "all channels", "Share of the response on all active tokens that is lost without all "
+             "channels. [R] calls this complete."),
+    _on_text("text_complete_random", "all random directions", "The same without all the random directions."),
+)
+"""Of ablations on held-out text, by layer and kind; :mod:`harness.run.text_ablation` has the protocol."""
+
 DIAGNOSTICS = (
     _diagnostic("vectors", "vectors", "Weight vectors that were decomposed.", count, terminal=True),
     _diagnostic("found", "channels", "Channels of all vectors together.", count, terminal=True),
@@ -310,6 +332,7 @@ DIAGNOSTICS = (
                 "vector."),
     _diagnostic("random_complete", "complete, random", "The same for random vectors; None unless as many channels of "
                 "each are searched (diagnostics.random_channels)."),
+    *ON_TEXT,
 )
 """Of the decomposition of one layer and kind, or of all (:class:`~harness.results.diagnostics.DiagnosticsRow`)."""
 

@@ -126,6 +126,9 @@ class DiagnosticsConfig:
     random: Literal["covariance", "isotropic"]
     random_channels: Count
     ablated: CountOrZero
+    text_ablated: CountOrZero
+    text_pieces: Count
+    text_tokens: Count
 
 
 @validated_dataclass(frozen=True, config=STRICT)

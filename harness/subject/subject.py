@@ -220,6 +220,14 @@ class Subject:
         return longest
 
     @property
+    def activation_function(self) -> str | None:
+        """The MLP's activation function as named in transformers, None if its config has no such option."""
+        config = self.config.get_text_config()
+        # Gemma's models use hidden_activation; its hidden_act has no effect.
+        options = ("hidden_activation", "hidden_act", "activation_function")
+        return next((found for name in options if isinstance(found := getattr(config, name, None), str)), None)
+
+    @property
     def kinds(self) -> tuple[VectorKind, ...]:
         """Vector kinds of a neuron."""
         return self.architecture.kinds
