@@ -31,11 +31,13 @@ from harness.records import (
     Effect,
     Exemplar,
     Neuron,
+    PlantedAnswer,
     RandomVector,
     Restart,
     Score,
     Status,
     SteeredText,
+    TextAblation,
     VectorKind,
     VectorSummary,
     Verdict,
@@ -46,7 +48,7 @@ from harness.records import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-Answer = TypeVar("Answer", Description, Verdict, Score)
+Answer = TypeVar("Answer", Description, Verdict, Score, PlantedAnswer)
 T = TypeVar("T")
 
 
@@ -129,11 +131,12 @@ _ITEMS: dict[type[Any], Callable[[Any], Hashable]] = {
     Description: attrgetter("neuron", "describer"),
     Verdict: attrgetter("neuron", "judge", "first", "second"),
     Score: attrgetter("neuron", "scorer", "describer"),
+    PlantedAnswer: attrgetter("describer", "concept"),
 }
 
 
 def item_of(answer: Answer) -> Hashable:
-    """Return the item that an answer is about: the neuron, and the methods involved."""
+    """Return the item that an answer is about: the neuron or planted concept, and the methods involved."""
     return _ITEMS[type(answer)](answer)
 
 
@@ -214,6 +217,8 @@ _TABLES: dict[type[Any], tuple[str, Callable[[Any], Any] | None]] = {
     Restart: ("diagnostics/*.restarts.parquet", None),
     RandomVector: ("diagnostics/*.random.parquet", None),
     AblatedChannels: ("diagnostics/*.ablations.parquet", None),
+    Channel: ("diagnostics/*.replacements.parquet", lambda channel: (channel.neuron, channel.kind, channel.rank)),
+    TextAblation: ("diagnostics/*.text_ablations.parquet", None),
 }
 
 
@@ -254,6 +259,10 @@ class RunFolder:
         """Open the journal of scores."""
         return Journal(self.path / "scores.jsonl", Score)
 
+    def explainer_check(self) -> Journal[PlantedAnswer]:
+        """Open the journal of descriptions of planted concepts."""
+        return Journal(self.path / "explainer_check.jsonl", PlantedAnswer)
+
     def retests(self) -> Journal[Verdict]:
         """Open the journal of second verdicts with another seed."""
         return Journal(self.path / "retests.jsonl", Verdict)
@@ -291,9 +300,11 @@ class RunFolder:
         return manifest
 
     def read(self, kind: type[T]) -> list[T]:
-        """Return all records of a type: Alignment, Effect, SteeredText, Restart, RandomVector or AblatedChannels.
+        """Return all records of a type that has files of its own, such as Alignment, Effect or Restart.
 
-        Effects and steered texts are ordered by neuron. The list is empty if the run has none (yet).
+        Of the type Channel, these are the channels of random vectors in place of the neurons; :meth:`read_channels`
+        reads those of the neurons. Effects, steered texts and channels are ordered by neuron. The list is empty if the
+        run has none (yet).
         """
         pattern, order = _TABLES[kind]
         records = [record for path in sorted(self.path.glob(pattern)) for record in read_table(path, kind)]

@@ -44,9 +44,11 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
         scores,
         descriptions,
         controls={name for name, entry in contestants.items() if entry.get("control")},
+        informed={name for name, entry in contestants.items() if entry.get("informed")},
         seed=seed,
         config=config,
         facets=facets_of(neurons, vectors),
+        planted=folder.explainer_check().records(),
         alignment=alignment_of(folder, seed=seed, config=config),
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from transformers import AutoModel, AutoModelForCausalLM
 
 from harness.errors import HarnessError
 from harness.evidence import Corpus, gathered
@@ -29,6 +30,7 @@ from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.diagnostics import measure_diagnostics
+from harness.run.explainer_check import check_explainer
 from harness.run.identity import check_same_run
 from harness.run.interventions.measure import draw_texts, intervene
 from harness.run.judge import judge, pending_scores, pending_verdicts
@@ -36,6 +38,7 @@ from harness.run.manifest import write_manifest
 from harness.run.masking import without_secrets
 from harness.run.progress import progress
 from harness.run.setup import Setup
+from harness.subject.modules import check_model
 from harness.validation import explain
 
 logger = logging.getLogger(__name__)
@@ -60,6 +63,10 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     check_same_run(setup, folder)
     setup.check()
     _check_stores(setup)
+    if setup.compares:
+        check_model(setup.subject, AutoModel)
+        if setup.effect_splits or setup.needs_steered:
+            check_model(setup.subject, AutoModelForCausalLM)
     cache = cache_of(setup) if setup.backends else None
     async with serving_of(setup, folder, cache) as serving:
         await _preflight(setup, folder, serving)
@@ -68,6 +75,7 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
         with nullcontext() if tracked else setup.tracker.watching(folder, without_secrets(setup.config)):
             with _interruptible():
                 manifest = _compute(setup, folder)
+            await check_explainer(setup, folder, serving)
             await describe(setup, folder, serving)
             await judge(setup, folder, serving)
     if cache is not None:
