@@ -112,8 +112,9 @@ def _best_share(target: Tensor, channel: Tensor, lengths: Tensor, counted: Tenso
     """Return the share of each channel to subtract, (N, 1), by the criterion of the authors' code.
 
     Of 1,000 shares from 0 to 1 it is the one with the lowest kurtosis(rest) + 5 * mean |rest| over the channel's
-    extreme tokens, where rest is the projection of what remains; 0 if the kurtosis does not fall. A token is extreme if its
-    z-score in the channel is at least 7 on the side of the skewness (on either side if the skewness is within 0.05).
+    extreme tokens, where rest is the projection of what remains; 0 if the kurtosis does not fall. A token is extreme
+    if its z-score in the channel is above 7 on the side of the skewness, or on either side if the skewness is within
+    0.05.
 
     Args:
         target: (N, V), projections of the targets at unit length.

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.folder import ELSEWHERE, RunFolder
-from harness.records import Channel, Neuron, VectorKind, VectorSummary, to_json
+from harness.records import Channel, Neuron, VectorKind, VectorSummary, from_json, to_json
 from harness.run.channel_store import ChannelStore
 from harness.run.executor import Shared
 from harness.run.progress import progress
 from harness.run.setup import Setup
-from harness.run.worker import HISTOGRAM_BINS, Block, BlockTask, Projected, decompose_block
+from harness.run.worker import HISTOGRAM_BINS, Block, BlockResult, BlockTask, Projected, decompose_block
+from harness.subject import Subject
 
 logger = logging.getLogger(__name__)
 _READ_AT_ONCE = 1 << 14
@@ -172,6 +173,13 @@ def _record_table(block: Block, found: Projected, kind: Any, texts: pa.Array) ->
         columns[name] = column if values.ndim == 1 else _lists(column, values.shape)
     # In the order of the record's fields; optional fields may be missing.
     return pa.table({field.name: columns[field.name] for field in fields(kind) if field.name in columns})
+
+
+def channels_of(result: BlockResult, subject: Subject) -> Iterator[Channel]:
+    """Yield the channels of a decomposed block, by vector and order of discovery."""
+    texts = pa.array([subject.token_text(token) for token in range(subject.vocab_size)])
+    for row in _record_table(result.block, result.channels, Channel, texts).to_pylist():
+        yield from_json(Channel, row)
 
 
 def _rounded(values: Tensor) -> pa.Array:
