@@ -74,16 +74,15 @@ def main() -> None:
             "places": places, "config": str(config), "seed": config.seed, "torch": torch.__version__,
             "steps": steps, "seconds": seconds, "threads": 1,
             "token_weights": {
-                "rule": "0 for these ids; 1e-4 above the 99th percentile of the norms of the projection's columns; else 1",
+                "rule": "0: these ids; 1e-4: norms of the projection's columns above their 99th percentile; else 1",
                 "zero": _ranges(zero),
                 "counts": {f"{value:g}": int((base == value).sum()) for value in base.unique().tolist()},
                 "sha256": hashlib.sha256(base.numpy().tobytes()).hexdigest(),
             },
         }  # fmt: skip
         partial = options.file.with_suffix(".part")
-        save_file(
-            {"directions": torch.stack(channels, 1), "vectors": vectors}, partial, {"json": json.dumps(provenance)}
-        )
+        tensors = {"directions": torch.stack(channels, 1), "vectors": vectors}
+        save_file(tensors, partial, {"json": json.dumps(provenance)})
         partial.replace(options.file)
         print(f"channel {channel}: {steps[-1]} steps, {seconds[-1]} s", flush=True)
 
