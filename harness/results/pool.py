@@ -69,7 +69,8 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     descriptions: list[Description] = []
     verdicts: list[Verdict] = []
     scores: list[Score] = []
-    controls, informed = set(), set()
+    controls: set[str] = set()
+    informed: set[str] = set()
     for folder, manifest, texts, names_here, judges_here in zip(
         folders, manifests, written, names, judges, strict=True
     ):
