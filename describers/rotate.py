@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, Mode, extract, gist, joined
 from describers.evidence import Group, size_of, texts_of
-from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Unanswered
+from harness.llm.degenerate import ask_description
 from harness.llm.prompts import Prompt
 from harness.methods import DescriberCase, Draft
 from harness.records import TOKEN_LABELS, Channel, ScoredToken, Status, TokenRole, VectorKind
@@ -188,7 +188,7 @@ class Rotate(ExplainerDescriber):
             other=view.other,
             words=self._channel_words,
         )
-        return (await ask(llm, prompt, gist(self._channel_words))).description
+        return await ask_description(llm, prompt, gist(self._channel_words))
 
     async def _merged(self, llm: LLMClient, found: Sequence[tuple[_View, str]]) -> str:
         channels = [{"does": DOES[role_of(view.channel)], "description": text} for view, text in found]

@@ -28,6 +28,7 @@ class Status(enum.StrEnum):
     UNPARSED = "unparsed"  # an answer came, but not in the requested format
     REFUSED = "refused"  # the model declined
     TRUNCATED = "truncated"  # the answer hit the token limit
+    DEGENERATE = "degenerate"  # the answer says nothing; harness.llm.degenerate has the rules
     FAILED = "failed"  # no usable answer came: an error, a missing input
 
 
@@ -300,6 +301,40 @@ class AblatedChannels:
 
 
 @dataclass(frozen=True)
+class TextAblation:
+    """Effect on held-out text of removing a weight vector's channels.
+
+    :mod:`harness.run.text_ablation` has the protocol. Responses are sums over the channel's own positions, for each
+    channel in order of discovery.
+
+    Attributes:
+        positions: number of the channel's own positions; for ``out``, number of active tokens.
+        response: the neuron's response.
+        channel: what is left of it without the channel.
+        random: what is left without a random direction with the same cosine.
+        embedding: what is left without the mean embedding of the channel's top tokens.
+        another: what is left without another channel, on average; None for a single channel.
+        elsewhere: share of the response lost at the other active positions without the channel; None if there are none.
+        elsewhere_random: the same without the random direction.
+        complete: share of the response lost at all active positions without all channels; None without a response.
+        complete_random: the same without all the random directions.
+    """
+
+    neuron: Neuron
+    kind: VectorKind
+    positions: tuple[int, ...]
+    response: tuple[float, ...]
+    channel: tuple[float, ...]
+    random: tuple[float, ...]
+    embedding: tuple[float, ...]
+    another: tuple[float | None, ...]
+    elsewhere: tuple[float | None, ...]
+    elsewhere_random: tuple[float | None, ...]
+    complete: float | None
+    complete_random: float | None
+
+
+@dataclass(frozen=True)
 class RandomVector:
     """Decomposition of a random vector, for comparison with the weight vectors of a layer and kind.
 
@@ -328,9 +363,11 @@ class Exemplar:
         split: the part of the corpus that the window's document belongs to.
         document: identity of the document (a hash of its text).
         window: number of the window in the corpus.
-        tokens: the window's tokens as text, without special tokens and those of a chat template. The first token of
-            each later turn of a conversation starts with a newline.
-        activations: one value per token; for a negative neuron, the activations times -1.
+        tokens: the window's tokens as text, without special tokens and those of a chat template. Tokens that share a
+            character, such as the bytes of an emoji, are one (:meth:`harness.subject.token_texts.TokenTexts.pieces`).
+            The first token of each later turn of a conversation starts with a newline.
+        activations: one value per token, the highest of those that share a character; for a negative neuron, the
+            activations times -1.
     """
 
     neuron: Neuron
@@ -380,6 +417,36 @@ class TextPrompt:
     text: str
 
 
+class Against(enum.StrEnum):
+    """What a neuron is correlated with, to find out whether a list of tokens can describe it."""
+
+    CURRENT = "current"  # activations, with the token that they belong to
+    NEXT = "next"  # activations, with the token that follows in the text
+    EFFECT = "effect"  # direct logit contribution of ``out``, with the measured change of the logits
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Correlation of an unsigned neuron's activation with a projection of the text's tokens on a weight vector.
+
+    Computed by :mod:`harness.evidence.alignment`, which states the conventions.
+
+    Attributes:
+        kind: the weight vector, ``in`` or ``gate``.
+        against: which token is projected, ``current`` or ``next``.
+        r: Pearson's r over the tokens of the text; None if the activation or the projection is constant.
+        control: the same with the weight vector of another neuron of the layer; None also without another neuron.
+        tokens: number of tokens.
+    """
+
+    neuron: Neuron
+    kind: VectorKind
+    against: Against
+    r: float | None
+    control: float | None
+    tokens: int
+
+
 @dataclass(frozen=True)
 class Effect:
     """Mean change of the next token's logits over pieces of text when a neuron is clamped.
@@ -394,6 +461,10 @@ class Effect:
         suppressed: tokens whose logits fall most, lowest first, each with the z-score of its change.
         sampled: a uniform random sample of the tokens that count, the same for all neurons, each with the z-score of
             its change; empty except on the report split.
+        direct: Pearson's r, over the used tokens of the vocabulary, between the mean change and the direct contribution
+            of ``out`` to the logits, times -1 if the activation was clamped to a negative value: positive if the neuron
+            does what its ``out`` vector says. None if either is constant.
+        direct_control: the same with the ``out`` vector of another neuron of the layer; None also if there is none.
     """
 
     neuron: Neuron
@@ -403,6 +474,8 @@ class Effect:
     promoted: tuple[ScoredToken, ...]
     suppressed: tuple[ScoredToken, ...]
     sampled: tuple[ScoredToken, ...] = ()
+    direct: float | None = None
+    direct_control: float | None = None
 
 
 @dataclass(frozen=True)
@@ -492,6 +565,20 @@ class Usage:
         return any(
             getattr(one, name) > getattr(one, f"cached_{name}") for one in self.roles.values() for name in _COUNTS[1:]
         )
+
+    @property
+    def cached(self) -> Usage:
+        """The same usage if the cache had answered every call: that of a record that replaces an answer's record."""
+        roles = {
+            role: dataclasses.replace(
+                used,
+                **{f"cached_{name}": getattr(used, name) for name in _COUNTS},
+                seconds=0.0,
+                paid=None if used.paid is None else 0.0,
+            )
+            for role, used in self.roles.items()
+        }
+        return Usage.of(roles, 0.0)
 
     def after(self, earlier: Usage) -> Usage:
         """Return this usage plus what an earlier record of the same item paid; see :meth:`RoleUsage.after`."""
@@ -626,6 +713,27 @@ class Description:
     evidence: EvidenceSize = field(default_factory=EvidenceSize)
     usage: Usage = field(default_factory=Usage)
     tokens: Annotated[SignedTokens | None, Field(exclude_if=_absent)] = None
+
+
+@dataclass(frozen=True)
+class PlantedAnswer:
+    """A description of evidence that shows one known concept: how the explainer is checked.
+
+    Attributes:
+        describer: name of the describer that showed the evidence to the explainer.
+        concept: name of the concept.
+        text: the description; empty if the status is not ok.
+        named: names of all concepts of the check that the text names, right or wrong.
+        detail: why the status is not ok.
+    """
+
+    describer: str
+    concept: str
+    text: str
+    named: tuple[str, ...] = ()
+    status: Status = Status.OK
+    detail: str = ""
+    usage: Usage = field(default_factory=Usage)
 
 
 #: A number that only some judges give; the JSON leaves it out if it is None, because verdicts are many.

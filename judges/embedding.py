@@ -20,6 +20,7 @@ from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Exemplar, ScoredToken, Side, Split, Status, Winner
+from harness.text import bare, is_word
 from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero, NonNegative
 from judges.evidence import (
     activating,
@@ -190,5 +191,4 @@ def _similarity(encoder: SentenceEncoder, texts: Floats, case: JudgeCase, side: 
 
 def _words(tokens: Sequence[ScoredToken]) -> list[str]:
     """Return the distinct tokens that contain a letter or digit, without word-piece marks."""
-    texts = (token.token.strip().removeprefix("##").strip() for token in tokens)
-    return list(dict.fromkeys(text for text in texts if any(map(str.isalnum, text))))
+    return list(dict.fromkeys(text for token in tokens if is_word(text := bare(token.token))))

@@ -24,6 +24,7 @@ from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Side, Source, Split, Status, Winner
 from harness.signed_text import read_tokens
+from harness.text import plain
 from harness.validation import Fraction, NonNegative, Positive, validated
 from judges.evidence import pearson, strongest_effect, varies
 
@@ -113,8 +114,8 @@ class TokenMatch:
 
 
 def normalised(token: str) -> str:
-    """Return a token without spaces and word-piece marks, in lower case; white space alone stays."""
-    return token.strip().removeprefix("##").strip().lower() or token
+    """Return :func:`harness.text.plain` of a token; white space alone stays."""
+    return plain(token) or token
 
 
 class TokenSimulation(Scorer):

@@ -37,7 +37,7 @@ Q8, F32 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32
 # --- a tiny file ------------------------------------------------------------------------------------------------------
 
 
-def write_gguf(path: Path, architecture: str = "llama", leave_out: str = "", qtype: Any = Q8) -> Path:
+def write_gguf(path: Path, architecture: str = "llama", leave_out: str = "", qtype: Any = Q8, more: str = "") -> Path:
     """Write a tiny random Llama with byte-level tokens: 2 layers, 64 neurons, d_model 32."""
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, architecture)
@@ -72,6 +72,8 @@ def write_gguf(path: Path, architecture: str = "llama", leave_out: str = "", qty
             writer.add_tensor(f"{name}.weight", gguf.quantize(values, qtype), raw_dtype=qtype)
         else:
             writer.add_tensor(f"{name}.weight", values.astype(qtype))
+    if more:
+        writer.add_tensor(more, np.ones(32, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -206,7 +208,8 @@ def truncated(path: Path, size: int) -> Path:
         (lambda path: truncated(path, 20000), ["damaged", "download it again"]),
         (lambda path: write_gguf(path, "falcon"), ["architecture 'falcon' is not supported", "llama"]),
         (lambda path: write_gguf(path, qtype=np.float64), ["quantisation F64", "not supported", "Q8_0"]),
-        (lambda path: write_gguf(path, leave_out="blk.1.ffn_up"), ["no tensor for", "layers.1.mlp.up_proj.weight"]),
+        (lambda path: write_gguf(path, leave_out="blk.1.ffn_up"), ["lacks the weights", "layers.1.mlp.up_proj.weight"]),
+        (lambda path: write_gguf(path, more="blk.1.attn_q.bias"), ["holds 21632 numbers", "uses 21600 of them"]),
     ],
 )
 def test_files_that_cannot_be_used(make: Callable[[Path], Path], words: list[str], tmp_path: Path) -> None:

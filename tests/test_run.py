@@ -572,6 +572,7 @@ def test_the_small_demo_ranks_real_evidence_above_the_controls(invoke: Invoke, t
         *("describers=[rotate,maxact,raw_tokens,shuffled,generic]", "judges=[token_pairwise]"),
         *("decomposition.num_channels=3", "tracking=none"),
         *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
+        "diagnostics.text_ablated=0",
     )
     assert code == 0, err
     assert out.strip().endswith("report.html")

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from harness.decomposition.objective import mean
+
+_TOKENS_MASKED_AT_LEAST = 20
 # A remainder shorter than this is mostly rounding error and gives no direction to search from.
 _SHORTEST_REST = 1e-3
 
 
-def tail_mask(z: Tensor, threshold: float, skew_threshold: float) -> Tensor:
+def tail_mask(z: Tensor, threshold: float, skew_threshold: float, counted: Tensor | None = None) -> Tensor:
     """Return which tokens carry a channel.
 
     Args:
@@ -22,9 +25,32 @@ def tail_mask(z: Tensor, threshold: float, skew_threshold: float) -> Tensor:
     Returns:
         (N, V) bool.
     """
-    skewness = (z**3).mean(dim=-1, keepdim=True)
+    skewness = mean(z**3, counted)
     above, below = z > threshold, z < -threshold
-    return (above & ~(skewness < -skew_threshold)) | (below & ~(skewness > skew_threshold))
+    mask = (above & ~(skewness < -skew_threshold)) | (below & ~(skewness > skew_threshold))
+    return mask if counted is None else mask & counted
+
+
+def with_fresh_tokens(mask: Tensor, z: Tensor, skewness: Tensor, free: Tensor) -> Tensor:
+    """Return masks in which a mask that covers no free token also covers the top free tokens of its heavier tail.
+
+    Otherwise the next search would find the same channel again.
+
+    Args:
+        mask: (N, V) bool.
+        z: (N, V), z-scores.
+        skewness: (N,), its sign is that of the heavier tail.
+        free: (N, V) bool, tokens that count and that no earlier channel masked.
+    """
+    stalled = ((mask & free).sum(dim=-1) < int(__import__("os").environ.get("FRESH", "1"))).nonzero().squeeze(-1)
+    if len(stalled) == 0:
+        return mask
+    side = torch.where(skewness[stalled] >= 0, 1.0, -1.0).to(z.dtype).unsqueeze(-1)
+    outward = (z[stalled] * side).masked_fill(~free[stalled], -torch.inf)
+    top = outward.topk(min(_TOKENS_MASKED_AT_LEAST, z.shape[-1]), dim=-1).indices
+    wider = mask.clone()
+    wider[stalled] = mask[stalled].scatter(-1, top, True)
+    return wider
 
 
 def deflate(weights: Tensor, mask: Tensor, masked_weight: float) -> Tensor:

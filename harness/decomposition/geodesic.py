@@ -19,7 +19,14 @@ from harness.decomposition.channels import Decomposition, Found
 from harness.decomposition.config import DecompositionConfig
 from harness.decomposition.deflation import deflate, subtract, tail_mask
 from harness.decomposition.great_circle import GreatCircle
-from harness.decomposition.objective import CentralMoments, Objective, central_moments, kurtosis_gradient, z_scores
+from harness.decomposition.objective import (
+    CentralMoments,
+    Objective,
+    central_moments,
+    centred,
+    kurtosis_gradient,
+    z_scores,
+)
 from harness.decomposition.rng import random_normals
 from harness.decomposition.vocabulary import Vocabulary
 
@@ -103,10 +110,10 @@ class GeodesicSolver:
         """Move every slot to the lowest point of the great circle along its heading."""
         slots, settings = self._slots, self._settings
         n = slots.count
-        points, targets, weights = slots.point[:n], slots.target[:n], slots.weights[:n]
+        points, targets, roots = slots.point[:n], slots.target[:n], slots.roots[:n]
         both = slots.projections[:n]
         tangents = normalize(slots.heading[:n], dim=-1)
-        cross_moments = self._vocabulary.cross_moments(both, tangents, weights, slots.mean[:n])
+        cross_moments = self._vocabulary.cross_moments(both, tangents, roots, slots.mean[:n], slots.total[:n])
         cosines = (points * targets).sum(dim=-1), (tangents * targets).sum(dim=-1)
         circle = GreatCircle.through(self._objective, cross_moments, *cosines)
         angles, losses = circle.lowest()
@@ -116,11 +123,11 @@ class GeodesicSolver:
         moved = normalize(cos * points + sin * tangents, dim=-1)
         arriving = cos * tangents - sin * points  # the tangent at the circle's other end
         moments = circle.moments(angles)
-        pulls = self._vocabulary.move_and_pull(both, weights, cos, sin, self._cubic(moments))
+        pulls = self._vocabulary.move_and_pull(both, roots, cos, sin, self._cubic(moments, slots.total[:n]))
         gradients = self._on_sphere(pulls, moved, targets)
         if refresh:
             for some in torch.split(torch.arange(n, device=both.device), self._restarted_at_once):
-                both[some, 0] = self._weighted(moved[some], weights[some])
+                both[some, 0] = self._centred(moved[some], slots.mean[some])
 
         # Optima found by lookahead are refined under the channel's own weights, so a coarse search suffices.
         tolerance = torch.where(slots.stage[:n] % 2 == 1, _COARSER_AHEAD * settings.tolerance, settings.tolerance)
@@ -162,8 +169,9 @@ class GeodesicSolver:
         assert slots.masked_ahead is not None
         if len(some) == 0:
             return
-        scores = z_scores(slots.found[some] @ self._vocabulary.projection)
-        mask = tail_mask(scores, config.mask_threshold, config.skew_threshold)
+        counted = config.counted(self._base_weights(slots.row[some]))
+        scores = z_scores(slots.found[some] @ self._vocabulary.projection, counted)
+        mask = tail_mask(scores, config.mask_threshold, config.skew_threshold, counted)
         first = (slots.stage[some] == 0).unsqueeze(-1)
         slots.masked_ahead[some] = torch.where(first, slots.masked[some], slots.masked_ahead[some]) | mask
 
@@ -173,9 +181,11 @@ class GeodesicSolver:
         if len(some) == 0:
             return
         rows, targets = slots.row[some], slots.target[some]
-        weights = deflate(self._base_weights(rows), slots.masked[some], config.masked_token_weight)
-        found = Found.at(slots.best[some], targets, weights, self._objective, config)
-        del weights
+        base = self._base_weights(rows)
+        weights = deflate(base, slots.masked[some], config.masked_token_weight)
+        masked = slots.masked[some] if config.deflation == "mask" else None
+        found = Found.at(slots.best[some], targets, weights, self._objective, config, base=base, masked=masked)
+        del weights, masked
         lengths = problem.norms[rows] * slots.length[some]
         found.write(self._results, rows, slots.channel[some], problem.vectors[rows], lengths, slots.steps[some])
         if config.deflation == "mask":
@@ -210,30 +220,30 @@ class GeodesicSolver:
             drawn = normalize(random_normals(self._problem.vectors[rows], self._config.seed, channels), dim=-1)
             points = normalize(points + self._settings.jitter * _tangential(drawn, points), dim=-1)
         weights = deflate(self._base_weights(rows), masked, self._config.masked_token_weight)
-        projections = self._weighted(points, weights)
-        moments = central_moments(projections)
-        by_token = kurtosis_gradient(projections, moments).mul_(weights)
-        # In later steps, the mean of a direction's weighted projection is its product with the mean column.
+        totals = weights.sum(dim=-1, keepdim=True)
+        projections = centred(points @ self._vocabulary.projection, weights)
+        moments = central_moments(projections, weights)
+        by_token = kurtosis_gradient(projections, moments, totals.squeeze(-1)).mul_(weights)
+        # In later steps, the mean of a direction's projection is its product with the mean column.
         pulls, means = (torch.cat([by_token, weights]) @ self._vocabulary.projection.T).tensor_split(2)
         slope = self._objective.slope_of_kurtosis(moments.kurtosis).to(points.dtype).unsqueeze(-1)
         gradients = self._on_sphere(pulls * slope, points, slots.target[some])
-        slots.weights[some], slots.projections[some, 0] = weights, projections
-        slots.mean[some] = means / self._vocabulary.tokens
+        slots.roots[some], slots.projections[some, 0] = weights.sqrt(), projections
+        slots.mean[some], slots.total[some] = means / totals, totals
         slots.point[some], slots.gradient[some], slots.heading[some] = points, gradients, -gradients
         slots.idle[some], slots.age[some], slots.ended[some] = 0, 0, False
 
     def _base_weights(self, rows: Tensor) -> Tensor:
         return self._problem.weights if len(self._problem.weights) == 1 else self._problem.weights[rows]
 
-    def _weighted(self, directions: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted projections of ``directions`` (n, d_model) less their means, (n, V)."""
-        projections = (directions @ self._vocabulary.projection).mul_(weights)
-        return projections.sub_(projections.mean(dim=-1, keepdim=True))
+    def _centred(self, directions: Tensor, means: Tensor) -> Tensor:
+        """Return the projections of ``directions`` (n, d_model) less their means, (n, V), from the mean columns."""
+        return (directions @ self._vocabulary.projection).sub_((directions * means).sum(dim=-1, keepdim=True))
 
-    def _cubic(self, moments: CentralMoments) -> tuple[Tensor, Tensor, Tensor]:
+    def _cubic(self, moments: CentralMoments, totals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the cubic of a projection whose product with U.T is the gradient of the kurtosis term."""
         slope = self._objective.slope_of_kurtosis(moments.kurtosis)
-        a, b, c = moments.gradient_coefficients(self._vocabulary.tokens)
+        a, b, c = moments.gradient_coefficients(totals)
         dtype = self._problem.vectors.dtype
         # The cubic is slope * ((a z^2 - b) z - c). The slope is multiplied in, because it can be zero.
         return (slope * a).to(dtype), (slope * b).to(dtype), (slope * c).to(dtype)
@@ -262,10 +272,11 @@ class _Slots:
         self.masked = state(tokens, dtype=torch.bool)  # tokens of the channels so far
         # The same plus the tokens of optima found by lookahead
         self.masked_ahead = state(tokens, dtype=torch.bool) if problem.config.geodesic.lookahead else None
-        self.weights = state(tokens)  # current token weights
-        self.mean = state(width)  # mean weighted column of U: its product with a direction is the projection's mean
+        self.roots = state(tokens)  # square roots of the current token weights
+        self.total = state(1)  # sum of the weights
+        self.mean = state(width)  # mean column of U by weight: its product with a direction is the projection's mean
         self.point = state(width)  # current unit directions
-        self.projections = state(2, tokens)  # weighted and centred, of the points and of the last tangents
+        self.projections = state(2, tokens)  # centred, of the points and of the last tangents
         self.gradient = state(width)  # Riemannian, at the points
         self.heading = state(width)  # search directions: tangent, of any length
         self.idle = state(dtype=torch.int64)  # consecutive idle steps; -1: the slot will be closed

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.errors import HarnessError
 from harness.evidence.corpus import Document, Message
+from harness.subject.token_texts import TokenTexts
 
 #: Role of a token: context that never counts as evidence, text, or the first token of a later message's text.
 CONTEXT, TEXT, TURN = 0, 1, 2
@@ -41,13 +42,14 @@ class Encoder:
         template: chat template of conversations; None for the tokenizer's own.
 
     Attributes:
+        texts: the text of the tokenizer's tokens.
         prefix: special tokens that the tokenizer adds before a text.
         suffix: special tokens that it adds after a text.
         refused: number of conversations for which the template raised an error.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
-        self._tokenizer, self._template = tokenizer, template
+        self._tokenizer, self._template, self.texts = tokenizer, template, TokenTexts(tokenizer)
         self.prefix, self.suffix = special_affixes(tokenizer)
         self.refused = 0
         self._refusal = ""

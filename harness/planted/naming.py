@@ -14,8 +14,8 @@ from functools import lru_cache
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from harness.planted.stems import stem
 from harness.planted.truth import Concept, Planted
+from harness.stems import stem
 
 _WORD = re.compile(r"[^\W\d_]+")
 

@@ -7,7 +7,8 @@ resampled neurons. Rounding and None are as in :mod:`harness.results.schema`.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from harness.records import Description, Score, Status, Usage, Verdict
+from harness.records import Description, PlantedAnswer, Score, Status, Usage, Verdict
 from harness.results.board import BoardInputs, make_board
 from harness.results.comparisons import (
     Bools,
@@ -26,10 +27,11 @@ from harness.results.comparisons import (
     opponents_of,
     verdict_table,
 )
+from harness.results.explainer_check import explainer_rows
 from harness.results.facets import Facets
 from harness.results.panel import agreement, judge_health, left_out
 from harness.results.rounding import count_statuses, mean, rounded, rounded_interval, total_usage
-from harness.results.schema import BreakdownRow, DescriptionRow, Leaderboard
+from harness.results.schema import AlignmentRow, BreakdownRow, DescriptionRow, Leaderboard
 from harness.results.scores import Grades, concordances, score_rows, score_tests, value_of
 from harness.results.tally import Tally, grouped, tables_by_cluster, tally
 from harness.results.transitivity import triads
@@ -37,6 +39,7 @@ from harness.stats.bootstrap import Resamples, percentiles, ratio
 from harness.stats.config import StatisticsConfig
 from harness.stats.length import covariate
 from harness.stats.threads import one_thread
+from harness.text import word_count
 
 
 @one_thread
@@ -50,6 +53,8 @@ def build_leaderboard(
     seed: int,
     config: StatisticsConfig | None = None,
     facets: Facets | None = None,
+    planted: Iterable[PlantedAnswer] = (),
+    alignment: Sequence[AlignmentRow] = (),
 ) -> Leaderboard:
     """Compute all statistics of a run from its records, in any order.
 
@@ -64,6 +69,8 @@ def build_leaderboard(
         seed: the run's seed, for the bootstrap.
         config: settings of the statistics.
         facets: divisions of the neurons for the breakdown of win rates.
+        planted: the explainer's answers on planted concepts.
+        alignment: alignment of the neurons with tokens (:mod:`harness.results.alignment`).
 
     Raises:
         ValueError: if there are two records of the same item.
@@ -118,6 +125,8 @@ def build_leaderboard(
         ),
         breakdown=_breakdown(table, counts, facets or {}, controls, config),
         descriptions=written,
+        explainer=explainer_rows(planted, seed=seed, config=config),
+        alignment=tuple(alignment),
     )
 
 
@@ -189,7 +198,7 @@ def _lengths(table: ComparisonTable, descriptions: Sequence[Description]) -> Flo
     words = np.full((len(neurons), len(places)), np.nan)
     for item in descriptions:
         if item.status is Status.OK and item.neuron in neurons:
-            words[neurons[item.neuron], places[item.describer]] = len(item.text.split())
+            words[neurons[item.neuron], places[item.describer]] = word_count(item.text)
     return covariate(words[table.neuron, table.left], words[table.neuron, table.right])
 
 
@@ -268,7 +277,7 @@ def _description_rows(
     for name in names:
         written = [item for item in descriptions if item.describer == name]
         good = [item for item in written if item.status is Status.OK]
-        words = [len(item.text.split()) for item in good]
+        words = [word_count(item.text) for item in good]
         rows.append(
             DescriptionRow(
                 describer=name,
@@ -277,11 +286,19 @@ def _description_rows(
                 median_words=rounded(np.median(words)) if words else None,
                 mean_windows=mean([item.evidence.windows for item in good]),
                 mean_tokens=mean([item.evidence.tokens for item in good]),
+                repeated=_repeated([item.text for item in good]),
                 statuses=count_statuses(item.status for item in written),
                 usage=total_usage(item.usage for item in written),
             )
         )
     return tuple(rows)
+
+
+def _repeated(texts: Sequence[str]) -> float | None:
+    """Return the share of the texts that another one equals, by their words alone; None with fewer than two texts."""
+    words = [re.findall(r"\w+", text.casefold()) for text in texts]
+    counts = Counter(map(tuple, words))
+    return mean([counts[tuple(one)] > 1 for one in words]) if len(texts) > 1 else None
 
 
 def _sorted_unique(records: Iterable[Any], identity: Callable[[Any], tuple[object, ...]], name: str) -> list[Any]:

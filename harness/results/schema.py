@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from harness.records import Usage, from_json
+from harness.records import Against, Usage, VectorKind, from_json
 
 
 @dataclass(frozen=True)
@@ -418,8 +418,58 @@ class DescriptionRow:
     median_words: float | None
     mean_windows: float | None
     mean_tokens: float | None
+    repeated: float | None
     statuses: dict[str, int]
     usage: Usage
+
+
+@dataclass(frozen=True)
+class ExplainerRow:
+    """The explainer on planted concepts; :data:`harness.results.columns.EXPLAINER` defines the metrics.
+
+    Attributes:
+        describer: the describer whose prompts were used; None for all together.
+        right: None without answers.
+        interval: its bootstrap interval, clustered by concept; None with fewer than two concepts.
+        statuses: number of answers by status.
+        usage: cost of the answers.
+    """
+
+    describer: str | None
+    right: float | None
+    interval: tuple[float, float] | None
+    chance: float | None
+    answers: int
+    unusable: int
+    failed: int
+    statuses: dict[str, int]
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class AlignmentRow:
+    """Alignment of the neurons of one layer with tokens; :data:`harness.results.columns.ALIGNMENT` defines the metrics.
+
+    Attributes:
+        layer: the layer.
+        kind: the weight vector that is projected.
+        against: what is correlated: ``current`` or ``next`` for ``in`` and ``gate``, ``effect`` for ``out``.
+        aligned: whether a list of tokens can describe these neurons (:mod:`harness.results.alignment`); None with fewer
+            than two neurons.
+    """
+
+    layer: int
+    kind: VectorKind
+    against: Against
+    neurons: int
+    undefined: int
+    mean_abs: float | None
+    interval: tuple[float, float] | None
+    share: float | None
+    control: float | None
+    above_control: float | None
+    above_interval: tuple[float, float] | None
+    aligned: bool | None
 
 
 @dataclass(frozen=True)
@@ -442,6 +492,9 @@ class Leaderboard:
         concordance: by judge, all together first, then by scorer.
         breakdown: by facet, part and describer.
         descriptions: by describer.
+        explainer: the explainer on planted concepts: all describers together, then by describer. Empty if the run has
+            no explainer, or did not check it.
+        alignment: by layer, kind and what is correlated; empty without text.
     """
 
     seed: int
@@ -459,6 +512,8 @@ class Leaderboard:
     concordance: tuple[Concordance, ...]
     breakdown: tuple[BreakdownRow, ...]
     descriptions: tuple[DescriptionRow, ...]
+    explainer: tuple[ExplainerRow, ...]
+    alignment: tuple[AlignmentRow, ...]
 
     @property
     def shown(self) -> tuple[Board, ...]:

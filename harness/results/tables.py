@@ -17,9 +17,10 @@ from rich.text import Text
 
 from harness.folder import replacing
 from harness.results import columns
+from harness.results.alignment import alignment_notices
 from harness.results.columns import Metric, shown_in
 from harness.results.formatting import percent, visible
-from harness.results.schema import Board, Cell, Leaderboard, Row, ScoreRow
+from harness.results.schema import Board, Cell, ExplainerRow, Leaderboard, Row, ScoreRow
 
 ALL_JUDGES = "all judges"
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
@@ -61,7 +62,7 @@ class _Grid:
     """One table: its rows, the columns that name a row, its metrics, and a note below."""
 
     title: str
-    rows: Sequence[Row | Cell | ScoreRow]
+    rows: Sequence[Row | Cell | ScoreRow | ExplainerRow]
     names: dict[str, Callable[[Any], str]]
     metrics: Sequence[Metric]
     place: str
@@ -79,7 +80,7 @@ class _Grid:
 
 
 def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
-    """Yield the boards, the pairs behind them, and the scores, as far as the run has them."""
+    """Yield the boards, the pairs behind them, the scores and the explainer, as far as they exist."""
     control = {row.describer for row in leaderboard.overall.rows if row.control}
     control |= {row.describer for row in leaderboard.scores if row.control}
 
@@ -108,11 +109,18 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
         names = {"scorer": lambda row: row.scorer, "describer": named("describer")}
         note = "Mean scores, each in its scorer's own unit; higher is better."
         yield _Grid("Scores: no judge compares", leaderboard.scores, names, columns.SCORES, place, note)
+    if leaderboard.explainer:
+        names = {"explainer with": lambda row: row.describer or "all describers"}
+        note = "The explainer on evidence that shows one known concept, with the prompts of each describer."
+        yield _Grid("Explainer check: known concepts", leaderboard.explainer, names, columns.EXPLAINER, place, note)
 
 
 def markdown_table(leaderboard: Leaderboard) -> str:
-    """Return Markdown tables: the boards with their trust lines, the pairs behind them, and the scores."""
-    blocks = []
+    """Return Markdown tables: the boards with their trust lines, the pairs, the scores and the explainer.
+
+    A warning that no layer is aligned with tokens comes first.
+    """
+    blocks = [f"{_in_markdown(notice)}\n" for notice in alignment_notices(leaderboard.alignment)]
     for grid in _grids(leaderboard, columns.TEXT):
         metrics = grid.headings(leaderboard.confidence)
         lines = [[*grid.names, *metrics], ["---"] * len(grid.names) + ["---:"] * len(metrics)]
@@ -159,8 +167,10 @@ def _note(leaderboard: Leaderboard, board: Board) -> str:
 def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
     """Print the boards, the pairs of real describers, and whether the controls lose, in 80 columns.
 
-    A run whose judges only score prints its scores instead.
+    A run whose judges only score prints its scores instead. A warning that no layer is aligned with tokens comes first.
     """
+    for notice in alignment_notices(leaderboard.alignment):
+        console.print(Text(visible(notice), style="yellow"))
     real = {row.describer for row in leaderboard.overall.rows if not row.control}
     for grid in _grids(leaderboard, columns.TERMINAL):
         if grid.metrics is columns.PAIRS:

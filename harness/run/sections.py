@@ -126,6 +126,20 @@ class DiagnosticsConfig:
     random: Literal["covariance", "isotropic"]
     random_channels: Count
     ablated: CountOrZero
+    text_ablated: CountOrZero
+    text_pieces: Count
+    text_tokens: Count
+
+
+@validated_dataclass(frozen=True, config=STRICT)
+class ExplainerCheckConfig:
+    """How the explainer is checked before it describes neurons.
+
+    ``conf/config.yaml`` documents the options.
+    """
+
+    concepts: CountOrZero
+    warn_below: FractionOrZero
 
 
 @validated_dataclass(frozen=True, config=STRICT)

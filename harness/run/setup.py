@@ -22,7 +22,13 @@ from harness.results.reference_channels import ReferenceChannel, reference_chann
 from harness.run.building import build, build_group, plain, section
 from harness.run.executor import Executor
 from harness.run.interventions.config import SteeringConfig
-from harness.run.sections import ComparisonConfig, DecompositionPlan, DiagnosticsConfig, NeuronSelection
+from harness.run.sections import (
+    ComparisonConfig,
+    DecompositionPlan,
+    DiagnosticsConfig,
+    ExplainerCheckConfig,
+    NeuronSelection,
+)
 from harness.run.trackers import Tracker
 from harness.run.worker import Storage
 from harness.stats.config import StatisticsConfig
@@ -35,6 +41,7 @@ _SECTIONS: dict[str, Any] = {
     "statistics": StatisticsConfig,
     "evidence": EvidenceConfig,
     "steering": SteeringConfig,
+    "explainer_check": ExplainerCheckConfig,
     "comparisons": ComparisonConfig,
 }
 
@@ -57,6 +64,7 @@ class Setup:
     evidence: EvidenceConfig
     steering: SteeringConfig
     describers: dict[str, Describer]
+    explainer_check: ExplainerCheckConfig
     comparisons: ComparisonConfig
     comparators: dict[str, Comparator]
     scorers: dict[str, Scorer]
