@@ -105,8 +105,8 @@ class RandomDirections(Rotate):
         directions = _at_cosine(vector, cosines, rng)
         for channel, projected in zip(channels, directions @ case.subject.projection(neuron.layer), strict=True):
             high, low = case.subject.extreme_tokens(projected, self._tokens)
-            shape = (float(measure(projected[None])) for measure in (kurtosis, skewness))
-            yield Channel(neuron, kind, channel.rank, *shape, channel.cosine, 0.0, 0, high, low)
+            sharp, skewed = (float(measure(projected[None])) for measure in (kurtosis, skewness))
+            yield Channel(neuron, kind, channel.rank, sharp, skewed, channel.cosine, 0.0, 0, high, low)
 
 
 def _at_cosine(vector: Tensor, cosines: Tensor, rng: np.random.Generator) -> Tensor:

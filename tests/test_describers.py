@@ -599,7 +599,7 @@ def test_a_small_budget_shows_fewer_channels_of_every_kind_rather_than_crumbs_of
     channels = [channel(rank, list("abcdefgh"), list("xyz"), kind=kind) for kind in ("in", "out") for rank in range(5)]
     llm = ScriptedClient(lambda request: json.dumps({"description": "letters"}))
     draft = describe(Rotate(), dataclasses.replace(case(channels=channels, llm=llm), budget=24))
-    assert [part.partition(":")[0] for part in draft.parts] == [
+    assert [part.partition(",")[0] for part in draft.parts] == [
         "in channel 1", "in channel 2", "out channel 1", "out channel 2"
     ]  # fmt: skip
     assert [shown_tokens(request.text) for request in llm.requests[:-1]] == [list("abcdxy")] * 4
