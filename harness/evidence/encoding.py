@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -118,7 +118,8 @@ class Encoder:
         ]
         text, spans = _joined(replaced)
         encoded = tokenizer.encode(text, add_special_tokens=False)
-        meant = {tokenizer.token_to_id(stand_in): tokenizer.token_to_id(name) for name, stand_in in stand_ins.items()}
+        id_of: Callable[[str], int] = tokenizer.token_to_id
+        meant = {id_of(stand_in): id_of(name) for name, stand_in in stand_ins.items()}
         return [meant.get(token, token) for token in encoded.ids], _owners(encoded.offsets, spans)
 
     @cached_property
