@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ class Encoder:
         ]
         text, spans = _joined(replaced)
         encoded = tokenizer.encode(text, add_special_tokens=False)
-        id_of: Callable[[str], int] = tokenizer.token_to_id
+        id_of: Any = tokenizer.token_to_id  # None only for unknown tokens
         meant = {id_of(stand_in): id_of(name) for name, stand_in in stand_ins.items()}
         return [meant.get(token, token) for token in encoded.ids], _owners(encoded.offsets, spans)
 
