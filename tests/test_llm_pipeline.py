@@ -118,8 +118,8 @@ def test_every_describer_on_an_endpoint_that_already_runs(
     asked = {record.describer: record.usage.calls for record in folder.descriptions().records()}
     single = dict.fromkeys(("maxact", "contrastive", "vocab_proj", "token_change", "ensemble_raw"), 1)
     controls = dict.fromkeys(("shuffled", "generic", "empty", "longest"), 0)
+    assert asked.pop("rotate") in (3 * 2, 3 * 2 + 1)  # kinds, channels, and one merge if enough of them say something
     assert asked == single | controls | {
-        "rotate": 3 * 2 + 1,  # kinds, channels, and one merge
         "best_of_k": 5,
         "ensemble_concat": 0,  # it joins the descriptions of others
     }
@@ -145,7 +145,8 @@ def check_records(folder: RunFolder, count: int, pairs: int, judges: int = 1) ->
     assert len(descriptions) == len(neurons) * count
     status = {(item.neuron, item.describer): item.status for item in descriptions}
     assert all(status[neuron, "generic"] is Status.OK for neuron, _ in status)
-    assert any(item.status is Status.OK for item in descriptions if item.describer == "maxact")
+    # The words of a tiny LLM are random, and may say nothing.
+    assert any(item.status in (Status.OK, Status.DEGENERATE) for item in descriptions if item.describer == "maxact")
 
     verdicts = folder.verdicts().records()
     assert len(verdicts) == len(neurons) * pairs * 2 * judges  # every pair, in both orders
