@@ -69,6 +69,7 @@ def _plan(setup: Setup, assumptions: Assumptions, scratch: Path) -> RunPlan:
         state = "finished"
     found = run_trial(setup, folder, work, scratch / "run", count=assumptions.neurons, stand_in=stand_in)
     methods = [_method(name, setup, work, found) for name in {**setup.describers, **setup.judges}]
+    methods += _checks(found)
     roles = [_role(role, setup, methods, found, assumptions) for role in setup.backends]
     stages = stages_of(setup, work, found, folder, methods, roles, assumptions.teraflops)
     subject, here = setup.subject, not isinstance(setup.subject, DeclaredSubject)
@@ -155,6 +156,19 @@ def _method(name: str, setup: Setup, work: Work, found: Trial) -> MethodPlan:
         exact=exact,
         roles={role: roles.get(role, Amount()) + retests.get(role, Amount()) for role in sorted({*roles, *retests})},
     )
+
+
+def _checks(found: Trial) -> list[MethodPlan]:
+    """Return the open checks of the explainer as a method; the trial has made all of them."""
+    roles: dict[str, Amount] = defaultdict(Amount)
+    for record in found.checks:
+        for role, used in record.usage.roles.items():
+            counts = {name: getattr(used, name) for name in ("calls", "prompt_tokens", "completion_tokens")}
+            paid = {f"paid_{name}": value - getattr(used, f"cached_{name}") for name, value in counts.items()}
+            roles[role] += Amount(**counts, **paid)
+    if not found.checks:
+        return []
+    return [MethodPlan("explainer check", "check", False, len(found.checks), 0, 0, True, dict(roles))]
 
 
 def _scaled(

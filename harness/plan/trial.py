@@ -25,12 +25,13 @@ from harness.folder import RunFolder
 from harness.llm.cache import ResponseCache
 from harness.plan.dry import DryBackend, DryCache, DryServing
 from harness.plan.stand_in import WIDTH, StandInCorpus
-from harness.records import Neuron, Split, Status
+from harness.records import Neuron, PlantedAnswer, Split, Status
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
-from harness.run.diagnostics import Group, pending_diagnostics
+from harness.run.diagnostics import Group, measure_diagnostics, pending_diagnostics
 from harness.run.executor import LocalExecutor
+from harness.run.explainer_check import check_explainer, pending_checks
 from harness.run.interventions.measure import draw_texts, intervene
 from harness.run.judge import asked_again, judge, pending_scores, pending_verdicts
 from harness.run.setup import Setup
@@ -255,6 +256,7 @@ class Trial:
     here: bool  # whether the subject itself runs
     evidence: str = "run"  # its origin, see RunPlan
     neurons: int = 0  # each sign counted separately
+    checks: list[PlantedAnswer] = field(default_factory=list)  # open checks of the explainer
     records: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))  # of each method
     describing: float = 0.0  # per description, apart from the time of LLMs
     judging: float = 0.0  # per verdict or score, apart from the time of LLMs
@@ -318,6 +320,9 @@ class Trial:
         if self.here and (work.vectors or work.diagnostics):
             self.channel = self._seconds_per_channel()
         decompose_blocks(tried, scratch, pending_vectors(tried, scratch), ChannelStore(tried))
+        if any(describer.needs_random_channels for describer in tried.describers.values()):
+            plain = dataclasses.replace(tried.diagnostics, sample=0, random_vectors=0, ablated=0)
+            measure_diagnostics(_with_neurons(tried, tried.neurons, diagnostics=plain), scratch, ChannelStore(tried))
 
     def _seconds_per_channel(self) -> float:
         plan, (first, *others) = self.tried.decomposition, self.setup.neurons
@@ -361,6 +366,9 @@ class Trial:
         async with DryServing(
             tried.backends, cache, scratch.logs, max_servers=servers, redraw=config.redraw
         ) as serving:
+            pending = pending_checks(tried, scratch.explainer_check())
+            checks = {(name, concept.name) for name, concepts in pending.items() for concept in concepts}
+            await check_explainer(tried, scratch, serving)
             times = [time.monotonic()]
             await describe(tried, scratch, serving)
             times.append(time.monotonic())
@@ -374,6 +382,8 @@ class Trial:
         judged = [item for name in tried.judges for item in items[name] if item[0].unsigned != tried.neurons[0]]
         self.describing = (times[1] - times[0]) / max(1, sum(len(items[name]) for name in tried.describers))
         self.judging = (times[3] - times[2]) / max(1, len(judged))
+        planted = scratch.explainer_check().records()
+        self.checks = [record for record in planted if (record.describer, record.concept) in checks]
         for name, item, record in answers(scratch):
             if item in items.get(name, ()):
                 self.records[name].append(record)

@@ -9,9 +9,9 @@ import numpy as np
 
 from harness.evidence import Corpus
 from harness.planted.settings import Planting
-from harness.planted.stems import stem
 from harness.planted.truth import Seen, Truth
 from harness.seeds import derive_rng
+from harness.stems import stem
 from harness.validation import Count, validated
 
 #: Sentence templates. Those that contain a word of a planted concept are not used.

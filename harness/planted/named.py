@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from harness.planted.stems import stem
 from harness.planted.truth import Concept, Planted
+from harness.stems import stem
 from harness.stop_words import stop_words
 
 _WORD = re.compile(r"[^\W\d_]+")

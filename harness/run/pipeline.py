@@ -13,9 +13,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoModel, AutoModelForCausalLM
+
 from harness.evidence import Corpus, gathered
 from harness.flat import flatten
-from harness.folder import RunFolder, check_writable, replacing
+from harness.folder import RunFolder, check_writable, replacing, write_json
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
 from harness.report import build_report
@@ -27,6 +29,7 @@ from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.diagnostics import measure_diagnostics
+from harness.run.explainer_check import check_explainer
 from harness.run.identity import check_same_run
 from harness.run.interventions.measure import draw_texts, intervene
 from harness.run.judge import judge, pending_scores, pending_verdicts
@@ -34,6 +37,7 @@ from harness.run.manifest import write_manifest
 from harness.run.masking import without_secrets
 from harness.run.progress import progress
 from harness.run.setup import Setup
+from harness.subject.modules import check_model
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +61,10 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     check_same_run(setup, folder)
     setup.check()
     _check_stores(setup)
+    if setup.compares:
+        check_model(setup.subject, AutoModel)
+        if setup.effect_splits or setup.needs_steered:
+            check_model(setup.subject, AutoModelForCausalLM)
     cache = cache_of(setup) if setup.backends else None
     async with serving_of(setup, folder, cache) as serving:
         await _preflight(setup, folder, serving)
@@ -65,6 +73,7 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
         with nullcontext() if tracked else setup.tracker.watching(folder, without_secrets(setup.config)):
             with _interruptible():
                 manifest = _compute(setup, folder)
+            await check_explainer(setup, folder, serving)
             await describe(setup, folder, serving)
             await judge(setup, folder, serving)
     if cache is not None:
@@ -103,7 +112,7 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     with setup.executor if store.missing(pending) else nullcontext():
         manifest = write_manifest(setup, folder, None)
         draw_texts(setup, folder)
-        if setup.corpus is not None and setup.compares and not folder.exemplars.exists():
+        if setup.corpus is not None and setup.compares and not folder.has_evidence:
             manifest = _gather(setup, folder, setup.corpus)
         decompose_blocks(setup, folder, pending, store)
     measure_diagnostics(setup, folder, store)
@@ -161,14 +170,20 @@ def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
         ) as evidence,
     ):
         manifest = write_manifest(setup, folder, evidence.summary)
+        evidence.write_alignment(folder.alignment)
         evidence.write(folder.exemplars)
     return manifest
 
 
-def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Leaderboard:
-    """Compute the statistics from the records, write leaderboard and report, and call the tracker."""
+def conclude(setup: Setup, folder: RunFolder, manifest: dict[str, Any]) -> Leaderboard:
+    """Compute the statistics from the records, write leaderboard and report, and call the tracker.
+
+    The alignment with tokens is added to the manifest.
+    """
     logger.info("computing the statistics and writing the report")
     leaderboard = leaderboard_of(folder, manifest)
+    manifest["alignment"] = leaderboard.to_json()["alignment"]
+    write_json(folder.manifest, manifest)
     store_leaderboard(folder, leaderboard)
     store_decomposition(folder)
     store_judge_checks(folder)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -43,6 +44,9 @@ class SweepConfig:
     """The section ``sweep`` of the config; ``conf/config.yaml`` documents the option."""
 
     metric: str | None = None
+
+
+logger = logging.getLogger(__name__)
 
 
 @validated_dataclass(frozen=True, config=STRICT)
@@ -209,6 +213,20 @@ class DiagnosticsConfig:
     random: Literal["covariance", "isotropic"]
     random_channels: Count
     ablated: CountOrZero
+    text_ablated: CountOrZero
+    text_pieces: Count
+    text_tokens: Count
+
+
+@validated_dataclass(frozen=True, config=STRICT)
+class ExplainerCheckConfig:
+    """How the explainer is checked before it describes neurons.
+
+    ``conf/config.yaml`` documents the options.
+    """
+
+    concepts: CountOrZero
+    warn_below: FractionOrZero
 
 
 @validated_dataclass(frozen=True, config=STRICT)
@@ -221,12 +239,36 @@ class ComparisonConfig:
     schedule: Literal["all", "baseline"]
     baseline: str | None
     retest: FractionOrZero
+    layers: Mapping[str, Annotated[OneOrMore[CountOrZero], Field(min_length=1)]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         if (self.baseline is not None) != (self.schedule == "baseline"):
             raise ValueError(
                 f"baseline must be a describer with schedule=baseline and null otherwise, not {self.baseline!r}"
             )
+
+    def judged(self, judge: str, neurons: Iterable[Neuron]) -> list[Neuron]:
+        """Return the neurons that a judge judges."""
+        return [neuron for neuron in neurons if judge not in self.layers or neuron.layer in self.layers[judge]]
+
+    def check(self, judges: Collection[str], layers: Collection[int]) -> None:
+        """Check that ``layers`` names layers of the run; warn of judges that it does not have, as after an override.
+
+        Raises:
+            HarnessError: naming the first layer that the run does not have.
+        """
+        for judge, chosen in self.layers.items():
+            if judge not in judges:
+                logger.warning(
+                    "comparisons.layers names the judge %s, which is not in this run (%s)", judge, ", ".join(judges)
+                )
+            elif missing := sorted(set(chosen) - set(layers)):
+                raise HarnessError(
+                    f"comparisons.layers.{judge} names layer {missing[0]}, of which this run has no neuron: "
+                    "change it or neurons.layers, or remove the restriction with ~comparisons.layers"
+                )
 
     def pairs(self, describers: Iterable[str]) -> list[tuple[str, str]]:
         """Return the pairs of describers that are compared, each pair and the list in alphabetical order."""

@@ -205,6 +205,7 @@ class WandbTracker(Tracker):
     def _log(self, run: Any, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
         import wandb
 
+        from harness.report.alignment_plot import alignment_plot
         from harness.report.decomposition_plots import decomposition_plots
         from harness.report.plots import leaderboard_plot, win_matrix_plot
         from harness.results.diagnostics import diagnostics_groups
@@ -216,6 +217,8 @@ class WandbTracker(Tracker):
         plots = {f"decomposition_{name}": plot for name, (plot, _) in decomposition_plots(diagnostics).items()}
         if leaderboard.overall.rows:
             plots["leaderboard_plot"] = leaderboard_plot(leaderboard)
+        if leaderboard.alignment:
+            plots["alignment_plot"] = alignment_plot(leaderboard.alignment)
         if leaderboard.overall.cells:
             plots["win_matrix_plot"] = win_matrix_plot(leaderboard)
         tables, longest = tables_of_run(folder, leaderboard, diagnostics, manifest), wandb.Table.MAX_ARTIFACT_ROWS

@@ -9,7 +9,8 @@ from harness.lazy import lazy_exports
 if TYPE_CHECKING:
     from harness.subject.activations import ActivationReader, check_signs
     from harness.subject.decoding import Decoding, Mode
-    from harness.subject.intervention import CausalModel, Intervention, check_causal, lacks_head
+    from harness.subject.intervention import CausalModel, Intervention, OutChange, check_causal, lacks_head
+    from harness.subject.mlp_input import NeuronsOnText, read_mlps
     from harness.subject.subject import Subject
     from harness.subject.token_weights import TokenGroup, TokenWeighting
 
@@ -19,12 +20,15 @@ __all__ = [
     "Decoding",
     "Intervention",
     "Mode",
+    "NeuronsOnText",
+    "OutChange",
     "Subject",
     "TokenGroup",
     "TokenWeighting",
     "check_causal",
     "check_signs",
     "lacks_head",
+    "read_mlps",
 ]
 
 __getattr__ = lazy_exports(
@@ -32,7 +36,8 @@ __getattr__ = lazy_exports(
     {
         "activations": ["ActivationReader", "check_signs"],
         "decoding": ["Decoding", "Mode"],
-        "intervention": ["CausalModel", "Intervention", "check_causal", "lacks_head"],
+        "mlp_input": ["NeuronsOnText", "read_mlps"],
+        "intervention": ["CausalModel", "Intervention", "OutChange", "check_causal", "lacks_head"],
         "subject": ["Subject"],
         "token_weights": ["TokenGroup", "TokenWeighting"],
     },

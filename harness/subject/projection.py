@@ -89,6 +89,10 @@ class Projections:
         """Return the unembedding without the norm, (d_model, V), float32."""
         return self._matrix(Rule.UNEMBEDDING, False)
 
+    def embedding(self) -> Tensor:
+        """Return the embedding W_E.T, (d_model, V), float32."""
+        return self._matrix(Rule.EMBEDDING, False)
+
     def name(self, layer: int) -> str:
         """Return the name of the matrix that :meth:`matrix` returns."""
         if self._choice(layer) is Rule.EMBEDDING:

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from harness.errors import HarnessError
 from harness.records import Exemplar, Neuron, Source, Split
 from harness.subject import Decoding, Mode, Subject
-from harness.validation import DISTINCT, STRICT, Count, Fraction, NonNegative, Number, OneOrMore
+from harness.validation import DISTINCT, STRICT, Count, CountOrZero, Fraction, NonNegative, Number, OneOrMore
 
 
 class Unit(enum.StrEnum):
@@ -45,6 +45,7 @@ class EffectsConfig:
     values: Values = (10.0, -10.0)
     unit: Unit = Unit.ABSOLUTE
     top_tokens: Count = 50
+    sampled_tokens: CountOrZero = 5000
 
 
 @dataclass(frozen=True, config=STRICT)
