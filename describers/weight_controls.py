@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from describers.answers import Mode
 from describers.rotate import Rotate
-from harness.decomposition import kurtosis, skewness
 from harness.methods import DescriberCase
 from harness.records import Channel, VectorKind
 from harness.seeds import derive_rng
 from harness.validation import Count, Fraction, validated
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RawTokens(Rotate):
@@ -99,6 +99,11 @@ class RandomDirections(Rotate):
         if not channels:
             return
         vector = case.subject.vectors(neuron.layer, [neuron.index], kind, [neuron.expert])
+        import torch  # imported here to keep start-up fast, as are the next two
+        from torch.nn.functional import normalize
+
+        from harness.decomposition import kurtosis, skewness
+
         vector = normalize(-vector if neuron.flips(kind) else vector, dim=1)
         cosines = torch.tensor([[channel.cosine] for channel in channels])
         rng = derive_rng(case.seed, "random directions", neuron, kind)
@@ -111,6 +116,9 @@ class RandomDirections(Rotate):
 
 def _at_cosine(vector: Tensor, cosines: Tensor, rng: np.random.Generator) -> Tensor:
     """Return random unit vectors (C, d_model) with the given cosines (C, 1) with a unit vector (1, d_model)."""
+    import torch
+    from torch.nn.functional import normalize
+
     drawn = torch.from_numpy(rng.standard_normal((len(cosines), vector.shape[1]))).to(vector)
     across = normalize(drawn - (drawn @ vector.T) * vector, dim=1)
     return cosines * vector + (1 - cosines**2).clamp_min(0).sqrt() * across
