@@ -26,7 +26,8 @@ _PER_CHARACTER = (
 
 def characters(text: str) -> list[str]:
     """Return the characters of a text; joined, they are the text."""
-    return _CHARACTER.findall(text)
+    found: list[str] = _CHARACTER.findall(text)
+    return found
 
 
 def word_boundaries(text: str) -> set[int]:

@@ -473,9 +473,13 @@ def test_subtraction_searches_the_remainder_of_the_vector(solver: str) -> None:
     )
     found = decompose(vector, projection, config=config)
     first, second = found.directions[0]
-    cosine = float(found.cosine[0, 0])
-    alpha = round(20 * cosine) / 20  # the grid value nearest to the cosine leaves the shortest remainder
-    rest = vector[0] - alpha * first
+    rests = vector[0] - torch.linspace(0, 1, 1000)[:, None] * first
+    left = rests @ projection
+    extreme = z_scores(first @ projection) >= 7  # the channel's skewness is positive
+    assert extreme.any()
+    criterion = kurtosis(left) + 5 * left[:, extreme].abs().mean(dim=1)
+    rest = rests[criterion.argmin()]
+    assert kurtosis(rest @ projection) < kurtosis(vector[0] @ projection)
     assert float(second.norm()) == pytest.approx(float(rest.norm()), rel=1e-4)
     expected = -0.3 * math.log1p(float(kurtosis(second @ projection)))
     expected += 1 - float(torch.nn.functional.cosine_similarity(second, rest, dim=0))
@@ -489,9 +493,14 @@ def test_subtraction_searches_the_remainder_of_the_vector(solver: str) -> None:
 
 def test_subtraction_without_a_remainder_searches_the_vector_again() -> None:
     targets = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
-    rest, length = subtract(targets, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), None)
-    torch.testing.assert_close(rest, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-    torch.testing.assert_close(length, torch.tensor([[1.0], [0.8]]))
+    directions = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    others = {"projection": torch.eye(2), "lengths": torch.ones(2, 1)}
+    rest, length = subtract(targets, directions, 1.0, **others)
+    torch.testing.assert_close(rest, torch.tensor([[1.0, 0.0], [-0.4, 0.8]]) / torch.tensor([[1.0], [0.8**0.5]]))
+    torch.testing.assert_close(length, torch.tensor([[1.0], [0.8**0.5]]))
+    # Two tokens always have a kurtosis of -2: none can fall, so nothing is subtracted.
+    rest, length = subtract(targets, directions, None, **others)
+    torch.testing.assert_close(rest, targets)
 
 
 def test_block_sizes_stay_within_the_budget() -> None:

@@ -19,7 +19,9 @@ from harness.decomposition.measures import check_channels, check_top_tokens, hea
 
 @dataclass(frozen=True)
 class Ablation:
-    """What N vectors lose when channels are removed. A response is a token's projection minus the mean over the tokens to choose from.
+    """What N vectors lose when channels are removed.
+
+    A response is a token's projection minus the mean over the tokens to choose from.
 
     For ``gate`` and ``in`` vectors a response is how much the token's direction in the residual stream adds to what the
     vector reads; for ``out`` vectors, how much the neuron promotes the token. Like an activation, a response counts

@@ -54,6 +54,8 @@ class Found:
         skewness: (n,) float64, likewise.
         loss: (n,) float64, with the token weights of the search.
         mask: (n, V) bool, the tokens that carry the channel.
+        stalled: (n,) bool, no new token was beyond the threshold: the mask holds top tokens instead, and the next
+            search should start elsewhere.
     """
 
     directions: Tensor
@@ -61,6 +63,7 @@ class Found:
     skewness: Tensor
     loss: Tensor
     mask: Tensor
+    stalled: Tensor
 
     @classmethod
     def at(
@@ -90,11 +93,12 @@ class Found:
         moments = central_moments(projected, counted)
         z = z_scores(projected, counted)
         mask = tail_mask(z, config.mask_threshold, config.skew_threshold, counted)
+        stalled = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
         if counted is not None and masked is not None:
-            mask = with_fresh_tokens(mask, z, moments.skewness, counted & ~masked)
+            mask, stalled = with_fresh_tokens(mask, z, moments.skewness, counted & ~masked)
         values = objective.weighted(projected, weights)
         loss = objective.combine(central_moments(*values).kurtosis, (directions * targets).sum(dim=-1))
-        return cls(directions, moments.kurtosis, moments.skewness, loss, mask)
+        return cls(directions, moments.kurtosis, moments.skewness, loss, mask, stalled)
 
     def write(
         self, into: Decomposition, rows: Tensor, channels: Tensor, vectors: Tensor, lengths: Tensor, steps: Tensor

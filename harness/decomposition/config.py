@@ -54,8 +54,9 @@ class GeodesicConfig:
 class DecompositionConfig:
     """Settings of ROTATE: conf/decomposition/fast.yaml documents them.
 
-    Defaults are those published for Gemma-2-2B-it, except ``objective`` and ``solver``. Every random number derives from ``seed`` and the
-    vector itself; only "adamw", and "geodesic" with ``jitter``, draw random numbers.
+    Defaults are those published for Gemma-2-2B-it, except ``objective`` and ``solver``. Every random number derives
+    from ``seed`` and the vector itself. "geodesic" without ``jitter`` draws random numbers only after a channel that
+    masks no new token.
 
     Raises:
         ValueError: if a value is out of range, or the solver cannot be imported.

@@ -111,7 +111,14 @@ def _by_adamw(problem: Problem, results: Decomposition, noted: Callable[[int], N
         if config.deflation == "mask":
             masked |= found.mask
         else:
-            targets, left = subtract(targets, found.directions, config.subtraction)
+            targets, left = subtract(
+                targets,
+                found.directions,
+                config.subtraction,
+                projection=problem.objective.projection,
+                lengths=lengths,
+                counted=config.counted(problem.weights),
+            )
             lengths = lengths * left
         noted(len(targets))
 

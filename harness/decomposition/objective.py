@@ -50,7 +50,7 @@ class CentralMoments:
 
 
 def mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the mean of ``values`` (..., V) along the last dimension, (..., 1); token j counts weights[..., j] times."""
+    """Return the mean of ``values`` (..., V) over the vocabulary, (..., 1); token j counts weights[..., j] times."""
     if weights is None:
         return values.mean(dim=-1, keepdim=True)
     return (values * weights).sum(dim=-1, keepdim=True) / weights.sum(dim=-1, keepdim=True)
@@ -101,7 +101,7 @@ def skewness(values: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def kurtosis_gradient(deviations: Tensor, moments: CentralMoments, total: Tensor | float) -> Tensor:
-    """Return the derivative of the excess kurtosis with respect to every value, over the value's weight, in closed form.
+    """Return the derivative of the excess kurtosis with respect to every value, divided by the value's weight.
 
     Args:
         deviations: (N, V) values minus their mean.

@@ -46,6 +46,7 @@ class TokenWeighting:
         norm_percentile: percentile (0-100) of the norms of the projection's columns; tokens above it ...
         high_norm_weight: ... get this weight.
         detect: groups that get weight 0: ``unreachable`` and ``undertrained``.
+        keep_unused: whether these groups, and tokens that are no text, keep the weight that their norm gives them.
         ignored_token_ids: further ids with weight 0.
         ignored_token_file: file with such ids, a JSON list or one id per line.
 
@@ -56,6 +57,7 @@ class TokenWeighting:
     norm_percentile: float = 99.0
     high_norm_weight: float = 1e-4
     detect: tuple[str, ...] = DETECTABLE
+    keep_unused: bool = False
     ignored_token_ids: tuple[int, ...] = ()
     ignored_token_file: str | None = None
 
@@ -83,7 +85,7 @@ class TokenWeighting:
 
         Args:
             projection: (d_model, V).
-            unused: ids with weight 0: special tokens, tokens without text, and detected ones.
+            unused: special tokens, tokens without text, and detected ones: weight 0 unless ``keep_unused``.
 
         Returns:
             (V,), float32, on the projection's device.
@@ -104,7 +106,7 @@ class TokenWeighting:
         rank = max(1, min(norms.numel(), round(norms.numel() * self.norm_percentile / 100)))
         weights = torch.ones_like(norms)
         weights[norms > norms.kthvalue(rank).values] = self.high_norm_weight
-        weights[sorted(self.ignored.union(unused))] = 0.0
+        weights[sorted(self.ignored if self.keep_unused else self.ignored.union(unused))] = 0.0
         return weights
 
 
