@@ -103,9 +103,10 @@ class RandomDirections(Rotate):
         cosines = torch.tensor([[channel.cosine] for channel in channels])
         rng = derive_rng(case.seed, "random directions", neuron, kind)
         directions = _at_cosine(vector, cosines, rng)
+        counted = (case.subject.token_weights(neuron.layer) > 0).float()
         for channel, projected in zip(channels, directions @ case.subject.projection(neuron.layer), strict=True):
             high, low = case.subject.extreme_tokens(projected, self._tokens)
-            sharp, skewed = (float(measure(projected[None])) for measure in (kurtosis, skewness))
+            sharp, skewed = (float(measure(projected, counted)) for measure in (kurtosis, skewness))
             yield Channel(neuron, kind, channel.rank, sharp, skewed, channel.cosine, 0.0, 0, high, low)
 
 
