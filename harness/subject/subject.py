@@ -18,7 +18,6 @@ from harness.seeds import derive_rng
 from harness.subject.architecture import Architecture, architecture_of
 from harness.subject.files import ModelFiles, first_line, locate, sha256
 from harness.subject.projection import SAMPLE, ProjectionRule, Projections, Rule
-from harness.subject.quantised import dequantised, quantisation_of
 from harness.subject.shape import Shape
 from harness.subject.token_texts import TokenTexts
 from harness.subject.token_weights import TokenGroup, TokenWeighting
@@ -109,6 +108,8 @@ class Subject:
                     f"the checkpoint of {files.reference} is not the expected one (SHA-256 {found}, expected "
                     f"{self._sha256}): choose another source, or set subject.sha256=null to accept this one"
                 )
+        from harness.subject.quantised import dequantised, quantisation_of
+
         if quantisation := quantisation_of(files):
             folder = dequantised(files, quantisation, Path(self._cache), self.loading)
             return ModelFiles(str(folder), folder)

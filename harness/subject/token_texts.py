@@ -10,12 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from harness.text import characters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # How byte-level vocabularies spell bytes (GPT-2's table), and how SentencePiece names a byte that has no piece.
 _PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
