@@ -14,6 +14,7 @@ from harness.llm.degenerate import ask_description
 from harness.llm.prompts import Prompt
 from harness.methods import Describer
 from harness.records import ScoredToken, SignedTokens, Status, TokenRole
+from harness.text import plain
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 Mode = Literal["auto", "llm", "extractive"]
@@ -89,7 +90,7 @@ def extract(items: Iterable[tuple[TokenRole, str]], count: int) -> SignedTokens:
     """
     kept: dict[tuple[bool, str], tuple[TokenRole, str]] = {}
     for role, token in items:
-        word = token.strip().removeprefix("##").strip().lower()
+        word = plain(token)
         if word and len(kept) < count:
             kept.setdefault((role in (TokenRole.PROMOTED, TokenRole.SUPPRESSED), word), (role, word))
     if not kept:

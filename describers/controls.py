@@ -7,6 +7,7 @@ from harness.fillers import GENERIC
 from harness.llm.client import Unanswered
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Status
+from harness.text import word_count
 
 
 class Shuffled(Describer):
@@ -55,7 +56,7 @@ class Longest(Describer):
             for neuron, given in case.others[self._source].items()
             if neuron.unsigned != case.neuron.unsigned and given.status is Status.OK
         ]
-        longest = min(others, key=lambda item: (-len(item.text.split()), -len(item.text), item.neuron), default=None)
+        longest = min(others, key=lambda item: (-word_count(item.text), -len(item.text), item.neuron), default=None)
         if longest is None:
             raise Unanswered(Status.FAILED, f"{self._source} has no description of another neuron")
         detail = f"{self._source}'s description of {longest.neuron}, its longest"

@@ -28,6 +28,7 @@ from harness.records import Corruption, Description, Neuron, Side, SignedTokens,
 from harness.row_files import file_hash, read_records
 from harness.seeds import derive_rng
 from harness.subject import Subject
+from harness.text import word_count
 from harness.validation import FractionOrZero, validated
 
 #: Separators of a description's items, except for full stops of abbreviations and commas after these.
@@ -233,7 +234,7 @@ class Rephrased(Describer):
     async def describe(self, case: DescriberCase) -> Draft:
         """Ask the explainer to rephrase the description."""
         text = description_by(self._source, case).text
-        prompt = self.prompt.render(description=text, words=len(text.split()))
+        prompt = self.prompt.render(description=text, words=word_count(text))
         return Draft((await ask(case.require_llm(), prompt, _Rephrased)).description, f"{self._source}'s, rephrased")
 
 

@@ -37,6 +37,7 @@ from harness.records import (
     Score,
     Status,
     SteeredText,
+    TextAblation,
     VectorKind,
     VectorSummary,
     Verdict,
@@ -216,6 +217,8 @@ _TABLES: dict[type[Any], tuple[str, Callable[[Any], Any] | None]] = {
     Restart: ("diagnostics/*.restarts.parquet", None),
     RandomVector: ("diagnostics/*.random.parquet", None),
     AblatedChannels: ("diagnostics/*.ablations.parquet", None),
+    Channel: ("diagnostics/*.replacements.parquet", lambda channel: (channel.neuron, channel.kind, channel.rank)),
+    TextAblation: ("diagnostics/*.text_ablations.parquet", None),
 }
 
 
@@ -297,9 +300,11 @@ class RunFolder:
         return manifest
 
     def read(self, kind: type[T]) -> list[T]:
-        """Return all records of a type: Alignment, Effect, SteeredText, Restart, RandomVector or AblatedChannels.
+        """Return all records of a type that has files of its own, such as Alignment, Effect or Restart.
 
-        Effects and steered texts are ordered by neuron. The list is empty if the run has none (yet).
+        Of the type Channel, these are the channels of random vectors in place of the neurons; :meth:`read_channels`
+        reads those of the neurons. Effects, steered texts and channels are ordered by neuron. The list is empty if the
+        run has none (yet).
         """
         pattern, order = _TABLES[kind]
         records = [record for path in sorted(self.path.glob(pattern)) for record in read_table(path, kind)]

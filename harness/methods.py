@@ -96,12 +96,15 @@ class DescriberCase(Case):
 
     Attributes:
         channels: the neuron's channels, of every decomposed vector kind, in order of discovery.
+        random_channels: the same for random vectors in place of the neuron's, with the mean and covariance of the
+            layer's vectors, if the describer needs them.
         neurons: all neurons of the run, ordered.
         others: for each describer named in ``after``, its descriptions by neuron.
         budget: maximum tokens of evidence (text or vocabulary) that the describer may use; None for no limit.
     """
 
     channels: tuple[Channel, ...] = ()
+    random_channels: tuple[Channel, ...] = ()
     neurons: tuple[Neuron, ...] = ()
     others: Mapping[str, Mapping[Neuron, Description]] = field(default_factory=dict)
     budget: int | None = None
@@ -251,8 +254,11 @@ class Describer(Method, ABC):
     """Describes in words what a neuron does.
 
     Attributes:
-        control: whether it is a control that a real method must beat; results mark it as such.
+        control: whether it is a control, which results mark as such. A real method must beat a control.
+        informed: whether a control knows the neuron. It shows what a step of a method adds: it may win, and a run that
+            it wins is no less trustworthy.
         needs_channels: whether the run must decompose the neurons for it.
+        needs_random_channels: whether the run must also decompose random vectors in place of the neurons' for it.
         needs_exemplars: whether the run must collect activations for it.
         kinds: the vector kinds whose channels it reads; empty for all that are decomposed.
         after: names of the describers whose descriptions it reads.
@@ -262,7 +268,9 @@ class Describer(Method, ABC):
     """
 
     control: ClassVar[bool] = False
+    informed: ClassVar[bool] = False
     needs_channels: bool = False
+    needs_random_channels: bool = False
     needs_exemplars: bool = False
     kinds: tuple[VectorKind, ...] = ()
     after: tuple[str, ...] = ()

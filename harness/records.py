@@ -171,12 +171,29 @@ class Neuron:
         return self.negative and kind is not VectorKind.GATE
 
 
+def _absent(value: object) -> bool:
+    return value is None or value in ((), "")
+
+
 @dataclass(frozen=True)
 class ScoredToken:
-    """A vocabulary token and its z-score in a projection (standard deviations from the mean over the vocabulary)."""
+    """A vocabulary token in a projection.
+
+    Attributes:
+        token: its text.
+        z: its z-score (standard deviations from the mean over the vocabulary).
+        before: for a fragment of a word in a channel, what stands before it in words of the vocabulary
+            (:meth:`harness.subject.token_texts.TokenTexts.before`); empty for other tokens, and if it is not known.
+    """
 
     token: str
     z: float
+    before: Annotated[str, Field(exclude_if=_absent)] = ""
+
+    @property
+    def in_context(self) -> str:
+        """The token, with what stands before a fragment: ``C|incinnati``."""
+        return f"{self.before}|{self.token}" if self.before else self.token
 
 
 @dataclass(frozen=True)
@@ -253,8 +270,8 @@ def _with_sign(record: Projected, sign: Sign) -> Projected:
         record,
         neuron=neuron,
         skewness=-record.skewness,
-        positive=tuple(ScoredToken(token.token, -token.z) for token in record.negative),
-        negative=tuple(ScoredToken(token.token, -token.z) for token in record.positive),
+        positive=tuple(dataclasses.replace(token, z=-token.z) for token in record.negative),
+        negative=tuple(dataclasses.replace(token, z=-token.z) for token in record.positive),
     )
 
 
@@ -301,11 +318,46 @@ class AblatedChannels:
 
 
 @dataclass(frozen=True)
+class TextAblation:
+    """Effect on held-out text of removing a weight vector's channels.
+
+    :mod:`harness.run.text_ablation` has the protocol. Responses are sums over the channel's own positions, for each
+    channel in order of discovery.
+
+    Attributes:
+        positions: number of the channel's own positions; for ``out``, number of active tokens.
+        response: the neuron's response.
+        channel: what is left of it without the channel.
+        random: what is left without a random direction with the same cosine.
+        embedding: what is left without the mean embedding of the channel's top tokens.
+        another: what is left without another channel, on average; None for a single channel.
+        elsewhere: share of the response lost at the other active positions without the channel; None if there are none.
+        elsewhere_random: the same without the random direction.
+        complete: share of the response lost at all active positions without all channels; None without a response.
+        complete_random: the same without all the random directions.
+    """
+
+    neuron: Neuron
+    kind: VectorKind
+    positions: tuple[int, ...]
+    response: tuple[float, ...]
+    channel: tuple[float, ...]
+    random: tuple[float, ...]
+    embedding: tuple[float, ...]
+    another: tuple[float | None, ...]
+    elsewhere: tuple[float | None, ...]
+    elsewhere_random: tuple[float | None, ...]
+    complete: float | None
+    complete_random: float | None
+
+
+@dataclass(frozen=True)
 class RandomVector:
     """Decomposition of a random vector, for comparison with the weight vectors of a layer and kind.
 
     The values are those of :class:`Channel`, in order of discovery, and of :class:`VectorSummary`; ``place`` is the
-    number of the draw, from 0.
+    number of the draw, from 0. ``faithful`` and ``complete`` are those of :class:`AblatedChannels`, if channels are
+    removed; ``complete`` is None unless the vector has as many channels as a neuron's.
     """
 
     layer: int
@@ -316,6 +368,8 @@ class RandomVector:
     cosine: tuple[float, ...]
     loss: tuple[float, ...]
     reconstruction: tuple[float, ...]
+    faithful: tuple[float | None, ...] = ()
+    complete: float | None = None
 
 
 @dataclass(frozen=True)
@@ -326,9 +380,11 @@ class Exemplar:
         split: the part of the corpus that the window's document belongs to.
         document: identity of the document (a hash of its text).
         window: number of the window in the corpus.
-        tokens: the window's tokens as text, without special tokens and those of a chat template. The first token of
-            each later turn of a conversation starts with a newline.
-        activations: one value per token; for a negative neuron, the activations times -1.
+        tokens: the window's tokens as text, without special tokens and those of a chat template. Tokens that share a
+            character, such as the bytes of an emoji, are one (:meth:`harness.subject.token_texts.TokenTexts.pieces`).
+            The first token of each later turn of a conversation starts with a newline.
+        activations: one value per token, the highest of those that share a character; for a negative neuron, the
+            activations times -1.
     """
 
     neuron: Neuron
@@ -420,6 +476,8 @@ class Effect:
         scale: standard deviation of the mean change over the vocabulary, in logits.
         promoted: tokens whose logits rise most, best first, each with the z-score of its change.
         suppressed: tokens whose logits fall most, lowest first, each with the z-score of its change.
+        sampled: a uniform random sample of the tokens that count, the same for all neurons, each with the z-score of
+            its change; empty except on the report split.
         direct: Pearson's r, over the used tokens of the vocabulary, between the mean change and the direct contribution
             of ``out`` to the logits, times -1 if the activation was clamped to a negative value: positive if the neuron
             does what its ``out`` vector says. None if either is constant.
@@ -432,6 +490,7 @@ class Effect:
     scale: float
     promoted: tuple[ScoredToken, ...]
     suppressed: tuple[ScoredToken, ...]
+    sampled: tuple[ScoredToken, ...] = ()
     direct: float | None = None
     direct_control: float | None = None
 
@@ -591,10 +650,6 @@ class Corruption:
     grade: str
     quality: float
     strength: float = 1.0
-
-
-def _absent(value: object) -> bool:
-    return value is None or value == ()
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,9 @@ def r_of(kept: Kept, neuron: Neuron, kind: VectorKind, against: Against) -> Alig
 
 def centred(subject: Subject) -> Arrays:
     """The embedding less its mean, (V, d_model)."""
-    matrix = subject.embedding().T.double().numpy()
-    return matrix - matrix.mean(axis=0)
+    matrix: Arrays = subject.embedding().T.double().numpy()
+    found: Arrays = matrix - matrix.mean(axis=0)
+    return found
 
 
 def test_a_neuron_that_computes_the_projection_of_its_token_has_r_of_one(texts: list[str], tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_rows_by_hand() -> None:
 
 
 def test_effects_of_all_values_count_for_their_neuron() -> None:
-    first = Effect(Neuron(5, 1), Split.EXPLAIN, 10.0, 0.1, (), (), 0.8, 0.1)
+    first = Effect(Neuron(5, 1), Split.EXPLAIN, 10.0, 0.1, (), (), (), 0.8, 0.1)
     effects = [
         first,
         replace(first, value=-10.0, direct=0.4, direct_control=-0.3),
@@ -228,7 +229,7 @@ def test_the_warning_names_the_side_that_is_not_aligned() -> None:
     (notice,) = alignment_notices(rows_of([*aligned(0, low), *aligned(3, low, kind=VectorKind.GATE)]))
     assert "input side" in notice
     assert "0.04, layer 0 in; 0.03 with another neuron's vector; 0.1 is needed" in notice
-    effects = [Effect(Neuron(3, i), Split.EXPLAIN, 10.0, 0.1, (), (), r, 0.04) for i, r in enumerate(low)]
+    effects = [Effect(Neuron(3, i), Split.EXPLAIN, 10.0, 0.1, (), (), (), r, 0.04) for i, r in enumerate(low)]
     (notice,) = alignment_notices(rows_of(aligned(0, high), effects))
     assert "output side" in notice
 

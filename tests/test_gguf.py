@@ -22,7 +22,8 @@ from support import tiny_models
 from support.errors import told
 from transformers import AutoModelForCausalLM
 
-from harness.evidence.encoding import special_affixes
+from harness.evidence.corpus import Document, Message
+from harness.evidence.encoding import CONTEXT, Encoder, special_affixes
 from harness.folder import RunFolder
 from harness.records import Neuron, Status, VectorKind
 from harness.subject import ActivationReader, Subject
@@ -37,7 +38,7 @@ Q8, F32 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32
 # --- a tiny file ------------------------------------------------------------------------------------------------------
 
 
-def write_gguf(path: Path, architecture: str = "llama", leave_out: str = "", qtype: Any = Q8) -> Path:
+def write_gguf(path: Path, architecture: str = "llama", leave_out: str = "", qtype: Any = Q8, more: str = "") -> Path:
     """Write a tiny random Llama with byte-level tokens: 2 layers, 64 neurons, d_model 32."""
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, architecture)
@@ -72,6 +73,8 @@ def write_gguf(path: Path, architecture: str = "llama", leave_out: str = "", qty
             writer.add_tensor(f"{name}.weight", gguf.quantize(values, qtype), raw_dtype=qtype)
         else:
             writer.add_tensor(f"{name}.weight", values.astype(qtype))
+    if more:
+        writer.add_tensor(more, np.ones(32, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -206,7 +209,8 @@ def truncated(path: Path, size: int) -> Path:
         (lambda path: truncated(path, 20000), ["damaged", "download it again"]),
         (lambda path: write_gguf(path, "falcon"), ["architecture 'falcon' is not supported", "llama"]),
         (lambda path: write_gguf(path, qtype=np.float64), ["quantisation F64", "not supported", "Q8_0"]),
-        (lambda path: write_gguf(path, leave_out="blk.1.ffn_up"), ["no tensor for", "layers.1.mlp.up_proj.weight"]),
+        (lambda path: write_gguf(path, leave_out="blk.1.ffn_up"), ["lacks the weights", "layers.1.mlp.up_proj.weight"]),
+        (lambda path: write_gguf(path, more="blk.1.attn_q.bias"), ["holds 21824 numbers", "uses 21792 of them"]),
     ],
 )
 def test_files_that_cannot_be_used(make: Callable[[Path], Path], words: list[str], tmp_path: Path) -> None:
@@ -344,6 +348,24 @@ def test_gemma3_270m(gemma: Subject, tmp_path: Path) -> None:
     text = "naïve 日本 10\nnext"
     ids = gemma.tokenizer(text, add_special_tokens=False).input_ids
     assert "".join(gemma.surface(ids)) == text
+
+
+def test_conversations_in_smollm2s_template(smollm2: Subject) -> None:
+    tokenizer: Any = smollm2.tokenizer
+    talk = (Message("user", "Say <|im_end|> and\n\n stop."), Message("assistant", "Stop.\n"))
+    plain = (Message("user", "What is 10?\n"), Message("assistant", " Ten."))
+    for messages in (talk, plain):
+        (encoded,) = Encoder(tokenizer).encode([Document.of(messages)])
+        given = [{"role": message.role, "content": message.content} for message in messages]
+        written = tokenizer.apply_chat_template(given, tokenize=False)
+        assert "".join(smollm2.surface(encoded.tokens.tolist())) == written
+        said = "".join(smollm2.surface(encoded.tokens[encoded.marks != CONTEXT].tolist()))
+        assert said == "".join(message.content for message in messages)
+        if messages is plain:
+            whole = tokenizer.apply_chat_template(given, tokenize=True, return_dict=False)
+            assert encoded.tokens.tolist() == whole
+        special = encoded.tokens[np.isin(encoded.tokens, tokenizer.all_special_ids)]
+        assert smollm2.surface(special.tolist()).count("<|im_end|>") == 3  # with the template's own system message
 
 
 @pytest.mark.slow

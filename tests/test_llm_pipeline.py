@@ -50,6 +50,7 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
         *("evidence.top=3", "evidence.random=6", "judges.simulation.windows=1"),
         *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
         *(
+            "diagnostics.text_ablated=0",
             "tracking=none",
             "explainer_check.concepts=1",
             f"folder={folder}",

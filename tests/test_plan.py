@@ -55,6 +55,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             "evidence.top=5",
             "evidence.random=10",
             "diagnostics.ablated=0",
+            "diagnostics.text_ablated=0",
             "diagnostics.sample=0",
         ),
         *("diagnostics.random_vectors=0", "tracking=none", "judges=[pairwise,detection]", "mode=llm"),

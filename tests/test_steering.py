@@ -464,7 +464,7 @@ def test_an_explainer_describes_every_neuron_of_a_run(base: list[str], tmp_path:
 
 def test_an_encoder_is_refused_before_the_run(base: list[str], tmp_path: Path) -> None:
     without = [item for item in base if not item.startswith(("subject", "neurons", "judges", "+judges"))]
-    demo = [*without, "experiment=demo", "judges=[embedding_simulation]"]
+    demo = [*without, "subject=minilm", "judges=[embedding_simulation]"]
     message = told(lambda: start(demo, tmp_path / "run"), "token_change needs a causal language model")
     assert message.endswith(
         "all-MiniLM-L6-v2 is a masked/encoder model: choose another subject, or leave token_change out"

@@ -329,7 +329,7 @@ class CorpusPass:
         before, after = read
         prefix, suffix = self.encoder.prefix, self.encoder.suffix
         for batch in batches(pool, first, self.config.batch_windows, self.seed, self.windows_done):
-            ids, attention = framed(batch.tokens, prefix, suffix, self.subject.tokenizer.pad_token_id or 0)
+            ids, attention = framed(batch.tokens, prefix, suffix, self.subject.padding_id)
             activations = reader.read(ids, attention)[:, len(prefix) : len(prefix) + batch.marks.shape[1]]
             state.update(batch, activations)
             self.sums.update(batch.ids, batch.marks != 0, activations)

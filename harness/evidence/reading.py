@@ -79,7 +79,7 @@ class TextReader:
         order = sorted((index for index in range(len(texts)) if tokens[index]), key=lambda index: len(tokens[index]))
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
-            ids, attention = framed([tokens[index] for index in batch], prefix, suffix, tokenizer.pad_token_id or 0)
+            ids, attention = framed([tokens[index] for index in batch], prefix, suffix, self._subject.padding_id)
             read = self._reader.read(ids, attention)[..., self._column[neuron.unsigned]].cpu()
             for row, index in enumerate(batch):
                 values = read[row, len(prefix) : len(prefix) + len(tokens[index])]

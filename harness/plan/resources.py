@@ -10,6 +10,7 @@ from harness.folder import RunFolder
 from harness.plan.schema import Basis, DiskPlan, MethodPlan, RolePlan, StagePlan
 from harness.plan.trial import Trial, Work, intervened
 from harness.run.decompose import bytes_kept
+from harness.run.diagnostics import REPLACEMENTS
 from harness.run.setup import Setup
 
 #: Optimiser steps until a channel converges: AdamW takes 5,600 to 6,200 on MiniLM. A step costs the same in both.
@@ -99,6 +100,8 @@ def _diagnosed(setup: Setup, work: Work) -> int:
             count += len(group.sample) * (1 + config.restarts) * group.config.num_channels
         elif what == "random":
             count += config.random_vectors * min(config.random_channels, group.config.num_channels)
+        elif what == REPLACEMENTS:
+            count += len(group.replaced) * group.config.num_channels
     return count
 
 

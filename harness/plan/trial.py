@@ -29,7 +29,7 @@ from harness.records import Neuron, PlantedAnswer, Split, Status
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
-from harness.run.diagnostics import Group, pending_diagnostics
+from harness.run.diagnostics import Group, measure_diagnostics, pending_diagnostics
 from harness.run.executor import LocalExecutor
 from harness.run.explainer_check import check_explainer, pending_checks
 from harness.run.interventions.measure import draw_texts, intervene
@@ -320,6 +320,9 @@ class Trial:
         if self.here and (work.vectors or work.diagnostics):
             self.channel = self._seconds_per_channel()
         decompose_blocks(tried, scratch, pending_vectors(tried, scratch), ChannelStore(tried))
+        if any(describer.needs_random_channels for describer in tried.describers.values()):
+            plain = dataclasses.replace(tried.diagnostics, sample=0, random_vectors=0, ablated=0)
+            measure_diagnostics(_with_neurons(tried, tried.neurons, diagnostics=plain), scratch, ChannelStore(tried))
 
     def _seconds_per_channel(self) -> float:
         plan, (first, *others) = self.tried.decomposition, self.setup.neurons

@@ -105,6 +105,7 @@ def render_report(runs: Sequence[RunData], pooled: Pool | None = None) -> str:
         differences=notes.config_differences(runs),
         sweep=sweep,
         sweep_plots=_sweep_plots(sweep) if len(runs) > 1 else [],
+        on_text=columns.ON_TEXT,
         pooled=pooled,
         pooled_plot=_pooled_plot(pooled) if pooled else None,
         style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),

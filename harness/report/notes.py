@@ -242,7 +242,10 @@ def schedule_line(run: RunData) -> str | None:
 
 
 def control_warnings(run: RunData) -> list[str]:
-    """Return one sentence for each board on which a control has at least the win rate of a real describer."""
+    """Return one sentence for each board on which a control has at least the win rate of a real describer.
+
+    Controls that know the neuron are left out: they may win.
+    """
     found = []
     for board in (run.leaderboard.overall, *run.leaderboard.judges):
         upsets = _upsets(board)
@@ -254,9 +257,10 @@ def control_warnings(run: RunData) -> list[str]:
 
 def _upsets(board: Board) -> list[str]:
     rated = [(row, row.win_rate) for row in board.rows if row.win_rate is not None]
+    informed = {check.control for check in board.trust.controls if check.informed}
     upsets = []
     for control, rate in rated:
-        if not control.control:
+        if not control.control or control.describer in informed:
             continue
         beaten = [f"{row.describer} ({percent(other)} %)" for row, other in rated if not row.control and other <= rate]
         if beaten:

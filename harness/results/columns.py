@@ -123,12 +123,16 @@ def _diagnostic(
     return Metric(key, heading, definition, shown_as, (*[TERMINAL] * terminal, HTML, SUMMARY))
 
 
+def _on_text(key: str, heading: str, definition: str) -> Metric:
+    return Metric(key, heading, definition, number, (HTML, SUMMARY), interval=f"{key}_interval")
+
+
 # fmt: off
 BOARD = (
     Metric("rank", "rank", "Rank by strength, 1 for the best. Its interval: the ranks when neurons are resampled.",
            rank, _EVERYWHERE, interval="rank_interval", interval_in_text="inline", bold=True),
-    Metric("win_rate", "win rate %", "Share of its decided comparisons that it won, ties as half. Two orders that "
-           "disagree are a tie.",
+    Metric("win_rate", "win rate %", "Share of its decided comparisons with real methods that it won, ties as half; "
+           "with all describers if there are fewer than two real methods. Two orders that disagree are a tie.",
            percent, _EVERYWHERE, short="Win %", interval="interval", interval_in_text="column", bold=True),
     Metric("raw_win_rate", "raw %", "Win rate over single verdicts: each order counts by itself, also where the other "
            "order failed or disagrees.", percent, (CSV, HTML)),
@@ -139,7 +143,7 @@ BOARD = (
            "connect all describers.", number, (CSV, TEXT, HTML, SWEEP, SUMMARY), interval="strength_interval"),
     Metric("best", "best in %", "Share of the bootstrap samples in which no describer is stronger.",
            percent, (CSV, COUNTS)),
-    Metric("comparisons", "decided", "Decided comparisons: wins + losses + ties.",
+    Metric("comparisons", "decided", "Decided comparisons that count for the win rate: wins + losses + ties.",
            count, (CSV, TEXT, TERMINAL, HTML, COUNTS, SWEEP), short="n"),
     Metric("wins", "won", "Comparisons won.", count, (CSV, COUNTS)),
     Metric("losses", "lost", "Comparisons lost.", count, (CSV, COUNTS)),
@@ -269,6 +273,24 @@ COSTS = (
 )
 """Of a run or of one LLM role in it (:class:`~harness.records.RoleUsage`)."""
 
+ON_TEXT = (
+    _diagnostic("text_ablated", "vectors", "Vectors from which channels were removed while the model read held-out "
+                "text.", count),
+    _diagnostic("text_positions", "positions", "Positions of the channels' own tokens in that text (gate, in), and "
+                "active tokens whose logits were compared (out), over all channels.", count),
+    _on_text("text_faithful", "channel", "Share of the neuron's response on a channel's tokens that is lost without "
+             "the channel. [R] calls this faithful."),
+    _on_text("text_random", "random direction", "The same without a random direction as close to the vector."),
+    _on_text("text_another", "another channel", "The same without another channel of the vector."),
+    _on_text("text_embedding", "mean embedding", "The same without the mean embedding of the channel's top tokens."),
+    _on_text("text_elsewhere", "channel, elsewhere", "Share of the response on other active tokens that is lost "
+             "without the channel."),
+    _on_text("text_complete", "all channels", "Share of the response on all active tokens that is lost without all "
+             "channels. [R] calls this complete."),
+    _on_text("text_complete_random", "all random directions", "The same without all the random directions."),
+)
+"""Of ablations on held-out text, by layer and kind; :mod:`harness.run.text_ablation` has the protocol."""
+
 DIAGNOSTICS = (
     _diagnostic("vectors", "vectors", "Weight vectors that were decomposed.", count, terminal=True),
     _diagnostic("found", "channels", "Channels of all vectors together.", count, terminal=True),
@@ -300,12 +322,17 @@ DIAGNOSTICS = (
     _diagnostic("faithful", "faithful", "Mean share of the response on a channel's tokens that is lost without the "
                 "channel."),
     _diagnostic("faithful_chance", "faithful, chance", "The same for a random direction as close to the vector."),
+    _diagnostic("random_faithful", "faithful, random", "The same for the channels of random vectors (as many as "
+                "diagnostics.random_channels of each)."),
     _diagnostic("kept", "kept", "Mean share of the response on the other channels' tokens that remains without the "
                 "channel."),
     _diagnostic("complete", "complete", "Mean share of the response on a vector's strongest tokens that is lost "
                 "without all its channels."),
     _diagnostic("complete_chance", "complete, chance", "The same for as many random directions as close to the "
                 "vector."),
+    _diagnostic("random_complete", "complete, random", "The same for random vectors; None unless as many channels of "
+                "each are searched (diagnostics.random_channels)."),
+    *ON_TEXT,
 )
 """Of the decomposition of one layer and kind, or of all (:class:`~harness.results.diagnostics.DiagnosticsRow`)."""
 

@@ -44,6 +44,7 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
         scores,
         descriptions,
         controls={name for name, entry in contestants.items() if entry.get("control")},
+        informed={name for name, entry in contestants.items() if entry.get("informed")},
         seed=seed,
         config=config,
         facets=facets_of(neurons, vectors),

@@ -70,7 +70,8 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     descriptions: list[Description] = []
     verdicts: list[Verdict] = []
     scores: list[Score] = []
-    controls = set()
+    controls: set[str] = set()
+    informed: set[str] = set()
     for folder, manifest, texts, names_here, judges_here in zip(
         folders, manifests, written, names, judges, strict=True
     ):
@@ -81,13 +82,15 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
         ]
         scores += [_renamed(item, scorer=judges_here, describer=names_here) for item in folder.scores().records()]
         contestants = manifest.get("contestants") or {}
-        controls |= {own for name, own in names_here.items() if contestants.get(name, {}).get("control")}
+        for flag, names_of in (("control", controls), ("informed", informed)):
+            names_of |= {own for name, own in names_here.items() if contestants.get(name, {}).get(flag)}
     seed, config = int(manifests[0].get("seed") or 0), statistics_of(manifests[0])
     leaderboard = build_leaderboard(
         repeats.first(verdicts),
         repeats.first(scores),
         repeats.first(descriptions),
         controls=controls,
+        informed=informed,
         seed=seed,
         config=config,
         alignment=alignment_of(folders[0], seed=seed, config=config),  # the runs have the same neurons and text

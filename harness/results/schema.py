@@ -162,6 +162,7 @@ class ControlCheck:
 
     Attributes:
         control: its name.
+        informed: whether it knows the neuron, and may win.
         win_rate: share of its comparisons with real methods that it won, ties as half.
         interval: its bootstrap interval.
         comparisons: decided comparisons with real methods.
@@ -169,6 +170,7 @@ class ControlCheck:
     """
 
     control: str
+    informed: bool
     win_rate: float | None
     interval: tuple[float, float] | None
     comparisons: int
@@ -198,6 +200,7 @@ class Board:
 
     Attributes:
         judge: the judge; None for all judges together, each comparison counting once.
+        side: side of the neurons that the judge or judges see; None if they see different sides, or it is not recorded.
         rows: one per describer, by win rate (highest first), then by name.
         cells: one per ordered pair of describers that was compared, by name.
         tests: one per unordered pair with a decided comparison.
@@ -208,6 +211,7 @@ class Board:
     """
 
     judge: str | None
+    side: str | None
     rows: tuple[Row, ...]
     cells: tuple[Cell, ...]
     tests: tuple[PairTest, ...]
@@ -215,6 +219,12 @@ class Board:
     graph: Graph
     cycles: Cycles
     trust: Trust
+
+    @property
+    def title(self) -> str:
+        """The judge and the side of the neurons that it sees."""
+        side = f" ({self.side} side)" if self.side in ("input", "output") else ""
+        return f"{'All judges together' if self.judge is None else f'Judge {self.judge}'}{side}"
 
     @property
     def pairs(self) -> tuple[Cell, ...]:
@@ -504,6 +514,12 @@ class Leaderboard:
     descriptions: tuple[DescriptionRow, ...]
     explainer: tuple[ExplainerRow, ...]
     alignment: tuple[AlignmentRow, ...]
+
+    @property
+    def shown(self) -> tuple[Board, ...]:
+        """The board of all judges together; one board per judge if they see different sides of the neurons."""
+        sides = {board.side for board in self.judges}
+        return self.judges if len(sides) > 1 and None not in sides else (self.overall,)
 
     @property
     def only_scores(self) -> bool:

@@ -20,7 +20,7 @@ from harness.results import columns
 from harness.results.alignment import alignment_notices
 from harness.results.columns import Metric, shown_in
 from harness.results.formatting import percent, visible
-from harness.results.schema import Cell, ExplainerRow, Leaderboard, Row, ScoreRow
+from harness.results.schema import Board, Cell, ExplainerRow, Leaderboard, Row, ScoreRow
 
 ALL_JUDGES = "all judges"
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
@@ -80,7 +80,7 @@ class _Grid:
 
 
 def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
-    """Yield the board of all judges, the pairs behind it, the scores and the explainer, as far as they exist."""
+    """Yield the boards, the pairs behind them, the scores and the explainer, as far as they exist."""
     control = {row.describer for row in leaderboard.overall.rows if row.control}
     control |= {row.describer for row in leaderboard.scores if row.control}
 
@@ -92,14 +92,19 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
         return name
 
     if not leaderboard.only_scores:
-        judges = "judge" if len(leaderboard.judges) == 1 else "judges"
-        title = f"Leaderboard: {leaderboard.neurons} neurons, {len(leaderboard.judges)} comparing {judges}"
-        rows, names = leaderboard.overall.rows, {"describer": named("describer")}
-        yield _Grid(title, rows, names, columns.BOARD, place, _note(leaderboard))
-    if leaderboard.overall.pairs:
-        names = {"describer": named("row"), "against": named("column")}
-        note = "Every pair of describers, all judges together."
-        yield _Grid("Head to head", leaderboard.overall.pairs, names, columns.PAIRS, place, note)
+        names = {"describer": named("describer")}
+        for board in leaderboard.shown:
+            judges = "judge" if len(leaderboard.judges) == 1 else "judges"
+            title = f"{leaderboard.neurons} neurons, {len(leaderboard.judges)} comparing {judges}"
+            title = f"Leaderboard: {title if board is leaderboard.overall else board.title}"
+            yield _Grid(title, board.rows, names, columns.BOARD, place, _note(leaderboard, board))
+    names = {"describer": named("row"), "against": named("column")}
+    for board in leaderboard.shown:
+        if board.pairs:
+            whole = board is leaderboard.overall
+            note = f"Every pair of describers, {'all judges together' if whole else board.title}."
+            title = "Head to head" if whole else f"Head to head: {board.title}"
+            yield _Grid(title, board.pairs, names, columns.PAIRS, place, note)
     if leaderboard.scores:
         names = {"scorer": lambda row: row.scorer, "describer": named("describer")}
         note = "Mean scores, each in its scorer's own unit; higher is better."
@@ -111,7 +116,7 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
 
 
 def markdown_table(leaderboard: Leaderboard) -> str:
-    """Return Markdown tables: the board of all judges with its trust line, the pairs, the scores and the explainer.
+    """Return Markdown tables: the boards with their trust lines, the pairs, the scores and the explainer.
 
     A warning that no layer is aligned with tokens comes first.
     """
@@ -152,16 +157,15 @@ def _text_rows(grid: _Grid) -> Iterator[list[str]]:
         yield [*(name(row) for name in grid.names.values()), *(cell for _, cell in grid.cells(row))]
 
 
-def _note(leaderboard: Leaderboard) -> str:
-    board = leaderboard.overall
+def _note(leaderboard: Leaderboard, board: Board) -> str:
     neurons = f"{leaderboard.neurons} neuron{'s' * (leaderboard.neurons != 1)}"
-    judges = ", ".join(str(one.judge) for one in leaderboard.judges)
+    judges = board.judge or ", ".join(str(one.judge) for one in leaderboard.judges)
     judged = f"judged by {judges}" if judges else "no comparing judge"
     return " ".join(filter(None, [f"{neurons}, {judged}.", board.trust.words, board.graph.words, board.length.words]))
 
 
 def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
-    """Print the board of all judges, the pairs of real describers, and whether the controls lose, in 80 columns.
+    """Print the boards, the pairs of real describers, and whether the controls lose, in 80 columns.
 
     A run whose judges only score prints its scores instead. A warning that no layer is aligned with tokens comes first.
     """
@@ -170,7 +174,7 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
     real = {row.describer for row in leaderboard.overall.rows if not row.control}
     for grid in _grids(leaderboard, columns.TERMINAL):
         if grid.metrics is columns.PAIRS:
-            pairs = [cell for cell in leaderboard.overall.pairs if {cell.row, cell.column} <= real]
+            pairs = [cell for cell in grid.rows if isinstance(cell, Cell) and {cell.row, cell.column} <= real]
             grid = dataclasses.replace(grid, rows=pairs)
         if grid.rows and (grid.metrics is not columns.SCORES or leaderboard.only_scores):
             console.print(_terminal(grid, leaderboard.confidence))

@@ -42,6 +42,9 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     channels: dict[Neuron, list[Channel]] = defaultdict(list)
     for channel in folder.read_channels():
         channels[channel.neuron].append(channel)
+    random: dict[Neuron, list[Channel]] = defaultdict(list)
+    for channel in folder.read(Channel):
+        random[channel.neuron].append(channel)
 
     async def answer(name: str, llms: Clients, others: Others, neuron: Neuron) -> Description:
         describer = setup.describers[name]
@@ -50,6 +53,7 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             case = DescriberCase(
                 **evidence.fields(neuron, describer, metered),
                 channels=tuple(channel.with_sign(neuron.sign) for channel in channels[neuron.unsigned]),
+                random_channels=tuple(channel.with_sign(neuron.sign) for channel in random[neuron.unsigned]),
                 neurons=tuple(setup.described),
                 others=others,
                 budget=setup.config["evidence_budget"],

@@ -110,18 +110,21 @@ class LocalExecutor(Executor):
 
     def share(self, *tensors: Tensor) -> Shared:
         """Keep the tensors in this process."""
-        return _Kept(tensors)
+        return Kept(tensors)
 
     def map(self, work: Callable[[Item, str], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the results in order."""
         return (work(item, self.device) for item in items)
 
 
-class _Kept(Shared):
+class Kept(Shared):
+    """Tensors of this process."""
+
     def __init__(self, tensors: tuple[Tensor, ...]) -> None:
         self._tensors = tensors
 
     def on(self, device: str) -> tuple[Tensor, ...]:
+        """Copy the tensors to the device the first time, and return them."""
         self._tensors = tuple(tensor.to(device) for tensor in self._tensors)  # copies only the first time
         return self._tensors
 

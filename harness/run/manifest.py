@@ -68,6 +68,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
         "contestants": {
             name: {
                 "control": describer.control,
+                "informed": describer.informed,
                 "mode": _mode(setup, name),
                 "target_words": getattr(describer, "target_words", None),
                 "corruption": dataclasses.asdict(describer.corruption) if describer.corruption else None,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from transformers import AutoModel, AutoModelForCausalLM
 
 from harness.errors import HarnessError
 from harness.evidence import Corpus, gathered
@@ -37,6 +38,7 @@ from harness.run.manifest import write_manifest
 from harness.run.masking import without_secrets
 from harness.run.progress import progress
 from harness.run.setup import Setup
+from harness.subject.modules import check_model
 from harness.validation import explain
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,10 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     check_same_run(setup, folder)
     setup.check()
     _check_stores(setup)
+    if setup.compares:
+        check_model(setup.subject, AutoModel)
+        if setup.effect_splits or setup.needs_steered:
+            check_model(setup.subject, AutoModelForCausalLM)
     cache = cache_of(setup) if setup.backends else None
     async with serving_of(setup, folder, cache) as serving:
         await _preflight(setup, folder, serving)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,6 +17,8 @@ from harness.records import Neuron, Sign, VectorKind
 from harness.seeds import derive_rng
 from harness.subject import Subject
 from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, Positive, explain
+
+logger = logging.getLogger(__name__)
 
 
 @validated_dataclass(frozen=True, config=STRICT)
@@ -123,6 +126,9 @@ class DiagnosticsConfig:
     random: Literal["covariance", "isotropic"]
     random_channels: Count
     ablated: CountOrZero
+    text_ablated: CountOrZero
+    text_pieces: Count
+    text_tokens: Count
 
 
 @validated_dataclass(frozen=True, config=STRICT)
@@ -146,12 +152,34 @@ class ComparisonConfig:
     schedule: Literal["all", "baseline"]
     baseline: str | None
     retest: FractionOrZero
+    layers: Mapping[str, Annotated[tuple[int, ...], Field(min_length=1)]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.baseline is not None) != (self.schedule == "baseline"):
             raise ValueError(
                 f"baseline must be a describer with schedule=baseline and null otherwise, not {self.baseline!r}"
             )
+
+    def judged(self, judge: str, neurons: Iterable[Neuron]) -> list[Neuron]:
+        """Return the neurons that a judge judges."""
+        return [neuron for neuron in neurons if judge not in self.layers or neuron.layer in self.layers[judge]]
+
+    def check(self, judges: Collection[str], layers: Collection[int]) -> None:
+        """Check that ``layers`` names layers of the run; warn of judges that it does not have, as after an override.
+
+        Raises:
+            HarnessError: naming the first layer that the run does not have.
+        """
+        for judge, chosen in self.layers.items():
+            if judge not in judges:
+                logger.warning(
+                    "comparisons.layers names the judge %s, which is not in this run (%s)", judge, ", ".join(judges)
+                )
+            elif missing := sorted(set(chosen) - set(layers)):
+                raise HarnessError(
+                    f"comparisons.layers.{judge} names layer {missing[0]}, of which this run has no neuron: "
+                    "change it or neurons.layers, or remove the restriction with ~comparisons.layers"
+                )
 
     def pairs(self, describers: Iterable[str]) -> list[tuple[str, str]]:
         """Return the pairs of describers that are compared, each pair and the list in alphabetical order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -163,6 +164,15 @@ class Setup:
         splits = [Split.EXPLAIN] * any(describer.needs_effects for describer in describers)
         return splits + [Split.REPORT] * any(judge.needs_effects for judge in judges)
 
+    def changed(self, split: Split) -> list[Neuron]:
+        """Return the neurons whose effects are measured over text of a split, ordered."""
+        if split is Split.EXPLAIN:
+            return self.described
+        judged = (
+            self.comparisons.judged(name, self.described) for name, one in self.judges.items() if one.needs_effects
+        )
+        return sorted(set(itertools.chain(*judged)))
+
     @property
     def needs_steered(self) -> bool:
         """Whether texts are generated under interventions."""
@@ -252,7 +262,7 @@ class Setup:
         """Check that describers and judges get what they need, in the way they check it themselves."""
         for name, describer in self.describers.items():
             missing = [kind for kind in describer.kinds if kind not in self.kinds]
-            if describer.needs_channels and missing:
+            if (describer.needs_channels or describer.needs_random_channels) and missing:
                 raise HarnessError(
                     f"describers.{name} reads {missing[0]!r} channels, but only {', '.join(self.kinds)} vectors are "
                     f"decomposed: add it to neurons.kinds, or remove it from describers.{name}.kinds"
@@ -262,6 +272,7 @@ class Setup:
             raise HarnessError(
                 f"comparisons.baseline={baseline} is not in this run; choose from {', '.join(self.describers)}"
             )
+        self.comparisons.check([*self.comparators, *self.scorers], {neuron.layer for neuron in self.neurons})
         for name, judge in self.judges.items():
             with _naming(f"judges.{name}"):
                 if isinstance(judge, Comparator):

@@ -50,8 +50,8 @@ class Architecture:
         layer: prefix of a layer's tensors and modules, with ``{layer}``.
         transposed: whether MLP weights are stored as (inputs, outputs), as in GPT-2, and not as (outputs, inputs).
         base: module of transformers' base model that the module names are relative to.
-        unembedding: full names of W_U.T (V, d_model); the first one that the checkpoint has is used. Checkpoints
-            without any tie it to W_E.
+        unembedding: names of W_U.T (V, d_model) in the whole model; the first one that the checkpoint has is used.
+            Checkpoints without any tie it to W_E.
         embedding_map: weight (d_model, width of W_E) from W_E to the residual stream, None if the family has none.
         unembedding_map: weight (width of W_U, d_model) from the residual stream to W_U, None if the family has none.
         final_norm: norm before the unembedding, None if the family has none.
@@ -153,7 +153,7 @@ ARCHITECTURES = {
     "qwen3": _LLAMA,
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
-    "gemma3": replace(_GEMMA, base="language_model", unembedding=("lm_head.weight", "language_model.lm_head.weight")),
+    "gemma3": replace(_GEMMA, base="language_model"),
     "phi3": replace(_LLAMA, mlp=_mlp("mlp.gate_up_proj.weight", "mlp.gate_up_proj.weight", "mlp.down_proj.weight")),
     "gpt2": Architecture(
         embedding="wte.weight",

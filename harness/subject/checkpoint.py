@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -16,14 +17,20 @@ from torch import Tensor
 from harness.errors import HarnessError
 from harness.subject.files import ModelFiles, Unavailable
 
+#: Names of what belongs to quantised weights: scales, zero points, packed numbers.
+_QUANTISED = re.compile(
+    r"(weight_scale(_inv|_2)?|_scales?|_blocks|weight_packed|qweight|SCB|weight\.(absmax|quant_map))$"
+)
+#: Data types of numbers that are weights without further tensors.
+_PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Checkpoint:
     """The tensors of a model, read on demand from one safetensors file or several shards.
 
-    Reading raises :class:`HarnessError` if the model has no safetensors files, if a file is damaged, or if the values
-    are not finite.
+    Reading raises :class:`HarnessError` if the model has no safetensors files, if a file is damaged, if the weights are
+    quantised, or if the values are not finite.
     """
 
     def __init__(self, files: ModelFiles) -> None:
@@ -104,6 +111,7 @@ class Checkpoint:
     def tensor(self, name: str) -> Tensor:
         """Return a tensor as float32."""
         with self._open(self._shards[name]) as file:
+            self._check_plain(name, file.get_slice(name).get_dtype())
             return self._checked(name, file.get_tensor(name).float())
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -120,6 +128,7 @@ class Checkpoint:
         head = () if page is None else (slice(page, page + 1),)
         with self._open(self._shards[name]) as file:
             matrix = file.get_slice(name)
+            self._check_plain(name, matrix.get_dtype())
             rows = [matrix[(*head, slice(index, index + 1))].flatten() for index in indices]
             return self._checked(name, torch.stack(rows).float())
 
@@ -132,11 +141,23 @@ class Checkpoint:
         head = (slice(None),) if page is None else (slice(page, page + 1), slice(None))
         with self._open(self._shards[name]) as file:
             matrix = file.get_slice(name)
+            self._check_plain(name, matrix.get_dtype())
             *_, rows, columns = matrix.get_shape()
             if len(indices) > columns // 16:  # columns are not contiguous: reading many takes longer than the matrix
                 return self._checked(name, matrix[head].reshape(rows, columns)[:, list(indices)].T.float())
             single = [matrix[(*head, slice(index, index + 1))].flatten() for index in indices]
             return self._checked(name, torch.stack(single).float())
+
+    def _check_plain(self, name: str, dtype: str) -> None:
+        """Check that a tensor is not quantised: its own numbers would be read without their scales."""
+        stem = name.removesuffix("weight")
+        scale = next((n for n in self._shards if n.startswith(stem) and _QUANTISED.search(n.removeprefix(stem))), None)
+        if dtype not in _PLAIN or scale is not None:
+            found = f"it has {dtype} numbers" if scale is None else f"its scales are {scale}"
+            raise HarnessError(
+                f"the weights {name} of {self._files.reference} are quantised ({found}), but its config.json does not "
+                "say how (quantization_config): use the checkpoint that it was made from"
+            )
 
     def _checked(self, name: str, values: Tensor) -> Tensor:
         if not torch.isfinite(values).all():

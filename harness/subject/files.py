@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, list_repo_files
@@ -205,3 +206,15 @@ def sha256(*paths: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, computed once as long as the file is not changed."""
+    return _content_hash(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _content_hash(path: Path, modified_ns: int) -> str:
+    resolved = path.resolve()
+    # The hub's cache names its files by their SHA-256.
+    return resolved.name if resolved.parent.name == "blobs" and len(resolved.name) == 64 else sha256(path)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,12 +17,13 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.errors import HarnessError
-from harness.locks import locked
+from harness.locks import written_once
 from harness.subject.files import first_line, sha256
+from harness.subject.pretrained import from_pretrained, problem_of
+from harness.subject.quantised import write_plain
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +53,14 @@ def converted(parts: Sequence[Path], cache: Path, expected: str | None) -> Path:
         )
     cache = cache.expanduser().resolve()
     folder = cache / f"{parts[0].name.partition('.gguf')[0]}-{found[:16]}"
-    if folder.is_dir():
-        return folder
+
+    def write(new: Path) -> None:
+        logger.info("converting %s to safetensors (once; minutes for a large model)", source)
+        with _joined(parts, cache) as path:
+            _convert(path, new, source)
+
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with locked(cache, "converts a GGUF file"), TemporaryDirectory(prefix=".gguf-", dir=cache) as temporary:
-            if not folder.is_dir():  # otherwise another process has written it in the meantime
-                logger.info("converting %s to safetensors (once; minutes for a large model)", source)
-                aside = Path(temporary) / "model"
-                _convert(_joined(parts, Path(temporary)), aside, source)
-                aside.rename(folder)
+        written_once(folder, "converts a GGUF file", write)
     except (OSError, SafetensorError) as error:
         raise HarnessError(
             f"{source} cannot be converted in {cache} ({first_line(error)}): choose another folder with subject.cache"
@@ -68,54 +68,53 @@ def converted(parts: Sequence[Path], cache: Path, expected: str | None) -> Path:
     return folder
 
 
-def _joined(parts: Sequence[Path], folder: Path) -> Path:
-    """Return the one file of the parts."""
+@contextmanager
+def _joined(parts: Sequence[Path], cache: Path) -> Iterator[Path]:
+    """Yield the one file of the parts, which is temporary if there are several."""
     if len(parts) == 1:
-        return parts[0]
-    path = folder / "joined.gguf"
-    with path.open("wb") as file:
-        for part in parts:
-            with part.open("rb") as read:
-                shutil.copyfileobj(read, file, 1 << 20)
-    return path
+        yield parts[0]
+        return
+    with TemporaryDirectory(prefix=".gguf-", dir=cache) as temporary:
+        path = Path(temporary) / "joined.gguf"
+        with path.open("wb") as file:
+            for part in parts:
+                with part.open("rb") as read:
+                    shutil.copyfileobj(read, file, 1 << 20)
+        yield path
 
 
 def _convert(path: Path, folder: Path, source: str) -> None:
     """Write the model of a GGUF file: weights, config, tokenizer and chat template."""
-    begins_with_bos = _check(path, source)
-    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    begins_with_bos, held = _check(path, source)
+    options: dict[str, Any] = {"dtype": torch.float32}
     if hasattr(transformers, "GgufConfig"):  # such versions would keep the blocks, with a kernel from the hub
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        auto: Any = AutoModelForCausalLM
-        model, loading = auto.from_pretrained(path.parent, gguf_file=path.name, **options)
+        model, report = from_pretrained(AutoModelForCausalLM, str(path.parent), gguf_file=path.name, **options)
     except Exception as error:  # transformers and gguf raise many classes for damaged files
         raise _unusable(source, error) from error
-    if loading["missing_keys"]:
+    if (problem := problem_of(model, report)) is not None:
         raise HarnessError(
-            f"{source} cannot be used: it has no tensor for {min(loading['missing_keys'])} of a "
-            f"{model.config.model_type} model; choose a file of another model"
+            f"{source} cannot be used as a {model.config.model_type} model: {problem}; choose a file of another model"
+        )
+    used = sum({value.data_ptr(): value.numel() for value in model.state_dict().values()}.values())
+    if used != held:  # transformers passes over tensors that its model has not, such as biases
+        raise HarnessError(
+            f"{source} cannot be used: it holds {held} numbers, and a {model.config.model_type} model of transformers "
+            f"uses {used} of them; choose the model's safetensors"
         )
     if begins_with_bos and tokenizer.bos_token is not None:
         tokenizer.add_bos_token = True  # transformers ignores this field of the file
-    folder.mkdir()
-    tied = model.config.tie_word_embeddings
-    save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items() if not (tied and "lm_head." in name)},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner can read
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.config.architectures = [type(model).__name__]
-    for part in (model.config, model.generation_config, tokenizer):
-        part.save_pretrained(folder)
+    write_plain(model, tokenizer, folder)
 
 
-def _check(path: Path, source: str) -> bool:
-    """Check that a GGUF file is complete and supported; return whether its texts begin with the token for it."""
+def _check(path: Path, source: str) -> tuple[bool, int]:
+    """Check that a GGUF file is complete and supported.
+
+    Returns:
+        Whether texts begin with the token for it, and the number of weights that the file holds.
+    """
     from gguf import GGUFReader, dequantize  # only needed once per file
 
     try:
@@ -138,7 +137,10 @@ def _check(path: Path, source: str) -> bool:
                 "supported; choose a file with another one, such as Q8_0 or Q4_K_M"
             ) from error
     # llama.cpp's default: SentencePiece vocabularies ("llama") begin with the token, byte-level ones do not.
-    return bool(fields.get("tokenizer.ggml.add_bos_token", fields.get("tokenizer.ggml.model") == "llama"))
+    begins_with_bos = bool(fields.get("tokenizer.ggml.add_bos_token", fields.get("tokenizer.ggml.model") == "llama"))
+    # Frequencies of position embeddings are options of the config in transformers.
+    held = sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_"))
+    return begins_with_bos, held
 
 
 def _unusable(source: str, error: Exception) -> HarnessError:

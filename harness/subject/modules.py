@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 from harness.errors import HarnessError
 from harness.records import Neuron, VectorKind
 from harness.subject.files import first_line
+from harness.subject.pretrained import from_pretrained, problem_of
 from harness.subject.subject import Subject
 
 
@@ -20,17 +21,55 @@ def load_model(subject: Subject, auto: Any) -> nn.Module:
     """Load a subject's model on the CPU with a class of transformers such as ``AutoModel``.
 
     Raises:
-        HarnessError: if it cannot be loaded.
+        HarnessError: as :func:`check_model`.
     """
-    try:
-        model: nn.Module = auto.from_pretrained(
-            subject.files.reference, dtype=subject.dtype, use_safetensors=True, **subject.loading
-        )
-    except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
+    model, _ = _read(subject, auto, check_model(subject, auto))
+    loaded: nn.Module = model.eval()
+    return loaded
+
+
+def check_model(subject: Subject, auto: Any) -> Mapping[str, str] | None:
+    """Check that transformers finds all weights of a subject's model. It reads none of them, which takes a second.
+
+    Args:
+        subject: the model.
+        auto: the class of transformers that will load it.
+
+    Returns:
+        How the weights must be renamed for transformers, as patterns and replacements; None if it knows their names.
+
+    Raises:
+        HarnessError: if the model cannot be loaded; if weights that it computes with are missing, not expected or of
+            another shape; or if its tokenizer has more tokens than its embedding.
+    """
+    subject.check_tokenizer()
+    if (problem := _problem(subject, auto, None)) is None:
+        return None
+    renamed = subject.weights.without_wrapper
+    if _problem(subject, auto, renamed) is not None:
         raise HarnessError(
-            f"{subject.name} cannot be loaded ({first_line(error)}); check subject.sources and subject.dtype"
+            f"{subject.name} cannot be loaded: {problem}; download the checkpoint again, or correct its config.json"
+        )
+    return renamed
+
+
+def _problem(subject: Subject, auto: Any, renamed: Mapping[str, str] | None) -> str | None:
+    model, report = _read(subject, auto, renamed, device_map="meta")
+    return problem_of(model, report, subject.architecture.base, subject.weights.prefix)
+
+
+def _read(subject: Subject, auto: Any, renamed: Mapping[str, str] | None, **options: Any) -> tuple[Any, dict[str, Any]]:
+    try:
+        return from_pretrained(
+            auto, subject.files.reference, dtype=subject.dtype, key_mapping=renamed, **options, **subject.loading
+        )
+    # A KeyError is an activation function or a kind of position embedding that transformers does not know.
+    except (OSError, ValueError, RuntimeError, AttributeError, KeyError, SafetensorError) as error:
+        unknown = " is not known to transformers" if isinstance(error, KeyError) else ""
+        raise HarnessError(
+            f"{subject.name} cannot be loaded ({first_line(error)}{unknown}); check subject.sources, subject.dtype and "
+            "the model's config.json"
         ) from error
-    return model.eval()
 
 
 class Modules:
@@ -48,7 +87,14 @@ class Modules:
 
     def down_projection(self, layer: int) -> nn.Module:
         """Return the module that receives a layer's activations; in a mixture, those of the shared expert."""
-        weight, *_ = self._subject.weights.mlp(layer, None).vectors[VectorKind.OUT]
+        return self._of_vectors(layer, VectorKind.OUT)
+
+    def into(self, layer: int, kind: VectorKind) -> nn.Module:
+        """Return the module with a layer's gate or in vectors, which receives the MLP's input."""
+        return self._of_vectors(layer, kind)
+
+    def _of_vectors(self, layer: int, kind: VectorKind) -> nn.Module:
+        weight, *_ = self._subject.weights.mlp(layer, None).vectors[kind]
         return self._submodule(self._subject.architecture.module(layer, weight.removesuffix(".weight")))
 
     def experts(self, layer: int) -> nn.Module:

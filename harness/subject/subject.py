@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import hashlib
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,16 +21,12 @@ from harness.subject.checkpoint import Checkpoint
 from harness.subject.files import ModelFiles, first_line, locate, sha256
 from harness.subject.gguf import converted
 from harness.subject.projection import SAMPLE, ProjectionRule, Projections
+from harness.subject.quantised import dequantised, quantisation_of
+from harness.subject.token_texts import TokenTexts
 from harness.subject.token_weights import TokenGroup, TokenWeighting
 from harness.subject.undertrained import under_trained
 from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, UNREACHABLE, groups_without_text
 from harness.subject.weights import Weights
-
-# How byte-level vocabularies spell bytes (GPT-2's table), and how SentencePiece names a byte that has no piece.
-_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_HIDDEN = [byte for byte in range(256) if byte not in _PRINTED]
-_BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + index): byte for index, byte in enumerate(_HIDDEN)}
-_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 
 #: Examples of each group in a census.
 EXAMPLES = 12
@@ -59,7 +52,7 @@ class Subject:
         dtype: data type of the model when it runs on text.
         trust_remote_code: whether code from the model's repository may run.
         shape: size of the model, for plans on machines without it.
-        cache: folder of models that are converted from GGUF files.
+        cache: folder of models that are converted to plain weights: GGUF files and quantised checkpoints.
     """
 
     def __init__(
@@ -110,6 +103,9 @@ class Subject:
                     f"the checkpoint of {files.reference} is not the expected one (SHA-256 {found}, expected "
                     f"{self._sha256}): choose another source, or set subject.sha256=null to accept this one"
                 )
+        if quantisation := quantisation_of(files):
+            folder = dequantised(files, quantisation, Path(self._cache), self.loading)
+            return ModelFiles(str(folder), folder)
         return files
 
     @cached_property
@@ -121,7 +117,7 @@ class Subject:
         """
         try:
             return AutoConfig.from_pretrained(self.files.reference, **self.loading)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise HarnessError(f"the config of {self.files.reference} cannot be read ({first_line(error)})") from error
 
     @property
@@ -152,6 +148,30 @@ class Subject:
                 f"the tokenizer of {self.files.reference} cannot be loaded ({first_line(error)}); "
                 "the model needs its tokenizer.json"
             ) from error
+
+    def check_tokenizer(self) -> None:
+        """Check that the embedding has a row for every token that text can be encoded as.
+
+        Special tokens may lack one: text never becomes a special token. Gemma 3's text models have such a token.
+
+        Raises:
+            HarnessError: naming the first token without a row.
+        """
+        rows, special = self.vocab_size, set(self.tokenizer.all_special_ids)
+        special.update(token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special)
+        used = set(self.tokenizer.get_vocab().values()) - special | set(self.tokenizer("a").input_ids)
+        stray = min((token for token in used if token >= rows), default=None)
+        if stray is not None:
+            raise HarnessError(
+                f"the tokenizer of {self.name} has a token {self.token_text(stray)!r} with the id {stray}, but its "
+                f"embedding has {rows} rows: use the tokenizer that the model was trained with"
+            )
+
+    @property
+    def padding_id(self) -> int:
+        """Id that fills up a batch: that of the padding token, or 0 if the embedding has no row for it."""
+        given = self.tokenizer.pad_token_id
+        return given if given is not None and given < self.vocab_size else 0
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -198,6 +218,14 @@ class Subject:
         if longest is not None and self.architecture.positions_after_padding:
             return longest - int(config.pad_token_id) - 1
         return longest
+
+    @property
+    def activation_function(self) -> str | None:
+        """The MLP's activation function as named in transformers, None if its config has no such option."""
+        config = self.config.get_text_config()
+        # Gemma's models use hidden_activation; its hidden_act has no effect.
+        options = ("hidden_activation", "hidden_act", "activation_function")
+        return next((found for name in options if isinstance(found := getattr(config, name, None), str)), None)
 
     @property
     def kinds(self) -> tuple[VectorKind, ...]:
@@ -268,6 +296,20 @@ class Subject:
         """
         self.check(layer, indices, [kind], experts)
         return self.weights.vectors(layer, indices, kind, experts)
+
+    def sample_vectors(self, layer: int, kind: VectorKind, seed: int, count: int = 1 << 14) -> Tensor:
+        """Read the vectors of all neurons of a layer, or of a random sample of a larger layer.
+
+        Returns:
+            (at most count, d_model), float32.
+        """
+        population = self.neurons(layer)
+        if len(population) > count:
+            drawn = derive_rng(seed, "population", layer, kind).choice(len(population), count, replace=False)
+            population = [population[i] for i in sorted(drawn.tolist())]
+        return self.vectors(
+            layer, [neuron.index for neuron in population], kind, [neuron.expert for neuron in population]
+        )
 
     def check(
         self,
@@ -406,57 +448,18 @@ class Subject:
             if tokens
         )
 
-    @lru_cache(maxsize=1 << 16)  # noqa: B019
     def token_text(self, token: int) -> str:
-        """Return a vocabulary entry as readable text: word pieces keep their ``##``, spaces are spaces."""
-        if token >= len(self.tokenizer):
-            return f"<{token}>"
-        piece = str(self.tokenizer.convert_ids_to_tokens(token))
-        if self._word_pieces or token in self.tokenizer.all_special_ids:
-            return piece
-        if "▁" in piece:  # SentencePiece's space, which decoding a single piece would drop
-            return piece.replace("▁", " ")
-        return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        """Return a vocabulary entry as readable text; see :meth:`harness.subject.token_texts.TokenTexts.text`."""
+        return self.texts.text(token)
 
     def surface(self, tokens: Sequence[int]) -> list[str]:
-        """Return the text of each token of a window; joined, they are the original text.
-
-        A character that several tokens encode is part of the last one's text; the text of the others may be empty. A
-        character that is cut by the window becomes the replacement character.
-        """
-        if not self._word_pieces:
-            decoder = codecs.getincrementaldecoder("utf-8")("replace")
-            last = len(tokens) - 1
-            return [decoder.decode(self._token_bytes(token), index == last) for index, token in enumerate(tokens)]
-        texts = [self.token_text(token) for token in tokens]
-        return [text[2:] if text.startswith("##") else f" {text}" for text in texts]
-
-    @lru_cache(maxsize=1 << 16)  # noqa: B019
-    def _token_bytes(self, token: int) -> bytes:
-        """Return the UTF-8 bytes of a token, which may start or end inside a character."""
-        if token < len(self.tokenizer) and token not in self._added:
-            piece = str(self.tokenizer.convert_ids_to_tokens(token))
-            if self._byte_level and all(letter in _BYTES for letter in piece):
-                return bytes(_BYTES[letter] for letter in piece)
-            if _BYTE_PIECE.fullmatch(piece):
-                return bytes([int(piece[3:5], 16)])
-        return self.token_text(token).encode("utf-8", "replace")
+        """Return consecutive tokens as pieces of text; see :meth:`harness.subject.token_texts.TokenTexts.pieces`."""
+        return [piece.text for piece in self.texts.pieces(tokens)]
 
     @cached_property
-    def _byte_level(self) -> bool:
-        """Whether the vocabulary encodes bytes as letters (GPT-2)."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        return backend is not None and "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder"))
-
-    @cached_property
-    def _added(self) -> frozenset[int]:
-        """Ids of tokens added to the trained vocabulary, which are stored as plain text."""
-        return frozenset(getattr(self.tokenizer, "added_tokens_decoder", {}))
-
-    @cached_property
-    def _word_pieces(self) -> bool:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        return backend is not None and type(backend.model).__name__ == "WordPiece"
+    def texts(self) -> TokenTexts:
+        """The text of tokens."""
+        return TokenTexts(self.tokenizer)
 
     def extreme_tokens(self, projected: Tensor, count: int) -> tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]:
         """Return the highest and the lowest tokens of one projection, without special and unused tokens.
@@ -465,7 +468,7 @@ class Subject:
             projected: (V,) values, which are converted to z-scores over the vocabulary.
             count: number of tokens per side.
         """
-        z = (projected - projected.mean()) / projected.std(correction=0).clamp_min(1e-12)
+        z = _z_scores(projected)
         kept = z.clone()
         hidden = sorted(self.unused_token_ids)
         count = min(count, len(kept) - len(hidden))
@@ -474,6 +477,16 @@ class Subject:
         kept[hidden] = torch.inf
         low = torch.topk(kept, count, largest=False)
         return self._scored(high.indices, z), self._scored(low.indices, z)
+
+    def random_tokens(self, count: int, seed: int) -> list[int]:
+        """Return the ids of ``count`` tokens drawn uniformly from those that are not unused, ordered."""
+        counted = [token for token in range(self.vocab_size) if token not in self.unused_token_ids]
+        drawn = derive_rng(seed, "tokens").choice(len(counted), min(count, len(counted)), replace=False)
+        return [counted[place] for place in sorted(drawn.tolist())]
+
+    def scored_tokens(self, projected: Tensor, tokens: Sequence[int]) -> tuple[ScoredToken, ...]:
+        """Return some tokens of one projection (V,), with z-scores over the vocabulary."""
+        return self._scored(torch.tensor(tokens, dtype=torch.int64), _z_scores(projected))
 
     def _scored(self, indices: Tensor, z: Tensor) -> tuple[ScoredToken, ...]:
         return tuple(ScoredToken(self.token_text(i), round(float(z[i]), 3)) for i in indices.tolist())
@@ -494,3 +507,7 @@ class Subject:
         vector = -vector if neuron.flips(kind) else vector
         projected = self.direct_logits(vector) if final_norm else vector @ self.projection(neuron.layer)
         return self.extreme_tokens(projected[0], count)
+
+
+def _z_scores(projected: Tensor) -> Tensor:
+    return (projected - projected.mean()) / projected.std(correction=0).clamp_min(1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ class Weights:
         return read(location.name, [start + index for index in indices], location.page)
 
     def _location(self, layer: int, expert: int | None, mlp: MLP, kind: VectorKind) -> Location | None:
-        where = f"{self._prefix}{self.architecture.layer.format(layer=layer)}."
+        where = f"{self.prefix}{self.architecture.layer.format(layer=layer)}."
         for name in mlp.vectors[kind]:
             full = self.checkpoint.name_of(where + name.format(expert=expert))
             if full is not None:
@@ -154,7 +155,7 @@ class Weights:
     @property
     def has_unembedding(self) -> bool:
         """Whether :meth:`unembedding` differs from :meth:`embedding`."""
-        return self._unembedding_name is not None or self._mapped(self.architecture.unembedding_map) is not None
+        return self._head is not None or self._mapped(self.architecture.unembedding_map) is not None
 
     def embedding(self) -> Tensor:
         """Return W_E.T, mapped to the residual stream if its width differs: (d_model, V), float32."""
@@ -166,7 +167,7 @@ class Weights:
         """Return W_U from the residual stream, W_E.T if tied or without a head: (d_model, V), float32."""
         if not self.has_unembedding:
             return self.embedding()
-        name = self._unembedding_name or self._embedding_name
+        name = self._head[0] if self._head else self._embedding_name
         matrix = self.checkpoint.tensor(name).T
         mapped = self._mapped(self.architecture.unembedding_map)
         return self._in_stream(matrix if mapped is None else self.checkpoint.tensor(mapped).T @ matrix, name)
@@ -193,7 +194,7 @@ class Weights:
     def norm_weight(self) -> Tensor:
         """Return the weight of the final norm with its offset: (d_model,)."""
         name = f"{self.architecture.final_norm}.weight"
-        found = self.checkpoint.name_of(self._prefix + name)
+        found = self.checkpoint.name_of(self.prefix + name)
         if found is None:
             raise self._lacks(name)
         return self.checkpoint.tensor(found) + self.architecture.norm_offset
@@ -213,7 +214,7 @@ class Weights:
         return normed
 
     def _mapped(self, name: str | None) -> str | None:
-        return None if name is None else self.checkpoint.name_of(self._prefix + name)
+        return None if name is None else self.checkpoint.name_of(self.prefix + name)
 
     @cached_property
     def _embedding_name(self) -> str:
@@ -225,13 +226,30 @@ class Weights:
         return found[0]
 
     @cached_property
-    def _prefix(self) -> str:
-        """Prefix of the base model's names in this checkpoint."""
+    def prefix(self) -> str:
+        """Prefix of the base model's names in this checkpoint, such as ``model.`` or ``language_model.model.``."""
         return self._embedding_name.removesuffix(self.architecture.embedding)
 
     @cached_property
-    def _unembedding_name(self) -> str | None:
-        return self.checkpoint.name_of(*self.architecture.unembedding)
+    def _head(self) -> tuple[str, str] | None:
+        """Name of the unembedding in this checkpoint, and without the prefix of a model that wraps this one."""
+        parts = self.prefix.split(".")
+        for name in self.architecture.unembedding:
+            # The head is part of the base model's parent, or of one further out.
+            outer = (".".join([*parts[:depth], name]) for depth in reversed(range(len(parts))))
+            if found := self.checkpoint.name_of(*outer):
+                return found, name
+        return None
+
+    @property
+    def without_wrapper(self) -> dict[str, str]:
+        """How to rename the weights so that no prefix is left, as patterns and replacements."""
+        base = f"{self.architecture.base}." if self.architecture.base else ""
+        renamed = {f"^{re.escape(self.prefix)}": base} if self.prefix else {}
+        if self._head is not None:
+            found, name = self._head
+            renamed[f"^{re.escape(found)}$"] = name
+        return renamed
 
     def _lacks(self, *names: str) -> HarnessError:
         return HarnessError(

@@ -18,7 +18,7 @@ from harness.evidence import (
     EvidenceConfig,
     gathered,
 )
-from harness.evidence.encoding import Encoder
+from harness.evidence.encoding import CONTEXT, Encoder
 from harness.evidence.windows import Cutter, Window
 from harness.exemplar_table import ExemplarTable
 from harness.folder import read_table
@@ -45,6 +45,13 @@ def cut_windows(
 ) -> list[Window]:
     config = replace(config, **changes)
     return list(Cutter(Encoder(subject.tokenizer), config, seed).cut(documents))
+
+
+def pieces(subject: Subject, window: Window) -> list[tuple[str, list[int]]]:
+    """Return the text of each visible piece of a window, and the positions of its tokens."""
+    counted = [at for at, mark in enumerate(window.marks) if mark != CONTEXT]
+    found = subject.texts.pieces([window.tokens[at] for at in counted])
+    return [(piece.text, counted[piece.start : piece.stop]) for piece in found]
 
 
 @dataclass(frozen=True)

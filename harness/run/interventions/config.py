@@ -14,7 +14,7 @@ from harness.errors import HarnessError
 from harness.evidence import special_affixes
 from harness.records import Exemplar, Neuron, Source, Split
 from harness.subject import Decoding, Mode, Subject
-from harness.validation import STRICT, Count, Fraction, NonNegative
+from harness.validation import STRICT, Count, CountOrZero, Fraction, NonNegative
 
 T = TypeVar("T")
 
@@ -59,6 +59,7 @@ class EffectsConfig:
     values: Values = (10.0, -10.0)
     unit: Unit = Unit.ABSOLUTE
     top_tokens: Count = 50
+    sampled_tokens: CountOrZero = 5000
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -97,14 +97,18 @@ def _warn_silent(setup: Setup, scales: Mapping[Neuron, float], configs: Sequence
 
 def _jobs(setup: Setup, folder: RunFolder) -> Iterator[_Job]:
     """Yield all jobs. Blocks are fixed, and both signs of a neuron are in the same one."""
-    unsigned, config = sorted({neuron.unsigned for neuron in setup.described}), setup.steering
-    parts = [set(unsigned[start : start + _BLOCK]) for start in range(0, len(unsigned), _BLOCK)]
-    blocks = [tuple(neuron for neuron in setup.described if neuron.unsigned in part) for part in parts]
+    config = setup.steering
     for split in setup.effect_splits:
-        for block in blocks:
+        for block in _blocks(setup.changed(split)):
             yield _Job(block, folder.effects / f"{split}-{_name(block, config.effects)}.effects.parquet", split)
-    for block in blocks if setup.needs_steered else ():
+    for block in _blocks(setup.described) if setup.needs_steered else ():
         yield _Job(block, folder.steered / f"{_name(block, config.texts)}.parquet")
+
+
+def _blocks(neurons: Sequence[Neuron]) -> list[tuple[Neuron, ...]]:
+    unsigned = sorted({neuron.unsigned for neuron in neurons})
+    parts = [set(unsigned[start : start + _BLOCK]) for start in range(0, len(unsigned), _BLOCK)]
+    return [tuple(neuron for neuron in neurons if neuron.unsigned in part) for part in parts]
 
 
 def _name(block: Sequence[Neuron], config: EffectsConfig | TextsConfig) -> str:
@@ -133,7 +137,10 @@ def _measure_effects(
                 prompts = read_table(_prompts_path(setup, folder, job.split), TextPrompt)
                 clampings[job.split] = Clamping(model, prompts, setup.beginning, setup.steering.rows)
             values = strengths(job.neurons, config, scales)
-            write_table(job.path, effects_of(clampings[job.split], setup.subject, job.split, values, config.top_tokens))
+            # Only judges need the sample, and describers must not see it.
+            sample = setup.subject.random_tokens(config.sampled_tokens, setup.seed) if job.split is Split.REPORT else ()
+            effects = effects_of(clampings[job.split], setup.subject, job.split, values, config.top_tokens, sample)
+            write_table(job.path, effects)
             advance(len(job.neurons))
 
 
@@ -191,17 +198,32 @@ class Clamping:
 
 
 def effects_of(
-    clamping: Clamping, subject: Subject, split: Split, values: Strengths, top_tokens: int
+    clamping: Clamping,
+    subject: Subject,
+    split: Split,
+    values: Strengths,
+    top_tokens: int,
+    sample: Sequence[int] = (),
 ) -> Iterator[Effect]:
-    """Yield the effects of clamping each neuron to each of its values, with ``top_tokens`` of either end."""
+    """Yield the effects of clamping each neuron to each of its values.
+
+    Args:
+        clamping: the model and the text.
+        subject: names the tokens.
+        split: the split of the text.
+        values: the values of each neuron.
+        top_tokens: tokens kept of either end.
+        sample: ids of further tokens that are kept.
+    """
     given = [Intervention(neuron, value) for neuron, clamped in values.items() for value in clamped.values()]
     changes, direct = clamping.changes(given), _DirectLogits(subject, values)
     for one in given:
         change = changes[one.neuron.unsigned, one.raw]
         promoted, suppressed = subject.extreme_tokens(change, top_tokens)
         scale = round(float(change.std(correction=0)), 6)
-        direct_r = direct.correlations(one, change)
-        yield Effect(one.neuron, split, round(one.value, 6), scale, promoted, suppressed, *direct_r)
+        own, control = direct.correlations(one, change)
+        sampled = subject.scored_tokens(change, sample) if sample else ()
+        yield Effect(one.neuron, split, round(one.value, 6), scale, promoted, suppressed, sampled, own, control)
 
 
 class _DirectLogits:
@@ -266,7 +288,7 @@ def _steered_texts(setup: Setup, model: CausalModel, values: Strengths) -> Itera
             draws = [derive_rng(setup.seed, "steered", neuron, prompt, sample) for (neuron, _), sample in batch]
             found = model.generate(ids, [given[key] for key, _ in batch], config.decoding, draws, spare=len(beginning))
             for row, new in zip(batch, found, strict=True):
-                made[row] = str(tokenizer.decode(new, skip_special_tokens=True))
+                made[row] = setup.subject.texts.continuation(new)
         for neuron, by_strength in values.items():
             for sample in range(config.samples):
                 yield SteeredText(neuron, prompt, sample, None, None, made[(neuron.unsigned, None), sample])
