@@ -43,6 +43,7 @@ past tense of verbs of motion
 names of women
 commas before a conjunction
 the letter q
+the token 7
 words that end in -tion
 closing brackets in code
 words after a negation

@@ -91,7 +91,12 @@ def why_degenerate(text: str, prompt: Sequence[Message] = ()) -> str:
     asked = [_stems(_ACTIVATION.sub("", message.content)) for message in prompt]
     instructions = {word for message in prompt for word in _stems(_EVIDENCE.sub(" ", message.content))}
     task = {word for word in words if word in _TASK or word.startswith("descr")}
-    empty = task | _FUNCTION | instructions | {word for word in words if len(word) == 1 and word.isascii()}
+    empty = (
+        task
+        | _FUNCTION
+        | instructions
+        | {word for word in words if len(word) == 1 and word.isascii() and word.isalpha()}
+    )
     if task and not _QUOTED.search(text) and set(words) <= empty:
         return "names only the task"
     if _copied(words, asked) > _COPIED * len(words):
