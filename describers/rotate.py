@@ -10,16 +10,16 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, Mode, extract, gist, joined
+from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, extract, gist, joined
 from describers.evidence import Group, size_of, texts_of
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.degenerate import ask_description
 from harness.llm.prompts import Prompt
-from harness.methods import DescriberCase, Draft
+from harness.methods import DescriberCase, Draft, Mode
 from harness.records import TOKEN_LABELS, Channel, ScoredToken, Status, TokenRole, VectorKind
-from harness.validation import Count, Fraction, validated
+from harness.validation import DISTINCT, Count, Fraction, Number, OneOrMore, validated
 
 #: What a channel of each vector kind says about the neuron, written for the explainer.
 MEANING = {
@@ -80,9 +80,9 @@ class Rotate(ExplainerDescriber):
     @validated
     def __init__(
         self,
-        kinds: Sequence[VectorKind] | None = (VectorKind.IN, VectorKind.OUT),
+        kinds: Annotated[OneOrMore[VectorKind], DISTINCT] | None = (VectorKind.IN, VectorKind.OUT),
         channels: Count | None = 10,
-        min_kurtosis: float | None = None,
+        min_kurtosis: Number | None = None,
         kurtosis_share: Fraction | None = None,
         tokens: Count = 20,
         merge: bool = True,

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from describers.answers import Mode
 from describers.rotate import Rotate
 from harness.decomposition import kurtosis, skewness
-from harness.methods import DescriberCase
+from harness.methods import DescriberCase, Mode
 from harness.records import Channel, VectorKind
 from harness.seeds import derive_rng
-from harness.validation import Count, Fraction, validated
+from harness.validation import DISTINCT, Count, Fraction, OneOrMore, validated
 
 
 class RawTokens(Rotate):
@@ -46,7 +46,7 @@ class RawTokens(Rotate):
     @validated
     def __init__(
         self,
-        kinds: Sequence[VectorKind] | None = (VectorKind.IN, VectorKind.OUT),
+        kinds: Annotated[OneOrMore[VectorKind], DISTINCT] | None = (VectorKind.IN, VectorKind.OUT),
         channels: Count = 10,
         tokens: Count = 20,
         merge: bool = True,
@@ -103,9 +103,10 @@ class RandomDirections(Rotate):
         cosines = torch.tensor([[channel.cosine] for channel in channels])
         rng = derive_rng(case.seed, "random directions", neuron, kind)
         directions = _at_cosine(vector, cosines, rng)
+        counted = (case.subject.token_weights(neuron.layer) > 0).float()
         for channel, projected in zip(channels, directions @ case.subject.projection(neuron.layer), strict=True):
             high, low = case.subject.extreme_tokens(projected, self._tokens)
-            sharp, skewed = (float(measure(projected[None])) for measure in (kurtosis, skewness))
+            sharp, skewed = (float(measure(projected, counted)) for measure in (kurtosis, skewness))
             yield Channel(neuron, kind, channel.rank, sharp, skewed, channel.cosine, 0.0, 0, high, low)
 
 

@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 from harness.subject.files import first_line, locate
 from harness.subject.files import sha256 as sha256_of
 from harness.subject.pretrained import from_pretrained, problem_of
+from harness.validation import OneOrMore, validated
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class SentenceEncoder:
         sha256: expected SHA-256 of its ``model.safetensors``; None skips the check.
     """
 
-    def __init__(self, sources: Sequence[str], revision: str | None = None, sha256: str | None = None) -> None:
-        self._sources, self._revision, self._sha256 = tuple(sources), revision, sha256
+    @validated
+    def __init__(self, sources: OneOrMore[str], revision: str | None = None, sha256: str | None = None) -> None:
+        self._sources, self._revision, self._sha256 = sources, revision, sha256
 
     def check(self) -> None:
         """Check that the model can be found, and that its weights are the expected ones, or else that it can be loaded.

@@ -304,7 +304,8 @@ class AblatedChannels:
             no response.
         chance: for each channel, its squared cosine with the vector: the expected ``faithful`` of a random direction
             with the same cosine.
-        complete: share of the response on the vector's strongest tokens that is removed with all channels together.
+        complete: share of the response on the vector's strongest tokens that is removed with all channels together;
+            None if there is no response.
         complete_chance: the same for equally many random directions with the same cosines.
     """
 
@@ -313,7 +314,7 @@ class AblatedChannels:
     faithful: tuple[float | None, ...]
     kept: tuple[float | None, ...]
     chance: tuple[float, ...]
-    complete: float
+    complete: float | None
     complete_chance: float
 
 

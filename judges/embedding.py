@@ -14,7 +14,6 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
@@ -22,6 +21,7 @@ from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Exemplar, ScoredToken, Side, Split, Status, Winner
 from harness.text import bare, is_word
 from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero, NonNegative
+from judges.accuracy import auroc, average_precision
 from judges.evidence import (
     activating,
     active_and_silent,
@@ -67,7 +67,7 @@ class _EmbeddingComparator(Comparator):
         positive, negative = self.texts(case)
         texts = self.encoder.encode([*positive, *negative])
         labels = [1] * len(positive) + [0] * len(negative)
-        return float(roc_auc_score(labels, _similarity(self.encoder, texts, case, self.side, description)))
+        return auroc(labels, _similarity(self.encoder, texts, case, self.side, description))
 
 
 @dataclass(config=METHOD, eq=False)
@@ -170,10 +170,10 @@ class EmbeddingDetection(Scorer):
         similarity = _similarity(self.encoder, texts, case, Side.INPUT, description)
         labels = [1] * len(active) + [0] * (len(shown) - len(active))
         metrics = {
-            "average_precision": float(average_precision_score(labels, similarity)),
+            "average_precision": average_precision(labels, similarity),
             "base": len(active) / len(labels),
         }
-        return Grade(float(roc_auc_score(labels, similarity)), metrics)
+        return Grade(auroc(labels, similarity), metrics)
 
 
 def _similarity(encoder: SentenceEncoder, texts: Floats, case: JudgeCase, side: Side, description: str) -> Floats:

@@ -11,7 +11,7 @@ from pydantic import field_validator, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, NonNegative, Positive
+from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, NonNegative, Positive, Whole
 
 Products = Literal["auto", "float32", "tf32", "bfloat16"]
 #: Solvers of this package. Any other name is a function of the user, as "module.name".
@@ -72,7 +72,7 @@ class DecompositionConfig:
     subtraction: FractionOrZero | None = None
     objective: Literal["weighted", "published"] = "weighted"
     solver: str = "geodesic"
-    seed: int = 0
+    seed: Whole = 0
     adamw: AdamWConfig = field(default_factory=AdamWConfig)
     geodesic: GeodesicConfig = field(default_factory=GeodesicConfig)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +119,8 @@ class Encoder:
         ]
         text, spans = _joined(replaced)
         encoded = tokenizer.encode(text, add_special_tokens=False)
-        meant = {tokenizer.token_to_id(stand_in): tokenizer.token_to_id(name) for name, stand_in in stand_ins.items()}
+        id_of: Any = tokenizer.token_to_id  # None only for unknown tokens
+        meant = {id_of(stand_in): id_of(name) for name, stand_in in stand_ins.items()}
         return [meant.get(token, token) for token in encoded.ids], _owners(encoded.offsets, spans)
 
     @cached_property

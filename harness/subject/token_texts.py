@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from harness.text import characters
@@ -99,7 +101,7 @@ class TokenTexts:
         """
         return "".join(piece.text for piece in self.pieces([token for token in tokens if token not in self._special]))
 
-    def character_around(self, tokens: Sequence[int], position: int) -> tuple[int, int]:
+    def character_around(self, tokens: Sequence[int] | NDArray[np.int64], position: int) -> tuple[int, int]:
         """Return the span of tokens that share the character that a position is inside of, empty if it is between two.
 
         Args:
@@ -208,7 +210,8 @@ class TokenTexts:
 
 def _readable(data: bytes) -> list[str]:
     """Return bytes as text, with ``<0xE3>`` for each byte that is only a part of a character."""
-    found, rest = [], data
+    found: list[str] = []
+    rest = data
     while rest:
         try:
             return [*found, rest.decode()]

@@ -12,6 +12,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -51,13 +52,13 @@ def main() -> None:
     projection = subject.projection(0).float()
     base = subject.token_weights(0)
     vectors = torch.cat([subject.vectors(layer, list(rows), VectorKind(kind)) for layer, kind, rows in places]).float()
-    config = DecompositionConfig(num_channels=options.channels, solver="adamw")
-    objective = Objective(projection, config.kurtosis_weight, config.fidelity_weight)
+    config = DecompositionConfig(num_channels=options.channels, objective="published", solver="adamw")
+    objective = Objective(projection, config.kurtosis_weight, config.fidelity_weight, published=True)
     targets = normalize(vectors, dim=-1)
-    found = _read(options.file)
+    found = read_reference(options.file) if options.file.exists() else None
     channels, steps, seconds, masks = [], [], [], torch.zeros(len(targets), len(base), dtype=torch.bool)
     if found is not None:
-        channels, steps, seconds = list(found[0].float().unbind(1)), found[1]["steps"], found[1]["seconds"]
+        channels, steps, seconds = list(found[1].unbind(1)), found[2]["steps"], found[2]["seconds"]
     for earlier in channels:
         masks |= _mask(earlier, projection, config)
     for channel in range(len(channels), options.channels):
@@ -91,11 +92,10 @@ def _mask(directions: Tensor, projection: Tensor, config: DecompositionConfig) -
     return tail_mask(z_scores(directions @ projection), config.mask_threshold, config.skew_threshold)
 
 
-def _read(file: Path) -> tuple[Tensor, dict] | None:  # type: ignore[type-arg]
-    if not file.exists():
-        return None
+def read_reference(file: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Return the vectors (N, d_model), their channels (N, C, d_model) of unit length, and the provenance."""
     with safe_open(file, "pt") as stored:
-        return stored.get_tensor("directions"), json.loads(stored.metadata()["json"])
+        return stored.get_tensor("vectors"), stored.get_tensor("directions"), json.loads(stored.metadata()["json"])
 
 
 def _ranges(ids: list[int]) -> list[list[int]]:
