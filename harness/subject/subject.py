@@ -26,7 +26,7 @@ from harness.subject.projection import SAMPLE, ProjectionRule, Projections
 from harness.subject.quantised import dequantised, quantisation_of
 from harness.subject.token_weights import TokenGroup, TokenWeighting
 from harness.subject.undertrained import under_trained
-from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, UNREACHABLE, groups_without_text
+from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, SPECIAL, UNREACHABLE, groups_without_text
 from harness.subject.weights import Weights
 
 # How byte-level vocabularies spell bytes (GPT-2's table), and how SentencePiece names a byte that has no piece.
@@ -382,7 +382,7 @@ class Subject:
         size, detect = self.vocab_size, self._weighting.detect
         groups = groups_without_text(self.tokenizer, size)
         if "undertrained" in detect:
-            known = [groups[name] for name in (KEPT_FREE, BEYOND, NO_UTF8, UNREACHABLE)]
+            known = [groups[name] for name in (SPECIAL, KEPT_FREE, BEYOND, NO_UTF8, UNREACHABLE)]
             # A token that training never used may stand out in only one of the two matrices.
             matrices = [self._projections.unembedding().T]
             if self.weights.has_unembedding:
