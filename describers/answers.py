@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 from pydantic import BaseModel, Field
 
-from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Unanswered
+from harness.llm.degenerate import ask_description
 from harness.llm.prompts import Prompt
-from harness.methods import Describer
+from harness.methods import Describer, Mode
 from harness.records import ScoredToken, SignedTokens, Status, TokenRole
+from harness.text import plain
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
-Mode = Literal["auto", "llm", "extractive"]
 #: Roles of the tokens with high and with low values, of a weight vector or direction on each side of the neuron.
 INPUT_ROLES = (TokenRole.ACTIVATING, TokenRole.SILENCING)
 OUTPUT_ROLES = (TokenRole.PROMOTED, TokenRole.SUPPRESSED)
@@ -66,7 +66,7 @@ class ExplainerDescriber(Describer):
         self.llm_required = mode == "llm"
 
     async def explain(self, llm: LLMClient, prompt: Prompt, **values: Any) -> str:
-        """Return the explainer's description; raises as :func:`harness.llm.asking.ask` does.
+        """Return the explainer's description; raises as :func:`harness.llm.degenerate.ask_description` does.
 
         Args:
             llm: the explainer.
@@ -74,7 +74,7 @@ class ExplainerDescriber(Describer):
             values: what the prompt shows, in addition to the requested number of ``words``.
         """
         messages = prompt.render(words=self.target_words, **values)
-        return (await ask(llm, messages, explanation(self.target_words))).description
+        return await ask_description(llm, messages, explanation(self.target_words))
 
 
 def extract(items: Iterable[tuple[TokenRole, str]], count: int) -> SignedTokens:
@@ -89,7 +89,7 @@ def extract(items: Iterable[tuple[TokenRole, str]], count: int) -> SignedTokens:
     """
     kept: dict[tuple[bool, str], tuple[TokenRole, str]] = {}
     for role, token in items:
-        word = token.strip().removeprefix("##").strip().lower()
+        word = plain(token)
         if word and len(kept) < count:
             kept.setdefault((role in (TokenRole.PROMOTED, TokenRole.SUPPRESSED), word), (role, word))
     if not kept:

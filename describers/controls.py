@@ -7,6 +7,8 @@ from harness.fillers import GENERIC
 from harness.llm.client import Unanswered
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Status
+from harness.text import word_count
+from harness.validation import validated
 
 
 class Shuffled(Describer):
@@ -18,6 +20,7 @@ class Shuffled(Describer):
 
     control = True
 
+    @validated
     def __init__(self, source: str) -> None:
         self._source = source
         self.after = (source,)
@@ -44,6 +47,7 @@ class Longest(Describer):
 
     control = True
 
+    @validated
     def __init__(self, source: str) -> None:
         self._source = source
         self.after = (source,)
@@ -55,7 +59,7 @@ class Longest(Describer):
             for neuron, given in case.others[self._source].items()
             if neuron.unsigned != case.neuron.unsigned and given.status is Status.OK
         ]
-        longest = min(others, key=lambda item: (-len(item.text.split()), -len(item.text), item.neuron), default=None)
+        longest = min(others, key=lambda item: (-word_count(item.text), -len(item.text), item.neuron), default=None)
         if longest is None:
             raise Unanswered(Status.FAILED, f"{self._source} has no description of another neuron")
         detail = f"{self._source}'s description of {longest.neuron}, its longest"
@@ -71,6 +75,7 @@ class Generic(Describer):
 
     control = True
 
+    @validated
     def __init__(self, text: str = GENERIC) -> None:
         self._text = text
 

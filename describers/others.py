@@ -41,6 +41,7 @@ def copy_needs(wrapper: Describer, describers: Iterable[Describer]) -> None:
     """Give a describer all the needs of the describers inside it."""
     inside = tuple(describers)
     wrapper.needs_channels = any(one.needs_channels for one in inside)
+    wrapper.needs_random_channels = any(one.needs_random_channels for one in inside)
     wrapper.needs_exemplars = any(one.needs_exemplars for one in inside)
     wrapper.needs_effects = any(one.needs_effects for one in inside)
     wrapper.kinds = tuple(kind for kind in VectorKind if any(kind in one.kinds for one in inside))

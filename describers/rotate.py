@@ -10,21 +10,29 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, Mode, extract, gist, joined
+from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, extract, gist, joined
 from describers.evidence import Group, size_of, texts_of
-from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Unanswered
+from harness.llm.degenerate import ask_description
 from harness.llm.prompts import Prompt
-from harness.methods import DescriberCase, Draft
-from harness.records import Channel, ScoredToken, Status, TokenRole, VectorKind
-from harness.validation import Count, Fraction, validated
+from harness.methods import DescriberCase, Draft, Mode
+from harness.records import TOKEN_LABELS, Channel, ScoredToken, Status, TokenRole, VectorKind
+from harness.validation import DISTINCT, Count, Fraction, Number, OneOrMore, validated
 
 #: What a channel of each vector kind says about the neuron, written for the explainer.
 MEANING = {
     VectorKind.GATE: "the neuron reads from its input (it gates the activation)",
     VectorKind.IN: "the neuron reads from its input (it sets the size of the activation)",
     VectorKind.OUT: "the neuron writes to its output",
+}
+#: What the tokens of a channel do, at the sign that is described, written for the explainer.
+DOES = {
+    TokenRole.ACTIVATING: "make the neuron active",
+    TokenRole.SILENCING: "keep the neuron inactive, or give its activation the opposite sign",
+    TokenRole.PROMOTED: "become likelier as the next token when the neuron is active",
+    TokenRole.SUPPRESSED: "become unlikelier as the next token when the neuron is active",
 }
 #: What the prompt asks an explainer to answer for tokens that have nothing in common.
 NO_PATTERN = "no clear pattern"
@@ -43,10 +51,10 @@ class _View:
 class Rotate(ExplainerDescriber):
     """Describes a neuron from its weights alone.
 
-    In extractive mode, the description lists the tokens of each channel's heavier tail with their role. A channel has a
-    positive cosine with its weight vector, so the vector shares the signs of the channel's projection. For a gated
-    neuron, ``activation = act(gate . x) (in . x)`` with an ``act`` such as SiLU or GELU, which is large for a positive
-    and almost zero for a negative argument:
+    The tokens of each channel's heavier tail have a role (:func:`role_of`), which prompts, extractive descriptions and
+    joined ones state. A channel has a positive cosine with its weight vector, so the vector shares the signs of the
+    channel's projection. For a gated neuron, ``activation = act(gate . x) (in . x)`` with an ``act`` such as SiLU or
+    GELU, which is large for a positive and almost zero for a negative argument:
 
     - ``gate``, positive tail: opens the neuron, which ``in`` then makes positive or negative; listed as activating.
     - ``gate``, negative tail: closes it, so it is near zero whatever ``in`` reads; silencing, at both signs.
@@ -63,20 +71,24 @@ class Rotate(ExplainerDescriber):
     """
 
     needs_channels = True
+    #: What one and several channels are called in records.
+    unit: ClassVar[str] = "channel"
+    units: ClassVar[str] = "channels"
     channel_prompt = Prompt("describers", "prompts/rotate_channel.j2")
     merge_prompt = Prompt("describers", "prompts/rotate_merge.j2")
 
     @validated
     def __init__(
         self,
-        kinds: Sequence[VectorKind] | None = (VectorKind.IN, VectorKind.OUT),
+        kinds: Annotated[OneOrMore[VectorKind], DISTINCT] | None = (VectorKind.IN, VectorKind.OUT),
         channels: Count | None = 10,
-        min_kurtosis: float | None = None,
+        min_kurtosis: Number | None = None,
         kurtosis_share: Fraction | None = None,
         tokens: Count = 20,
         merge: bool = True,
         channel_words: Count = 15,
         min_described: Fraction = 0.8,
+        contexts: bool = False,
         target_words: Count = 30,
         mode: Mode = "auto",
     ) -> None:
@@ -84,7 +96,7 @@ class Rotate(ExplainerDescriber):
         self.kinds = tuple(kinds or ())
         self._channels, self._min_kurtosis, self._kurtosis_share = channels, min_kurtosis, kurtosis_share
         self._tokens, self._merge = tokens, merge
-        self._channel_words, self._min_described = channel_words, min_described
+        self._channel_words, self._min_described, self._contexts = channel_words, min_described, contexts
 
     async def describe(self, case: DescriberCase) -> Draft:
         """Describe every channel, then merge the descriptions."""
@@ -101,15 +113,15 @@ class Rotate(ExplainerDescriber):
                 raise answer
         found = [(view, text) for view, text in zip(views, answers, strict=True) if isinstance(text, str)]
         failed = [answer for answer in answers if isinstance(answer, Unanswered)]
-        lost = f"{len(failed)} of {len(views)} channels without a description: " if failed else ""
+        lost = f"{len(failed)} of {len(views)} {self.units} without a description: " if failed else ""
         if len(found) < self._min_described * len(views):
             raise Unanswered(failed[0].status, lost + failed[0].detail)
         parts = tuple(
-            f"{_label(view.channel)}: {answer if isinstance(answer, str) else _reason(answer)}"
+            f"{self._label(view.channel)}: {answer if isinstance(answer, str) else _reason(answer)}"
             for view, answer in zip(views, answers, strict=True)
         )
-        text = await self._merged(case.llm, found) if self._merge else _joined([part for _, part in found])
-        detail = f"{'merged' if self._merge else 'joined'} from {len(found)} channels"
+        text = await self._merged(case.llm, found) if self._merge else _joined(found)
+        detail = f"{'merged' if self._merge else 'joined'} from {len(found)} {self.units}"
         detail += f" ({lost}{_reason(failed[0])})" if failed else ""
         shown = size_of(tokens=[token for view in views for token in (*view.tokens, *view.other)])
         return Draft(text, detail, parts, shown)
@@ -118,9 +130,9 @@ class Rotate(ExplainerDescriber):
         """Return the tokens of every channel."""
         return [
             Group(
-                f"Tokens that are {'promoted' if view.channel.skewness >= 0 else 'suppressed'} most by a direction "
-                "inside the neuron's weights, strongest first. It is one of the things that "
-                f"{MEANING[view.channel.kind]}.",
+                "Tokens that stand out most in the vocabulary projection of a direction inside the neuron's weights, "
+                f"strongest first. The direction is one of the things that {MEANING[view.channel.kind]}, and these "
+                f"tokens {DOES[role_of(view.channel)]}.",
                 tokens=view.tokens,
             )
             for view in self._views(self._chosen(case), case.budget, contrast=False)
@@ -129,13 +141,17 @@ class Rotate(ExplainerDescriber):
 
     def _chosen(self, case: DescriberCase) -> list[Channel]:
         """Return the channels to describe, kind by kind, in order of discovery."""
-        kinds = self.kinds or tuple(VectorKind)
-        chosen = [channel for kind in kinds for channel in self._passing(case.channels_of(kind))]
+        found = {kind: self.channels_of(case, kind) for kind in self.kinds or tuple(VectorKind)}
+        chosen = [channel for channels in found.values() for channel in self._passing(channels)]
         if not chosen:
-            if any(case.channels_of(kind) for kind in kinds):
+            if any(found.values()):
                 raise Unanswered(Status.FAILED, f"no channel has a kurtosis of {self._min_kurtosis} (min_kurtosis)")
-            raise Unanswered(Status.FAILED, f"no channels of {', '.join(kinds)} (neurons.kinds)")
+            raise Unanswered(Status.FAILED, f"no channels of {', '.join(found)} (neurons.kinds)")
         return chosen
+
+    def channels_of(self, case: DescriberCase, kind: VectorKind) -> Sequence[Channel]:
+        """Return what is described of one weight vector, most important first."""
+        return case.channels_of(kind)
 
     def _passing(self, channels: Sequence[Channel]) -> Sequence[Channel]:
         """Return the channels of one vector that pass the options."""
@@ -161,22 +177,29 @@ class Rotate(ExplainerDescriber):
             tokens = min(tokens, math.ceil(2 * room / 3) if contrast else room)
             other = min(other, room - tokens)
         return [
-            _View(channel, tuple(texts_of(channel.tokens[:tokens])), tuple(texts_of(_other_tail(channel)[:other])))
+            _View(
+                channel,
+                *(self._texts(end, contrast) for end in (channel.tokens[:tokens], _other_tail(channel)[:other])),
+            )
             for channel in channels
         ]
+
+    def _texts(self, tokens: Sequence[ScoredToken], prompt: bool) -> tuple[str, ...]:
+        return tuple(token.in_context if prompt and self._contexts else token.token for token in tokens)
 
     async def _describe_channel(self, llm: LLMClient, view: _View) -> str:
         prompt = self.channel_prompt.render(
             meaning=MEANING[view.channel.kind],
-            promoted=view.channel.skewness >= 0,
+            does=DOES[role_of(view.channel)],
             tokens=view.tokens,
             other=view.other,
             words=self._channel_words,
+            contexts=self._contexts,
         )
-        return (await ask(llm, prompt, gist(self._channel_words))).description
+        return await ask_description(llm, prompt, gist(self._channel_words))
 
     async def _merged(self, llm: LLMClient, found: Sequence[tuple[_View, str]]) -> str:
-        channels = [{"meaning": MEANING[view.channel.kind], "description": text} for view, text in found]
+        channels = [{"does": DOES[role_of(view.channel)], "description": text} for view, text in found]
         return await self.explain(llm, self.merge_prompt, channels=channels)
 
     def _extract(self, channels: Sequence[Channel], budget: int | None) -> Draft:
@@ -188,9 +211,12 @@ class Rotate(ExplainerDescriber):
             for view in views
             if index < len(view.tokens)
         ]
-        parts = tuple(f"{_label(channel)}: {', '.join(texts_of(channel.tokens[:8]))}" for channel in channels)
+        parts = tuple(f"{self._label(channel)}: {', '.join(texts_of(channel.tokens[:8]))}" for channel in channels)
         tokens, size = extract(turns, self.target_words), size_of(tokens=[token for _, token in turns])
-        return Draft(tokens.text, f"tokens of {len(views)} channels", parts, size, tokens)
+        return Draft(tokens.text, f"tokens of {len(views)} {self.units}", parts, size, tokens)
+
+    def _label(self, channel: Channel) -> str:
+        return f"{channel.kind} {self.unit} {channel.rank + 1}, {TOKEN_LABELS[role_of(channel)]}"
 
 
 def role_of(channel: Channel) -> TokenRole:
@@ -199,18 +225,19 @@ def role_of(channel: Channel) -> TokenRole:
     return roles[channel.skewness < 0]
 
 
-def _joined(descriptions: Sequence[str]) -> str:
-    """Join channel descriptions without those that found no pattern, which the merge prompt also leaves out."""
-    with_pattern = [text for text in descriptions if text.strip().rstrip(".").lower() != NO_PATTERN]
-    return joined(with_pattern or descriptions)
+def _joined(found: Sequence[tuple[_View, str]]) -> str:
+    """Join channel descriptions, role by role, without those that found no pattern; the merge prompt does the same."""
+    with_pattern = [item for item in found if item[1].strip().rstrip(".").lower() != NO_PATTERN] or found
+    texts: dict[TokenRole, list[str]] = {role: [] for role in TokenRole}
+    for view, text in with_pattern:
+        texts[role_of(view.channel)].append(text)
+    if len(texts[TokenRole.ACTIVATING]) == len(with_pattern):
+        return joined(texts[TokenRole.ACTIVATING])
+    return "; ".join(f"{TOKEN_LABELS[role]} {joined(of_role)}" for role, of_role in texts.items() if of_role)
 
 
 def _reason(error: BaseException) -> str:
     return f"{error.status}, {error.detail}" if isinstance(error, Unanswered) else str(error)
-
-
-def _label(channel: Channel) -> str:
-    return f"{channel.kind} channel {channel.rank + 1}{'' if channel.skewness >= 0 else ' (negative)'}"
 
 
 def _other_tail(channel: Channel) -> tuple[ScoredToken, ...]:

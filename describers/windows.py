@@ -12,9 +12,13 @@ from harness.llm.client import Unanswered
 from harness.methods import DescriberCase
 from harness.records import Exemplar, Source, Split, Status
 from harness.spread import spread
+from harness.text import is_word, word_boundaries
 
 #: Which activating windows are shown: the highest activations, spread from the highest to the lowest, or some of each.
 Sampling = Literal["top", "quantile", "mixed"]
+
+#: UAX #29 sees no boundary at these between letters, as in ``os.path`` and ``max_len``.
+_JOINING = frozenset("_.:")
 
 
 def activating_windows(
@@ -91,17 +95,24 @@ def active_words(shown: Sequence[Exemplar]) -> list[str]:
         for word, activation in words(exemplar):
             highest[word] = max(highest[word], activation)
             sums[word] += max(activation, 0.0)
-    active = (word for word in sums if highest[word] > 0 and any(map(str.isalnum, word)))
+    active = (word for word in sums if highest[word] > 0 and is_word(word))
     return sorted(active, key=lambda word: (-highest[word], -sums[word], word))
 
 
 def words(exemplar: Exemplar) -> list[tuple[str, float]]:
-    """Join tokens into words, each with its highest activation; a character that is not alphanumeric ends a word."""
+    """Join the tokens of each word, and return the words with their highest activations.
+
+    A word of several tokens ends at a word boundary (UAX #29), and at the marks that join names in code. In scripts
+    without spaces, there is a boundary after every character, so each token stays a word of its own.
+    """
+    bounds = word_boundaries("".join(exemplar.tokens))
     found: list[tuple[str, float]] = []
+    position = 0
     for token, activation in zip(exemplar.tokens, exemplar.activations, strict=True):
-        if found and found[-1][0][-1:].isalnum() and token[:1].isalnum():
+        if not found or position in bounds or {found[-1][0][-1:], token[:1]} & _JOINING:
+            found.append((token, activation))
+        else:
             word, highest = found[-1]
             found[-1] = (word + token, max(highest, activation))
-        else:
-            found.append((token.strip(), activation))
-    return found
+        position += len(token)
+    return [(word.strip(), activation) for word, activation in found]

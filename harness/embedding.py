@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 from harness.subject.files import first_line, locate
 from harness.subject.files import sha256 as sha256_of
 from harness.subject.pretrained import from_pretrained, problem_of
+from harness.validation import OneOrMore, validated
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class SentenceEncoder:
         sha256: expected SHA-256 of its ``model.safetensors``; None skips the check.
     """
 
-    def __init__(self, sources: Sequence[str], revision: str | None = None, sha256: str | None = None) -> None:
-        self._sources, self._revision, self._sha256 = tuple(sources), revision, sha256
+    @validated
+    def __init__(self, sources: OneOrMore[str], revision: str | None = None, sha256: str | None = None) -> None:
+        self._sources, self._revision, self._sha256 = sources, revision, sha256
 
     def check(self) -> None:
         """Check that the model can be found, and that its weights are the expected ones, or else that it can be loaded.
@@ -89,12 +91,21 @@ class SentenceEncoder:
         return _load(locate(self._sources, self._revision).reference, self._revision)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the embeddings of texts, (len(texts), dimensions), each of norm 1."""
+        """Return the embeddings of texts, (len(texts), dimensions), each of norm 1.
+
+        The model ignores what comes after its longest input. A longer text is embedded in parts of equal length that
+        fit; its embedding is their normalised mean.
+        """
         model, known = self._loaded.model, self._loaded.sentences
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         if missing:
-            vectors = model.encode(missing, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
-            known.update(zip(missing, vectors, strict=True))
+            parts = [_parts(model, text) for text in missing]
+            flat = [part for some in parts for part in some]
+            vectors = model.encode(flat, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
+            ends = np.cumsum([len(some) for some in parts])
+            for text, some, end in zip(missing, parts, ends, strict=True):
+                mean = vectors[end - len(some) : end].mean(axis=0)
+                known[text] = vectors[end - 1] if len(some) == 1 else mean / max(float(np.linalg.norm(mean)), 1e-12)
         return np.stack([known[text] for text in texts])
 
     def encode_words(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -112,3 +123,18 @@ class SentenceEncoder:
                 vector = loaded.table[known].mean(axis=0) if known else np.zeros_like(loaded.table[0])
                 loaded.words[text] = vector / max(float(np.linalg.norm(vector)), 1e-12)
         return np.stack([loaded.words[text] for text in texts])
+
+
+def _parts(model: Any, text: str) -> list[str]:
+    """Return a text in as few parts of equal length as its model can read without cutting them."""
+    tokenizer, longest = model.tokenizer, model.max_seq_length
+    # A token has at least one byte, so that a short text need not be tokenized.
+    if longest is None or len(text.encode()) < longest or not getattr(tokenizer, "is_fast", False):
+        return [text]
+    longest -= tokenizer.num_special_tokens_to_add()
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    if len(offsets) <= longest:
+        return [text]
+    count = -(-len(offsets) // longest)
+    starts = [offsets[len(offsets) * part // count][0] for part in range(1, count)]
+    return [text[start:stop] for start, stop in zip([0, *starts], [*starts, len(text)], strict=True)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+from harness.text import word_count
+
 GENERIC = "common words and punctuation in everyday written English text"
 #: Used in place of an empty description, which the run would record as a failure.
 EMPTY = "(no description)"
@@ -23,5 +25,5 @@ def padded(text: str) -> str:
     """Return a description padded to about twice its words with whole sentences that add no content (at least one)."""
     stripped = text.rstrip(" .")
     end = "" if stripped.endswith(("!", "?")) else "."
-    count = max(1, (len(stripped.split()) + _SENTENCE // 2) // _SENTENCE)
+    count = max(1, (word_count(stripped) + _SENTENCE // 2) // _SENTENCE)
     return " ".join([f"{stripped}{end}", *itertools.islice(itertools.cycle(_PADDING), count)])

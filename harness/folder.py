@@ -25,16 +25,19 @@ from harness.errors import HarnessError
 from harness.exemplar_table import ExemplarTable
 from harness.records import (
     AblatedChannels,
+    Alignment,
     Channel,
     Description,
     Effect,
     Exemplar,
     Neuron,
+    PlantedAnswer,
     RandomVector,
     Restart,
     Score,
     Status,
     SteeredText,
+    TextAblation,
     VectorKind,
     VectorSummary,
     Verdict,
@@ -45,7 +48,7 @@ from harness.records import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-Answer = TypeVar("Answer", Description, Verdict, Score)
+Answer = TypeVar("Answer", Description, Verdict, Score, PlantedAnswer)
 T = TypeVar("T")
 
 
@@ -128,11 +131,12 @@ _ITEMS: dict[type[Any], Callable[[Any], Hashable]] = {
     Description: attrgetter("neuron", "describer"),
     Verdict: attrgetter("neuron", "judge", "first", "second"),
     Score: attrgetter("neuron", "scorer", "describer"),
+    PlantedAnswer: attrgetter("describer", "concept"),
 }
 
 
 def item_of(answer: Answer) -> Hashable:
-    """Return the item that an answer is about: the neuron, and the methods involved."""
+    """Return the item that an answer is about: the neuron or planted concept, and the methods involved."""
     return _ITEMS[type(answer)](answer)
 
 
@@ -207,11 +211,14 @@ class Journal(Generic[Answer]):
 
 #: Files with the records of one type, and the order in which they are read; None: that of files and rows.
 _TABLES: dict[type[Any], tuple[str, Callable[[Any], Any] | None]] = {
+    Alignment: ("alignment.parquet", None),
     Effect: ("effects/*.effects.parquet", lambda effect: (effect.neuron, effect.split)),
     SteeredText: ("steered/*.parquet", lambda text: text.neuron),
     Restart: ("diagnostics/*.restarts.parquet", None),
     RandomVector: ("diagnostics/*.random.parquet", None),
     AblatedChannels: ("diagnostics/*.ablations.parquet", None),
+    Channel: ("diagnostics/*.replacements.parquet", lambda channel: (channel.neuron, channel.kind, channel.rank)),
+    TextAblation: ("diagnostics/*.text_ablations.parquet", None),
 }
 
 
@@ -228,6 +235,7 @@ class RunFolder:
         self.channels = path / "channels"
         self.diagnostics = path / "diagnostics"
         self.exemplars = path / "exemplars.parquet"
+        self.alignment = path / "alignment.parquet"
         self.effects = path / "effects"
         self.steered = path / "steered"
         self.leaderboard = path / "leaderboard.json"
@@ -250,6 +258,10 @@ class RunFolder:
     def scores(self) -> Journal[Score]:
         """Open the journal of scores."""
         return Journal(self.path / "scores.jsonl", Score)
+
+    def explainer_check(self) -> Journal[PlantedAnswer]:
+        """Open the journal of descriptions of planted concepts."""
+        return Journal(self.path / "explainer_check.jsonl", PlantedAnswer)
 
     def retests(self) -> Journal[Verdict]:
         """Open the journal of second verdicts with another seed."""
@@ -288,9 +300,11 @@ class RunFolder:
         return manifest
 
     def read(self, kind: type[T]) -> list[T]:
-        """Return all records of a type: Effect, SteeredText, Restart, RandomVector or AblatedChannels.
+        """Return all records of a type that has files of its own, such as Alignment, Effect or Restart.
 
-        Effects and steered texts are ordered by neuron. The list is empty if the run has none (yet).
+        Of the type Channel, these are the channels of random vectors in place of the neurons; :meth:`read_channels`
+        reads those of the neurons. Effects, steered texts and channels are ordered by neuron. The list is empty if the
+        run has none (yet).
         """
         pattern, order = _TABLES[kind]
         records = [record for path in sorted(self.path.glob(pattern)) for record in read_table(path, kind)]
@@ -300,6 +314,11 @@ class RunFolder:
         """Read the exemplars of some neurons, or of all, ordered by neuron."""
         table = self.exemplar_table()
         return [] if table is None else table.read(neurons)
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether the evidence is complete."""
+        return self.exemplars.exists() and self.alignment.exists()
 
     def exemplar_table(self) -> ExemplarTable | None:
         """Open the exemplars for reading by neuron; None if the run has none yet."""

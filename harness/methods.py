@@ -10,10 +10,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from harness.errors import HarnessError
-from harness.evidence import ReadText, TextReader
 from harness.llm.client import LLMClient, Unanswered
 from harness.records import (
     Channel,
@@ -33,10 +32,15 @@ from harness.records import (
     Vote,
     Winner,
 )
-from harness.subject import Subject, lacks_head
+
+if TYPE_CHECKING:
+    from harness.evidence import ReadText, TextReader
+    from harness.subject import Subject
 
 logger = logging.getLogger(__name__)
 
+#: How descriptions are made: by the explainer, from tokens of the evidence, or by the explainer if the run has one.
+Mode = Literal["auto", "llm", "extractive"]
 T = TypeVar("T")
 
 
@@ -96,12 +100,15 @@ class DescriberCase(Case):
 
     Attributes:
         channels: the neuron's channels, of every decomposed vector kind, in order of discovery.
+        random_channels: the same for random vectors in place of the neuron's, with the mean and covariance of the
+            layer's vectors, if the describer needs them.
         neurons: all neurons of the run, ordered.
         others: for each describer named in ``after``, its descriptions by neuron.
         budget: maximum tokens of evidence (text or vocabulary) that the describer may use; None for no limit.
     """
 
     channels: tuple[Channel, ...] = ()
+    random_channels: tuple[Channel, ...] = ()
     neurons: tuple[Neuron, ...] = ()
     others: Mapping[str, Mapping[Neuron, Description]] = field(default_factory=dict)
     budget: int | None = None
@@ -224,7 +231,11 @@ class Method:
         A run with such a describer or comparator does not start. Such a scorer is left out with a warning: that is
         neither a failure of the descriptions nor a zero.
         """
-        return lacks_head(subject) if self.needs_effects or self.needs_steered else None
+        if not (self.needs_effects or self.needs_steered):
+            return None
+        from harness.subject import lacks_head  # imports transformers
+
+        return lacks_head(subject)
 
     async def preflight(self, llms: Mapping[str, LLMClient]) -> str:
         """Check that the LLMs can do what only this method needs, before the first item.
@@ -251,8 +262,11 @@ class Describer(Method, ABC):
     """Describes in words what a neuron does.
 
     Attributes:
-        control: whether it is a control that a real method must beat; results mark it as such.
+        control: whether it is a control, which results mark as such. A real method must beat a control.
+        informed: whether a control knows the neuron. It shows what a step of a method adds: it may win, and a run that
+            it wins is no less trustworthy.
         needs_channels: whether the run must decompose the neurons for it.
+        needs_random_channels: whether the run must also decompose random vectors in place of the neurons' for it.
         needs_exemplars: whether the run must collect activations for it.
         kinds: the vector kinds whose channels it reads; empty for all that are decomposed.
         after: names of the describers whose descriptions it reads.
@@ -262,7 +276,9 @@ class Describer(Method, ABC):
     """
 
     control: ClassVar[bool] = False
+    informed: ClassVar[bool] = False
     needs_channels: bool = False
+    needs_random_channels: bool = False
     needs_exemplars: bool = False
     kinds: tuple[VectorKind, ...] = ()
     after: tuple[str, ...] = ()

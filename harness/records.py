@@ -28,6 +28,7 @@ class Status(enum.StrEnum):
     UNPARSED = "unparsed"  # an answer came, but not in the requested format
     REFUSED = "refused"  # the model declined
     TRUNCATED = "truncated"  # the answer hit the token limit
+    DEGENERATE = "degenerate"  # the answer says nothing; harness.llm.degenerate has the rules
     FAILED = "failed"  # no usable answer came: an error, a missing input
 
 
@@ -170,12 +171,29 @@ class Neuron:
         return self.negative and kind is not VectorKind.GATE
 
 
+def _absent(value: object) -> bool:
+    return value is None or value in ((), "")
+
+
 @dataclass(frozen=True)
 class ScoredToken:
-    """A vocabulary token and its z-score in a projection (standard deviations from the mean over the vocabulary)."""
+    """A vocabulary token in a projection.
+
+    Attributes:
+        token: its text.
+        z: its z-score (standard deviations from the mean over the vocabulary).
+        before: for a fragment of a word in a channel, what stands before it in words of the vocabulary
+            (:meth:`harness.subject.token_texts.TokenTexts.before`); empty for other tokens, and if it is not known.
+    """
 
     token: str
     z: float
+    before: Annotated[str, Field(exclude_if=_absent)] = ""
+
+    @property
+    def in_context(self) -> str:
+        """The token, with what stands before a fragment: ``C|incinnati``."""
+        return f"{self.before}|{self.token}" if self.before else self.token
 
 
 @dataclass(frozen=True)
@@ -252,8 +270,8 @@ def _with_sign(record: Projected, sign: Sign) -> Projected:
         record,
         neuron=neuron,
         skewness=-record.skewness,
-        positive=tuple(ScoredToken(token.token, -token.z) for token in record.negative),
-        negative=tuple(ScoredToken(token.token, -token.z) for token in record.positive),
+        positive=tuple(dataclasses.replace(token, z=-token.z) for token in record.negative),
+        negative=tuple(dataclasses.replace(token, z=-token.z) for token in record.positive),
     )
 
 
@@ -286,7 +304,8 @@ class AblatedChannels:
             no response.
         chance: for each channel, its squared cosine with the vector: the expected ``faithful`` of a random direction
             with the same cosine.
-        complete: share of the response on the vector's strongest tokens that is removed with all channels together.
+        complete: share of the response on the vector's strongest tokens that is removed with all channels together;
+            None if there is no response.
         complete_chance: the same for equally many random directions with the same cosines.
     """
 
@@ -295,8 +314,42 @@ class AblatedChannels:
     faithful: tuple[float | None, ...]
     kept: tuple[float | None, ...]
     chance: tuple[float, ...]
-    complete: float
+    complete: float | None
     complete_chance: float
+
+
+@dataclass(frozen=True)
+class TextAblation:
+    """Effect on held-out text of removing a weight vector's channels.
+
+    :mod:`harness.run.text_ablation` has the protocol. Responses are sums over the channel's own positions, for each
+    channel in order of discovery.
+
+    Attributes:
+        positions: number of the channel's own positions; for ``out``, number of active tokens.
+        response: the neuron's response.
+        channel: what is left of it without the channel.
+        random: what is left without a random direction with the same cosine.
+        embedding: what is left without the mean embedding of the channel's top tokens.
+        another: what is left without another channel, on average; None for a single channel.
+        elsewhere: share of the response lost at the other active positions without the channel; None if there are none.
+        elsewhere_random: the same without the random direction.
+        complete: share of the response lost at all active positions without all channels; None without a response.
+        complete_random: the same without all the random directions.
+    """
+
+    neuron: Neuron
+    kind: VectorKind
+    positions: tuple[int, ...]
+    response: tuple[float, ...]
+    channel: tuple[float, ...]
+    random: tuple[float, ...]
+    embedding: tuple[float, ...]
+    another: tuple[float | None, ...]
+    elsewhere: tuple[float | None, ...]
+    elsewhere_random: tuple[float | None, ...]
+    complete: float | None
+    complete_random: float | None
 
 
 @dataclass(frozen=True)
@@ -304,7 +357,8 @@ class RandomVector:
     """Decomposition of a random vector, for comparison with the weight vectors of a layer and kind.
 
     The values are those of :class:`Channel`, in order of discovery, and of :class:`VectorSummary`; ``place`` is the
-    number of the draw, from 0.
+    number of the draw, from 0. ``faithful`` and ``complete`` are those of :class:`AblatedChannels`, if channels are
+    removed; ``complete`` is None unless the vector has as many channels as a neuron's.
     """
 
     layer: int
@@ -315,6 +369,8 @@ class RandomVector:
     cosine: tuple[float, ...]
     loss: tuple[float, ...]
     reconstruction: tuple[float, ...]
+    faithful: tuple[float | None, ...] = ()
+    complete: float | None = None
 
 
 @dataclass(frozen=True)
@@ -325,9 +381,11 @@ class Exemplar:
         split: the part of the corpus that the window's document belongs to.
         document: identity of the document (a hash of its text).
         window: number of the window in the corpus.
-        tokens: the window's tokens as text, without special tokens and those of a chat template. The first token of
-            each later turn of a conversation starts with a newline.
-        activations: one value per token; for a negative neuron, the activations times -1.
+        tokens: the window's tokens as text, without special tokens and those of a chat template. Tokens that share a
+            character, such as the bytes of an emoji, are one (:meth:`harness.subject.token_texts.TokenTexts.pieces`).
+            The first token of each later turn of a conversation starts with a newline.
+        activations: one value per token, the highest of those that share a character; for a negative neuron, the
+            activations times -1.
     """
 
     neuron: Neuron
@@ -377,6 +435,36 @@ class TextPrompt:
     text: str
 
 
+class Against(enum.StrEnum):
+    """What a neuron is correlated with, to find out whether a list of tokens can describe it."""
+
+    CURRENT = "current"  # activations, with the token that they belong to
+    NEXT = "next"  # activations, with the token that follows in the text
+    EFFECT = "effect"  # direct logit contribution of ``out``, with the measured change of the logits
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Correlation of an unsigned neuron's activation with a projection of the text's tokens on a weight vector.
+
+    Computed by :mod:`harness.evidence.alignment`, which states the conventions.
+
+    Attributes:
+        kind: the weight vector, ``in`` or ``gate``.
+        against: which token is projected, ``current`` or ``next``.
+        r: Pearson's r over the tokens of the text; None if the activation or the projection is constant.
+        control: the same with the weight vector of another neuron of the layer; None also without another neuron.
+        tokens: number of tokens.
+    """
+
+    neuron: Neuron
+    kind: VectorKind
+    against: Against
+    r: float | None
+    control: float | None
+    tokens: int
+
+
 @dataclass(frozen=True)
 class Effect:
     """Mean change of the next token's logits over pieces of text when a neuron is clamped.
@@ -389,6 +477,12 @@ class Effect:
         scale: standard deviation of the mean change over the vocabulary, in logits.
         promoted: tokens whose logits rise most, best first, each with the z-score of its change.
         suppressed: tokens whose logits fall most, lowest first, each with the z-score of its change.
+        sampled: a uniform random sample of the tokens that count, the same for all neurons, each with the z-score of
+            its change; empty except on the report split.
+        direct: Pearson's r, over the used tokens of the vocabulary, between the mean change and the direct contribution
+            of ``out`` to the logits, times -1 if the activation was clamped to a negative value: positive if the neuron
+            does what its ``out`` vector says. None if either is constant.
+        direct_control: the same with the ``out`` vector of another neuron of the layer; None also if there is none.
     """
 
     neuron: Neuron
@@ -397,6 +491,9 @@ class Effect:
     scale: float
     promoted: tuple[ScoredToken, ...]
     suppressed: tuple[ScoredToken, ...]
+    sampled: tuple[ScoredToken, ...] = ()
+    direct: float | None = None
+    direct_control: float | None = None
 
 
 @dataclass(frozen=True)
@@ -487,6 +584,20 @@ class Usage:
             getattr(one, name) > getattr(one, f"cached_{name}") for one in self.roles.values() for name in _COUNTS[1:]
         )
 
+    @property
+    def cached(self) -> Usage:
+        """The same usage if the cache had answered every call: that of a record that replaces an answer's record."""
+        roles = {
+            role: dataclasses.replace(
+                used,
+                **{f"cached_{name}": getattr(used, name) for name in _COUNTS},
+                seconds=0.0,
+                paid=None if used.paid is None else 0.0,
+            )
+            for role, used in self.roles.items()
+        }
+        return Usage.of(roles, 0.0)
+
     def after(self, earlier: Usage) -> Usage:
         """Return this usage plus what an earlier record of the same item paid; see :meth:`RoleUsage.after`."""
         if not earlier.roles:
@@ -540,10 +651,6 @@ class Corruption:
     grade: str
     quality: float
     strength: float = 1.0
-
-
-def _absent(value: object) -> bool:
-    return value is None or value == ()
 
 
 @dataclass(frozen=True)
@@ -620,6 +727,27 @@ class Description:
     evidence: EvidenceSize = field(default_factory=EvidenceSize)
     usage: Usage = field(default_factory=Usage)
     tokens: Annotated[SignedTokens | None, Field(exclude_if=_absent)] = None
+
+
+@dataclass(frozen=True)
+class PlantedAnswer:
+    """A description of evidence that shows one known concept: how the explainer is checked.
+
+    Attributes:
+        describer: name of the describer that showed the evidence to the explainer.
+        concept: name of the concept.
+        text: the description; empty if the status is not ok.
+        named: names of all concepts of the check that the text names, right or wrong.
+        detail: why the status is not ok.
+    """
+
+    describer: str
+    concept: str
+    text: str
+    named: tuple[str, ...] = ()
+    status: Status = Status.OK
+    detail: str = ""
+    usage: Usage = field(default_factory=Usage)
 
 
 #: A number that only some judges give; the JSON leaves it out if it is None, because verdicts are many.

@@ -21,6 +21,7 @@ from harness.folder import RunFolder
 from harness.llm.serving import Serving
 from harness.records import Status
 from harness.run.describe import describe
+from harness.run.explainer_check import check_explainer
 from harness.run.identity import check_same_run
 from harness.run.judge import judge
 from harness.run.masking import MASK
@@ -59,7 +60,7 @@ def reparse(folder: RunFolder) -> tuple[int, int]:
         setup.check()
         if not setup.backends:
             return before, before
-        cache_folder = Path(setup.config["serving"]["cache"]).expanduser()
+        cache_folder = Path(setup.serving.cache).expanduser()
         if not cache_folder.is_dir():
             raise HarnessError(
                 f"the answers of {folder.path} are not in {cache_folder} (serving.cache): call this from the folder in "
@@ -76,6 +77,7 @@ def reparse(folder: RunFolder) -> tuple[int, int]:
 
 async def _parse_again(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     async with serving:
+        await check_explainer(setup, folder, serving)
         await describe(setup, folder, serving)
         await judge(setup, folder, serving)
 

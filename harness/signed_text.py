@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
 from harness.records import TOKEN_LABELS, SignedTokens, TokenRole
+from harness.stop_words import stop_words
+from harness.text import plain, words
 
 _ROLES = {label: role for role, label in TOKEN_LABELS.items()}
 _CLAUSE = re.compile(rf"(?:^|(?<=;))\s*({'|'.join(TOKEN_LABELS.values())})\s", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"“«`]([^\"”»`]+)[\"”»`]|(?<!\w)['‘]([^'’]+)['’](?!\w)")
-_WORD = re.compile(r"\w+")
+_APOSTROPHE = re.compile("['’]")
 
 
 def read_tokens(text: str, tokens: SignedTokens | None = None) -> SignedTokens:
@@ -22,10 +22,10 @@ def read_tokens(text: str, tokens: SignedTokens | None = None) -> SignedTokens:
         tokens: its tokens, if it is extractive; they are returned unchanged.
 
     Returns:
-        Without ``tokens``, the words of the text in lower case. All of them count as activating, except in clauses that
-        begin with a label of :data:`harness.records.TOKEN_LABELS`. Stop words (scikit-learn's English list) are left
-        out, unless they are in quotation marks or alone between commas: "the word 'the'" names a token, and "words
-        after the comma" does not.
+        Without ``tokens``, the words of the text in lower case (UAX #29: of scripts without spaces, the characters).
+        All of them count as activating, except in clauses that begin with a label of
+        :data:`harness.records.TOKEN_LABELS`. Stop words (scikit-learn's English list) are left out, unless they are in
+        quotation marks or alone between commas: "the word 'the'" names a token, and "words after the comma" does not.
     """
     if tokens is not None:
         return tokens
@@ -37,9 +37,14 @@ def read_tokens(text: str, tokens: SignedTokens | None = None) -> SignedTokens:
 
 
 def _words(clause: str) -> list[str]:
-    quoted = {word for found in _QUOTED.findall(clause) for part in found for word in _WORD.findall(part.lower())}
+    quoted = {word for found in _QUOTED.findall(clause) for part in found for word in _split(part)}
     kept = []
-    for item in re.split("[,;]", clause.lower()):
-        words = _WORD.findall(item)
-        kept += [word for word in words if len(words) == 1 or word in quoted or word not in ENGLISH_STOP_WORDS]
+    for item in re.split("[,;]", clause):
+        found = _split(item)
+        kept += [word for word in found if len(found) == 1 or word in quoted or word not in stop_words()]
     return kept
+
+
+def _split(text: str) -> list[str]:
+    """Return the words of a text; "it's" and "l'eau" are two words each."""
+    return [plain(part) for word in words(text) for part in _APOSTROPHE.split(word) if part]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from harness.llm.client import Unanswered
 from harness.llm.prompts import spans
 from harness.methods import JudgeCase
-from harness.records import Exemplar, ScoredToken, Source, Split, Status, SteeredText, VectorKind
+from harness.records import Effect, Exemplar, ScoredToken, Source, Split, Status, SteeredText, VectorKind
 from harness.seeds import derive_rng
 from harness.spread import lowest_quarter, spread
 
@@ -131,11 +131,20 @@ def output_tokens(case: JudgeCase, count: int, *, measured: bool, final_norm: bo
     """
     if not measured:
         return case.subject.vocabulary_tokens(case.neuron, VectorKind.OUT, count, final_norm=final_norm)
+    effect = strongest_effect(case)
+    return effect.promoted[:count], effect.suppressed[:count]
+
+
+def strongest_effect(case: JudgeCase) -> Effect:
+    """Return the effect of clamping the neuron to the highest measured value, over text of the report split.
+
+    Raises:
+        Unanswered: if no effect was measured at a value above zero.
+    """
     effects = [effect for effect in case.effects if effect.value > 0 and effect.split is Split.REPORT]
     if not effects:
         raise Unanswered(Status.FAILED, "no effect of the neuron was measured at a value above zero (steering.effects)")
-    strongest = max(effects, key=lambda effect: effect.value)
-    return strongest.promoted[:count], strongest.suppressed[:count]
+    return max(effects, key=lambda effect: effect.value)
 
 
 def steered_pairs(case: JudgeCase, count: int) -> list[tuple[SteeredText, SteeredText]]:

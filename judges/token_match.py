@@ -1,4 +1,7 @@
-"""Judges without an LLM that predict the activation of every token from the tokens that a description names.
+"""Judges without an LLM that predict values of every token from the tokens that a description names.
+
+On the input side, the value is the neuron's activation at a token of the text; on the output side, the change of a
+token's logit when the neuron is clamped.
 
 Sources: Bills et al. 2023 (simulation: predict activations from a description, and correlate); "Evaluating Neuron
 Explanations: A Unified Framework with Sanity Checks", arXiv:2506.05774 (Pearson's r and AUPRC over the whole
@@ -14,15 +17,16 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Side, Source, Split, Status, Winner
 from harness.signed_text import read_tokens
+from harness.text import plain
 from harness.validation import Fraction, NonNegative, Positive, validated
-from judges.evidence import pearson, varies
+from judges.accuracy import average_precision
+from judges.evidence import pearson, strongest_effect, varies
 
 Floats = NDArray[np.floating]
 Metric = Literal["pearson", "auprc"]
@@ -59,22 +63,45 @@ class TokenMatch:
         windows = case.windows(Split.REPORT, Source.RANDOM)
         texts = [normalised(token) for item in windows for token in item.tokens]
         true = np.array([activation for item in windows for activation in item.activations])
-        predicted = self.predict(case, description, texts)
-        correlation = pearson(predicted, true)
-        if correlation is None:
+        found = self._compared(self.predict(case, description, texts), true)
+        if found is None:
             raise Unanswered(
                 Status.FAILED, "the neuron's activations do not vary over the report split's random windows"
             )
+        return found
+
+    def _compared(self, predicted: Floats, true: Floats) -> dict[str, float] | None:
+        """Return the metrics; None if the truth does not vary."""
+        correlation = pearson(predicted, true)
+        if correlation is None:
+            return None
         found = {"pearson": correlation, "constant": float(not varies(predicted))}
         threshold = np.sort(true)[-max(1, round(self._active_fraction * len(true)))]
         active = (true >= threshold) & (true > 0)
         if active.any():
-            found |= {"auprc": float(average_precision_score(active, predicted)), "base": float(active.mean())}
+            found |= {"auprc": average_precision(active, predicted), "base": float(active.mean())}
         return found
 
-    def predict(self, case: JudgeCase, description: str, texts: list[str]) -> Floats:
-        """Return the predicted activations of tokens, (len(texts),); ``texts`` are :func:`normalised`."""
-        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(Side.INPUT)
+    def effect_metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
+        """Return the metrics of a description on the measured change of the sampled tokens' logits.
+
+        Returns:
+            As :meth:`metrics`, with the change in place of the activation. The active tokens of ``auprc`` are those
+            whose logits rise most.
+
+        Raises:
+            Unanswered: if no effect was measured at a value above zero, or for no sampled token.
+        """
+        sampled = strongest_effect(case).sampled
+        if not sampled:
+            raise Unanswered(Status.FAILED, "no tokens were sampled (steering.effects.sampled_tokens)")
+        texts = [normalised(item.token) for item in sampled]
+        predicted = self.predict(case, description, texts, Side.OUTPUT)
+        return self._compared(predicted, np.array([item.z for item in sampled])) or {}
+
+    def predict(self, case: JudgeCase, description: str, texts: list[str], side: Side = Side.INPUT) -> Floats:
+        """Return the predicted activations, or changes, of tokens, (len(texts),); ``texts`` are :func:`normalised`."""
+        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(side)
         named = [normalised(token) for token in (*raising, *lowering)]
         if not named or not texts:
             return np.zeros(len(texts))
@@ -87,8 +114,8 @@ class TokenMatch:
 
 
 def normalised(token: str) -> str:
-    """Return a token without spaces and word-piece marks, in lower case; white space alone stays."""
-    return token.strip().removeprefix("##").strip().lower() or token
+    """Return :func:`harness.text.plain` of a token; white space alone stays."""
+    return plain(token) or token
 
 
 class TokenSimulation(Scorer):
@@ -115,6 +142,8 @@ class TokenPairwise(Comparator):
     """
 
     symmetric = True
+    _evidence = "tokens of the random windows"
+    _inactive = "the neuron is never active on the report split's random windows"
 
     @validated
     def __init__(
@@ -132,11 +161,34 @@ class TokenPairwise(Comparator):
         """Compare the two metrics; a difference below the margin is a tie.
 
         Raises:
-            Unanswered: as :meth:`TokenMatch.metrics` does, or if the metric is AUPRC and no token is active.
+            Unanswered: as the metrics do, or if the metric is AUPRC and no token is active.
         """
-        one, two = (self._match.metrics(case, description).get(self._metric) for description in (first, second))
+        one, two = (self._metrics(case, description).get(self._metric) for description in (first, second))
         if one is None or two is None:
-            raise Unanswered(Status.FAILED, "the neuron is never active on the report split's random windows")
+            raise Unanswered(Status.FAILED, self._inactive)
         winner = Winner.TIE if abs(one - two) < self._margin else Winner.FIRST if one > two else Winner.SECOND
         name = {"pearson": "r", "auprc": "AUPRC"}[self._metric]
-        return Judgement(winner, f"{name} {one:.3f} against {two:.3f} over the tokens of the random windows")
+        return Judgement(winner, f"{name} {one:.3f} against {two:.3f} over the {self._evidence}")
+
+    def _metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
+        return self._match.metrics(case, description)
+
+
+class TokenOutput(TokenPairwise):
+    """Prefers the description whose tokens predict the measured change of the tokens' logits better.
+
+    The change is that of clamping the neuron on text of the report split, over a uniform sample of the vocabulary. A
+    neuron has one output vector, and in the last layers clamping changes the logits by nearly the same amounts on any
+    text: a describer that sees the effects on other text, or the projection of the output weights, has nearly seen what
+    this judge measures. Its win rate is an upper bound.
+
+    The options are documented in ``conf/judges/token_output.yaml``.
+    """
+
+    side = Side.OUTPUT
+    needs_effects = True
+    _evidence = "sampled tokens of the vocabulary"
+    _inactive = "the neuron raises the logit of no sampled token"
+
+    def _metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
+        return self._match.effect_metrics(case, description)

@@ -109,6 +109,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path
             "diagnostics.sample=0",
             "diagnostics.random_vectors=0",
             "diagnostics.ablated=0",
+            "diagnostics.text_ablated=0",
             "tracking=none",
         ),
         *("describers=[rotate,maxact,shuffled,generic]", "judges=[embedding_pairwise]"),

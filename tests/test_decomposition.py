@@ -31,7 +31,7 @@ from harness.decomposition import vocabulary as passes
 from harness.decomposition.deflation import deflate, subtract
 from harness.decomposition.great_circle import GreatCircle
 from harness.decomposition.memory import slots_within
-from harness.decomposition.objective import Objective, central_moments, centred, kurtosis_gradient
+from harness.decomposition.objective import Objective, central_moments, centred, kurtosis_gradient, mean
 from harness.decomposition.vocabulary import Vocabulary
 from harness.validation import explain
 
@@ -89,9 +89,10 @@ def test_channels_are_the_concepts_mixed_into_a_neuron(solver: str) -> None:
 
 def gradient_of(objective: Objective, directions: Tensor, vectors: Tensor, weights: Tensor) -> Tensor:
     """Return the gradient of ``objective.loss`` with respect to ``directions`` in closed form, (N, d_model)."""
-    deviations = centred((directions @ objective.projection) * weights)
-    moments = central_moments(deviations)
-    pull = (kurtosis_gradient(deviations, moments) * weights) @ objective.projection.T
+    projected = directions @ objective.projection
+    moments = central_moments(projected, weights)
+    by_token = kurtosis_gradient(centred(projected, weights), moments, weights.sum(dim=-1)) * weights
+    pull = by_token @ objective.projection.T
     pull *= objective.slope_of_kurtosis(moments.kurtosis).to(pull.dtype).unsqueeze(-1)
     length = directions.norm(dim=-1, keepdim=True)
     unit, target = directions / length, torch.nn.functional.normalize(vectors, dim=-1)
@@ -106,7 +107,7 @@ def test_closed_form_gradients_agree_with_autograd(seed: int, kurtosis_weight: f
     values = (vectors @ projection).requires_grad_()
     (by_autograd,) = torch.autograd.grad(kurtosis(values).sum(), values)
     with torch.no_grad():
-        in_closed_form = kurtosis_gradient(centred(values), central_moments(values))
+        in_closed_form = kurtosis_gradient(centred(values), central_moments(values), values.shape[-1])
     torch.testing.assert_close(in_closed_form, by_autograd, rtol=1e-8, atol=1e-9)
 
     objective = Objective(projection, kurtosis_weight, fidelity_weight)
@@ -123,11 +124,13 @@ def circle_and_its_truth(seed: int, dtype: torch.dtype) -> tuple[GreatCircle, Te
     across = vectors.roll(2, 0) - (vectors.roll(2, 0) * points).sum(-1, keepdim=True) * points
     tangents = torch.nn.functional.normalize(across, dim=-1)
     targets = torch.nn.functional.normalize(vectors, dim=-1)
-    both = centred((points @ projection) * weights).to(dtype).unsqueeze(1).repeat(1, 2, 1)
-    means = weights @ projection.T / projection.shape[1]
+    both = centred(points @ projection, weights).to(dtype).unsqueeze(1).repeat(1, 2, 1)
+    totals = weights.sum(dim=-1, keepdim=True)
+    means = weights @ projection.T / totals
     vocabulary = Vocabulary(projection.to(dtype), "float32", fuse=False)
-    cross_moments = vocabulary.cross_moments(both, tangents.to(dtype), weights.to(dtype), means.to(dtype))
-    there = centred((tangents @ projection) * weights).to(dtype)
+    given = (each.to(dtype) for each in (tangents, weights.sqrt(), means, totals))
+    cross_moments = vocabulary.cross_moments(both, *given)
+    there = centred(tangents @ projection, weights).to(dtype)
     torch.testing.assert_close(both[:, 1], there, rtol=1e-4, atol=1e-4)
     cosines = (points * targets).sum(-1), (tangents * targets).sum(-1)
     circle = GreatCircle.through(Objective(projection, 0.3, 1.0), cross_moments, *cosines)
@@ -145,7 +148,7 @@ def test_the_loss_along_a_great_circle_is_exact_at_every_angle(seed: int) -> Non
         directions = torch.cos(angle) * points + torch.sin(angle) * tangents
         recomputed = circle.objective.loss(directions, vectors, weights)
         torch.testing.assert_close(claimed[:, column], recomputed, rtol=1e-9, atol=1e-9)
-        truth = central_moments((directions @ circle.objective.projection) * weights)
+        truth = central_moments(directions @ circle.objective.projection, weights)
         torch.testing.assert_close(moments.third[:, column], truth.third, rtol=1e-8, atol=1e-9)
         torch.testing.assert_close(moments.skewness[:, column], truth.skewness, rtol=1e-7, atol=1e-8)
 
@@ -186,8 +189,8 @@ def test_tokens_of_weight_zero_do_not_attract_channels() -> None:
     found = decompose(vector, projection, token_weights=weights, config=DecompositionConfig(num_channels=1))
     unseen = decompose(vector, projection, config=DecompositionConfig(num_channels=1))
     assert float(found.directions[0, 0] @ concepts[2]) > float(unseen.directions[0, 0] @ concepts[2]) + 0.1
-    weighted = (found.directions[0] @ projection) * weights
-    expected = -0.3 * math.log1p(float(kurtosis(weighted))) + 1.0 - float(found.cosine)
+    sparsity = float(kurtosis(found.directions[0] @ projection, weights))
+    expected = -0.3 * math.log1p(sparsity) + 1.0 - float(found.cosine)
     assert float(found.loss) == pytest.approx(expected, abs=1e-5)
 
 
@@ -208,7 +211,7 @@ def test_the_measures_of_a_channel_are_those_of_its_direction() -> None:
     assert found.masked_tokens.tolist() == torch.where(heavy_upper, z > 4, z.abs() > 4).sum(-1).tolist()
     # The second channel's loss uses weight 0.01 for the tokens of the first.
     weights = torch.where(torch.where(heavy_upper, z > 4, z.abs() > 4)[:, 0], 0.01, 1.0)
-    expected = -0.3 * torch.log1p(kurtosis(projected[:, 1] * weights)) + 1 - found.cosine[:, 1]
+    expected = -0.3 * torch.log1p(kurtosis(projected[:, 1], weights)) + 1 - found.cosine[:, 1]
     torch.testing.assert_close(found.loss[:, 1], expected)
 
 
@@ -444,15 +447,16 @@ def test_passes_over_the_vocabulary_are_exact_for_any_number_of_blocks(seed: int
     weights = torch.rand(rows, tokens, generator=generator, dtype=torch.float64)
     passes_of = Vocabulary(projection, "float32", fuse=False)
     both = here.unsqueeze(1).repeat(1, 2, 1)
-    found = passes_of.cross_moments(both, tangents, weights, weights @ projection.T / tokens)
-    there = centred((tangents @ projection) * weights)
+    roots, totals = weights.sqrt(), weights.sum(dim=-1, keepdim=True)
+    found = passes_of.cross_moments(both, tangents, roots, weights @ projection.T / totals, totals)
+    there = centred(tangents @ projection, weights)
     torch.testing.assert_close(both[:, 1], there, rtol=1e-7, atol=1e-7)
-    truth = torch.stack([(here**i * there**j).mean(dim=-1) for i, j in passes.ORDERS], dim=-1)
+    truth = torch.stack([mean(here**i * there**j, weights).squeeze(-1) for i, j in passes.ORDERS], dim=-1)
     torch.testing.assert_close(found, truth, rtol=1e-7, atol=1e-7)
 
     cos, sin, a, b, c = torch.rand(5, rows, 1, generator=generator, dtype=torch.float64)
     moved = cos * here + sin * there
-    pull = passes_of.move_and_pull(both, weights, cos, sin, (a, b, c))
+    pull = passes_of.move_and_pull(both, roots, cos, sin, (a, b, c))
     torch.testing.assert_close(both[:, 0], moved, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(pull, (((a * moved**2 - b) * moved - c) * weights) @ projection.T, rtol=1e-7, atol=1e-6)
 
@@ -469,9 +473,13 @@ def test_subtraction_searches_the_remainder_of_the_vector(solver: str) -> None:
     )
     found = decompose(vector, projection, config=config)
     first, second = found.directions[0]
-    cosine = float(found.cosine[0, 0])
-    alpha = round(20 * cosine) / 20  # the grid value nearest to the cosine leaves the shortest remainder
-    rest = vector[0] - alpha * first
+    rests = vector[0] - torch.linspace(0, 1, 1000)[:, None] * first
+    left = rests @ projection
+    extreme = z_scores(first @ projection) >= 7  # the channel's skewness is positive
+    assert extreme.any()
+    criterion = kurtosis(left) + 5 * left[:, extreme].abs().mean(dim=1)
+    rest = rests[criterion.argmin()]
+    assert kurtosis(rest @ projection) < kurtosis(vector[0] @ projection)
     assert float(second.norm()) == pytest.approx(float(rest.norm()), rel=1e-4)
     expected = -0.3 * math.log1p(float(kurtosis(second @ projection)))
     expected += 1 - float(torch.nn.functional.cosine_similarity(second, rest, dim=0))
@@ -485,9 +493,14 @@ def test_subtraction_searches_the_remainder_of_the_vector(solver: str) -> None:
 
 def test_subtraction_without_a_remainder_searches_the_vector_again() -> None:
     targets = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
-    rest, length = subtract(targets, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), None)
-    torch.testing.assert_close(rest, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-    torch.testing.assert_close(length, torch.tensor([[1.0], [0.8]]))
+    directions = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    others = {"projection": torch.eye(2), "lengths": torch.ones(2, 1)}
+    rest, length = subtract(targets, directions, 1.0, **others)
+    torch.testing.assert_close(rest, torch.tensor([[1.0, 0.0], [-0.4, 0.8]]) / torch.tensor([[1.0], [0.8**0.5]]))
+    torch.testing.assert_close(length, torch.tensor([[1.0], [0.8**0.5]]))
+    # Two tokens always have a kurtosis of -2: none can fall, so nothing is subtracted.
+    rest, length = subtract(targets, directions, None, **others)
+    torch.testing.assert_close(rest, targets)
 
 
 def test_block_sizes_stay_within_the_budget() -> None:

@@ -44,13 +44,17 @@ from harness.llm.prompts import highlighted, quoted
 from harness.llm.scripted import Request, ScriptedClient
 from harness.methods import Describer, DescriberCase, Grade, JudgeCase, Scorer
 from harness.records import (
+    Channel,
     Exemplar,
     Neuron,
     ScoredToken,
+    Sign,
     Source,
     Split,
     Status,
     VectorKind,
+    from_json,
+    to_json,
 )
 from harness.subject import Subject
 
@@ -66,13 +70,13 @@ def test_rotate_asks_about_every_channel_and_then_for_one_description() -> None:
         channel(1, [" sea", " ship"], [" desk"], skewness=-11.0),
         channel(0, [" red", "##dish"], [" blue"], kind="out"),
     ]
-    llm = saying("time limits", "suppressed: desks", "the colour red", "time limits; promotes red")
+    llm = saying("time limits", "desks", "the colour red", "time limits; promotes red")
     draft = describe(Rotate(), case(channels=channels, llm=llm))
     assert draft.text == "time limits; promotes red"
     assert draft.parts == (
-        "in channel 1: time limits",
-        "in channel 2 (negative): suppressed: desks",
-        "out channel 1: the colour red",
+        "in channel 1, activated by: time limits",
+        "in channel 2, silenced by: desks",
+        "out channel 1, promotes: the colour red",
     )
     assert "3 channels" in draft.detail
     first, second, third, merge = (request.text for request in llm.requests)
@@ -81,14 +85,16 @@ def test_rotate_asks_about_every_channel_and_then_for_one_description() -> None:
         [" desk", " sea", " ship"],
         [" red", "##dish", " blue"],
     ]
-    assert [("are promoted (" in text, "are suppressed (" in text) for text in (first, second, third)] == [
-        (True, False),
-        (False, True),
-        (True, False),
+    does = ["make the neuron active", "keep the neuron inactive", "become likelier as the next token"]
+    assert [[words in text for words in does] for text in (first, second, third)] == [
+        [place == at for place in range(3)] for at in range(3)
     ]
+    assert [merge.index(f"Tokens that {words}") for words in does] == sorted(
+        merge.index(f"Tokens that {words}") for words in does
+    )
     assert ["reads from its input" in text for text in (first, second, third)] == [True, True, False]
     assert ["writes to its output" in text for text in (first, second, third)] == [False, False, True]
-    assert merge.index("time limits") < merge.index("suppressed: desks") < merge.index("the colour red")
+    assert merge.index("time limits") < merge.index("desks") < merge.index("the colour red")
     assert merge.count("<part>") == merge.count("</part>") == 3
     assert "at most 30 words" in merge
     assert all("description" in request.schema["properties"] for request in llm.requests)
@@ -114,7 +120,7 @@ def test_rotate_without_an_explainer_takes_tokens_from_its_channels_in_turn() ->
     ]
     draft = describe(Rotate(mode="extractive"), case(channels=channels))
     assert draft.text == "activated by red, blue; silenced by desk; promotes green, red, sky"
-    assert draft.parts[1] == "in channel 2 (negative):  desk"
+    assert draft.parts[1] == "in channel 2, silenced by:  desk"
     short = "activated by red; silenced by desk; promotes green"
     assert describe(Rotate(target_words=3), case(channels=channels)).text == short
     assert describe(Rotate(tokens=1), case(channels=channels)).text == short
@@ -168,6 +174,10 @@ def test_the_ablation_joins_the_channel_descriptions_as_they_are() -> None:
     llm = saying("time limits.", "No clear pattern", "the sea", "time limits")
     draft = describe(Rotate(merge=False), case(channels=channels, llm=llm))
     assert draft.text == "time limits; the sea"
+    signed = [*channels[:2], channel(2, ["x"], ["token 2"], skewness=-11.0), channel(0, ["token 3"], kind="out")]
+    llm = saying("time limits.", "No clear pattern", "the sea", "colours")
+    draft = describe(Rotate(merge=False), case(channels=signed, llm=llm))
+    assert draft.text == "activated by time limits; silenced by the sea; promotes colours"
     assert draft.detail == "joined from 4 channels"
     assert len(draft.parts) == len(llm.requests) == 4
     nothing = saying("no clear pattern", "no clear pattern")
@@ -185,7 +195,7 @@ def test_a_few_channels_without_an_answer_are_told_and_the_rest_is_merged() -> N
     llm = ScriptedClient(answer)
     draft = describe(Rotate(), case(channels=channels, llm=llm))
     assert draft.text == "token 0 and token 1 and token 2 and token 4"
-    assert draft.parts[3] == "in channel 4: refused, I would rather not"
+    assert draft.parts[3] == "in channel 4, activated by: refused, I would rather not"
     assert draft.detail == (
         "merged from 4 channels (1 of 5 channels without a description: refused, I would rather not)"
     )
@@ -229,6 +239,27 @@ def test_maxact_without_an_explainer_names_the_words_that_activate_most() -> Non
     # By the highest, then by the sum; no punctuation, and nothing that does not activate.
     assert describe(MaxAct(mode="extractive"), case(exemplars=exemplars)).text == "unbelievable, rain, sun, moon"
     assert describe(MaxAct(target_words=2), case(exemplars=exemplars)).text == "unbelievable, rain"
+
+
+def test_channel_prompts_show_what_stands_before_fragments_on_request() -> None:
+    known = channel(0, ["incinnati", " Ohio"], [" lower"])
+    positive = (dataclasses.replace(known.positive[0], before="C"), known.positive[1])
+    known = dataclasses.replace(known, positive=positive)
+    prompts = []
+    for contexts in (False, True):
+        llm = saying('{"description": "places"}')
+        describe(Rotate(contexts=contexts, merge=False), case(channels=[known], llm=llm))
+        prompts.append(llm.requests[0].text)
+    assert [shown_tokens(text) for text in prompts] == [
+        ["incinnati", " Ohio", " lower"],
+        ["C|incinnati", " Ohio", " lower"],
+    ]
+    assert ["stands before it" in text for text in prompts] == [False, True]
+    assert describe(Rotate(contexts=True), case(channels=[known])).text == "incinnati, ohio"  # tokens, for the judges
+    flipped = known.with_sign(Sign.NEGATIVE)
+    assert flipped.negative[0] == ScoredToken("incinnati", -9.0, "C")
+    assert from_json(Channel, to_json(flipped)) == flipped
+    assert "before" not in to_json(flipped)["negative"][1]
 
 
 def test_words_end_at_punctuation_with_or_without_a_space() -> None:
@@ -593,7 +624,7 @@ def test_a_small_budget_shows_fewer_channels_of_every_kind_rather_than_crumbs_of
     channels = [channel(rank, list("abcdefgh"), list("xyz"), kind=kind) for kind in ("in", "out") for rank in range(5)]
     llm = ScriptedClient(lambda request: json.dumps({"description": "letters"}))
     draft = describe(Rotate(), dataclasses.replace(case(channels=channels, llm=llm), budget=24))
-    assert [part.partition(":")[0] for part in draft.parts] == [
+    assert [part.partition(",")[0] for part in draft.parts] == [
         "in channel 1", "in channel 2", "out channel 1", "out channel 2"
     ]  # fmt: skip
     assert [shown_tokens(request.text) for request in llm.requests[:-1]] == [list("abcdxy")] * 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             "diagnostics.sample=0",
             "diagnostics.random_vectors=0",
             "diagnostics.ablated=0",
+            "diagnostics.text_ablated=0",
             "tracking=none",
         ),
     ]
@@ -121,7 +123,13 @@ def test_with_an_explainer_each_description_tells_what_it_cost(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     asked = [
-        *(*small, "folder=asked", "mode=llm", "+llm.explainer._target_=explainers.Explainer"),
+        *(
+            *small,
+            "folder=asked",
+            "mode=llm",
+            "explainer_check.concepts=2",
+            "+llm.explainer._target_=explainers.Explainer",
+        ),
         "describers=[rotate,maxact,best_of_k,contrastive,ensemble_raw,ensemble_concat,vocab_proj]",
     ]
     code, _, err = invoke(*asked)
@@ -138,6 +146,10 @@ def test_with_an_explainer_each_description_tells_what_it_cost(
         elif name != "ensemble_concat":
             assert item.text == "seed 0"
     assert {entry["mode"] for entry in run.read_manifest()["contestants"].values()} == {"llm"}
+    # Every describer that asks the explainer has described the planted concepts; best_of_k through maxact.
+    checked = Counter((item.describer, item.status) for item in run.explainer_check().records())
+    asking = ("rotate", "maxact", "best_of_k", "contrastive", "ensemble_raw", "vocab_proj")
+    assert checked == {(name, Status.OK): 2 for name in asking}
 
 
 MISTAKES = [

@@ -285,7 +285,7 @@ def test_figures_of_a_layer_by_hand(tmp_path: Path) -> None:
     again = Restart(Neuron(2, 9), VectorKind.IN, 1, (1.0, 0.8), (0.5, 0.25), 0.3)
     write_table(folder.diagnostics / "a.restarts.parquet", [again])
     drawn = [
-        RandomVector(2, VectorKind.IN, place, 0.0, (12.0,), (0.6,), (loss,), (0.3,))
+        RandomVector(2, VectorKind.IN, place, 0.0, (12.0,), (0.6,), (loss,), (0.3,), (0.5 - loss, None), 0.7 - loss)
         for place, loss in enumerate((-0.1, -0.3, -0.5))
     ]
     write_table(folder.diagnostics / "a.random.parquet", drawn)
@@ -308,6 +308,7 @@ def test_figures_of_a_layer_by_hand(tmp_path: Path) -> None:
     assert (row.first_loss, row.random_first_loss) == (-0.5, -0.3)
     assert (row.ablated, row.faithful, row.faithful_chance, row.kept) == (1, 0.9, 0.5, 0.6)
     assert (row.complete, row.complete_chance) == (0.8, 0.7)
+    assert (row.random_faithful, row.random_complete) == (0.8, 1.0)
     # Neuron 9 (-0.8) lies below all three, neuron 4 (-0.2) below one of them.
     assert row.chance_below == pytest.approx(4 / 6)
     assert row.below == 0.5  # the 5 % quantile lies between -0.5 and -0.48

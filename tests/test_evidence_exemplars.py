@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,23 +12,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import regex
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny_models
 from support.errors import told
-from support.evidence import SMALL, Listed, both_signs, collect, cut_windows, make_subjects, short_texts
+from support.evidence import SMALL, Listed, both_signs, collect, cut_windows, make_subjects, pieces, short_texts
 from transformers import AutoModel
 
 from harness.evidence import (
     CorpusSummary,
 )
 from harness.evidence.corpus_pass import State, batches
-from harness.evidence.encoding import TEXT, special_affixes
+from harness.evidence.encoding import CONTEXT, TEXT, special_affixes
 from harness.evidence.running import PEAKS, SPARE, Rows, Sample
 from harness.evidence.tables import exemplar_tables, quantile_picks
 from harness.evidence.windows import Window
 from harness.exemplar_table import ExemplarTable, write_exemplars
+from harness.llm.prompts import highlighted
 from harness.records import Exemplar, Neuron, Sign, Source, Split
 from harness.subject import Subject, check_signs
 
@@ -56,7 +59,7 @@ class BruteForce:
     """The activations of all neurons, from running every window alone and unpadded through the whole model."""
 
     def __init__(self, subject: Subject, windows: Sequence[Window]) -> None:
-        self.windows = windows
+        self.windows, self.subject = windows, subject
         model = AutoModel.from_pretrained(subject.files.folder, dtype=torch.float32).eval()
         if subject.name == "bert":
             modules = [layer.output.dense for layer in model.encoder.layer]
@@ -78,8 +81,9 @@ class BruteForce:
             self.activations.append(whole[:, len(before) : len(before) + len(window.tokens)])
 
     def of(self, number: int, neuron: Neuron) -> list[float]:
-        values = self.activations[number][neuron.layer, :, neuron.index]
-        return [value * (-1 if neuron.negative else 1) for value in values.tolist()]
+        """The activation of every piece of a window: the highest of its tokens."""
+        values = self.activations[number][neuron.layer, :, neuron.index] * (-1 if neuron.negative else 1)
+        return [max(values[at].tolist()) for _, at in pieces(self.subject, self.windows[number])]
 
     def peaks(self, neuron: Neuron, split: Split) -> list[float]:
         """The peaks of the windows that activate the neuron, highest first."""
@@ -119,7 +123,7 @@ def test_exemplars_equal_those_of_an_exhaustive_search(
         "listed",
         documents=len({window.document for window in truth.windows}),
         windows=len(truth.windows),
-        tokens=sum(len(window.tokens) for window in truth.windows),
+        tokens=sum(sum(mark != CONTEXT for mark in window.marks) for window in truth.windows),
         copies=kept.summary.copies,
     )
     order = [(item.neuron, list(Split).index(item.split), list(Source).index(item.source)) for item in kept.exemplars]
@@ -127,7 +131,7 @@ def test_exemplars_equal_those_of_an_exhaustive_search(
     for item in kept.exemplars:
         window = truth.windows[item.window]
         assert (item.document, item.split) == (window.document, window.split)
-        assert item.tokens == tuple(subject.surface(window.tokens))
+        assert item.tokens == tuple(text for text, _ in pieces(subject, window))
         assert item.activations == pytest.approx(truth.of(item.window, item.neuron), abs=5e-5)
     background: dict[tuple[Split, Neuron], list[int]] = {}
     for neuron in neurons:
@@ -143,6 +147,34 @@ def test_exemplars_equal_those_of_an_exhaustive_search(
             check_quantiles(kept.of(neuron, split, Source.QUANTILE), peaks)
     # Both signs of a neuron show the same random windows; other neurons show others.
     assert len(set(map(tuple, background.values()))) > len(Split)
+
+
+def test_a_character_of_several_tokens_has_their_highest_activation(llama: Subject, tmp_path: Path) -> None:
+    lines = [
+        "हिन्दी भाषा में लिखा", "ภาษาไทยง่าย", "日本語の文章を読む", "العربية لغة", "한국어 문장", "cafe\u0301 nai\u0308ve",
+        "👩‍👩‍👧‍👦 🇩🇪🇫🇷 👍🏽", "plain English text",
+    ]  # fmt: skip
+    rng = random.Random(0)
+    corpus = Listed([f"{number} " + " ".join(rng.sample(lines, 5)) for number in range(60)])
+    neurons = both_signs(*(Neuron(1, index) for index in range(6)))
+    kept = collect(corpus, llama, neurons, folder=tmp_path)
+    truth = BruteForce(llama, cut_windows(corpus.documents(99), llama, seed=3))
+    whole = {character for line in lines for character in regex.findall(r"\X", line)} | set("0123456789 ")
+    several = 0
+    for item in kept.exemplars:
+        assert {character for token in item.tokens for character in regex.findall(r"\X", token)} <= whole
+        assert "".join(item.tokens) in "".join(corpus.texts())
+        assert item.activations == pytest.approx(truth.of(item.window, item.neuron), abs=5e-5)
+        window = truth.windows[item.window]
+        values = truth.activations[item.window][item.neuron.layer, :, item.neuron.index]
+        spans = [at for _, at in pieces(llama, window)]
+        counted = sorted({at for span in spans for at in span})
+        peak = counted[int((-values if item.neuron.negative else values)[counted].argmax())]
+        assert peak in spans[item.peak]
+        several += len(spans[item.peak]) > 1
+        # The peak's token lies inside the text that is marked.
+        assert f"«{item.tokens[item.peak].strip()}" in highlighted(item, item.activation).replace("« ", "«")
+    assert several > 100  # the bytes of the peak's character are several tokens
 
 
 def check_quantiles(found: Sequence[Exemplar], peaks: Sequence[float]) -> None:

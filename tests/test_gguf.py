@@ -358,20 +358,7 @@ def test_glitch_tokens_of_smollm2(smollm2: Subject) -> None:
     ids = {smollm2.token_text(token): token for token in range(smollm2.vocab_size)}
     for text in [*texts, "<file_sep>", "<issue_comment>", "<jupyter_start>", "<|im_start|>"]:
         assert weights[ids[text]] == 0, text
-    words = [
-        "the",
-        "of",
-        "and",
-        "wetland",
-        "strawberries",
-        "aquarium",
-        "mindfulness",
-        "until",
-        "Paris",
-        "superhero",
-        "cactus",
-        "broccoli",
-    ]
+    words = ["the", "of", "and", "wetland", "strawberries", "aquarium", "mindfulness", "until", "Paris", "superhero"]
     assert [word for word in words if weights[ids[f" {word}"]] == 0] == []
     (found,) = (group.count for group in smollm2.token_census(0) if group.name == "under-trained")
     assert 100 <= found <= 160

@@ -19,8 +19,18 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM
 
-from harness.records import Neuron, Sign
-from harness.subject import CausalModel, Decoding, Intervention, Mode, Subject, check_causal
+from harness.records import Neuron, Sign, VectorKind
+from harness.subject import (
+    ActivationReader,
+    CausalModel,
+    Decoding,
+    Intervention,
+    Mode,
+    OutChange,
+    Subject,
+    check_causal,
+    read_mlps,
+)
 from harness.subject.architecture import ARCHITECTURES
 
 #: Where each family keeps its layers, and a layer the module that leads from the neurons back into the stream.
@@ -132,6 +142,61 @@ def test_interventions_are_edits_of_the_weights(dense: Tiny) -> None:
             assert same(together[row], logits[0]), given
             assert same(dense.steered.logits(ids, [given])[0], logits[0]), given
             assert given is None or not torch.equal(logits, plain)
+
+
+#: Where a layer keeps the gate and in vectors of its dense or shared MLP; phi3 keeps both in one module, gate first.
+READING: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "gpt2": lambda layer: {"in": layer.mlp.c_fc},
+    "gpt_neox": lambda layer: {"in": layer.mlp.dense_h_to_4h},
+    "opt": lambda layer: {"in": layer.fc1},
+    "phi3": lambda layer: {"gate": layer.mlp.gate_up_proj, "in": layer.mlp.gate_up_proj},
+    "qwen2_moe": lambda layer: {"gate": layer.mlp.shared_expert.gate_proj, "in": layer.mlp.shared_expert.up_proj},
+}
+
+
+def test_changed_out_vectors_are_edits_of_the_weights(dense: Tiny) -> None:
+    neuron = Neuron(0, 7)
+    weight = dense.down(dense.model, 0).weight.detach()
+    vector = weight[7] if dense.family == "gpt2" else weight[:, 7]
+    rows = [None, OutChange(neuron, -vector), OutChange(neuron, 2 * vector), Intervention.ablation(Neuron(0, 3))]
+    expected = [dense.plain(), *(dense.edited(0, index, keep=keep, bias=0) for index, keep in ((7, 0), (7, 3), (3, 0)))]
+    found = dense.steered.logits(dense.ids.repeat(len(rows), 1), rows)
+    for logits, right in zip(found, expected, strict=True):
+        assert same(logits, right[0])
+    assert torch.equal(dense.steered.logits(dense.ids.repeat(len(rows), 1), rows, last=True), found[:, -1])
+
+
+def test_activations_of_changed_vectors_are_those_of_edited_models(dense: Tiny) -> None:
+    indices, start = [7, 3], 1
+    found = read_mlps(dense.subject, [Neuron(0, index) for index in indices], [dense.ids], start, "cpu")[0]
+    change = torch.randn(dense.subject.d_model, generator=torch.Generator().manual_seed(0))
+    for kind in (kind for kind in dense.subject.kinds if kind is not VectorKind.OUT):
+        before = dict(found.before)
+        before[kind] = before[kind] + (found.hidden @ change)[:, None]
+
+        model = copy.deepcopy(dense.model)
+        layers = LAYERS.get(dense.family, lambda model: model.model.layers)(model)
+        both = READING.get(dense.family, lambda layer: {"gate": layer.mlp.gate_proj, "in": layer.mlp.up_proj})
+        weight = both(layers[0])[kind].weight
+        offset = dense.subject.d_mlp if dense.family == "phi3" and kind is VectorKind.IN else 0
+        entering: list[Tensor] = []
+        dense.down(model, 0).register_forward_pre_hook(lambda _, inputs, kept=entering: kept.append(inputs[0]))
+        with torch.no_grad():
+            for index in indices:
+                row = weight[:, index] if dense.family == "gpt2" else weight[offset + index]
+                row += change
+            model(input_ids=dense.ids)
+        assert same(found.activate(before), entering[0].view(-1, entering[0].shape[-1])[start:, indices])
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_activations_of_encoders_are_computed_from_the_input_of_the_mlp(family: str, tmp_path: Path) -> None:
+    subject = Subject(family, [str(tiny_models.tiny_subject(tmp_path / family, family))], dtype="float32")
+    ids = torch.tensor([subject.tokenizer(TEXT).input_ids])
+    neurons = [Neuron(1, 2), Neuron(1, 9)]
+    found = read_mlps(subject, neurons, [ids], 0, "cpu")[1]
+    assert same(found.activations, ActivationReader(subject, neurons, "cpu").read(ids, torch.ones_like(ids))[0])
+    assert same(found.activate(found.before), found.activations)
 
 
 def test_neurons_of_different_layers_share_a_batch(dense: Tiny) -> None:

@@ -16,7 +16,7 @@ from support.endpoint import HELLO, Reply, endpoint, failed, said
 from harness.errors import HarnessError
 from harness.llm.asking import ask
 from harness.llm.client import Completion, Message, PromptLogprobs, PromptToken, Sampling, Unanswered
-from harness.llm.openai_compatible import OpenAICompatible
+from harness.llm.openai_compatible import OpenAIClient, OpenAICompatible
 from harness.llm.vllm_server import ManagedVLLM
 from harness.records import Status
 from harness.validation import explain
@@ -277,6 +277,18 @@ def test_an_overloaded_server_gets_fewer_requests_at_once() -> None:
     assert len(server.requests) == 44
 
 
+@pytest.mark.parametrize(("status", "limit"), [(500, 16), (409, 16), (503, 8), (429, 8)])
+def test_only_an_overload_lowers_the_number_of_requests(status: int, limit: int) -> None:
+    async def run(url: str) -> int:
+        async with OpenAICompatible("m", url).open(Path("unused")) as client:
+            assert (await client.generate(HELLO)).status is Status.OK
+            assert isinstance(client, OpenAIClient)
+            return client.limit.limit
+
+    with endpoint(failed(status, retry_after_ms="1"), said("good")) as server:
+        assert asyncio.run(run(server.url)) == limit
+
+
 def test_the_address_is_checked_and_shown_without_its_password() -> None:
     with pytest.raises(HarnessError, match="'localhost:8000' is not a web address"):
         OpenAICompatible("m", "localhost:8000").check()
@@ -342,7 +354,7 @@ def test_the_defaults_of_a_config_are_those_of_its_class(name: str, kind: type[A
 
     from hydra.utils import instantiate
 
-    config = OmegaConf.load(CONF / f"{name}.yaml")
+    config = OmegaConf.create({"cache": "c", "llm": OmegaConf.load(CONF / f"{name}.yaml")}).llm
     backend = instantiate(config)
     assert type(backend) is kind
     assert set(config) - {"_target_", "_convert_"} == set(inspect.signature(kind).parameters)

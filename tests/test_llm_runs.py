@@ -41,8 +41,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             "diagnostics.sample=0",
             "diagnostics.random_vectors=0",
             "diagnostics.ablated=0",
+            "diagnostics.text_ablated=0",
         ),
-        *("describers=[maxact,vocab_proj,generic]", "judges=[pairwise]", "tracking=none", "folder=run"),
+        *(
+            "describers=[maxact,vocab_proj,generic]",
+            "judges=[pairwise]",
+            "tracking=none",
+            "folder=run",
+            "explainer_check.concepts=0",
+        ),
     ]
 
 

@@ -78,7 +78,7 @@ def test_the_wheel_serves_outside_of_the_checkout(script: Path, tmp_path: Path) 
         *("neurons.per_layer=2", "corpus=files", "corpus.paths=[texts]", "evidence.window=16", "evidence.top=4"),
         *("evidence.random=6", "decomposition.num_channels=2", "describers=[rotate,maxact,generic]"),
         *("judges=[embedding_pairwise]", "tracking=none", "diagnostics.sample=0"),
-        *("diagnostics.random_vectors=0", "diagnostics.ablated=0"),
+        *("diagnostics.random_vectors=0", "diagnostics.ablated=0", "diagnostics.text_ablated=0"),
     )
     assert out.strip().splitlines()[-1] == str(tmp_path / "runs" / "run" / "report.html")
     assert "<style>" in (tmp_path / "runs" / "run" / "report.html").read_text()

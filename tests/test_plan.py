@@ -55,9 +55,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             "evidence.top=5",
             "evidence.random=10",
             "diagnostics.ablated=0",
+            "diagnostics.text_ablated=0",
             "diagnostics.sample=0",
         ),
         *("diagnostics.random_vectors=0", "tracking=none", "judges=[pairwise,detection]", "mode=llm"),
+        "explainer_check.concepts=2",
     ]
 
 
@@ -105,6 +107,7 @@ def test_planned_calls_are_those_of_the_run(small: list[str], tmp_path: Path) ->
     assert calls["rotate"] == 2 * (2 * 3 + 1) + 2 * (2 * 2 + 1)
     assert calls["maxact"] == calls["vocab_proj"] == 4
     assert calls["generic"] == calls["shuffled"] == 0
+    assert calls["explainer check"] == 2 * (2 + 1 + 1 + 1)  # a planted concept has one channel of each kind
     assert calls["pairwise"] == 4 * 10 * 2
     # How many windows a neuron has, the pass over the corpus will show.
     assert {method.name for method in planned.methods if not method.exact} == {"detection"}
@@ -115,7 +118,7 @@ def test_planned_calls_are_those_of_the_run(small: list[str], tmp_path: Path) ->
 
     run(setup)
     # The random weights of this model give some channels twice, and a question that comes up twice is paid once.
-    assert script.asked["explainer"] == paid(planned)["explainer"] < calls["rotate"] + 2 * 4
+    assert script.asked["explainer"] == paid(planned)["explainer"] < calls["rotate"] + 2 * 4 + calls["explainer check"]
     assert paid(planned)["judge"] == calls["pairwise"] + calls["detection"]
     assert script.asked["judge"] == pytest.approx(paid(planned)["judge"], rel=0.1)
 

@@ -37,10 +37,10 @@ from harness.planted import (
 )
 from harness.planted.__main__ import main as table
 from harness.planted.recall import RecallRow, recall_rows, rows_of_run
-from harness.planted.stems import stem
 from harness.records import Description, Neuron, Side, Sign, Split, Status, VectorKind
 from harness.run.main import main
 from harness.stats.config import StatisticsConfig
+from harness.stems import stem
 from harness.subject import ActivationReader
 from judges.planted import PlantedTruth
 
@@ -355,8 +355,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
             "diagnostics.sample=0",
             "diagnostics.random_vectors=0",
             "diagnostics.ablated=0",
+            *("diagnostics.text_ablated=8", "diagnostics.text_pieces=64", "diagnostics.text_tokens=24"),
             "storage.histograms=false",
-            "storage.directions=none",
         ),
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -393,6 +393,18 @@ def test_rotate_finds_what_no_text_holds_and_maxact_what_no_projection_shows(fin
     assert recall["vocab_proj", Seen.OUTPUT] > 0.8
     assert recall["token_change", Seen.OUTPUT] > 0.8
     assert recall["maxact", Seen.OUTPUT] < 0.1
+
+
+def test_removing_a_channel_from_text_removes_its_concept_and_more_than_any_control_does(finished: Path) -> None:
+    measured = json.loads((finished / "decomposition.json").read_text())["rows"]
+    for row in measured:
+        assert row["text_ablated"] == 8
+        assert row["text_positions"] >= 8
+        assert row["text_faithful"] > row["text_random"] + 0.05
+        assert row["text_faithful"] > row["text_another"] + 0.15  # the vector's other concepts
+        assert row["text_faithful"] > row["text_elsewhere"] + 0.15
+        low, high = row["text_faithful_interval"]
+        assert low <= row["text_faithful"] <= high
 
 
 def test_controls_find_next_to_nothing(rows: dict[str, RecallRow]) -> None:

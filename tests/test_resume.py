@@ -25,7 +25,13 @@ from harness.run.setup import Setup
 DOCUMENT = Path(__file__).parent.parent / "docs" / "resume.md"
 JUDGES = """
 from harness.methods import Comparator, Grade, Judgement, Scorer
+from harness.llm.scripted import ScriptedBackend
 from harness.records import Winner
+
+
+class Explainer(ScriptedBackend):
+    def __init__(self):
+        super().__init__(lambda request: '{"description": "topic %d"}' % len(request.text))
 
 
 class Longer(Comparator):
@@ -79,6 +85,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
                 "+judges.texts._target_=resume_judges.Texts",
             ),
             *("diagnostics.sample=1", "diagnostics.random_vectors=2", "diagnostics.ablated=2", "statistics.draws=50"),
+            *("+llm.explainer._target_=resume_judges.Explainer", "explainer_check.concepts=1"),
             *("steering.effects.prompts=4", "steering.texts.prompts=[It is]", "steering.texts.values=[2]"),
             *("steering.texts.unit=absolute", "steering.texts.tokens=4", "comparisons.retest=1"),
             f"folder={path / 'run'}",

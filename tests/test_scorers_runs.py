@@ -52,7 +52,12 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         ),
         *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=60"),
         *("evidence.window=16", "evidence.top=6", "evidence.random=20", "decomposition.num_channels=1"),
-        *("steering.texts.tokens=6", "steering.texts.values=[1,4]", "diagnostics.ablated=0"),
+        *(
+            "steering.texts.tokens=6",
+            "steering.texts.values=[1,4]",
+            "diagnostics.ablated=0",
+            "diagnostics.text_ablated=0",
+        ),
         *("diagnostics.sample=0", "diagnostics.random_vectors=0", "tracking=none"),
         f"serving.cache={folder / 'cache'}",
     ]

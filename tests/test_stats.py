@@ -196,17 +196,18 @@ def test_leaderboard_by_hand() -> None:
     result = build_leaderboard(verdicts, (), descriptions, controls=["bad"], seed=1)
     assert result.neurons == 3
     rows = {row.describer: row for row in result.overall.rows}
-    # bad: 0, 0, 1/2 against good and 1 against mid = 1.5 of 4; good: 1, 1, 1/2 and 1/2 = 3 of 4; mid: 1/2 and 0 of 2.
-    assert [row.describer for row in result.overall.rows] == ["good", "bad", "mid", "silent"]
+    # Against real methods, bad: 0, 0, 1/2 against good and 1 against mid = 1.5 of 4; good and mid: 1/2 of 1.
+    assert [row.describer for row in result.overall.rows] == ["good", "mid", "bad", "silent"]
     good, bad, mid, silent = (rows[name] for name in ("good", "bad", "mid", "silent"))
-    assert (good.win_rate, good.comparisons, good.wins, good.losses, good.ties) == (0.75, 4, 2, 0, 2)
-    assert (good.inconsistent, good.failed, good.mean_words, good.control) == (1, 1, 3.0, False)
+    assert (good.win_rate, good.comparisons, good.wins, good.losses, good.ties) == (0.5, 1, 0, 0, 1)
+    assert (good.inconsistent, good.failed, good.mean_words, good.control) == (0, 1, 3.0, False)
     assert (bad.win_rate, bad.comparisons, bad.wins, bad.losses, bad.ties) == (0.375, 4, 1, 2, 1)
-    assert (bad.control, bad.mean_words) == (True, 1.0)
-    assert (mid.win_rate, mid.comparisons, mid.failed, mid.interval, mid.mean_words) == (0.25, 2, 1, None, None)
+    assert (bad.control, bad.inconsistent, bad.mean_words) == (True, 1, 1.0)
+    assert (mid.win_rate, mid.comparisons, mid.failed, mid.interval, mid.mean_words) == (0.5, 1, 1, None, None)
     assert (silent.win_rate, silent.comparisons, silent.interval) == (None, 0, None)
-    assert good.interval is not None
-    assert good.interval[0] <= 0.75 <= good.interval[1]
+    assert good.interval is None  # one neuron
+    assert bad.interval is not None
+    assert bad.interval[0] <= 0.375 <= bad.interval[1]
 
     cells = {(cell.row, cell.column): cell for cell in result.overall.cells}
     assert set(cells) == {(a, b) for a in ("good", "bad", "mid") for b in ("good", "bad", "mid") if a != b}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -22,6 +23,7 @@ from harness.records import (
     EvidenceSize,
     Neuron,
     Score,
+    Side,
     Sign,
     Status,
     VectorKind,
@@ -101,7 +103,8 @@ def test_describers_that_never_met_have_no_strengths() -> None:
     assert board.overall.graph.groups == (("generic", "maxact"), ("rotate", "vocab"))
     assert "No chain of comparisons" in board.overall.graph.words
     assert all(row.strength is row.rank is row.adjusted_win_rate is None for row in board.overall.rows)
-    assert all(row.win_rate is not None for row in board.overall.rows)
+    # maxact met no real method.
+    assert [row.describer for row in board.overall.rows if row.win_rate is None] == ["maxact"]
 
 
 def test_a_clean_sweep_is_told_and_has_finite_strengths() -> None:
@@ -185,6 +188,40 @@ def test_controls_that_lose_are_trusted_and_those_that_do_not_are_not() -> None:
     assert leaderboard(*benchmark(100), config=strict).overall.trust.trustworthy is False
 
 
+def test_weak_controls_raise_no_win_rate() -> None:
+    verdicts, _ = benchmark(60)
+    more, _ = benchmark(60, methods=METHODS | {"poor": -9.0, "worse": -9.0})
+    known = {(item.neuron, item.first, item.second): item.winner for item in verdicts}
+    more = [
+        dataclasses.replace(item, winner=known.get((item.neuron, item.first, item.second), item.winner))
+        for item in more
+    ]
+    few, many = rows(leaderboard(verdicts)), rows(leaderboard(more, controls={"generic", "poor", "worse"}))
+    assert all(row.win_rate == many[name].win_rate for name, row in few.items())
+    assert few["rotate"].comparisons == many["rotate"].comparisons == 2 * 60  # maxact and vocab
+    assert few["generic"].comparisons == 3 * 60
+    alone = rows(leaderboard([item for item in verdicts if {item.first, item.second} == {"generic", "rotate"}]))
+    assert alone["rotate"].comparisons == 60  # with one real method, the control counts
+
+
+def test_a_control_that_knows_the_neuron_may_win() -> None:
+    verdicts, _ = benchmark(100, methods={"a": 0.0, "b": 0.0, "generic": -4.0, "raw": 3.0})
+    found = leaderboard(verdicts, controls={"generic", "raw"}, informed={"raw"}).overall.trust
+    assert found.trustworthy is True
+    assert "raw, a control that knows the neuron, wins 9" in found.words
+    assert leaderboard(verdicts, controls={"generic", "raw"}).overall.trust.trustworthy is False
+
+
+def test_boards_of_judges_that_see_different_sides_are_shown_apart() -> None:
+    verdicts, _ = benchmark(10, judges=("text", "logits"))
+    sided = [dataclasses.replace(item, side=Side.INPUT if item.judge == "text" else Side.OUTPUT) for item in verdicts]
+    apart, together = leaderboard(sided), leaderboard(verdicts)
+    assert [board.title for board in apart.shown] == ["Judge logits (output side)", "Judge text (input side)"]
+    assert [board.title for board in together.shown] == ["All judges together"]
+    assert markdown_table(apart).count("| describer | rank |") == 2
+    assert apart.overall.rows == together.overall.rows
+
+
 def test_controls_among_each_other_prove_nothing() -> None:
     verdicts, descriptions = benchmark(60, methods={"generic": 0.0, "shuffled": 0.0, "rotate": 3.0})
     board = leaderboard(verdicts, descriptions, controls={"generic", "shuffled"})
@@ -196,8 +233,17 @@ def test_controls_among_each_other_prove_nothing() -> None:
         "Trust was not tested: no control was compared with a real method.",
     )
     assert leaderboard(verdicts, controls=()).overall.trust.trustworthy is None
-    one = [item for item in verdicts if item.neuron.index == 0]
-    assert "one neuron is too few" in leaderboard(one).overall.trust.words
+
+
+def test_a_coin_is_not_trusted_because_it_fell_one_way_on_a_few_neurons() -> None:
+    # 2 / 2^n, the smallest p of a two-sided sign test, is 0.0625 with five neurons and 0.03125 with six.
+    always = [Verdict(Neuron(0, index), "coin", "a", "generic", True, Winner.FIRST) for index in range(6)]
+    few, enough = (leaderboard(always[:count]).overall.trust for count in (5, 6))
+    assert few.trustworthy is None
+    assert few.words == "Trust was not tested: at least 6 neurons are needed to test whether the controls lose."
+    assert enough.trustworthy is True
+    lenient = StatisticsConfig(draws=200, confidence=0.9)
+    assert leaderboard(always[:5], config=lenient).overall.trust.trustworthy is True
 
 
 # --- verdicts as they are, and judges as a panel -------------------------------------------------------------------
@@ -358,7 +404,7 @@ def test_breakdown_by_what_is_known_of_the_neurons() -> None:
     board = leaderboard([*verdicts, failed], descriptions, facets=facets)
     found = {(row.facet, row.part, row.describer): row for row in board.breakdown}
     zero = found["layer", "0", "maxact"]
-    assert (zero.win_rate, zero.interval, zero.comparisons, zero.neurons, zero.failed) == (1.0, (1.0, 1.0), 90, 30, 1)
+    assert (zero.win_rate, zero.interval, zero.comparisons, zero.neurons, zero.failed) == (1.0, (1.0, 1.0), 60, 30, 1)
     assert found["layer", "1", "maxact"].win_rate < 0.9
     assert {part for facet, part, _ in found if facet == "kurtosis of out"} == {"low", "middle", "high"}
     assert found["kurtosis of out", "low", "rotate"].neurons == 20

@@ -119,6 +119,14 @@ def test_a_planted_neuron_is_found_by_what_it_does(base: list[str], tmp_path: Pa
     assert on.promoted[0].z > 3 > 0 > on.suppressed[0].z
     assert of(folder, PLAIN)[10.0].promoted[0].token != CONCEPT
     # The negative sign is the same neuron times -1.
+    # It writes one token; what it changes is what its out vector says, with either sign, and nothing else.
+    for effect in (on, off):
+        assert effect.direct is not None
+        assert effect.direct_control is not None
+        assert effect.direct > 0.9
+        assert abs(effect.direct_control) < 0.4
+    (row,) = (row for row in folder.read_manifest()["alignment"] if row["kind"] == "out")
+    assert (row["layer"], row["against"], row["neurons"]) == (2, "effect", 2)
     negative = of(folder, PLANTED.with_sign(Sign.NEGATIVE))
     assert negative[10.0] == dataclasses.replace(off, neuron=PLANTED.with_sign(Sign.NEGATIVE), value=10.0)
     assert negative[-10.0] == dataclasses.replace(on, neuron=PLANTED.with_sign(Sign.NEGATIVE), value=-10.0)
@@ -456,7 +464,7 @@ def test_an_explainer_describes_every_neuron_of_a_run(base: list[str], tmp_path:
 
 def test_an_encoder_is_refused_before_the_run(base: list[str], tmp_path: Path) -> None:
     without = [item for item in base if not item.startswith(("subject", "neurons", "judges", "+judges"))]
-    demo = [*without, "experiment=demo", "judges=[embedding_simulation]"]
+    demo = [*without, "subject=minilm", "judges=[embedding_simulation]"]
     message = told(lambda: start(demo, tmp_path / "run"), "token_change needs a causal language model")
     assert message.endswith(
         "all-MiniLM-L6-v2 is a masked/encoder model: choose another subject, or leave token_change out"

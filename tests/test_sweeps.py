@@ -43,7 +43,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=30"),
         *("evidence.window=24", "evidence.top=3", "evidence.random=4", "decomposition.num_channels=3"),
         *("describers=[rotate,maxact,generic]", "judges=[own_words]", "tracking=none", "statistics.draws=20"),
-        *("diagnostics.sample=0", "diagnostics.random_vectors=2", "diagnostics.ablated=0"),
+        *(
+            "diagnostics.sample=0",
+            "diagnostics.random_vectors=2",
+            "diagnostics.ablated=0",
+            "diagnostics.text_ablated=0",
+        ),
     ]
 
 

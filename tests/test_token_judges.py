@@ -17,6 +17,7 @@ from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.records import (
     Description,
+    Effect,
     Neuron,
     ScoredToken,
     Side,
@@ -32,7 +33,7 @@ from harness.signed_text import read_tokens
 from harness.spread import lowest_quarter
 from judges.embedding import EmbeddingSimulation
 from judges.evidence import activating, active_and_silent
-from judges.token_match import TokenPairwise, TokenSimulation
+from judges.token_match import TokenOutput, TokenPairwise, TokenSimulation
 from tests.support import describer_cases
 from tests.support.judge_cases import NEURON, Compass, case, compare, forbidden, score, window
 
@@ -231,6 +232,34 @@ def test_token_pairwise_prefers_the_better_prediction(metric: Any) -> None:
     assert compare(judge, given, "cat", "stone").winner is Winner.FIRST
     assert compare(judge, given, "stone", "cat").winner is Winner.SECOND
     assert compare(judge, given, "cat", "Cat!").winner is Winner.TIE
+
+
+def test_token_output_compares_with_the_measured_change_of_sampled_tokens() -> None:
+    # "cat" predicts 1 at cat and cos(60)^4 = 1/16 at kitten; "fin" predicts -1 at fin.
+    sampled = tuple(ScoredToken(*item) for item in ((" Cat", 4.0), ("kitten", 1.0), ("stone", 0.0), ("fin", -3.0)))
+    effects = [
+        Effect(NEURON, split, value, 1.0, (), (), tokens)
+        for split, value, tokens in (
+            (Split.REPORT, 10.0, sampled),
+            (Split.REPORT, 5.0, sampled[::-1]),
+            (Split.EXPLAIN, 20.0, (ScoredToken("never", 9.0),)),
+        )
+    ]
+    encoder = Angles(cat=0, kitten=60, stone=90, fin=180)
+    judge = TokenOutput(encoder)
+    given = dataclasses.replace(case([]), effects=tuple(effects))
+    found = compare(judge, given, "promotes cat; suppresses fin", "suppresses cat")
+    by_hand = np.corrcoef([1, 1 / 16, 0, -1], [4, 1, 0, -3])[0, 1]
+    assert found.winner is Winner.FIRST
+    assert found.reason.startswith(f"r {by_hand:.3f} against -")
+    assert (judge.side, judge.needs_effects) == (Side.OUTPUT, True)
+    assert compare(judge, given, "activated by stone; promotes cat", "promotes cat").winner is Winner.TIE
+    for lacking, why in (
+        (effects[2:], "no effect of the neuron"),
+        ([dataclasses.replace(effects[0], sampled=())], "no tokens were sampled"),
+    ):
+        with pytest.raises(Unanswered, match=why):
+            compare(judge, dataclasses.replace(given, effects=tuple(lacking)), "cat", "fin")
 
 
 def test_missing_and_extra_labels_lower_both_metrics() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.decomposition.config import DecompositionConfig
-from harness.decomposition.deflation import tail_mask
+from harness.decomposition.deflation import tail_mask, with_fresh_tokens
 from harness.decomposition.objective import Objective, central_moments, z_scores
 
 
@@ -18,7 +18,8 @@ class Decomposition:
 
     Attributes:
         directions: (N, C, d_model), the channels; each has the norm of its vector ("subtract": of its remainder).
-        kurtosis: (N, C), population excess kurtosis of the channel's unweighted projection.
+        kurtosis: (N, C), population excess kurtosis of the channel's projection over the tokens that count, each once
+            (:meth:`harness.decomposition.config.DecompositionConfig.counted`).
         skewness: (N, C), population skewness of the same projection; its sign is that of the channel's tail.
         loss: (N, C), the objective at the channel with the token weights used in its search.
         cosine: (N, C), between the channel and its vector.
@@ -49,10 +50,12 @@ class Found:
 
     Attributes:
         directions: (n, d_model), of unit length.
-        kurtosis: (n,) float64, of the unweighted projection.
+        kurtosis: (n,) float64, of the projection over the tokens that count.
         skewness: (n,) float64, likewise.
         loss: (n,) float64, with the token weights of the search.
         mask: (n, V) bool, the tokens that carry the channel.
+        stalled: (n,) bool, no new token was beyond the threshold: the mask holds top tokens instead, and the next
+            search should start elsewhere.
     """
 
     directions: Tensor
@@ -60,10 +63,19 @@ class Found:
     skewness: Tensor
     loss: Tensor
     mask: Tensor
+    stalled: Tensor
 
     @classmethod
     def at(
-        cls, directions: Tensor, targets: Tensor, weights: Tensor, objective: Objective, config: DecompositionConfig
+        cls,
+        directions: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        objective: Objective,
+        config: DecompositionConfig,
+        *,
+        base: Tensor,
+        masked: Tensor | None = None,
     ) -> Found:
         """Measure directions.
 
@@ -73,12 +85,20 @@ class Found:
             weights: (1, V) or (n, V), the token weights of the search.
             objective: the loss.
             config: thresholds of the mask.
+            base: (1, V) or (n, V), the token weights before the first channel.
+            masked: (n, V) bool, the tokens of earlier channels; None: none.
         """
         projected = directions @ objective.projection
-        moments = central_moments(projected)
-        mask = tail_mask(z_scores(projected), config.mask_threshold, config.skew_threshold)
-        loss = objective.combine(central_moments(projected * weights).kurtosis, (directions * targets).sum(dim=-1))
-        return cls(directions, moments.kurtosis, moments.skewness, loss, mask)
+        counted = config.counted(base)
+        moments = central_moments(projected, counted)
+        z = z_scores(projected, counted)
+        mask = tail_mask(z, config.mask_threshold, config.skew_threshold, counted)
+        stalled = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+        if counted is not None and masked is not None:
+            mask, stalled = with_fresh_tokens(mask, z, moments.skewness, counted & ~masked)
+        values = objective.weighted(projected, weights)
+        loss = objective.combine(central_moments(*values).kurtosis, (directions * targets).sum(dim=-1))
+        return cls(directions, moments.kurtosis, moments.skewness, loss, mask, stalled)
 
     def write(
         self, into: Decomposition, rows: Tensor, channels: Tensor, vectors: Tensor, lengths: Tensor, steps: Tensor

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import field
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
-from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, NonNegative, Positive
+from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, NonNegative, Positive, Whole
 
 Products = Literal["auto", "float32", "tf32", "bfloat16"]
 #: Solvers of this package. Any other name is a function of the user, as "module.name".
@@ -53,8 +54,9 @@ class GeodesicConfig:
 class DecompositionConfig:
     """Settings of ROTATE: conf/decomposition/fast.yaml documents them.
 
-    Defaults are those published for Gemma-2-2B-it, except ``solver``. Every random number derives from ``seed`` and the
-    vector itself; only "adamw", and "geodesic" with ``jitter``, draw random numbers.
+    Defaults are those published for Gemma-2-2B-it, except ``objective`` and ``solver``. Every random number derives
+    from ``seed`` and the vector itself. "geodesic" without ``jitter`` draws random numbers only after a channel that
+    masks no new token.
 
     Raises:
         ValueError: if a value is out of range, or the solver cannot be imported.
@@ -68,8 +70,9 @@ class DecompositionConfig:
     masked_token_weight: FractionOrZero = 0.01
     deflation: Literal["mask", "subtract"] = "mask"
     subtraction: FractionOrZero | None = None
+    objective: Literal["weighted", "published"] = "weighted"
     solver: str = "geodesic"
-    seed: int = 0
+    seed: Whole = 0
     adamw: AdamWConfig = field(default_factory=AdamWConfig)
     geodesic: GeodesicConfig = field(default_factory=GeodesicConfig)
 
@@ -79,6 +82,23 @@ class DecompositionConfig:
         if solver not in SOLVERS:
             import_solver(solver)
         return solver
+
+    def counted(self, token_weights: Tensor) -> Tensor | None:
+        """Return which tokens count in scores, kurtosis and skewness, bool like ``token_weights``; None: all.
+
+        Those whose weight before the first channel is above 0. Unused tokens often form one cluster far from all
+        others, which would set the standard deviation alone. [R] counts all tokens.
+        """
+        return None if self.objective == "published" else token_weights > 0
+
+    @model_validator(mode="after")
+    def _solvable(self) -> DecompositionConfig:
+        if self.solver == "geodesic" and self.objective == "published":
+            raise ValueError(
+                "objective=published needs solver=adamw (decomposition=published): it has optima that show no concept, "
+                "and only the published solver's choice of candidates avoids them"
+            )
+        return self
 
 
 def import_solver(name: str) -> Callable[..., Any]:

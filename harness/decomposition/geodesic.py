@@ -8,8 +8,10 @@ ends, its slot continues with the next channel or the next vector, which keeps t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,7 +21,14 @@ from harness.decomposition.channels import Decomposition, Found
 from harness.decomposition.config import DecompositionConfig
 from harness.decomposition.deflation import deflate, subtract, tail_mask
 from harness.decomposition.great_circle import GreatCircle
-from harness.decomposition.objective import CentralMoments, Objective, central_moments, kurtosis_gradient, z_scores
+from harness.decomposition.objective import (
+    CentralMoments,
+    Objective,
+    central_moments,
+    centred,
+    kurtosis_gradient,
+    z_scores,
+)
 from harness.decomposition.rng import random_normals
 from harness.decomposition.vocabulary import Vocabulary
 
@@ -28,6 +37,13 @@ from harness.decomposition.vocabulary import Vocabulary
 _SHARE_RESTARTED = 0.125
 # Factor on the tolerance of lookahead searches.
 _COARSER_AHEAD = 10.0
+# Principal components that a start leaves out: at most one per this many dimensions, with at least this many times the
+# average variance. They are computed with these rounds and this number of additional directions.
+_WIDTH_PER_BULK, _BULK_VARIANCE, _BULK_ROUNDS, _OVERSAMPLED = 100, 5.0, 4, 8
+# Length of the random tangent added to the start after a channel that masked no new token beyond the threshold.
+_ELSEWHERE = 1.0
+# A start shorter than this, of a unit vector, is not used.
+_SHORTEST_START = 0.1
 # Elements of a projection that are restarted at once even if they exceed an eighth of the slots.
 _ELEMENTS_RESTARTED = 2**21
 
@@ -50,11 +66,46 @@ class Problem:
     objective: Objective
     config: DecompositionConfig
 
+    @cached_property
+    def bulk(self) -> Tensor:
+        """The directions in which large groups of tokens differ, (d_model, k), orthonormal.
+
+        Near such a direction the loss of any vector falls into an optimum without a concept: in Gemma-3-270M at a
+        kurtosis of 1.4, with no token beyond 4 standard deviations. A search that starts without a component along
+        these directions was not seen to end there. They are the leading principal components of the projection's
+        columns: at most d_model / 100 of them, as Mu and Viswanath 2018, arXiv:1702.01417, remove from word vectors,
+        and only those with several times the average variance.
+        """
+        projection, weights = self.objective.projection, self.weights.mean(dim=0)
+        weights = weights / weights.sum()
+        (width, tokens), mean = projection.shape, projection @ weights
+        count = min(width, math.ceil(width / _WIDTH_PER_BULK))
+        generator = torch.Generator().manual_seed(0)
+        # In float64 on the CPU, so that every dtype and device starts from the same numbers.
+        drawn = torch.randn(width, min(width, count + _OVERSAMPLED), generator=generator, dtype=torch.float64)
+        basis = drawn.to(projection)
+        size = _ELEMENTS_RESTARTED // width + 1
+        blocks = [slice(start, start + size) for start in range(0, tokens, size)]
+        total = sum(float((projection[:, block].square() @ weights[block]).sum()) for block in blocks)
+        total -= float(mean.square().sum())
+        for _ in range(_BULK_ROUNDS):  # subspace iteration: each round multiplies the basis by the covariance
+            basis, _ = torch.linalg.qr(basis)
+            multiplied = torch.zeros_like(basis)
+            for block in blocks:
+                values = projection[:, block].T @ basis - mean @ basis
+                multiplied += projection[:, block] @ (values * weights[block].unsqueeze(1))
+            basis = multiplied
+        directions, variances, _ = torch.linalg.svd(basis, full_matrices=False)
+        large = variances[:count] > _BULK_VARIANCE * total / width
+        found: Tensor = directions[:, :count][:, large]
+        return found
+
 
 class GeodesicSolver:
     """Finds all channels of all vectors of a problem.
 
-    The path of a vector does not depend on the others beyond rounding. Random numbers are drawn only for ``jitter``.
+    The path of a vector does not depend on the others beyond rounding. Random numbers are drawn only for ``jitter``
+    and for a search after a stalled one.
 
     Args:
         problem: the input.
@@ -88,7 +139,7 @@ class GeodesicSolver:
         slots.row.copy_(rows)
         slots.target.copy_(self._problem.vectors[rows])
         for some in torch.split(torch.arange(slots.count, device=rows.device), self._restarted_at_once):
-            self._start(some, slots.target[some])
+            self._start(some, self._starts(slots.target[some]))
         step = 0
         while slots.count:
             step += 1
@@ -103,10 +154,10 @@ class GeodesicSolver:
         """Move every slot to the lowest point of the great circle along its heading."""
         slots, settings = self._slots, self._settings
         n = slots.count
-        points, targets, weights = slots.point[:n], slots.target[:n], slots.weights[:n]
+        points, targets, roots = slots.point[:n], slots.target[:n], slots.roots[:n]
         both = slots.projections[:n]
         tangents = normalize(slots.heading[:n], dim=-1)
-        cross_moments = self._vocabulary.cross_moments(both, tangents, weights, slots.mean[:n])
+        cross_moments = self._vocabulary.cross_moments(both, tangents, roots, slots.mean[:n], slots.total[:n])
         cosines = (points * targets).sum(dim=-1), (tangents * targets).sum(dim=-1)
         circle = GreatCircle.through(self._objective, cross_moments, *cosines)
         angles, losses = circle.lowest()
@@ -116,11 +167,11 @@ class GeodesicSolver:
         moved = normalize(cos * points + sin * tangents, dim=-1)
         arriving = cos * tangents - sin * points  # the tangent at the circle's other end
         moments = circle.moments(angles)
-        pulls = self._vocabulary.move_and_pull(both, weights, cos, sin, self._cubic(moments))
+        pulls = self._vocabulary.move_and_pull(both, roots, cos, sin, self._cubic(moments, slots.total[:n]))
         gradients = self._on_sphere(pulls, moved, targets)
         if refresh:
             for some in torch.split(torch.arange(n, device=both.device), self._restarted_at_once):
-                both[some, 0] = self._weighted(moved[some], weights[some])
+                both[some, 0] = self._centred(moved[some], slots.mean[some])
 
         # Optima found by lookahead are refined under the channel's own weights, so a coarse search suffices.
         tolerance = torch.where(slots.stage[:n] % 2 == 1, _COARSER_AHEAD * settings.tolerance, settings.tolerance)
@@ -154,7 +205,8 @@ class GeodesicSolver:
         slots.stage[ended] = torch.where(complete, 0, stage + 1)
         going_on = ended[slots.idle[ended] >= 0]
         from_found = (slots.stage[going_on] % 2 == 0) & (slots.stage[going_on] > 0)
-        self._start(going_on, torch.where(from_found.unsqueeze(-1), slots.found[going_on], slots.target[going_on]))
+        starts = self._starts(slots.target[going_on])
+        self._start(going_on, torch.where(from_found.unsqueeze(-1), slots.found[going_on], starts))
 
     def _extend_mask_ahead(self, some: Tensor) -> None:
         """Mask the optimum just found, as if it were the channel, so that the next lookahead search finds another."""
@@ -162,8 +214,9 @@ class GeodesicSolver:
         assert slots.masked_ahead is not None
         if len(some) == 0:
             return
-        scores = z_scores(slots.found[some] @ self._vocabulary.projection)
-        mask = tail_mask(scores, config.mask_threshold, config.skew_threshold)
+        counted = config.counted(self._base_weights(slots.row[some]))
+        scores = z_scores(slots.found[some] @ self._vocabulary.projection, counted)
+        mask = tail_mask(scores, config.mask_threshold, config.skew_threshold, counted)
         first = (slots.stage[some] == 0).unsqueeze(-1)
         slots.masked_ahead[some] = torch.where(first, slots.masked[some], slots.masked_ahead[some]) | mask
 
@@ -173,15 +226,25 @@ class GeodesicSolver:
         if len(some) == 0:
             return
         rows, targets = slots.row[some], slots.target[some]
-        weights = deflate(self._base_weights(rows), slots.masked[some], config.masked_token_weight)
-        found = Found.at(slots.best[some], targets, weights, self._objective, config)
-        del weights
+        base = self._base_weights(rows)
+        weights = deflate(base, slots.masked[some], config.masked_token_weight)
+        masked = slots.masked[some] if config.deflation == "mask" else None
+        found = Found.at(slots.best[some], targets, weights, self._objective, config, base=base, masked=masked)
+        del weights, masked
         lengths = problem.norms[rows] * slots.length[some]
         found.write(self._results, rows, slots.channel[some], problem.vectors[rows], lengths, slots.steps[some])
+        slots.stalled[some] = found.stalled
         if config.deflation == "mask":
             slots.masked[some] |= found.mask
         else:
-            slots.target[some], left = subtract(targets, found.directions, config.subtraction)
+            slots.target[some], left = subtract(
+                targets,
+                found.directions,
+                config.subtraction,
+                projection=self._vocabulary.projection,
+                lengths=lengths,
+                counted=config.counted(base),
+            )
             slots.length[some] *= left
         slots.channel[some] += 1
         slots.steps[some], slots.best_loss[some] = 0, torch.inf
@@ -194,7 +257,7 @@ class GeodesicSolver:
                 continue
             slots.row[slot] = row = self._waiting.pop(0)
             slots.target[slot], slots.length[slot] = problem.vectors[row], 1.0
-            slots.masked[slot], slots.channel[slot] = False, 0
+            slots.masked[slot], slots.channel[slot], slots.stalled[slot] = False, 0, False
 
     def _start(self, some: Tensor, points: Tensor) -> None:
         """Start searches at ``points``, with the token weights of the slots' stages."""
@@ -205,35 +268,44 @@ class GeodesicSolver:
         if slots.masked_ahead is not None:
             masked = torch.where((slots.stage[some] % 2 == 1).unsqueeze(-1), slots.masked_ahead[some], masked)
         rows = slots.row[some]
-        if self._settings.jitter:
+        elsewhere = slots.stalled[some] & (slots.stage[some] == 0)
+        away = torch.where(elsewhere, _ELSEWHERE, self._settings.jitter).to(points.dtype).unsqueeze(-1)
+        if away.any():
             channels = slots.channel[some].tolist()
             drawn = normalize(random_normals(self._problem.vectors[rows], self._config.seed, channels), dim=-1)
-            points = normalize(points + self._settings.jitter * _tangential(drawn, points), dim=-1)
+            points = normalize(points + away * _tangential(drawn, points), dim=-1)
         weights = deflate(self._base_weights(rows), masked, self._config.masked_token_weight)
-        projections = self._weighted(points, weights)
-        moments = central_moments(projections)
-        by_token = kurtosis_gradient(projections, moments).mul_(weights)
-        # In later steps, the mean of a direction's weighted projection is its product with the mean column.
+        totals = weights.sum(dim=-1, keepdim=True)
+        projections = centred(points @ self._vocabulary.projection, weights)
+        moments = central_moments(projections, weights)
+        by_token = kurtosis_gradient(projections, moments, totals.squeeze(-1)).mul_(weights)
+        # In later steps, the mean of a direction's projection is its product with the mean column.
         pulls, means = (torch.cat([by_token, weights]) @ self._vocabulary.projection.T).tensor_split(2)
         slope = self._objective.slope_of_kurtosis(moments.kurtosis).to(points.dtype).unsqueeze(-1)
         gradients = self._on_sphere(pulls * slope, points, slots.target[some])
-        slots.weights[some], slots.projections[some, 0] = weights, projections
-        slots.mean[some] = means / self._vocabulary.tokens
+        slots.roots[some], slots.projections[some, 0] = weights.sqrt(), projections
+        slots.mean[some], slots.total[some] = means / totals, totals
         slots.point[some], slots.gradient[some], slots.heading[some] = points, gradients, -gradients
         slots.idle[some], slots.age[some], slots.ended[some] = 0, 0, False
+
+    def _starts(self, targets: Tensor) -> Tensor:
+        """Return where the searches for ``targets`` (n, d_model) start: the targets less their bulk components."""
+        bulk = self._problem.bulk
+        starts = targets - (targets @ bulk) @ bulk.T
+        lengths = starts.norm(dim=-1, keepdim=True)
+        return torch.where(lengths < _SHORTEST_START, targets, starts / lengths.clamp_min(_SHORTEST_START))
 
     def _base_weights(self, rows: Tensor) -> Tensor:
         return self._problem.weights if len(self._problem.weights) == 1 else self._problem.weights[rows]
 
-    def _weighted(self, directions: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted projections of ``directions`` (n, d_model) less their means, (n, V)."""
-        projections = (directions @ self._vocabulary.projection).mul_(weights)
-        return projections.sub_(projections.mean(dim=-1, keepdim=True))
+    def _centred(self, directions: Tensor, means: Tensor) -> Tensor:
+        """Return the projections of ``directions`` (n, d_model) less their means, (n, V), from the mean columns."""
+        return (directions @ self._vocabulary.projection).sub_((directions * means).sum(dim=-1, keepdim=True))
 
-    def _cubic(self, moments: CentralMoments) -> tuple[Tensor, Tensor, Tensor]:
+    def _cubic(self, moments: CentralMoments, totals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the cubic of a projection whose product with U.T is the gradient of the kurtosis term."""
         slope = self._objective.slope_of_kurtosis(moments.kurtosis)
-        a, b, c = moments.gradient_coefficients(self._vocabulary.tokens)
+        a, b, c = moments.gradient_coefficients(totals)
         dtype = self._problem.vectors.dtype
         # The cubic is slope * ((a z^2 - b) z - c). The slope is multiplied in, because it can be zero.
         return (slope * a).to(dtype), (slope * b).to(dtype), (slope * c).to(dtype)
@@ -262,10 +334,12 @@ class _Slots:
         self.masked = state(tokens, dtype=torch.bool)  # tokens of the channels so far
         # The same plus the tokens of optima found by lookahead
         self.masked_ahead = state(tokens, dtype=torch.bool) if problem.config.geodesic.lookahead else None
-        self.weights = state(tokens)  # current token weights
-        self.mean = state(width)  # mean weighted column of U: its product with a direction is the projection's mean
+        self.stalled = state(dtype=torch.bool)  # the last channel masked no new token beyond the threshold
+        self.roots = state(tokens)  # square roots of the current token weights
+        self.total = state(1)  # sum of the weights
+        self.mean = state(width)  # mean column of U by weight: its product with a direction is the projection's mean
         self.point = state(width)  # current unit directions
-        self.projections = state(2, tokens)  # weighted and centred, of the points and of the last tangents
+        self.projections = state(2, tokens)  # centred, of the points and of the last tangents
         self.gradient = state(width)  # Riemannian, at the points
         self.heading = state(width)  # search directions: tangent, of any length
         self.idle = state(dtype=torch.int64)  # consecutive idle steps; -1: the slot will be closed

@@ -1,8 +1,9 @@
-"""One pass over the corpus that keeps exemplar windows for every neuron, sign and split.
+"""One pass over the corpus that keeps exemplar windows for every neuron, sign and split, and sums for its alignment.
 
 Sources: top exemplars as in Bills et al. 2023; samples by activation quantile as in Paulo et al. 2024. Splits are by
 document, so that no judge sees what a describer saw. Memory is bounded by neurons x signs x splits x (top + ``SPARE`` x
-quantiles x per_quantile) x window for the state, plus ``POOL`` windows of waiting text; only the record of seen text
+quantiles x per_quantile) x window for the state, 2 x d_model x neurons for the sums of
+:mod:`harness.evidence.alignment`, and ``POOL`` windows of waiting text; only the record of seen text
 (:mod:`harness.evidence.copies`) grows with the corpus.
 """
 
@@ -26,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.errors import HarnessError
+from harness.evidence.alignment import TokenSums
 from harness.evidence.config import CorpusSummary, EvidenceConfig
 from harness.evidence.corpus import Corpus
 from harness.evidence.encoding import Encoder, framed, special_affixes
@@ -171,6 +173,11 @@ class Batch:
     marks: NDArray[np.uint8]
     priorities: NDArray[np.int32]
 
+    @property
+    def ids(self) -> NDArray[np.int32]:
+        """Tokens of each window (B, T), 0 after the end of a shorter one."""
+        return _padded(self.tokens, self.marks.shape[1], np.int32)
+
     @classmethod
     def of(cls, windows: Sequence[tuple[int, Window]], seed: int) -> Batch:
         """Make a batch of numbered windows of one split."""
@@ -256,8 +263,8 @@ class CorpusPass:
     saved: Path
     progress: Callable[[int | None, int], None]
 
-    def run(self) -> tuple[State, CorpusSummary]:
-        """Run the subject over the corpus once; return what was kept, and how much text was read.
+    def run(self) -> tuple[State, TokenSums, CorpusSummary]:
+        """Run the subject over the corpus once; return what was kept and added up, and how much text was read.
 
         Raises:
             HarnessError: if the corpus is empty or too small for the splits, or the model cannot be run.
@@ -271,7 +278,7 @@ class CorpusPass:
             self.saved.unlink(missing_ok=True)
             return self._run()
 
-    def _run(self) -> tuple[State, CorpusSummary]:
+    def _run(self) -> tuple[State, TokenSums, CorpusSummary]:
         self.pools_done = self.windows_done = self.reported = 0  # the windows are those of the next pool
         self.last_save = time.monotonic()
         # A saved state is valid only for the same values.
@@ -283,9 +290,11 @@ class CorpusPass:
         pool = list(islice(windows, POOL))
         if len(pool) < POOL:
             cutter.check()  # reports a corpus that is too small before the model is loaded
-        reader = ActivationReader(self.subject, sorted({neuron.unsigned for neuron in self.neurons}), self.device)
+        unsigned = sorted({neuron.unsigned for neuron in self.neurons})
+        reader = ActivationReader(self.subject, unsigned, self.device)
         try:
             state = State(self.neurons, self.config, reader.dtype, self.device)
+            self.sums = TokenSums(self.subject, unsigned, self.device)
             digest, saved_digest = hashlib.sha256(), self._load(state)
             verified = saved_digest is None
             number = first = read = 0
@@ -311,7 +320,7 @@ class CorpusPass:
         state.prune(first)
         if self.encoder.refused:
             logger.warning("the chat template refused %d conversations of %s", self.encoder.refused, self.corpus.name)
-        return state, CorpusSummary(self.corpus.name, cutter.documents, first, cutter.tokens, cutter.copies)
+        return state, self.sums, CorpusSummary(self.corpus.name, cutter.documents, first, cutter.tokens, cutter.copies)
 
     def _read(
         self, reader: ActivationReader, state: State, pool: list[Window], first: int, digest: str, read: tuple[int, int]
@@ -321,8 +330,9 @@ class CorpusPass:
         prefix, suffix = self.encoder.prefix, self.encoder.suffix
         for batch in batches(pool, first, self.config.batch_windows, self.seed, self.windows_done):
             ids, attention = framed(batch.tokens, prefix, suffix, self.subject.padding_id)
-            activations = reader.read(ids, attention)
-            state.update(batch, activations[:, len(prefix) : len(prefix) + batch.marks.shape[1]])
+            activations = reader.read(ids, attention)[:, len(prefix) : len(prefix) + batch.marks.shape[1]]
+            state.update(batch, activations)
+            self.sums.update(batch.ids, batch.marks != 0, activations)
             self.windows_done += len(batch.numbers)
             self._report(before + (after - before) * self.windows_done // len(pool))
             if time.monotonic() - self.last_save >= self.config.checkpoint_s:
@@ -345,7 +355,8 @@ class CorpusPass:
             "identity": self.identity,
         }
         with replacing(self.saved) as temporary:
-            tensors = {name: tensor.contiguous() for name, tensor in state.tensors().items()}
+            kept = {**state.tensors(), **self.sums.tensors()}
+            tensors = {name: tensor.contiguous() for name, tensor in kept.items()}
             save_file(tensors, temporary, metadata={"position": json.dumps(position)})
         self.last_save = time.monotonic()
 
@@ -359,7 +370,9 @@ class CorpusPass:
                 if position["identity"] != self.identity:
                     raise _StaleState("it had other settings or neurons")
                 self.pools_done, self.windows_done = position["pools_done"], position["windows_done"]
-                state.load({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                state.load(tensors)
+                self.sums.load(tensors)
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise _StaleState(f"its saved state, {self.saved}, is not readable ({error})") from error
         logger.info("resuming the interrupted pass")

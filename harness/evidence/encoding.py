@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.errors import HarnessError
 from harness.evidence.corpus import Document, Message
+from harness.subject.token_texts import TokenTexts
 
 #: Role of a token: context that never counts as evidence, text, or the first token of a later message's text.
 CONTEXT, TEXT, TURN = 0, 1, 2
@@ -50,13 +52,14 @@ class Encoder:
         template: chat template of conversations; None for the tokenizer's own.
 
     Attributes:
+        texts: the text of the tokenizer's tokens.
         prefix: special tokens that the tokenizer adds before a text.
         suffix: special tokens that it adds after a text.
         refused: number of conversations for which the template raised an error.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
-        self._tokenizer, self._template = tokenizer, template
+        self._tokenizer, self._template, self.texts = tokenizer, template, TokenTexts(tokenizer)
         self.prefix, self.suffix = special_affixes(tokenizer)
         self.refused = 0
         self._refusal = ""
@@ -116,7 +119,8 @@ class Encoder:
         ]
         text, spans = _joined(replaced)
         encoded = tokenizer.encode(text, add_special_tokens=False)
-        meant = {tokenizer.token_to_id(stand_in): tokenizer.token_to_id(name) for name, stand_in in stand_ins.items()}
+        id_of: Any = tokenizer.token_to_id  # None only for unknown tokens
+        meant = {id_of(stand_in): id_of(name) for name, stand_in in stand_ins.items()}
         return [meant.get(token, token) for token in encoded.ids], _owners(encoded.offsets, spans)
 
     @cached_property

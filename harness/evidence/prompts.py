@@ -17,7 +17,15 @@ CANDIDATES = 64
 
 
 def draw_prompts(
-    corpus: Corpus, subject: Subject, config: EvidenceConfig, split: Split, *, count: int, tokens: int, seed: int
+    corpus: Corpus,
+    subject: Subject,
+    config: EvidenceConfig,
+    split: Split,
+    *,
+    count: int,
+    tokens: int,
+    seed: int,
+    fewest: int | None = None,
 ) -> list[TextPrompt]:
     """Draw pieces of text of one split, from as many different documents as possible.
 
@@ -29,6 +37,7 @@ def draw_prompts(
         count: number of pieces.
         tokens: tokens per piece.
         seed: the run's seed.
+        fewest: smallest number of pieces that is sufficient; None: ``count``.
 
     Raises:
         HarnessError: if the split has too little text.
@@ -61,9 +70,10 @@ def draw_prompts(
     # The first piece of every document, then the second ones, and so on.
     longest = max(map(len, by_document), default=0)
     drawn = [pieces[index] for index in range(longest) for pieces in by_document if index < len(pieces)]
-    if len(drawn) < count:
+    fewest = count if fewest is None else fewest
+    if len(drawn) < fewest:
         raise HarnessError(
-            f"the {split.value} split of the corpus has {len(drawn)} pieces of {tokens} tokens and needs {count}: give "
-            "more text (corpus), or ask for less (steering.effects.prompts, steering.effects.tokens)"
+            f"the {split.value} split of the corpus has {len(drawn)} pieces of {tokens} tokens and needs {fewest}: "
+            "give more text (corpus), or ask for less (steering.effects.prompts, steering.effects.tokens)"
         )
     return drawn[:count]

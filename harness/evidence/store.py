@@ -1,7 +1,7 @@
 """Evidence that runs share: a neuron's activations on a corpus are captured once for the same model and settings.
 
 The store has one folder for each model, tokenizer, corpus and settings. Each pass over the corpus adds a part with the
-exemplars of its neurons. A run reads the neurons it needs from all parts, and captures the others.
+exemplars and the alignment of its neurons. A run reads the neurons it needs from all parts, and captures the others.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from harness.evidence.corpus import Corpus
 from harness.evidence.corpus_pass import CorpusPass
 from harness.evidence.tables import exemplar_tables
 from harness.exemplar_table import TOGETHER, ExemplarTable, write_exemplars
-from harness.folder import replacing, write_json
+from harness.folder import read_table, replacing, write_json, write_table
 from harness.locks import locked
-from harness.records import Neuron
+from harness.records import Alignment, Neuron
 from harness.store import ensure_entry, entry_path
 from harness.subject import Subject
 from harness.subject.identity import vocabulary_of, weights_of
 
 logger = logging.getLogger(__name__)
 #: Raised when the same text and settings give other evidence.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,17 @@ class Gathered:
             write_exemplars(aside, tables())
         for part in parts:
             part.close()
+
+    def write_alignment(self, path: Path) -> None:
+        """Write the alignment of the neurons with the text's tokens, in the order of the neurons, into a run's file."""
+        records = {
+            (item.neuron, item.kind, item.against): item
+            for part in sorted(self.folder.glob("alignment-*.parquet"))
+            for item in read_table(part, Alignment)
+        }
+        wanted = {neuron.unsigned for neuron in self.neurons}
+        keys = sorted(key for key in records if key[0] in wanted)
+        write_table(path, [records[key] for key in keys])
 
 
 @contextmanager
@@ -109,8 +120,9 @@ def gathered(
             logger.info("reading the corpus %s for the activations of %d neurons", corpus.name, len(missing))
             name = hashlib.sha256(" ".join(map(str, missing)).encode()).hexdigest()[:16]
             saved = folder / f"pass-{name}.safetensors"
-            state, summary = CorpusPass(corpus, subject, missing, config, seed, device, saved, progress).run()
+            state, sums, summary = CorpusPass(corpus, subject, missing, config, seed, device, saved, progress).run()
             write_json(folder / "summary.json", vars(summary))
+            write_table(folder / f"alignment-{name}.parquet", sums.alignments())
             with replacing(folder / f"exemplars-{name}.parquet") as aside:  # last: it marks the part as complete
                 write_exemplars(aside, exemplar_tables(state, subject))
             # Saved states are of no use any more: their neurons were captured just now, or the set changed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,7 @@ def exemplar_tables(state: State, subject: Subject) -> Iterator[pa.Table]:
         yield _table(state, texts, range(start, min(start + TOGETHER, len(state.neurons))))
 
 
-def _table(state: State, texts: tuple[pa.Array, NDArray[np.int32]], rows: Sequence[int]) -> pa.Table:
-    pieces, codes = texts
+def _table(state: State, texts: _Texts, rows: Sequence[int]) -> pa.Table:
     splits: list[str] = []
     sources: list[str] = []
     counts: list[int] = []
@@ -49,10 +49,11 @@ def _table(state: State, texts: tuple[pa.Array, NDArray[np.int32]], rows: Sequen
         counts.append(len(splits) - before)
     window = np.concatenate(numbers)
     book_rows = np.searchsorted(state.book.numbers, window)
-    counted = state.book.marks[book_rows] != 0
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counted.sum(axis=1))]), pa.int32())
-    tokens = pieces.take(pa.array(codes[book_rows][counted]))
-    activations = pa.array(np.concatenate(values)[counted] + np.float32(0))  # turns -0.0 into 0.0
+    sizes = np.diff(texts.offsets)[book_rows]
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    pieces = np.repeat(texts.offsets[book_rows] - offsets[:-1], sizes) + np.arange(offsets[-1])
+    tokens = texts.known.take(pa.array(texts.codes[pieces]))
+    activations = pa.array(_highest(np.concatenate(values), np.repeat(np.arange(len(sizes)), sizes), texts, pieces))
     documents = [bytes(digits).decode() for digits in state.book.documents[book_rows]]
     return pa.Table.from_arrays(
         [
@@ -61,11 +62,22 @@ def _table(state: State, texts: tuple[pa.Array, NDArray[np.int32]], rows: Sequen
             pa.array(sources, pa.string()),
             pa.array(documents, pa.string()),
             pa.array(window, pa.int64()),
-            pa.ListArray.from_arrays(offsets, tokens),
-            pa.ListArray.from_arrays(offsets, activations),
+            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), tokens),
+            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), activations),
         ],
         schema=SCHEMA,
     )
+
+
+def _highest(
+    values: NDArray[np.float32], rows: NDArray[np.int64], texts: _Texts, pieces: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return the activation of pieces in given rows of ``values`` (n, T): the highest of their tokens."""
+    width = values.shape[1]
+    flat = np.append(values.ravel(), np.float32(0))  # a span may end after the last value
+    spans = np.stack([rows * width + texts.starts[pieces], rows * width + texts.stops[pieces]], axis=1)
+    highest = np.maximum.reduceat(flat, spans.ravel())[::2] if len(pieces) else flat[:0]
+    return np.asarray(highest + np.float32(0))  # turns -0.0 into 0.0
 
 
 def _of(state: State, row: int, split: Split) -> Iterator[tuple[Source, NDArray[np.int32], NDArray[np.float32]]]:
@@ -107,15 +119,36 @@ def _numpy(values: Tensor) -> NDArray[Any]:
     return found
 
 
-def _texts(state: State, subject: Subject) -> tuple[pa.Array, NDArray[np.int32]]:
-    """Return the distinct texts of all tokens in the book, and the index of the text of each that counts (n, T)."""
+@dataclass(frozen=True)
+class _Texts:
+    """The pieces of the windows in the book (:meth:`harness.subject.token_texts.TokenTexts.pieces`), row after row.
+
+    Attributes:
+        known: the distinct texts of the pieces.
+        offsets: the first piece of each row, and the number of pieces (n + 1).
+        codes: index of each piece's text in ``known``.
+        starts: position of each piece's first token in the window.
+        stops: position after its last token.
+    """
+
+    known: pa.Array
+    offsets: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+
+
+def _texts(state: State, subject: Subject) -> _Texts:
     book = state.book
     known: dict[str, int] = {}
-    codes = np.zeros(book.tokens.shape, np.int32)
-    for row, (tokens, marks) in enumerate(zip(book.tokens, book.marks, strict=True)):
-        counted = marks != 0
-        texts = subject.surface(tokens[counted].tolist())
-        for turn in np.flatnonzero(marks[counted] == TURN).tolist():
-            texts[turn] = f"\n{texts[turn]}" if turn else texts[turn]
-        codes[row, counted] = [known.setdefault(text, len(known)) for text in texts]
-    return pa.array(list(known), pa.string()), codes
+    offsets, pieces = [0], []
+    for tokens, marks in zip(book.tokens, book.marks, strict=True):
+        counted = np.flatnonzero(marks)
+        for turn in np.split(counted, np.flatnonzero(marks[counted] == TURN)):
+            for piece in subject.texts.pieces(tokens[turn].tolist()):
+                start, stop = turn[piece.start], turn[piece.stop - 1] + 1
+                text = f"\n{piece.text}" if piece.start == 0 and turn[0] != counted[0] else piece.text
+                pieces.append((known.setdefault(text, len(known)), start, stop))
+        offsets.append(len(pieces))
+    codes, starts, stops = np.array(pieces, np.int64).reshape(-1, 3).T
+    return _Texts(pa.array(list(known), pa.string()), np.array(offsets), codes, starts, stops)

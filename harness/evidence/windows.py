@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import HarnessError
 from harness.evidence.config import EvidenceConfig
 from harness.evidence.copies import CopyFinder
 from harness.evidence.corpus import Document
-from harness.evidence.encoding import Encoded, Encoder
+from harness.evidence.encoding import CONTEXT, TEXT, Encoded, Encoder
 from harness.records import Split
 from harness.seeds import derive_seed
 
@@ -30,7 +31,8 @@ class Window:
         split: the split of the document.
         start: position of the first token in the document.
         tokens: token ids.
-        marks: the role of each token (see :mod:`harness.evidence.encoding`), one byte each.
+        marks: the role of each token (see :mod:`harness.evidence.encoding`), one byte each. Tokens of a character that
+            the edge of the window cuts are context.
     """
 
     document: str
@@ -104,16 +106,24 @@ class Cutter:
         split = split_of(document.id, self.config.splits, self.seed)
         new = copies.keep(encoded.tokens[counted], counted_spans, split)
         kept = [
-            Window(
-                document.id, split, start, tuple(encoded.tokens[start:end].tolist()), encoded.marks[start:end].tobytes()
-            )
+            Window(document.id, split, start, tuple(encoded.tokens[start:end].tolist()), marks.tobytes())
             for (start, end), keep in zip(spans, new, strict=True)
-            if keep
+            if keep and (marks := self._marks(encoded, start, end)).any()
         ]
         self.copies += len(spans) - len(kept)
         self.windows[split] += len(kept)
-        self.tokens += sum(end - start for (start, end), keep in zip(counted_spans, new, strict=True) if keep)
+        self.tokens += sum(len(window.marks) - window.marks.count(CONTEXT) for window in kept)
         return kept
+
+    def _marks(self, encoded: Encoded, start: int, end: int) -> NDArray[np.uint8]:
+        """Return the roles of a window's tokens, those of a character that an edge of the window cuts as context."""
+        marks = encoded.marks[start:end].copy()
+        for edge in (start, end):
+            # A message starts with a whole character, and what surrounds it does not count.
+            if 0 < edge < len(encoded.tokens) and encoded.marks[edge - 1] != CONTEXT and encoded.marks[edge] == TEXT:
+                first, last = self.encoder.texts.character_around(encoded.tokens, edge)
+                marks[max(first - start, 0) : max(last - start, 0)] = CONTEXT
+        return marks
 
     def check(self) -> None:
         """Check that every split has enough windows.

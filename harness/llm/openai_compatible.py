@@ -8,6 +8,8 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -21,7 +23,6 @@ from pydantic import BeforeValidator, Field
 from harness.errors import HarnessError
 from harness.llm.asking import fits, has_open_thoughts
 from harness.llm.client import (
-    STRICT,
     Backend,
     Completion,
     LLMClient,
@@ -33,7 +34,7 @@ from harness.llm.client import (
 )
 from harness.llm.concurrency import AdaptiveLimit
 from harness.records import Status
-from harness.validation import Count, CountOrZero, Positive
+from harness.validation import STRICT, Count, CountOrZero, Positive
 
 OPENAI_API = "https://api.openai.com/v1"
 NO_KEY = "none"  # the SDK insists on a key; local servers ignore it
@@ -43,6 +44,8 @@ DETAIL_LENGTH = 300  # characters of a server's message to keep
 NO_MONEY = "insufficient_quota"  # OpenAI's code on the 429 for an account without money, where no wait helps
 OVERLOADED = {408, 429, 503, 504, 529}  # includes what a proxy sends if a server takes too long
 REFUSALS = {"content_filter", "content_policy_violation", "refusal", "safety"}  # as codes and as finish reasons
+#: Errors of the present request that are no sign of overload, such as a single status 500. Each task has its own.
+_OTHER_ERRORS: ContextVar[int] = ContextVar("_OTHER_ERRORS", default=0)
 #: Fields beside the content in which servers put a reasoning model's thoughts: vLLM, SGLang and DeepSeek; OpenRouter,
 #: Groq and newer vLLM; Ollama.
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
@@ -52,11 +55,18 @@ NO_PROBABILITY = -9999.0  # vLLM's own lower bound for a log-probability of minu
 ModelName = Annotated[str, BeforeValidator(lambda name: "" if name is None else name)]
 
 
+@pydantic.dataclasses.dataclass(config=STRICT, eq=False)
 class Endpoint(Backend):
     """A back end that speaks the OpenAI chat protocol; ``conf/llm/openai.yaml`` explains the attributes."""
 
-    timeout_s: float
-    retries: int
+    model: ModelName
+    _: KW_ONLY
+    revision: str | None = None
+    sampling: Sampling = Sampling()
+    concurrency: Count = 64
+    timeout_s: Positive
+    retries: CountOrZero = 5
+    price: OptionalPrice = None
 
     def check(self) -> None:
         """Check that there is a model.
@@ -80,16 +90,10 @@ class OpenAICompatible(Endpoint):
         pydantic.ValidationError: if an option is unknown or its value is out of range.
     """
 
-    model: ModelName
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
-    revision: str | None = None
-    sampling: Sampling = Sampling()
-    concurrency: Count = 64
-    timeout_s: Positive = 120
-    retries: CountOrZero = 5
+    timeout_s: Positive = Field(default=120, kw_only=True)
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    price: OptionalPrice = None
 
     def __str__(self) -> str:
         """Return the model and the endpoint's address, without any password in it."""
@@ -173,7 +177,9 @@ class OpenAIClient(LLMClient):
             if why := death():
                 raise ServerDied(why)
 
-        async def stop_without_money(response: Any) -> None:
+        async def note_error(response: Any) -> None:
+            if response.is_error and response.status_code not in OVERLOADED:
+                _OTHER_ERRORS.set(_OTHER_ERRORS.get() + 1)
             if response.status_code == 429 and NO_MONEY.encode() in await response.aread():
                 response.headers["x-should-retry"] = "false"  # which the OpenAI client obeys
 
@@ -184,7 +190,7 @@ class OpenAIClient(LLMClient):
             # its connection.
             keepalive_expiry=KEEP_ALIVE_S,
         )
-        hooks: dict[str, list[Callable[..., Any]]] = {"request": [refuse_if_dead], "response": [stop_without_money]}
+        hooks: dict[str, list[Callable[..., Any]]] = {"request": [refuse_if_dead], "response": [note_error]}
         self.api = openai.AsyncOpenAI(
             api_key=key,
             base_url=url,
@@ -265,6 +271,7 @@ class OpenAIClient(LLMClient):
     async def _send(self, arguments: Mapping[str, Any]) -> object:
         """Wait for a free slot, send a request, and adapt the number of slots to how the server copes."""
         async with self.limit.slot() as slot:
+            _OTHER_ERRORS.set(0)
             try:
                 raw = await self.api.chat.completions.with_raw_response.create(**arguments)
             except openai.APITimeoutError:
@@ -273,7 +280,7 @@ class OpenAIClient(LLMClient):
             except openai.APIStatusError as error:
                 slot.overloaded = error.status_code in OVERLOADED and error.code != NO_MONEY
                 raise
-            slot.overloaded = raw.retries_taken > 0
+            slot.overloaded = raw.retries_taken > _OTHER_ERRORS.get()
             slot.answered = True
             return raw.parse()
 

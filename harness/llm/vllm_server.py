@@ -27,9 +27,9 @@ from rich.console import Console
 
 from harness.errors import HarnessError
 from harness.llm import process_guard
-from harness.llm.client import STRICT, LLMClient, OptionalPrice, Sampling
-from harness.llm.openai_compatible import Endpoint, ModelName, OpenAIClient
-from harness.validation import Count, CountOrZero, Positive
+from harness.llm.client import LLMClient
+from harness.llm.openai_compatible import Endpoint, OpenAIClient
+from harness.validation import STRICT, Positive
 
 logger = logging.getLogger(__name__)
 
@@ -84,17 +84,12 @@ class ManagedVLLM(Endpoint):
         pydantic.ValidationError: if an option is unknown or its value is out of range.
     """
 
-    model: ModelName
-    revision: str | None = None
-    sampling: Sampling = Sampling()
-    concurrency: Count = 64
-    timeout_s: Positive = 600
-    retries: CountOrZero = 5
+    timeout_s: Positive = Field(default=600, kw_only=True)
     startup_timeout_s: Positive = 900
     python: str | None = None
     options: Annotated[dict[str, Any], AfterValidator(_dashed)] = Field(default_factory=dict)
     env: dict[str, Annotated[str, BeforeValidator(str)]] = Field(default_factory=dict)
-    price: OptionalPrice = None
+    cache: str = ".cache/models"
 
     def __str__(self) -> str:
         """Return the model, and that vLLM serves it."""
@@ -104,7 +99,7 @@ class ManagedVLLM(Endpoint):
     def identity(self) -> Mapping[str, Any]:
         """Model, revision, and the options that change answers; local files count by content, not by path."""
         options = {name: _content(value) for name, value in self.options.items() if name not in WITHOUT_EFFECT}
-        return {"model": _content(self.model), "revision": self.revision, "options": options}
+        return {"model": _content(self._source), "revision": self.revision, "options": options}
 
     @property
     def server(self) -> object:
@@ -121,9 +116,9 @@ class ManagedVLLM(Endpoint):
         for name, instead in RESERVED.items():
             if name in self.options:
                 raise HarnessError(f"the harness sets vLLM's option {name} itself; use {instead}")
-        local = self.model.startswith((".", "/", "~")) or self.model.count("/") > 1
-        if local and not Path(self.model).expanduser().exists():
-            raise HarnessError(f"the model folder {self.model} does not exist; give a folder, or a name on the hub")
+        local = self._source.startswith((".", "/", "~")) or self._source.count("/") > 1
+        if local and not Path(self._source).expanduser().exists():
+            raise HarnessError(f"the model folder {self._source} does not exist; give a folder, or a name on the hub")
         if not _has_vllm(self._python):
             raise HarnessError(
                 f"vLLM is not installed for {self._python}: pip install 'neuron-harness[vllm]', or set llm.ROLE.python "
@@ -184,13 +179,24 @@ class ManagedVLLM(Endpoint):
     def _python(self) -> str:
         return self.python or sys.executable
 
+    @cached_property
+    def _source(self) -> str:
+        """The model as vLLM takes it; a GGUF file in an installed package is converted at first use."""
+        if not self.model.startswith("package:"):
+            return self.model
+        from harness.subject.files import locate  # imported here because torch takes seconds
+        from harness.subject.gguf import converted
+
+        files = locate([self.model])
+        return str(converted(files.gguf, Path(self.cache), None)) if files.gguf else files.reference
+
     @property
     def _name(self) -> str:
-        return re.sub(r"[^\w.-]", "_", Path(self.model).expanduser().resolve().name) or "model"
+        return re.sub(r"[^\w.-]", "_", Path(self._source).expanduser().resolve().name) or "model"
 
     def _arguments(self) -> list[str]:
-        model = Path(self.model).expanduser()
-        arguments = ["--model", str(model.resolve()) if model.exists() else self.model]
+        model = Path(self._source).expanduser()
+        arguments = ["--model", str(model.resolve()) if model.exists() else self._source]
         if self.revision is not None:
             arguments += ["--revision", self.revision]
         for name, value in sorted(self.options.items()):

@@ -133,4 +133,5 @@ def filled(schema: Mapping[str, Any], seed: str, root: Mapping[str, Any] | None 
 def _words(seed: str, max_length: int | None) -> str:
     # Schemas limit lengths against runaway answers; a typical answer takes a third of the limit.
     words = WORDS if max_length is None else max(1, min(WORDS, max_length // 3 // len("word ")))
-    return " ".join([seed, *["word"] * (words - 1)])[:max_length]
+    # Different words, because a text that repeats itself counts as degenerate.
+    return " ".join([seed, *(f"w{index:03}" for index in range(1, words))])[:max_length]

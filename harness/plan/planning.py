@@ -31,7 +31,8 @@ from harness.plan.warnings import stops_of, warnings_of
 from harness.run.identity import check_same_run
 from harness.run.setup import Setup
 from harness.stats.power import Plan, neurons_needed, smallest_difference
-from harness.subject.declared import DENSE, DeclaredSubject, Shape
+from harness.subject.declared import DeclaredSubject
+from harness.subject.shape import DENSE
 
 #: Largest checkpoint, in bytes, that a trial runs on a CPU.
 TOO_LARGE = 2 << 30
@@ -68,11 +69,12 @@ def _plan(setup: Setup, assumptions: Assumptions, scratch: Path) -> RunPlan:
         state = "finished"
     found = run_trial(setup, folder, work, scratch / "run", count=assumptions.neurons, stand_in=stand_in)
     methods = [_method(name, setup, work, found) for name in {**setup.describers, **setup.judges}]
+    methods += _checks(found)
     roles = [_role(role, setup, methods, found, assumptions) for role in setup.backends]
     stages = stages_of(setup, work, found, folder, methods, roles, assumptions.teraflops)
     subject, here = setup.subject, not isinstance(setup.subject, DeclaredSubject)
     plan = RunPlan(
-        name=str(setup.config["name"]),
+        name=setup.general.name,
         folder=str(setup.folder),
         state=state,
         subject=SubjectPlan(subject.name, here, subject.num_layers, subject.d_model, subject.d_mlp, subject.vocab_size),
@@ -111,7 +113,7 @@ def _with_subject(setup: Setup, folder: Path, warnings: list[str]) -> tuple[Setu
     except HarnessError as error:
         if subject.shape is None:
             raise HarnessError(f"{error}; to plan without the model, set subject.shape (see conf/subject)") from error
-        shape = Shape.of(subject.shape)
+        shape = subject.shape
         warnings.append(f"{subject.name} is not on this machine: its size is subject.shape, {tried}")
         make_stand_in(folder, shape.family, shape.layers)
         return dataclasses.replace(setup, subject=DeclaredSubject(subject.name, folder, shape)), folder
@@ -154,6 +156,19 @@ def _method(name: str, setup: Setup, work: Work, found: Trial) -> MethodPlan:
         exact=exact,
         roles={role: roles.get(role, Amount()) + retests.get(role, Amount()) for role in sorted({*roles, *retests})},
     )
+
+
+def _checks(found: Trial) -> list[MethodPlan]:
+    """Return the open checks of the explainer as a method; the trial has made all of them."""
+    roles: dict[str, Amount] = defaultdict(Amount)
+    for record in found.checks:
+        for role, used in record.usage.roles.items():
+            counts = {name: getattr(used, name) for name in ("calls", "prompt_tokens", "completion_tokens")}
+            paid = {f"paid_{name}": value - getattr(used, f"cached_{name}") for name, value in counts.items()}
+            roles[role] += Amount(**counts, **paid)
+    if not found.checks:
+        return []
+    return [MethodPlan("explainer check", "check", False, len(found.checks), 0, 0, True, dict(roles))]
 
 
 def _scaled(

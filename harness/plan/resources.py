@@ -10,6 +10,7 @@ from harness.folder import RunFolder
 from harness.plan.schema import Basis, DiskPlan, MethodPlan, RolePlan, StagePlan
 from harness.plan.trial import Trial, Work, intervened
 from harness.run.decompose import bytes_kept
+from harness.run.diagnostics import REPLACEMENTS
 from harness.run.setup import Setup
 
 #: Optimiser steps until a channel converges: AdamW takes 5,600 to 6,200 on MiniLM. A step costs the same in both.
@@ -41,8 +42,8 @@ def stages_of(
         note = f"{neurons:,} neurons" if found.interventions else "the subject could not run on this machine"
         stages.append(_stage("interventions", neurons, found.interventions, Basis.MEASURED, note))
     if setup.compares:
-        described = [method for method in methods if method.kind == "describer"]
-        judged = [method for method in methods if method.kind != "describer"]
+        described = [method for method in methods if method.kind in ("check", "describer")]
+        judged = [method for method in methods if method.kind in ("comparator", "scorer")]
         stages += [_answers("describe", described, roles, found.describing)]
         stages += [_answers("judge", judged, roles, found.judging)]
     return stages
@@ -59,7 +60,7 @@ def _stage(name: str, count: float, seconds: float | None, basis: Basis, note: s
 
 def _activations(setup: Setup, found: Trial, folder: RunFolder, teraflops: float) -> StagePlan:
     wanted, in_corpus = setup.evidence.max_documents, found.documents if found.complete else None
-    if setup.corpus is None or not setup.compares or folder.exemplars.exists() or found.evidence == "store":
+    if setup.corpus is None or not setup.compares or folder.has_evidence or found.evidence == "store":
         count: int | None = 0
     else:
         count = wanted if in_corpus is None else min(in_corpus, wanted or in_corpus)
@@ -99,6 +100,8 @@ def _diagnosed(setup: Setup, work: Work) -> int:
             count += len(group.sample) * (1 + config.restarts) * group.config.num_channels
         elif what == "random":
             count += config.random_vectors * min(config.random_channels, group.config.num_channels)
+        elif what == REPLACEMENTS:
+            count += len(group.replaced) * group.config.num_channels
     return count
 
 
@@ -115,7 +118,7 @@ def _answers(name: str, methods: Sequence[MethodPlan], roles: Sequence[RolePlan]
 
 def disk_of(setup: Setup, work: Work, found: Trial, methods: Sequence[MethodPlan], folder: RunFolder) -> list[DiskPlan]:
     """Return the folders that the run writes to, with the bytes it adds."""
-    pending = bool(setup.compares and not folder.exemplars.exists())
+    pending = bool(setup.compares and not folder.has_evidence)
     each = found.exemplar_bytes if pending else 0.0
     exemplars = None if each is None else each * len(setup.described)
     own = bytes_kept(setup, work.vectors) + RECORD_BYTES * sum(one.items + one.retests for one in methods)

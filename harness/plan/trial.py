@@ -25,12 +25,13 @@ from harness.folder import RunFolder
 from harness.llm.cache import ResponseCache
 from harness.plan.dry import DryBackend, DryCache, DryServing
 from harness.plan.stand_in import WIDTH, StandInCorpus
-from harness.records import Neuron, Split, Status
+from harness.records import Neuron, PlantedAnswer, Split, Status
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
-from harness.run.diagnostics import Group, pending_diagnostics
+from harness.run.diagnostics import Group, measure_diagnostics, pending_diagnostics
 from harness.run.executor import LocalExecutor
+from harness.run.explainer_check import check_explainer, pending_checks
 from harness.run.interventions.measure import draw_texts, intervene
 from harness.run.judge import asked_again, judge, pending_scores, pending_verdicts
 from harness.run.setup import Setup
@@ -193,8 +194,8 @@ def run_trial(
         setup,
         neurons,
         folder=scratch,
-        subject=setup.subject if stand_in is None else Subject(setup.subject.name, [str(stand_in)]),
-        decomposition=dataclasses.replace(plan, settings={**plan.settings, **fast}, overrides=[*plan.overrides, fast]),
+        subject=setup.subject if stand_in is None else Subject(setup.subject.name, (str(stand_in),)),
+        decomposition=plan.with_settings(fast),
         storage=dataclasses.replace(setup.storage, store=None),
         evidence=dataclasses.replace(setup.evidence, store=None, max_documents=None),
         comparisons=dataclasses.replace(setup.comparisons, retest=0.0),
@@ -255,6 +256,7 @@ class Trial:
     here: bool  # whether the subject itself runs
     evidence: str = "run"  # its origin, see RunPlan
     neurons: int = 0  # each sign counted separately
+    checks: list[PlantedAnswer] = field(default_factory=list)  # open checks of the explainer
     records: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))  # of each method
     describing: float = 0.0  # per description, apart from the time of LLMs
     judging: float = 0.0  # per verdict or score, apart from the time of LLMs
@@ -318,10 +320,13 @@ class Trial:
         if self.here and (work.vectors or work.diagnostics):
             self.channel = self._seconds_per_channel()
         decompose_blocks(tried, scratch, pending_vectors(tried, scratch), ChannelStore(tried))
+        if any(describer.needs_random_channels for describer in tried.describers.values()):
+            plain = dataclasses.replace(tried.diagnostics, sample=0, random_vectors=0, ablated=0)
+            measure_diagnostics(_with_neurons(tried, tried.neurons, diagnostics=plain), scratch, ChannelStore(tried))
 
     def _seconds_per_channel(self) -> float:
         plan, (first, *others) = self.tried.decomposition, self.setup.neurons
-        plan = dataclasses.replace(plan, overrides=[*plan.overrides, {"num_channels": TIMED_CHANNELS}])
+        plan = plan.with_settings({"num_channels": TIMED_CHANNELS})
         setup = dataclasses.replace(self.tried, decomposition=plan)
         neurons = (first, *(neuron for neuron in others if neuron.layer == first.layer))
         folder = RunFolder(self.scratch.path / "timed")
@@ -352,13 +357,18 @@ class Trial:
 
     async def answer(self) -> None:
         """Let every describer and judge answer the open items of the trial's neurons."""
-        tried, scratch, settings = self.tried, self.scratch, self.setup.config["serving"]
-        items, folder = open_items(tried, scratch), Path(settings["cache"]).expanduser()
+        tried, scratch, config = self.tried, self.scratch, self.setup.serving
+        items, folder = open_items(tried, scratch), Path(config.cache).expanduser()
         run_cache = ResponseCache(folder if (folder / "responses.sqlite").exists() else scratch.path / "no-cache")
         # Prompts of the tiny model repeat more often than those of the run.
         cache = DryCache(scratch.path, run_cache) if self.here else None
-        redraw, servers = bool(settings["redraw"]), max(1, len(tried.backends))
-        async with DryServing(tried.backends, cache, scratch.logs, servers, redraw=redraw) as serving:
+        servers = max(1, len(tried.backends))
+        async with DryServing(
+            tried.backends, cache, scratch.logs, max_servers=servers, redraw=config.redraw
+        ) as serving:
+            pending = pending_checks(tried, scratch.explainer_check())
+            checks = {(name, concept.name) for name, concepts in pending.items() for concept in concepts}
+            await check_explainer(tried, scratch, serving)
             times = [time.monotonic()]
             await describe(tried, scratch, serving)
             times.append(time.monotonic())
@@ -372,6 +382,8 @@ class Trial:
         judged = [item for name in tried.judges for item in items[name] if item[0].unsigned != tried.neurons[0]]
         self.describing = (times[1] - times[0]) / max(1, sum(len(items[name]) for name in tried.describers))
         self.judging = (times[3] - times[2]) / max(1, len(judged))
+        planted = scratch.explainer_check().records()
+        self.checks = [record for record in planted if (record.describer, record.concept) in checks]
         for name, item, record in answers(scratch):
             if item in items.get(name, ()):
                 self.records[name].append(record)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.planted.settings import concept_list
-from harness.planted.stems import stem
+from harness.stems import stem
 
 #: Shrinkage of the covariance towards a multiple of the identity, in units of its mean eigenvalue.
 _SHRINKAGE = 1.0

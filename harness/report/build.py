@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing
 from harness.report import notes, tables
+from harness.report.alignment_plot import alignment_plot
 from harness.report.cards import Card, build_cards, histogram_path
 from harness.report.decomposition_plots import decomposition_plots
 from harness.report.packed import FRAGMENTS_PER_LINE, pack
 from harness.report.plots import leaderboard_plot, to_svg, win_matrix_plot
 from harness.report.sweep_plots import sweep_plot
 from harness.results import columns
+from harness.results.alignment import alignment_notices
 from harness.results.diagnostics import DiagnosticsRow, diagnostics_row, together
 from harness.results.formatting import number, p_value, percent, plural, shown_token, visible
 from harness.results.pool import Pool
@@ -44,6 +46,7 @@ class RunSection:
         data: the run.
         summary: the run in two sentences.
         notice: what its results cannot say, if there is more than usual.
+        unaligned: warnings that neurons do not align with tokens.
         warnings: controls that hold their own.
         cards: the neurons, without what is shown when one is opened.
         packed: what is shown then: see :mod:`harness.report.packed`.
@@ -56,6 +59,7 @@ class RunSection:
     data: RunData
     summary: str
     notice: str | None
+    unaligned: list[str]
     warnings: list[str]
     cards: list[Card]
     packed: list[str]
@@ -101,6 +105,7 @@ def render_report(runs: Sequence[RunData], pooled: Pool | None = None) -> str:
         differences=notes.config_differences(runs),
         sweep=sweep,
         sweep_plots=_sweep_plots(sweep) if len(runs) > 1 else [],
+        on_text=columns.ON_TEXT,
         pooled=pooled,
         pooled_plot=_pooled_plot(pooled) if pooled else None,
         style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
@@ -135,6 +140,7 @@ def _section(run: RunData, prefix: str, environment: jinja2.Environment) -> RunS
         data=run,
         summary=notes.summary(run),
         notice=" ".join(filter(None, (notes.extractive_notice(run), notes.own_encoder_notice(run)))) or None,
+        unaligned=alignment_notices(run.leaderboard.alignment),
         warnings=notes.control_warnings(run),
         packed=pack(_insides(run, prefix, environment, cards)),
         cards=cards,
@@ -165,6 +171,9 @@ def _plots(run: RunData, prefix: str) -> dict[str, Markup]:
     if board.overall.cells:
         label = "Win rate in percent of each describer, in rows, against each other one, in columns"
         plots["matrix"] = (win_matrix_plot(board), label)
+    if board.alignment:
+        label = "Mean size of the correlation of neurons with tokens by layer; the table below has the numbers"
+        plots["alignment"] = (alignment_plot(board.alignment), label)
     plots |= decomposition_plots(run.diagnostics)
     # matplotlib escapes the names in its texts; the labels above hold none.
     return {name: Markup(to_svg(figure, prefix + name, label)) for name, (figure, label) in plots.items()}

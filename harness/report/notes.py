@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from harness.flat import flatten
-from harness.records import Neuron
+from harness.records import Against, Neuron
 from harness.results.diagnostics import diagnostics_row, together
 from harness.results.formatting import listing, number, percent, plural
 from harness.results.pool import Pool
 from harness.results.run_data import RunData
-from harness.results.schema import Board, Cycles, LengthEffect, Trust
+from harness.results.schema import AlignmentRow, Board, Cycles, LengthEffect, Trust
 
 SMALL_VARIATION = 0.1
 """Below this fraction of variation in length within pairs of describers, adjusted metrics are called uncertain."""
@@ -88,6 +88,27 @@ def _layers(layers: Sequence[int]) -> str:
     return f"layer{'s' * (len(layers) > 1)} {listing([str(layer) for layer in layers])}"
 
 
+def explainer_line(run: RunData) -> str | None:
+    """Return what the check of the explainer says about the descriptions; None without a check."""
+    if not run.leaderboard.explainer:
+        return None
+    total = run.leaderboard.explainer[0]
+    models = sorted({model for entry in run.part("contestants").values() for model in entry.get("models") or ()})
+    found = (
+        f"The explainer ({listing(models)}) named {percent(total.right)} % of the concepts planted in its evidence "
+        f"({percent(total.chance)} % by chance)."
+    )
+    if not is_competent(run):
+        return f"{found} It is not competent: its descriptions do not say what neurons do."
+    return found
+
+
+def is_competent(run: RunData) -> bool:
+    """Return whether the explainer named as many planted concepts as the config asks for; true without a check."""
+    rows, limit = run.leaderboard.explainer, (run.part("config").get("explainer_check") or {}).get("warn_below") or 0.0
+    return not rows or (rows[0].right is not None and rows[0].right >= limit)
+
+
 def extractive_notice(run: RunData) -> str | None:
     """Return what the results of a run without an LLM can and cannot show; None if an LLM wrote all descriptions."""
     if not run.compares:
@@ -153,6 +174,19 @@ def _readers(run: RunData) -> list[str]:
     ]
 
 
+def alignment_line(rows: Sequence[AlignmentRow]) -> str:
+    """Return a sentence with the layers and kinds that are aligned with tokens."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        if row.aligned:
+            found.setdefault((row.kind, row.against), []).append(row.layer)
+    parts = [
+        f"{kind} with the {against}{'' if against == Against.EFFECT else ' token'} ({_layers(layers)})"
+        for (kind, against), layers in found.items()
+    ]
+    return f"Aligned in this run: {listing(parts)}." if parts else "No layer of this run is aligned."
+
+
 def trust_lines(run: RunData) -> list[tuple[str, Trust]]:
     """Return the trust of all judges together and, if there are several, of each judge."""
     board = run.leaderboard
@@ -208,7 +242,10 @@ def schedule_line(run: RunData) -> str | None:
 
 
 def control_warnings(run: RunData) -> list[str]:
-    """Return one sentence for each board on which a control has at least the win rate of a real describer."""
+    """Return one sentence for each board on which a control has at least the win rate of a real describer.
+
+    Controls that know the neuron are left out: they may win.
+    """
     found = []
     for board in (run.leaderboard.overall, *run.leaderboard.judges):
         upsets = _upsets(board)
@@ -220,9 +257,10 @@ def control_warnings(run: RunData) -> list[str]:
 
 def _upsets(board: Board) -> list[str]:
     rated = [(row, row.win_rate) for row in board.rows if row.win_rate is not None]
+    informed = {check.control for check in board.trust.controls if check.informed}
     upsets = []
     for control, rate in rated:
-        if not control.control:
+        if not control.control or control.describer in informed:
             continue
         beaten = [f"{row.describer} ({percent(other)} %)" for row, other in rated if not row.control and other <= rate]
         if beaten:

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.folder import RunFolder
-from harness.records import Description, Score, Usage, Verdict, total_roles
+from harness.records import Description, PlantedAnswer, Score, Usage, Verdict, total_roles
 
-Answer = Description | Verdict | Score
+#: Stage of the explainer's answers on planted concepts, which are about no neuron.
+CHECK = "check explainer"
+Answer = Description | Verdict | Score | PlantedAnswer
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class MethodAnswers:
     """The answers of one describer or judge in one stage.
 
     Attributes:
-        stage: ``describe``, ``compare``, ``score``, or ``ask again`` for retests.
+        stage: ``check explainer`` (on planted concepts), ``describe``, ``compare``, ``score``, or ``ask again`` for
+            retests.
         method: its name.
         statuses: number of answers by status.
         reasons: the first reason or detail for each status.
@@ -45,8 +48,9 @@ def answers_of(folder: RunFolder) -> tuple[MethodAnswers, ...]:
 def by_method(
     folder: RunFolder, descriptions: Sequence[Description], verdicts: Sequence[Verdict], scores: Sequence[Score]
 ) -> tuple[MethodAnswers, ...]:
-    """Return the answers by stage and method, in the order of stages and names; retests are read from the folder."""
+    """Return the answers by stage and method, in the order of stages and names; the other answers are in the folder."""
     stages: list[tuple[str, Sequence[Answer]]] = [
+        (CHECK, folder.explainer_check().records()),
         ("describe", descriptions),
         ("compare", verdicts),
         ("score", scores),
@@ -63,7 +67,7 @@ def by_method(
 
 
 def _method(answer: Answer) -> str:
-    if isinstance(answer, Description):
+    if isinstance(answer, Description | PlantedAnswer):
         return answer.describer
     return answer.judge if isinstance(answer, Verdict) else answer.scorer
 

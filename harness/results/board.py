@@ -32,7 +32,9 @@ class BoardInputs:
         triads: cyclic, decisive and tied triads, clusters x judges x 3.
         drawn_triads: cyclic and decisive triads in each bootstrap sample, draws x judges x 2.
         words: mean length of each describer's descriptions.
+        sides: side of the neurons that each judge sees, by judge, as far as it is one and recorded.
         controls: names of the controls.
+        informed: those of them that know the neuron.
         seed: the run's seed.
         config: how the statistics are computed.
     """
@@ -43,7 +45,9 @@ class BoardInputs:
     triads: Floats
     drawn_triads: Floats
     words: Mapping[str, float | None]
+    sides: Mapping[str, str]
     controls: Collection[str]
+    informed: Collection[str]
     seed: int
     config: StatisticsConfig
 
@@ -81,7 +85,7 @@ def make_board(judge: str | None, inputs: BoardInputs) -> Board:
     pairs = inputs.tally.pairs()
     rates, drawn = pairs.win_rates()
     seen_in = decided.seen_in()
-    intervals = percentiles(drawn, seen_in, config.confidence)
+    intervals = percentiles(drawn, decided.seen_in(pairs.opponents), config.confidence)
     graph = _graph(pairs, names)
     ranking = _ranking(pairs, graph, seen_in, config)
     adjusted, effect = _length(inputs.tally, graph, seen_in, config)
@@ -101,21 +105,20 @@ def make_board(judge: str | None, inputs: BoardInputs) -> Board:
         tied=int(tied),
         majority=tuple((names[a], names[b], names[c]) for a, b, c in majority_cycles(head_to_head)),
     )
-    trust = check_controls(pairs, decided, tests, inputs.controls, config)
-    return Board(judge, rows, cells, tests, effect, graph, cycles, trust)
+    trust = check_controls(pairs, decided, tests, inputs.controls, inputs.informed, config)
+    sides = {inputs.sides.get(name) for name in (inputs.table.judges if judge is None else (judge,))}
+    side = sides.pop() if len(sides) == 1 else None
+    return Board(judge, side, rows, cells, tests, effect, graph, cycles, trust)
 
 
 def _rows(inputs: BoardInputs, rates: _Estimate, ranking: _Ranking, adjusted: _Estimate) -> tuple[Row, ...]:
     table, verdicts = inputs.table, inputs.verdicts
-    raw = verdicts.where(~np.isnan(verdicts.points))
-    width = len(table.describers)
-    raw_points = np.bincount(raw.left, raw.points, width) + np.bincount(raw.right, 1 - raw.points, width)
-    raw_counts = np.bincount(raw.left, minlength=width) + np.bincount(raw.right, minlength=width)
-    raw_rates = ratio(raw_points, raw_counts)
+    raw, opponents = verdicts.where(~np.isnan(verdicts.points)), inputs.tally.opponents
+    raw_points = raw.sums(raw.points, 1 - raw.points, opponents)
+    raw_rates = ratio(raw_points, raw.sums(np.ones(len(raw)), np.ones(len(raw)), opponents))
 
     def counts(as_left: Floats | Bools, as_right: Floats | Bools) -> Ints:
-        found = np.bincount(table.left, as_left, width) + np.bincount(table.right, as_right, width)
-        whole: Ints = found.astype(np.int64)
+        whole: Ints = table.sums(as_left, as_right, opponents).astype(np.int64)
         return whole
 
     points = table.points
@@ -267,7 +270,8 @@ def _graph(pairs: Tally, names: Sequence[str]) -> Graph:
         parts = "; ".join(", ".join(group) for group in joined)
         words = f"No chain of comparisons connects these groups, so their strengths cannot be compared: {parts}."
         return Graph(tuple(joined), tuple(unbeaten), words)
-    rates = dict(zip(names, ratio(*standings(pairs, pairs.points, pairs.counts)).tolist(), strict=True))
+    everyone = np.ones(len(names), dtype=np.bool_)
+    rates = dict(zip(names, ratio(*standings(pairs, pairs.points, pairs.counts, everyone)).tolist(), strict=True))
     unbeaten.sort(key=lambda group: (-sum(rates[name] for name in group) / len(group), group))
     words = ""
     if len(unbeaten) > 1:
@@ -367,4 +371,4 @@ def _length(tally: Tally, graph: Graph, seen_in: Ints, config: StatisticsConfig)
 def _expected(pairs: Tally, design: Design, strengths: Floats, counts: Floats) -> Floats:
     """Return the win rates that strengths predict for the comparisons that were made, (..., K)."""
     chance = expit(strengths[..., design.left] - strengths[..., design.right])
-    return ratio(*standings(pairs, counts * chance, counts))
+    return ratio(*standings(pairs, counts * chance, counts, pairs.opponents))

@@ -13,7 +13,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
-from harness.results.formatting import count, interval, number, p_value, percent, rank
+from harness.results.formatting import count, interval, number, p_value, percent, rank, yes_no
 
 CSV = "CSV"
 TEXT = "Markdown and LaTeX"
@@ -123,12 +123,16 @@ def _diagnostic(
     return Metric(key, heading, definition, shown_as, (*[TERMINAL] * terminal, HTML, SUMMARY))
 
 
+def _on_text(key: str, heading: str, definition: str) -> Metric:
+    return Metric(key, heading, definition, number, (HTML, SUMMARY), interval=f"{key}_interval")
+
+
 # fmt: off
 BOARD = (
     Metric("rank", "rank", "Rank by strength, 1 for the best. Its interval: the ranks when neurons are resampled.",
            rank, _EVERYWHERE, interval="rank_interval", interval_in_text="inline", bold=True),
-    Metric("win_rate", "win rate %", "Share of its decided comparisons that it won, ties as half. Two orders that "
-           "disagree are a tie.",
+    Metric("win_rate", "win rate %", "Share of its decided comparisons with real methods that it won, ties as half; "
+           "with all describers if there are fewer than two real methods. Two orders that disagree are a tie.",
            percent, _EVERYWHERE, short="Win %", interval="interval", interval_in_text="column", bold=True),
     Metric("raw_win_rate", "raw %", "Win rate over single verdicts: each order counts by itself, also where the other "
            "order failed or disagrees.", percent, (CSV, HTML)),
@@ -139,7 +143,7 @@ BOARD = (
            "connect all describers.", number, (CSV, TEXT, HTML, SWEEP, SUMMARY), interval="strength_interval"),
     Metric("best", "best in %", "Share of the bootstrap samples in which no describer is stronger.",
            percent, (CSV, COUNTS)),
-    Metric("comparisons", "decided", "Decided comparisons: wins + losses + ties.",
+    Metric("comparisons", "decided", "Decided comparisons that count for the win rate: wins + losses + ties.",
            count, (CSV, TEXT, TERMINAL, HTML, COUNTS, SWEEP), short="n"),
     Metric("wins", "won", "Comparisons won.", count, (CSV, COUNTS)),
     Metric("losses", "lost", "Comparisons lost.", count, (CSV, COUNTS)),
@@ -182,6 +186,8 @@ WRITING = (
     Metric("median_words", "words", "Median length of its usable descriptions in words.", _whole, (HTML,)),
     Metric("mean_windows", "windows", "Mean number of text windows behind a description.", _decimals_1, (HTML,)),
     Metric("mean_tokens", "tokens", "Mean number of evidence tokens behind a description.", _whole, (HTML,)),
+    Metric("repeated", "same text %", "Share of its usable descriptions with the same words, in the same order, as its "
+           "description of another neuron; case and punctuation do not count.", percent, (HTML, SUMMARY)),
     Metric("calls", "LLM calls", "LLM calls for all its descriptions.", count, (HTML,), source="usage.calls"),
 )
 """Of the descriptions of a describer (:class:`~harness.results.schema.DescriptionRow`)."""
@@ -238,6 +244,21 @@ CHECKS = (
 )
 """Of a judge where the truth is known or it was asked again (:class:`~harness.results.judge_checks.JudgeCheck`)."""
 
+EXPLAINER = (
+    Metric("right", "named %", "Share of the planted concepts that the explainer named, of all that it answered. An "
+           "answer that is not usable names nothing.",
+           percent, (TEXT, TERMINAL, HTML, SUMMARY), interval="interval", interval_in_text="column", bold=True),
+    Metric("chance", "by chance %", "The same answers compared with the other concepts: the mean share of these that "
+           "an answer names. An explainer that ignores the evidence names no more than this.",
+           percent, (TEXT, TERMINAL, HTML, SUMMARY)),
+    Metric("answers", "answers", "Answers of the explainer, usable or not.", count, (TEXT, TERMINAL, HTML)),
+    Metric("unusable", "unusable", "Answers that are not usable: degenerate, refused, truncated or unparsed.",
+           count, (TEXT, TERMINAL, HTML, SUMMARY)),
+    Metric("failed", "failed", "Planted concepts without an answer. They count nowhere else.",
+           count, (TEXT, TERMINAL, HTML)),
+)
+"""Of the explainer on planted concepts, with a describer's prompts (:class:`~harness.results.schema.ExplainerRow`)."""
+
 COSTS = (
     Metric("calls", "LLM calls", "LLM calls, including those answered by the cache.", count, (SUMMARY,)),
     Metric("prompt_tokens", "tokens in", "Tokens of the prompts.", count, (SUMMARY,)),
@@ -251,6 +272,24 @@ COSTS = (
            number, (SUMMARY,), needs={"price"}),
 )
 """Of a run or of one LLM role in it (:class:`~harness.records.RoleUsage`)."""
+
+ON_TEXT = (
+    _diagnostic("text_ablated", "vectors", "Vectors from which channels were removed while the model read held-out "
+                "text.", count),
+    _diagnostic("text_positions", "positions", "Positions of the channels' own tokens in that text (gate, in), and "
+                "active tokens whose logits were compared (out), over all channels.", count),
+    _on_text("text_faithful", "channel", "Share of the neuron's response on a channel's tokens that is lost without "
+             "the channel. [R] calls this faithful."),
+    _on_text("text_random", "random direction", "The same without a random direction as close to the vector."),
+    _on_text("text_another", "another channel", "The same without another channel of the vector."),
+    _on_text("text_embedding", "mean embedding", "The same without the mean embedding of the channel's top tokens."),
+    _on_text("text_elsewhere", "channel, elsewhere", "Share of the response on other active tokens that is lost "
+             "without the channel."),
+    _on_text("text_complete", "all channels", "Share of the response on all active tokens that is lost without all "
+             "channels. [R] calls this complete."),
+    _on_text("text_complete_random", "all random directions", "The same without all the random directions."),
+)
+"""Of ablations on held-out text, by layer and kind; :mod:`harness.run.text_ablation` has the protocol."""
 
 DIAGNOSTICS = (
     _diagnostic("vectors", "vectors", "Weight vectors that were decomposed.", count, terminal=True),
@@ -283,14 +322,36 @@ DIAGNOSTICS = (
     _diagnostic("faithful", "faithful", "Mean share of the response on a channel's tokens that is lost without the "
                 "channel."),
     _diagnostic("faithful_chance", "faithful, chance", "The same for a random direction as close to the vector."),
+    _diagnostic("random_faithful", "faithful, random", "The same for the channels of random vectors (as many as "
+                "diagnostics.random_channels of each)."),
     _diagnostic("kept", "kept", "Mean share of the response on the other channels' tokens that remains without the "
                 "channel."),
     _diagnostic("complete", "complete", "Mean share of the response on a vector's strongest tokens that is lost "
                 "without all its channels."),
     _diagnostic("complete_chance", "complete, chance", "The same for as many random directions as close to the "
                 "vector."),
+    _diagnostic("random_complete", "complete, random", "The same for random vectors; None unless as many channels of "
+                "each are searched (diagnostics.random_channels)."),
+    *ON_TEXT,
 )
 """Of the decomposition of one layer and kind, or of all (:class:`~harness.results.diagnostics.DiagnosticsRow`)."""
+
+ALIGNMENT = (
+    Metric("neurons", "neurons", "Neurons with a correlation r.", count, (HTML, SUMMARY)),
+    Metric("mean_abs", "mean |r|", "Mean size of r over the neurons. r: correlation over the tokens of the text of the "
+           "activation with the projection of the current or the next token on the weight vector; for out, correlation "
+           "over the vocabulary of the direct logit contribution with the measured effect.",
+           number, (HTML, SUMMARY), interval="interval", bold=True),
+    Metric("share", "above 0.2 %", "Share of neurons with |r| of at least 0.2.", percent, (HTML, SUMMARY)),
+    Metric("control", "mean |r|, control", "Mean |r| with the vector of another neuron of the layer.",
+           number, (HTML, SUMMARY)),
+    Metric("above_control", "above control", "Mean |r| less that of the control.",
+           number, (HTML, SUMMARY), interval="above_interval"),
+    Metric("undefined", "undefined", "Neurons without r: activation or projection is constant.", count, (HTML,)),
+    Metric("aligned", "aligned", "Whether mean |r| is at least 0.1 and the interval of the difference from the control "
+           "is above zero: otherwise a list of tokens cannot describe these neurons.", yes_no, (HTML, SUMMARY)),
+)
+"""Of one layer, kind and what is correlated (:class:`~harness.results.schema.AlignmentRow`)."""
 
 RUN = (
     Metric("best/describer", "best describer", "Real describer with the highest win rate.", str, (SUMMARY,)),
@@ -308,13 +369,19 @@ TABLES: Sequence[tuple[str, Sequence[Metric], str]] = (
     ("Leaderboard: one describer", BOARD, "{key}/DESCRIBER"),
     ("Head to head: one describer against another", PAIRS, "{key}/DESCRIBER/OPPONENT"),
     ("Paired tests of two describers", TESTS, ""),
-    ("Descriptions of one describer", WRITING, ""),
+    ("Descriptions of one describer", WRITING, "{key}/DESCRIBER"),
+    (
+        "The explainer on planted concepts, and with one describer's prompts as `explainer/DESCRIBER/...`",
+        EXPLAINER,
+        "explainer/{key}",
+    ),
     ("Scores: one describer by one scorer", SCORES, "{key}/SCORER/DESCRIBER"),
     ("Paired tests of the scores", SCORE_TESTS, ""),
     ("Comparators", HEALTH, "judge/JUDGE/{key}"),
     ("Judges where the better description is known, or that were asked again", CHECKS, "judge/JUDGE/{key}"),
     ("Costs of the run, and of one LLM role as `cost/ROLE/...`", COSTS, "cost/{key}"),
     ("Decomposition", DIAGNOSTICS, "decomposition/{key}"),
+    ("Alignment with tokens", ALIGNMENT, "alignment/LAYER/KIND/AGAINST/{key}"),
     ("The run", RUN, "{key}"),
 )
 

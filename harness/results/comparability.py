@@ -10,6 +10,7 @@ from typing import Any
 from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.records import Description, Score, VectorSummary, Verdict, from_json
+from harness.results.alignment import alignment_of
 from harness.results.facets import facets_of
 from harness.results.leaderboard import build_leaderboard
 from harness.results.schema import Leaderboard
@@ -37,14 +38,18 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
     neurons = {record.neuron for record in records}
     vectors: list[VectorSummary] = folder.read_vectors({neuron.unsigned for neuron in neurons}) if neurons else []
     contestants = _part(manifest, "contestants")
+    seed, config = int(manifest.get("seed") or 0), statistics_of(manifest)
     return build_leaderboard(
         verdicts,
         scores,
         descriptions,
         controls={name for name, entry in contestants.items() if entry.get("control")},
-        seed=int(manifest.get("seed") or 0),
-        config=statistics_of(manifest),
+        informed={name for name, entry in contestants.items() if entry.get("informed")},
+        seed=seed,
+        config=config,
         facets=facets_of(neurons, vectors),
+        planted=folder.explainer_check().records(),
+        alignment=alignment_of(folder, seed=seed, config=config),
     )
 
 

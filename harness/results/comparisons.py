@@ -5,7 +5,7 @@ A run can have a million verdicts, so the rule works on columns; records are mad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -24,6 +24,15 @@ MISSING = "missing"
 
 STATUSES: tuple[str, ...] = (*map(str, Status), MISSING)
 """Meaning of the status numbers in the columns of a table; 0 is ok."""
+
+
+def opponents_of(describers: Sequence[str], controls: Collection[str]) -> Bools:
+    """Return against whom a win counts for win rates, (K,): the real methods, so that weak controls raise nobody's.
+
+    With fewer than two real methods, everybody counts.
+    """
+    real = np.array([name not in controls for name in describers], dtype=np.bool_)
+    return real if real.sum() > 1 else np.ones_like(real)
 
 
 @dataclass(frozen=True, order=True)
@@ -89,6 +98,19 @@ class _PairTable:
         places = np.array([describers.index(name) for name in self.describers], dtype=np.int64)
         return replace(self, describers=tuple(describers), left=places[self.left], right=places[self.right])
 
+    def sums(self, left: Floats | Bools, right: Floats | Bools, opponents: Bools) -> Floats:
+        """Return the sum over comparisons of a value of each describer, (K,), against some opponents (K,).
+
+        Args:
+            left: the value of the left describer, (rows,).
+            right: that of the right one.
+            opponents: as in :func:`opponents_of`.
+        """
+        width = len(self.describers)
+        as_left = np.bincount(self.left, left * opponents[self.right], width)
+        as_right = np.bincount(self.right, right * opponents[self.left], width)
+        return np.asarray(as_left + as_right, dtype=np.float64)
+
     @cached_property
     def pair(self) -> Ints:
         """The pair's number: ``left * len(describers) + right``."""
@@ -138,11 +160,16 @@ class ComparisonTable(_PairTable):
         """Which comparisons did not fail."""
         return ~np.isnan(self.points)
 
-    def seen_in(self) -> Ints:
-        """Return the number of clusters in which each describer has a comparison, (K,)."""
+    def seen_in(self, opponents: Bools | None = None) -> Ints:
+        """Return the number of clusters in which each describer has a comparison, (K,).
+
+        Args:
+            opponents: describers whose comparisons count, (K,), as in :func:`opponents_of`; None for all.
+        """
         seen = np.zeros((self.clusters, len(self.describers)), dtype=np.bool_)
-        seen[self.cluster, self.left] = True
-        seen[self.cluster, self.right] = True
+        for own, other in ((self.left, self.right), (self.right, self.left)):
+            kept = slice(None) if opponents is None else opponents[other]
+            seen[self.cluster[kept], own[kept]] = True
         counts: Ints = seen.sum(axis=0)
         return counts
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harness.folder import RunFolder
-from harness.records import AblatedChannels, RandomVector, Restart, VectorKind
+from harness.records import AblatedChannels, RandomVector, Restart, TextAblation, VectorKind
+from harness.stats.bootstrap import Interval, clustered_intervals
 
 Floats = NDArray[np.float64]
 QUANTILE = 0.05
@@ -39,6 +40,7 @@ class DiagnosticsGroup:
         restarts: vectors of this group that were decomposed again.
         random: random vectors that were decomposed in the same way.
         ablations: vectors of this group whose channels were removed.
+        text_ablations: vectors of this group whose channels were removed while the model read text.
     """
 
     layer: int | None
@@ -53,6 +55,7 @@ class DiagnosticsGroup:
     restarts: tuple[Restart, ...] = ()
     random: tuple[RandomVector, ...] = ()
     ablations: tuple[AblatedChannels, ...] = ()
+    text_ablations: tuple[TextAblation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,27 @@ class DiagnosticsRow:
     ablated: int
     faithful: float | None
     faithful_chance: float | None
+    random_faithful: float | None
     kept: float | None
     complete: float | None
     complete_chance: float | None
+    random_complete: float | None
+    text_ablated: int
+    text_positions: int
+    text_faithful: float | None
+    text_faithful_interval: Interval | None
+    text_random: float | None
+    text_random_interval: Interval | None
+    text_another: float | None
+    text_another_interval: Interval | None
+    text_embedding: float | None
+    text_embedding_interval: Interval | None
+    text_elsewhere: float | None
+    text_elsewhere_interval: Interval | None
+    text_complete: float | None
+    text_complete_interval: Interval | None
+    text_complete_random: float | None
+    text_complete_random_interval: Interval | None
 
 
 def diagnostics_groups(folder: RunFolder) -> tuple[DiagnosticsGroup, ...]:
@@ -95,12 +116,15 @@ def diagnostics_groups(folder: RunFolder) -> tuple[DiagnosticsGroup, ...]:
     if vectors is None or channels is None:
         return ()
     restarts, random, ablations = defaultdict(list), defaultdict(list), defaultdict(list)
+    on_text = defaultdict(list)
     for again in folder.read(Restart):
         restarts[again.neuron.layer, again.kind].append(again)
     for drawn in folder.read(RandomVector):
         random[drawn.layer, drawn.kind].append(drawn)
     for ablated in folder.read(AblatedChannels):
         ablations[ablated.neuron.layer, ablated.kind].append(ablated)
+    for ablation in folder.read(TextAblation):
+        on_text[ablation.neuron.layer, ablation.kind].append(ablation)
     rows_of, channels_of = _by_group(vectors), _by_group(channels)
     return tuple(
         DiagnosticsGroup(
@@ -109,6 +133,7 @@ def diagnostics_groups(folder: RunFolder) -> tuple[DiagnosticsGroup, ...]:
             restarts=tuple(restarts[group]),
             random=tuple(random[group]),
             ablations=tuple(ablations[group]),
+            text_ablations=tuple(on_text[group]),
         )
         for group, rows in sorted(rows_of.items())
     )
@@ -178,6 +203,7 @@ def together(groups: Sequence[DiagnosticsGroup]) -> DiagnosticsGroup:
         restarts=tuple(item for group in groups for item in group.restarts),
         random=tuple(item for group in groups for item in group.random),
         ablations=tuple(item for group in groups for item in group.ablations),
+        text_ablations=tuple(item for group in groups for item in group.text_ablations),
         **{name: stacked(name) for name in ("reconstruction", *_OF_CHANNELS)},
     )
 
@@ -217,10 +243,70 @@ def diagnostics_row(group: DiagnosticsGroup) -> DiagnosticsRow:
         ablated=len(group.ablations),
         faithful=_mean([value for item in group.ablations for value in item.faithful if value is not None]),
         faithful_chance=_mean([value for item in group.ablations for value in item.chance]),
+        random_faithful=_mean([value for item in group.random for value in item.faithful if value is not None]),
         kept=_mean([value for item in group.ablations for value in item.kept if value is not None]),
-        complete=_mean([item.complete for item in group.ablations]),
+        complete=_mean([item.complete for item in group.ablations if item.complete is not None]),
         complete_chance=_mean([item.complete_chance for item in group.ablations]),
+        random_complete=_mean([item.complete for item in group.random if item.complete is not None]),
+        **_on_text(group.text_ablations),
     )
+
+
+def _on_text(items: Sequence[TextAblation]) -> dict[str, Any]:
+    """Return the metrics of ablations on text, with intervals that resample neurons.
+
+    Shares lost are sums over all channels, so that a channel counts by the neuron's response at its positions.
+    """
+    neurons = sorted({item.neuron for item in items})
+    totals = np.zeros((2, len(neurons), len(_LOST)))  # lost or left, and the response: neurons x metrics
+    for item in items:
+        row = neurons.index(item.neuron)
+        for column, (_, lost, response) in enumerate(_LOST):
+            for part, whole in zip(lost(item), response(item), strict=True):
+                if part is not None:
+                    totals[:, row, column] += part, whole
+    sums = totals.sum(axis=1)
+    intervals = clustered_intervals(totals[0], totals[1], seed=0) if items else [None] * len(_LOST)
+    found: dict[str, Any] = {
+        "text_ablated": len(items),
+        "text_positions": sum(sum(item.positions) for item in items),
+    }
+    for column, (name, *_) in enumerate(_LOST):
+        found[name] = round(float(sums[0, column] / sums[1, column]), 5) if sums[1, column] > 0 else None
+        bounds = intervals[column]
+        found[f"{name}_interval"] = None if bounds is None else tuple(round(bound, 5) for bound in bounds)
+    return found
+
+
+def _lost(left: str) -> tuple[Callable[[TextAblation], Any], Callable[[TextAblation], Any]]:
+    """Return functions for the response lost by channel (None where it is not measured), and the response."""
+
+    def lost(item: TextAblation) -> list[float | None]:
+        pairs = zip(item.response, getattr(item, left), strict=True)
+        return [None if rest is None else response - rest for response, rest in pairs]
+
+    return lost, lambda item: item.response
+
+
+def _share(name: str) -> tuple[Callable[[TextAblation], Any], Callable[[TextAblation], Any]]:
+    """Return functions for shares lost, one for each channel or for the vector, and their weights, which are 1."""
+
+    def shares(item: TextAblation) -> tuple[float | None, ...]:
+        value = getattr(item, name)
+        return value if isinstance(value, tuple) else (value,)
+
+    return shares, lambda item: [1] * len(shares(item))
+
+
+_LOST = (
+    ("text_faithful", *_lost("channel")),
+    ("text_random", *_lost("random")),
+    ("text_another", *_lost("another")),
+    ("text_embedding", *_lost("embedding")),
+    ("text_elsewhere", *_share("elsewhere")),
+    ("text_complete", *_share("complete")),
+    ("text_complete_random", *_share("complete_random")),
+)
 
 
 def share_below(values: Floats, baseline: Floats, quantile: float = QUANTILE) -> float:

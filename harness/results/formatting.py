@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from harness.text import characters
+
 # Control, zero-width, bidirectional and tag characters, line separators, lone surrogates and non-characters. Line feed
 # and tab are text; the two joiners (200C, 200D) belong to Indic and Persian spelling and to emoji.
 _UNSEEN = re.compile(
@@ -31,7 +33,8 @@ def _name(match: re.Match[str]) -> str:
 
 def shown_token(token: str, limit: int = 40) -> str:
     """Return one token on one line: line feeds and tabs as symbols, a lone space made visible, cut at ``limit``."""
-    cut = token if len(token) <= limit else token[: limit - 1] + "…"
+    shown = characters(token)
+    cut = token if len(shown) <= limit else "".join(shown[: limit - 1]) + "…"
     text = visible(cut).replace("\n", "⏎").replace("\t", "⇥")
     return "␣" * len(text) if text.strip(" ") == "" else text
 
@@ -59,6 +62,11 @@ def interval(bounds: tuple[Any, Any] | None, form: Callable[[Any], str] = number
 def rank(value: int | None) -> str:
     """Return a rank, or a dash if it is None."""
     return "–" if value is None else str(value)
+
+
+def yes_no(value: bool | None) -> str:
+    """Return yes or no, or a dash if it is None."""
+    return "–" if value is None else "yes" if value else "no"
 
 
 def p_value(value: float) -> str:

@@ -22,6 +22,7 @@ from harness.results.rounding import mean, rounded, rounded_interval
 from harness.results.scores import value_of
 from harness.stats.bootstrap import Interval, clustered_interval
 from harness.stats.config import StatisticsConfig
+from harness.text import word_count
 
 Observations = Sequence[tuple[Neuron, float]]
 """Values with the neuron (without sign) that each belongs to."""
@@ -165,7 +166,7 @@ def judge_checks(
         for records in (verdicts, retests)
     )
     scored, scored_again = list(scores), list(score_retests)
-    soft, words = _soft_preferences(said), {key: len(text.split()) for key, text in texts.items()}
+    soft, words = _soft_preferences(said), {key: word_count(text) for key, text in texts.items()}
     measure = _Measure(known, soft, words, seed, config or StatisticsConfig())
     compared = merge_verdicts(said)
     checks = []

@@ -7,7 +7,8 @@ resampled neurons. Rounding and None are as in :mod:`harness.results.schema`.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,22 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from harness.records import Description, Score, Status, Usage, Verdict
+from harness.records import Description, PlantedAnswer, Score, Status, Usage, Verdict
 from harness.results.board import BoardInputs, make_board
-from harness.results.comparisons import ComparisonTable, Floats, compare, neuron_order, verdict_table
+from harness.results.comparisons import (
+    Bools,
+    ComparisonTable,
+    Floats,
+    compare,
+    neuron_order,
+    opponents_of,
+    verdict_table,
+)
+from harness.results.explainer_check import explainer_rows
 from harness.results.facets import Facets
 from harness.results.panel import agreement, judge_health, left_out
 from harness.results.rounding import count_statuses, mean, rounded, rounded_interval, total_usage
-from harness.results.schema import BreakdownRow, DescriptionRow, Leaderboard
+from harness.results.schema import AlignmentRow, BreakdownRow, DescriptionRow, Leaderboard
 from harness.results.scores import Grades, concordances, score_rows, score_tests, value_of
 from harness.results.tally import Tally, grouped, tables_by_cluster, tally
 from harness.results.transitivity import triads
@@ -29,6 +39,7 @@ from harness.stats.bootstrap import Resamples, percentiles, ratio
 from harness.stats.config import StatisticsConfig
 from harness.stats.length import covariate
 from harness.stats.threads import one_thread
+from harness.text import word_count
 
 
 @one_thread
@@ -38,9 +49,12 @@ def build_leaderboard(
     descriptions: Iterable[Description],
     *,
     controls: Collection[str],
+    informed: Collection[str] = (),
     seed: int,
     config: StatisticsConfig | None = None,
     facets: Facets | None = None,
+    planted: Iterable[PlantedAnswer] = (),
+    alignment: Sequence[AlignmentRow] = (),
 ) -> Leaderboard:
     """Compute all statistics of a run from its records, in any order.
 
@@ -51,9 +65,12 @@ def build_leaderboard(
         scores: the scores, one per scorer, neuron and describer.
         descriptions: the descriptions, one per neuron and describer.
         controls: names of the describers that are controls.
+        informed: those of them that know the neuron, and may win.
         seed: the run's seed, for the bootstrap.
         config: settings of the statistics.
         facets: divisions of the neurons for the breakdown of win rates.
+        planted: the explainer's answers on planted concepts.
+        alignment: alignment of the neurons with tokens (:mod:`harness.results.alignment`).
 
     Raises:
         ValueError: if there are two records of the same item.
@@ -69,9 +86,16 @@ def build_leaderboard(
     raw = raw.among(names)
     table = compare(raw, [item.neuron for item in ordered_scores])
     written = _description_rows(ordered_descriptions, names, controls)
-    counts = _count(table, ordered_scores, ordered_descriptions, facets or {}, seed, config)
+    counts = _count(
+        table, opponents_of(names, controls), ordered_scores, ordered_descriptions, facets or {}, seed, config
+    )
     words = {row.describer: row.mean_words for row in written}
-    together = BoardInputs(raw, table, counts.tally, counts.triads, counts.drawn_triads, words, controls, seed, config)
+    seen: dict[str, set[str | None]] = defaultdict(set)
+    for verdict in given:
+        seen[verdict.judge].add(verdict.side)
+    sides = {judge: str(side) for judge, found in seen.items() for side in found if len(found) == 1 and side}
+    known = words, sides, controls, informed, seed, config
+    together = BoardInputs(raw, table, counts.tally, counts.triads, counts.drawn_triads, *known)
     inputs: dict[str | None, BoardInputs] = {None: together}
     inputs |= {judge: together.of(place) for place, judge in enumerate(table.judges)}
     boards = [make_board(judge, given) for judge, given in inputs.items()]
@@ -101,6 +125,8 @@ def build_leaderboard(
         ),
         breakdown=_breakdown(table, counts, facets or {}, controls, config),
         descriptions=written,
+        explainer=explainer_rows(planted, seed=seed, config=config),
+        alignment=tuple(alignment),
     )
 
 
@@ -127,6 +153,7 @@ class _Counts:
 
 def _count(
     table: ComparisonTable,
+    opponents: Bools,
     scores: Sequence[Score],
     descriptions: Sequence[Description],
     facets: Facets,
@@ -151,11 +178,11 @@ def _count(
             place = cluster_of[item.neuron.unsigned], columns[item.scorer, item.describer]
             totals[place] += value
             sizes[place] += 1
-    parts, part_blocks = _part_blocks(decided, facets)
+    parts, part_blocks = _part_blocks(decided, opponents, facets)
     cycles = by_judge[..., :2].reshape(table.clusters, 2 * judges)
     drawn = Resamples(table.clusters, seed, config.draws).sums(*blocks, cycles, totals, sizes, *part_blocks)
     return _Counts(
-        tally=tally(decided, lengths, group, first, (drawn[0], drawn[1])),
+        tally=tally(decided, opponents, lengths, group, first, (drawn[0], drawn[1])),
         triads=by_judge,
         drawn_triads=drawn[2].reshape(config.draws, judges, 2),
         grades=Grades(scorers, table.describers, totals, sizes, drawn[3], drawn[4]),
@@ -171,11 +198,13 @@ def _lengths(table: ComparisonTable, descriptions: Sequence[Description]) -> Flo
     words = np.full((len(neurons), len(places)), np.nan)
     for item in descriptions:
         if item.status is Status.OK and item.neuron in neurons:
-            words[neurons[item.neuron], places[item.describer]] = len(item.text.split())
+            words[neurons[item.neuron], places[item.describer]] = word_count(item.text)
     return covariate(words[table.neuron, table.left], words[table.neuron, table.right])
 
 
-def _part_blocks(table: ComparisonTable, facets: Facets) -> tuple[list[tuple[str, str]], list[sparse.csr_array]]:
+def _part_blocks(
+    table: ComparisonTable, opponents: Bools, facets: Facets
+) -> tuple[list[tuple[str, str]], list[sparse.csr_array]]:
     """Return the parts, and each describer's points and comparisons in them by neuron."""
     parts = [(facet, part) for facet, of in facets.items() for part in sorted(set(of.values()), key=_natural)]
     places = {part: place for place, part in enumerate(parts)}
@@ -186,10 +215,14 @@ def _part_blocks(table: ComparisonTable, facets: Facets) -> tuple[list[tuple[str
         known = np.array([places.get((facet, of.get(n, "")), -1) for n in table.neurons], dtype=np.int64)
         part = known[table.neuron]
         inside = part >= 0
-        for side, won in ((table.left, table.points), (table.right, 1 - table.points)):
-            rows.append(table.cluster[inside])
-            columns.append(part[inside] * width + side[inside])
-            points.append(won[inside])
+        for side, other, won in (
+            (table.left, table.right, table.points),
+            (table.right, table.left, 1 - table.points),
+        ):
+            kept = inside & opponents[other]
+            rows.append(table.cluster[kept])
+            columns.append(part[kept] * width + side[kept])
+            points.append(won[kept])
     row, column = (np.concatenate([np.zeros(0, dtype=np.int64), *x]) for x in (rows, columns))
     won = np.concatenate([np.zeros(0), *points])
     shape = (table.clusters, len(parts) * width)
@@ -212,15 +245,13 @@ def _breakdown(
     for place, (facet, part) in enumerate(counts.parts):
         chosen = (labels[facet] == part)[table.neuron]
         decided, failed = table.where(chosen & table.decided), table.where(chosen & ~table.decided)
-        seen_in = decided.seen_in()
+        opponents = counts.tally.opponents
+        seen_in = decided.seen_in(opponents)
         columns = slice(place * width, (place + 1) * width)
         drawn = ratio(counts.drawn_parts[0][:, columns], counts.drawn_parts[1][:, columns])
         spans = percentiles(drawn, seen_in, config.confidence)
-        points = np.bincount(decided.left, decided.points, width)
-        points += np.bincount(decided.right, 1 - decided.points, width)
-        sizes, lost = (
-            np.bincount(x.left, minlength=width) + np.bincount(x.right, minlength=width) for x in (decided, failed)
-        )
+        points = decided.sums(decided.points, 1 - decided.points, opponents)
+        sizes, lost = (x.sums(np.ones(len(x)), np.ones(len(x)), opponents) for x in (decided, failed))
         for k, name in enumerate(table.describers):
             if sizes[k] + lost[k]:
                 rows.append(
@@ -246,7 +277,7 @@ def _description_rows(
     for name in names:
         written = [item for item in descriptions if item.describer == name]
         good = [item for item in written if item.status is Status.OK]
-        words = [len(item.text.split()) for item in good]
+        words = [word_count(item.text) for item in good]
         rows.append(
             DescriptionRow(
                 describer=name,
@@ -255,11 +286,19 @@ def _description_rows(
                 median_words=rounded(np.median(words)) if words else None,
                 mean_windows=mean([item.evidence.windows for item in good]),
                 mean_tokens=mean([item.evidence.tokens for item in good]),
+                repeated=_repeated([item.text for item in good]),
                 statuses=count_statuses(item.status for item in written),
                 usage=total_usage(item.usage for item in written),
             )
         )
     return tuple(rows)
+
+
+def _repeated(texts: Sequence[str]) -> float | None:
+    """Return the share of the texts that another one equals, by their words alone; None with fewer than two texts."""
+    words = [re.findall(r"\w+", text.casefold()) for text in texts]
+    counts = Counter(map(tuple, words))
+    return mean([counts[tuple(one)] > 1 for one in words]) if len(texts) > 1 else None
 
 
 def _sorted_unique(records: Iterable[Any], identity: Callable[[Any], tuple[object, ...]], name: str) -> list[Any]:

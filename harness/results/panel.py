@@ -107,7 +107,7 @@ def left_out(
     found = []
     for judge, name in enumerate(table.judges):
         rates, drawn = tally.of(set(range(len(table.judges))) - {judge}).pairs().win_rates()
-        seen_in = table.where(table.decided & (table.judge != judge)).seen_in()
+        seen_in = table.where(table.decided & (table.judge != judge)).seen_in(tally.opponents)
         spans = percentiles(drawn, seen_in, config.confidence)
         places = _ranked(rates)
         entries = {

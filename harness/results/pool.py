@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from harness.errors import HarnessError
 from harness.folder import RunFolder, item_of
 from harness.records import Description, Score, Usage, Verdict
+from harness.results.alignment import alignment_of
 from harness.results.comparability import incomparable, judging, statistics_of
 from harness.results.leaderboard import build_leaderboard
 from harness.results.parameters import Parameter, label, swept
@@ -69,7 +70,8 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     descriptions: list[Description] = []
     verdicts: list[Verdict] = []
     scores: list[Score] = []
-    controls = set()
+    controls: set[str] = set()
+    informed: set[str] = set()
     for folder, manifest, texts, names_here, judges_here in zip(
         folders, manifests, written, names, judges, strict=True
     ):
@@ -80,14 +82,18 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
         ]
         scores += [_renamed(item, scorer=judges_here, describer=names_here) for item in folder.scores().records()]
         contestants = manifest.get("contestants") or {}
-        controls |= {own for name, own in names_here.items() if contestants.get(name, {}).get("control")}
+        for flag, names_of in (("control", controls), ("informed", informed)):
+            names_of |= {own for name, own in names_here.items() if contestants.get(name, {}).get(flag)}
+    seed, config = int(manifests[0].get("seed") or 0), statistics_of(manifests[0])
     leaderboard = build_leaderboard(
         repeats.first(verdicts),
         repeats.first(scores),
         repeats.first(descriptions),
         controls=controls,
-        seed=int(manifests[0].get("seed") or 0),
-        config=statistics_of(manifests[0]),
+        informed=informed,
+        seed=seed,
+        config=config,
+        alignment=alignment_of(folders[0], seed=seed, config=config),  # the runs have the same neurons and text
     )
     return Pool(leaderboard, tuple(names), tuple(judges), repeats.repeated, repeats.disagreeing)
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
-from harness.records import Description, Neuron, Score, Status, Verdict
+from harness.records import Description, Neuron, PlantedAnswer, Score, Status, Verdict
 from harness.results.answers import MethodAnswers, by_method
 from harness.results.comparability import leaderboard_of
 from harness.results.diagnostics import DiagnosticsGroup, diagnostics_groups
@@ -51,6 +51,7 @@ class RunData:
         diagnostics: diagnostics of all vectors and channels by layer and kind.
         left_out: number of neurons that are not shown.
         reference_channels: the channels named in the config, with those found.
+        planted: the explainer's answers on planted concepts.
     """
 
     folder: str
@@ -68,6 +69,7 @@ class RunData:
     diagnostics: tuple[DiagnosticsGroup, ...]
     left_out: int = 0
     reference_channels: tuple[FoundChannel, ...] = ()
+    planted: tuple[PlantedAnswer, ...] = ()
 
     @property
     def compares(self) -> bool:
@@ -140,6 +142,7 @@ def load_run(folder: RunFolder, *, recompute: bool = False) -> RunData:
         diagnostics=diagnostics_groups(folder),
         left_out=left_out,
         reference_channels=read_reference_channels(folder, manifest),
+        planted=tuple(folder.explainer_check().records()),
     )
 
 

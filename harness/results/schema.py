@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from harness.records import Usage, from_json
+from harness.records import Against, Usage, VectorKind, from_json
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ class ControlCheck:
 
     Attributes:
         control: its name.
+        informed: whether it knows the neuron, and may win.
         win_rate: share of its comparisons with real methods that it won, ties as half.
         interval: its bootstrap interval.
         comparisons: decided comparisons with real methods.
@@ -169,6 +170,7 @@ class ControlCheck:
     """
 
     control: str
+    informed: bool
     win_rate: float | None
     interval: tuple[float, float] | None
     comparisons: int
@@ -198,6 +200,7 @@ class Board:
 
     Attributes:
         judge: the judge; None for all judges together, each comparison counting once.
+        side: side of the neurons that the judge or judges see; None if they see different sides, or it is not recorded.
         rows: one per describer, by win rate (highest first), then by name.
         cells: one per ordered pair of describers that was compared, by name.
         tests: one per unordered pair with a decided comparison.
@@ -208,6 +211,7 @@ class Board:
     """
 
     judge: str | None
+    side: str | None
     rows: tuple[Row, ...]
     cells: tuple[Cell, ...]
     tests: tuple[PairTest, ...]
@@ -215,6 +219,12 @@ class Board:
     graph: Graph
     cycles: Cycles
     trust: Trust
+
+    @property
+    def title(self) -> str:
+        """The judge and the side of the neurons that it sees."""
+        side = f" ({self.side} side)" if self.side in ("input", "output") else ""
+        return f"{'All judges together' if self.judge is None else f'Judge {self.judge}'}{side}"
 
     @property
     def pairs(self) -> tuple[Cell, ...]:
@@ -408,8 +418,58 @@ class DescriptionRow:
     median_words: float | None
     mean_windows: float | None
     mean_tokens: float | None
+    repeated: float | None
     statuses: dict[str, int]
     usage: Usage
+
+
+@dataclass(frozen=True)
+class ExplainerRow:
+    """The explainer on planted concepts; :data:`harness.results.columns.EXPLAINER` defines the metrics.
+
+    Attributes:
+        describer: the describer whose prompts were used; None for all together.
+        right: None without answers.
+        interval: its bootstrap interval, clustered by concept; None with fewer than two concepts.
+        statuses: number of answers by status.
+        usage: cost of the answers.
+    """
+
+    describer: str | None
+    right: float | None
+    interval: tuple[float, float] | None
+    chance: float | None
+    answers: int
+    unusable: int
+    failed: int
+    statuses: dict[str, int]
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class AlignmentRow:
+    """Alignment of the neurons of one layer with tokens; :data:`harness.results.columns.ALIGNMENT` defines the metrics.
+
+    Attributes:
+        layer: the layer.
+        kind: the weight vector that is projected.
+        against: what is correlated: ``current`` or ``next`` for ``in`` and ``gate``, ``effect`` for ``out``.
+        aligned: whether a list of tokens can describe these neurons (:mod:`harness.results.alignment`); None with fewer
+            than two neurons.
+    """
+
+    layer: int
+    kind: VectorKind
+    against: Against
+    neurons: int
+    undefined: int
+    mean_abs: float | None
+    interval: tuple[float, float] | None
+    share: float | None
+    control: float | None
+    above_control: float | None
+    above_interval: tuple[float, float] | None
+    aligned: bool | None
 
 
 @dataclass(frozen=True)
@@ -432,6 +492,9 @@ class Leaderboard:
         concordance: by judge, all together first, then by scorer.
         breakdown: by facet, part and describer.
         descriptions: by describer.
+        explainer: the explainer on planted concepts: all describers together, then by describer. Empty if the run has
+            no explainer, or did not check it.
+        alignment: by layer, kind and what is correlated; empty without text.
     """
 
     seed: int
@@ -449,6 +512,14 @@ class Leaderboard:
     concordance: tuple[Concordance, ...]
     breakdown: tuple[BreakdownRow, ...]
     descriptions: tuple[DescriptionRow, ...]
+    explainer: tuple[ExplainerRow, ...]
+    alignment: tuple[AlignmentRow, ...]
+
+    @property
+    def shown(self) -> tuple[Board, ...]:
+        """The board of all judges together; one board per judge if they see different sides of the neurons."""
+        sides = {board.side for board in self.judges}
+        return self.judges if len(sides) > 1 and None not in sides else (self.overall,)
 
     @property
     def only_scores(self) -> bool:

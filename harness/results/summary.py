@@ -11,7 +11,7 @@ from typing import Any
 from harness.folder import RunFolder
 from harness.records import Description, Neuron, RoleUsage, Status, Usage, Verdict, Winner, total_roles
 from harness.results import columns
-from harness.results.answers import answers_of
+from harness.results.answers import CHECK, answers_of
 from harness.results.comparisons import merge_verdicts
 from harness.results.diagnostics import DiagnosticsGroup, diagnostics_json, diagnostics_row, together
 from harness.results.schema import Leaderboard
@@ -46,11 +46,20 @@ def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Seq
     answers = answers_of(folder)
     failed: Counter[str] = Counter()
     for one in answers:
-        failed[one.method] += one.answers - one.statuses.get("ok", 0)
+        if one.stage != CHECK:  # those are not about neurons
+            failed[one.method] += one.answers - one.statuses.get("ok", 0)
     found |= {f"failed/{method}": count for method, count in failed.items()}
     known: Row = {}
+    for group in leaderboard.alignment:
+        name = f"alignment/{group.layer}/{group.kind}/{group.against}/{{key}}"
+        known |= columns.summary_values(columns.ALIGNMENT, group, name)
     for check in read_judge_checks(folder):
         known |= columns.summary_values(columns.CHECKS, check, f"judge/{check.judge}/{{key}}")
+    for checked in leaderboard.explainer:
+        name = "explainer/{key}" if checked.describer is None else f"explainer/{checked.describer}/{{key}}"
+        known |= columns.summary_values(columns.EXPLAINER, checked, name)
+    for written in leaderboard.descriptions:
+        known |= columns.summary_values(columns.WRITING, written, f"{{key}}/{written.describer}")
     if diagnostics:
         known |= columns.summary_values(
             columns.DIAGNOSTICS, diagnostics_row(together(diagnostics)), "decomposition/{key}"
@@ -108,8 +117,11 @@ def tables_of_run(
         "concordance": board["concordance"],
         "breakdown": board["breakdown"],
         "writing": board["descriptions"],
+        "explainer": board["explainer"],
         "failures": failure_rows(folder, manifest),
         "costs": cost_rows(folder),
+        # Not "alignment", for the same reason.
+        "alignment_of_layers": board["alignment"],
         "layers": diagnostics_json(diagnostics)["rows"] if diagnostics else [],
     }
     return {name: rows for name, rows in tables.items() if rows}

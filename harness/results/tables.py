@@ -17,9 +17,10 @@ from rich.text import Text
 
 from harness.folder import replacing
 from harness.results import columns
+from harness.results.alignment import alignment_notices
 from harness.results.columns import Metric, shown_in
 from harness.results.formatting import percent, visible
-from harness.results.schema import Cell, Leaderboard, Row, ScoreRow
+from harness.results.schema import Board, Cell, ExplainerRow, Leaderboard, Row, ScoreRow
 
 ALL_JUDGES = "all judges"
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
@@ -61,7 +62,7 @@ class _Grid:
     """One table: its rows, the columns that name a row, its metrics, and a note below."""
 
     title: str
-    rows: Sequence[Row | Cell | ScoreRow]
+    rows: Sequence[Row | Cell | ScoreRow | ExplainerRow]
     names: dict[str, Callable[[Any], str]]
     metrics: Sequence[Metric]
     place: str
@@ -79,7 +80,7 @@ class _Grid:
 
 
 def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
-    """Yield the board of all judges, the pairs behind it, and the scores, as far as the run has them."""
+    """Yield the boards, the pairs behind them, the scores and the explainer, as far as they exist."""
     control = {row.describer for row in leaderboard.overall.rows if row.control}
     control |= {row.describer for row in leaderboard.scores if row.control}
 
@@ -91,23 +92,35 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
         return name
 
     if not leaderboard.only_scores:
-        judges = "judge" if len(leaderboard.judges) == 1 else "judges"
-        title = f"Leaderboard: {leaderboard.neurons} neurons, {len(leaderboard.judges)} comparing {judges}"
-        rows, names = leaderboard.overall.rows, {"describer": named("describer")}
-        yield _Grid(title, rows, names, columns.BOARD, place, _note(leaderboard))
-    if leaderboard.overall.pairs:
-        names = {"describer": named("row"), "against": named("column")}
-        note = "Every pair of describers, all judges together."
-        yield _Grid("Head to head", leaderboard.overall.pairs, names, columns.PAIRS, place, note)
+        names = {"describer": named("describer")}
+        for board in leaderboard.shown:
+            judges = "judge" if len(leaderboard.judges) == 1 else "judges"
+            title = f"{leaderboard.neurons} neurons, {len(leaderboard.judges)} comparing {judges}"
+            title = f"Leaderboard: {title if board is leaderboard.overall else board.title}"
+            yield _Grid(title, board.rows, names, columns.BOARD, place, _note(leaderboard, board))
+    names = {"describer": named("row"), "against": named("column")}
+    for board in leaderboard.shown:
+        if board.pairs:
+            whole = board is leaderboard.overall
+            note = f"Every pair of describers, {'all judges together' if whole else board.title}."
+            title = "Head to head" if whole else f"Head to head: {board.title}"
+            yield _Grid(title, board.pairs, names, columns.PAIRS, place, note)
     if leaderboard.scores:
         names = {"scorer": lambda row: row.scorer, "describer": named("describer")}
         note = "Mean scores, each in its scorer's own unit; higher is better."
         yield _Grid("Scores: no judge compares", leaderboard.scores, names, columns.SCORES, place, note)
+    if leaderboard.explainer:
+        names = {"explainer with": lambda row: row.describer or "all describers"}
+        note = "The explainer on evidence that shows one known concept, with the prompts of each describer."
+        yield _Grid("Explainer check: known concepts", leaderboard.explainer, names, columns.EXPLAINER, place, note)
 
 
 def markdown_table(leaderboard: Leaderboard) -> str:
-    """Return Markdown tables: the board of all judges with its trust line, the pairs behind it, and the scores."""
-    blocks = []
+    """Return Markdown tables: the boards with their trust lines, the pairs, the scores and the explainer.
+
+    A warning that no layer is aligned with tokens comes first.
+    """
+    blocks = [f"{_in_markdown(notice)}\n" for notice in alignment_notices(leaderboard.alignment)]
     for grid in _grids(leaderboard, columns.TEXT):
         metrics = grid.headings(leaderboard.confidence)
         lines = [[*grid.names, *metrics], ["---"] * len(grid.names) + ["---:"] * len(metrics)]
@@ -144,23 +157,24 @@ def _text_rows(grid: _Grid) -> Iterator[list[str]]:
         yield [*(name(row) for name in grid.names.values()), *(cell for _, cell in grid.cells(row))]
 
 
-def _note(leaderboard: Leaderboard) -> str:
-    board = leaderboard.overall
+def _note(leaderboard: Leaderboard, board: Board) -> str:
     neurons = f"{leaderboard.neurons} neuron{'s' * (leaderboard.neurons != 1)}"
-    judges = ", ".join(str(one.judge) for one in leaderboard.judges)
+    judges = board.judge or ", ".join(str(one.judge) for one in leaderboard.judges)
     judged = f"judged by {judges}" if judges else "no comparing judge"
     return " ".join(filter(None, [f"{neurons}, {judged}.", board.trust.words, board.graph.words, board.length.words]))
 
 
 def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
-    """Print the board of all judges, the pairs of real describers, and whether the controls lose, in 80 columns.
+    """Print the boards, the pairs of real describers, and whether the controls lose, in 80 columns.
 
-    A run whose judges only score prints its scores instead.
+    A run whose judges only score prints its scores instead. A warning that no layer is aligned with tokens comes first.
     """
+    for notice in alignment_notices(leaderboard.alignment):
+        console.print(Text(visible(notice), style="yellow"))
     real = {row.describer for row in leaderboard.overall.rows if not row.control}
     for grid in _grids(leaderboard, columns.TERMINAL):
         if grid.metrics is columns.PAIRS:
-            pairs = [cell for cell in leaderboard.overall.pairs if {cell.row, cell.column} <= real]
+            pairs = [cell for cell in grid.rows if isinstance(cell, Cell) and {cell.row, cell.column} <= real]
             grid = dataclasses.replace(grid, rows=pairs)
         if grid.rows and (grid.metrics is not columns.SCORES or leaderboard.only_scores):
             console.print(_terminal(grid, leaderboard.confidence))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from harness.results.comparisons import ComparisonTable, Floats, Ints
+from harness.results.comparisons import Bools, ComparisonTable, Floats, Ints
 from harness.stats.bootstrap import ratio
 from harness.stats.bradley_terry import Design
 
@@ -23,6 +23,7 @@ class Tally:
 
     Attributes:
         describers: number of describers, K.
+        opponents: against whom points count in :meth:`win_rates`, (K,).
         judge: the judge of each group, (G,).
         left: the first describer.
         right: the second.
@@ -34,6 +35,7 @@ class Tally:
     """
 
     describers: int
+    opponents: Bools
     judge: Ints
     left: Ints
     right: Ints
@@ -79,6 +81,7 @@ class Tally:
 
         return Tally(
             self.describers,
+            self.opponents,
             self.judge[first],
             self.left[first],
             self.right[first],
@@ -92,17 +95,17 @@ class Tally:
     def win_rates(self) -> tuple[Floats, Floats]:
         """Return the win rate of each describer, (K,), and in each sample, draws x K; NaN without comparisons."""
         return (
-            ratio(*standings(self, self.points, self.counts)),
-            ratio(*standings(self, self.drawn_points, self.drawn_counts)),
+            ratio(*standings(self, self.points, self.counts, self.opponents)),
+            ratio(*standings(self, self.drawn_points, self.drawn_counts, self.opponents)),
         )
 
 
-def standings(tally: Tally, points: Floats, counts: Floats) -> tuple[Floats, Floats]:
-    """Return the points and comparisons of each describer, (..., K), from those of the groups."""
+def standings(tally: Tally, points: Floats, counts: Floats, opponents: Bools) -> tuple[Floats, Floats]:
+    """Return the points and comparisons of each describer against some (K,), (..., K), from those of the groups."""
     places = np.arange(len(tally.left))
     one, other = (np.zeros((len(places), tally.describers)) for _ in range(2))
-    one[places, tally.left] = 1
-    other[places, tally.right] = 1
+    one[places, tally.left] = opponents[tally.right]
+    other[places, tally.right] = opponents[tally.left]
     return points @ one + (counts - points) @ other, counts @ (one + other)
 
 
@@ -124,11 +127,19 @@ def grouped(table: ComparisonTable, length: Floats) -> tuple[Ints, Ints]:
     return group, first
 
 
-def tally(table: ComparisonTable, length: Floats, group: Ints, first: Ints, drawn: tuple[Floats, Floats]) -> Tally:
+def tally(
+    table: ComparisonTable,
+    opponents: Bools,
+    length: Floats,
+    group: Ints,
+    first: Ints,
+    drawn: tuple[Floats, Floats],
+) -> Tally:
     """Return the tally; ``drawn`` are the points and counts of each group in each sample, draws x G."""
     count = len(first)
     return Tally(
         len(table.describers),
+        opponents,
         table.judge[first],
         table.left[first],
         table.right[first],

@@ -17,7 +17,7 @@ from harness.llm.client import LLMClient, NotCached, Price, Stopped
 from harness.llm.metering import MeteredClient
 from harness.llm.serving import Serving
 from harness.methods import Method, outcome
-from harness.records import Description, Score, Status, Usage, Verdict
+from harness.records import Description, PlantedAnswer, Score, Status, Usage, Verdict
 from harness.run.progress import progress
 from harness.run.setup import Setup
 
@@ -64,12 +64,15 @@ async def attempt(
     return result, status, detail, usage
 
 
-def clients_of(name: str, method: Method, setup: Setup, serving: Serving) -> Clients:
+def clients_of(
+    name: str, method: Method, setup: Setup, serving: Serving, budget: FailureBudget | None = None
+) -> Clients:
     """Return the LLM of each role that the method uses and the run has.
 
-    A managed server starts, and is checked, at the first request without a stored answer.
+    A managed server starts, and is checked, at the first request without a stored answer. The default budget is that of
+    the config.
     """
-    budget = serving.budget(name)
+    budget = budget or serving.budget(name)
     proof = functools.partial(prove, name, method, setup, serving)
     clients = {
         role: serving.cached(role, BudgetedClient(client, budget, proof))
@@ -149,5 +152,5 @@ async def answer_all(
         logger.warning("%s: %d of %d failed, for example: %s", title, len(failures), len(items), _reason(failures[-1]))
 
 
-def _reason(record: Description | Verdict | Score) -> str:
+def _reason(record: Description | Verdict | Score | PlantedAnswer) -> str:
     return record.reason if isinstance(record, Verdict) else record.detail

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Mapping
 from functools import partial
 
 from harness.folder import Journal, RunFolder
+from harness.llm.asking import SHOWN
 from harness.llm.client import LLMClient
+from harness.llm.degenerate import same_for_most, words_of
 from harness.llm.serving import Serving
 from harness.methods import DescriberCase, Draft
 from harness.records import Channel, Description, Neuron, Split, Status
@@ -15,6 +19,7 @@ from harness.run.answers import Clients, answer_all, attempt, clients_of
 from harness.run.open_evidence import OpenEvidence
 from harness.run.setup import Setup
 
+logger = logging.getLogger(__name__)
 OPEN_TO_DESCRIBERS = (Split.EXPLAIN, Split.SELECT)
 Others = Mapping[str, Mapping[Neuron, Description]]
 
@@ -37,6 +42,9 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     channels: dict[Neuron, list[Channel]] = defaultdict(list)
     for channel in folder.read_channels():
         channels[channel.neuron].append(channel)
+    random: dict[Neuron, list[Channel]] = defaultdict(list)
+    for channel in folder.read(Channel):
+        random[channel.neuron].append(channel)
 
     async def answer(name: str, llms: Clients, others: Others, neuron: Neuron) -> Description:
         describer = setup.describers[name]
@@ -45,9 +53,10 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             case = DescriberCase(
                 **evidence.fields(neuron, describer, metered),
                 channels=tuple(channel.with_sign(neuron.sign) for channel in channels[neuron.unsigned]),
+                random_channels=tuple(channel.with_sign(neuron.sign) for channel in random[neuron.unsigned]),
                 neurons=tuple(setup.described),
                 others=others,
-                budget=setup.config["evidence_budget"],
+                budget=setup.general.evidence_budget,
             )
             return describer.describe(case)
 
@@ -70,5 +79,20 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             for other in setup.describers[name].after
         }
         await answer_all(f"describe with {name}", "neurons", neurons, partial(answer, name, llms, others), journal)
+        _fail_the_same(name, journal)
     journal.close()
     evidence.close()
+
+
+def _fail_the_same(name: str, journal: Journal[Description]) -> None:
+    """Give the status degenerate to the text of an LLM that is the same for most neurons of a describer."""
+    made = [one for one in journal.records() if one.describer == name and one.status is Status.OK and one.usage.calls]
+    if not (shared := same_for_most(one.text for one in made)):
+        return
+    same = [one for one in made if " ".join(words_of(one.text)) == shared]
+    for one in same:
+        detail = f"the same for {len(same)} of {len(made)} neurons: {one.text[:SHOWN]!r}"
+        journal.append(
+            dataclasses.replace(one, text="", status=Status.DEGENERATE, detail=detail, usage=one.usage.cached)
+        )
+    logger.warning("%s: the description of %d of %d neurons is the same: %r", name, len(same), len(made), shared)

@@ -1,10 +1,14 @@
-"""Stage: diagnostics of the decomposition: restarts, random vectors, and vectors without their channels."""
+"""Stage: diagnostics of the decomposition: restarts, random vectors, and vectors without their channels.
+
+The channels of random vectors in place of the neurons, which a control describes, are found here as well.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +27,24 @@ from harness.decomposition import (
     random_vectors,
     reconstruction,
 )
+from harness.errors import HarnessError
 from harness.folder import RunFolder, write_table
-from harness.records import AblatedChannels, Neuron, RandomVector, Restart, VectorKind
+from harness.records import AblatedChannels, Channel, Neuron, RandomVector, Restart, TextAblation, VectorKind
 from harness.run.channel_store import ChannelStore
+from harness.run.decompose import channels_of
+from harness.run.executor import Kept
 from harness.run.progress import progress
 from harness.run.sections import DiagnosticsConfig
 from harness.run.setup import Setup
+from harness.run.text_ablation import CHANNELS, Arms, HeldOutText, text_ablation
+from harness.run.worker import Block, BlockTask, decompose_block
 from harness.seeds import derive_rng, derive_seed
+from harness.subject import lacks_head
 
-_POPULATION = 1 << 14
+#: The measurement that finds the channels of random vectors in place of the neurons.
+REPLACEMENTS = "replacements"
+#: The measurement on the run's text. Runs do not share it, because they may have other text.
+ON_TEXT = "text_ablations"
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class Group:
     Attributes:
         sample: neurons whose vectors are decomposed again.
         ablated: neurons whose channels are removed from their vectors.
+        replaced: neurons in whose place random vectors are decomposed.
+        text_ablated: neurons whose channels are removed while the model reads text.
         config: how the run decomposed its vectors.
     """
 
@@ -48,12 +63,18 @@ class Group:
     kind: VectorKind
     sample: tuple[Neuron, ...]
     ablated: tuple[Neuron, ...]
+    replaced: tuple[Neuron, ...]
+    text_ablated: tuple[Neuron, ...]
     config: DecompositionConfig
     diagnostics: DiagnosticsConfig
 
     def path(self, folder: RunFolder, name: str) -> Path:
         """Return the file of one measurement; its name contains a hash of everything that can change the result."""
-        settings = repr((self.sample, self.ablated, self.config, self.diagnostics))
+        settings = repr(
+            (self.replaced, self.config)
+            if name == REPLACEMENTS
+            else (self.sample, self.ablated, self.text_ablated, self.config, self.diagnostics)
+        )
         digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
         return folder.diagnostics / f"L{self.layer:02d}-{self.kind}-{digest}.{name}.parquet"
 
@@ -67,14 +88,27 @@ def measure_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore) ->
     if all(path.exists() for path in jobs):
         return
     with store.locked():
-        pending = {path: job for path, job in jobs.items() if not (path.exists() or store.restore_file(path))}
+        pending = {
+            path: (group, name)
+            for path, (group, name) in jobs.items()
+            if not (path.exists() or (name != ON_TEXT and store.restore_file(path)))
+        }
         if not pending:
             return
-        with progress("diagnostics", len(pending), "measurements") as advance:
-            for path, (group, name) in pending.items():
-                write_table(path, _MEASUREMENTS[name](_Measuring(setup, group, folder)))
-                store.save_file(path)
-                advance(1)
+        on_text: dict[int, set[Neuron]] = defaultdict(set)
+        for group, name in pending.values():
+            if name == ON_TEXT:
+                on_text[group.layer].update(group.text_ablated)
+        text = HeldOutText(setup, {layer: sorted(neurons) for layer, neurons in on_text.items()})
+        try:
+            with progress("diagnostics", len(pending), "measurements") as advance:
+                for path, (group, name) in pending.items():
+                    write_table(path, _MEASUREMENTS[name](_Measuring(setup, group, folder, text)))
+                    if name != ON_TEXT:
+                        store.save_file(path)
+                    advance(1)
+        finally:
+            text.close()
 
 
 def pending_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore | None) -> list[tuple[Group, str]]:
@@ -88,7 +122,9 @@ def pending_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore | N
     vectors = {(neuron, kind) for neuron in setup.neurons for kind in setup.kinds} | folder.decomposed()
     jobs = [(group, name, group.path(folder, name)) for group, name in _jobs(setup, folder, vectors)]
     return [
-        (group, name) for group, name, path in jobs if not (path.exists() or (store is not None and store.has(path)))
+        (group, name)
+        for group, name, path in jobs
+        if not (path.exists() or (store is not None and name != ON_TEXT and store.has(path)))
     ]
 
 
@@ -99,28 +135,54 @@ def _jobs(
     for neuron, kind in sorted(vectors):
         decomposed.setdefault((neuron.layer, kind), []).append(neuron)
     chosen, keeps_directions = setup.diagnostics, folder.keeps_directions
+    replaces = any(describer.needs_random_channels for describer in setup.describers.values())
+    if replaces:  # also where no describer needs the channels of the neurons themselves
+        for neuron in setup.neurons:
+            for kind in setup.kinds:
+                decomposed.setdefault((neuron.layer, kind), [])
     for (layer, kind), known in sorted(decomposed.items()):
         rng = derive_rng(setup.seed, "diagnostics", layer, kind)
         sample, ablated = (
             tuple(known[i] for i in sorted(rng.choice(len(known), min(count, len(known)), replace=False).tolist()))
             for count in (chosen.sample, chosen.ablated)
         )
-        group = Group(layer, kind, sample, ablated, setup.decomposition.config(layer, kind), chosen)
-        if chosen.sample:
+        replaced = tuple(neuron for neuron in setup.neurons if replaces and neuron.layer == layer)
+        on_text = _on_text(setup, layer, kind, known) if keeps_directions else ()
+        config = setup.decomposition.config(layer, kind)
+        group = Group(layer, kind, sample, ablated, replaced, on_text, config, chosen)
+        if known and chosen.sample:
             yield group, "restarts"
-        if chosen.random_vectors:
+        if known and chosen.random_vectors:
             yield group, "random"
-        if chosen.ablated and keeps_directions:
+        if known and chosen.ablated and keeps_directions:
             yield group, "ablations"
+        if replaced:
+            yield group, REPLACEMENTS
+        if on_text:
+            yield group, ON_TEXT
+
+
+def _on_text(setup: Setup, layer: int, kind: VectorKind, known: Sequence[Neuron]) -> tuple[Neuron, ...]:
+    """Return the neurons of a layer whose channels are removed on text: the same ones for all kinds.
+
+    Neurons of experts are left out, because their activations cannot be computed from the input of the MLP alone. So
+    are out vectors of models that predict no next token.
+    """
+    if setup.corpus is None or not setup.compares or (kind is VectorKind.OUT and lacks_head(setup.subject)):
+        return ()
+    dense = [neuron for neuron in known if neuron.expert is None]
+    order = sorted(dense, key=lambda neuron: derive_seed(setup.seed, "text ablation", neuron))
+    return tuple(sorted(order[: setup.diagnostics.text_ablated]))
 
 
 class _Measuring:
     """What the measurements of a group share."""
 
-    def __init__(self, setup: Setup, group: Group, folder: RunFolder) -> None:
-        self.group, self.folder, self.subject = group, folder, setup.subject
-        self.device, self._memory = setup.executor.device, setup.executor.memory_bytes
+    def __init__(self, setup: Setup, group: Group, folder: RunFolder, text: HeldOutText) -> None:
+        self.group, self.folder, self.subject, self.text = group, folder, setup.subject, text
+        self.device, self.memory, self.storage = setup.executor.device, setup.executor.memory_bytes, setup.storage
         self.projection = self.subject.projection(group.layer).to(self.device)
+        self.weights = self.subject.token_weights(group.layer).to(self.device)
         #: Which tokens are text that the model has seen in training, (V,) bool.
         self.used = torch.ones(self.projection.shape[1], dtype=torch.bool, device=self.device)
         self.used[sorted(self.subject.unused_token_ids)] = False
@@ -130,10 +192,17 @@ class _Measuring:
         indices, experts = [neuron.index for neuron in neurons], [neuron.expert for neuron in neurons]
         return self.subject.vectors(self.group.layer, indices, self.group.kind, experts)
 
+    def with_directions(self, neurons: Sequence[Neuron]) -> Iterator[tuple[list[Neuron], Tensor, Tensor]]:
+        """Yield some of the neurons with their vectors (n, d_model) and the run's channels (n, C, d_model)."""
+        wanted = {(neuron, self.group.kind) for neuron in neurons}
+        for keys, directions in self.folder.read_directions(wanted):
+            rows = [row for row, key in enumerate(keys) if key in wanted]
+            found = [keys[row][0] for row in rows]
+            yield found, self.vectors(found).to(self.device), directions[rows].float().to(self.device)
+
     def decompose(self, vectors: Tensor, **changes: Any) -> Decomposition:
         config = dataclasses.replace(self.group.config, **changes)
-        weights = self.subject.token_weights(self.group.layer).to(self.device)
-        return decompose(vectors, self.projection, token_weights=weights, config=config, memory_budget=self._memory)
+        return decompose(vectors, self.projection, token_weights=self.weights, config=config, memory_budget=self.memory)
 
 
 def _restarts(given: _Measuring) -> Iterator[Restart]:
@@ -148,22 +217,36 @@ def _restarts(given: _Measuring) -> Iterator[Restart]:
         second = given.decompose(vectors, seed=seed, geodesic=geodesic).directions
         found = consistency(first, second, given.projection, top_tokens=given.top_tokens, tokens=given.used)
         for row, neuron in enumerate(group.sample):
-            values = (_rounded(each[row]) for each in (found.cosine, found.jaccard, found.apart))
-            yield Restart(neuron, group.kind, restart, *values)
+            cosine, jaccard = _rounded(found.cosine[row]), _rounded(found.jaccard[row])
+            yield Restart(neuron, group.kind, restart, cosine, jaccard, _rounded(found.apart[row], undefined=True))
 
 
 def _ablations(given: _Measuring) -> Iterator[AblatedChannels]:
     """Remove the run's channels from some vectors."""
-    kind = given.group.kind
-    wanted = {(neuron, kind) for neuron in given.group.ablated}
-    for keys, directions in given.folder.read_directions(wanted):
-        rows = [row for row, key in enumerate(keys) if key in wanted]
-        neurons = [keys[row][0] for row in rows]
-        vectors, removed = given.vectors(neurons).to(given.device), directions[rows].float().to(given.device)
+    for neurons, vectors, removed in given.with_directions(given.group.ablated):
         found = ablation(vectors, removed, given.projection, top_tokens=given.top_tokens, tokens=given.used)
-        measured = (found.faithful, found.kept, found.chance, found.complete, found.complete_chance)
         for row, neuron in enumerate(neurons):
-            yield AblatedChannels(neuron, kind, *(_rounded(each[row]) for each in measured))
+            yield AblatedChannels(
+                neuron,
+                given.group.kind,
+                faithful=_rounded(found.faithful[row], undefined=True),
+                kept=_rounded(found.kept[row], undefined=True),
+                chance=_rounded(found.chance[row]),
+                complete=_rounded(found.complete[row], undefined=True),
+                complete_chance=_rounded(found.complete_chance[row]),
+            )
+
+
+def _text_ablations(given: _Measuring) -> Iterator[TextAblation]:
+    """Remove the run's channels from some vectors while the model reads text."""
+    group = given.group
+    if not given.text.pieces:
+        return
+    for neurons, vectors, channels in given.with_directions(group.text_ablated):
+        for neuron, vector, directions in zip(neurons, vectors, channels, strict=True):
+            seed = derive_seed(group.config.seed, "random directions", neuron, group.kind)
+            arms = Arms.of(vector, directions[:CHANNELS], given.projection, given.used, given.top_tokens, seed)
+            yield text_ablation(given.text, neuron, group.kind, vector, arms)
 
 
 def _random(given: _Measuring) -> Iterator[RandomVector]:
@@ -172,31 +255,59 @@ def _random(given: _Measuring) -> Iterator[RandomVector]:
     They share mean and covariance with the layer's vectors, or with a sample of those of a large layer.
     """
     group, options = given.group, given.group.diagnostics
-    population = given.subject.neurons(group.layer, None)
-    if len(population) > _POPULATION:
-        rng = derive_rng(group.config.seed, "population", group.layer, group.kind)
-        population = [population[i] for i in sorted(rng.choice(len(population), _POPULATION, replace=False).tolist())]
     vectors = random_vectors(
-        given.vectors(population),
+        given.subject.sample_vectors(group.layer, group.kind, group.config.seed),
         options.random_vectors,
         seed=derive_seed(group.config.seed, "random vectors", group.layer, group.kind),
         covariance=options.random == "covariance",
     ).to(given.device)
     found = given.decompose(vectors, num_channels=min(options.random_channels, group.config.num_channels))
-    measured = (found.kurtosis, found.cosine, found.loss, reconstruction(vectors, found.directions))
+    measured = [found.kurtosis, found.cosine, found.loss, reconstruction(vectors, found.directions)]
+    if options.ablated:
+        removed = ablation(vectors, found.directions, given.projection, top_tokens=given.top_tokens, tokens=given.used)
+        measured.append(removed.faithful)
+        if found.directions.shape[1] == group.config.num_channels:
+            measured.append(removed.complete)
+    counted = group.config.counted(given.weights)
     for row, vector in enumerate(vectors):
-        own = _rounded(kurtosis(vector @ given.projection))
+        own = _rounded(kurtosis(vector @ given.projection, counted))
         yield RandomVector(group.layer, group.kind, row, own, *(_rounded(each[row]) for each in measured))
+
+
+def _replacements(given: _Measuring) -> Iterator[Channel]:
+    """Decompose a random vector in place of each neuron's, with the mean and covariance of the layer's vectors."""
+    group, subject, hidden = given.group, given.subject, torch.tensor(sorted(given.subject.unused_token_ids))
+    population = subject.sample_vectors(group.layer, group.kind, group.config.seed)
+    drawn = [
+        random_vectors(population, 1, seed=derive_seed(group.config.seed, "replacement", neuron, group.kind))
+        for neuron in group.replaced
+    ]
+    vocabulary = Kept((given.projection, subject.token_weights(group.layer), hidden))
+    block = Block(group.replaced, group.kind)
+    task = BlockTask(block, torch.cat(drawn), vocabulary, group.config, given.storage, given.memory)
+    return channels_of(decompose_block(task, given.device), subject)
 
 
 _MEASUREMENTS: dict[str, Callable[[_Measuring], Iterator[Any]]] = {
     "restarts": _restarts,
     "random": _random,
     "ablations": _ablations,
+    REPLACEMENTS: _replacements,
+    ON_TEXT: _text_ablations,
 }
 
 
-def _rounded(values: Tensor) -> Any:
-    """Return a number (for a scalar) or a tuple, with None for NaN."""
+def _rounded(values: Tensor, *, undefined: bool = False) -> Any:
+    """Return a number (for a scalar) or a tuple.
+
+    Args:
+        values: the values.
+        undefined: whether a value may be undefined (NaN), which becomes None.
+
+    Raises:
+        HarnessError: if a value that is always defined is NaN.
+    """
     numbers = tuple(None if math.isnan(value) else round(value, 5) for value in values.flatten().tolist())
+    if not undefined and None in numbers:
+        raise HarnessError("a diagnostic of the decomposition is not a number: are weights of the model damaged?")
     return numbers if values.ndim else numbers[0]

@@ -29,12 +29,13 @@ DEPENDS_ON = {
         *("describers", "judges", "llm", "mode", "target_words", "evidence_budget", "comparisons", "steering"),
         *("prompts", "inputs"),
     ),
+    "explainer check": ("explainer_check",),
     "retests": ("comparisons.retest",),
     "diagnostics": ("diagnostics",),
     "results": ("statistics", "reference_channels"),
 }
 #: Artefacts that a finished run makes again, or extends, when their options change.
-REMADE = ("retests", "diagnostics", "results")
+REMADE = ("explainer check", "retests", "diagnostics", "results")
 #: Options that change where and how a run works, or how much it keeps, but no value in a record.
 OPERATIONAL = (
     *("name", "folder", "cache", "quiet", "executor", "storage", "serving", "tracking", "sweep"),
@@ -42,7 +43,7 @@ OPERATIONAL = (
     *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s"),
 )
 #: Raised when the same search finds other channels, or the same record holds something else.
-CHANNELS_VERSION = 1
+CHANNELS_VERSION = 2
 
 
 def identity(setup: Setup) -> dict[str, Any]:

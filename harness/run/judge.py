@@ -34,7 +34,7 @@ def pending_verdicts(setup: Setup, journal: Journal[Verdict]) -> dict[str, list[
     for name, comparator in setup.comparators.items():
         pairs = [
             (neuron, first, second)
-            for neuron in setup.described
+            for neuron in setup.comparisons.judged(name, setup.described)
             for a, b in setup.comparisons.pairs(setup.describers)
             for first, second in (((a, b),) if comparator.symmetric else ((a, b), (b, a)))
             if comparator.covers(neuron, first, second)
@@ -45,8 +45,13 @@ def pending_verdicts(setup: Setup, journal: Journal[Verdict]) -> dict[str, list[
 
 def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[Question]]:
     """Return, for each scorer, the descriptions it has yet to grade."""
-    questions = [(neuron, describer) for neuron in setup.described for describer in setup.describers]
-    return {name: _open(name, questions, journal) for name in setup.judges if name in setup.scorers}
+    return {
+        name: _open(
+            name, list(itertools.product(setup.comparisons.judged(name, setup.described), setup.describers)), journal
+        )
+        for name in setup.judges
+        if name in setup.scorers
+    }
 
 
 def _open(name: str, items: Sequence[Any], journal: Journal[Any]) -> list[Any]:

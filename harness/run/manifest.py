@@ -17,6 +17,7 @@ from harness.evidence import CorpusSummary
 from harness.folder import RunFolder, write_json
 from harness.llm.prompts import prompts_of
 from harness.methods import Method
+from harness.results.schema import ExplainerRow
 from harness.run.identity import corpus_files, identity
 from harness.run.masking import without_secrets
 from harness.run.setup import Setup
@@ -32,8 +33,8 @@ PACKAGES = (
 def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None) -> dict[str, Any]:
     """Write the manifest and return it; without ``corpus`` (how much text was read), the stored value stays.
 
-    ``created``, ``versions`` and ``commit`` keep their values of the first start; ``started`` lists the first start and
-    every later one with other versions or another commit.
+    ``explainer_check`` stays as well. ``created``, ``versions`` and ``commit`` keep their values of the first start;
+    ``started`` lists the first start and every later one with other versions or another commit.
     """
     earlier = folder.read_manifest() if folder.manifest.exists() else {}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -43,7 +44,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
         started = [*started, {"time": now, **software}]
     subject = setup.subject
     manifest = {
-        "name": setup.config["name"],
+        "name": setup.general.name,
         "seed": setup.seed,
         "created": earlier.get("created", now),
         "subject": {
@@ -63,9 +64,11 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
         "neurons": [str(neuron) for neuron in setup.described],
         "corpus": vars(corpus) if corpus else earlier.get("corpus"),
         "corpus_files": corpus_files(setup),
+        "alignment": earlier.get("alignment", []),
         "contestants": {
             name: {
                 "control": describer.control,
+                "informed": describer.informed,
                 "mode": _mode(setup, name),
                 "target_words": getattr(describer, "target_words", None),
                 "corruption": dataclasses.asdict(describer.corruption) if describer.corruption else None,
@@ -94,6 +97,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
             for name, judge in setup.judges.items()
         },
         "left_out": dict(setup.left_out),
+        "explainer_check": earlier.get("explainer_check"),
         "llm": {role: without_secrets(dict(backend.identity)) for role, backend in setup.backends.items()},
         "identity": identity(setup),
         "config": without_secrets(setup.config),
@@ -103,6 +107,12 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
     }
     write_json(folder.manifest, manifest)
     return manifest
+
+
+def note_explainer_check(folder: RunFolder, row: ExplainerRow) -> None:
+    """Add the share of planted concepts that the explainer named to the manifest."""
+    found = {name: getattr(row, name) for name in ("right", "interval", "chance", "answers", "unusable", "failed")}
+    write_json(folder.manifest, {**folder.read_manifest(), "explainer_check": found})
 
 
 def _census(setup: Setup) -> dict[str, list[dict[str, Any]]]:

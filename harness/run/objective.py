@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.methods import Comparator
+from harness.records import Against, VectorKind
 from harness.results import columns
 from harness.results.columns import Metric, available
 from harness.results.diagnostics import diagnostics_groups
@@ -60,6 +61,9 @@ def _names(setup: Setup) -> Iterator[str]:
         yield from _named((*columns.HEALTH, *columns.CHECKS), f"judge/{judge}/{{key}}", conditions)
     yield from (f"failed/{method}" for method in (*setup.describers, *setup.judges))
     if setup.compares:
+        for layer in sorted({neuron.layer for neuron in setup.neurons}):
+            for kind, against in _alignments(setup):
+                yield from _named(columns.ALIGNMENT, f"alignment/{layer}/{kind}/{against}/{{key}}", set())
         used = {role for method in (*setup.describers.values(), *setup.judges.values()) for role in method.roles}
         priced = {role: setup.backends[role].price is not None for role in sorted(used & setup.backends.keys())}
         for role, price in priced.items():
@@ -67,6 +71,15 @@ def _names(setup: Setup) -> Iterator[str]:
         price = bool(priced) and all(priced.values())
         yield from _named(columns.COSTS, "cost/{key}", {"all roles", *["price"] * price})
     yield from _named(columns.DIAGNOSTICS, "decomposition/{key}", set())
+
+
+def _alignments(setup: Setup) -> Iterator[tuple[VectorKind, Against]]:
+    """Yield what a run correlates in each layer: kind of vector, and with what."""
+    for kind in setup.subject.kinds:
+        if kind is not VectorKind.OUT:
+            yield from ((kind, against) for against in (Against.CURRENT, Against.NEXT))
+    if setup.effect_splits:
+        yield VectorKind.OUT, Against.EFFECT
 
 
 def _named(metrics: tuple[Metric, ...], name: str, conditions: set[str]) -> Iterator[str]:

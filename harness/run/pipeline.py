@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import logging
 import signal
@@ -12,13 +13,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-from transformers import AutoModel, AutoModelForCausalLM
-
-from harness.errors import HarnessError
 from harness.evidence import Corpus, gathered
 from harness.flat import flatten
-from harness.folder import RunFolder, check_writable, replacing
+from harness.folder import RunFolder, check_writable, replacing, write_json
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
 from harness.report import build_report
@@ -30,6 +27,7 @@ from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
 from harness.run.diagnostics import measure_diagnostics
+from harness.run.explainer_check import check_explainer
 from harness.run.identity import check_same_run
 from harness.run.interventions.measure import draw_texts, intervene
 from harness.run.judge import judge, pending_scores, pending_verdicts
@@ -38,7 +36,6 @@ from harness.run.masking import without_secrets
 from harness.run.progress import progress
 from harness.run.setup import Setup
 from harness.subject.modules import check_model
-from harness.validation import explain
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +60,8 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     setup.check()
     _check_stores(setup)
     if setup.compares:
+        from transformers import AutoModel, AutoModelForCausalLM  # not at start-up: the import takes seconds
+
         check_model(setup.subject, AutoModel)
         if setup.effect_splits or setup.needs_steered:
             check_model(setup.subject, AutoModelForCausalLM)
@@ -74,6 +73,7 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
         with nullcontext() if tracked else setup.tracker.watching(folder, without_secrets(setup.config)):
             with _interruptible():
                 manifest = _compute(setup, folder)
+            await check_explainer(setup, folder, serving)
             await describe(setup, folder, serving)
             await judge(setup, folder, serving)
     if cache is not None:
@@ -94,16 +94,12 @@ def _check_stores(setup: Setup) -> None:
 
 def cache_of(setup: Setup) -> ResponseCache:
     """Open the run's cache of LLM answers."""
-    return ResponseCache(Path(setup.config["serving"]["cache"]).expanduser())
+    return ResponseCache(Path(setup.serving.cache).expanduser())
 
 
 def serving_of(setup: Setup, folder: RunFolder, cache: ResponseCache | None, *, ask: bool = True) -> Serving:
     """Return the run's LLMs by role, as its config says they are served; without ``ask``, only what they have said."""
-    settings = {name: value for name, value in setup.config["serving"].items() if name not in {"cache", "preflight"}}
-    try:
-        return Serving(setup.backends, cache, folder.logs, ask=ask, **settings)
-    except ValidationError as error:
-        raise HarnessError(explain(error, "serving")) from error
+    return Serving(setup.backends, cache, folder.logs, ask=ask, **dataclasses.asdict(setup.serving))
 
 
 def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
@@ -116,7 +112,7 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     with setup.executor if store.missing(pending) else nullcontext():
         manifest = write_manifest(setup, folder, None)
         draw_texts(setup, folder)
-        if setup.corpus is not None and setup.compares and not folder.exemplars.exists():
+        if setup.corpus is not None and setup.compares and not folder.has_evidence:
             manifest = _gather(setup, folder, setup.corpus)
         decompose_blocks(setup, folder, pending, store)
     measure_diagnostics(setup, folder, store)
@@ -139,9 +135,7 @@ def _interruptible() -> Iterator[None]:
 
 async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     """Try every LLM that still has work to do: endpoints, and managed servers, or none, if the config says so."""
-    scope = setup.config["serving"]["preflight"]
-    if scope not in ("endpoints", "all", "none"):
-        raise HarnessError(f"serving.preflight is {scope!r}; choose endpoints, all or none")
+    scope = setup.serving.preflight
     if scope == "none":
         return
     pending = {
@@ -176,14 +170,20 @@ def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
         ) as evidence,
     ):
         manifest = write_manifest(setup, folder, evidence.summary)
+        evidence.write_alignment(folder.alignment)
         evidence.write(folder.exemplars)
     return manifest
 
 
-def conclude(setup: Setup, folder: RunFolder, manifest: Mapping[str, Any]) -> Leaderboard:
-    """Compute the statistics from the records, write leaderboard and report, and call the tracker."""
+def conclude(setup: Setup, folder: RunFolder, manifest: dict[str, Any]) -> Leaderboard:
+    """Compute the statistics from the records, write leaderboard and report, and call the tracker.
+
+    The alignment with tokens is added to the manifest.
+    """
     logger.info("computing the statistics and writing the report")
     leaderboard = leaderboard_of(folder, manifest)
+    manifest["alignment"] = leaderboard.to_json()["alignment"]
+    write_json(folder.manifest, manifest)
     store_leaderboard(folder, leaderboard)
     store_decomposition(folder)
     store_judge_checks(folder)

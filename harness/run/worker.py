@@ -5,40 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass as validated_dataclass
 from torch import Tensor
 
 from harness.decomposition import DecompositionConfig, decompose, kurtosis, reconstruction, skewness
 from harness.records import Neuron, VectorKind
 from harness.run.executor import Shared
-from harness.validation import Count
+from harness.run.sections import Storage
 
-Directions = Literal["float32", "bfloat16", "none"]
 HISTOGRAM_BINS, HISTOGRAM_RANGE = 40, 10.0
 #: Elements of the projections (rows, V) in memory at once while records are built: few on a CPU, to fit its caches, and
 #: many on a GPU, to keep it busy; at least _ROWS rows, because each product reads the whole matrix.
 _SLICE_CPU, _SLICE_GPU, _ROWS = 1 << 21, 1 << 26, 64
-
-
-@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Storage:
-    """What is stored of a decomposition besides its statistics; changes no value in a record.
-
-    Attributes:
-        top_tokens: tokens kept from each end of every projection.
-        histograms: whether the histogram of every channel's z-scores is kept.
-        directions: number format of the channels' directions, or ``none``.
-        store: folder of the channels that runs share; None to share nothing.
-    """
-
-    top_tokens: Count = 50
-    histograms: bool = True
-    directions: Directions = "float32"
-    store: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +69,7 @@ class Projected:
         values: statistics by record field, (M,) or, for lists, (M, L).
         tokens: (M, 2, K) int32, ids of the highest tokens of the projection, best first, and of the lowest, lowest
             first.
-        z: (M, 2, K) float32, their z-scores over the whole vocabulary.
+        z: (M, 2, K) float32, their z-scores over the tokens that count.
     """
 
     values: dict[str, Tensor]
@@ -124,32 +103,38 @@ def decompose_block(task: BlockTask, device: str) -> BlockResult:
     count, ranks = found.kurtosis.shape
     of_channels = {name: getattr(found, name).flatten() for name in names}
     of_channels["rank"] = torch.arange(ranks).repeat(count)
-    projected = [(kurtosis(part), skewness(part)) for part in _projections(vectors, projection)]
+    counted = task.config.counted(weights)
+    projected = [(kurtosis(part, counted), skewness(part, counted)) for part in _projections(vectors, projection)]
     of_vectors = {
         "norm": vectors.norm(dim=1),
         "kurtosis": torch.cat([pair[0] for pair in projected]),
         "skewness": torch.cat([pair[1] for pair in projected]),
         "reconstruction": reconstruction(vectors, found.directions),
     }
-    directions, top, histograms = found.directions.flatten(0, 1), storage.top_tokens, storage.histograms
+    directions, histograms = found.directions.flatten(0, 1), storage.histograms
+    vocabulary = _Vocabulary(projection, counted, hidden, min(storage.top_tokens, projection.shape[1] - len(hidden)))
     kept = None if storage.directions == "none" else found.directions.to(getattr(torch, storage.directions)).cpu()
     return BlockResult(
         block=task.block,
-        channels=_projected(of_channels, directions, projection, hidden, top, histogram=histograms),
-        vectors=_projected(of_vectors, vectors, projection, hidden, top, histogram=False),
+        channels=_projected(of_channels, directions, vocabulary, histogram=histograms),
+        vectors=_projected(of_vectors, vectors, vocabulary, histogram=False),
         directions=kept,
     )
 
 
-def _projected(
-    values: dict[str, Tensor], directions: Tensor, projection: Tensor, hidden: Tensor, count: int, *, histogram: bool
-) -> Projected:
-    """Return statistics of directions (M, d_model) and the ends of their projections, in parts that fit into memory.
+@dataclass(frozen=True)
+class _Vocabulary:
+    """The projection (d_model, V), which tokens count in z-scores (V,), ids left out of the ends, and their length."""
 
-    ``hidden`` holds ids of tokens that are left out of the ends, but not of mean and standard deviation.
-    """
-    count = min(count, projection.shape[1] - len(hidden))
-    parts = [_ends(part, hidden, count, histogram) for part in _projections(directions, projection)]
+    projection: Tensor
+    counted: Tensor | None
+    hidden: Tensor
+    top: int
+
+
+def _projected(values: dict[str, Tensor], directions: Tensor, vocabulary: _Vocabulary, *, histogram: bool) -> Projected:
+    """Return statistics of directions (M, d_model) and the ends of their projections, in parts that fit into memory."""
+    parts = [_ends(part, vocabulary, histogram) for part in _projections(directions, vocabulary.projection)]
     tokens, z, *counts = (torch.cat(part) for part in zip(*parts, strict=True))
     values = {name: value.cpu() for name, value in values.items()} | ({"histogram": counts[0]} if counts else {})
     return Projected(values, tokens, z)
@@ -161,12 +146,14 @@ def _projections(directions: Tensor, projection: Tensor) -> Iterator[Tensor]:
         yield part @ projection
 
 
-def _ends(projected: Tensor, hidden: Tensor, count: int, histogram: bool) -> tuple[Tensor, ...]:
+def _ends(projected: Tensor, vocabulary: _Vocabulary, histogram: bool) -> tuple[Tensor, ...]:
     """Return tokens, z-scores and perhaps histogram of projections (rows, V); overwrites the projections."""
-    size = projected.shape[1]
-    projected -= projected.mean(dim=1, keepdim=True)
-    deviation = projected.norm(dim=1, keepdim=True).div(size**0.5).clamp_min(1e-12)
-    counts = (_histogram(projected / deviation),) if histogram else ()
+    counted, hidden, count = vocabulary.counted, vocabulary.hidden, vocabulary.top
+    used = projected if counted is None else projected[:, counted]
+    deviation, mean = torch.std_mean(used, dim=1, keepdim=True, correction=0)
+    deviation.clamp_min_(1e-12)
+    counts = (_histogram((used - mean) / deviation),) if histogram else ()
+    projected -= mean
     # Values and z-scores have the same order, so it is enough to scale the ends.
     high = projected.index_fill_(1, hidden, -torch.inf).topk(count, dim=1)
     low = projected.index_fill_(1, hidden, torch.inf).topk(count, dim=1, largest=False)

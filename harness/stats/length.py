@@ -4,10 +4,11 @@ Judges tend to prefer the longer answer. As in length-controlled AlpacaEval (Dub
 log-odds of a preference get the term ``effect * tanh(length difference / scale)``, fitted together with the strengths
 (:mod:`harness.stats.bradley_terry`). The adjusted win rate is the model's prediction without that term.
 
-Differences from the source, because many describers meet in pairs instead of one baseline: length is counted in words;
-the scale is the root mean square of the differences, because the order of the two describers has no meaning; there is
-one effect for all describers, because few neurons could not separate an effect per describer from its strength. The
-source's term for the difficulty of an instruction cancels, because a neuron affects both sides equally.
+Differences from the source, because many describers meet in pairs instead of one baseline: length is counted in words
+(:func:`harness.text.word_count`, which serves every script); the scale is the root mean square of the differences,
+because the order of the two describers has no meaning; there is one effect for all describers, because few neurons
+could not separate an effect per describer from its strength. The source's term for the difficulty of an instruction
+cancels, because a neuron affects both sides equally.
 
 *Assumptions.* Length does not make a description better, its effect is the same for all describers, and it does not
 stand for something that does. A describer that writes more because it knows more is adjusted as well, so the raw win

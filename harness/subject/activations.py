@@ -130,9 +130,7 @@ def check_signs(subject: Subject, neurons: Iterable[Neuron]) -> None:
     """
     if VectorKind.GATE in subject.kinds or not any(neuron.negative for neuron in neurons):
         return
-    config = subject.config.get_text_config()
-    options = ("hidden_act", "hidden_activation", "activation_function")
-    function = next((found for name in options if isinstance(found := getattr(config, name, None), str)), None)
+    function = subject.activation_function
     if function in NEVER_NEGATIVE:
         raise HarnessError(
             f"the activations of {subject.name} are never negative (activation function {function}): describe only the "

@@ -5,7 +5,7 @@ Source: Gur-Arieh et al. 2025, arXiv:2501.08319, who clamp a feature to +-10.
 
 from __future__ import annotations
 
-import enum
+import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,15 +27,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from harness.errors import HarnessError
 from harness.records import Neuron, VectorKind
+from harness.subject.decoding import Decoding, Mode
 from harness.subject.modules import Modules, expert_activations, load_model
 from harness.subject.subject import Subject
-
-
-class Mode(enum.StrEnum):
-    """How an activation is changed."""
-
-    CLAMP = "clamp"  # set to the value
-    ADD = "add"  # the value is added
 
 
 @dataclass(frozen=True)
@@ -66,23 +60,21 @@ class Intervention:
         return -self.value if self.neuron.negative else self.value
 
 
-#: transformers has no type annotations for it.
-_config: Any = GenerationConfig
-
-
 @dataclass(frozen=True)
-class Decoding:
-    """How a text is continued.
+class OutChange:
+    """A change of one neuron's out vector, at all tokens.
 
     Attributes:
-        tokens: most new tokens; fewer if the model ends the text.
-        temperature: sampling temperature; 0 is greedy.
-        top_p: nucleus sampling: only the likeliest tokens with this total probability are sampled.
+        neuron: a neuron of a dense layer or a shared expert.
+        change: (d_model,), added to its out vector.
     """
 
-    tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
+    neuron: Neuron
+    change: Tensor
+
+
+#: transformers has no type annotations for it.
+_config: Any = GenerationConfig
 
 
 def check_causal(subject: Subject, what: str) -> None:
@@ -135,6 +127,7 @@ class CausalModel:
         model: Any = load_model(subject, AutoModelForCausalLM)
         self._model = model.to(device)
         self._modules = Modules(subject, self._model.base_model)
+        self._keeps_logits = "logits_to_keep" in inspect.signature(self._model.forward).parameters
         end = self._model.generation_config.eos_token_id
         ends = end if isinstance(end, list) else [end]
         self._ends = {int(token) for token in [*ends, subject.tokenizer.eos_token_id] if token is not None}
@@ -145,10 +138,11 @@ class CausalModel:
     def logits(
         self,
         input_ids: Tensor,
-        interventions: Sequence[Intervention | None],
+        interventions: Sequence[Intervention | OutChange | None],
         *,
         attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
+        last: bool = False,
     ) -> Tensor:
         """Return the logits of the next token.
 
@@ -157,16 +151,21 @@ class CausalModel:
             interventions: the intervention of each row; None for no change.
             attention_mask: (B, T), 1 for tokens and 0 for padding; None if there is no padding.
             positions: (B, T), true where activations are changed; None for everywhere.
+            last: whether to return the logits of the last position only.
 
         Returns:
-            (B, T, V) on the model's device, in the model's data type.
+            (B, T, V), or (B, V) with ``last``, on the model's device, in the model's data type.
 
         Raises:
             HarnessError: if a neuron does not exist, or a logit is not finite.
         """
         mask = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).to(self._device)
         with self._in_force(interventions, positions):
-            logits: Tensor = self._model(input_ids=input_ids.to(self._device), attention_mask=mask).logits
+            # Most models can leave out the logits that are not needed.
+            kept = {"logits_to_keep": 1} if last and self._keeps_logits else {}
+            logits: Tensor = self._model(input_ids=input_ids.to(self._device), attention_mask=mask, **kept).logits
+        if last:
+            logits, mask = logits[:, -1], mask[:, -1]
         # Logits at padding are undefined. They are copied only if there is padding.
         _check_finite(logits if bool(mask.all()) else logits[mask.bool()], self._subject.name)
         return logits
@@ -228,14 +227,20 @@ class CausalModel:
         return tokens[:stop]
 
     @contextmanager
-    def _in_force(self, interventions: Sequence[Intervention | None], positions: Tensor | None) -> Iterator[None]:
-        """Change activations within the context."""
+    def _in_force(
+        self, interventions: Sequence[Intervention | OutChange | None], positions: Tensor | None
+    ) -> Iterator[None]:
+        """Change activations and out vectors within the context."""
         groups: dict[tuple[int, bool], list[tuple[int, Intervention]]] = defaultdict(list)
+        out_changes: dict[int, list[tuple[int, OutChange]]] = defaultdict(list)
         for row, given in enumerate(interventions):
             if given is not None:
                 neuron = given.neuron
                 self._subject.check(neuron.layer, [neuron.index], [], [neuron.expert])
-                groups[neuron.layer, neuron.expert is not None].append((row, given))
+                if isinstance(given, OutChange):
+                    out_changes[neuron.layer].append((row, given))
+                else:
+                    groups[neuron.layer, neuron.expert is not None].append((row, given))
         if positions is not None:
             positions = positions.to(self._device).bool()
         hooks = []
@@ -247,6 +252,9 @@ class CausalModel:
                     hooks.append(self._modules.experts(layer).register_forward_hook(experts))
                 else:
                     hooks.append(self._modules.down_projection(layer).register_forward_pre_hook(change.enter))
+            for layer, changes in out_changes.items():
+                hook = _out_hook(changes, len(interventions), self._device)
+                hooks.append(self._modules.down_projection(layer).register_forward_hook(hook))
             yield
         finally:
             for hook in hooks:
@@ -303,6 +311,21 @@ class _Change:
     def split(self, values: Tensor) -> Tensor:
         """Return (B T, ...) values of all rows as (B, T, ...)."""
         return values.reshape(self._batch, -1, *values.shape[1:])
+
+
+def _out_hook(changes: Sequence[tuple[int, OutChange]], batch: int, device: str) -> Any:
+    """Return a hook of a down projection, which is linear: its output changes by activation times ``change``."""
+    rows = torch.tensor([row for row, _ in changes], device=device)
+    indices = torch.tensor([given.neuron.index for _, given in changes], device=device)
+    added = torch.stack([given.change for _, given in changes]).to(device)
+
+    def change(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        activations = inputs[0].reshape(batch, -1, inputs[0].shape[-1])[rows, :, indices]  # (changes, T)
+        result = output.reshape(batch, -1, output.shape[-1]).clone()
+        result[rows] += (activations[..., None] * added[:, None].to(activations)).to(result)
+        return result.view(output.shape)
+
+    return change
 
 
 class _ExpertChange:

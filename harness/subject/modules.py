@@ -87,7 +87,14 @@ class Modules:
 
     def down_projection(self, layer: int) -> nn.Module:
         """Return the module that receives a layer's activations; in a mixture, those of the shared expert."""
-        weight, *_ = self._subject.weights.mlp(layer, None).vectors[VectorKind.OUT]
+        return self._of_vectors(layer, VectorKind.OUT)
+
+    def into(self, layer: int, kind: VectorKind) -> nn.Module:
+        """Return the module with a layer's gate or in vectors, which receives the MLP's input."""
+        return self._of_vectors(layer, kind)
+
+    def _of_vectors(self, layer: int, kind: VectorKind) -> nn.Module:
+        weight, *_ = self._subject.weights.mlp(layer, None).vectors[kind]
         return self._submodule(self._subject.architecture.module(layer, weight.removesuffix(".weight")))
 
     def experts(self, layer: int) -> nn.Module:

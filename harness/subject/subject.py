@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import codecs
+import dataclasses
 import hashlib
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from pydantic import Field
 
 from harness.errors import HarnessError
 from harness.records import Neuron, ScoredToken, VectorKind
 from harness.seeds import derive_rng
 from harness.subject.architecture import Architecture, architecture_of
-from harness.subject.checkpoint import Checkpoint
 from harness.subject.files import ModelFiles, first_line, locate, sha256
-from harness.subject.gguf import converted
-from harness.subject.projection import SAMPLE, ProjectionRule, Projections
-from harness.subject.quantised import dequantised, quantisation_of
+from harness.subject.projection import SAMPLE, ProjectionRule, Projections, Rule
+from harness.subject.shape import Shape
+from harness.subject.token_texts import TokenTexts
 from harness.subject.token_weights import TokenGroup, TokenWeighting
-from harness.subject.undertrained import under_trained
 from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, SPECIAL, UNREACHABLE, groups_without_text
-from harness.subject.weights import Weights
+from harness.validation import CountOrZero, OneOrMore, validated
 
-# How byte-level vocabularies spell bytes (GPT-2's table), and how SentencePiece names a byte that has no piece.
-_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_HIDDEN = [byte for byte in range(256) if byte not in _PRINTED]
-_BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + index): byte for index, byte in enumerate(_HIDDEN)}
-_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from harness.subject.checkpoint import Checkpoint
+    from harness.subject.weights import Weights
 
 #: Examples of each group in a census.
 EXAMPLES = 12
@@ -41,6 +37,8 @@ EXAMPLES = 12
 
 class Subject:
     """A transformer whose neurons are described. Everything is read on demand; weights are read row by row.
+
+    PyTorch and transformers are imported when something is read, so that a mistake in the options is found before.
 
     ``conf/subject/minilm.yaml`` explains the options.
 
@@ -62,32 +60,29 @@ class Subject:
         cache: folder of models that are converted to plain weights: GGUF files and quantised checkpoints.
     """
 
+    @validated
     def __init__(
         self,
         name: str | None,
-        sources: Sequence[str | Sequence[str]],
+        sources: OneOrMore[str | Annotated[tuple[str, ...], Field(min_length=1)]],
         revision: str | None = None,
         sha256: str | None = None,
-        architecture: Architecture | Mapping[str, Any] | str | None = None,
-        projection: str = "unembedding",
-        embedding_layers: int | None = None,
+        architecture: Architecture | dict[str, Any] | str | None = None,
+        projection: Rule = Rule.UNEMBEDDING,
+        embedding_layers: CountOrZero | None = None,
         fold_norm: bool = False,
-        token_weighting: TokenWeighting | Mapping[str, Any] | None = None,
-        dtype: str = "auto",
+        token_weighting: TokenWeighting | None = None,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         trust_remote_code: bool = False,
-        shape: Mapping[str, Any] | None = None,
+        shape: Shape | None = None,
         cache: str = ".cache/models",
     ) -> None:
         first = next(iter(sources), "the model")
         self.name, self.shape, self._cache = name or (first if isinstance(first, str) else first[0]), shape, cache
-        self._sources, self._revision, self._sha256 = tuple(sources), revision, sha256
+        self._sources, self._revision, self._sha256 = sources, revision, sha256
         self._architecture = architecture
         self._rule = ProjectionRule(projection, embedding_layers, fold_norm)
-        self._weighting = (
-            token_weighting
-            if isinstance(token_weighting, TokenWeighting)
-            else TokenWeighting(**(token_weighting or {}))
-        )
+        self._weighting = token_weighting or TokenWeighting()
         self.dtype = dtype
         self.trust_remote_code = trust_remote_code
 
@@ -98,6 +93,10 @@ class Subject:
         Raises:
             HarnessError: if no source has them, or the checkpoint has another hash.
         """
+        from harness.subject.checkpoint import Checkpoint
+        from harness.subject.gguf import converted
+        from harness.subject.quantised import dequantised, quantisation_of
+
         files = locate(self._sources, self._revision)
         if files.gguf:
             folder = converted(files.gguf, Path(self._cache), self._sha256)
@@ -122,6 +121,8 @@ class Subject:
         Raises:
             HarnessError: if it cannot be read.
         """
+        from transformers import AutoConfig
+
         try:
             return AutoConfig.from_pretrained(self.files.reference, **self.loading)
         except (OSError, ValueError, KeyError) as error:
@@ -148,6 +149,8 @@ class Subject:
         Raises:
             HarnessError: if it cannot be loaded.
         """
+        from transformers import AutoTokenizer
+
         try:
             return AutoTokenizer.from_pretrained(self.files.reference, **self.loading)
         except Exception as error:  # each tokenizer library has its own exceptions
@@ -183,11 +186,15 @@ class Subject:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The model's weights."""
+        from harness.subject.checkpoint import Checkpoint
+
         return Checkpoint(self.files)
 
     @cached_property
     def weights(self) -> Weights:
         """The model's weight vectors, embeddings and final norm."""
+        from harness.subject.weights import Weights
+
         return Weights(self.name, self.config.get_text_config(), self.architecture, self.checkpoint)
 
     @property
@@ -225,6 +232,14 @@ class Subject:
         if longest is not None and self.architecture.positions_after_padding:
             return longest - int(config.pad_token_id) - 1
         return longest
+
+    @property
+    def activation_function(self) -> str | None:
+        """The MLP's activation function as named in transformers, None if its config has no such option."""
+        config = self.config.get_text_config()
+        # Gemma's models use hidden_activation; its hidden_act has no effect.
+        options = ("hidden_activation", "hidden_act", "activation_function")
+        return next((found for name in options if isinstance(found := getattr(config, name, None), str)), None)
 
     @property
     def kinds(self) -> tuple[VectorKind, ...]:
@@ -296,6 +311,20 @@ class Subject:
         self.check(layer, indices, [kind], experts)
         return self.weights.vectors(layer, indices, kind, experts)
 
+    def sample_vectors(self, layer: int, kind: VectorKind, seed: int, count: int = 1 << 14) -> Tensor:
+        """Read the vectors of all neurons of a layer, or of a random sample of a larger layer.
+
+        Returns:
+            (at most count, d_model), float32.
+        """
+        population = self.neurons(layer)
+        if len(population) > count:
+            drawn = derive_rng(seed, "population", layer, kind).choice(len(population), count, replace=False)
+            population = [population[i] for i in sorted(drawn.tolist())]
+        return self.vectors(
+            layer, [neuron.index for neuron in population], kind, [neuron.expert for neuron in population]
+        )
+
     def check(
         self,
         layer: int,
@@ -357,6 +386,26 @@ class Subject:
         """Return the name of the matrix that :meth:`projection` returns, for reports; W_E.T if W_U is tied to it."""
         return self._projections.name(layer)
 
+    def embedding(self) -> Tensor:
+        """Return the embedding W_E.T, (d_model, V), float32."""
+        return self._projections.embedding()
+
+    def direct_logits(self, vectors: Tensor) -> Tensor:
+        """Return the direct contribution of ``out`` vectors to the logits, (N, V) from (N, d_model).
+
+        The final norm is applied to the vectors alone, then the unembedding (Gur-Arieh et al. 2025, arXiv:2501.08319).
+        Later layers, and a norm of the MLP's output (Gemma), are ignored.
+        """
+        return self.final_norm(vectors) @ self._projections.unembedding()
+
+    def other_neuron(self, neuron: Neuron) -> Neuron | None:
+        """Return another neuron of the same layer and expert, always the same one: a control. None if it is alone."""
+        width = self.weights.widths(neuron.layer)[neuron.expert]
+        if width == 1:
+            return None
+        step = int(derive_rng(0, "another neuron", neuron.unsigned).integers(1, width))
+        return dataclasses.replace(neuron, index=(neuron.index + step) % width)
+
     @lru_cache(maxsize=2)  # noqa: B019
     def token_weights(self, layer: int) -> Tensor:
         """Return the weight of each token before the first channel, (V,), float32."""
@@ -379,6 +428,8 @@ class Subject:
     @cached_property
     def _unused_groups(self) -> dict[str, frozenset[int]]:
         """Tokens of weight 0 by reason, each in one group; see :class:`TokenGroup`."""
+        from harness.subject.undertrained import under_trained
+
         size, detect = self.vocab_size, self._weighting.detect
         groups = groups_without_text(self.tokenizer, size)
         if "undertrained" in detect:
@@ -413,57 +464,18 @@ class Subject:
             if tokens
         )
 
-    @lru_cache(maxsize=1 << 16)  # noqa: B019
     def token_text(self, token: int) -> str:
-        """Return a vocabulary entry as readable text: word pieces keep their ``##``, spaces are spaces."""
-        if token >= len(self.tokenizer):
-            return f"<{token}>"
-        piece = str(self.tokenizer.convert_ids_to_tokens(token))
-        if self._word_pieces or token in self.tokenizer.all_special_ids:
-            return piece
-        if "▁" in piece:  # SentencePiece's space, which decoding a single piece would drop
-            return piece.replace("▁", " ")
-        return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        """Return a vocabulary entry as readable text; see :meth:`harness.subject.token_texts.TokenTexts.text`."""
+        return self.texts.text(token)
 
     def surface(self, tokens: Sequence[int]) -> list[str]:
-        """Return the text of each token of a window; joined, they are the original text.
-
-        A character that several tokens encode is part of the last one's text; the text of the others may be empty. A
-        character that is cut by the window becomes the replacement character.
-        """
-        if not self._word_pieces:
-            decoder = codecs.getincrementaldecoder("utf-8")("replace")
-            last = len(tokens) - 1
-            return [decoder.decode(self._token_bytes(token), index == last) for index, token in enumerate(tokens)]
-        texts = [self.token_text(token) for token in tokens]
-        return [text[2:] if text.startswith("##") else f" {text}" for text in texts]
-
-    @lru_cache(maxsize=1 << 16)  # noqa: B019
-    def _token_bytes(self, token: int) -> bytes:
-        """Return the UTF-8 bytes of a token, which may start or end inside a character."""
-        if token < len(self.tokenizer) and token not in self._added:
-            piece = str(self.tokenizer.convert_ids_to_tokens(token))
-            if self._byte_level and all(letter in _BYTES for letter in piece):
-                return bytes(_BYTES[letter] for letter in piece)
-            if _BYTE_PIECE.fullmatch(piece):
-                return bytes([int(piece[3:5], 16)])
-        return self.token_text(token).encode("utf-8", "replace")
+        """Return consecutive tokens as pieces of text; see :meth:`harness.subject.token_texts.TokenTexts.pieces`."""
+        return [piece.text for piece in self.texts.pieces(tokens)]
 
     @cached_property
-    def _byte_level(self) -> bool:
-        """Whether the vocabulary encodes bytes as letters (GPT-2)."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        return backend is not None and "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder"))
-
-    @cached_property
-    def _added(self) -> frozenset[int]:
-        """Ids of tokens added to the trained vocabulary, which are stored as plain text."""
-        return frozenset(getattr(self.tokenizer, "added_tokens_decoder", {}))
-
-    @cached_property
-    def _word_pieces(self) -> bool:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        return backend is not None and type(backend.model).__name__ == "WordPiece"
+    def texts(self) -> TokenTexts:
+        """The text of tokens."""
+        return TokenTexts(self.tokenizer)
 
     def extreme_tokens(self, projected: Tensor, count: int) -> tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]:
         """Return the highest and the lowest tokens of one projection, without special and unused tokens.
@@ -472,18 +484,28 @@ class Subject:
             projected: (V,) values, which are converted to z-scores over the vocabulary.
             count: number of tokens per side.
         """
-        z = (projected - projected.mean()) / projected.std(correction=0).clamp_min(1e-12)
+        z = _z_scores(projected)
         kept = z.clone()
         hidden = sorted(self.unused_token_ids)
         count = min(count, len(kept) - len(hidden))
-        kept[hidden] = -torch.inf
-        high = torch.topk(kept, count)
-        kept[hidden] = torch.inf
-        low = torch.topk(kept, count, largest=False)
-        return self._scored(high.indices, z), self._scored(low.indices, z)
+        kept[hidden] = -math.inf
+        high = kept.topk(count)
+        kept[hidden] = math.inf
+        low = kept.topk(count, largest=False)
+        return self._scored(high.indices.tolist(), z), self._scored(low.indices.tolist(), z)
 
-    def _scored(self, indices: Tensor, z: Tensor) -> tuple[ScoredToken, ...]:
-        return tuple(ScoredToken(self.token_text(i), round(float(z[i]), 3)) for i in indices.tolist())
+    def random_tokens(self, count: int, seed: int) -> list[int]:
+        """Return the ids of ``count`` tokens drawn uniformly from those that are not unused, ordered."""
+        counted = [token for token in range(self.vocab_size) if token not in self.unused_token_ids]
+        drawn = derive_rng(seed, "tokens").choice(len(counted), min(count, len(counted)), replace=False)
+        return [counted[place] for place in sorted(drawn.tolist())]
+
+    def scored_tokens(self, projected: Tensor, tokens: Sequence[int]) -> tuple[ScoredToken, ...]:
+        """Return some tokens of one projection (V,), with z-scores over the vocabulary."""
+        return self._scored(tokens, _z_scores(projected))
+
+    def _scored(self, indices: Sequence[int], z: Tensor) -> tuple[ScoredToken, ...]:
+        return tuple(ScoredToken(self.token_text(i), round(float(z[i]), 3)) for i in indices)
 
     def vocabulary_tokens(
         self, neuron: Neuron, kind: VectorKind, count: int, *, final_norm: bool = False
@@ -499,7 +521,9 @@ class Subject:
         """
         vector = self.vectors(neuron.layer, [neuron.index], kind, [neuron.expert])
         vector = -vector if neuron.flips(kind) else vector
-        projection = self._projections.unembedding() if final_norm else self.projection(neuron.layer)
-        if final_norm:
-            vector = self.final_norm(vector)
-        return self.extreme_tokens((vector @ projection)[0], count)
+        projected = self.direct_logits(vector) if final_norm else vector @ self.projection(neuron.layer)
+        return self.extreme_tokens(projected[0], count)
+
+
+def _z_scores(projected: Tensor) -> Tensor:
+    return (projected - projected.mean()) / projected.std(correction=0).clamp_min(1e-12)

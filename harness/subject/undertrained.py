@@ -22,8 +22,8 @@ _MAX_KNOWN = 4096
 _DEVIATIONS = 4.0
 #: The radius is at least this fraction of the distance of the median token outside.
 _HARDLY = 0.1
-#: If the radius is no more than that, all untrained tokens started at one point, and a token that has hardly left it still
-#: points there: cosine with the point, both seen from the mean of the other tokens.
+#: If the radius is no more than that, all untrained tokens started at one point. A token that has hardly left it still
+#: has this cosine with the point, and this fraction of its length, both seen from the mean of the other tokens.
 _LEAVING = 0.5
 #: A cluster counts only if the median token outside is this many radii away ...
 _CONTRAST = 1.25
@@ -77,9 +77,12 @@ def _like(matrix: Tensor, group: list[int]) -> list[int]:
 def _leaving(matrix: Tensor, point: Tensor, members: list[int]) -> list[int]:
     """Return the tokens that training has hardly moved away from the point where all untrained tokens are."""
     mean = (matrix.sum(dim=0) - matrix[members].sum(dim=0)) / (len(matrix) - len(members))
-    way = torch.nn.functional.normalize(point - mean, dim=0)
-    cosines = torch.cat([torch.nn.functional.normalize(block - mean, dim=1) @ way for block in _blocks(matrix)])
-    return (cosines >= _LEAVING).nonzero().flatten().tolist()
+    way = point - mean
+    found = []
+    for block in _blocks(matrix):
+        along = (block - mean) @ way / way.norm()
+        found.append(along >= _LEAVING * torch.maximum((block - mean).norm(dim=1), way.norm()))
+    return torch.cat(found).nonzero().flatten().tolist()
 
 
 def _densest(matrix: Tensor) -> list[int]:

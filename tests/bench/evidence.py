@@ -1,8 +1,8 @@
 """Compares a pass over a corpus with the bare forward pass: ``python tests/bench/evidence.py``.
 
 Reads the installed documentation with MiniLM for some neurons of each of four layers. The same batches alternate
-between the pass (activations read and exemplars updated) and the bare model, cut off after the same layer. Prints the
-median time of each and their ratio.
+between the pass (activations read, exemplars and the sums of the alignment updated) and the bare model, cut off after
+the same layer. Prints the median time of each, their ratio, and the share of the sums.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 import transformers
 
 from harness.evidence import EvidenceConfig, InstalledDocs
+from harness.evidence.alignment import TokenSums
 from harness.evidence.corpus_pass import Batch, State, batches
 from harness.evidence.encoding import Encoder, framed
 from harness.evidence.store import gathered
@@ -73,13 +74,17 @@ def compare(
         module._forward_pre_hooks.clear()
     state = State(neurons, config, reader.dtype, device)
     state.book.add(pool, 0)
+    sums = TokenSums(subject, sorted({neuron.unsigned for neuron in neurons}), device)
 
-    def passes(batch: Batch) -> float:
+    def passes(batch: Batch) -> tuple[float, float]:
         start = clock(device)
         ids, attention = framed(batch.tokens, encoder.prefix, encoder.suffix, 0)
-        read = reader.read(ids, attention)
-        state.update(batch, read[:, len(encoder.prefix) : len(encoder.prefix) + batch.marks.shape[1]])
-        return clock(device) - start
+        read = reader.read(ids, attention)[:, len(encoder.prefix) : len(encoder.prefix) + batch.marks.shape[1]]
+        state.update(batch, read)
+        middle = clock(device)
+        sums.update(batch.ids, batch.marks != 0, read)
+        end = clock(device)
+        return end - start, end - middle
 
     @torch.inference_mode()
     def alone(batch: Batch) -> float:
@@ -89,7 +94,7 @@ def compare(
         return clock(device) - start
 
     alone(every[0]), reader.read(*framed(every[0].tokens, encoder.prefix, encoder.suffix, 0))
-    times = np.array([(alone(batch), passes(batch)) for batch in every])
+    times = np.array([(alone(batch), *passes(batch)) for batch in every])
     tokens = every[0].marks.size
     signs = "both signs" if any(neuron.negative for neuron in neurons) else "positive sign"
     print(f"{len(neurons)} neurons with signs ({signs}), {len(every)} batches of {tokens} tokens")
@@ -102,6 +107,10 @@ def compare(
             f"{ratio:.1%}  (target {TARGET:.0%}: {'met' if ratio >= TARGET else 'NOT MET'})",
             flush=True,
         )
+    print(f"  sums of the alignment: {times[:, 2].sum() / times[:, 1].sum():.1%} of the pass")
+    start = clock(device)
+    count = len(list(sums.alignments()))
+    print(f"  {count} correlations from the sums: {clock(device) - start:.1f} s, once at the end")
 
 
 def whole(subject: Subject, corpus: InstalledDocs, neurons: list[Neuron], config: EvidenceConfig, device: str) -> None:

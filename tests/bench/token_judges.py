@@ -40,11 +40,56 @@ Floats = NDArray[np.floating]
 class Exact(TokenMatch):
     """Counts equal tokens only."""
 
-    def predict(self, case: JudgeCase, description: str, texts: list[str]) -> Floats:
+    def predict(self, case: JudgeCase, description: str, texts: list[str], side: Side = Side.INPUT) -> Floats:
         """Return the sum of the signs of the equal tokens."""
-        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(Side.INPUT)
+        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(side)
         weights = dict.fromkeys(lowering, -1.0) | dict.fromkeys(raising, 1.0)
         return np.array([weights.get(text, 0.0) for text in texts])
+
+
+class LateInteraction(TokenMatch):
+    """Compares contextual embeddings of the tokens in their windows, and of each named token alone (as in ColBERT).
+
+    They are the last hidden states of the encoder, less their mean over ``sample``, windows of text.
+    """
+
+    def __init__(self, encoder: SentenceEncoder, sample: Sequence[Sequence[str]]) -> None:
+        super().__init__(encoder, 4.0, 0.05)
+        self._centre: Any = 0.0
+        self._known: dict[str, Floats] = {}
+        found = np.concatenate([self._embedded(tokens, unit=False) for tokens in sample])
+        self._centre, self._known = found[found.any(axis=1)].mean(axis=0), {}
+
+    def predict(self, case: JudgeCase, description: str, texts: list[str], side: Side = Side.INPUT) -> Floats:
+        """Return the sum over the named tokens of sign times similarity, as :class:`TokenMatch` does."""
+        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(side)
+        signs = np.array([1.0] * len(raising) + [-1.0] * len(lowering))
+        named = np.stack([self._embedded([normalised(token)])[0] for token in (*raising, *lowering)])
+        windows = case.windows(Split.REPORT, Source.RANDOM)
+        tokens = np.concatenate([self._embedded(window.tokens) for window in windows])
+        similarity = np.maximum(tokens @ named.T, 0.0) ** self._sharpness
+        equal = np.array(texts, dtype=object)[:, None] == np.array([*map(normalised, (*raising, *lowering))], object)
+        return np.asarray(np.where(equal, 1.0, similarity) @ signs)
+
+    def _embedded(self, tokens: Sequence[str], *, unit: bool = True) -> Floats:
+        """Return the embedding of each token, the mean over its word pieces, of norm 1; zeros without a word piece."""
+        text = "".join(tokens)
+        if text not in self._known:
+            model = self.encoder._loaded.model
+            given = model.tokenizer(text, return_tensors="pt", return_offsets_mapping=True, truncation=True)
+            pieces = given.pop("offset_mapping")[0].tolist()
+            with torch.no_grad():
+                states = model[0].auto_model(**given).last_hidden_state[0].numpy()
+            found, start = np.zeros((len(tokens), states.shape[1])), 0
+            for place, token in enumerate(tokens):
+                end = start + len(token)
+                inside = [row for row, (low, high) in enumerate(pieces) if low < end and high > max(start, low)]
+                if inside:
+                    mean = states[inside].mean(axis=0) - self._centre
+                    found[place] = mean / max(float(np.linalg.norm(mean)), 1e-12) if unit else mean
+                start = end
+            self._known[text] = found
+        return self._known[text]
 
 
 class OwnEmbeddings(SentenceEncoder):
@@ -144,6 +189,18 @@ def shares(judge: Any, cases: Sequence[JudgeCase], lists: Sequence[SignedTokens]
     return np.array(found)
 
 
+def matched_effect(match: TokenMatch, count: int, metric: str = "pearson") -> Callable[[JudgeCase, str], float]:
+    """Return a judge of measured effects that sees ``count`` of the sampled tokens."""
+
+    def judge(case: JudgeCase, text: str) -> float:
+        (effect,) = case.effects
+        places = derive_rng(0, "sampled").choice(len(effect.sampled), count, replace=False).tolist()
+        given = replace(case, effects=(replace(effect, sampled=tuple(effect.sampled[place] for place in places)),))
+        return match.effect_metrics(given, text)[metric]
+
+    return judge
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
@@ -188,6 +245,7 @@ def main() -> None:
         "token_simulation": scored(TokenSimulation(encoder)),
         "token_simulation, AUPRC": matched(TokenMatch(encoder, 4.0, 0.05), "auprc"),
         "equal tokens only": matched(Exact(encoder, 4.0, 0.05)),
+        "late interaction": matched(LateInteraction(encoder, texts[:100])),
         "the subject's own embeddings": matched(TokenMatch(OwnEmbeddings(subject), 4.0, 0.05)),
         "embedding_simulation": scored(EmbeddingSimulation(encoder)),
         "embedding_detection": scored(EmbeddingDetection(encoder)),

@@ -18,10 +18,11 @@ from harness.evidence import (
     EvidenceConfig,
     gathered,
 )
-from harness.evidence.encoding import Encoder
+from harness.evidence.encoding import CONTEXT, Encoder
 from harness.evidence.windows import Cutter, Window
 from harness.exemplar_table import ExemplarTable
-from harness.records import Exemplar, Neuron, Sign, Source, Split
+from harness.folder import read_table
+from harness.records import Alignment, Exemplar, Neuron, Sign, Source, Split
 from harness.subject import Subject
 from support import tiny_models
 
@@ -46,11 +47,19 @@ def cut_windows(
     return list(Cutter(Encoder(subject.tokenizer), config, seed).cut(documents))
 
 
+def pieces(subject: Subject, window: Window) -> list[tuple[str, list[int]]]:
+    """Return the text of each visible piece of a window, and the positions of its tokens."""
+    counted = [at for at, mark in enumerate(window.marks) if mark != CONTEXT]
+    found = subject.texts.pieces([window.tokens[at] for at in counted])
+    return [(piece.text, counted[piece.start : piece.stop]) for piece in found]
+
+
 @dataclass(frozen=True)
 class Kept:
     """The content of a run's folder after gathering evidence."""
 
     exemplars: list[Exemplar]
+    alignment: list[Alignment]
     summary: CorpusSummary
 
     def of(self, neuron: Neuron, split: Split, source: Source) -> list[Exemplar]:
@@ -71,8 +80,10 @@ def collect(
         corpus, subject, neurons, config, seed=seed, device="cpu", run_folder=folder, progress=progress
     ) as found:
         found.write(folder / "exemplars.parquet")
+        found.write_alignment(folder / "alignment.parquet")
         summary = found.summary
-    return Kept(ExemplarTable(folder / "exemplars.parquet").read(), summary)
+    alignment = read_table(folder / "alignment.parquet", Alignment)
+    return Kept(ExemplarTable(folder / "exemplars.parquet").read(), alignment, summary)
 
 
 def both_signs(*neurons: Neuron) -> list[Neuron]:

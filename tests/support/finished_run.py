@@ -10,6 +10,8 @@ from typing import Any
 from harness.folder import RunFolder, write_json, write_table
 from harness.records import (
     AblatedChannels,
+    Against,
+    Alignment,
     Channel,
     Description,
     Exemplar,
@@ -156,6 +158,15 @@ def _write_tables(folder: RunFolder, ids: list[Neuron], channels: int, rng: rand
     write_table(folder.channels / "L3.channels.parquet", found)
     write_table(folder.channels / "L3.vectors.parquet", vectors)
     write_table(folder.exemplars, exemplars)
+    strength, drawn_r = {Against.CURRENT: 0.5, Against.NEXT: 0.02}, random.Random(5)
+    write_table(
+        folder.alignment,
+        [
+            Alignment(neuron, VectorKind.IN, against, r + drawn_r.gauss(0, 0.02), drawn_r.gauss(0, 0.02), 9000)
+            for neuron in ids
+            for against, r in strength.items()
+        ],
+    )
 
 
 def _write_answers(

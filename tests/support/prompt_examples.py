@@ -21,8 +21,8 @@ from describers.contrastive import ACTIVE, SILENT
 from describers.evidence import Excerpt, Group, ShowsEvidence
 from describers.maxact import MEANING as WINDOWS
 from describers.maxact import MaxAct
+from describers.rotate import DOES, Rotate
 from describers.rotate import MEANING as VECTORS
-from describers.rotate import Rotate
 from describers.token_change import TokenChange
 from harness.llm.client import Message
 from harness.llm.prompts import Prompt, spans
@@ -36,6 +36,7 @@ from harness.records import (
     Source,
     Split,
     SteeredText,
+    TokenRole,
     VectorKind,
 )
 from harness.subject import Subject
@@ -177,27 +178,28 @@ def rephrased_of_one_word(say: Say) -> dict[str, Any]:
 def rotate_channel(say: Say) -> dict[str, Any]:
     return {
         "meaning": VECTORS[VectorKind.OUT],
-        "promoted": True,
+        "does": DOES[TokenRole.PROMOTED],
         "tokens": listed(say, UNTIL),
         "other": listed(say, SINCE),
         "words": 15,
+        "contexts": False,
     }
 
 
-@example("describers", "rotate_channel", "suppressed")
+@example("describers", "rotate_channel", "silencing")
 def rotate_channel_suppressed(say: Say) -> dict[str, Any]:
-    return {**rotate_channel(say), "meaning": VECTORS[VectorKind.GATE], "promoted": False}
+    return {**rotate_channel(say), "meaning": VECTORS[VectorKind.GATE], "does": DOES[TokenRole.SILENCING]}
 
 
 @example("describers", "rotate_channel", "without_contrast")
 def rotate_channel_without_contrast(say: Say) -> dict[str, Any]:
-    return {**rotate_channel(say), "meaning": VECTORS[VectorKind.IN], "other": ()}
+    return {**rotate_channel(say), "meaning": VECTORS[VectorKind.IN], "does": DOES[TokenRole.ACTIVATING], "other": ()}
 
 
 @example("describers", "rotate_merge")
 def rotate_merge(say: Say) -> dict[str, Any]:
-    parts = {VectorKind.GATE: "words for an end in time [until, till]", VectorKind.OUT: "no clear pattern"}
-    channels = [{"meaning": VECTORS[kind], "description": say(part)} for kind, part in parts.items()]
+    parts = {TokenRole.SILENCING: "words for an end in time [until, till]", TokenRole.PROMOTED: "no clear pattern"}
+    channels = [{"does": DOES[role], "description": say(part)} for role, part in parts.items()]
     return {"channels": channels, "words": 30}
 
 

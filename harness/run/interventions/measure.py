@@ -6,9 +6,12 @@ Source of the effects: Gur-Arieh et al. 2025, arXiv:2501.08319 (TokenChange).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from harness.evidence import draw_prompts
 from harness.folder import RunFolder, read_table, write_table
-from harness.records import Effect, Neuron, Split, SteeredText, TextPrompt
+from harness.records import Effect, Neuron, Split, SteeredText, TextPrompt, VectorKind
 from harness.run.interventions.config import EffectsConfig, TextsConfig, Unit, peaks, strengths
 from harness.run.progress import progress
 from harness.run.setup import Setup
@@ -94,14 +97,18 @@ def _warn_silent(setup: Setup, scales: Mapping[Neuron, float], configs: Sequence
 
 def _jobs(setup: Setup, folder: RunFolder) -> Iterator[_Job]:
     """Yield all jobs. Blocks are fixed, and both signs of a neuron are in the same one."""
-    unsigned, config = sorted({neuron.unsigned for neuron in setup.described}), setup.steering
-    parts = [set(unsigned[start : start + _BLOCK]) for start in range(0, len(unsigned), _BLOCK)]
-    blocks = [tuple(neuron for neuron in setup.described if neuron.unsigned in part) for part in parts]
+    config = setup.steering
     for split in setup.effect_splits:
-        for block in blocks:
+        for block in _blocks(setup.changed(split)):
             yield _Job(block, folder.effects / f"{split}-{_name(block, config.effects)}.effects.parquet", split)
-    for block in blocks if setup.needs_steered else ():
+    for block in _blocks(setup.described) if setup.needs_steered else ():
         yield _Job(block, folder.steered / f"{_name(block, config.texts)}.parquet")
+
+
+def _blocks(neurons: Sequence[Neuron]) -> list[tuple[Neuron, ...]]:
+    unsigned = sorted({neuron.unsigned for neuron in neurons})
+    parts = [set(unsigned[start : start + _BLOCK]) for start in range(0, len(unsigned), _BLOCK)]
+    return [tuple(neuron for neuron in neurons if neuron.unsigned in part) for part in parts]
 
 
 def _name(block: Sequence[Neuron], config: EffectsConfig | TextsConfig) -> str:
@@ -130,7 +137,10 @@ def _measure_effects(
                 prompts = read_table(_prompts_path(setup, folder, job.split), TextPrompt)
                 clampings[job.split] = Clamping(model, prompts, setup.beginning, setup.steering.rows)
             values = strengths(job.neurons, config, scales)
-            write_table(job.path, effects_of(clampings[job.split], setup.subject, job.split, values, config.top_tokens))
+            # Only judges need the sample, and describers must not see it.
+            sample = setup.subject.random_tokens(config.sampled_tokens, setup.seed) if job.split is Split.REPORT else ()
+            effects = effects_of(clampings[job.split], setup.subject, job.split, values, config.top_tokens, sample)
+            write_table(job.path, effects)
             advance(len(job.neurons))
 
 
@@ -188,16 +198,73 @@ class Clamping:
 
 
 def effects_of(
-    clamping: Clamping, subject: Subject, split: Split, values: Strengths, top_tokens: int
+    clamping: Clamping,
+    subject: Subject,
+    split: Split,
+    values: Strengths,
+    top_tokens: int,
+    sample: Sequence[int] = (),
 ) -> Iterator[Effect]:
-    """Yield the effects of clamping each neuron to each of its values, with ``top_tokens`` of either end."""
+    """Yield the effects of clamping each neuron to each of its values.
+
+    Args:
+        clamping: the model and the text.
+        subject: names the tokens.
+        split: the split of the text.
+        values: the values of each neuron.
+        top_tokens: tokens kept of either end.
+        sample: ids of further tokens that are kept.
+    """
     given = [Intervention(neuron, value) for neuron, clamped in values.items() for value in clamped.values()]
-    changes = clamping.changes(given)
+    changes, direct = clamping.changes(given), _DirectLogits(subject, values)
     for one in given:
         change = changes[one.neuron.unsigned, one.raw]
         promoted, suppressed = subject.extreme_tokens(change, top_tokens)
         scale = round(float(change.std(correction=0)), 6)
-        yield Effect(one.neuron, split, round(one.value, 6), scale, promoted, suppressed)
+        own, control = direct.correlations(one, change)
+        sampled = subject.scored_tokens(change, sample) if sample else ()
+        yield Effect(one.neuron, split, round(one.value, 6), scale, promoted, suppressed, sampled, own, control)
+
+
+class _DirectLogits:
+    """The direct contributions of neurons to the logits, and those of another neuron of the layer of each as control.
+
+    Unused tokens are left out: they can be so far from the others that they decide the correlation.
+
+    Args:
+        subject: the model.
+        neurons: the neurons; signs do not matter.
+    """
+
+    def __init__(self, subject: Subject, neurons: Iterable[Neuron]) -> None:
+        self._others = {neuron.unsigned: subject.other_neuron(neuron.unsigned) for neuron in neurons}
+        self._used = torch.ones(subject.vocab_size, dtype=torch.bool)
+        self._used[sorted(subject.unused_token_ids)] = False
+        self._logits: dict[Neuron, Tensor] = {}
+        needed = sorted({*self._others, *filter(None, self._others.values())})
+        for layer, group in itertools.groupby(needed, key=attrgetter("layer")):
+            together = list(group)
+            indices, experts = [one.index for one in together], [one.expert for one in together]
+            logits = subject.direct_logits(subject.vectors(layer, indices, VectorKind.OUT, experts))
+            self._logits |= dict(zip(together, logits[:, self._used], strict=True))
+
+    def correlations(self, given: Intervention, change: Tensor) -> tuple[float | None, float | None]:
+        """Return Pearson's r of a change of the logits with the contribution of the neuron, and with the other's.
+
+        A contribution counts with the sign of the value to which the activation is clamped. r is None if it is not
+        defined.
+        """
+        neuron, measured = given.neuron.unsigned, math.copysign(1.0, given.raw) * change[self._used]
+        other = self._others[neuron]
+        own = pearson(self._logits[neuron], measured)
+        return own, None if other is None else pearson(self._logits[other], measured)
+
+
+def pearson(left: Tensor, right: Tensor) -> float | None:
+    """Return Pearson's r of two vectors, or None if one is constant."""
+    centred = [(values - values.mean()).double() for values in (left, right)]
+    scale = float(centred[0].norm() * centred[1].norm())
+    return round(float(centred[0] @ centred[1]) / scale, 6) if scale > 0 else None
 
 
 def _steered_texts(setup: Setup, model: CausalModel, values: Strengths) -> Iterator[SteeredText]:
@@ -221,7 +288,7 @@ def _steered_texts(setup: Setup, model: CausalModel, values: Strengths) -> Itera
             draws = [derive_rng(setup.seed, "steered", neuron, prompt, sample) for (neuron, _), sample in batch]
             found = model.generate(ids, [given[key] for key, _ in batch], config.decoding, draws, spare=len(beginning))
             for row, new in zip(batch, found, strict=True):
-                made[row] = str(tokenizer.decode(new, skip_special_tokens=True))
+                made[row] = setup.subject.texts.continuation(new)
         for neuron, by_strength in values.items():
             for sample in range(config.samples):
                 yield SteeredText(neuron, prompt, sample, None, None, made[(neuron.unsigned, None), sample])

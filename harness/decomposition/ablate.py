@@ -19,7 +19,9 @@ from harness.decomposition.measures import check_channels, check_top_tokens, hea
 
 @dataclass(frozen=True)
 class Ablation:
-    """What N vectors lose when channels are removed. A response is a token's projection minus the vocabulary's mean.
+    """What N vectors lose when channels are removed.
+
+    A response is a token's projection minus the mean over the tokens to choose from.
 
     For ``gate`` and ``in`` vectors a response is how much the token's direction in the residual stream adds to what the
     vector reads; for ``out`` vectors, how much the neuron promotes the token. Like an activation, a response counts
@@ -66,7 +68,8 @@ def ablation(
     check_top_tokens(top_tokens, projection, tokens)
     targets, units = normalize(vectors.float(), dim=-1), normalize(directions.float(), dim=-1)
     cosines = torch.einsum("ncd,nd->nc", units, targets)
-    mean = projection.float().mean(dim=1)
+    used = projection if tokens is None else projection[:, tokens]
+    mean = used.float().mean(dim=1)
     one_by_one = [
         _one_by_one(
             target @ projection - target @ mean, unit @ projection - (unit @ mean)[:, None], cosine, top_tokens, tokens

@@ -63,7 +63,9 @@ def decompose(
     if memory_budget is None:
         memory_budget = default_budget(vectors.device) + (0 if vectors.is_cuda else returned)
     budget = memory_budget - returned
-    objective = Objective(projection, config.kurtosis_weight, config.fidelity_weight)
+    objective = Objective(
+        projection, config.kurtosis_weight, config.fidelity_weight, published=config.objective == "published"
+    )
     units, norms = _directions_and_norms(vectors)
     problem = Problem(units, norms, weights, objective, config)
     results = Decomposition.empty(vectors, config.num_channels)
@@ -102,12 +104,21 @@ def _by_adamw(problem: Problem, results: Decomposition, noted: Callable[[int], N
     for channel in range(config.num_channels):
         weights = deflate(problem.weights, masked, config.masked_token_weight)
         best, steps = adamw.solve(problem.objective, targets, weights, config.adamw, seed=config.seed, channel=channel)
-        found = Found.at(normalize(best, dim=-1), targets, weights, problem.objective, config)
+        found = Found.at(
+            normalize(best, dim=-1), targets, weights, problem.objective, config, base=problem.weights, masked=masked
+        )
         found.write(results, rows, torch.full_like(rows, channel), problem.vectors, lengths, steps)
         if config.deflation == "mask":
             masked |= found.mask
         else:
-            targets, left = subtract(targets, found.directions, config.subtraction)
+            targets, left = subtract(
+                targets,
+                found.directions,
+                config.subtraction,
+                projection=problem.objective.projection,
+                lengths=lengths,
+                counted=config.counted(problem.weights),
+            )
             lengths = lengths * left
         noted(len(targets))
 
@@ -119,7 +130,7 @@ def _by_custom(problem: Problem, results: Decomposition, noted: Callable[[int], 
     vectors, weights = targets * problem.norms, problem.weights
     channels = custom.directions(config.solver, vectors, objective.projection, weights, config)
     for channel in range(config.num_channels):
-        found = Found.at(channels[:, channel], targets, weights, objective, config)
+        found = Found.at(channels[:, channel], targets, weights, objective, config, base=weights)
         found.write(results, rows, torch.full_like(rows, channel), targets, problem.norms, torch.ones_like(rows))
         noted(len(targets))
 
