@@ -21,7 +21,7 @@ from harness.subject.projection import SAMPLE, ProjectionRule, Projections, Rule
 from harness.subject.shape import Shape
 from harness.subject.token_texts import TokenTexts
 from harness.subject.token_weights import TokenGroup, TokenWeighting
-from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, UNREACHABLE, groups_without_text
+from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, SPECIAL, UNREACHABLE, groups_without_text
 from harness.validation import CountOrZero, OneOrMore, validated
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class Subject:
         """
         from harness.subject.checkpoint import Checkpoint
         from harness.subject.gguf import converted
+        from harness.subject.quantised import dequantised, quantisation_of
 
         files = locate(self._sources, self._revision)
         if files.gguf:
@@ -434,7 +435,7 @@ class Subject:
         size, detect = self.vocab_size, self._weighting.detect
         groups = groups_without_text(self.tokenizer, size)
         if "undertrained" in detect:
-            known = [groups[name] for name in (KEPT_FREE, BEYOND, NO_UTF8, UNREACHABLE)]
+            known = [groups[name] for name in (SPECIAL, KEPT_FREE, BEYOND, NO_UTF8, UNREACHABLE)]
             # A token that training never used may stand out in only one of the two matrices.
             matrices = [self._projections.unembedding().T]
             if self.weights.has_unembedding:
