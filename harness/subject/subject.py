@@ -109,7 +109,6 @@ class Subject:
                     f"the checkpoint of {files.reference} is not the expected one (SHA-256 {found}, expected "
                     f"{self._sha256}): choose another source, or set subject.sha256=null to accept this one"
                 )
-        from harness.subject.quantised import dequantised, quantisation_of
 
         if quantisation := quantisation_of(files):
             folder = dequantised(files, quantisation, Path(self._cache), self.loading)
