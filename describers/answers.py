@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 from pydantic import BaseModel, Field
@@ -12,12 +12,11 @@ from pydantic import BaseModel, Field
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.degenerate import ask_description
 from harness.llm.prompts import Prompt
-from harness.methods import Describer
+from harness.methods import Describer, Mode
 from harness.records import ScoredToken, SignedTokens, Status, TokenRole
 from harness.text import plain
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
-Mode = Literal["auto", "llm", "extractive"]
 #: Roles of the tokens with high and with low values, of a weight vector or direction on each side of the neuron.
 INPUT_ROLES = (TokenRole.ACTIVATING, TokenRole.SILENCING)
 OUTPUT_ROLES = (TokenRole.PROMOTED, TokenRole.SUPPRESSED)

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from describers.answers import ExplainerDescriber, Mode, activating, extract
+from describers.answers import ExplainerDescriber, activating, extract
 from describers.evidence import Excerpt, Group, shares, size_of, within
 from describers.windows import activating_windows, active_words, marked, words
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
-from harness.methods import DescriberCase, Draft
+from harness.methods import DescriberCase, Draft, Mode
 from harness.records import Exemplar, Source, Split, Status
 from harness.spread import lowest_quarter
 from harness.validation import Count, Fraction, validated

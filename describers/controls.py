@@ -8,6 +8,7 @@ from harness.llm.client import Unanswered
 from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Status
 from harness.text import word_count
+from harness.validation import validated
 
 
 class Shuffled(Describer):
@@ -19,6 +20,7 @@ class Shuffled(Describer):
 
     control = True
 
+    @validated
     def __init__(self, source: str) -> None:
         self._source = source
         self.after = (source,)
@@ -45,6 +47,7 @@ class Longest(Describer):
 
     control = True
 
+    @validated
     def __init__(self, source: str) -> None:
         self._source = source
         self.after = (source,)
@@ -72,6 +75,7 @@ class Generic(Describer):
 
     control = True
 
+    @validated
     def __init__(self, text: str = GENERIC) -> None:
         self._text = text
 

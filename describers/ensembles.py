@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from describers.answers import ExplainerDescriber, Mode, extract, joined
+from describers.answers import ExplainerDescriber, extract, joined
 from describers.evidence import Group, ShowsEvidence, shares, total
 from describers.others import copy_needs
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
-from harness.methods import Describer, DescriberCase, Draft
+from harness.methods import Describer, DescriberCase, Draft, Mode
 from harness.records import SignedTokens, Status, TokenRole
 from harness.signed_text import read_tokens
-from harness.validation import Count, Fraction, validated
+from harness.validation import Count, Fraction, OneOrMore, validated
 
 
 class EnsembleRaw(ExplainerDescriber):
@@ -79,7 +79,7 @@ class EnsembleConcat(Describer):
     """
 
     @validated
-    def __init__(self, of: Sequence[str], min_described: Fraction = 0.5) -> None:
+    def __init__(self, of: OneOrMore[str], min_described: Fraction = 0.5) -> None:
         _require_two(of)
         self.after = tuple(dict.fromkeys(of))
         self._min_described = min_described

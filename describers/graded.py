@@ -29,7 +29,7 @@ from harness.row_files import file_hash, read_records
 from harness.seeds import derive_rng
 from harness.subject import Subject
 from harness.text import word_count
-from harness.validation import FractionOrZero, validated
+from harness.validation import FractionOrZero, Number, validated
 
 #: Separators of a description's items, except for full stops of abbreviations and commas after these.
 _SEPARATORS = re.compile(r"(\s*(?<!e\.g)(?<!i\.e)(?<!cf)(?<!vs)(?<!e\.g\.)(?<!i\.e\.)[,;.](?:\s+|$))", re.IGNORECASE)
@@ -57,7 +57,7 @@ class Graded(Describer):
     def __init__(
         self,
         grade: str,
-        quality: float,
+        quality: Number,
         strength: FractionOrZero = 1.0,
         truth: KnowsTruth | None = None,
         side: Side = Side.BOTH,
@@ -118,6 +118,7 @@ class GradedFile:
         path: the file: .jsonl, .csv, .tsv or .parquet.
     """
 
+    @validated
     def __init__(self, path: str) -> None:
         self._path = Path(path).expanduser()
 
@@ -227,7 +228,8 @@ class Rephrased(Describer):
     prompt = Prompt("describers", "prompts/rephrased.j2")
     llm_required = True
 
-    def __init__(self, source: str, quality: float = 1.0, role: str = "explainer") -> None:
+    @validated
+    def __init__(self, source: str, quality: Number = 1.0, role: str = "explainer") -> None:
         self._source, self.after, self.role = source, (source,), role
         self.corruption = Corruption("rephrased", quality)
 

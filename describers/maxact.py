@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from describers.answers import ExplainerDescriber, Mode, activating, extract
+from describers.answers import ExplainerDescriber, activating, extract
 from describers.evidence import Group, size_of
 from describers.windows import Sampling, activating_windows, active_words, discretised, marked
 from harness.llm.prompts import Prompt
-from harness.methods import DescriberCase, Draft
+from harness.methods import DescriberCase, Draft, Mode
 from harness.records import Exemplar
 from harness.validation import Count, Fraction, FractionOrZero, validated
 

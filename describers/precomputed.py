@@ -25,8 +25,8 @@ _SIGNS = {
 class Precomputed(Describer):
     """Looks up a neuron's description in a JSONL, CSV or parquet file.
 
-    The run ends before it starts if a row cannot be read, a neuron has two descriptions, or, unless ``gaps`` is
-    ``fail``, a neuron of the run has none.
+    The run ends before it starts if a row cannot be read, a description is not text, a neuron has two descriptions, or,
+    unless ``gaps`` is ``fail``, a neuron of the run has none.
     """
 
     extractive = False
@@ -85,6 +85,10 @@ class Precomputed(Describer):
                     continue
                 given = {field: _value(row, column) for field, column in self._columns.items()}
                 neuron = _neuron(given)
+                if not isinstance(given["text"], str | None):
+                    raise ValueError(
+                        f"the description ({self._columns['text']!r}) is not text, but {repr(given['text'])[:40]}"
+                    )
             except ValueError as error:
                 raise HarnessError(f"{self._path}, {place}: {error}") from error
             if neuron in places:
@@ -93,8 +97,8 @@ class Precomputed(Describer):
                     "'where'"
                 )
             places[neuron] = place
-            if given["text"] is not None and str(given["text"]).strip():
-                found[neuron] = str(given["text"])
+            if given["text"] is not None and given["text"].strip():
+                found[neuron] = given["text"]
         if not found:
             raise HarnessError(f"{self._path} holds no description" + (f" where {self._where}" if self._where else ""))
         return found

@@ -10,16 +10,16 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, Mode, extract, gist, joined
+from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, extract, gist, joined
 from describers.evidence import Group, size_of, texts_of
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.degenerate import ask_description
 from harness.llm.prompts import Prompt
-from harness.methods import DescriberCase, Draft
+from harness.methods import DescriberCase, Draft, Mode
 from harness.records import TOKEN_LABELS, Channel, ScoredToken, Status, TokenRole, VectorKind
-from harness.validation import Count, Fraction, validated
+from harness.validation import DISTINCT, Count, Fraction, Number, OneOrMore, validated
 
 #: What a channel of each vector kind says about the neuron, written for the explainer.
 MEANING = {
@@ -80,14 +80,15 @@ class Rotate(ExplainerDescriber):
     @validated
     def __init__(
         self,
-        kinds: Sequence[VectorKind] | None = (VectorKind.IN, VectorKind.OUT),
+        kinds: Annotated[OneOrMore[VectorKind], DISTINCT] | None = (VectorKind.IN, VectorKind.OUT),
         channels: Count | None = 10,
-        min_kurtosis: float | None = None,
+        min_kurtosis: Number | None = None,
         kurtosis_share: Fraction | None = None,
         tokens: Count = 20,
         merge: bool = True,
         channel_words: Count = 15,
         min_described: Fraction = 0.8,
+        contexts: bool = False,
         target_words: Count = 30,
         mode: Mode = "auto",
     ) -> None:
@@ -95,7 +96,7 @@ class Rotate(ExplainerDescriber):
         self.kinds = tuple(kinds or ())
         self._channels, self._min_kurtosis, self._kurtosis_share = channels, min_kurtosis, kurtosis_share
         self._tokens, self._merge = tokens, merge
-        self._channel_words, self._min_described = channel_words, min_described
+        self._channel_words, self._min_described, self._contexts = channel_words, min_described, contexts
 
     async def describe(self, case: DescriberCase) -> Draft:
         """Describe every channel, then merge the descriptions."""
@@ -176,9 +177,15 @@ class Rotate(ExplainerDescriber):
             tokens = min(tokens, math.ceil(2 * room / 3) if contrast else room)
             other = min(other, room - tokens)
         return [
-            _View(channel, tuple(texts_of(channel.tokens[:tokens])), tuple(texts_of(_other_tail(channel)[:other])))
+            _View(
+                channel,
+                *(self._texts(end, contrast) for end in (channel.tokens[:tokens], _other_tail(channel)[:other])),
+            )
             for channel in channels
         ]
+
+    def _texts(self, tokens: Sequence[ScoredToken], prompt: bool) -> tuple[str, ...]:
+        return tuple(token.in_context if prompt and self._contexts else token.token for token in tokens)
 
     async def _describe_channel(self, llm: LLMClient, view: _View) -> str:
         prompt = self.channel_prompt.render(
@@ -187,6 +194,7 @@ class Rotate(ExplainerDescriber):
             tokens=view.tokens,
             other=view.other,
             words=self._channel_words,
+            contexts=self._contexts,
         )
         return await ask_description(llm, prompt, gist(self._channel_words))
 

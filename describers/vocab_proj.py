@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, Mode, by_strength, extract
+from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, by_strength, extract
 from describers.evidence import Group, shares, size_of, texts_of
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
-from harness.methods import DescriberCase, Draft
+from harness.methods import DescriberCase, Draft, Mode
 from harness.records import ScoredToken, Status, VectorKind
 from harness.validation import Count, validated
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harness.errors import HarnessError
 from harness.subject.files import first_line, locate
 from harness.subject.files import sha256 as sha256_of
-from harness.subject.pretrained import from_pretrained, problem_of
+from harness.validation import OneOrMore, validated
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,14 @@ class _Loaded:
 def _load(reference: str, revision: str | None) -> _Loaded:
     from sentence_transformers import SentenceTransformer  # slow to import
 
+    from harness.subject.pretrained import from_pretrained, problem_of
+
     try:
         loaded = SentenceTransformer(reference, revision=revision, device="cpu", model_kwargs={"use_safetensors": True})
         # The library only logs a warning about missing weights.
         model: Any = loaded[0].auto_model
+        from harness.subject.pretrained import from_pretrained, problem_of
+
         problem = problem_of(*from_pretrained(type(model), model.name_or_path, revision=revision, device_map="meta"))
     except Exception as error:  # the libraries raise many classes for damaged files
         problem = first_line(error)
@@ -60,8 +64,9 @@ class SentenceEncoder:
         sha256: expected SHA-256 of its ``model.safetensors``; None skips the check.
     """
 
-    def __init__(self, sources: Sequence[str], revision: str | None = None, sha256: str | None = None) -> None:
-        self._sources, self._revision, self._sha256 = tuple(sources), revision, sha256
+    @validated
+    def __init__(self, sources: OneOrMore[str], revision: str | None = None, sha256: str | None = None) -> None:
+        self._sources, self._revision, self._sha256 = sources, revision, sha256
 
     def check(self) -> None:
         """Check that the model can be found, and that its weights are the expected ones, or else that it can be loaded.

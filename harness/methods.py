@@ -10,10 +10,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from harness.errors import HarnessError
-from harness.evidence import ReadText, TextReader
 from harness.llm.client import LLMClient, Unanswered
 from harness.records import (
     Channel,
@@ -33,10 +32,15 @@ from harness.records import (
     Vote,
     Winner,
 )
-from harness.subject import Subject, lacks_head
+
+if TYPE_CHECKING:
+    from harness.evidence import ReadText, TextReader
+    from harness.subject import Subject
 
 logger = logging.getLogger(__name__)
 
+#: How descriptions are made: by the explainer, from tokens of the evidence, or by the explainer if the run has one.
+Mode = Literal["auto", "llm", "extractive"]
 T = TypeVar("T")
 
 
@@ -227,7 +231,11 @@ class Method:
         A run with such a describer or comparator does not start. Such a scorer is left out with a warning: that is
         neither a failure of the descriptions nor a zero.
         """
-        return lacks_head(subject) if self.needs_effects or self.needs_steered else None
+        if not (self.needs_effects or self.needs_steered):
+            return None
+        from harness.subject import lacks_head  # imports transformers
+
+        return lacks_head(subject)
 
     async def preflight(self, llms: Mapping[str, LLMClient]) -> str:
         """Check that the LLMs can do what only this method needs, before the first item.

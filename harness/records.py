@@ -171,12 +171,29 @@ class Neuron:
         return self.negative and kind is not VectorKind.GATE
 
 
+def _absent(value: object) -> bool:
+    return value is None or value in ((), "")
+
+
 @dataclass(frozen=True)
 class ScoredToken:
-    """A vocabulary token and its z-score in a projection (standard deviations from the mean over the vocabulary)."""
+    """A vocabulary token in a projection.
+
+    Attributes:
+        token: its text.
+        z: its z-score (standard deviations from the mean over the vocabulary).
+        before: for a fragment of a word in a channel, what stands before it in words of the vocabulary
+            (:meth:`harness.subject.token_texts.TokenTexts.before`); empty for other tokens, and if it is not known.
+    """
 
     token: str
     z: float
+    before: Annotated[str, Field(exclude_if=_absent)] = ""
+
+    @property
+    def in_context(self) -> str:
+        """The token, with what stands before a fragment: ``C|incinnati``."""
+        return f"{self.before}|{self.token}" if self.before else self.token
 
 
 @dataclass(frozen=True)
@@ -253,8 +270,8 @@ def _with_sign(record: Projected, sign: Sign) -> Projected:
         record,
         neuron=neuron,
         skewness=-record.skewness,
-        positive=tuple(ScoredToken(token.token, -token.z) for token in record.negative),
-        negative=tuple(ScoredToken(token.token, -token.z) for token in record.positive),
+        positive=tuple(dataclasses.replace(token, z=-token.z) for token in record.negative),
+        negative=tuple(dataclasses.replace(token, z=-token.z) for token in record.positive),
     )
 
 
@@ -287,7 +304,8 @@ class AblatedChannels:
             no response.
         chance: for each channel, its squared cosine with the vector: the expected ``faithful`` of a random direction
             with the same cosine.
-        complete: share of the response on the vector's strongest tokens that is removed with all channels together.
+        complete: share of the response on the vector's strongest tokens that is removed with all channels together;
+            None if there is no response.
         complete_chance: the same for equally many random directions with the same cosines.
     """
 
@@ -296,7 +314,7 @@ class AblatedChannels:
     faithful: tuple[float | None, ...]
     kept: tuple[float | None, ...]
     chance: tuple[float, ...]
-    complete: float
+    complete: float | None
     complete_chance: float
 
 
@@ -633,10 +651,6 @@ class Corruption:
     grade: str
     quality: float
     strength: float = 1.0
-
-
-def _absent(value: object) -> bool:
-    return value is None or value == ()
 
 
 @dataclass(frozen=True)

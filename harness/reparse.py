@@ -60,7 +60,7 @@ def reparse(folder: RunFolder) -> tuple[int, int]:
         setup.check()
         if not setup.backends:
             return before, before
-        cache_folder = Path(setup.config["serving"]["cache"]).expanduser()
+        cache_folder = Path(setup.serving.cache).expanduser()
         if not cache_folder.is_dir():
             raise HarnessError(
                 f"the answers of {folder.path} are not in {cache_folder} (serving.cache): call this from the folder in "

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
 from harness.records import TOKEN_LABELS, SignedTokens, TokenRole
+from harness.stop_words import stop_words
 from harness.text import plain, words
 
 _ROLES = {label: role for role, label in TOKEN_LABELS.items()}
@@ -42,7 +41,7 @@ def _words(clause: str) -> list[str]:
     kept = []
     for item in re.split("[,;]", clause):
         found = _split(item)
-        kept += [word for word in found if len(found) == 1 or word in quoted or word not in ENGLISH_STOP_WORDS]
+        kept += [word for word in found if len(found) == 1 or word in quoted or word not in stop_words()]
     return kept
 
 

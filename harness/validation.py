@@ -6,29 +6,52 @@ a describer or judge. The command line shows :func:`explain` with the path of th
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError, validate_call
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, validate_call
+
+T = TypeVar("T")
+
+
+def _listed(given: Any) -> Any:
+    return given if given is None or isinstance(given, list | tuple | set | Mapping) else [given]
+
+
+def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"must not have a value twice: {', '.join(map(str, values))}")
+    return values
+
 
 #: A whole number of at least 1.
 Count = Annotated[int, Field(strict=True, ge=1)]
 #: A whole number of at least 0.
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
+#: Any whole number.
+Whole = Annotated[int, Field(strict=True)]
+#: A finite number.
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 #: A number above 0 and at most 1.
-Fraction = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(strict=True, gt=0, le=1)]
 #: A number from 0 to 1.
-FractionOrZero = Annotated[float, Field(ge=0, le=1)]
+FractionOrZero = Annotated[float, Field(strict=True, ge=0, le=1)]
 #: A finite number above 0.
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 #: A finite number of at least 0.
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+#: A list; a single value is a list of one.
+OneOrMore = Annotated[tuple[T, ...], BeforeValidator(_listed)]
+#: Validator of a list that must not have a value twice.
+DISTINCT = AfterValidator(_distinct)
 
-#: Config of the ``pydantic.dataclasses``: by default they ignore unknown options.
-STRICT = ConfigDict(extra="forbid")
+#: Config of the ``pydantic.dataclasses``: by default they ignore unknown options, and refuse a number where text is
+#: expected, which YAML makes of an unquoted name such as 2026.
+STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 #: Config of describers and judges that are ``pydantic.dataclasses`` (with ``eq=False``): options may be any object.
-METHOD = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+METHOD = ConfigDict(**STRICT, arbitrary_types_allowed=True)
 #: Decorator that validates the arguments of a function or an ``__init__`` by their annotations.
-validated = validate_call(config=ConfigDict(arbitrary_types_allowed=True))
+validated = validate_call(config=ConfigDict(coerce_numbers_to_str=True, arbitrary_types_allowed=True))
 
 #: What an option must be, by the type of pydantic's error; filled in from the error's context.
 _RULES = {

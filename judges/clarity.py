@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
-from sklearn.metrics import roc_auc_score
-
-from harness.evidence import ReadText
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Source, Split, Status
 from harness.seeds import derive_rng
 from harness.validation import Count, validated
+from judges.accuracy import auroc
 from judges.numbered import SENTENCE_TOKENS, Sentence, ask_numbered
+
+if TYPE_CHECKING:
+    from harness.evidence import ReadText
 
 
 class _TextClarity(Scorer):
@@ -45,7 +47,7 @@ class _TextClarity(Scorer):
         peaks, natural = _peaks(made), _peaks(await case.read(cut))
         if not natural:
             raise Unanswered(Status.FAILED, "the report split has no random window")
-        auc = roc_auc_score([1] * len(peaks) + [0] * len(natural), peaks + natural)
+        auc = auroc([1] * len(peaks) + [0] * len(natural), peaks + natural)
         metrics = {"texts": float(len(peaks)), "tokens": sum(lengths) / len(lengths)}
         return Grade(2 * float(auc) - 1, metrics)
 

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 from pydantic.dataclasses import dataclass
-from sklearn.metrics import f1_score, roc_auc_score
 
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
@@ -21,6 +20,7 @@ from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Status
 from harness.seeds import derive_rng
 from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero
+from judges.accuracy import auroc, f1
 from judges.evidence import activating, excerpt, marked, shuffled, silent
 from judges.numbered import rate
 
@@ -159,7 +159,7 @@ def recognised(right: list[bool], answers: list[int], highest: int) -> Grade:
     metrics = {
         "recall": recall,
         "specificity": specificity,
-        "f1": float(f1_score(labels, said, zero_division=0)),
-        **({"auc": float(roc_auc_score(labels, answers))} if highest > 1 else {}),
+        "f1": f1(labels, said),
+        **({"auc": auroc(labels, answers)} if highest > 1 else {}),
     }
     return Grade((recall + specificity) / 2, metrics)

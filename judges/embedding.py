@@ -14,7 +14,6 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
@@ -22,6 +21,7 @@ from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Exemplar, ScoredToken, Side, Split, Status, Winner
 from harness.text import bare, is_word
 from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero, NonNegative
+from judges.accuracy import auroc, average_precision
 from judges.evidence import (
     activating,
     active_and_silent,
@@ -57,15 +57,17 @@ class _EmbeddingComparator(Comparator):
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Compare the two AUCs; a difference below the margin is a tie."""
         positive, negative = self.texts(case)
-        texts = self.encoder.encode([*positive, *negative])
-        labels = [1] * len(positive) + [0] * len(negative)
-        one, two = (
-            float(roc_auc_score(labels, _similarity(self.encoder, texts, case, self.side, description)))
-            for description in (first, second)
-        )
+        one, two = (self.separation(case, description) for description in (first, second))
         winner = Winner.TIE if abs(one - two) < self.tie_margin else Winner.FIRST if one > two else Winner.SECOND
         evidence = f"{len(positive)} {self.kinds[0]} and {len(negative)} {self.kinds[1]}"
         return Judgement(winner, f"AUC {one:.3f} against {two:.3f} on {evidence}")
+
+    def separation(self, case: JudgeCase, description: str) -> float:
+        """Return the AUC of the similarity of the two kinds of text with a description, chance 0.5."""
+        positive, negative = self.texts(case)
+        texts = self.encoder.encode([*positive, *negative])
+        labels = [1] * len(positive) + [0] * len(negative)
+        return auroc(labels, _similarity(self.encoder, texts, case, self.side, description))
 
 
 @dataclass(config=METHOD, eq=False)
@@ -168,10 +170,10 @@ class EmbeddingDetection(Scorer):
         similarity = _similarity(self.encoder, texts, case, Side.INPUT, description)
         labels = [1] * len(active) + [0] * (len(shown) - len(active))
         metrics = {
-            "average_precision": float(average_precision_score(labels, similarity)),
+            "average_precision": average_precision(labels, similarity),
             "base": len(active) / len(labels),
         }
-        return Grade(float(roc_auc_score(labels, similarity)), metrics)
+        return Grade(auroc(labels, similarity), metrics)
 
 
 def _similarity(encoder: SentenceEncoder, texts: Floats, case: JudgeCase, side: Side, description: str) -> Floats:

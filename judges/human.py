@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from harness.errors import HarnessError
 from harness.llm.client import Unanswered
@@ -45,14 +45,21 @@ class Label(BaseModel):
     first_text: str | None = None
     second_text: str | None = None
 
+    @field_validator("neuron", "first", "second", "rater")
+    @classmethod
+    def _exact(cls, name: str) -> str:
+        if name != name.strip():
+            raise ValueError(f"remove the blanks around {name!r}")
+        return name
+
 
 class HumanLabels(Comparator):
     """Gives the verdict of most raters for each pair that was labelled.
 
     Pairs without a label are skipped, so they are missing and not failed. A label holds in both orders of a pair, so
     one record is the whole comparison; it keeps each rater's vote. The file is read strictly: two labels of one pair by
-    one rater (in either order), a describer that is not in the run, or an unknown column or winner is an error that
-    names the line.
+    one rater (in either order), a neuron or describer that is not in the run, or an unknown column or winner is an
+    error that names the line.
     """
 
     symmetric = True
@@ -72,22 +79,21 @@ class HumanLabels(Comparator):
         """Read the file, and check that its labels belong to this run.
 
         Raises:
-            HarnessError: if they do not, or the file has an error.
+            HarnessError: if one does not, or the file has an error.
         """
+        assert self._labels, "empty files are refused"
         known = {str(neuron) for neuron in neurons}
-        labels = [label for found in self._labels.values() for label in found]
-        for label in labels:
+        for place, label in self._rows:
             for name in (label.first, label.second):
                 if name not in describers:
                     raise HarnessError(
-                        f"{self._path} has labels of the describer {name!r}, which is not in this run "
-                        f"({', '.join(describers)})"
+                        f"{self._path}, {place}: the describer {name!r} is not in this run ({', '.join(describers)})"
                     )
-        if labels and not any(label.neuron in known for label in labels):
-            raise HarnessError(
-                f"{self._path} has no label of any neuron of this run (such as {min(known)}; it has "
-                f"{labels[0].neuron}): choose the neurons that were labelled (neurons=listed)"
-            )
+            if label.neuron not in known:
+                raise HarnessError(
+                    f"{self._path}, {place}: the neuron {label.neuron!r} is not in this run (such as {min(known)}): "
+                    "choose the neurons that were labelled (neurons=listed), or remove the label"
+                )
 
     def covers(self, neuron: Neuron, first: str, second: str) -> bool:
         """Return whether the pair has a label."""
@@ -114,10 +120,14 @@ class HumanLabels(Comparator):
         return self._labels.get((str(neuron), *sorted((first, second))), [])
 
     @cached_property
+    def _rows(self) -> list[tuple[str, Label]]:
+        return list(read_records(self._path, Label, self._columns))
+
+    @cached_property
     def _labels(self) -> dict[tuple[str, ...], list[Label]]:
         found: dict[tuple[str, ...], list[Label]] = defaultdict(list)
         places: dict[tuple[str, ...], str] = {}
-        for place, label in read_records(self._path, Label, self._columns):
+        for place, label in self._rows:
             if label.first == label.second:
                 raise HarnessError(f"{self._path}, {place}: {label.first} is compared with itself")
             pair = (label.neuron, *sorted((label.first, label.second)))

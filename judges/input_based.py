@@ -6,13 +6,13 @@ Source: Gur-Arieh et al. 2025, arXiv:2501.08319 (input-based evaluation).
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Status
 from harness.validation import Count, validated
+from judges.accuracy import auroc
 from judges.numbered import SENTENCE_TOKENS, Sentence, ask_numbered
 
 
@@ -49,7 +49,7 @@ class InputBased(Scorer):
         fitting, neutral = peaks[: self._sentences], peaks[self._sentences :]
         labels = [1] * self._sentences + [0] * self._sentences
         metrics = {
-            "auc": float(roc_auc_score(labels, peaks)),
+            "auc": auroc(labels, peaks),
             "activating": float(fitting.mean()),
             "neutral": float(neutral.mean()),
         }

@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from harness.errors import HarnessError
 from harness.llm.asking import all_answers
 from harness.methods import Comparator, JudgeCase, Judgement, outcome, roles_of
 from harness.records import Neuron, Side, Status, Vote, Winner
+from harness.validation import Count, validated
 
 POINTS = {Winner.FIRST: 1.0, Winner.TIE: 0.5, Winner.SECOND: 0.0}
 
@@ -27,7 +29,8 @@ class Panel(Comparator):
     member without one).
     """
 
-    def __init__(self, members: Mapping[str, Comparator], quorum: int | None = None) -> None:
+    @validated
+    def __init__(self, members: Mapping[str, Any], quorum: Count | None = None) -> None:
         others = [name for name, member in members.items() if not isinstance(member, Comparator)]
         if len(members) < 2 or others:
             what = f"{others[0]} is not a comparator" if others else f"there is {len(members)}"
@@ -35,8 +38,8 @@ class Panel(Comparator):
         self.quorum = len(members) if quorum is None else quorum
         if not 1 <= self.quorum <= len(members):
             raise HarnessError(f"quorum is {quorum}; it must be from 1 to the number of members, {len(members)}")
-        self.members, self.inner = dict(members), tuple(members.values())
-        comparators = list(members.values())
+        comparators: list[Comparator] = list(members.values())
+        self.members, self.inner = dict(zip(members, comparators, strict=True)), tuple(comparators)
         # A member that ignores the order gives the same vote in both.
         self.symmetric = all(member.symmetric for member in comparators)
         sides = {member.side for member in comparators}

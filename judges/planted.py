@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any
-
-from pydantic import SkipValidation
 
 from harness.llm.client import Unanswered
 from harness.methods import Grade, JudgeCase, Scorer
-from harness.planted import Planting, Seen, Truth, naming, truth_of
+from harness.planted import Planting, Seen, Truth, naming
 from harness.records import Status
 from harness.validation import Count, validated
 
@@ -19,7 +15,7 @@ class PlantedTruth(Scorer):
     """Scores a description by the planted concepts that it names: the harmonic mean of recall and precision.
 
     ``recall`` is the share of the neuron's concepts that are named, ``precision`` the share of the description's words
-    that belong to one of them (:func:`harness.planted.naming.naming`). ``recall, X`` is the recall of the
+    that belong to one of them (:func:`harness.planted.named.naming`). ``recall, X`` is the recall of the
     concepts that can be found in X (:class:`harness.planted.Seen`).
 
     Raises:
@@ -27,13 +23,13 @@ class PlantedTruth(Scorer):
     """
 
     @validated
-    def __init__(
-        self, planting: Annotated[Mapping[str, Any] | Planting | None, SkipValidation], words: Count = 2
-    ) -> None:
+    def __init__(self, planting: Planting | None, words: Count = 2) -> None:
         self._planting, self._words = Planting.of(planting), words
 
     @cached_property
     def _truth(self) -> Truth:
+        from harness.planted import truth_of  # imports PyTorch
+
         return truth_of(self._planting)
 
     async def score(self, case: JudgeCase, description: str) -> Grade:

@@ -10,7 +10,6 @@ from abc import abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
@@ -18,6 +17,7 @@ from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Source, Status
 from harness.spread import spread
 from harness.validation import METHOD, Count, CountOrZero
+from judges.accuracy import auroc, average_precision
 from judges.evidence import by_activation, excerpt, shuffled
 from judges.numbered import rate
 
@@ -86,7 +86,7 @@ class Responsiveness(_Rated):
 
     def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
         """Return 2 AUC - 1, or 0."""
-        return 2 * float(roc_auc_score(fits, activations)) - 1 if 0 < fits.sum() < len(fits) else 0.0
+        return 2 * auroc(fits, activations) - 1 if 0 < fits.sum() < len(fits) else 0.0
 
 
 class Purity(_Rated):
@@ -101,4 +101,4 @@ class Purity(_Rated):
 
     def metric(self, fits: NDArray[np.bool_], activations: NDArray[np.float64]) -> float:
         """Return the average precision, or the share of fitting excerpts: 0 or 1."""
-        return float(average_precision_score(fits, activations)) if fits.any() and not fits.all() else float(fits.any())
+        return average_precision(fits, activations) if fits.any() and not fits.all() else float(fits.any())

@@ -17,7 +17,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
@@ -26,6 +25,7 @@ from harness.records import Side, Source, Split, Status, Winner
 from harness.signed_text import read_tokens
 from harness.text import plain
 from harness.validation import Fraction, NonNegative, Positive, validated
+from judges.accuracy import average_precision
 from judges.evidence import pearson, strongest_effect, varies
 
 Floats = NDArray[np.floating]
@@ -79,7 +79,7 @@ class TokenMatch:
         threshold = np.sort(true)[-max(1, round(self._active_fraction * len(true)))]
         active = (true >= threshold) & (true > 0)
         if active.any():
-            found |= {"auprc": float(average_precision_score(active, predicted)), "base": float(active.mean())}
+            found |= {"auprc": average_precision(active, predicted), "base": float(active.mean())}
         return found
 
     def effect_metrics(self, case: JudgeCase, description: str) -> dict[str, float]:

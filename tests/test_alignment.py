@@ -51,8 +51,9 @@ def r_of(kept: Kept, neuron: Neuron, kind: VectorKind, against: Against) -> Alig
 
 def centred(subject: Subject) -> Arrays:
     """The embedding less its mean, (V, d_model)."""
-    matrix = subject.embedding().T.double().numpy()
-    return matrix - matrix.mean(axis=0)
+    matrix: Arrays = subject.embedding().T.double().numpy()
+    found: Arrays = matrix - matrix.mean(axis=0)
+    return found
 
 
 def test_a_neuron_that_computes_the_projection_of_its_token_has_r_of_one(texts: list[str], tmp_path: Path) -> None:

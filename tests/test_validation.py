@@ -9,7 +9,17 @@ import pytest
 from pydantic import AfterValidator, ValidationError
 from pydantic.dataclasses import dataclass
 
-from harness.validation import STRICT, Count, Fraction, Positive, explain, validated
+from harness.validation import (
+    DISTINCT,
+    STRICT,
+    Count,
+    CountOrZero,
+    Fraction,
+    OneOrMore,
+    Positive,
+    explain,
+    validated,
+)
 
 
 def _even(value: int) -> int:
@@ -55,8 +65,9 @@ class Method:
         ({"share": 0}, "section.share: must be above 0, not 0"),
         ({"rate": float("inf")}, "section.rate: must be finite, not inf"),
         ({"rate": "fast"}, "section.rate: must be a number, not 'fast'"),
+        ({"rate": True}, "section.rate: must be a number, not True"),
         ({"kind": "c"}, "section.kind: must be 'a' or 'b', not 'c'"),
-        ({"items": [1.5]}, "section.items.0: must be a whole number, not 1.5"),
+        ({"items": [[1]]}, "section.items.0: must be a whole number, not [1]"),
         ({"even": 3}, "section.even: must be even, not 3"),
         ({"inner": {"count": 0}}, "section.inner.count: must be at least 1, not 0"),
         ({"inner": {"counts": 2}}, "section.inner.counts: unknown option"),
@@ -84,6 +95,33 @@ def test_arguments_of_a_method_are_validated(options: dict[str, Any], line: str)
         Method(**options)
     assert explain(caught.value, "judges.mine") == line
     assert Method().count == 3
+
+
+@dataclass(frozen=True, config=STRICT)
+class Listing:
+    layers: Annotated[OneOrMore[CountOrZero], DISTINCT] | None = None
+    name: str = ""
+
+
+def test_a_single_value_is_a_list_of_one_and_a_number_is_a_name() -> None:
+    assert Listing(layers=2, name=2026) == Listing(layers=(2,), name="2026")  # type: ignore[arg-type]
+    assert Listing(layers=[3, 1]).layers == (3, 1)  # type: ignore[arg-type]
+    assert Listing(layers=None).layers is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "line"),
+    [
+        (["2"], "neurons.layers.0: must be a whole number, not '2'"),
+        (2.5, "neurons.layers.0: must be a whole number, not 2.5"),
+        ({"a": 1}, "neurons.layers: must be a list, not {'a': 1}"),
+        ([3, 3], "neurons.layers: must not have a value twice: 3, 3"),
+    ],
+)
+def test_lists_are_validated_item_by_item(layers: Any, line: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Listing(layers=layers)
+    assert explain(caught.value, "neurons") == line
 
 
 def test_other_errors_keep_their_message_on_one_line() -> None:

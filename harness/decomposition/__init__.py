@@ -3,14 +3,21 @@
 Source: Avrahamy, Gur-Arieh, Geva 2026, "Disentangling MLP Neuron Weights in Vocabulary Space", arXiv:2604.06005 ([R]).
 """
 
-from harness.decomposition.ablation import ablation
-from harness.decomposition.channels import Decomposition
-from harness.decomposition.config import AdamWConfig, DecompositionConfig, GeodesicConfig
-from harness.decomposition.decompose import decompose
-from harness.decomposition.deflation import tail_mask
-from harness.decomposition.measures import consistency, random_vectors, reconstruction
-from harness.decomposition.memory import default_budget, vectors_within
-from harness.decomposition.objective import kurtosis, skewness, z_scores
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from harness.decomposition.ablate import ablation
+    from harness.decomposition.channels import Decomposition
+    from harness.decomposition.config import AdamWConfig, DecompositionConfig, GeodesicConfig
+    from harness.decomposition.deflation import tail_mask
+    from harness.decomposition.measures import consistency, directions_at_cosine, random_vectors, reconstruction
+    from harness.decomposition.memory import default_budget, vectors_within
+    from harness.decomposition.objective import kurtosis, skewness, z_scores
+    from harness.decomposition.search import decompose
 
 __all__ = [
     "AdamWConfig",
@@ -21,6 +28,7 @@ __all__ = [
     "consistency",
     "decompose",
     "default_budget",
+    "directions_at_cosine",
     "kurtosis",
     "random_vectors",
     "reconstruction",
@@ -29,3 +37,17 @@ __all__ = [
     "vectors_within",
     "z_scores",
 ]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "ablate": ["ablation"],
+        "channels": ["Decomposition"],
+        "config": ["AdamWConfig", "DecompositionConfig", "GeodesicConfig"],
+        "search": ["decompose"],
+        "deflation": ["tail_mask"],
+        "measures": ["consistency", "directions_at_cosine", "random_vectors", "reconstruction"],
+        "memory": ["default_budget", "vectors_within"],
+        "objective": ["kurtosis", "skewness", "z_scores"],
+    },
+)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
-from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, NonNegative, Positive
+from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, NonNegative, Positive, Whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Products = Literal["auto", "float32", "tf32", "bfloat16"]
 #: Solvers of this package. Any other name is a function of the user, as "module.name".
@@ -72,7 +74,7 @@ class DecompositionConfig:
     subtraction: FractionOrZero | None = None
     objective: Literal["weighted", "published"] = "weighted"
     solver: str = "geodesic"
-    seed: int = 0
+    seed: Whole = 0
     adamw: AdamWConfig = field(default_factory=AdamWConfig)
     geodesic: GeodesicConfig = field(default_factory=GeodesicConfig)
 

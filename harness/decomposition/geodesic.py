@@ -97,7 +97,8 @@ class Problem:
             basis = multiplied
         directions, variances, _ = torch.linalg.svd(basis, full_matrices=False)
         large = variances[:count] > _BULK_VARIANCE * total / width
-        return directions[:, :count][:, large]
+        found: Tensor = directions[:, :count][:, large]
+        return found
 
 
 class GeodesicSolver:

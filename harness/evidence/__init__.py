@@ -1,14 +1,21 @@
 """Activation evidence: corpora, windows of text, one pass over the corpus, and the store shared by runs."""
 
-from harness.evidence.config import CorpusSummary, EvidenceConfig
-from harness.evidence.corpus import Corpus, Document
-from harness.evidence.encoding import special_affixes
-from harness.evidence.files import PackageText, TextFiles, content_hash
-from harness.evidence.prompts import draw_prompts
-from harness.evidence.reading import ReadText, TextReader
-from harness.evidence.sources import Conversations, HuggingFaceDataset, InstalledDocs
-from harness.evidence.store import Gathered, gathered, stored
-from harness.evidence.windows import split_of
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from harness.evidence.config import CorpusSummary, EvidenceConfig
+    from harness.evidence.corpus import Corpus, Document
+    from harness.evidence.encoding import special_affixes
+    from harness.evidence.files import PackageText, TextFiles, content_hash
+    from harness.evidence.prompts import draw_prompts
+    from harness.evidence.reading import ReadText, TextReader
+    from harness.evidence.sources import Conversations, HuggingFaceDataset, InstalledDocs
+    from harness.evidence.store import Gathered, gathered, stored
+    from harness.evidence.windows import split_of
 
 __all__ = [
     "Conversations",
@@ -30,3 +37,18 @@ __all__ = [
     "split_of",
     "stored",
 ]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "config": ["CorpusSummary", "EvidenceConfig"],
+        "corpus": ["Corpus", "Document"],
+        "encoding": ["special_affixes"],
+        "files": ["PackageText", "TextFiles", "content_hash"],
+        "prompts": ["draw_prompts"],
+        "reading": ["ReadText", "TextReader"],
+        "sources": ["Conversations", "HuggingFaceDataset", "InstalledDocs"],
+        "store": ["Gathered", "gathered", "stored"],
+        "windows": ["split_of"],
+    },
+)

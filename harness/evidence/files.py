@@ -20,14 +20,12 @@ from importlib import metadata
 from pathlib import Path, PurePath
 from typing import IO, Annotated, Any, TextIO, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from harness.errors import HarnessError
 from harness.evidence.corpus import Column
 from harness.subject.files import first_line, sha256
-from harness.validation import validated
+from harness.validation import OneOrMore, validated
 
 #: Endings of the files that are read, in any case. Each may be followed by ``.gz``, or lie in a ``.zip``.
 KINDS = (".txt", ".md", ".jsonl", ".csv", ".tsv", ".parquet")
@@ -43,10 +41,17 @@ _MARKS = {
 #: The longest field of a CSV file, in characters: the limit of the library, which is 131,072 by default.
 _LONGEST_FIELD = 2**31 - 1
 
-#: A list of paths; a single path is a list of one.
-Paths = Annotated[
-    list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given), Field(min_length=1)
-]
+
+def _known(encoding: str) -> str:
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding)
+    except LookupError:
+        raise ValueError(f"the encoding {encoding!r} is not known to Python") from None
+    return encoding
+
+
+Encoding = Annotated[str, AfterValidator(_known)]
+Paths = Annotated[OneOrMore[str], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,10 @@ class TextFiles(Column):
     """
 
     @validated
-    def __init__(self, paths: Paths, column: str = "text", name: str = "files", encoding: str | None = None) -> None:
-        if encoding is not None:
-            try:
-                io.TextIOWrapper(io.BytesIO(), encoding)
-            except LookupError:
-                raise ValueError(f"the encoding {encoding!r} is not known to Python (corpus.encoding)") from None
-        self.name, self._paths, self._column, self._encoding = name, tuple(paths), column, encoding
+    def __init__(
+        self, paths: Paths, column: str = "text", name: str = "files", encoding: Encoding | None = None
+    ) -> None:
+        self.name, self._paths, self._column, self._encoding = name, paths, column, encoding
 
     def identity(self) -> dict[str, Any]:
         """Return the column and the encoding, and a hash of the names and contents of all files."""
@@ -180,6 +182,9 @@ class TextFiles(Column):
                 ) from error
 
     def _parquet(self, member: _Member) -> Iterator[tuple[str, Any]]:
+        import pyarrow as pa  # imported here to keep start-up fast
+        import pyarrow.parquet as pq
+
         with member.open() as stream:
             try:
                 table = pq.ParquetFile(stream)
@@ -213,9 +218,9 @@ class PackageText(TextFiles):
         sha256: str,
         column: str = "text",
         name: str = "package",
-        encoding: str | None = None,
+        encoding: Encoding | None = None,
     ) -> None:
-        super().__init__([file], column, name, encoding)
+        super().__init__((file,), column, name, encoding)
         self._package, self._file, self._sha256 = package, file, sha256
 
     def identity(self) -> dict[str, Any]:

@@ -14,12 +14,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import SkipValidation
 
 from harness.errors import HarnessError
 from harness.evidence.corpus import Column, Corpus, Message
 from harness.evidence.files import contents_hash
 from harness.subject.files import first_line
+from harness.validation import Count, CountOrZero, validated
 
 logger = logging.getLogger(__name__)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -32,7 +35,10 @@ class InstalledDocs(Corpus):
     documents the options.
     """
 
-    def __init__(self, name: str = "installed-docs", min_characters: int = 200, max_files: int = 4000) -> None:
+    @validated
+    def __init__(
+        self, name: str = "installed-docs", min_characters: CountOrZero = 200, max_files: Count = 4000
+    ) -> None:
         self.name, self._minimum, self._max_files = name, min_characters, max_files
 
     def identity(self) -> dict[str, Any]:
@@ -73,6 +79,7 @@ class HuggingFaceDataset(Column):
     conf/corpus/huggingface.yaml documents the options; ``name`` is the name in reports, by default the dataset's.
     """
 
+    @validated
     def __init__(
         self,
         path: str,
@@ -80,7 +87,7 @@ class HuggingFaceDataset(Column):
         split: str = "train",
         column: str = "text",
         revision: str | None = None,
-        max_examples: int | None = 100_000,
+        max_examples: Count | None = 100_000,
         name: str | None = None,
     ) -> None:
         self.name = name or path
@@ -159,9 +166,10 @@ class Conversations(Corpus):
     options.
     """
 
+    @validated
     def __init__(
         self,
-        source: Column,
+        source: Annotated[Column, SkipValidation],
         template: str | None = None,
         role: str = "role",
         content: str = "content",

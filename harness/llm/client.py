@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic.dataclasses
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import BeforeValidator
 
 from harness.records import Status
-from harness.validation import Count, Fraction, NonNegative
-
-#: Config sections: an unknown option is an error.
-STRICT = ConfigDict(extra="forbid")
+from harness.validation import STRICT, Count, Fraction, NonNegative, Whole
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Sampling:
     temperature: NonNegative | None = 0.0
     top_p: Fraction | None = 1.0
     max_tokens: Count = 512
-    seed: int | None = 0
+    seed: Whole | None = 0
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)

@@ -23,7 +23,6 @@ from pydantic import BeforeValidator, Field
 from harness.errors import HarnessError
 from harness.llm.asking import fits, has_open_thoughts
 from harness.llm.client import (
-    STRICT,
     Backend,
     Completion,
     LLMClient,
@@ -35,7 +34,7 @@ from harness.llm.client import (
 )
 from harness.llm.concurrency import AdaptiveLimit
 from harness.records import Status
-from harness.validation import Count, CountOrZero, Positive
+from harness.validation import STRICT, Count, CountOrZero, Positive
 
 OPENAI_API = "https://api.openai.com/v1"
 NO_KEY = "none"  # the SDK insists on a key; local servers ignore it

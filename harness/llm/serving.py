@@ -8,53 +8,61 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Literal
+
+from pydantic.dataclasses import dataclass
 
 from harness.errors import HarnessError
 from harness.llm.budget import FailureBudget
 from harness.llm.cache import CachedClient, ResponseCache
 from harness.llm.client import Backend, LLMClient, Reply, WrappedClient
 from harness.llm.probe import probe, probe_logprobs
-from harness.validation import Count, FractionOrZero, validated
+from harness.validation import STRICT, Count, FractionOrZero
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ServingConfig:
+    """The section ``serving`` of the config; ``conf/config.yaml`` documents the options."""
+
+    cache: str = ".cache/llm"
+    max_servers: Count = 1
+    preflight: Literal["endpoints", "all", "none"] = "endpoints"
+    failure_budget: FractionOrZero | None = None
+    failure_minimum: Count = 20
+    redraw: bool = False
 
 
 class Serving(AbstractAsyncContextManager["Serving"]):
     """The LLMs of a run by role, as an async context manager that stops every server at its end.
 
     Roles whose back ends have an equal ``server`` share one; the concurrency, time-out and retries of the role that
-    comes first then apply to the server. The section ``serving`` of ``conf/config.yaml`` explains the options.
+    comes first then apply to the server.
 
     Args:
         backends: the back end of each role that has one.
         cache: where answers are stored; None stores none.
         logs: folder of the servers' logs.
-        max_servers: maximum number of managed servers at once; endpoints do not count.
-        redraw: whether to ask again if the stored answer could not be used, see :class:`CachedClient`.
         ask: whether LLMs may be called; if not, answers come from the cache alone, and nothing is started.
-        failure_budget: fraction of a method's answers that may fail before its LLM is called no more; None: no limit.
-        failure_minimum: number of answers before that fraction is checked.
+        options: the fields of :class:`ServingConfig`.
 
     Raises:
         pydantic.ValidationError: if an option is out of range.
     """
 
-    @validated
     def __init__(
         self,
         backends: Mapping[str, Backend],
         cache: ResponseCache | None,
         logs: Path,
-        max_servers: Count = 1,
+        /,
         *,
-        redraw: bool = False,
         ask: bool = True,
-        failure_budget: FractionOrZero | None = None,
-        failure_minimum: Count = 20,
+        **options: Any,
     ) -> None:
-        self._backends, self._cache, self._logs, self._max_servers = dict(backends), cache, logs, max_servers
-        self._redraw, self._ask = redraw, ask
-        self._failure_budget, self._failure_minimum = failure_budget, failure_minimum
+        self._backends, self._cache, self._logs, self._ask = dict(backends), cache, logs, ask
+        self._config = ServingConfig(**options)
         self._budgets: list[FailureBudget] = []
         #: Least recently used first.
         self._servers: dict[object, _Server] = {}
@@ -113,7 +121,9 @@ class Serving(AbstractAsyncContextManager["Serving"]):
     def budget(self, name: str) -> FailureBudget:
         """Return the failure budget of a method for this run."""
         # If no LLM may be called, a limit saves nothing: every stored answer is read, usable or not.
-        self._budgets.append(FailureBudget(name, self._failure_budget if self._ask else None, self._failure_minimum))
+        self._budgets.append(
+            FailureBudget(name, self._config.failure_budget if self._ask else None, self._config.failure_minimum)
+        )
         return self._budgets[-1]
 
     @property
@@ -133,7 +143,7 @@ class Serving(AbstractAsyncContextManager["Serving"]):
 
     def cached(self, role: str, client: LLMClient) -> LLMClient:
         """Return a client that answers from the cache, and calls ``client`` (of the same role) for the rest."""
-        return CachedClient(client if self._ask else None, self._backend(role), self._cache, redraw=self._redraw)
+        return CachedClient(client if self._ask else None, self._backend(role), self._cache, redraw=self._config.redraw)
 
     def _backend(self, role: str) -> Backend:
         if role not in self._backends:
@@ -150,7 +160,7 @@ class Serving(AbstractAsyncContextManager["Serving"]):
             self._servers[name] = server  # moved to the end: the most recently used
             if server.client is None:
                 running = [one for one in self._servers.values() if one.managed and one.client is not None]
-                for one in running[: max(0, len(running) - self._max_servers + 1)] if server.managed else ():
+                for one in running[: max(0, len(running) - self._config.max_servers + 1)] if server.managed else ():
                     await one.stop()
                 await server.start(backend, self._logs)
             client = server.client

@@ -27,9 +27,9 @@ from rich.console import Console
 
 from harness.errors import HarnessError
 from harness.llm import process_guard
-from harness.llm.client import STRICT, LLMClient
+from harness.llm.client import LLMClient
 from harness.llm.openai_compatible import Endpoint, OpenAIClient
-from harness.validation import Positive
+from harness.validation import STRICT, Positive
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,8 @@ from harness.plan.warnings import stops_of, warnings_of
 from harness.run.identity import check_same_run
 from harness.run.setup import Setup
 from harness.stats.power import Plan, neurons_needed, smallest_difference
-from harness.subject.declared import DENSE, DeclaredSubject, Shape
+from harness.subject.declared import DeclaredSubject
+from harness.subject.shape import DENSE
 
 #: Largest checkpoint, in bytes, that a trial runs on a CPU.
 TOO_LARGE = 2 << 30
@@ -73,7 +74,7 @@ def _plan(setup: Setup, assumptions: Assumptions, scratch: Path) -> RunPlan:
     stages = stages_of(setup, work, found, folder, methods, roles, assumptions.teraflops)
     subject, here = setup.subject, not isinstance(setup.subject, DeclaredSubject)
     plan = RunPlan(
-        name=str(setup.config["name"]),
+        name=setup.general.name,
         folder=str(setup.folder),
         state=state,
         subject=SubjectPlan(subject.name, here, subject.num_layers, subject.d_model, subject.d_mlp, subject.vocab_size),
@@ -112,7 +113,7 @@ def _with_subject(setup: Setup, folder: Path, warnings: list[str]) -> tuple[Setu
     except HarnessError as error:
         if subject.shape is None:
             raise HarnessError(f"{error}; to plan without the model, set subject.shape (see conf/subject)") from error
-        shape = Shape.of(subject.shape)
+        shape = subject.shape
         warnings.append(f"{subject.name} is not on this machine: its size is subject.shape, {tried}")
         make_stand_in(folder, shape.family, shape.layers)
         return dataclasses.replace(setup, subject=DeclaredSubject(subject.name, folder, shape)), folder

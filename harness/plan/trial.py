@@ -194,8 +194,8 @@ def run_trial(
         setup,
         neurons,
         folder=scratch,
-        subject=setup.subject if stand_in is None else Subject(setup.subject.name, [str(stand_in)]),
-        decomposition=dataclasses.replace(plan, settings={**plan.settings, **fast}, overrides=[*plan.overrides, fast]),
+        subject=setup.subject if stand_in is None else Subject(setup.subject.name, (str(stand_in),)),
+        decomposition=plan.with_settings(fast),
         storage=dataclasses.replace(setup.storage, store=None),
         evidence=dataclasses.replace(setup.evidence, store=None, max_documents=None),
         comparisons=dataclasses.replace(setup.comparisons, retest=0.0),
@@ -326,7 +326,7 @@ class Trial:
 
     def _seconds_per_channel(self) -> float:
         plan, (first, *others) = self.tried.decomposition, self.setup.neurons
-        plan = dataclasses.replace(plan, overrides=[*plan.overrides, {"num_channels": TIMED_CHANNELS}])
+        plan = plan.with_settings({"num_channels": TIMED_CHANNELS})
         setup = dataclasses.replace(self.tried, decomposition=plan)
         neurons = (first, *(neuron for neuron in others if neuron.layer == first.layer))
         folder = RunFolder(self.scratch.path / "timed")
@@ -357,13 +357,15 @@ class Trial:
 
     async def answer(self) -> None:
         """Let every describer and judge answer the open items of the trial's neurons."""
-        tried, scratch, settings = self.tried, self.scratch, self.setup.config["serving"]
-        items, folder = open_items(tried, scratch), Path(settings["cache"]).expanduser()
+        tried, scratch, config = self.tried, self.scratch, self.setup.serving
+        items, folder = open_items(tried, scratch), Path(config.cache).expanduser()
         run_cache = ResponseCache(folder if (folder / "responses.sqlite").exists() else scratch.path / "no-cache")
         # Prompts of the tiny model repeat more often than those of the run.
         cache = DryCache(scratch.path, run_cache) if self.here else None
-        redraw, servers = bool(settings["redraw"]), max(1, len(tried.backends))
-        async with DryServing(tried.backends, cache, scratch.logs, servers, redraw=redraw) as serving:
+        servers = max(1, len(tried.backends))
+        async with DryServing(
+            tried.backends, cache, scratch.logs, max_servers=servers, redraw=config.redraw
+        ) as serving:
             pending = pending_checks(tried, scratch.explainer_check())
             checks = {(name, concept.name) for name, concepts in pending.items() for concept in concepts}
             await check_explainer(tried, scratch, serving)

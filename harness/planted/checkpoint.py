@@ -16,10 +16,10 @@ from harness.errors import HarnessError
 from harness.locks import locked
 from harness.planted.planting import PlantedWeights, base_model, plant
 from harness.planted.settings import Planting
+from harness.planted.truth import TRUTH
 
 logger = logging.getLogger(__name__)
 
-TRUTH = "truth.json"
 HEAD_DIM = 32
 #: Small compared with the mean square of an embedding's components (0.003 in MiniLM).
 NORM_EPS = 1e-9

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from harness.errors import HarnessError
 from harness.evidence import Corpus
-from harness.planted.planting import base_model, truth_of
 from harness.planted.settings import Planting
 from harness.planted.truth import Seen, Truth
 from harness.seeds import derive_rng
 from harness.stems import stem
+from harness.validation import Count, validated
 
 #: Sentence templates. Those that contain a word of a planted concept are not used.
 FRAMES = (
@@ -63,15 +61,19 @@ class PlantedCorpus(Corpus):
         HarnessError: if the subject was not planted (``planting`` is None), or an argument is invalid.
     """
 
+    @validated
     def __init__(
-        self, planting: Mapping[str, Any] | Planting | None, documents: int = 2000, name: str = "planted"
+        self,
+        planting: Planting | None,
+        documents: Count = 2000,
+        name: str = "planted",
     ) -> None:
         self.name, self._planting, self._documents = name, Planting.of(planting), documents
-        if documents < 1:
-            raise HarnessError(f"corpus.documents must be at least 1, not {documents}")
 
     def texts(self) -> Iterator[str]:
         """Yield the documents. Each has its own seed."""
+        from harness.planted.planting import truth_of  # imports PyTorch
+
         truth = truth_of(self._planting)
         fillers = self._fillers(truth)
         topics = [concept.words for concept in truth.concepts if concept.seen is not Seen.WEIGHTS]
@@ -82,6 +84,8 @@ class PlantedCorpus(Corpus):
 
     def _fillers(self, truth: Truth) -> list[str]:
         """Return the whole words of the vocabulary that belong to no concept, sorted."""
+        from harness.planted.planting import base_model  # imports PyTorch
+
         taken = _stems(truth)
         words = (word for word in base_model(self._planting).tokenizer.get_vocab() if len(word) > 2)
         return sorted(

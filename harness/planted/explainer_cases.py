@@ -15,7 +15,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, cast
 
-import yaml
+from omegaconf import OmegaConf
 
 from harness.evidence import ReadText, TextReader
 from harness.llm.client import LLMClient, Unanswered
@@ -55,9 +55,9 @@ class PlantedConcept:
 def planted_concepts() -> tuple[PlantedConcept, ...]:
     """Return all concepts, in the order of the file."""
     text = resources.files("harness.planted").joinpath("explainer_cases.yaml").read_text("utf-8")
+    listed: Any = OmegaConf.create(text)
     return tuple(
-        PlantedConcept(name, **{key: tuple(values) for key, values in entry.items()})
-        for name, entry in yaml.safe_load(text).items()
+        PlantedConcept(name, **{key: tuple(values) for key, values in entry.items()}) for name, entry in listed.items()
     )
 
 

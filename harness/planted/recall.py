@@ -10,11 +10,10 @@ from typing import Any
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
-from harness.planted.checkpoint import TRUTH
-from harness.planted.naming import naming
+from harness.planted.named import naming
 from harness.planted.planting import truth_of
 from harness.planted.settings import Planting
-from harness.planted.truth import Seen, Truth
+from harness.planted.truth import TRUTH, Seen, Truth
 from harness.records import Description, Neuron, Status
 from harness.results.comparability import statistics_of
 from harness.results.rounding import mean, rounded_interval
@@ -82,7 +81,7 @@ def recall_rows(
         truth: what was planted.
         descriptions: descriptions of planted neurons.
         controls: names of the describers that are controls.
-        words: number of different words of a concept that count as naming it (:func:`harness.planted.naming.naming`).
+        words: number of different words of a concept that count as naming it (:func:`harness.planted.named.naming`).
         seed: seed of the bootstrap.
         config: bootstrap samples and coverage of the intervals; None for the defaults.
 

@@ -10,11 +10,21 @@ from functools import cache, cached_property
 from importlib import resources
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from harness.errors import HarnessError
-from harness.validation import STRICT, Count, CountOrZero, Fraction, FractionOrZero, NonNegative, explain
+from harness.validation import (
+    STRICT,
+    Count,
+    CountOrZero,
+    Fraction,
+    FractionOrZero,
+    NonNegative,
+    OneOrMore,
+    Whole,
+    explain,
+)
 
 #: Part of the key of everything planted. Raise it when equal settings give another subject than before.
 FORMAT = 2
@@ -47,12 +57,12 @@ class Level:
 class Planting:
     """Everything that a planted subject depends on; conf/subject/planted.yaml documents the options."""
 
-    sources: Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+    sources: OneOrMore[str]
     levels: Mapping[str, Level]
     sha256: str | None = None
     embedding: str = "embeddings.word_embeddings.weight"
-    seed: int = 0
-    words: Annotated[int, Field(ge=8)] = 28
+    seed: Whole = 0
+    words: Annotated[int, Field(strict=True, ge=8)] = 28
     only_weights: FractionOrZero = 0.25
     only_text: FractionOrZero = 0.25
 
@@ -92,7 +102,7 @@ class Planting:
         if isinstance(settings, Planting):
             return settings
         if settings is None:
-            raise HarnessError("this needs a planted subject: subject=planted (or experiment=planted)")
+            raise HarnessError("planting: this needs a planted subject: subject=planted (or experiment=planted)")
         try:
             return cls(**settings)
         except ValidationError as error:

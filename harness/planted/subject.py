@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.planted.checkpoint import TRUTH, checkpoint_of
 from harness.planted.corruptions import graded
 from harness.planted.settings import Planting
-from harness.planted.truth import Truth
+from harness.planted.truth import TRUTH, Truth
 from harness.records import Neuron, Side
 from harness.subject import Subject
 from harness.subject.files import ModelFiles
+from harness.validation import validated
 
 
 class PlantedSubject(Subject):
@@ -28,9 +28,16 @@ class PlantedSubject(Subject):
         options: further arguments of :class:`harness.subject.Subject`.
     """
 
-    def __init__(self, name: str, planting: Mapping[str, Any] | Planting, cache: str, **options: Any) -> None:
-        super().__init__(name, [], **options)
-        self.planting = Planting.of(planting)
+    @validated
+    def __init__(
+        self,
+        name: str,
+        planting: Planting,
+        cache: str,
+        **options: Any,
+    ) -> None:
+        super().__init__(name=name, sources=(), **options)
+        self.planting = planting
         self._cache = cache
 
     @cached_property
@@ -40,6 +47,8 @@ class PlantedSubject(Subject):
         Raises:
             HarnessError: if the checkpoint cannot be made.
         """
+        from harness.planted.checkpoint import checkpoint_of  # imports PyTorch
+
         folder = checkpoint_of(self.planting, Path(self._cache)).resolve()
         return ModelFiles(str(folder), folder)
 

@@ -14,6 +14,8 @@ from harness.folder import write_json
 from harness.records import Neuron, Side, from_json, to_json
 from harness.results.formatting import listing
 
+TRUTH = "truth.json"
+
 
 class Seen(enum.StrEnum):
     """Where a concept of a neuron can be found."""

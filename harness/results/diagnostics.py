@@ -245,7 +245,7 @@ def diagnostics_row(group: DiagnosticsGroup) -> DiagnosticsRow:
         faithful_chance=_mean([value for item in group.ablations for value in item.chance]),
         random_faithful=_mean([value for item in group.random for value in item.faithful if value is not None]),
         kept=_mean([value for item in group.ablations for value in item.kept if value is not None]),
-        complete=_mean([item.complete for item in group.ablations]),
+        complete=_mean([item.complete for item in group.ablations if item.complete is not None]),
         complete_chance=_mean([item.complete_chance for item in group.ablations]),
         random_complete=_mean([item.complete for item in group.random if item.complete is not None]),
         **_on_text(group.text_ablations),

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from harness.records import Channel, Neuron, VectorKind, VectorSummary
-from harness.validation import CountOrZero, explain
+from harness.validation import STRICT, CountOrZero, Number, OneOrMore, explain
 
 
 def _neuron(name: Any) -> Neuron:
@@ -20,7 +20,7 @@ def _neuron(name: Any) -> Neuron:
     return neuron
 
 
-@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@validated_dataclass(frozen=True, config=STRICT)
 class ReferenceChannel:
     """A channel that a weight vector should have. Values that are None are unknown.
 
@@ -38,10 +38,10 @@ class ReferenceChannel:
     neuron: Annotated[Neuron, BeforeValidator(_neuron)]
     kind: VectorKind
     rank: CountOrZero = 0
-    tokens: tuple[str, ...] = ()
-    kurtosis: float | None = None
-    cosine: float | None = None
-    vector_kurtosis: float | None = None
+    tokens: OneOrMore[str] = ()
+    kurtosis: Number | None = None
+    cosine: Number | None = None
+    vector_kurtosis: Number | None = None
     source: str = ""
 
 

@@ -55,9 +55,9 @@ def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Seq
         known |= columns.summary_values(columns.ALIGNMENT, group, name)
     for check in read_judge_checks(folder):
         known |= columns.summary_values(columns.CHECKS, check, f"judge/{check.judge}/{{key}}")
-    for row in leaderboard.explainer:
-        name = "explainer/{key}" if row.describer is None else f"explainer/{row.describer}/{{key}}"
-        known |= columns.summary_values(columns.EXPLAINER, row, name)
+    for checked in leaderboard.explainer:
+        name = "explainer/{key}" if checked.describer is None else f"explainer/{checked.describer}/{{key}}"
+        known |= columns.summary_values(columns.EXPLAINER, checked, name)
     for written in leaderboard.descriptions:
         known |= columns.summary_values(columns.WRITING, written, f"{{key}}/{written.describer}")
     if diagnostics:

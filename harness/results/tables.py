@@ -174,7 +174,8 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
     real = {row.describer for row in leaderboard.overall.rows if not row.control}
     for grid in _grids(leaderboard, columns.TERMINAL):
         if grid.metrics is columns.PAIRS:
-            grid = dataclasses.replace(grid, rows=[cell for cell in grid.rows if {cell.row, cell.column} <= real])
+            pairs = [cell for cell in grid.rows if isinstance(cell, Cell) and {cell.row, cell.column} <= real]
+            grid = dataclasses.replace(grid, rows=pairs)
         if grid.rows and (grid.metrics is not columns.SCORES or leaderboard.only_scores):
             console.print(_terminal(grid, leaderboard.confidence))
     if leaderboard.only_scores:

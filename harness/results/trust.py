@@ -5,7 +5,8 @@ judge that prefers a generic description, or one of another neuron, does not mea
 of controls with real methods count.
 
 *Degenerate cases.* The result is None without controls, without real methods, without decided comparisons between them,
-or with fewer than two neurons.
+or with fewer neurons than a test can reject with (:func:`harness.stats.permutation.neurons_to_reject`; six at the 5 %
+level). A judge that tosses a coin lets a control lose on all of 2 neurons in 25 % of runs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from harness.results.schema import ControlCheck, PairTest, Trust
 from harness.results.tally import Tally
 from harness.stats.bootstrap import percentiles, ratio
 from harness.stats.config import StatisticsConfig
+from harness.stats.permutation import neurons_to_reject
 
 
 def check_controls(
@@ -51,7 +53,8 @@ def check_controls(
         for winner, loser in ((test.left, test.right), (test.right, test.left))
         if test.p_holm < 1 - config.confidence and _rate(pairs, names, winner, loser) > 0.5
     }
-    checks = []
+    checks, tested = [], set()
+    least = neurons_to_reject(1 - config.confidence)
     for place in np.flatnonzero(is_control).tolist():
         name = names[place]
         as_left = (pairs.left == place) & ~is_control[pairs.right]
@@ -64,13 +67,15 @@ def check_controls(
         met = ((table.left == place) & ~is_control[table.right]) | ((table.right == place) & ~is_control[table.left])
         neurons = len(np.unique(table.cluster[met]))
         interval = percentiles(ratio(drawn, drawn_counts)[:, None], [neurons], config.confidence)[0]
+        if neurons >= least and interval is not None:
+            tested.add(name)
         beats = tuple(sorted(loser for winner, loser in favoured if winner == name and loser not in controls))
         checks.append(
             ControlCheck(
                 name, name in informed, rounded(ratio(points, counts)), rounded_interval(interval), int(counts), beats
             )
         )
-    trustworthy, words = _conclusion(checks, config)
+    trustworthy, words = _conclusion(checks, tested, least, config)
     return Trust(trustworthy, words, config.control_win_rate, tuple(checks))
 
 
@@ -81,10 +86,19 @@ def _rate(pairs: Tally, names: Sequence[str], one: str, other: str) -> float:
     return rate if one == left else 1 - rate
 
 
-def _conclusion(every: Sequence[ControlCheck], config: StatisticsConfig) -> tuple[bool | None, str]:
-    """Return whether the uninformed controls lost, and a sentence with the reasons."""
+def _conclusion(
+    every: Sequence[ControlCheck], tested: Collection[str], least: int, config: StatisticsConfig
+) -> tuple[bool | None, str]:
+    """Return whether the uninformed controls lost, and a sentence with the reasons.
+
+    Args:
+        every: what is known of each control.
+        tested: the controls with at least ``least`` neurons.
+        least: the smallest number of neurons with which a test can reject.
+        config: the limit and the level of the tests.
+    """
     checks = [check for check in every if not check.informed]
-    tried = [check for check in checks if check.interval is not None]
+    tried = [check for check in checks if check.control in tested]
     limit, confidence = f"{100 * config.control_win_rate:g} %", f"{100 * config.confidence:g} %"
     reasons = []
     for check in tried:
@@ -104,10 +118,10 @@ def _conclusion(every: Sequence[ControlCheck], config: StatisticsConfig) -> tupl
         why = (
             "no control was compared with a real method"
             if not any(check.comparisons for check in checks)
-            else ("one neuron is too few to test whether the controls lose")
+            else f"at least {least} neurons are needed to test whether the controls lose"
         )
         return None, f"Trust was not tested: {why}."
-    untried = [check.control for check in checks if check.interval is None]
+    untried = [check.control for check in checks if check.control not in tested]
     but = f" (not tested: {', '.join(untried)})" if untried else ""
     words = f"The controls lose as they must: each wins less than {limit} against the real methods{but}."
     return True, words + _informed(every, config)

@@ -113,8 +113,7 @@ def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], 
 
 
 def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
-    subject = setup.subject
-    texts = pa.array([subject.token_text(token) for token in range(subject.vocab_size)])
+    texts = _vocabulary_texts(setup.subject)
     with progress("decompose", sum(len(group.neurons) for group in pending), "vectors") as advance:
         for result in setup.executor.map(decompose_block, _tasks(setup, pending)):
             vectors = _record_table(result.block, result.vectors, VectorSummary, texts)
@@ -158,7 +157,7 @@ def _read(setup: Setup, pending: Sequence[Block]) -> Iterator[tuple[Block, Tenso
             yield part, setup.subject.vectors(part.layer, indices, part.kind, experts)
 
 
-def _record_table(block: Block, found: Projected, kind: Any, texts: pa.Array) -> pa.Table:
+def _record_table(block: Block, found: Projected, kind: Any, texts: pa.StructArray) -> pa.Table:
     """Return the records of a block's channels or vectors, built by column: an object per token would be too slow."""
     neurons = pa.array([to_json(neuron) for neuron in block.neurons])
     rows = np.repeat(np.arange(len(neurons)), len(found.tokens) // len(neurons))
@@ -175,9 +174,18 @@ def _record_table(block: Block, found: Projected, kind: Any, texts: pa.Array) ->
     return pa.table({field.name: columns[field.name] for field in fields(kind) if field.name in columns})
 
 
+def _vocabulary_texts(subject: Subject) -> pa.StructArray:
+    """Return the text of each token, and what stands before it."""
+    tokens = range(subject.vocab_size)
+    return pa.StructArray.from_arrays(
+        [pa.array(map(subject.token_text, tokens)), pa.array(map(subject.texts.before, tokens))],
+        names=["token", "before"],
+    )
+
+
 def channels_of(result: BlockResult, subject: Subject) -> Iterator[Channel]:
     """Yield the channels of a decomposed block, by vector and order of discovery."""
-    texts = pa.array([subject.token_text(token) for token in range(subject.vocab_size)])
+    texts = _vocabulary_texts(subject)
     for row in _record_table(result.block, result.channels, Channel, texts).to_pylist():
         yield from_json(Channel, row)
 
@@ -187,11 +195,14 @@ def _rounded(values: Tensor) -> pa.Array:
     return pa.array(np.round(numbers.astype(np.float64), _DIGITS) if values.is_floating_point() else numbers)
 
 
-def _scored(tokens: Tensor, z: Tensor, texts: pa.Array) -> pa.ListArray:
-    """Return lists of scored tokens. Rounded z-scores repeat, so parquet's dictionaries store them in little space."""
-    names = texts.take(pa.array(tokens.flatten().numpy()))
+def _scored(tokens: Tensor, z: Tensor, texts: pa.StructArray) -> pa.ListArray:
+    """Return lists of scored tokens. Rounded z-scores repeat, so parquet's dictionaries store them in little space.
+
+    ``texts`` are the texts of the vocabulary, and what stands before them.
+    """
+    names, before = texts.take(pa.array(tokens.flatten().numpy())).flatten()
     scores = pa.array(np.round(z.flatten().numpy().astype(np.float64), _Z_DIGITS))
-    return _lists(pa.StructArray.from_arrays([names, scores], names=["token", "z"]), tokens.shape)
+    return _lists(pa.StructArray.from_arrays([names, scores, before], names=["token", "z", "before"]), tokens.shape)
 
 
 def _lists(values: pa.Array, shape: tuple[int, ...]) -> pa.ListArray:

@@ -56,7 +56,7 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
                 random_channels=tuple(channel.with_sign(neuron.sign) for channel in random[neuron.unsigned]),
                 neurons=tuple(setup.described),
                 others=others,
-                budget=setup.config["evidence_budget"],
+                budget=setup.general.evidence_budget,
             )
             return describer.describe(case)
 

@@ -27,6 +27,7 @@ from harness.decomposition import (
     random_vectors,
     reconstruction,
 )
+from harness.errors import HarnessError
 from harness.folder import RunFolder, write_table
 from harness.records import AblatedChannels, Channel, Neuron, RandomVector, Restart, TextAblation, VectorKind
 from harness.run.channel_store import ChannelStore
@@ -216,17 +217,24 @@ def _restarts(given: _Measuring) -> Iterator[Restart]:
         second = given.decompose(vectors, seed=seed, geodesic=geodesic).directions
         found = consistency(first, second, given.projection, top_tokens=given.top_tokens, tokens=given.used)
         for row, neuron in enumerate(group.sample):
-            values = (_rounded(each[row]) for each in (found.cosine, found.jaccard, found.apart))
-            yield Restart(neuron, group.kind, restart, *values)
+            cosine, jaccard = _rounded(found.cosine[row]), _rounded(found.jaccard[row])
+            yield Restart(neuron, group.kind, restart, cosine, jaccard, _rounded(found.apart[row], undefined=True))
 
 
 def _ablations(given: _Measuring) -> Iterator[AblatedChannels]:
     """Remove the run's channels from some vectors."""
     for neurons, vectors, removed in given.with_directions(given.group.ablated):
         found = ablation(vectors, removed, given.projection, top_tokens=given.top_tokens, tokens=given.used)
-        measured = (found.faithful, found.kept, found.chance, found.complete, found.complete_chance)
         for row, neuron in enumerate(neurons):
-            yield AblatedChannels(neuron, given.group.kind, *(_rounded(each[row]) for each in measured))
+            yield AblatedChannels(
+                neuron,
+                given.group.kind,
+                faithful=_rounded(found.faithful[row], undefined=True),
+                kept=_rounded(found.kept[row], undefined=True),
+                chance=_rounded(found.chance[row]),
+                complete=_rounded(found.complete[row], undefined=True),
+                complete_chance=_rounded(found.complete_chance[row]),
+            )
 
 
 def _text_ablations(given: _Measuring) -> Iterator[TextAblation]:
@@ -289,7 +297,17 @@ _MEASUREMENTS: dict[str, Callable[[_Measuring], Iterator[Any]]] = {
 }
 
 
-def _rounded(values: Tensor) -> Any:
-    """Return a number (for a scalar) or a tuple, with None for NaN."""
+def _rounded(values: Tensor, *, undefined: bool = False) -> Any:
+    """Return a number (for a scalar) or a tuple.
+
+    Args:
+        values: the values.
+        undefined: whether a value may be undefined (NaN), which becomes None.
+
+    Raises:
+        HarnessError: if a value that is always defined is NaN.
+    """
     numbers = tuple(None if math.isnan(value) else round(value, 5) for value in values.flatten().tolist())
+    if not undefined and None in numbers:
+        raise HarnessError("a diagnostic of the decomposition is not a number: are weights of the model damaged?")
     return numbers if values.ndim else numbers[0]

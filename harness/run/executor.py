@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-import torch
-from torch import Tensor
-
-from harness.decomposition import DecompositionConfig, default_budget, vectors_within
 from harness.errors import HarnessError
 from harness.validation import Count, Positive, validated
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.decomposition import DecompositionConfig
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,16 +32,26 @@ class Executor(ABC):
     """Runs blocks of work. To add one, write a class like those here and a YAML with its ``_target_``.
 
     A run enters it as a context manager before the first block and leaves it after the last, also after an error.
+    PyTorch is imported when the executor is first used, so that a mistake in the options is found before.
 
     Attributes:
-        device: where this process computes everything else: ``cpu``, ``cuda``, ``cuda:1``.
+        requested: the device where this process computes everything else, as the config names it.
         block: weight vectors that are decomposed and written together; None: as many as keep the solver busy.
         memory: GiB that a decomposition may use besides the projection; None: on CUDA 80 % of the free memory, else 1.
     """
 
-    device: str
     block: int | None = None
     memory: float | None = None
+    requested: str = "auto"
+
+    @cached_property
+    def device(self) -> str:
+        """Where this process computes everything else: ``cpu``, ``cuda``, ``cuda:1``.
+
+        Raises:
+            HarnessError: if PyTorch cannot use it here.
+        """
+        return usable_device(self.requested)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -52,6 +64,10 @@ class Executor(ABC):
         Raises:
             HarnessError: if there is not enough memory for one.
         """
+        import torch
+
+        from harness.decomposition import default_budget, vectors_within
+
         device = torch.device(self.device)
         try:
             fitting = vectors_within(self.memory_bytes or default_budget(device), d_model, tokens, 4, config, device)
@@ -104,9 +120,16 @@ class LocalExecutor(Executor):
         block: Count | None = None,
         memory: Positive | None = None,
     ) -> None:
-        self.device, self.block, self.memory = usable_device(device), block, memory
-        if threads is not None:
-            torch.set_num_threads(threads)
+        self.requested, self.block, self.memory, self._threads = device, block, memory, threads
+
+    @cached_property
+    def device(self) -> str:
+        """The device; also sets the number of threads."""
+        if self._threads is not None:
+            import torch
+
+            torch.set_num_threads(self._threads)
+        return super().device
 
     def share(self, *tensors: Tensor) -> Shared:
         """Keep the tensors in this process."""
@@ -135,6 +158,8 @@ def usable_device(name: str) -> str:
     Raises:
         HarnessError: if PyTorch cannot use it here.
     """
+    import torch
+
     device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     if not device.startswith(("cuda", "cpu")):
         raise HarnessError(f"executor.device={device} is not supported; choose auto, cpu or cuda")

@@ -43,7 +43,7 @@ OPERATIONAL = (
     *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s"),
 )
 #: Raised when the same search finds other channels, or the same record holds something else.
-CHANNELS_VERSION = 1
+CHANNELS_VERSION = 2
 
 
 def identity(setup: Setup) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 # Makes Hydra pass exceptions on to main() instead of printing them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -22,17 +22,17 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from harness.errors import HarnessError
-from harness.folder import RunFolder, check_writable
 from harness.run.help import explained, help_text, missing_choice, null_choice
-from harness.run.progress import draw_bars
 from harness.run.sweep import Outcome, SweepFolder, conclude_sweep, draw_no_bars, started
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.folder import RunFolder
     from harness.results.schema import Leaderboard
     from harness.run.setup import Setup
 
@@ -52,9 +52,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     try:
         if {"--help", "-h"} & set(arguments):
-            print(help_text([item for item in arguments if not item.startswith("-")]))
+            _print(help_text([item for item in arguments if not item.startswith("-")]))
         elif arguments[:2] in (["--cfg", "job"], ["-c", "job"]):
-            print(explained(arguments[2:]))
+            _print(explained(arguments[2:]))
         elif problems := [problem for item in arguments if (problem := null_choice(item))]:
             raise HarnessError(problems[0])
         else:
@@ -105,6 +105,15 @@ def _import_from_working_folder() -> None:
         sys.path.insert(0, folder)
 
 
+def _print(text: str) -> None:
+    """Print a text; a reader that stops early, such as ``head``, is not an error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would try again to write the rest when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
@@ -123,7 +132,7 @@ def task(config: DictConfig) -> float | None:
         except HarnessError as error:
             # Not in main(): Hydra would print a line of its own first.
             _fail(str(error))
-        _show(setup, leaderboard, quiet=_quiet(config))
+        _show(setup, leaderboard)
         return None
     _import_from_working_folder()
     draw_no_bars(settings.launcher["_target_"])
@@ -131,21 +140,26 @@ def task(config: DictConfig) -> float | None:
 
 
 def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leaderboard]:
-    # Imported here to keep --help and the check of options fast.
-    from harness.run.objective import check_metric
-    from harness.run.pipeline import run
+    # Imported here to keep --help fast, and after the options are checked what takes long to import.
     from harness.run.setup import Setup
 
-    folder = _folder(config)
-    check_writable(folder.path, "folder")
+    _name_folder(config)
     setup = Setup.of(config)
-    check_metric(config.sweep.metric, setup)
-    _log_to(folder, quiet=_quiet(config))
+
+    from harness.folder import RunFolder, check_writable
+    from harness.run.objective import check_metric
+    from harness.run.pipeline import run
+
+    check_metric(setup.sweep.metric, setup)
+    folder = RunFolder(setup.folder)
+    check_writable(folder.path, "folder")
+    log_to(folder, quiet=setup.general.quiet)
     return setup, run(setup, early)
 
 
 def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
     """Run one configuration of a sweep; record an error instead of raising it, so that the other runs continue."""
+    from harness.folder import RunFolder
     from harness.run.objective import read_metric
 
     sweep, folder = SweepFolder(Path(settings.sweep.dir)), Path(settings.runtime.output_dir)
@@ -171,11 +185,12 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
     return metric
 
 
-def _show(setup: Setup, leaderboard: Leaderboard, *, quiet: bool) -> None:
+def _show(setup: Setup, leaderboard: Leaderboard) -> None:
+    from harness.folder import RunFolder
     from harness.report import print_decomposition, print_judge_checks, print_reference_channels
     from harness.results.tables import print_leaderboard
 
-    console, folder = _console(), RunFolder(setup.folder)
+    console, folder, quiet = _console(), RunFolder(setup.folder), setup.general.quiet
     if quiet:
         trust = leaderboard.overall.trust
         if trust.trustworthy is False:
@@ -191,29 +206,35 @@ def _show(setup: Setup, leaderboard: Leaderboard, *, quiet: bool) -> None:
 
 
 def _console() -> Console:
+    from rich.console import Console
+
     console = Console()
     # A log file or a pipe has no width; rich would assume 80 columns, which break the names.
     return console if console.is_terminal else Console(width=110)
 
 
-def _quiet(config: DictConfig) -> bool:
-    if not isinstance(config.quiet, bool):
-        raise HarnessError(f"quiet: must be true or false, not {config.quiet!r}")
-    return config.quiet
-
-
-def _folder(config: DictConfig) -> RunFolder:
-    """Return the run's folder; each run of a sweep has its own inside that of the sweep."""
+def _name_folder(config: DictConfig) -> None:
+    """Give each run of a sweep a folder of its own inside that of the sweep, and group the runs in W&B."""
     settings: Any = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN:
         config.folder = settings.runtime.output_dir
-        if config.tracking.get("group", "") is None:
+        if OmegaConf.select(config, "tracking.group", default="") is None:
             config.tracking.group = config.name
-    return RunFolder(Path(str(config.folder)))
 
 
-def _log_to(folder: RunFolder, *, quiet: bool) -> None:
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Logs to the stderr of the moment: a library or test that captured it may have closed its own stream since."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def log_to(folder: RunFolder, *, quiet: bool) -> None:
     """Log messages of the harness (if quiet, only warnings) to the terminal, and everything to the run folder."""
+    from harness.run.progress import draw_bars
+
     folder.logs.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
     root = logging.getLogger()
@@ -221,7 +242,7 @@ def _log_to(folder: RunFolder, *, quiet: bool) -> None:
     root.handlers.clear()
     file = logging.FileHandler(folder.logs / "run.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    terminal = logging.StreamHandler()
+    terminal = _Terminal()
     terminal.setFormatter(logging.Formatter("%(message)s"))
     terminal.addFilter(lambda record: record.name.startswith("harness") or record.levelno >= logging.ERROR)
     root.addHandler(file)

@@ -44,7 +44,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
         started = [*started, {"time": now, **software}]
     subject = setup.subject
     manifest = {
-        "name": setup.config["name"],
+        "name": setup.general.name,
         "seed": setup.seed,
         "created": earlier.get("created", now),
         "subject": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import logging
 import signal
@@ -12,10 +13,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-from transformers import AutoModel, AutoModelForCausalLM
-
-from harness.errors import HarnessError
 from harness.evidence import Corpus, gathered
 from harness.flat import flatten
 from harness.folder import RunFolder, check_writable, replacing, write_json
@@ -39,7 +36,6 @@ from harness.run.masking import without_secrets
 from harness.run.progress import progress
 from harness.run.setup import Setup
 from harness.subject.modules import check_model
-from harness.validation import explain
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +60,8 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     setup.check()
     _check_stores(setup)
     if setup.compares:
+        from transformers import AutoModel, AutoModelForCausalLM  # not at start-up: the import takes seconds
+
         check_model(setup.subject, AutoModel)
         if setup.effect_splits or setup.needs_steered:
             check_model(setup.subject, AutoModelForCausalLM)
@@ -96,16 +94,12 @@ def _check_stores(setup: Setup) -> None:
 
 def cache_of(setup: Setup) -> ResponseCache:
     """Open the run's cache of LLM answers."""
-    return ResponseCache(Path(setup.config["serving"]["cache"]).expanduser())
+    return ResponseCache(Path(setup.serving.cache).expanduser())
 
 
 def serving_of(setup: Setup, folder: RunFolder, cache: ResponseCache | None, *, ask: bool = True) -> Serving:
     """Return the run's LLMs by role, as its config says they are served; without ``ask``, only what they have said."""
-    settings = {name: value for name, value in setup.config["serving"].items() if name not in {"cache", "preflight"}}
-    try:
-        return Serving(setup.backends, cache, folder.logs, ask=ask, **settings)
-    except ValidationError as error:
-        raise HarnessError(explain(error, "serving")) from error
+    return Serving(setup.backends, cache, folder.logs, ask=ask, **dataclasses.asdict(setup.serving))
 
 
 def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
@@ -141,9 +135,7 @@ def _interruptible() -> Iterator[None]:
 
 async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     """Try every LLM that still has work to do: endpoints, and managed servers, or none, if the config says so."""
-    scope = setup.config["serving"]["preflight"]
-    if scope not in ("endpoints", "all", "none"):
-        raise HarnessError(f"serving.preflight is {scope!r}; choose endpoints, all or none")
+    scope = setup.serving.preflight
     if scope == "none":
         return
     pending = {

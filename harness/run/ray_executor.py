@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Self
 
 from harness.errors import HarnessError
-from harness.run.executor import Executor, Item, Result, Shared, usable_device
+from harness.run.executor import Executor, Item, Result, Shared
 from harness.validation import Count, NonNegative, Positive, validated
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 _REACH_SECONDS = 10
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+#: Attempts to start Ray on this machine. Ray gives its processes 30 s, too little if the machine is busy.
+_STARTS = 4
 
 
 class RayExecutor(Executor):
@@ -43,41 +48,65 @@ class RayExecutor(Executor):
         block: Count | None = None,
         memory: Positive | None = None,
     ) -> None:
-        self.device, self.block, self.memory = usable_device(device), block, memory
+        self.requested, self.block, self.memory = device, block, memory
         if not (num_cpus or num_gpus):
             raise HarnessError("a Ray task needs a share of a CPU or of a GPU (executor.num_cpus, executor.num_gpus)")
         self._address, self._cpus, self._gpus, self._in_flight = address, num_cpus, num_gpus, in_flight
-        # Ray reads these when it is first imported: no usage statistics, and no warning about CUDA_VISIBLE_DEVICES.
+        if importlib.util.find_spec("ray") is None:
+            raise HarnessError("executor=ray needs Ray: pip install 'neuron-harness[ray]'")
+        # Ray reads these when it is first imported: no usage statistics, no warning about CUDA_VISIBLE_DEVICES, and
+        # seconds that a busy machine may take to start Ray's server.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        try:
-            import ray
-        except ImportError as error:
-            raise HarnessError("executor=ray needs Ray: pip install 'neuron-harness[ray]'") from error
-        self._ray: Any = ray
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
+
+    @cached_property
+    def _ray(self) -> Any:
+        import ray  # takes seconds
+
+        return ray
 
     def __enter__(self) -> Self:
         """Start or join the cluster.
 
         Raises:
-            HarnessError: if it cannot be reached, or has too few resources for a task.
+            HarnessError: if it cannot be started or reached, or has too few resources for a task.
         """
-        address = self._address or "local"
-        _check_reachable(address)
-        try:
-            options: dict[str, Any] = {} if self._address else {"include_dashboard": False}
-            self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError) as error:
-            raise HarnessError(
-                f"the Ray cluster executor.address={address} cannot be reached ({' '.join(str(error).split())[:200]}); "
-                "start it with `ray start --head`, or leave executor.address=null for one on this machine"
-            ) from error
+        if self._address is None:
+            self._start()
+        else:
+            self._join(self._address)
         try:
             self._fit_to_cluster()
         except BaseException:
             self._ray.shutdown()
             raise
         return self
+
+    def _start(self) -> None:
+        for attempt in range(1, _STARTS + 1):
+            try:
+                self._ray.init(address="local", include_dashboard=False, **_QUIET)
+                return
+            except Exception as error:  # Ray raises Exception itself if its processes do not start in time
+                self._ray.shutdown()
+                reason = _reason(error)
+                if attempt == _STARTS:
+                    raise HarnessError(
+                        f"Ray did not start on this machine in {_STARTS} attempts ({reason}): its logs are in "
+                        "/tmp/ray/session_latest/logs; use executor=local, or executor.address for a running cluster"
+                    ) from error
+                logger.warning("Ray did not start (%s): attempt %d of %d", reason, attempt + 1, _STARTS)
+
+    def _join(self, address: str) -> None:
+        _check_reachable(address)
+        try:
+            self._ray.init(address=address, **_QUIET)
+        except Exception as error:  # Ray raises many classes, also Exception itself
+            raise HarnessError(
+                f"the Ray cluster executor.address={address} cannot be reached ({_reason(error)}); start it with "
+                "`ray start --head`, or leave executor.address=null for one on this machine"
+            ) from error
 
     def _fit_to_cluster(self) -> None:
         available = self._ray.cluster_resources()
@@ -146,6 +175,7 @@ class _Stored(Shared):
 
     def on(self, device: str) -> tuple[Tensor, ...]:
         import ray
+        import torch
 
         global _copy
         key = (self._reference.hex(), device)
@@ -159,8 +189,14 @@ class _Stored(Shared):
 
 def _run(work: Callable[[Any, str], Any], item: Any, device: str, threads: int) -> Any:
     """Run one task in a worker process."""
+    import torch
+
     torch.set_num_threads(threads)
     return work(item, device)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _check_reachable(address: str) -> None:

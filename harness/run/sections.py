@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from harness.decomposition import DecompositionConfig
 from harness.errors import HarnessError
+from harness.methods import Mode
 from harness.records import Neuron, Sign, VectorKind
+from harness.run.building import validate
 from harness.seeds import derive_rng
-from harness.subject import Subject
-from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, Positive, explain
+from harness.validation import DISTINCT, STRICT, Count, CountOrZero, FractionOrZero, OneOrMore, Positive, Whole
+
+if TYPE_CHECKING:
+    from harness.subject import Subject
+
+Directions = Literal["float32", "bfloat16", "none"]
+
+
+@validated_dataclass(frozen=True, config=STRICT)
+class GeneralConfig:
+    """The options that belong to no section; ``conf/config.yaml`` documents them."""
+
+    name: str
+    folder: str
+    cache: str
+    quiet: bool
+    seed: Whole
+    mode: Mode
+    target_words: Count
+    evidence_budget: Count | None
+
+
+@validated_dataclass(frozen=True, config=STRICT)
+class SweepConfig:
+    """The section ``sweep`` of the config; ``conf/config.yaml`` documents the option."""
+
+    metric: str | None = None
+
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +56,16 @@ class NeuronSelection:
     The files of ``conf/neurons/`` document the options.
     """
 
-    layers: Sequence[int] | None
-    kinds: Annotated[Sequence[VectorKind], Field(min_length=1)] | None
-    indices: Sequence[int] | None = None
-    per_layer: int | None = None
-    experts: Sequence[int | str] | None = None
-    signs: Annotated[Sequence[Sign], Field(min_length=1)] = (Sign.POSITIVE,)
+    layers: Annotated[OneOrMore[CountOrZero], DISTINCT] | None
+    kinds: Annotated[OneOrMore[VectorKind], Field(min_length=1), DISTINCT] | None
+    indices: Annotated[OneOrMore[CountOrZero], DISTINCT] | None = None
+    per_layer: Count | None = None
+    experts: Annotated[OneOrMore[CountOrZero | Literal["shared"]], DISTINCT] | None = None
+    signs: Annotated[OneOrMore[Sign], Field(min_length=1), DISTINCT] = (Sign.POSITIVE,)
 
     def kinds_of(self, subject: Subject) -> tuple[VectorKind, ...]:
         """Return the vector kinds that are decomposed."""
-        return subject.kinds if self.kinds is None else tuple(self.kinds)
+        return subject.kinds if self.kinds is None else self.kinds
 
     def select(self, subject: Subject, seed: int) -> list[Neuron]:
         """Return the neurons, ordered.
@@ -45,7 +73,7 @@ class NeuronSelection:
         Raises:
             HarnessError: if a layer, a neuron or a vector kind does not exist.
         """
-        layers = range(subject.num_layers) if self.layers is None else sorted(set(self.layers))
+        layers = range(subject.num_layers) if self.layers is None else sorted(self.layers)
         if not layers:
             raise HarnessError("no layer is chosen (neurons.layers)")
         if self.indices is not None and self.per_layer is not None:
@@ -65,7 +93,7 @@ class NeuronSelection:
             return sorted(chosen)
         if self.per_layer is None:
             return list(available)
-        if not 1 <= self.per_layer <= len(available):
+        if self.per_layer > len(available):
             raise HarnessError(
                 f"neurons.per_layer={self.per_layer}, but layer {layer} of {subject.name} has {len(available)} "
                 "neurons" + (" in the chosen experts" if self.experts else "")
@@ -74,41 +102,100 @@ class NeuronSelection:
         return [available[index] for index in sorted(map(int, drawn))]
 
 
-@dataclass(frozen=True)
+@validated_dataclass(frozen=True, config=STRICT)
+class _Where:
+    """The layers and vector kinds of an exception; None: all."""
+
+    layers: OneOrMore[CountOrZero] | None = None
+    kinds: OneOrMore[VectorKind] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class DecompositionPlan:
     """Decomposition settings, with exceptions for some layers and vector kinds.
 
     Attributes:
         settings: the fields of DecompositionConfig where no exception applies.
-        overrides: exceptions, applied in order: ``layers`` and ``kinds`` (None: all) select where the other keys apply.
+        exceptions: where other settings apply, and those settings, in order.
         seed: the run's seed.
     """
 
     settings: Mapping[str, Any]
-    overrides: Sequence[Mapping[str, Any]]
+    exceptions: tuple[tuple[_Where, Mapping[str, Any]], ...]
     seed: int
+
+    @classmethod
+    def of(cls, section: Any, seed: int) -> DecompositionPlan:
+        """Return the plan of the config's section ``decomposition``.
+
+        Raises:
+            HarnessError: naming the setting that is unknown or out of range.
+        """
+        if not isinstance(section, Mapping):
+            raise HarnessError(f"decomposition: must be a mapping, not {section!r}")
+        overrides = section.get("overrides") or ()
+        if not isinstance(overrides, Sequence) or not all(isinstance(item, Mapping) for item in overrides):
+            raise HarnessError(
+                "decomposition.overrides: must be a list of mappings such as {layers: [8], num_channels: 30}, not "
+                f"{overrides!r}"
+            )
+        settings = {name: value for name, value in section.items() if name != "overrides"}
+        _decomposition({**settings, "seed": seed}, "decomposition")
+        exceptions = []
+        for number, item in enumerate(overrides):
+            name = f"decomposition.overrides.{number}"
+            given = {key: value for key, value in item.items() if key in {"layers", "kinds"}}
+            where = validate(_Where, given, name)
+            changes = {key: value for key, value in item.items() if key not in given}
+            _decomposition({**_merged(settings, changes), "seed": seed}, name)
+            exceptions.append((where, changes))
+        return cls(settings, tuple(exceptions), seed)
 
     def config(self, layer: int, kind: VectorKind) -> DecompositionConfig:
         """Return the settings for one layer and vector kind.
 
         Raises:
-            HarnessError: if a setting is unknown or out of range.
+            HarnessError: if exceptions together are not valid.
         """
-        settings: dict[str, Any] = {
-            name: dict(value) if isinstance(value, Mapping) else value for name, value in self.settings.items()
-        }
-        for exception in self.overrides:
-            layers, kinds = exception.get("layers"), exception.get("kinds")
-            if (layers is None or layer in layers) and (kinds is None or kind in kinds):
-                for name, value in exception.items():
-                    if isinstance(value, Mapping):
-                        settings[name] = {**settings.get(name, {}), **value}
-                    elif name not in {"layers", "kinds"}:
-                        settings[name] = value
-        try:
-            return DecompositionConfig(**settings, seed=self.seed)
-        except (TypeError, ValueError) as error:
-            raise HarnessError(explain(error, "decomposition")) from error
+        settings = self.settings
+        for where, changes in self.exceptions:
+            if (where.layers is None or layer in where.layers) and (where.kinds is None or kind in where.kinds):
+                settings = _merged(settings, changes)
+        return _decomposition({**settings, "seed": self.seed}, "decomposition")
+
+    def with_settings(self, changes: Mapping[str, Any]) -> DecompositionPlan:
+        """Return the plan with other settings for all layers and vector kinds."""
+        return dataclasses.replace(self, exceptions=(*self.exceptions, (_Where(), changes)))
+
+
+def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with changes, those of a solver option by option."""
+    merged = dict(settings)
+    for name, value in changes.items():
+        known = merged.get(name)
+        merged[name] = {**known, **value} if isinstance(known, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _decomposition(settings: Mapping[str, Any], name: str) -> DecompositionConfig:
+    return validate(DecompositionConfig, settings, name)
+
+
+@validated_dataclass(frozen=True, config=STRICT)
+class Storage:
+    """What is stored of a decomposition besides its statistics; changes no value in a record.
+
+    Attributes:
+        top_tokens: tokens kept from each end of every projection.
+        histograms: whether the histogram of every channel's z-scores is kept.
+        directions: number format of the channels' directions, or ``none``.
+        store: folder of the channels that runs share; None to share nothing.
+    """
+
+    top_tokens: Count = 50
+    histograms: bool = True
+    directions: Directions = "float32"
+    store: str | None = None
 
 
 @validated_dataclass(frozen=True, config=STRICT)
@@ -152,7 +239,9 @@ class ComparisonConfig:
     schedule: Literal["all", "baseline"]
     baseline: str | None
     retest: FractionOrZero
-    layers: Mapping[str, Annotated[tuple[int, ...], Field(min_length=1)]] = field(default_factory=dict)
+    layers: Mapping[str, Annotated[OneOrMore[CountOrZero], Field(min_length=1)]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         if (self.baseline is not None) != (self.schedule == "baseline"):

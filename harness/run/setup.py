@@ -14,12 +14,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from harness.errors import HarnessError
-from harness.evidence import Corpus, EvidenceConfig, special_affixes
+from harness.evidence import Corpus, EvidenceConfig
 from harness.llm.client import Backend
+from harness.llm.serving import ServingConfig
 from harness.methods import Comparator, Describer, Method, Scorer
 from harness.records import Neuron, Split, VectorKind
 from harness.results.reference_channels import ReferenceChannel, reference_channels
-from harness.run.building import build, build_group, plain, section
+from harness.run.building import build, build_group, plain, validate
 from harness.run.executor import Executor
 from harness.run.interventions.config import SteeringConfig
 from harness.run.sections import (
@@ -27,15 +28,19 @@ from harness.run.sections import (
     DecompositionPlan,
     DiagnosticsConfig,
     ExplainerCheckConfig,
+    GeneralConfig,
     NeuronSelection,
+    Storage,
+    SweepConfig,
 )
 from harness.run.trackers import Tracker
-from harness.run.worker import Storage
 from harness.stats.config import StatisticsConfig
-from harness.subject import Subject, check_signs
+from harness.subject import Subject
 
 logger = logging.getLogger(__name__)
 _SECTIONS: dict[str, Any] = {
+    "serving": ServingConfig,
+    "sweep": SweepConfig,
     "storage": Storage,
     "diagnostics": DiagnosticsConfig,
     "statistics": StatisticsConfig,
@@ -51,11 +56,12 @@ class Setup:
     """The objects of a run; ``config`` is its resolved config as plain types."""
 
     config: dict[str, Any]
-    folder: Path
-    seed: int
+    general: GeneralConfig
     subject: Subject
     selection: NeuronSelection
     decomposition: DecompositionPlan
+    serving: ServingConfig
+    sweep: SweepConfig
     storage: Storage
     diagnostics: DiagnosticsConfig
     reference_channels: tuple[ReferenceChannel, ...]
@@ -80,24 +86,25 @@ class Setup:
             HarnessError: naming the entry that cannot be built.
         """
         config = plain(composed)
-        selection = section(NeuronSelection, config, "neurons")  # first: describers read from it
+        options = {name: config.get(name) for name in GeneralConfig.__dataclass_fields__}
+        general = validate(GeneralConfig, options, "")
+        selection = validate(NeuronSelection, config["neurons"], "neurons")  # first: describers read from it
+        sections = {name: validate(kind, config[name], name) for name, kind in _SECTIONS.items()}
+        subject = build(config["subject"], "subject", Subject)  # then: others read from it
         judges = build_group(config, "judges", Comparator | Scorer)
         describers = build_group(config, "describers", Describer)
-        settings = {name: value for name, value in config["decomposition"].items() if name != "overrides"}
         try:
             references = reference_channels(config["reference_channels"] or ())
         except ValueError as error:
             raise HarnessError(str(error)) from error
-        sections = {name: section(kind, config, name) for name, kind in _SECTIONS.items()}
         return cls(
             config=config,
-            folder=Path(str(config["folder"])),
-            seed=config["seed"],
-            subject=build(config["subject"], "subject", Subject),
+            general=general,
+            subject=subject,
             selection=selection,
-            decomposition=DecompositionPlan(settings, config["decomposition"]["overrides"], config["seed"]),
+            decomposition=DecompositionPlan.of(config["decomposition"], general.seed),
             reference_channels=references,
-            corpus=build(config["corpus"], "corpus", Corpus) if config.get("corpus") else None,
+            corpus=None if config.get("corpus") is None else build(config["corpus"], "corpus", Corpus),
             describers=describers,
             comparators={name: judge for name, judge in judges.items() if isinstance(judge, Comparator)},
             scorers={name: judge for name, judge in judges.items() if isinstance(judge, Scorer)},
@@ -106,6 +113,16 @@ class Setup:
             tracker=build(config["tracking"], "tracking", Tracker),
             **sections,
         )
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.general.folder)
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.general.seed
 
     @cached_property
     def neurons(self) -> list[Neuron]:
@@ -181,6 +198,8 @@ class Setup:
     @cached_property
     def beginning(self) -> list[int]:
         """The special tokens that the subject's tokenizer puts before a text."""
+        from harness.evidence import special_affixes  # imports PyTorch
+
         return special_affixes(self.subject.tokenizer)[0]
 
     @property
@@ -218,6 +237,7 @@ class Setup:
             self._check_contestants()
             self._check_evidence()
         assert self.neurons
+        assert self.executor.device
         for reference in self.reference_channels:
             if reference.neuron not in self.neurons or reference.kind not in self.kinds:
                 raise HarnessError(
@@ -237,6 +257,8 @@ class Setup:
             raise HarnessError(f"no judge is chosen (judges=[embedding_pairwise]); {alone}")
         if self.corpus is None:
             raise HarnessError("no text for describers and judges is chosen (corpus=installed_docs)")
+        from harness.subject import check_signs  # imports PyTorch
+
         check_signs(self.subject, self.described)
         self.ordered_describers()
         for name, method in {**self.describers, **self.comparators}.items():
@@ -252,7 +274,7 @@ class Setup:
     def _check_servers(self, name: str, method: Method) -> None:
         """Check that the servers of a method can run at the same time: otherwise each would stop the other."""
         servers = {self.backends[role].server for role in method.roles if role in self.backends} - {None}
-        if len(servers) > self.config["serving"]["max_servers"]:
+        if len(servers) > self.serving.max_servers:
             raise HarnessError(
                 f"{name} alternates between {' and '.join(method.roles)}, which need {len(servers)} servers at the "
                 f"same time: set serving.max_servers={len(servers)}, or give these roles the same model"
@@ -280,9 +302,6 @@ class Setup:
                 else:
                     judge.check(self.described)
         self.steering.check_lengths(self.subject, effects=bool(self.effect_splits), texts=self.needs_steered)
-        budget = self.config["evidence_budget"]
-        if budget is not None and (not isinstance(budget, int) or budget < 1):
-            raise HarnessError(f"evidence_budget: must be a number of tokens, or null for no limit, not {budget!r}")
         parts = [part for method in self.methods.values() for part in method.walk]
         for encoder in {id(part.encoder): part.encoder for part in parts if hasattr(part, "encoder")}.values():
             encoder.check()

@@ -10,15 +10,13 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
 
-from harness.folder import RunFolder, write_json
-from harness.records import from_json
+if TYPE_CHECKING:
+    from rich.console import Console
 
 logger = logging.getLogger(__name__)
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -48,6 +46,8 @@ class Outcome:
 
 def _public(override: str, without_secrets: Callable[[Any], Any]) -> str:
     """Return an override such as ``llm.judge.env.HF_TOKEN=abc`` without the secrets in its value."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     parsed = OverridesParser.create().parse_override(override)
     names = parsed.key_or_group.split(".")
     value = masked = parsed.value()
@@ -74,7 +74,8 @@ class SweepFolder:
 
     def store(self, outcome: Outcome) -> None:
         """Store the outcome of a run, without secrets, for the process that started the sweep."""
-        from harness.run.masking import without_secrets  # which the run needs anyway
+        from harness.folder import write_json
+        from harness.run.masking import without_secrets
 
         public = {
             "overrides": [_public(item, without_secrets) for item in outcome.overrides],
@@ -84,6 +85,8 @@ class SweepFolder:
 
     def outcomes(self) -> list[Outcome]:
         """Return the outcomes of the runs, in their order."""
+        from harness.records import from_json
+
         found = [from_json(Outcome, json.loads(path.read_text())) for path in self._outcomes.glob("*.json")]
         return sorted(found, key=lambda outcome: outcome.number)
 
@@ -130,6 +133,7 @@ def draw_no_bars(launcher: str) -> None:
 def conclude_sweep(sweep: SweepFolder, console: Console) -> list[Outcome]:
     """Compare the finished runs of a sweep, in files and on the console, and return the outcomes that are not ok."""
     # Imported here to keep start-up fast.
+    from harness.folder import RunFolder
     from harness.report.build import write_report
     from harness.results.run_data import load_run
     from harness.results.sweep import print_sweep, write_tables

@@ -9,24 +9,21 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
-
-from matplotlib.figure import Figure
-from PIL import Image
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import HarnessError
-from harness.folder import RunFolder, replacing
-from harness.report.alignment_plot import alignment_plot
-from harness.report.decomposition_plots import decomposition_plots
-from harness.report.plots import leaderboard_plot, win_matrix_plot
-from harness.results.diagnostics import diagnostics_groups
-from harness.results.schema import Leaderboard
-from harness.results.summary import columns_of, summary_of_run, tables_of_run
 from harness.run.progress import listening
 from harness.seeds import derive_seed
-from harness.validation import Positive, validated
+from harness.validation import OneOrMore, Positive, validated
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from harness.folder import RunFolder
+    from harness.results.schema import Leaderboard
 
 logger = logging.getLogger(__name__)
 #: Seconds between two progress values of a stage: the service limits requests per minute.
@@ -83,7 +80,7 @@ class WandbTracker(Tracker):
         project: str = "neuron-harness",
         entity: str | None = None,
         group: str | None = None,
-        tags: Sequence[str] = (),
+        tags: OneOrMore[str] = (),
         live: bool = False,
         artifacts: bool = True,
         report: bool = True,
@@ -95,7 +92,7 @@ class WandbTracker(Tracker):
             "project": project,
             "entity": entity,
             "group": group,
-            "tags": tuple(tags) or None,
+            "tags": tags or None,
         }
         self._open_timeout_s, self._close_timeout_s = open_timeout_s, close_timeout_s
         self._run: Any = None
@@ -208,6 +205,12 @@ class WandbTracker(Tracker):
     def _log(self, run: Any, folder: RunFolder, leaderboard: Leaderboard, manifest: Mapping[str, Any]) -> None:
         import wandb
 
+        from harness.report.alignment_plot import alignment_plot
+        from harness.report.decomposition_plots import decomposition_plots
+        from harness.report.plots import leaderboard_plot, win_matrix_plot
+        from harness.results.diagnostics import diagnostics_groups
+        from harness.results.summary import columns_of, summary_of_run, tables_of_run
+
         known = {key: manifest[key] for key in ("subject", "versions", "commit") if key in manifest}
         run.config.update({"manifest": known}, allow_val_change=True)
         diagnostics = diagnostics_groups(folder)
@@ -252,6 +255,8 @@ class _Live:
 
 def _run_id(folder: RunFolder) -> str:
     """Return the id of the folder's W&B run, kept in the folder, which may be moved."""
+    from harness.folder import replacing
+
     path = folder.path / ".wandb-id"
     if not path.exists():
         created = folder.read_manifest()["created"] if folder.manifest.exists() else time.time_ns()
@@ -286,6 +291,8 @@ def _artifact(run_id: str, folder: RunFolder, manifest: Mapping[str, Any], *, re
 
 def _picture(plot: Figure) -> Image.Image:
     """Draw a plot as a picture: W&B's own conversion needs pyplot and its global state."""
+    from PIL import Image
+
     buffer = io.BytesIO()
     plot.savefig(buffer, format="png", dpi=150, facecolor="white")
     return Image.open(buffer)

@@ -5,40 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass as validated_dataclass
 from torch import Tensor
 
 from harness.decomposition import DecompositionConfig, decompose, kurtosis, reconstruction, skewness
 from harness.records import Neuron, VectorKind
 from harness.run.executor import Shared
-from harness.validation import Count
+from harness.run.sections import Storage
 
-Directions = Literal["float32", "bfloat16", "none"]
 HISTOGRAM_BINS, HISTOGRAM_RANGE = 40, 10.0
 #: Elements of the projections (rows, V) in memory at once while records are built: few on a CPU, to fit its caches, and
 #: many on a GPU, to keep it busy; at least _ROWS rows, because each product reads the whole matrix.
 _SLICE_CPU, _SLICE_GPU, _ROWS = 1 << 21, 1 << 26, 64
-
-
-@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Storage:
-    """What is stored of a decomposition besides its statistics; changes no value in a record.
-
-    Attributes:
-        top_tokens: tokens kept from each end of every projection.
-        histograms: whether the histogram of every channel's z-scores is kept.
-        directions: number format of the channels' directions, or ``none``.
-        store: folder of the channels that runs share; None to share nothing.
-    """
-
-    top_tokens: Count = 50
-    histograms: bool = True
-    directions: Directions = "float32"
-    store: str | None = None
 
 
 @dataclass(frozen=True)

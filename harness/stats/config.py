@@ -7,12 +7,12 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from harness.validation import Count, Positive
+from harness.validation import STRICT, Count, Positive
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class StatisticsConfig:
     """Settings of a leaderboard.
 

@@ -11,6 +11,7 @@ least ``2 ** (1 - n)``, so 0.05 needs six neurons.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,6 +63,11 @@ def sign_flip_p_value(totals: ArrayLike, *, seed: int, flips: int = 9999) -> flo
         extreme += int(np.sum(np.abs(2 * (bits @ sizes) - sizes.sum()) >= least))
         left -= len(bits)
     return (1 + extreme) / (1 + flips)
+
+
+def neurons_to_reject(level: float) -> int:
+    """Return the smallest number of neurons with which the test can reject: the least n with 2^(1-n) <= level."""
+    return math.ceil(1 - math.log2(level) - 1e-9)
 
 
 def _exact(sizes: NDArray[np.int64], seen: int) -> float:

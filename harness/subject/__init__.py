@@ -1,10 +1,18 @@
 """The model under study: files, architecture, weight vectors, token weights, activations and interventions."""
 
-from harness.subject.activations import ActivationReader, check_signs
-from harness.subject.intervention import CausalModel, Decoding, Intervention, Mode, OutChange, check_causal, lacks_head
-from harness.subject.mlp_input import NeuronsOnText, read_mlps
-from harness.subject.subject import Subject
-from harness.subject.token_weights import TokenGroup, TokenWeighting
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from harness.subject.activations import ActivationReader, check_signs
+    from harness.subject.decoding import Decoding, Mode
+    from harness.subject.intervention import CausalModel, Intervention, OutChange, check_causal, lacks_head
+    from harness.subject.mlp_input import NeuronsOnText, read_mlps
+    from harness.subject.subject import Subject
+    from harness.subject.token_weights import TokenGroup, TokenWeighting
 
 __all__ = [
     "ActivationReader",
@@ -22,3 +30,15 @@ __all__ = [
     "lacks_head",
     "read_mlps",
 ]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "activations": ["ActivationReader", "check_signs"],
+        "decoding": ["Decoding", "Mode"],
+        "intervention": ["CausalModel", "Intervention", "OutChange", "check_causal", "lacks_head"],
+        "mlp_input": ["NeuronsOnText", "read_mlps"],
+        "subject": ["Subject"],
+        "token_weights": ["TokenGroup", "TokenWeighting"],
+    },
+)

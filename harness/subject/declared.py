@@ -2,49 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from pydantic import ConfigDict, ValidationError
-from pydantic.dataclasses import dataclass
-
-from harness.errors import HarnessError
-from harness.subject.architecture import ARCHITECTURES, MLP
+from harness.subject.architecture import MLP
+from harness.subject.shape import Shape
 from harness.subject.subject import Subject
 from harness.subject.weights import Weights
-from harness.validation import Count, explain
-
-#: Families without mixtures of experts.
-DENSE = sorted(name for name, known in ARCHITECTURES.items() if known.experts is None)
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Shape:
-    """Size of an absent model (``subject.shape``); ``d_mlp``: neurons per layer, ``vocabulary``: number of tokens."""
-
-    family: str
-    layers: Count
-    d_mlp: Count
-    d_model: Count
-    vocabulary: Count
-
-    def __post_init__(self) -> None:
-        if self.family not in DENSE:
-            raise ValueError(f"family must be one of {', '.join(DENSE)}, not {self.family!r}")
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Shape:
-        """Return the shape that the config declares.
-
-        Raises:
-            HarnessError: if an option is missing or invalid.
-        """
-        try:
-            return cls(**options)
-        except ValidationError as error:
-            raise HarnessError(f"{explain(error, 'subject.shape')} (see conf/subject)") from error
 
 
 class DeclaredSubject(Subject):
@@ -57,7 +21,7 @@ class DeclaredSubject(Subject):
     """
 
     def __init__(self, name: str, folder: Path, shape: Shape) -> None:
-        super().__init__(name, [str(folder)])
+        super().__init__(name, (str(folder),))
         self._declared = shape
 
     @cached_property

@@ -9,16 +9,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, list_repo_files
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from harness.errors import HarnessError
 
 
@@ -51,30 +41,33 @@ class ModelFiles:
         if self.folder is not None:
             path = self.folder / name
             return path if path.is_file() else None
+        # Imported here to keep start-up fast.
+        from huggingface_hub import errors, hf_hub_download
+
         repository = self.reference
         try:
             return Path(hf_hub_download(repository, name, revision=self.revision))
-        except GatedRepoError as error:
+        except errors.GatedRepoError as error:
             raise Unavailable(
                 f"{repository} is gated: accept its licence at https://huggingface.co/{repository} "
                 "and set HF_TOKEN (or run `hf auth login`)"
             ) from error
-        except RevisionNotFoundError as error:
+        except errors.RevisionNotFoundError as error:
             raise Unavailable(f"{repository} has no revision {self.revision!r} on the hub") from error
-        except RepositoryNotFoundError as error:
+        except errors.RepositoryNotFoundError as error:
             raise Unavailable(
                 f"{repository} is neither a folder here nor a model on the hub that this account can see: "
                 "check the spelling, or set HF_TOKEN if it is private"
             ) from error
-        except LocalEntryNotFoundError as error:
+        except errors.LocalEntryNotFoundError as error:
             reason = first_line(error.__cause__ or error)
             raise Unavailable(
                 f"{repository} is not in the local hub cache and the hub cannot be reached ({reason}): download it "
                 "where there is a network, or name a local folder"
             ) from error
-        except EntryNotFoundError:
+        except errors.EntryNotFoundError:
             return None
-        except HFValidationError as error:
+        except errors.HFValidationError as error:
             raise Unavailable(
                 f"{repository!r} is neither an existing folder nor a hub name of the form owner/model"
             ) from error
@@ -149,6 +142,8 @@ def _gguf_in(files: ModelFiles) -> Path | None:
     if files.folder is not None:
         names = [path.name for path in files.folder.glob("*.gguf")]
     else:
+        from huggingface_hub import list_repo_files
+
         try:
             names = [
                 name for name in list_repo_files(files.reference, revision=files.revision) if name.endswith(".gguf")

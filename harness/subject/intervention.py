@@ -5,7 +5,6 @@ Source: Gur-Arieh et al. 2025, arXiv:2501.08319, who clamp a feature to +-10.
 
 from __future__ import annotations
 
-import enum
 import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -28,15 +27,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from harness.errors import HarnessError
 from harness.records import Neuron, VectorKind
+from harness.subject.decoding import Decoding, Mode
 from harness.subject.modules import Modules, expert_activations, load_model
 from harness.subject.subject import Subject
-
-
-class Mode(enum.StrEnum):
-    """How an activation is changed."""
-
-    CLAMP = "clamp"  # set to the value
-    ADD = "add"  # the value is added
 
 
 @dataclass(frozen=True)
@@ -82,21 +75,6 @@ class OutChange:
 
 #: transformers has no type annotations for it.
 _config: Any = GenerationConfig
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How a text is continued.
-
-    Attributes:
-        tokens: most new tokens; fewer if the model ends the text.
-        temperature: sampling temperature; 0 is greedy.
-        top_p: nucleus sampling: only the likeliest tokens with this total probability are sampled.
-    """
-
-    tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
 
 
 def check_causal(subject: Subject, what: str) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from pydantic.dataclasses import dataclass
 
 from harness.errors import HarnessError
-from harness.subject.weights import Weights
+from harness.validation import STRICT, CountOrZero
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.subject.weights import Weights
 
 #: Neurons of a layer that decide in ``auto``.
 SAMPLE = 64
@@ -26,7 +30,7 @@ class Rule(enum.StrEnum):
     AUTO = "auto"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ProjectionRule:
     """Which matrix projects the vectors of each layer.
 
@@ -40,16 +44,14 @@ class ProjectionRule:
         fold_norm: whether the rows of the unembedding are multiplied by the weight of the final norm.
     """
 
-    projection: str = Rule.UNEMBEDDING
-    embedding_layers: int | None = None
+    projection: Rule = Rule.UNEMBEDDING
+    embedding_layers: CountOrZero | None = None
     fold_norm: bool = False
 
     def __post_init__(self) -> None:
-        if self.projection not in list(Rule):
-            raise HarnessError(f"subject.projection must be one of {', '.join(Rule)}, not {self.projection!r}")
         if self.projection == Rule.BY_LAYER and self.embedding_layers is None:
-            raise HarnessError(
-                "subject.projection=by_layer needs subject.embedding_layers, the number of layers that use the "
+            raise ValueError(
+                "projection=by_layer needs embedding_layers, the number of layers that use the "
                 "embedding (13 in the publication for Llama-3.1-8B)"
             )
 
@@ -145,10 +147,11 @@ def alignment(vectors: Iterable[Tensor], projection: Tensor, token_weights: Tens
         token_weights: (V,); tokens with a weight below 1 (special, unused, of extreme norm) are excluded.
     """
     kept = projection[:, token_weights >= 1]
-    found = []
+    total, count = 0.0, 0
     for batch in vectors:
         z = (batch @ kept).double()
         z -= z.mean(dim=1, keepdim=True)
         square = z.square_()
-        found.append(square.square().mean(dim=1) / square.mean(dim=1).square() - 3)
-    return float(torch.cat(found).mean())
+        total += float((square.square().mean(dim=1) / square.mean(dim=1).square() - 3).sum())
+        count += len(batch)
+    return total / count

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from pydantic import Field
 
 from harness.errors import HarnessError
 from harness.records import Neuron, ScoredToken, VectorKind
 from harness.seeds import derive_rng
 from harness.subject.architecture import Architecture, architecture_of
-from harness.subject.checkpoint import Checkpoint
 from harness.subject.files import ModelFiles, first_line, locate, sha256
-from harness.subject.gguf import converted
-from harness.subject.projection import SAMPLE, ProjectionRule, Projections
-from harness.subject.quantised import dequantised, quantisation_of
+from harness.subject.projection import SAMPLE, ProjectionRule, Projections, Rule
+from harness.subject.shape import Shape
 from harness.subject.token_texts import TokenTexts
 from harness.subject.token_weights import TokenGroup, TokenWeighting
-from harness.subject.undertrained import under_trained
-from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, UNREACHABLE, groups_without_text
-from harness.subject.weights import Weights
+from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, SPECIAL, UNREACHABLE, groups_without_text
+from harness.validation import CountOrZero, OneOrMore, validated
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from harness.subject.checkpoint import Checkpoint
+    from harness.subject.weights import Weights
 
 #: Examples of each group in a census.
 EXAMPLES = 12
@@ -34,6 +37,8 @@ EXAMPLES = 12
 
 class Subject:
     """A transformer whose neurons are described. Everything is read on demand; weights are read row by row.
+
+    PyTorch and transformers are imported when something is read, so that a mistake in the options is found before.
 
     ``conf/subject/minilm.yaml`` explains the options.
 
@@ -55,32 +60,29 @@ class Subject:
         cache: folder of models that are converted to plain weights: GGUF files and quantised checkpoints.
     """
 
+    @validated
     def __init__(
         self,
         name: str | None,
-        sources: Sequence[str | Sequence[str]],
+        sources: OneOrMore[str | Annotated[tuple[str, ...], Field(min_length=1)]],
         revision: str | None = None,
         sha256: str | None = None,
-        architecture: Architecture | Mapping[str, Any] | str | None = None,
-        projection: str = "unembedding",
-        embedding_layers: int | None = None,
+        architecture: Architecture | dict[str, Any] | str | None = None,
+        projection: Rule = Rule.UNEMBEDDING,
+        embedding_layers: CountOrZero | None = None,
         fold_norm: bool = False,
-        token_weighting: TokenWeighting | Mapping[str, Any] | None = None,
-        dtype: str = "auto",
+        token_weighting: TokenWeighting | None = None,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         trust_remote_code: bool = False,
-        shape: Mapping[str, Any] | None = None,
+        shape: Shape | None = None,
         cache: str = ".cache/models",
     ) -> None:
         first = next(iter(sources), "the model")
         self.name, self.shape, self._cache = name or (first if isinstance(first, str) else first[0]), shape, cache
-        self._sources, self._revision, self._sha256 = tuple(sources), revision, sha256
+        self._sources, self._revision, self._sha256 = sources, revision, sha256
         self._architecture = architecture
         self._rule = ProjectionRule(projection, embedding_layers, fold_norm)
-        self._weighting = (
-            token_weighting
-            if isinstance(token_weighting, TokenWeighting)
-            else TokenWeighting(**(token_weighting or {}))
-        )
+        self._weighting = token_weighting or TokenWeighting()
         self.dtype = dtype
         self.trust_remote_code = trust_remote_code
 
@@ -91,6 +93,10 @@ class Subject:
         Raises:
             HarnessError: if no source has them, or the checkpoint has another hash.
         """
+        from harness.subject.checkpoint import Checkpoint
+        from harness.subject.gguf import converted
+        from harness.subject.quantised import dequantised, quantisation_of
+
         files = locate(self._sources, self._revision)
         if files.gguf:
             folder = converted(files.gguf, Path(self._cache), self._sha256)
@@ -103,6 +109,7 @@ class Subject:
                     f"the checkpoint of {files.reference} is not the expected one (SHA-256 {found}, expected "
                     f"{self._sha256}): choose another source, or set subject.sha256=null to accept this one"
                 )
+
         if quantisation := quantisation_of(files):
             folder = dequantised(files, quantisation, Path(self._cache), self.loading)
             return ModelFiles(str(folder), folder)
@@ -115,6 +122,8 @@ class Subject:
         Raises:
             HarnessError: if it cannot be read.
         """
+        from transformers import AutoConfig
+
         try:
             return AutoConfig.from_pretrained(self.files.reference, **self.loading)
         except (OSError, ValueError, KeyError) as error:
@@ -141,6 +150,8 @@ class Subject:
         Raises:
             HarnessError: if it cannot be loaded.
         """
+        from transformers import AutoTokenizer
+
         try:
             return AutoTokenizer.from_pretrained(self.files.reference, **self.loading)
         except Exception as error:  # each tokenizer library has its own exceptions
@@ -176,11 +187,15 @@ class Subject:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The model's weights."""
+        from harness.subject.checkpoint import Checkpoint
+
         return Checkpoint(self.files)
 
     @cached_property
     def weights(self) -> Weights:
         """The model's weight vectors, embeddings and final norm."""
+        from harness.subject.weights import Weights
+
         return Weights(self.name, self.config.get_text_config(), self.architecture, self.checkpoint)
 
     @property
@@ -414,10 +429,12 @@ class Subject:
     @cached_property
     def _unused_groups(self) -> dict[str, frozenset[int]]:
         """Tokens of weight 0 by reason, each in one group; see :class:`TokenGroup`."""
+        from harness.subject.undertrained import under_trained
+
         size, detect = self.vocab_size, self._weighting.detect
         groups = groups_without_text(self.tokenizer, size)
         if "undertrained" in detect:
-            known = [groups[name] for name in (KEPT_FREE, BEYOND, NO_UTF8, UNREACHABLE)]
+            known = [groups[name] for name in (SPECIAL, KEPT_FREE, BEYOND, NO_UTF8, UNREACHABLE)]
             # A token that training never used may stand out in only one of the two matrices.
             matrices = [self._projections.unembedding().T]
             if self.weights.has_unembedding:
@@ -472,11 +489,11 @@ class Subject:
         kept = z.clone()
         hidden = sorted(self.unused_token_ids)
         count = min(count, len(kept) - len(hidden))
-        kept[hidden] = -torch.inf
-        high = torch.topk(kept, count)
-        kept[hidden] = torch.inf
-        low = torch.topk(kept, count, largest=False)
-        return self._scored(high.indices, z), self._scored(low.indices, z)
+        kept[hidden] = -math.inf
+        high = kept.topk(count)
+        kept[hidden] = math.inf
+        low = kept.topk(count, largest=False)
+        return self._scored(high.indices.tolist(), z), self._scored(low.indices.tolist(), z)
 
     def random_tokens(self, count: int, seed: int) -> list[int]:
         """Return the ids of ``count`` tokens drawn uniformly from those that are not unused, ordered."""
@@ -486,10 +503,10 @@ class Subject:
 
     def scored_tokens(self, projected: Tensor, tokens: Sequence[int]) -> tuple[ScoredToken, ...]:
         """Return some tokens of one projection (V,), with z-scores over the vocabulary."""
-        return self._scored(torch.tensor(tokens, dtype=torch.int64), _z_scores(projected))
+        return self._scored(tokens, _z_scores(projected))
 
-    def _scored(self, indices: Tensor, z: Tensor) -> tuple[ScoredToken, ...]:
-        return tuple(ScoredToken(self.token_text(i), round(float(z[i]), 3)) for i in indices.tolist())
+    def _scored(self, indices: Sequence[int], z: Tensor) -> tuple[ScoredToken, ...]:
+        return tuple(ScoredToken(self.token_text(i), round(float(z[i]), 3)) for i in indices)
 
     def vocabulary_tokens(
         self, neuron: Neuron, kind: VectorKind, count: int, *, final_norm: bool = False

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.text import characters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # How byte-level vocabularies spell bytes (GPT-2's table), and how SentencePiece names a byte that has no piece.
 _PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _HIDDEN = [byte for byte in range(256) if byte not in _PRINTED]
 _BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + index): byte for index, byte in enumerate(_HIDDEN)}
 _BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
+#: Shorter fragments occur in too many words.
+_LETTERS = 4
 #: Tokens read on either side of a position to see whether it is inside a character; a family emoji takes up to 25.
 _NEAR = 32
 
@@ -95,7 +104,7 @@ class TokenTexts:
         """
         return "".join(piece.text for piece in self.pieces([token for token in tokens if token not in self._special]))
 
-    def character_around(self, tokens: Sequence[int], position: int) -> tuple[int, int]:
+    def character_around(self, tokens: Sequence[int] | NDArray[np.int64], position: int) -> tuple[int, int]:
         """Return the span of tokens that share the character that a position is inside of, empty if it is between two.
 
         Args:
@@ -110,6 +119,43 @@ class TokenTexts:
         inside = {start + place for piece in pieces for place in range(piece.start + 1, piece.stop)}
         first = next(place for place in range(position, -1, -1) if place not in inside)
         return first, next(place for place in range(position, len(tokens) + 1) if place not in inside)
+
+    def before(self, token: int) -> str:
+        """Return what stands before a fragment of a word: ``C`` for ``incinnati``, ``Vod`` for ``afone``.
+
+        A fragment is a token of four or more letters that begins no word of the vocabulary. Its context is the token
+        before it when the vocabulary's own words are tokenized as they are, in lower case, capitalised, and without the
+        space before them.
+
+        Returns:
+            The context without spaces, in the words' own case; empty for other tokens, if no word contains the
+            fragment, and if the words disagree. Empty for word pieces, too: no word of their vocabulary is split.
+        """
+        return self._contexts.get(token, "")
+
+    @cached_property
+    def _contexts(self) -> dict[int, str]:
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None or self._word_pieces:
+            return {}
+        texts = {token: self.text(token) for token in range(self._size) if token not in self._added}
+        letters = {token: text for token, text in texts.items() if len(text) >= _LETTERS and text.strip().isalpha()}
+        words = {text[1:] for text in letters.values() if text.startswith(" ")}
+        begun = {text[1:].lower() for text in texts.values() if text.startswith(" ")}
+        fragments = {token for token, text in letters.items() if text.islower() and text.strip() not in begun}
+        forms = {form: 3 if form.strip() in words else 1 for word in sorted(words) for form in _forms(word)}
+        found: dict[int, Counter[str]] = {}
+        for weight, encoded in zip(
+            forms.values(), backend.encode_batch_fast([*forms], add_special_tokens=False), strict=True
+        ):
+            for one, two in itertools.pairwise(encoded.ids):
+                if two in fragments:
+                    found.setdefault(two, Counter())[self.text(one).strip()] += weight
+        return {
+            token: contexts.most_common(1)[0][0]
+            for token, contexts in found.items()
+            if len({context.lower() for context in contexts}) == 1
+        }
 
     def _surface(self, tokens: Sequence[int]) -> tuple[list[str], list[bool]]:
         """Return the text that each token completes, and whether it ends with a whole code point."""
@@ -167,7 +213,8 @@ class TokenTexts:
 
 def _readable(data: bytes) -> list[str]:
     """Return bytes as text, with ``<0xE3>`` for each byte that is only a part of a character."""
-    found, rest = [], data
+    found: list[str] = []
+    rest = data
     while rest:
         try:
             return [*found, rest.decode()]
@@ -190,3 +237,9 @@ def _tokens_of(texts: Sequence[str], whole: Sequence[bool]) -> tuple[list[int], 
         elif text:
             begun = index
     return begins, ends
+
+
+def _forms(word: str) -> tuple[str, ...]:
+    """Return a word as written in the middle of a sentence, after a bracket, at its beginning."""
+    lower, capital = word.lower(), word.capitalize()
+    return word, lower, capital, f" {lower}", f" {capital}"

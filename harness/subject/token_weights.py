@@ -7,14 +7,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from torch import Tensor
+from pydantic import Field
+from pydantic.dataclasses import dataclass as validated_dataclass
 
 from harness.errors import HarnessError
+from harness.validation import STRICT, NonNegative, OneOrMore, Whole
 
-#: Tokens that can be detected, besides those that the tokenizer marks as no text; see :class:`TokenWeighting`.
-DETECTABLE = ("unreachable", "undertrained")
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class TokenGroup:
     examples: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@validated_dataclass(frozen=True, config=STRICT)
 class TokenWeighting:
     """How tokens are weighted before the first channel; ``conf/subject/minilm.yaml`` explains the options.
 
@@ -51,23 +53,15 @@ class TokenWeighting:
         ignored_token_file: file with such ids, a JSON list or one id per line.
 
     Raises:
-        HarnessError: if ``detect`` has another value.
+        ValueError: if a value is out of range.
     """
 
-    norm_percentile: float = 99.0
-    high_norm_weight: float = 1e-4
-    detect: tuple[str, ...] = DETECTABLE
+    norm_percentile: Annotated[float, Field(strict=True, ge=0, le=100)] = 99.0
+    high_norm_weight: NonNegative = 1e-4
+    detect: OneOrMore[Literal["unreachable", "undertrained"]] = ("unreachable", "undertrained")
     keep_unused: bool = False
-    ignored_token_ids: tuple[int, ...] = ()
+    ignored_token_ids: OneOrMore[Whole] = ()
     ignored_token_file: str | None = None
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.detect if name not in DETECTABLE]
-        if unknown:
-            raise HarnessError(
-                f"{unknown[0]!r} tokens cannot be detected; choose from {', '.join(DETECTABLE)} "
-                "(subject.token_weighting.detect)"
-            )
 
     @cached_property
     def ignored(self) -> frozenset[int]:
@@ -104,7 +98,7 @@ class TokenWeighting:
         norms = projection.float().norm(dim=0)
         # kthvalue, not quantile: torch.quantile refuses inputs of more than 16 million elements.
         rank = max(1, min(norms.numel(), round(norms.numel() * self.norm_percentile / 100)))
-        weights = torch.ones_like(norms)
+        weights: Tensor = norms.new_ones(norms.shape)
         weights[norms > norms.kthvalue(rank).values] = self.high_norm_weight
         weights[sorted(self.ignored if self.keep_unused else self.ignored.union(unused))] = 0.0
         return weights

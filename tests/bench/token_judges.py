@@ -40,9 +40,9 @@ Floats = NDArray[np.floating]
 class Exact(TokenMatch):
     """Counts equal tokens only."""
 
-    def predict(self, case: JudgeCase, description: str, texts: list[str]) -> Floats:
+    def predict(self, case: JudgeCase, description: str, texts: list[str], side: Side = Side.INPUT) -> Floats:
         """Return the sum of the signs of the equal tokens."""
-        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(Side.INPUT)
+        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(side)
         weights = dict.fromkeys(lowering, -1.0) | dict.fromkeys(raising, 1.0)
         return np.array([weights.get(text, 0.0) for text in texts])
 
@@ -60,9 +60,9 @@ class LateInteraction(TokenMatch):
         found = np.concatenate([self._embedded(tokens, unit=False) for tokens in sample])
         self._centre, self._known = found[found.any(axis=1)].mean(axis=0), {}
 
-    def predict(self, case: JudgeCase, description: str, texts: list[str]) -> Floats:
+    def predict(self, case: JudgeCase, description: str, texts: list[str], side: Side = Side.INPUT) -> Floats:
         """Return the sum over the named tokens of sign times similarity, as :class:`TokenMatch` does."""
-        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(Side.INPUT)
+        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(side)
         signs = np.array([1.0] * len(raising) + [-1.0] * len(lowering))
         named = np.stack([self._embedded([normalised(token)])[0] for token in (*raising, *lowering)])
         windows = case.windows(Split.REPORT, Source.RANDOM)
@@ -187,6 +187,18 @@ def shares(judge: Any, cases: Sequence[JudgeCase], lists: Sequence[SignedTokens]
             continue
         found.append(np.mean([(own > value) + 0.5 * (own == value) for value in values]))
     return np.array(found)
+
+
+def matched_effect(match: TokenMatch, count: int, metric: str = "pearson") -> Callable[[JudgeCase, str], float]:
+    """Return a judge of measured effects that sees ``count`` of the sampled tokens."""
+
+    def judge(case: JudgeCase, text: str) -> float:
+        (effect,) = case.effects
+        places = derive_rng(0, "sampled").choice(len(effect.sampled), count, replace=False).tolist()
+        given = replace(case, effects=(replace(effect, sampled=tuple(effect.sampled[place] for place in places)),))
+        return match.effect_metrics(given, text)[metric]
+
+    return judge
 
 
 def main() -> None:

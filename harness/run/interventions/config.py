@@ -5,18 +5,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from harness.errors import HarnessError
-from harness.evidence import special_affixes
 from harness.records import Exemplar, Neuron, Source, Split
 from harness.subject import Decoding, Mode, Subject
-from harness.validation import STRICT, Count, CountOrZero, Fraction, NonNegative
-
-T = TypeVar("T")
+from harness.validation import DISTINCT, STRICT, Count, CountOrZero, Fraction, NonNegative, Number, OneOrMore
 
 
 class Unit(enum.StrEnum):
@@ -32,19 +29,8 @@ def _without_zero(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
-def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError(f"must not have a value twice: {list(values)}")
-    return values
-
-
-Values = Annotated[
-    tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
-    Field(min_length=1),
-    AfterValidator(_without_zero),
-    AfterValidator(_distinct),
-]
-Prompts = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
+Values = Annotated[OneOrMore[Number], Field(min_length=1), AfterValidator(_without_zero), DISTINCT]
+Prompts = Annotated[OneOrMore[str], Field(min_length=1), DISTINCT]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -101,6 +87,8 @@ class SteeringConfig:
         Raises:
             HarnessError: if a prompt is too long for it, or has no token.
         """
+        from harness.evidence import special_affixes  # imports PyTorch
+
         longest, start = subject.max_tokens, len(special_affixes(subject.tokenizer)[0])
         if effects and longest is not None and start + self.effects.tokens > longest:
             raise HarnessError(

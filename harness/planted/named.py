@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
 from harness.planted.truth import Concept, Planted
 from harness.stems import stem
+from harness.stop_words import stop_words
 
 _WORD = re.compile(r"[^\W\d_]+")
 
@@ -59,7 +58,7 @@ def naming(description: str, planted: Sequence[Planted], words: int = 2) -> Nami
     named = tuple(bool(stems & labels) or len(stems & members) >= words for labels, members in vocabularies)
     known = frozenset().union(*(labels | members for labels, members in vocabularies))
     # The list of function words includes some with meaning ("fire", "three"); words of a concept always count.
-    counted = [root for word, root in roots if root in known or (len(word) > 1 and word not in ENGLISH_STOP_WORDS)]
+    counted = [root for word, root in roots if root in known or (len(word) > 1 and word not in stop_words())]
     return Naming(named, len(counted), sum(root in known for root in counted))
 
 
