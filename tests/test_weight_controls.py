@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from support import tiny_models
 from support.describer_cases import case, channel, describe, failure, saying, shown_tokens
 from support.small_run import options
 from support.tiny_models import Invoke
+from torch.nn.functional import cosine_similarity
 
 from describers.rotate import Rotate
 from describers.weight_controls import RandomDirections, RawTokens, RotateRandom
+from harness.decomposition import directions_at_cosine
 from harness.folder import RunFolder
 from harness.records import Channel, Neuron, Side, Status, VectorKind
 from harness.subject import Subject
@@ -44,6 +47,13 @@ def test_raw_tokens_are_both_ends_of_every_vector(tiny: Subject) -> None:
     llm = saying(*"123456", "all")
     describe(describer, case(subject=tiny, neuron=NEURON, llm=llm))
     assert [len(shown_tokens(request.text)) for request in llm.requests] == [6 + 3] * 6 + [0]
+
+
+def test_random_directions_have_the_given_cosines() -> None:
+    vector, cosines = torch.arange(1.0, 9.0), [0.9, 0.5, -0.2]
+    drawn = directions_at_cosine(vector, cosines, seed=1)
+    assert cosine_similarity(drawn, vector[None]).tolist() == pytest.approx(cosines, abs=1e-5)
+    assert drawn.norm(dim=1).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
 
 
 def test_random_directions_take_the_place_of_each_channel(tiny: Subject) -> None:
