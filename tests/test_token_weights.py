@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.errors import told
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -257,8 +258,7 @@ def test_a_file_that_is_no_list_of_ids(
 
 
 def test_what_cannot_be_detected() -> None:
-    with pytest.raises(HarnessError, match=r"'glitch' tokens cannot be .*unreachable, undertrained"):
-        TokenWeighting(detect=("glitch",))
+    told(lambda: TokenWeighting(detect=("glitch",)), "detect", "'unreachable' or 'undertrained'", "'glitch'")
 
 
 # --- MiniLM -----------------------------------------------------------------------------------------------------------
