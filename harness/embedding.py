@@ -36,6 +36,8 @@ class _Loaded:
 def _load(reference: str, revision: str | None) -> _Loaded:
     from sentence_transformers import SentenceTransformer  # slow to import
 
+    from harness.subject.pretrained import from_pretrained, problem_of
+
     try:
         loaded = SentenceTransformer(reference, revision=revision, device="cpu", model_kwargs={"use_safetensors": True})
         # The library only logs a warning about missing weights.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,6 +23,7 @@ from support.tiny_models import Invoke
 from harness.folder import RunFolder
 from harness.records import RandomVector, Restart, Source, Split, Status, VectorKind
 from harness.run.help import compose_config
+from harness.run.main import log_to
 from harness.subject import ActivationReader
 
 
@@ -583,3 +586,17 @@ def test_the_small_demo_ranks_real_evidence_above_the_controls(invoke: Invoke, t
     first = [channel.kurtosis for channel in run.read_channels() if channel.rank == 0]
     whole = [vector.kurtosis for vector in run.read_vectors()]
     assert sum(first) / len(first) > 5 + sum(whole) / len(whole)  # undecomposed vectors are less readable
+
+
+def test_messages_after_a_captured_stderr_was_closed_go_to_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    captured = io.StringIO()
+    with monkeypatch.context() as replaced:
+        replaced.setattr("sys.stderr", captured)
+        log_to(RunFolder(tmp_path), quiet=False)
+        logging.getLogger("harness.test").info("first")
+    captured.close()
+    logging.getLogger("harness.test").info("second")
+    assert capsys.readouterr().err == "second\n"
+    assert (tmp_path / "logs" / "run.log").read_text().count("harness.test") == 2

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
 from harness.validation import STRICT, Count, CountOrZero, FractionOrZero, NonNegative, Positive, Whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Products = Literal["auto", "float32", "tf32", "bfloat16"]
 #: Solvers of this package. Any other name is a function of the user, as "module.name".

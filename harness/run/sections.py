@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -240,7 +239,9 @@ class ComparisonConfig:
     schedule: Literal["all", "baseline"]
     baseline: str | None
     retest: FractionOrZero
-    layers: Mapping[str, Annotated[tuple[int, ...], Field(min_length=1)]] = field(default_factory=dict)
+    layers: Mapping[str, Annotated[OneOrMore[CountOrZero], Field(min_length=1)]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         if (self.baseline is not None) != (self.schedule == "baseline"):
