@@ -146,6 +146,8 @@ def meaningful(default: Any, value: Any) -> bool:
             return value is None or (isinstance(value, str | int | float) and not isinstance(value, bool))
         case list():
             return value is None or all(not isinstance(item, Mapping | list | bool) for item in items)
+        case Mapping() if not default:  # a mapping with any keys
+            return value is None or isinstance(value, Mapping)
         case _:  # a section, or a method that is left out
             return value is None
 
