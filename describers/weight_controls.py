@@ -7,19 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-import numpy as np
-
-from describers.answers import Mode
 from describers.rotate import Rotate
-from harness.methods import DescriberCase
+from harness.methods import DescriberCase, Mode
 from harness.records import Channel, VectorKind
-from harness.seeds import derive_rng
-from harness.validation import Count, Fraction, validated
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from harness.seeds import derive_seed
+from harness.validation import DISTINCT, Count, Fraction, OneOrMore, validated
 
 
 class RawTokens(Rotate):
@@ -46,7 +40,7 @@ class RawTokens(Rotate):
     @validated
     def __init__(
         self,
-        kinds: Sequence[VectorKind] | None = (VectorKind.IN, VectorKind.OUT),
+        kinds: Annotated[OneOrMore[VectorKind], DISTINCT] | None = (VectorKind.IN, VectorKind.OUT),
         channels: Count = 10,
         tokens: Count = 20,
         merge: bool = True,
@@ -95,33 +89,20 @@ class RandomDirections(Rotate):
         return list(self._drawn(case, kind))
 
     def _drawn(self, case: DescriberCase, kind: VectorKind) -> Iterator[Channel]:
+        from harness.decomposition import directions_at_cosine, kurtosis, skewness  # imports PyTorch
+
         neuron, channels = case.neuron, case.channels_of(kind)
         if not channels:
             return
-        vector = case.subject.vectors(neuron.layer, [neuron.index], kind, [neuron.expert])
-        import torch  # imported here to keep start-up fast, as are the next two
-        from torch.nn.functional import normalize
-
-        from harness.decomposition import kurtosis, skewness
-
-        vector = normalize(-vector if neuron.flips(kind) else vector, dim=1)
-        cosines = torch.tensor([[channel.cosine] for channel in channels])
-        rng = derive_rng(case.seed, "random directions", neuron, kind)
-        directions = _at_cosine(vector, cosines, rng)
+        vector = case.subject.vectors(neuron.layer, [neuron.index], kind, [neuron.expert])[0]
+        cosines = [channel.cosine for channel in channels]
+        seed = derive_seed(case.seed, "random directions", neuron, kind)
+        directions = directions_at_cosine(-vector if neuron.flips(kind) else vector, cosines, seed)
+        counted = (case.subject.token_weights(neuron.layer) > 0).float()
         for channel, projected in zip(channels, directions @ case.subject.projection(neuron.layer), strict=True):
             high, low = case.subject.extreme_tokens(projected, self._tokens)
-            sharp, skewed = (float(measure(projected[None])) for measure in (kurtosis, skewness))
+            sharp, skewed = (float(measure(projected, counted)) for measure in (kurtosis, skewness))
             yield Channel(neuron, kind, channel.rank, sharp, skewed, channel.cosine, 0.0, 0, high, low)
-
-
-def _at_cosine(vector: Tensor, cosines: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return random unit vectors (C, d_model) with the given cosines (C, 1) with a unit vector (1, d_model)."""
-    import torch
-    from torch.nn.functional import normalize
-
-    drawn = torch.from_numpy(rng.standard_normal((len(cosines), vector.shape[1]))).to(vector)
-    across = normalize(drawn - (drawn @ vector.T) * vector, dim=1)
-    return cosines * vector + (1 - cosines**2).clamp_min(0).sqrt() * across
 
 
 class RotateRandom(Rotate):

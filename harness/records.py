@@ -188,7 +188,8 @@ class ScoredToken:
 
     token: str
     z: float
-    before: Annotated[str, Field(exclude_if=_absent)] = ""
+    # Tables store an absent text as null if other tokens have one.
+    before: Annotated[str, BeforeValidator(lambda text: text or ""), Field(exclude_if=_absent)] = ""
 
     @property
     def in_context(self) -> str:

@@ -26,8 +26,7 @@ _PER_CHARACTER = (
 
 def characters(text: str) -> list[str]:
     """Return the characters of a text; joined, they are the text."""
-    found: list[str] = _CHARACTER.findall(text)
-    return found
+    return [found.group() for found in _CHARACTER.finditer(text)]
 
 
 def word_boundaries(text: str) -> set[int]:

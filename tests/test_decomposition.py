@@ -464,7 +464,8 @@ def test_passes_over_the_vocabulary_are_exact_for_any_number_of_blocks(seed: int
 @pytest.mark.parametrize("solver", ["geodesic", "adamw"])
 def test_subtraction_searches_the_remainder_of_the_vector(solver: str) -> None:
     concepts, projection = vocabulary()
-    vector = (2.0 * (concepts[0] + 0.8 * concepts[1])).unsqueeze(0)
+    noise = torch.randn(concepts.shape[1], generator=torch.Generator().manual_seed(4))
+    vector = (2.0 * (concepts[0] + 0.6 * noise / noise.norm())).unsqueeze(0)
     config = DecompositionConfig(
         num_channels=2,
         deflation="subtract",
@@ -498,9 +499,15 @@ def test_subtraction_without_a_remainder_searches_the_vector_again() -> None:
     rest, length = subtract(targets, directions, 1.0, **others)
     torch.testing.assert_close(rest, torch.tensor([[1.0, 0.0], [-0.4, 0.8]]) / torch.tensor([[1.0], [0.8**0.5]]))
     torch.testing.assert_close(length, torch.tensor([[1.0], [0.8**0.5]]))
-    # Two tokens always have a kurtosis of -2: none can fall, so nothing is subtracted.
-    rest, length = subtract(targets, directions, None, **others)
-    torch.testing.assert_close(rest, targets)
+
+
+def test_nothing_is_subtracted_if_the_kurtosis_would_not_fall() -> None:
+    concepts, projection = vocabulary()
+    target = torch.nn.functional.normalize(concepts[:1] + 0.8 * concepts[1:2], dim=-1)
+    assert kurtosis((target - 0.9 * concepts[:1]) @ projection) > kurtosis(target @ projection)
+    rest, length = subtract(target, concepts[:1], None, projection=projection, lengths=torch.full((1, 1), 50.0))
+    torch.testing.assert_close(rest, target)
+    assert float(length) == 1.0
 
 
 def test_block_sizes_stay_within_the_budget() -> None:

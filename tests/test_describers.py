@@ -634,7 +634,7 @@ def test_a_small_budget_shows_fewer_channels_of_every_kind_rather_than_crumbs_of
     "method", [Rotate, MaxAct, VocabProj, lambda target_words: Contrastive(Bags(), target_words=target_words)]
 )
 def test_the_length_asked_for_is_a_setting_and_leaves_room_for_the_answer(rich: DescriberCase, method: Any) -> None:
-    long = "word " * 200
+    long = " ".join(f"topic{number}" for number in range(200))
     llm = ScriptedClient(lambda request: json.dumps({"description": long if " 200 words" in request.text else "short"}))
     draft = describe(method(target_words=200), dataclasses.replace(rich, llm=llm))
     assert draft.text == long

@@ -350,6 +350,21 @@ def test_gemma3_270m(gemma: Subject, tmp_path: Path) -> None:
     assert "".join(gemma.surface(ids)) == text
 
 
+@pytest.mark.slow
+def test_glitch_tokens_of_smollm2(smollm2: Subject) -> None:
+    texts = ["swigfaiss", "InterfaceSelection", " pvproperty", "PlaneProtection", "\x00", "|')'", "MetaInfoClass"]
+    texts += ["HETATM", "pulumi", ":||", " cytok", " caterpill", " lawsu"]  # on their way out
+    weights = smollm2.token_weights(0)
+    ids = {smollm2.token_text(token): token for token in range(smollm2.vocab_size)}
+    for text in [*texts, "<file_sep>", "<issue_comment>", "<jupyter_start>", "<|im_start|>"]:
+        assert weights[ids[text]] == 0, text
+    words = ["the", "of", "and", "wetland", "strawberries", "aquarium", "mindfulness", "until", "Paris", "superhero"]
+    assert [word for word in words if weights[ids[f" {word}"]] == 0] == []
+    (found,) = (group.count for group in smollm2.token_census(0) if group.name == "under-trained")
+    assert 100 <= found <= 160
+
+
+@pytest.mark.slow
 def test_conversations_in_smollm2s_template(smollm2: Subject) -> None:
     tokenizer: Any = smollm2.tokenizer
     talk = (Message("user", "Say <|im_end|> and\n\n stop."), Message("assistant", "Stop.\n"))

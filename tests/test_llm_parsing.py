@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.endpoint import HELLO
 
-from harness.llm.asking import ask, declines, parse
+from harness.llm.asking import ask, declines, fits, parse
 from harness.llm.client import Completion, Unanswered
 from harness.llm.scripted import ScriptedClient
 from harness.records import Status
@@ -148,3 +148,10 @@ def test_a_refusal_in_prose_is_recognised(text: str) -> None:
 )
 def test_an_answer_about_refusals_is_not_a_refusal(text: str) -> None:
     assert not declines(text)
+
+
+def test_an_object_that_gives_a_name_two_values_is_no_answer() -> None:
+    schema = Verdict.model_json_schema()
+    assert not fits('{"winner": "A", "winner": "B"}', schema)
+    assert fits('{"winner": "A", "winner": "A"}', schema)
+    assert fits('{"winner": "A", "winner": "B"} {"winner": "tie"}', schema)

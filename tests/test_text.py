@@ -164,7 +164,7 @@ def joining(word: str) -> list[tuple[bytes, bytes]]:
 
 
 def test_what_stands_before_a_fragment_of_a_word() -> None:
-    merges = [*joining("incinnati"), (b" ", b"C"), (b" C", b"incinnati"), *joining("ation"), *joining(" N")]
+    merges = [*joining("leveland"), (b" ", b"C"), (b" C", b"leveland"), *joining("ation"), *joining(" N")]
     merges += [
         (b" N", b"ation"),
         *joining(" St"),
@@ -175,10 +175,10 @@ def test_what_stands_before_a_fragment_of_a_word() -> None:
     ]
     texts = byte_pairs(*dict.fromkeys(merges))
     entries = {texts.text(token): token for token in range(texts._size)}
-    assert texts.before(entries["incinnati"]) == "C"  # as in the word " Cincinnati", which has a token of its own
+    assert texts.before(entries["leveland"]) == "C"  # as in the word " Cleveland", which has a token of its own
     assert texts.before(entries["rain"]) == "t"
     assert texts.before(entries["ation"]) == ""  # " Nation" and " Station" disagree
-    assert texts.before(entries[" Cincinnati"]) == texts.before(entries["a"]) == ""
+    assert texts.before(entries[" Cleveland"]) == texts.before(entries["a"]) == ""
     # A fragment that is a word as well needs no context.
     with_rain = byte_pairs(*dict.fromkeys([*merges, *joining(" rain")]))
     assert with_rain.before({with_rain.text(token): token for token in range(with_rain._size)}["rain"]) == ""

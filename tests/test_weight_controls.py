@@ -11,14 +11,13 @@ from support import tiny_models
 from support.describer_cases import case, channel, describe, failure, saying, shown_tokens
 from support.small_run import options
 from support.tiny_models import Invoke
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity
 
-from describers import weight_controls
 from describers.rotate import Rotate
 from describers.weight_controls import RandomDirections, RawTokens, RotateRandom
+from harness.decomposition import directions_at_cosine
 from harness.folder import RunFolder
 from harness.records import Channel, Neuron, Side, Status, VectorKind
-from harness.seeds import derive_rng
 from harness.subject import Subject
 
 NEURON = Neuron(1, 5)
@@ -50,12 +49,14 @@ def test_raw_tokens_are_both_ends_of_every_vector(tiny: Subject) -> None:
     assert [len(shown_tokens(request.text)) for request in llm.requests] == [6 + 3] * 6 + [0]
 
 
-def test_random_directions_keep_the_cosine_of_each_channel(tiny: Subject) -> None:
-    vector = normalize(tiny.vectors(NEURON.layer, [NEURON.index], VectorKind.IN), dim=1)
-    cosines = torch.tensor([[0.9], [0.5], [-0.2]])
-    drawn = weight_controls._at_cosine(vector, cosines, derive_rng(0, "test"))
-    assert torch.allclose(cosine_similarity(drawn, vector), cosines.flatten(), atol=1e-5)
-    assert torch.allclose(drawn.norm(dim=1), torch.ones(3), atol=1e-5)
+def test_random_directions_have_the_given_cosines() -> None:
+    vector, cosines = torch.arange(1.0, 9.0), [0.9, 0.5, -0.2]
+    drawn = directions_at_cosine(vector, cosines, seed=1)
+    assert cosine_similarity(drawn, vector[None]).tolist() == pytest.approx(cosines, abs=1e-5)
+    assert drawn.norm(dim=1).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+
+
+def test_random_directions_take_the_place_of_each_channel(tiny: Subject) -> None:
     channels = [Channel(NEURON, VectorKind.IN, rank, 9.0, 2.0, 0.7, 0.0, 1, (), ()) for rank in range(3)]
     given = case(subject=tiny, neuron=NEURON, channels=channels)
     first, again = describe(RandomDirections(), given), describe(RandomDirections(), given)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.decomposition.channels import Decomposition
     from harness.decomposition.config import AdamWConfig, DecompositionConfig, GeodesicConfig
     from harness.decomposition.deflation import tail_mask
-    from harness.decomposition.measures import consistency, random_vectors, reconstruction
+    from harness.decomposition.measures import consistency, directions_at_cosine, random_vectors, reconstruction
     from harness.decomposition.memory import default_budget, vectors_within
     from harness.decomposition.objective import kurtosis, skewness, z_scores
     from harness.decomposition.search import decompose
@@ -28,6 +28,7 @@ __all__ = [
     "consistency",
     "decompose",
     "default_budget",
+    "directions_at_cosine",
     "kurtosis",
     "random_vectors",
     "reconstruction",
@@ -45,7 +46,7 @@ __getattr__ = lazy_exports(
         "config": ["AdamWConfig", "DecompositionConfig", "GeodesicConfig"],
         "search": ["decompose"],
         "deflation": ["tail_mask"],
-        "measures": ["consistency", "random_vectors", "reconstruction"],
+        "measures": ["consistency", "directions_at_cosine", "random_vectors", "reconstruction"],
         "memory": ["default_budget", "vectors_within"],
         "objective": ["kurtosis", "skewness", "z_scores"],
     },

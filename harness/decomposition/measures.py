@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -152,6 +153,24 @@ def _matched(similarity: Tensor) -> Tensor:
         left[every, row] = -torch.inf
         left[every, :, column] = -torch.inf
     return partner
+
+
+def directions_at_cosine(vector: Tensor, cosines: Sequence[float], seed: int) -> Tensor:
+    """Draw random unit vectors with given cosines with a vector, uniform in the directions orthogonal to it.
+
+    Args:
+        vector: (d_model,), not zero.
+        cosines: C numbers from -1 to 1.
+        seed: seed of the draw, which is the same on every device.
+
+    Returns:
+        (C, d_model), in the dtype of ``vector``.
+    """
+    unit = normalize(vector, dim=0)
+    drawn = torch.randn(len(cosines), len(unit), generator=torch.Generator().manual_seed(seed)).to(unit)
+    across = normalize(drawn - (drawn @ unit)[:, None] * unit, dim=-1)
+    along = unit.new_tensor(cosines)[:, None]
+    return along * unit + (1 - along**2).clamp_min(0).sqrt() * across
 
 
 def random_vectors(population: Tensor, count: int, *, seed: int, covariance: bool = True) -> Tensor:

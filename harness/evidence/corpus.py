@@ -132,6 +132,9 @@ class Corpus(ABC):
 class Column(Corpus):
     """A corpus that is a column of a table: texts, or the lists of messages of conversations."""
 
+    #: What was passed over when it was last read. A run reads it several times and logs this once.
+    _passed_over = ""
+
     @abstractmethod
     def rows(self, passed: Counter[str]) -> Iterator[tuple[str, Any]]:
         """Yield the location of each value, for messages, and the value.
@@ -144,7 +147,7 @@ class Column(Corpus):
         """
 
     def values(self) -> Iterator[tuple[str, Any]]:
-        """Yield locations and values that are not empty; at the end, log what was passed over.
+        """Yield locations and values that are not empty; at the end, log what was passed over, once.
 
         Raises:
             HarnessError: if the source cannot be read, or does not have the column.
@@ -156,8 +159,9 @@ class Column(Corpus):
             else:
                 yield location, value
         counts = ", ".join(f"{what} ({count:,})" for what, count in passed.items() if count)
-        if counts:
+        if counts and counts != self._passed_over:
             logger.info("the corpus %s is read without: %s", self.name, counts)
+            self._passed_over = counts
 
     def texts(self) -> Iterator[str]:
         """Yield the column's values."""

@@ -126,7 +126,7 @@ def _candidates(text: str) -> Iterator[dict[str, Any]]:
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Yield every complete JSON object that is not inside another one."""
     # Not strict: some grammars allow a raw tab or line break inside a string.
-    decoder = json.JSONDecoder(parse_constant=_no_constant, strict=False)
+    decoder = json.JSONDecoder(object_pairs_hook=_consistent, parse_constant=_no_constant, strict=False)
     end = 0
     while start := _OBJECT_START.search(text, end):
         try:
@@ -135,6 +135,13 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
             end = start.start() + 1
         else:
             yield found
+
+
+def _consistent(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if any(found[name] != value for name, value in pairs):
+        raise ValueError("an object gives a name two values")  # of which Python would take the last
+    return found
 
 
 def _no_constant(name: str) -> NoReturn:

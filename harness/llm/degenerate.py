@@ -18,7 +18,7 @@ Rules, in the order in which they apply (words are runs of letters and digits, w
 
 The rules do not ask whether a text is right. They pass every text that names a word, a topic or a form, except topics
 that the prompt itself speaks of: a description of the word "token" needs quotation marks. On distinct answers of
-SmolLM2 that the rules were not written with, they found 13 of 15 degenerate ones and flagged neither of the two others
+SmolLM2 that the rules were not written with, they found 12 of 15 degenerate ones and flagged neither of the two others
 (``tests/test_degenerate.py``).
 """
 
@@ -91,7 +91,12 @@ def why_degenerate(text: str, prompt: Sequence[Message] = ()) -> str:
     asked = [_stems(_ACTIVATION.sub("", message.content)) for message in prompt]
     instructions = {word for message in prompt for word in _stems(_EVIDENCE.sub(" ", message.content))}
     task = {word for word in words if word in _TASK or word.startswith("descr")}
-    empty = task | _FUNCTION | instructions | {word for word in words if len(word) == 1 and word.isascii()}
+    empty = (
+        task
+        | _FUNCTION
+        | instructions
+        | {word for word in words if len(word) == 1 and word.isascii() and word.isalpha()}
+    )
     if task and not _QUOTED.search(text) and set(words) <= empty:
         return "names only the task"
     if _copied(words, asked) > _COPIED * len(words):

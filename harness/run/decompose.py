@@ -113,12 +113,7 @@ def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], 
 
 
 def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
-    subject = setup.subject
-    tokens = range(subject.vocab_size)
-    texts = pa.StructArray.from_arrays(
-        [pa.array(map(subject.token_text, tokens)), pa.array(map(subject.texts.before, tokens))],
-        names=["token", "before"],
-    )
+    texts = _vocabulary_texts(setup.subject)
     with progress("decompose", sum(len(group.neurons) for group in pending), "vectors") as advance:
         for result in setup.executor.map(decompose_block, _tasks(setup, pending)):
             vectors = _record_table(result.block, result.vectors, VectorSummary, texts)
@@ -179,9 +174,18 @@ def _record_table(block: Block, found: Projected, kind: Any, texts: pa.StructArr
     return pa.table({field.name: columns[field.name] for field in fields(kind) if field.name in columns})
 
 
+def _vocabulary_texts(subject: Subject) -> pa.StructArray:
+    """Return the text of each token, and what stands before it."""
+    tokens = range(subject.vocab_size)
+    return pa.StructArray.from_arrays(
+        [pa.array(map(subject.token_text, tokens)), pa.array(map(subject.texts.before, tokens))],
+        names=["token", "before"],
+    )
+
+
 def channels_of(result: BlockResult, subject: Subject) -> Iterator[Channel]:
     """Yield the channels of a decomposed block, by vector and order of discovery."""
-    texts = pa.array([subject.token_text(token) for token in range(subject.vocab_size)])
+    texts = _vocabulary_texts(subject)
     for row in _record_table(result.block, result.channels, Channel, texts).to_pylist():
         yield from_json(Channel, row)
 

@@ -13,8 +13,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModel, AutoModelForCausalLM
-
 from harness.evidence import Corpus, gathered
 from harness.flat import flatten
 from harness.folder import RunFolder, check_writable, replacing, write_json
@@ -62,6 +60,8 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     setup.check()
     _check_stores(setup)
     if setup.compares:
+        from transformers import AutoModel, AutoModelForCausalLM  # not at start-up: the import takes seconds
+
         check_model(setup.subject, AutoModel)
         if setup.effect_splits or setup.needs_steered:
             check_model(setup.subject, AutoModelForCausalLM)

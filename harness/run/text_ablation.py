@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.decomposition.measures import heavier_tail
+from harness.decomposition.measures import directions_at_cosine, heavier_tail
 from harness.evidence import draw_prompts
 from harness.records import Neuron, Split, TextAblation, TextPrompt, VectorKind
 from harness.run.setup import Setup
@@ -146,12 +146,9 @@ class Arms:
         unit = normalize(vector, dim=0)
         channel = normalize(directions, dim=-1)
         channel = channel * torch.where(channel @ unit < 0, -1.0, 1.0)[:, None]
-        cosine = (channel @ unit)[:, None].clamp_max(1.0)
-        drawn = torch.randn(channel.shape, generator=torch.Generator().manual_seed(seed)).to(channel)
-        across = normalize(drawn - (drawn @ unit)[:, None] * unit, dim=-1)
         side, top = heavier_tail(channel @ projection, top_tokens, used)
         embeddings = projection[:, top].mean(dim=-1).T - projection.mean(dim=1)
-        random = cosine * unit + (1 - cosine**2).clamp_min(0).sqrt() * across
+        random = directions_at_cosine(vector, (channel @ unit).tolist(), seed)
         return cls(channel, random, normalize(embeddings, dim=-1), top, side.squeeze(1))
 
 

@@ -36,8 +36,8 @@ __getattr__ = lazy_exports(
     {
         "activations": ["ActivationReader", "check_signs"],
         "decoding": ["Decoding", "Mode"],
-        "mlp_input": ["NeuronsOnText", "read_mlps"],
         "intervention": ["CausalModel", "Intervention", "OutChange", "check_causal", "lacks_head"],
+        "mlp_input": ["NeuronsOnText", "read_mlps"],
         "subject": ["Subject"],
         "token_weights": ["TokenGroup", "TokenWeighting"],
     },

@@ -21,7 +21,7 @@ from harness.subject.projection import SAMPLE, ProjectionRule, Projections, Rule
 from harness.subject.shape import Shape
 from harness.subject.token_texts import TokenTexts
 from harness.subject.token_weights import TokenGroup, TokenWeighting
-from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, UNREACHABLE, groups_without_text
+from harness.subject.vocabulary import BEYOND, KEPT_FREE, NO_UTF8, SPECIAL, UNREACHABLE, groups_without_text
 from harness.validation import CountOrZero, OneOrMore, validated
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Subject:
                     f"the checkpoint of {files.reference} is not the expected one (SHA-256 {found}, expected "
                     f"{self._sha256}): choose another source, or set subject.sha256=null to accept this one"
                 )
+
         if quantisation := quantisation_of(files):
             folder = dequantised(files, quantisation, Path(self._cache), self.loading)
             return ModelFiles(str(folder), folder)
@@ -433,7 +434,7 @@ class Subject:
         size, detect = self.vocab_size, self._weighting.detect
         groups = groups_without_text(self.tokenizer, size)
         if "undertrained" in detect:
-            known = [groups[name] for name in (KEPT_FREE, BEYOND, NO_UTF8, UNREACHABLE)]
+            known = [groups[name] for name in (SPECIAL, KEPT_FREE, BEYOND, NO_UTF8, UNREACHABLE)]
             # A token that training never used may stand out in only one of the two matrices.
             matrices = [self._projections.unembedding().T]
             if self.weights.has_unembedding:
@@ -492,7 +493,7 @@ class Subject:
         high = kept.topk(count)
         kept[hidden] = math.inf
         low = kept.topk(count, largest=False)
-        return self._scored(high.indices, z), self._scored(low.indices, z)
+        return self._scored(high.indices.tolist(), z), self._scored(low.indices.tolist(), z)
 
     def random_tokens(self, count: int, seed: int) -> list[int]:
         """Return the ids of ``count`` tokens drawn uniformly from those that are not unused, ordered."""
@@ -502,12 +503,10 @@ class Subject:
 
     def scored_tokens(self, projected: Tensor, tokens: Sequence[int]) -> tuple[ScoredToken, ...]:
         """Return some tokens of one projection (V,), with z-scores over the vocabulary."""
-        import torch
+        return self._scored(tokens, _z_scores(projected))
 
-        return self._scored(torch.tensor(tokens, dtype=torch.int64), _z_scores(projected))
-
-    def _scored(self, indices: Tensor, z: Tensor) -> tuple[ScoredToken, ...]:
-        return tuple(ScoredToken(self.token_text(i), round(float(z[i]), 3)) for i in indices.tolist())
+    def _scored(self, indices: Sequence[int], z: Tensor) -> tuple[ScoredToken, ...]:
+        return tuple(ScoredToken(self.token_text(i), round(float(z[i]), 3)) for i in indices)
 
     def vocabulary_tokens(
         self, neuron: Neuron, kind: VectorKind, count: int, *, final_norm: bool = False

@@ -22,6 +22,9 @@ _MAX_KNOWN = 4096
 _DEVIATIONS = 4.0
 #: The radius is at least this fraction of the distance of the median token outside.
 _HARDLY = 0.1
+#: If the radius is no more than that, all untrained tokens started at one point. A token that has hardly left it still
+#: has this cosine with the point, and this fraction of its length, both seen from the mean of the other tokens.
+_LEAVING = 0.5
 #: A cluster counts only if the median token outside is this many radii away ...
 _CONTRAST = 1.25
 #: ... and between one and this many radii there are no more tokens than inside, as there would be in a continuum.
@@ -40,7 +43,7 @@ def under_trained(matrix: Tensor, known: Iterable[Collection[int]] = ()) -> froz
 
     Each group of known-unused tokens is examined separately, since they may have different origins: reserved tokens, or
     rows that pad the matrix. A group gives nothing if its members were trained, or if its surroundings are as dense as
-    the group. Without groups, the densest region of the matrix is the cluster if it is round. The method is
+    the group. If no group gives anything, the densest region of the matrix is the cluster if it is round. The method is
     conservative: it finds nothing if all tokens of the vocabulary were trained, or none.
 
     Args:
@@ -51,7 +54,7 @@ def under_trained(matrix: Tensor, known: Iterable[Collection[int]] = ()) -> froz
     found: set[int] = set()
     for group in groups:
         found.update(_like(matrix, group))
-    if not groups:
+    if not found:
         found.update(_densest(matrix))
     return frozenset(found)
 
@@ -64,7 +67,22 @@ def _like(matrix: Tensor, group: list[int]) -> list[int]:
     # Some of the known ones may have been trained: start with the half nearest to their median.
     nearest = (rows - rows.median(dim=0).values).norm(dim=1).argsort()[: math.ceil(len(rows) / 2)]
     centre, radius = _cluster(rows, nearest)
-    return _members(_distances(matrix, centre), radius)
+    distances = _distances(matrix, centre)
+    members = _members(distances, radius)
+    if not members or radius > _HARDLY * float(distances.median()):
+        return members
+    return sorted({*members, *_leaving(matrix, centre, members)})
+
+
+def _leaving(matrix: Tensor, point: Tensor, members: list[int]) -> list[int]:
+    """Return the tokens that training has hardly moved away from the point where all untrained tokens are."""
+    mean = (matrix.sum(dim=0) - matrix[members].sum(dim=0)) / (len(matrix) - len(members))
+    way = point - mean
+    found = []
+    for block in _blocks(matrix):
+        along = (block - mean) @ way / way.norm()
+        found.append(along >= _LEAVING * torch.maximum((block - mean).norm(dim=1), way.norm()))
+    return torch.cat(found).nonzero().flatten().tolist()
 
 
 def _densest(matrix: Tensor) -> list[int]:

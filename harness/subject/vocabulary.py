@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Names of reserved tokens: [unused12], <unused12>, <|reserved_special_token_12|>.
+#: Names of reserved tokens: [unused12], <unused12>, <|reserved_special_token_12|>, <start_of_image>, [multimodal].
 _PLACEHOLDER = re.compile(
-    r"^[\[<|]+(unused|reserved|extra_id|pad|mask|image|audio|video)[\w\-| ]*[\]>|]+$", re.IGNORECASE
+    r"^[\[<|]+((start|end)_of_)?(unused|reserved|extra_id|pad|mask|image|audio|video|multimodal)[\w\-| ]*[\]>|]+$",
+    re.IGNORECASE,
 )
 # Bytes that never occur in UTF-8: C0, C1 and F5 to FF. Byte-level tokenizers write them as the characters with these
 # codes, SentencePiece as <0xF5>.

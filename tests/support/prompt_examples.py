@@ -182,6 +182,7 @@ def rotate_channel(say: Say) -> dict[str, Any]:
         "tokens": listed(say, UNTIL),
         "other": listed(say, SINCE),
         "words": 15,
+        "contexts": False,
     }
 
 
