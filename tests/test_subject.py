@@ -435,8 +435,7 @@ def test_a_model_without_a_working_tokenizer(llama: Tiny, tmp_path: Path, conten
 
 
 def test_an_unknown_data_type(llama: Tiny) -> None:
-    subject = Subject("llama", [str(llama.folder)], dtype="float33")
-    told(lambda: ActivationReader(subject, [Neuron(0, 0)], "cpu"), "float33", "subject.dtype")
+    told(lambda: Subject("llama", [str(llama.folder)], dtype="float33"), "dtype", "float33", "'bfloat16'")
 
 
 def test_a_checkpoint_that_is_not_the_expected_one(llama: Tiny, tmp_path: Path) -> None:
