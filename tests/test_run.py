@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ast
 import json
 import logging
 import os
@@ -284,6 +285,8 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
     assert len(tables["descriptions"]["data"]) == len(run.descriptions().records())
     assert len(list(offline.rglob("*.png"))) == 3 + 7  # leaderboard, win matrix, alignment; seven of the decomposition
     diagnostics = [dict(zip(tables["layers"]["columns"], row, strict=True)) for row in tables["layers"]["data"]]
+    for row in diagnostics:  # a cell of a table holds an interval as text
+        row |= {name: list(ast.literal_eval(row[name])) for name in row if name.endswith("_interval") and row[name]}
     assert diagnostics == json.loads(run.decomposition.read_text())["rows"]
     summary = summary_of(next(offline.glob("*.wandb")))
     assert (
