@@ -203,7 +203,7 @@ class Channel:
 
     Attributes:
         rank: order of discovery, from 0.
-        kurtosis: population excess kurtosis of the channel's unweighted projection on the vocabulary.
+        kurtosis: population excess kurtosis of the channel's projection over the tokens that count, each once.
         skewness: of the same projection; the channel's tokens are in the tail of its sign.
         cosine: between the channel and the weight vector.
         loss: ROTATE's objective at the channel, with the token weights of its search.

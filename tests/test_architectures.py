@@ -481,8 +481,8 @@ def test_layers_are_projected_as_the_rule_says(tiny: Callable[[str], Tiny]) -> N
     assert names() == names(projection="unembedding") == ["W_U"] * 3
     assert names(projection="embedding") == ["W_E.T"] * 3
     assert names(projection="by_layer", embedding_layers=1) == ["W_E.T", "W_U", "W_U"]
-    told(lambda: names(projection="by_layer"), "subject.embedding_layers", "13")
-    told(lambda: names(projection="sideways"), "'sideways'", "unembedding, embedding, by_layer, auto")
+    told(lambda: names(projection="by_layer"), "projection=by_layer needs embedding_layers", "13")
+    told(lambda: names(projection="sideways"), "'sideways'", "'unembedding', 'embedding', 'by_layer' or 'auto'")
 
 
 def test_the_automatic_rule_takes_the_matrix_with_which_a_layer_aligns(

@@ -217,10 +217,11 @@ def test_diagnostics_are_tabulated(page: str) -> None:
     assert [row[:3] for row in rows[:-1]] == [[layer, kind, "2"] for layer in "35" for kind in ("in", "out")]
     assert rows[-1][:3] == ["all", "all", "8"]
     # Every first channel has loss -1, every random vector's -0.5: all neurons lie below them.
-    assert inward[-15:-7] == ["2", "0.98", "0.40", "0.90", "−1.000", "−0.500", "100", "100"]
+    assert inward[-17:-9] == ["2", "0.98", "0.40", "0.90", "−1.000", "−0.500", "100", "100"]
     assert outward[-12:-4] == ["–", "–", "–", "–", "−1.000", "–", "–", "–"]
-    # One vector without its channels, each figure with that of chance behind it.
-    assert inward[-7:] == ["1", "0.90", "0.50", "0.60", "0.50", "0.80", "0.70"]
+    # One vector without its channels, each figure with that of chance behind it, and faithful and complete with
+    # those of random vectors, which were not measured.
+    assert inward[-9:] == ["1", "0.90", "0.50,", "–", "0.60", "0.50", "0.80", "0.70,", "–"]
     assert outward[-4:] == ["–"] * 4
 
 

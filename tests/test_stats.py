@@ -222,11 +222,12 @@ def test_leaderboard_by_hand() -> None:
     # N1 first, second; N2 first, second; N3 first, first; mid on N2 first = 5 of 7 won by the first shown.
     assert (llm.comparisons, llm.failed, llm.inconsistent, llm.inconsistency) == (4, 1, 1, 0.25)
     assert llm.first_position_rate == round(5 / 7, 6)
-    assert llm.statuses == {"ok": 9, "unparsed": 0, "refused": 1, "truncated": 0, "failed": 0}
+    assert llm.statuses == {"ok": 9, "unparsed": 0, "refused": 1, "truncated": 0, "degenerate": 0, "failed": 0}
     assert llm.usage == Usage(10, 1000, 100)  # no seconds: equal answers make an equal leaderboard
 
     wrote = {row.describer: row for row in result.descriptions}
-    assert wrote["good"].statuses == {"ok": 2, "unparsed": 0, "refused": 1, "truncated": 0, "failed": 0}
+    nothing = {"unparsed": 0, "truncated": 0, "degenerate": 0, "failed": 0}
+    assert wrote["good"].statuses == {"ok": 2, "refused": 1, **nothing}
     assert wrote["good"].usage == Usage(3, 75, 10)
     assert wrote["silent"].mean_words is None
 

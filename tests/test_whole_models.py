@@ -35,6 +35,7 @@ from harness.run.help import compose_config
 from harness.run.main import main
 from harness.run.pipeline import run
 from harness.run.setup import Setup
+from harness.subject import Subject
 
 LAYERS, NEURONS, KINDS, D_MODEL = 3, 64, 3, 32  # of the tiny Llama
 # Diagnostics, where they are not what is tested.
@@ -149,14 +150,16 @@ def test_records_are_those_of_one_projection_at_a_time(llama: Path, tmp_path: Pa
         for (neuron, kind), found in zip(keys, directions, strict=True):
             weights, projection = subject.vectors(neuron.layer, [neuron.index], kind), subject.projection(neuron.layer)
             summary = vectors[neuron, kind]
-            check_projection(subject, summary, weights[0] @ projection)
+            counted = subject.token_weights(neuron.layer) > 0
+            assert 0 < counted.sum() < len(counted)
+            check_projection(subject, summary, weights[0] @ projection, counted)
             assert summary.norm == pytest.approx(weights.norm().item(), abs=1e-4)
             shares = reconstruction(weights, found[None])[0]
             assert summary.reconstruction == pytest.approx(tuple(shares.tolist()), abs=2e-5)
             for rank, direction in enumerate(found):
                 channel, projected = channels[neuron, kind, rank], direction @ projection
-                check_projection(subject, channel, projected)
-                z = (projected - projected.mean()) / projected.std(correction=0)
+                check_projection(subject, channel, projected, counted)
+                z = z_scores(projected, counted)[counted]
                 counts, _ = np.histogram(z.clamp(-10, 10).numpy(), bins=40, range=(-10, 10))
                 assert sum(channel.histogram) == len(z)
                 assert np.abs(np.cumsum(channel.histogram) - np.cumsum(counts)).max() <= 1  # a value on an edge
@@ -164,16 +167,27 @@ def test_records_are_those_of_one_projection_at_a_time(llama: Path, tmp_path: Pa
                 assert channel.cosine == pytest.approx(cosine.item(), abs=1e-4)
 
 
-def check_projection(subject: object, record: Channel | VectorSummary, projected: torch.Tensor) -> None:
+def z_scores(projected: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Return the z-scores of a projection (V,), by mean and deviation of the tokens that count."""
+    used = projected[counted]
+    return (projected - used.mean()) / used.std(correction=0)
+
+
+def check_projection(
+    subject: Subject, record: Channel | VectorSummary, projected: torch.Tensor, counted: torch.Tensor
+) -> None:
     """Compare a record with the subject's own projection and with the definition of kurtosis."""
-    centred = projected.double() - projected.double().mean()
+    centred = projected[counted].double() - projected[counted].double().mean()
     kurtosis = (centred**4).mean() / (centred**2).mean() ** 2 - 3
     assert record.kurtosis == pytest.approx(kurtosis.item(), rel=1e-3, abs=1e-3)
-    for side, expected in zip((record.positive, record.negative), subject.extreme_tokens(projected, 50), strict=True):
+    z = z_scores(projected, counted)
+    sides = zip((record.positive, record.negative), subject.extreme_tokens(projected, 50), (True, False), strict=True)
+    for side, expected, largest in sides:
         assert len(side) == 50
-        assert [token.z for token in side] == pytest.approx([token.z for token in expected], abs=2e-3)
+        furthest = z[counted].topk(50, largest=largest).values
+        assert [token.z for token in side] == pytest.approx(furthest.tolist(), abs=2e-3)
         assert {token.token for token in side[:-2]} <= {token.token for token in expected}
-        assert side[0].token == expected[0].token or side[0].z - side[1].z < 2e-3
+        assert side[0].token == expected[0].token or abs(side[0].z - side[1].z) < 2e-3
 
 
 def test_storage_options_change_no_value(llama: Path, tmp_path: Path) -> None:

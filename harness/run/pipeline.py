@@ -182,7 +182,8 @@ def conclude(setup: Setup, folder: RunFolder, manifest: dict[str, Any]) -> Leade
     """
     logger.info("computing the statistics and writing the report")
     leaderboard = leaderboard_of(folder, manifest)
-    manifest["alignment"] = leaderboard.to_json()["alignment"]
+    # Read again: the stages have added to what was written at the start.
+    manifest = {**folder.read_manifest(), "alignment": leaderboard.to_json()["alignment"]}
     write_json(folder.manifest, manifest)
     store_leaderboard(folder, leaderboard)
     store_decomposition(folder)

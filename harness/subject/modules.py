@@ -55,6 +55,7 @@ def check_model(subject: Subject, auto: Any) -> Mapping[str, str] | None:
 
 def _problem(subject: Subject, auto: Any, renamed: Mapping[str, str] | None) -> str | None:
     model, report = _read(subject, auto, renamed, device_map="meta")
+    _find(subject, model.base_model, subject.architecture.module(None))  # a wrong base is named as such
     return problem_of(model, report, subject.architecture.base, subject.weights.prefix)
 
 
@@ -114,13 +115,17 @@ class Modules:
         return cast(nn.Module, experts)
 
     def _submodule(self, name: str) -> nn.Module:
-        try:
-            return self._base.get_submodule(name)
-        except AttributeError as error:
-            raise HarnessError(
-                f"{self._subject.name} has no module {name} ({first_line(error)}): correct subject.architecture "
-                "(base, layer, the name of the out weight, experts_module)"
-            ) from error
+        return _find(self._subject, self._base, name)
+
+
+def _find(subject: Subject, base: nn.Module, name: str) -> nn.Module:
+    try:
+        return base.get_submodule(name)
+    except AttributeError as error:
+        raise HarnessError(
+            f"{subject.name} has no module {name} ({first_line(error)}): correct subject.architecture "
+            "(base, layer, the name of the out weight, experts_module)"
+        ) from error
 
 
 def expert_activations(subject: Subject, neurons: Sequence[Neuron], device: str) -> Callable[[Any, Tensor], Tensor]:

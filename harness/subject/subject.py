@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, InstanceOf
 
 from harness.errors import HarnessError
 from harness.records import Neuron, ScoredToken, VectorKind
@@ -67,7 +67,7 @@ class Subject:
         sources: OneOrMore[str | Annotated[tuple[str, ...], Field(min_length=1)]],
         revision: str | None = None,
         sha256: str | None = None,
-        architecture: Architecture | dict[str, Any] | str | None = None,
+        architecture: InstanceOf[Architecture] | dict[str, Any] | str | None = None,
         projection: Rule = Rule.UNEMBEDDING,
         embedding_layers: CountOrZero | None = None,
         fold_norm: bool = False,
