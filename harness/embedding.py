@@ -42,8 +42,6 @@ def _load(reference: str, revision: str | None) -> _Loaded:
         loaded = SentenceTransformer(reference, revision=revision, device="cpu", model_kwargs={"use_safetensors": True})
         # The library only logs a warning about missing weights.
         model: Any = loaded[0].auto_model
-        from harness.subject.pretrained import from_pretrained, problem_of
-
         problem = problem_of(*from_pretrained(type(model), model.name_or_path, revision=revision, device_map="meta"))
     except Exception as error:  # the libraries raise many classes for damaged files
         problem = first_line(error)

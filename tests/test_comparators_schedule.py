@@ -25,7 +25,7 @@ from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Neuron, Status, Verdict, Winner
 from harness.results.comparisons import merge_verdicts
 from harness.results.stored import read_judge_checks
-from harness.run.building import section
+from harness.run.building import validate
 from harness.run.help import compose_config
 from harness.run.judge import judge
 from harness.run.pipeline import run
@@ -49,8 +49,8 @@ BASE = {"schedule": "all", "baseline": None, "retest": 0.0}
     ],
 )
 def test_invalid_settings_are_refused(change: dict[str, Any], word: str) -> None:
-    assert section(ComparisonConfig, {"comparisons": BASE}, "comparisons") == ComparisonConfig("all", None, 0.0)
-    told(lambda: section(ComparisonConfig, {"comparisons": {**BASE, **change}}, "comparisons"), word)
+    assert validate(ComparisonConfig, BASE, "comparisons") == ComparisonConfig("all", None, 0.0)
+    told(lambda: validate(ComparisonConfig, {**BASE, **change}, "comparisons"), word)
 
 
 # --- in a run ---------------------------------------------------------------------------------------------------------

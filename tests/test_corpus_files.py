@@ -152,7 +152,7 @@ def test_another_encoding_is_refused_unless_it_is_named(tmp_path: Path, name: st
     told(lambda: texts(path), str(path), "UTF-16 without a byte order mark", "corpus.encoding")
 
 
-def test_options_of_the_wrong_type_are_refused(tmp_path: Path) -> None:
+def test_options_of_the_wrong_type_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one")
     target = "harness.evidence.TextFiles"
@@ -162,8 +162,14 @@ def test_options_of_the_wrong_type_are_refused(tmp_path: Path) -> None:
 
     assert list(built(paths=str(path)).texts()) == ["one"]  # one path, not a list of letters
     told(lambda: built(paths=[]), "corpus.paths", "at least 1")
-    told(lambda: built(paths=3), "corpus.paths", "a list", "3")
-    told(lambda: built(paths=[3]), "corpus.paths", "text", "3")
+    told(lambda: built(paths={"a": 3}), "corpus.paths", "a list", "3")
+    told(lambda: built(paths=[[3]]), "corpus.paths", "text", "3")
+    told(lambda: built(paths=[True]), "corpus.paths", "text", "True")
+    (tmp_path / "2026").mkdir()
+    (tmp_path / "2026" / "a.txt").write_text("two")
+    monkeypatch.chdir(tmp_path)
+    for paths in (2026, [2026]):  # YAML makes a number of a path without quotes
+        assert list(built(paths=paths).texts()) == ["two"]
     told(lambda: built(paths=[str(path)], encoding="klingon"), "corpus", "klingon", "corpus.encoding")
     told(lambda: built(paths=[str(path)], encoding="base64"), "corpus.encoding")
 

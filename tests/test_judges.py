@@ -107,9 +107,11 @@ def test_an_encoder_that_is_not_there(tmp_path: Path) -> None:
         SentenceEncoder(["/no/such/encoder"]).check()
     (tmp_path / "config.json").write_text("{}")
     broken = SentenceEncoder([str(tmp_path)])
-    broken.check()  # that there is a model is all it finds out without loading it
-    with pytest.raises(HarnessError, match=rf"^the sentence encoder {tmp_path} cannot be loaded [^\n]*encoder.sources"):
-        broken.encode(["text"])
+    for use in (broken.check, lambda: broken.encode(["text"])):
+        with pytest.raises(
+            HarnessError, match=rf"^the sentence encoder {tmp_path} cannot be loaded [^\n]*encoder.sources"
+        ):
+            use()
 
 
 # --- embedding judges, by hand ----------------------------------------------------------------------------------------

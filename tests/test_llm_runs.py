@@ -174,7 +174,7 @@ def test_a_run_ends_early_after_too_many_failures_and_continues_when_started_aga
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("serving.preflight=some", ("serving.preflight", "endpoints, all or none")),
+        ("serving.preflight=some", ("serving.preflight", "must be 'endpoints', 'all' or 'none', not 'some'")),
         ("serving.failure_budget=2", ("serving.failure_budget", "2")),
         ("serving.redrow=true", ("redrow",)),
         ("llm.judge.price.prompt=1", ("llm.judge", "price")),

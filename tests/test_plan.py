@@ -146,7 +146,7 @@ def test_planned_calls_are_those_of_the_run(small: list[str], tmp_path: Path) ->
     assert diagnostics_of(plan_of(three, ALL)) == "24 channels of restarts and random vectors"
 
     # A new folder: the store has the evidence and the cache every answer.
-    again = plan_of(dataclasses.replace(setup, folder=tmp_path / "again"), ALL)
+    again = plan_of(dataclasses.replace(setup, general=dataclasses.replace(setup.general, folder=str(tmp_path / "again"))), ALL)
     assert (again.evidence, again.calls) == ("store", 0)
     assert all(method.exact for method in again.methods)
     assert sum(method.total.calls - method.total.paid_calls for method in again.methods) == script.asked["judge"] + sum(
@@ -156,10 +156,11 @@ def test_planned_calls_are_those_of_the_run(small: list[str], tmp_path: Path) ->
 
     # Another judge: the descriptions are paid for, the verdicts and scores are not.
     other = {**setup.backends, "judge": Script().role("another model")}
-    changed = dataclasses.replace(setup, folder=tmp_path / "other", backends=other)
+    general = dataclasses.replace(setup.general, folder=str(tmp_path / "other"))
+    changed = dataclasses.replace(setup, general=general, backends=other)
     assert paid(plan_of(changed, ALL)) == {"explainer": 0, "judge": script.asked["judge"]}
 
-    clash = dataclasses.replace(setup, seed=5)
+    clash = dataclasses.replace(setup, general=dataclasses.replace(setup.general, seed=5))
     clash.config["seed"] = 5
     told = plan_of(clash, Assumptions(neurons=2))
     assert told.state == "another run's"

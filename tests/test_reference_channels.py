@@ -30,7 +30,7 @@ def test_the_published_example_composes_with_its_values() -> None:
         (1, 54.4, 0.68), (2, 88.0, 0.63), (3, 5.4, 0.82), (4, 77.3, 0.63),
     ]  # fmt: skip
     assert all("052ff6a" in one.source for one in setup.reference_channels)
-    assert (setup.selection.layers, setup.selection.indices, setup.selection.kinds) == ([18], [9005], ["gate"])
+    assert (setup.selection.layers, setup.selection.indices, setup.selection.kinds) == ((18,), (9005,), ("gate",))
     assert setup.subject.name == "gemma-2-2b-it"
     config = setup.decomposition.config(18, VectorKind.GATE)
     assert (config.objective, config.solver, config.num_channels) == ("published", "adamw", 50)

@@ -24,7 +24,7 @@ from harness.folder import RunFolder, read_table
 from harness.llm.scripted import ScriptedBackend
 from harness.methods import DescriberCase, JudgeCase
 from harness.records import Effect, EvidenceSize, Neuron, ScoredToken, Sign, Split, Status, SteeredText, TextPrompt
-from harness.run.building import section
+from harness.run.building import validate
 from harness.run.help import compose_config
 from harness.run.interventions import measure
 from harness.run.interventions.config import EffectsConfig, SteeringConfig, TextsConfig, peaks
@@ -483,7 +483,7 @@ def test_an_encoder_is_refused_before_the_run(base: list[str], tmp_path: Path) -
     [
         ("effects", "values", [], ["steering.effects.values"]),
         ("effects", "values", [0, 1], ["steering.effects.values", "other than 0"]),
-        ("effects", "values", 10, ["steering.effects.values: must be a list"]),
+        ("effects", "values", {"a": 10}, ["steering.effects.values: must be a list"]),
         ("effects", "prompts", 0, ["steering.effects.prompts"]),
         ("effects", "unit", "sigma", ["steering.effects.unit: must be 'absolute' or 'peak'"]),
         ("texts", "values", [1, 1], ["steering.texts.values", "twice"]),
@@ -496,8 +496,7 @@ def test_an_encoder_is_refused_before_the_run(base: list[str], tmp_path: Path) -
     ],
 )
 def test_invalid_settings_are_refused(part: str, option: str, value: Any, words: list[str]) -> None:
-    settings: Any = {"steering": {part: {option: value}}}
-    told(lambda: section(SteeringConfig, settings, "steering"), *words)
+    told(lambda: validate(SteeringConfig, {part: {option: value}}, "steering"), *words)
 
 
 @pytest.mark.parametrize(

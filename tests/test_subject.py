@@ -363,7 +363,7 @@ def test_pickled_weights_are_never_read(llama: Tiny, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     subject = Subject("pickled", [str(folder)])
     told(lambda: subject.vectors(0, [0], IN), str(folder), "no safetensors", "save_pretrained")
-    told(lambda: ActivationReader(subject, [Neuron(0, 0)], "cpu"), "cannot be loaded", "model.safetensors")
+    told(lambda: ActivationReader(subject, [Neuron(0, 0)], "cpu"), str(folder), "no safetensors", "model.safetensors")
 
 
 @pytest.mark.parametrize("length", [0, 3, 2000])
@@ -373,7 +373,7 @@ def test_a_damaged_checkpoint(llama: Tiny, tmp_path: Path, length: int) -> None:
     path.write_bytes(path.read_bytes()[:length])
     subject = Subject("damaged", [str(folder)])
     told(lambda: subject.vectors(0, [0], IN), str(path), "damaged", "download it again")
-    told(lambda: ActivationReader(subject, [Neuron(0, 0)], "cpu"), "cannot be loaded")
+    told(lambda: ActivationReader(subject, [Neuron(0, 0)], "cpu"), str(path), "damaged", "download it again")
 
 
 @pytest.mark.parametrize("index", ["{", "[1]", "{}", '{"weight_map": 3}'])

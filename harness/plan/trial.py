@@ -193,7 +193,7 @@ def run_trial(
     tried = _with_neurons(
         setup,
         neurons,
-        folder=scratch,
+        general=dataclasses.replace(setup.general, folder=str(scratch)),
         subject=setup.subject if stand_in is None else Subject(setup.subject.name, (str(stand_in),)),
         decomposition=plan.with_settings(fast),
         storage=dataclasses.replace(setup.storage, store=None),
