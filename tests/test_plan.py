@@ -146,7 +146,9 @@ def test_planned_calls_are_those_of_the_run(small: list[str], tmp_path: Path) ->
     assert diagnostics_of(plan_of(three, ALL)) == "24 channels of restarts and random vectors"
 
     # A new folder: the store has the evidence and the cache every answer.
-    again = plan_of(dataclasses.replace(setup, general=dataclasses.replace(setup.general, folder=str(tmp_path / "again"))), ALL)
+    again = plan_of(
+        dataclasses.replace(setup, general=dataclasses.replace(setup.general, folder=str(tmp_path / "again"))), ALL
+    )
     assert (again.evidence, again.calls) == ("store", 0)
     assert all(method.exact for method in again.methods)
     assert sum(method.total.calls - method.total.paid_calls for method in again.methods) == script.asked["judge"] + sum(
