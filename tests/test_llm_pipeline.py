@@ -89,8 +89,8 @@ def test_smollm2_on_a_managed_server_is_found_not_to_be_competent(topics: Path, 
     assert status == {"maxact": Status.DEGENERATE, "words": Status.OK, "generic": Status.OK}
     verdicts = {tuple(sorted((one.first, one.second))): one.status for one in folder.verdicts().records()}
     assert verdicts[("generic", "maxact")] is verdicts[("maxact", "words")] is Status.FAILED
-    # As a simulator it takes the levels 0 to 9, because its tokenizer writes 10 as two tokens. At some tokens it puts next
-    # to no probability on them, which depends on the text: such a score is a failure that says so.
+    # As a simulator it takes the levels 0 to 9, because its tokenizer writes 10 as two tokens. At some tokens it puts
+    # almost no probability on them, which depends on the text: such a score is a failure that says so.
     for item in folder.scores().records():
         if item.describer != "maxact":
             assert item.status is Status.OK or item.detail.endswith("of its probability on 0-9"), item.detail
