@@ -167,8 +167,8 @@ def test_a_run_measures_its_decomposition(invoke: Invoke, small: dict[str, str],
     rows = json.loads(run.decomposition.read_text())["rows"]
     assert [(row["layer"], row["kind"]) for row in rows] == [(0, "in"), (0, "out"), (1, "in"), (1, "out")]
     assert all((row["vectors"], row["channels"], row["again"], row["random"]) == (12, 3, 2, 24) for row in rows)
-    # From almost the same start the same channels are found, except after a channel of these random weights that masks no
-    # new token: the next search then starts elsewhere, by the seed.
+    # From almost the same start the same channels are found, except after a channel of these random weights that masks
+    # no new token: the next search then starts elsewhere, by the seed.
     same = [row for row in rows if row["consistency"] > 0.999 and row["jaccard"] > 0.95]
     assert len(same) >= 3
     assert all(row["consistency"] > 0.95 and row["apart"] < 0.95 for row in rows)
