@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from support import tiny_models
 from support.describer_cases import case, describe, failure, saying, shown_tokens
 from support.errors import told
@@ -516,9 +517,8 @@ def test_settings_that_do_not_fit_the_subject_are_refused_before_the_run(
 
 
 def test_the_defaults_of_the_config_are_those_that_are_documented() -> None:
-    config = compose_config([])["steering"]
-    given: Any = {name: dict(config[name]) for name in ("effects", "texts")}
-    assert SteeringConfig(**given, rows=config["rows"]).effects == EffectsConfig()
+    given: Any = OmegaConf.to_container(compose_config([])["steering"])
+    assert SteeringConfig(**given).effects == EffectsConfig()
     texts = TextsConfig(**given["texts"])
     assert len(texts.prompts) == 5
     assert dataclasses.replace(texts, prompts=TextsConfig().prompts) == TextsConfig()
