@@ -158,7 +158,7 @@ def test_planned_calls_are_those_of_the_run(small: list[str], tmp_path: Path) ->
     assert (again.evidence, again.calls) == ("store", 0)
     assert all(method.exact for method in again.methods)
     assert sum(method.total.calls - method.total.paid_calls for method in again.methods) == script.asked["judge"] + sum(
-        calls[name] for name in ("rotate", "maxact", "vocab_proj")
+        calls[name] for name in ("rotate", "maxact", "vocab_proj", "explainer check")
     )
     assert next(stage for stage in again.stages if stage.name == "activations").basis is Basis.NOTHING
 

@@ -160,6 +160,7 @@ def test_a_run_measures_its_decomposition(invoke: Invoke, small: dict[str, str],
         "diagnostics.random_vectors=24",
         "diagnostics.random_channels=2",
         "diagnostics.ablated=64",
+        "diagnostics.text_ablated=0",
         "storage.store=null",
     ]
     assert invoke(*base)[0] == 0
