@@ -333,7 +333,8 @@ class TextAblation:
         random: what is left without a random direction with the same cosine.
         embedding: what is left without the mean embedding of the channel's top tokens.
         another: what is left without another channel, on average; None for a single channel.
-        elsewhere: share of the response lost at the other active positions without the channel; None if there are none.
+        elsewhere: share of the response lost at the other active positions without the channel; None without such
+            positions.
         elsewhere_random: the same without the random direction.
         complete: share of the response lost at all active positions without all channels; None without a response.
         complete_random: the same without all the random directions.

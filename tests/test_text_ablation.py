@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -29,8 +29,7 @@ class Reading:
 
     activation: Any = torch.relu
 
-    def tokens(self) -> Tensor:
-        return TEXT
+    tokens: Tensor = field(default_factory=TEXT.clone)
 
     def on_text(self, neuron: Neuron) -> tuple[NeuronsOnText, int]:
         assert neuron == NEURON

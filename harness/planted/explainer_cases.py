@@ -100,7 +100,7 @@ def planted_case(
     budget: int | None,
     seed: int,
 ) -> DescriberCase:
-    """Return the evidence of a neuron that stands for a concept.
+    """Return the evidence of a planted neuron whose only concept is the given one.
 
     Words of the other concepts are the tokens at the opposite end, and their excerpts are the silent windows.
 

@@ -245,8 +245,8 @@ CHECKS = (
 """Of a judge where the truth is known or it was asked again (:class:`~harness.results.judge_checks.JudgeCheck`)."""
 
 EXPLAINER = (
-    Metric("right", "named %", "Share of the planted concepts that the explainer named, of all that it answered. An "
-           "answer that is not usable names nothing.",
+    Metric("right", "named %", "Share of the explainer's answers that name the planted concept. Unusable answers "
+           "count as not naming it.",
            percent, (TEXT, TERMINAL, HTML, SUMMARY), interval="interval", interval_in_text="column", bold=True),
     Metric("chance", "by chance %", "The same answers compared with the other concepts: the mean share of these that "
            "an answer names. An explainer that ignores the evidence names no more than this.",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,13 +26,13 @@ from harness.decomposition import (
     random_vectors,
     reconstruction,
 )
-from harness.errors import HarnessError
 from harness.folder import RunFolder, write_table
 from harness.records import AblatedChannels, Channel, Neuron, RandomVector, Restart, TextAblation, VectorKind
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import channels_of
 from harness.run.executor import Kept
 from harness.run.progress import progress
+from harness.run.rounding import rounded
 from harness.run.sections import DiagnosticsConfig
 from harness.run.setup import Setup
 from harness.run.text_ablation import CHANNELS, Arms, HeldOutText, text_ablation
@@ -70,12 +69,11 @@ class Group:
 
     def path(self, folder: RunFolder, name: str) -> Path:
         """Return the file of one measurement; its name contains a hash of everything that can change the result."""
-        settings = repr(
-            (self.replaced, self.config)
-            if name == REPLACEMENTS
-            else (self.sample, self.ablated, self.text_ablated, self.config, self.diagnostics)
-        )
-        digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+        settings = {
+            REPLACEMENTS: (self.replaced, self.config),
+            ON_TEXT: (self.text_ablated, self.config, self.diagnostics),
+        }.get(name, (self.sample, self.ablated, self.config, self.diagnostics))
+        digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
         return folder.diagnostics / f"L{self.layer:02d}-{self.kind}-{digest}.{name}.parquet"
 
 
@@ -217,8 +215,8 @@ def _restarts(given: _Measuring) -> Iterator[Restart]:
         second = given.decompose(vectors, seed=seed, geodesic=geodesic).directions
         found = consistency(first, second, given.projection, top_tokens=given.top_tokens, tokens=given.used)
         for row, neuron in enumerate(group.sample):
-            cosine, jaccard = _rounded(found.cosine[row]), _rounded(found.jaccard[row])
-            yield Restart(neuron, group.kind, restart, cosine, jaccard, _rounded(found.apart[row], undefined=True))
+            cosine, jaccard = rounded(found.cosine[row]), rounded(found.jaccard[row])
+            yield Restart(neuron, group.kind, restart, cosine, jaccard, rounded(found.apart[row], undefined=True))
 
 
 def _ablations(given: _Measuring) -> Iterator[AblatedChannels]:
@@ -229,11 +227,11 @@ def _ablations(given: _Measuring) -> Iterator[AblatedChannels]:
             yield AblatedChannels(
                 neuron,
                 given.group.kind,
-                faithful=_rounded(found.faithful[row], undefined=True),
-                kept=_rounded(found.kept[row], undefined=True),
-                chance=_rounded(found.chance[row]),
-                complete=_rounded(found.complete[row], undefined=True),
-                complete_chance=_rounded(found.complete_chance[row]),
+                faithful=rounded(found.faithful[row], undefined=True),
+                kept=rounded(found.kept[row], undefined=True),
+                chance=rounded(found.chance[row]),
+                complete=rounded(found.complete[row], undefined=True),
+                complete_chance=rounded(found.complete_chance[row]),
             )
 
 
@@ -270,8 +268,8 @@ def _random(given: _Measuring) -> Iterator[RandomVector]:
             measured.append(removed.complete)
     counted = group.config.counted(given.weights)
     for row, vector in enumerate(vectors):
-        own = _rounded(kurtosis(vector @ given.projection, counted))
-        yield RandomVector(group.layer, group.kind, row, own, *(_rounded(each[row]) for each in measured))
+        own = rounded(kurtosis(vector @ given.projection, counted))
+        yield RandomVector(group.layer, group.kind, row, own, *(rounded(each[row]) for each in measured))
 
 
 def _replacements(given: _Measuring) -> Iterator[Channel]:
@@ -295,19 +293,3 @@ _MEASUREMENTS: dict[str, Callable[[_Measuring], Iterator[Any]]] = {
     REPLACEMENTS: _replacements,
     ON_TEXT: _text_ablations,
 }
-
-
-def _rounded(values: Tensor, *, undefined: bool = False) -> Any:
-    """Return a number (for a scalar) or a tuple.
-
-    Args:
-        values: the values.
-        undefined: whether a value may be undefined (NaN), which becomes None.
-
-    Raises:
-        HarnessError: if a value that is always defined is NaN.
-    """
-    numbers = tuple(None if math.isnan(value) else round(value, 5) for value in values.flatten().tolist())
-    if not undefined and None in numbers:
-        raise HarnessError("a diagnostic of the decomposition is not a number: are weights of the model damaged?")
-    return numbers if values.ndim else numbers[0]

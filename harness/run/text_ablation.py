@@ -19,11 +19,9 @@ the channel's tokens (faithful), and that the channels together account for the 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +30,7 @@ from torch.nn.functional import normalize
 from harness.decomposition.measures import directions_at_cosine, heavier_tail
 from harness.evidence import draw_prompts
 from harness.records import Neuron, Split, TextAblation, TextPrompt, VectorKind
+from harness.run.rounding import rounded
 from harness.run.setup import Setup
 from harness.seeds import derive_seed
 from harness.subject import CausalModel, NeuronsOnText, OutChange, read_mlps
@@ -99,8 +98,9 @@ class HeldOutText:
         piece, end = self.pieces[position // size].tokens, position % size + 1
         return torch.tensor([[*self._setup.beginning, *piece[max(0, end - _CONTEXT) : end]]])
 
+    @cached_property
     def tokens(self) -> Tensor:
-        """Return the token at every position, (P,)."""
+        """The token at every position, (P,)."""
         return torch.tensor([token for piece in self.pieces for token in piece.tokens])
 
     def close(self) -> None:
@@ -187,7 +187,7 @@ def _of_activations(text: HeldOutText, neuron: Neuron, kind: VectorKind, vector:
         return (before.sign()[:, None] * activations).clamp_min(0).T / unit
 
     response = before.abs() / unit
-    own = torch.stack([torch.isin(text.tokens().to(top.device), top) for top in arms.top])  # (C, P)
+    own = torch.stack([torch.isin(text.tokens.to(top.device), top) for top in arms.top])  # (C, P)
     elsewhere = active & ~own
     by_arm = [left(_removals(vector, arm)) for arm in (arms.channel, arms.random, arms.embedding)]
     every = [left((without(vector, arm) - vector)[None])[0] for arm in (arms.channel, arms.random)]
@@ -260,11 +260,6 @@ def _record(
         neuron,
         kind,
         tuple(positions.tolist()),
-        *(_rounded(values) for values in (response, *left, apart, *elsewhere)),
-        *(_rounded(value[None])[0] for value in complete),
+        *(rounded(values) for values in (response, *left)),
+        *(rounded(values, undefined=True) for values in (apart, *elsewhere, *complete)),
     )
-
-
-def _rounded(values: Tensor) -> Any:
-    """Return values (n,) as a tuple of rounded numbers, with None for NaN."""
-    return tuple(None if math.isnan(value) else round(value, 5) for value in values.tolist())

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from token_judges import MINILM, Exact, matched_effect, read, shares
+from token_judges import MINILM, Exact, matched_effect, print_table, read
 
 from describers.answers import OUTPUT_ROLES, by_strength, extract
 from harness.embedding import SentenceEncoder
@@ -83,16 +83,7 @@ def main() -> None:
         judges[f"the same, AUPRC, {count:,} tokens"] = matched_effect(TokenMatch(encoder, 4.0, 0.05), count, "auprc")
         judges[f"equal tokens only, {count:,} tokens"] = matched_effect(Exact(encoder, 4.0, 0.05), count)
     judges["embedding_output, measured effects"] = EmbeddingOutput(encoder, effects=True).separation
-    print(f"| own beats other, {len(neurons)} neurons | " + " | ".join(descriptions) + " |", flush=True)
-    print("|---|" + "---|" * len(descriptions))
-    for name, judge in judges.items():
-        cells = []
-        for lists in descriptions.values():
-            values_of = shares(judge, cases, lists, options.others)
-            draws = derive_rng(0, name).choice(values_of, (1000, len(values_of))).mean(axis=1)
-            low, high = np.quantile(draws, [0.025, 0.975])
-            cells.append(f"{values_of.mean():.3f} ({low:.3f} to {high:.3f})")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print_table(judges, cases, descriptions, options.others)
 
 
 if __name__ == "__main__":

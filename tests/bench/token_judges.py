@@ -13,7 +13,7 @@ import csv
 import io
 import random
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -189,6 +189,25 @@ def shares(judge: Any, cases: Sequence[JudgeCase], lists: Sequence[SignedTokens]
     return np.array(found)
 
 
+def print_table(
+    judges: Mapping[str, Any],
+    cases: Sequence[JudgeCase],
+    descriptions: Mapping[str, Sequence[SignedTokens]],
+    others: int,
+) -> None:
+    """Print the mean of :func:`shares` by judge and kind of description, with its bootstrap interval over neurons."""
+    print(f"| own beats other, {len(cases)} neurons | " + " | ".join(descriptions) + " |", flush=True)
+    print("|---|" + "---|" * len(descriptions))
+    for name, judge in judges.items():
+        cells = []
+        for lists in descriptions.values():
+            values = shares(judge, cases, lists, others)
+            draws = derive_rng(0, name).choice(values, (1000, len(values))).mean(axis=1)
+            low, high = np.quantile(draws, [0.025, 0.975])
+            cells.append(f"{values.mean():.3f} ({low:.3f} to {high:.3f})")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
 def matched_effect(match: TokenMatch, count: int, metric: str = "pearson") -> Callable[[JudgeCase, str], float]:
     """Return a judge of measured effects that sees ``count`` of the sampled tokens."""
 
@@ -250,16 +269,7 @@ def main() -> None:
         "embedding_simulation": scored(EmbeddingSimulation(encoder)),
         "embedding_detection": scored(EmbeddingDetection(encoder)),
     }
-    print(f"| own beats other, {len(neurons)} neurons | " + " | ".join(descriptions) + " |", flush=True)
-    print("|---|" + "---|" * len(descriptions))
-    for name, judge in judges.items():
-        cells = []
-        for lists in descriptions.values():
-            values = shares(judge, cases, lists, options.others)
-            draws = derive_rng(0, name).choice(values, (1000, len(values))).mean(axis=1)
-            low, high = np.quantile(draws, [0.025, 0.975])
-            cells.append(f"{values.mean():.3f} ({low:.3f} to {high:.3f})")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print_table(judges, cases, descriptions, options.others)
 
 
 if __name__ == "__main__":
