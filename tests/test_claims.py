@@ -91,7 +91,7 @@ def test_file_and_terminal_show_the_table_with_its_sources(folder: RunFolder) ->
 
 
 def test_the_interval_of_a_median_resamples_clusters() -> None:
-    # Every cluster has two equal values: the interval is that of the cluster medians, and wider than that of 2 n values.
+    # Every cluster has two equal values: the interval is that of the clusters, and wider than that of 2 n values.
     rng = np.random.default_rng(0)
     values = rng.normal(size=60)
     twice, clusters = np.repeat(values, 2), np.repeat(np.arange(60), 2)
@@ -125,10 +125,14 @@ def test_the_running_example_is_that_of_the_paper_experiment() -> None:
 @pytest.mark.parametrize(
     ("model", "layers", "settings"),
     [
-        ("gemma2_2b", [4, 11, 18], {(4, OUT): (50, 4.0, 2e-3), (18, OUT): (50, 4.0, 8e-4), (11, OUT): (50, 4.0, 8e-4)}),
-        ("llama31_8b", [8, 12, 16, 22, 26], {(8, IN): (30, 6.0, 8e-4), (22, IN): (50, 8.0, 2e-3), (12, IN): (50, 6.0, 8e-4)}),
+        ("gemma2_2b", [4, 11, 18], {(4, OUT): (50, 4.0, 2e-3), (11, OUT): (50, 4.0, 8e-4)}),
+        (
+            "llama31_8b",
+            [8, 12, 16, 22, 26],
+            {(8, IN): (30, 6.0, 8e-4), (22, IN): (50, 8.0, 2e-3), (12, IN): (50, 6.0, 8e-4)},
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_published_models_compose(
     model: str, layers: list[int], settings: dict[tuple[int, VectorKind], tuple[int, float, float]]
 ) -> None:

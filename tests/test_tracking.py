@@ -112,9 +112,10 @@ def test_every_table_and_plot_is_there(told: tuple[RunFolder, Leaderboard]) -> N
     assert {row["judge"] for row in found["judges"]} == {health.judge for health in board.health}
     published = {row["key"]: row for row in found["claims"]}
     assert published["faithful"]["published"] == "0.46 to 0.71"
-    assert published["seeds_cosine"]["value"] == summary_of_run(folder, board, diagnostics_groups(folder))[
-        "decomposition/consistency"
-    ]
+    assert (
+        published["seeds_cosine"]["value"]
+        == summary_of_run(folder, board, diagnostics_groups(folder))["decomposition/consistency"]
+    )
     pictures = {path.name.rsplit("_", 2)[0] for path in offline(folder).rglob("*.png")}
     assert {"leaderboard_plot", "win_matrix_plot", "decomposition_kurtosis"} <= pictures
 

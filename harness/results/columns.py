@@ -341,8 +341,8 @@ CLAIMS = (
     Metric("value", "this run", "The value of this run, over all its layers and kinds.",
            significant, (TEXT, TERMINAL, HTML), interval="interval", interval_in_text="column", bold=True),
     Metric("vectors", "vectors", "Weight vectors behind it.", count, (TEXT, HTML)),
-    Metric("control", "control", "The same for what is no neuron or no channel. A value that the control reaches as well "
-           "does not show that channels are parts of a neuron.", significant, (TEXT, TERMINAL, HTML)),
+    Metric("control", "control", "The same where there is no neuron or no channel. A value that the control reaches as "
+           "well does not show that channels are parts of a neuron.", significant, (TEXT, TERMINAL, HTML)),
     Metric("control_of", "of", "What the control is. Random vectors share mean and covariance with the layer's weight "
            "vectors. Random directions are as close to the vector as the channels.", str, (TEXT, TERMINAL, HTML)),
 )
