@@ -6,16 +6,15 @@ Llama-3.1-8B-Instruct. Those of single channels are of one vector, the running e
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.records import VectorKind
+from harness.records import TextAblation, VectorKind
 from harness.results.diagnostics import DiagnosticsGroup, Floats, lost_on_text, together
-from harness.stats.bootstrap import Interval, clustered_interval, clustered_median_interval
+from harness.stats.bootstrap import Interval, Ints, clustered_interval, clustered_median_interval
 
 PAPER = "[R]"
 EXAMPLE = (
@@ -25,7 +24,7 @@ EXAMPLE = (
 #: Agreement of two random seeds, [R]: cosine of matched channels, and Jaccard index of their top tokens.
 SEEDS_COSINE, SEEDS_JACCARD = 0.9, 0.8
 #: Ranges of the ablations, [R]. The text and tokens are not stated.
-FAITHFUL, COMPLETE = (0.46, 0.71), (0.49, 0.60)
+_ABLATIONS = {"faithful": (0.46, 0.71), "complete": (0.49, 0.60)}
 #: Excess kurtosis of the vector of the running example.
 EXAMPLE_KURTOSIS = 0.3
 #: Its first channels: excess kurtosis, cosine with the vector, tokens masked.
@@ -68,6 +67,14 @@ class ClaimRow:
     control_of: str
 
 
+class _Measured(NamedTuple):
+    """A value of the run, its interval and the number of weight vectors behind it."""
+
+    value: float | None = None
+    interval: Interval | None = None
+    vectors: int = 0
+
+
 def claim_rows(groups: Sequence[DiagnosticsGroup], manifest: Mapping[str, Any]) -> tuple[ClaimRow, ...]:
     """Return all published values with those of a run, over all its layers and kinds; empty without vectors.
 
@@ -77,92 +84,103 @@ def claim_rows(groups: Sequence[DiagnosticsGroup], manifest: Mapping[str, Any]) 
     """
     if not groups:
         return ()
-    vocabulary = (manifest.get("subject") or {}).get("vocabulary")
-    rows = [*_of_channels(together(groups), vocabulary), *_of_all_channels(together(groups)), *_on_text(groups)]
-    return tuple(dataclasses.replace(row, **_rounded(row)) for row in rows)
-
-
-def _of_channels(group: DiagnosticsGroup, vocabulary: int | None) -> Iterator[ClaimRow]:
-    drawn = [item.kurtosis for item in group.random]
-    yield ClaimRow(
-        *("vector_kurtosis", "excess kurtosis of the weight vector, median", f"{EXAMPLE_KURTOSIS}", EXAMPLE),
-        *_median(group, group.vector_kurtosis),
-        *(_centre(np.median, drawn), _RANDOM),
+    every, vocabulary = together(groups), (manifest.get("subject") or {}).get("vocabulary")
+    return (
+        *_kurtosis(every),
+        *_cosine(every),
+        *_masked(every, vocabulary),
+        _reconstruction(every),
+        *_seeds(every),
+        *_without_text(every),
+        *_on_text(every.text_ablations),
     )
-    for rank, (kurtosis, _, _) in enumerate(EXAMPLE_CHANNELS):
-        drawn = [item.channel_kurtosis[rank] for item in group.random if len(item.channel_kurtosis) > rank]
-        yield ClaimRow(
-            *(f"kurtosis_{rank + 1}", f"excess kurtosis of channel {rank + 1}, median", f"{kurtosis}", EXAMPLE),
-            *_median(group, _rank(group.kurtosis, rank)),
-            *(_centre(np.median, drawn), _RANDOM),
-        )
-    for rank, (_, cosine, _) in enumerate(EXAMPLE_CHANNELS):
-        drawn = [item.cosine[rank] for item in group.random if len(item.cosine) > rank]
-        yield ClaimRow(
-            *(f"cosine_{rank + 1}", f"cosine of channel {rank + 1} and vector", f"{cosine}", EXAMPLE),
-            *_mean(_rank(group.cosine, rank), group.neurons),
-            *(_centre(np.mean, drawn), _RANDOM),
-        )
+
+
+def _kurtosis(group: DiagnosticsGroup) -> Iterator[ClaimRow]:
+    found = [("vector_kurtosis", "the weight vector", EXAMPLE_KURTOSIS, group.vector_kurtosis)]
+    drawn = [[item.kurtosis, *item.channel_kurtosis] for item in group.random]
+    for rank, (published, _, _) in enumerate(EXAMPLE_CHANNELS):
+        found.append((f"kurtosis_{rank + 1}", f"channel {rank + 1}", published, _rank(group.kurtosis, rank)))
+    for place, (key, of, published, values) in enumerate(found):
+        control = _centre(np.median, [values[place] for values in drawn if len(values) > place])
+        claim = f"excess kurtosis of {of}, median"
+        yield _row(key, claim, f"{published}", EXAMPLE, _median(values, group.neurons), control, _RANDOM)
+
+
+def _cosine(group: DiagnosticsGroup) -> Iterator[ClaimRow]:
+    for rank, (_, published, _) in enumerate(EXAMPLE_CHANNELS):
+        control = _centre(np.mean, [item.cosine[rank] for item in group.random if len(item.cosine) > rank])
+        claim, found = f"cosine of channel {rank + 1} and vector", _mean(_rank(group.cosine, rank), group.neurons)
+        yield _row(f"cosine_{rank + 1}", claim, f"{published}", EXAMPLE, found, control, _RANDOM)
+
+
+def _masked(group: DiagnosticsGroup, vocabulary: int | None) -> Iterator[ClaimRow]:
     for rank, (_, _, masked) in enumerate(EXAMPLE_CHANNELS):
-        values = 100 * _rank(group.masked_tokens, rank) / (vocabulary or np.nan)
         published = f"{100 * masked / EXAMPLE_VOCABULARY:.2f} ({masked:,} of {EXAMPLE_VOCABULARY:,})"
-        words = f"tokens masked after channel {rank + 1}, % of the vocabulary, median"
-        yield ClaimRow(f"masked_{rank + 1}", words, published, EXAMPLE, *_median(group, values), None, "")
+        claim = f"tokens masked after channel {rank + 1}, % of the vocabulary, median"
+        shares = 100 * _rank(group.masked_tokens, rank) / (vocabulary or np.nan)
+        yield _row(f"masked_{rank + 1}", claim, published, EXAMPLE, _median(shares, group.neurons))
 
 
-def _of_all_channels(group: DiagnosticsGroup) -> Iterator[ClaimRow]:
+def _reconstruction(group: DiagnosticsGroup) -> ClaimRow:
     count = group.kurtosis.shape[1]
     # A projection on the span has this share of the vector's norm, and this cosine with the vector.
     norms = np.sqrt(group.reconstruction[:, -1]) if group.reconstruction.size else np.empty(0)
-    drawn = [item.reconstruction[-1] for item in group.random if len(item.reconstruction) == count]
-    yield ClaimRow(
-        *("norm_in_span", f"share of the norm in the span of {count} channels (published: {CHANNELS})"),
+    drawn = [item.reconstruction[-1] ** 0.5 for item in group.random if len(item.reconstruction) == count]
+    return _row(
+        "norm_in_span",
+        f"share of the norm in the span of {count} channels (published: {CHANNELS})",
         "above 0.99, or above 0.95 or 0.7: the sources disagree",
         "abstract pages of [R]: 0.99 of the norm; a third-party note: cosine 0.95 and explained norm 0.7",
-        *_mean(norms, group.neurons),
-        *(_centre(np.mean, np.sqrt(drawn)), _RANDOM),
-    )
-    apart = [item.apart for item in group.restarts if item.apart is not None]
-    yield ClaimRow(
-        *("seeds_cosine", "cosine of matched channels from two starts", f"about {SEEDS_COSINE}", PAPER),
-        *_of_items(group.restarts, lambda item: item.cosine),
-        *(_centre(np.mean, apart), "channels that are not matched"),
-    )
-    yield ClaimRow(
-        *("seeds_jaccard", "Jaccard index of their top tokens", f"about {SEEDS_JACCARD}", PAPER),
-        *_of_items(group.restarts, lambda item: item.jaccard),
-        *(None, ""),
-    )
-    drawn = [value for item in group.random for value in item.faithful if value is not None]
-    yield ClaimRow(
-        *("faithful", "faithful, projections on the vocabulary", _range(FAITHFUL), PAPER),
-        *_of_items(group.ablations, lambda item: item.faithful),
-        *(_centre(np.mean, drawn), _RANDOM),
-    )
-    drawn = [item.complete for item in group.random if item.complete is not None]
-    yield ClaimRow(
-        *("complete", "complete, projections on the vocabulary", _range(COMPLETE), PAPER),
-        *_of_items(group.ablations, lambda item: [item.complete]),
-        *(_centre(np.mean, drawn), _RANDOM),
+        _mean(norms, group.neurons),
+        _centre(np.mean, drawn),
+        _RANDOM,
     )
 
 
-def _on_text(groups: Sequence[DiagnosticsGroup]) -> Iterator[ClaimRow]:
-    items = together(groups).text_ablations
-    for side, what, of_side in (
-        ("activations", "activations on text (gate, in)", [item for item in items if item.kind is not VectorKind.OUT]),
-        ("logits", "logits on text (out)", [item for item in items if item.kind is VectorKind.OUT]),
+def _seeds(group: DiagnosticsGroup) -> Iterator[ClaimRow]:
+    apart = _centre(np.mean, [item.apart for item in group.restarts if item.apart is not None])
+    cosine, jaccard = (_of_channels(group.restarts, name) for name in ("cosine", "jaccard"))
+    claim, control_of = "cosine of matched channels from two starts", "channels that are not matched"
+    yield _row("seeds_cosine", claim, f"about {SEEDS_COSINE}", PAPER, cosine, apart, control_of)
+    yield _row("seeds_jaccard", "Jaccard index of their top tokens", f"about {SEEDS_JACCARD}", PAPER, jaccard)
+
+
+def _without_text(group: DiagnosticsGroup) -> Iterator[ClaimRow]:
+    for key, published in _ABLATIONS.items():
+        claim, found = f"{key}, projections on the vocabulary", _of_channels(group.ablations, key)
+        control = _centre(np.mean, [value for item in group.random for value in _values(item, key)])
+        yield _row(key, claim, _range(published), PAPER, found, control, _RANDOM)
+
+
+def _on_text(items: Sequence[TextAblation]) -> Iterator[ClaimRow]:
+    out = [item for item in items if item.kind is VectorKind.OUT]
+    reads = [item for item in items if item.kind is not VectorKind.OUT]
+    for side, what, some in (
+        ("activations", "activations on text (gate, in)", reads),
+        ("logits", "logits on text (out)", out),
     ):
-        found = lost_on_text(of_side)
-        for name, published, control in (
-            ("faithful", FAITHFUL, "text_random"),
-            ("complete", COMPLETE, "text_complete_random"),
-        ):
-            value, interval = found[f"text_{name}"], found[f"text_{name}_interval"]
-            key, words = f"{name}_{side}", f"{name}, {what}"
-            yield ClaimRow(
-                key, words, _range(published), PAPER, value, interval, len(of_side), found[control], _DIRECTIONS
-            )
+        lost = lost_on_text(some)
+        for key, published in _ABLATIONS.items():
+            found = _Measured(lost[f"text_{key}"], lost[f"text_{key}_interval"], len(some))
+            control = lost["text_random" if key == "faithful" else "text_complete_random"]
+            yield _row(f"{key}_{side}", f"{key}, {what}", _range(published), PAPER, found, control, _DIRECTIONS)
+
+
+def _row(
+    key: str,
+    claim: str,
+    published: str,
+    source: str,
+    found: _Measured,
+    control: float | None = None,
+    control_of: str = "",
+) -> ClaimRow:
+    def five(value: float | None) -> float | None:
+        return None if value is None else round(value, 5)
+
+    bounds = None if found.interval is None else (round(found.interval[0], 5), round(found.interval[1], 5))
+    return ClaimRow(key, claim, published, source, five(found.value), bounds, found.vectors, five(control), control_of)
 
 
 def _rank(table: Floats, rank: int) -> Floats:
@@ -170,42 +188,41 @@ def _rank(table: Floats, rank: int) -> Floats:
     return table[:, rank] if rank < table.shape[1] else np.full(len(table), np.nan)
 
 
-def _median(group: DiagnosticsGroup, values: Floats) -> tuple[float | None, Interval | None, int]:
+def _median(values: Floats, neurons: Ints) -> _Measured:
     known = ~np.isnan(values)
     if not known.any():
-        return None, None, 0
-    interval = clustered_median_interval(values[known], group.neurons[known], seed=0)
-    return float(np.median(values[known])), interval, int(known.sum())
+        return _Measured()
+    interval = clustered_median_interval(values[known], neurons[known], seed=0)
+    return _Measured(float(np.median(values[known])), interval, int(known.sum()))
 
 
-def _mean(values: Floats, neurons: Sequence[Any]) -> tuple[float | None, Interval | None, int]:
-    known = [(value, neuron) for value, neuron in zip(values, neurons, strict=True) if not np.isnan(value)]
-    if not known:
-        return None, None, 0
-    numbers, clusters = zip(*known, strict=True)
-    return float(np.mean(numbers)), clustered_interval(numbers, clusters, seed=0), len(known)
+def _mean(values: Floats, neurons: Ints) -> _Measured:
+    known = ~np.isnan(values)
+    if not known.any():
+        return _Measured()
+    interval = clustered_interval(values[known].tolist(), neurons[known].tolist(), seed=0)
+    return _Measured(float(np.mean(values[known])), interval, int(known.sum()))
 
 
-def _of_items(
-    items: Sequence[Any], values: Callable[[Any], Sequence[float | None]]
-) -> tuple[float | None, Interval | None, int]:
-    """Return the mean over the channels of some records, each of one vector, its interval, and their number."""
-    known = [(value, item.neuron) for item in items for value in values(item) if value is not None]
-    mean, interval, _ = _mean(np.array([value for value, _ in known]), [neuron for _, neuron in known])
-    return mean, interval, len({(item.neuron, item.kind) for item in items})
+def _of_channels(records: Sequence[Any], name: str) -> _Measured:
+    """Return the mean of an attribute of records, each of one vector of a neuron."""
+    pairs = [(value, record.neuron) for record in records for value in _values(record, name)]
+    if not pairs:
+        return _Measured()
+    values, neurons = zip(*pairs, strict=True)
+    vectors = {(record.neuron, record.kind) for record in records}
+    return _Measured(float(np.mean(values)), clustered_interval(values, neurons, seed=0), len(vectors))
 
 
-def _centre(of: Callable[[Any], Any], values: Any) -> float | None:
+def _values(record: Any, name: str) -> list[float]:
+    """Return the values of an attribute, which has one for each channel or one for all, without None."""
+    own = getattr(record, name)
+    return [value for value in (own if isinstance(own, tuple) else (own,)) if value is not None]
+
+
+def _centre(of: Callable[[Any], Any], values: Sequence[float]) -> float | None:
     return float(of(values)) if len(values) else None
 
 
 def _range(bounds: tuple[float, float]) -> str:
     return f"{bounds[0]:.2f} to {bounds[1]:.2f}"
-
-
-def _rounded(row: ClaimRow) -> dict[str, Any]:
-    def five(value: float | None) -> float | None:
-        return None if value is None else round(value, 5)
-
-    interval = None if row.interval is None else tuple(five(bound) for bound in row.interval)
-    return {"value": five(row.value), "interval": interval, "control": five(row.control)}
