@@ -158,7 +158,7 @@ def _text_rows(grid: _Grid) -> Iterator[list[str]]:
 
 
 def _note(leaderboard: Leaderboard, board: Board) -> str:
-    neurons = f"{leaderboard.neurons} neuron{'s' * (leaderboard.neurons != 1)}"
+    neurons = f"{board.neurons} neuron{'s' * (board.neurons != 1)}"
     judges = board.judge or ", ".join(str(one.judge) for one in leaderboard.judges)
     judged = f"judged by {judges}" if judges else "no comparing judge"
     return " ".join(filter(None, [f"{neurons}, {judged}.", board.trust.words, board.graph.words, board.length.words]))
