@@ -134,6 +134,9 @@ BOARD = (
     Metric("win_rate", "win rate %", "Share of its decided comparisons with real methods that it won, ties as half; "
            "with all describers if there are fewer than two real methods. Two orders that disagree are a tie.",
            percent, _EVERYWHERE, short="Win %", interval="interval", interval_in_text="column", bold=True),
+    Metric("control_win_rate", "against controls %", "The same against the controls that know nothing of the neuron: "
+           "close to 100 if the judge sees what the descriptions say. Counts in no other metric.",
+           percent, (CSV, TEXT, HTML, SWEEP, SUMMARY), interval="control_interval"),
     Metric("raw_win_rate", "raw %", "Win rate over single verdicts: each order counts by itself, also where the other "
            "order failed or disagrees.", percent, (CSV, HTML)),
     Metric("adjusted_win_rate", "at equal length %", "Win rate if all descriptions were equally long "

@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class _Grid:
 
 
 def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
-    """Yield the boards, the pairs behind them, the scores and the explainer, as far as they exist."""
+    """Yield head to head, the boards, the pairs with controls, the scores and the explainer, as far as they exist."""
     control = {row.describer for row in leaderboard.overall.rows if row.control}
     control |= {row.describer for row in leaderboard.scores if row.control}
 
@@ -92,6 +93,17 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
 
         return name
 
+    def pairs(title: str, note: str, cells: Callable[[Board], Sequence[Cell]]) -> Iterator[_Grid]:
+        names = {"describer": named("row"), "against": named("column")}
+        for board in leaderboard.shown:
+            if found := cells(board):
+                whole = board is leaderboard.overall
+                about = f"{note}, {'all judges together' if whole else board.title}."
+                name = title if whole else f"{title}: {board.title}"
+                yield _Grid(name, found, names, columns.PAIRS, place, about)
+
+    known = "Every pair of describers that know the neuron"
+    yield from pairs("Head to head", known, attrgetter("head_to_head"))
     if not leaderboard.only_scores:
         names = {"describer": named("describer")}
         for board in leaderboard.shown:
@@ -99,13 +111,9 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
             title = f"{leaderboard.neurons} neurons, {len(leaderboard.judges)} comparing {judges}"
             title = f"Leaderboard: {title if board is leaderboard.overall else board.title}"
             yield _Grid(title, board.rows, names, columns.BOARD, place, _note(leaderboard, board))
-    names = {"describer": named("row"), "against": named("column")}
-    for board in leaderboard.shown:
-        if board.pairs:
-            whole = board is leaderboard.overall
-            note = f"Every pair of describers, {'all judges together' if whole else board.title}."
-            title = "Head to head" if whole else f"Head to head: {board.title}"
-            yield _Grid(title, board.pairs, names, columns.PAIRS, place, note)
+    if place != columns.TERMINAL:
+        blind = "Every pair with a control that knows nothing of the neuron"
+        yield from pairs("Against controls", blind, attrgetter("against_controls"))
     if leaderboard.scores:
         names = {"scorer": lambda row: row.scorer, "describer": named("describer")}
         note = "Mean scores, each in its scorer's own unit; higher is better."
@@ -117,7 +125,7 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
 
 
 def markdown_table(leaderboard: Leaderboard) -> str:
-    """Return Markdown tables: the boards with their trust lines, the pairs, the scores and the explainer.
+    """Return Markdown tables: head to head, the boards with their trust lines, the scores and the explainer.
 
     A warning that no layer is aligned with tokens comes first.
     """
@@ -180,24 +188,20 @@ def _text_rows(grid: _Grid) -> Iterator[list[str]]:
 
 
 def _note(leaderboard: Leaderboard, board: Board) -> str:
-    neurons = f"{leaderboard.neurons} neuron{'s' * (leaderboard.neurons != 1)}"
+    neurons = f"{board.neurons} neuron{'s' * (board.neurons != 1)}"
     judges = board.judge or ", ".join(str(one.judge) for one in leaderboard.judges)
     judged = f"judged by {judges}" if judges else "no comparing judge"
     return " ".join(filter(None, [f"{neurons}, {judged}.", board.trust.words, board.graph.words, board.length.words]))
 
 
 def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
-    """Print the boards, the pairs of real describers, and whether the controls lose, in 80 columns.
+    """Print head to head, the boards, and whether the controls lose, in 80 columns.
 
     A run whose judges only score prints its scores instead. A warning that no layer is aligned with tokens comes first.
     """
     for notice in alignment_notices(leaderboard.alignment):
         console.print(Text(visible(notice), style="yellow"))
-    real = {row.describer for row in leaderboard.overall.rows if not row.control}
     for grid in _grids(leaderboard, columns.TERMINAL):
-        if grid.metrics is columns.PAIRS:
-            pairs = [cell for cell in grid.rows if isinstance(cell, Cell) and {cell.row, cell.column} <= real]
-            grid = dataclasses.replace(grid, rows=pairs)
         if grid.rows and (grid.metrics is not columns.SCORES or leaderboard.only_scores):
             console.print(_terminal(grid, leaderboard.confidence))
     if leaderboard.only_scores:
