@@ -220,8 +220,8 @@ def test_average_precision_needs_an_active_token() -> None:
 
 
 def test_activations_must_vary() -> None:
-    for windows in ([], [uniform("cat stone", [1.0, 1.0])]):
-        with pytest.raises(Unanswered, match="do not vary"):
+    for windows, reason in (([], "no random window"), ([uniform("cat stone", [1.0, 1.0])], "do not vary")):
+        with pytest.raises(Unanswered, match=reason):
             score(TokenSimulation(Angles()), case(windows), "cat")
 
 

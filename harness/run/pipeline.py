@@ -21,6 +21,7 @@ from harness.llm.serving import Serving
 from harness.report import build_report
 from harness.results.comparability import leaderboard_of
 from harness.results.schema import Leaderboard
+from harness.planted.sanity import store_sanity
 from harness.results.stored import store_decomposition, store_judge_checks, store_leaderboard
 from harness.run.answers import prove
 from harness.run.channel_store import ChannelStore
@@ -188,6 +189,7 @@ def conclude(setup: Setup, folder: RunFolder, manifest: dict[str, Any]) -> Leade
     store_leaderboard(folder, leaderboard)
     store_decomposition(folder)
     store_judge_checks(folder)
+    store_sanity(folder)
     build_report([folder], folder.report)
     _track(setup, folder, leaderboard, manifest)
     return leaderboard

@@ -73,7 +73,7 @@ def failure(action: Callable[[], object]) -> Unanswered:
 
 
 class Compass(SentenceEncoder):
-    """An encoder whose texts are directions in degrees, such as ``"30"``."""
+    """An encoder whose texts are directions in degrees, such as ``"30"``; no two tokens are similar."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -82,3 +82,6 @@ class Compass(SentenceEncoder):
         self.seen += texts
         angles = np.radians([float(text) for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    def encode_words(self, texts: Sequence[str]) -> Any:
+        return np.zeros((len(texts), 2), dtype=np.float32)
