@@ -57,14 +57,16 @@ def quiet(case: JudgeCase) -> float:
     return lowest_quarter([item.activation for item in case.windows(Split.REPORT, Source.RANDOM)])
 
 
-def active_and_silent(case: JudgeCase, count: int, silent_fraction: float) -> tuple[list[Exemplar], list[Exemplar]]:
-    """Return the ``count`` most active top windows of the report split, and at most ``count`` silent ones.
+def active_and_silent(
+    case: JudgeCase, count: int, silent_fraction: float, silent_count: int | None
+) -> tuple[list[Exemplar], list[Exemplar]]:
+    """Return the ``count`` most active top windows of the report split, and at most ``silent_count`` silent ones.
 
     Raises:
         Unanswered: if the neuron has no activating or no silent window.
     """
     active = _active(case, case.windows(Split.REPORT, Source.TOP)[:count])
-    return active, silent(case, active, silent_fraction, count)
+    return active, silent(case, active, silent_fraction, silent_count)
 
 
 def _active(case: JudgeCase, windows: Sequence[Exemplar]) -> list[Exemplar]:

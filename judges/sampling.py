@@ -17,6 +17,7 @@ random windows represent (:func:`report_sample`).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -247,6 +248,44 @@ class Sampler:
             np.array(list(chosen.values())),
             tuple(centres.get(index, windows[index].peak) for index in chosen),
         )
+
+
+def hard_negatives(
+    case: JudgeCase,
+    encoder: SentenceEncoder | None,
+    active: Sequence[Exemplar],
+    silent: Sequence[Exemplar],
+    descriptions: Sequence[str],
+    count: int,
+    context: int,
+) -> list[Exemplar]:
+    """Return silent windows that are easily taken for active ones, in turn: hard ones, and those that are predicted.
+
+    Args:
+        case: the neuron.
+        encoder: as in :class:`Sampler`.
+        active: the active windows, whose peaks make windows with similar tokens hard.
+        silent: the silent windows to choose from, random windows of the report split.
+        descriptions: the descriptions that are compared; their order does not matter.
+        count: maximum number of windows.
+        context: tokens kept on either side of the token for which a window was chosen.
+    """
+    report, predictor = report_sample(case), TokenPredictor(encoder)
+    index_of = {item.window: index for index, item in enumerate(report.windows)}
+    among = np.array([index_of[item.window] for item in silent], np.intp)
+    peaks = list(dict.fromkeys(item.tokens[item.peak] for item in active))
+    guides = [predictor.similarity(peaks, report.text)]
+    guides += [predictor.predict(case, description, report.text) for description in sorted(descriptions)]
+    found: dict[int, int] = {}
+    for index, guide in _in_turn([(_ranked(report.text.by_window(guide), among), guide) for guide in guides]):
+        if len(found) < count:
+            found.setdefault(index, report.text.highest_in(index, guide))
+    return [_around(report.windows[index], centre, context) for index, centre in found.items()]
+
+
+def _around(window: Exemplar, centre: int, context: int) -> Exemplar:
+    part = slice(max(0, centre - context), centre + context + 1)
+    return dataclasses.replace(window, tokens=window.tokens[part], activations=window.activations[part])
 
 
 def _is_top(windows: Sequence[Exemplar]) -> NDArray[np.bool_]:

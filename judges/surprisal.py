@@ -25,9 +25,9 @@ from judges.sampling import Sampler
 class Surprisal(Scorer):
     """Scores a description by how well the surprisal that it takes from windows finds the active ones.
 
-    The value is ``auc``, estimated for all text of the report split: from 0 to 1, chance 0.5. The windows, their weights
-    and the other metrics are those of :class:`judges.sampling.Sampler`. ``gain`` is the mean difference of log-probability
-    in active windows, minus that in the others, in nats per token. ``constant`` is 1 if the difference does not vary.
+    The value is ``auprc``: from 0 to 1, chance ``base``. The windows, their weights and the other metrics are those of
+    :class:`judges.sampling.Sampler`. ``gain`` is the mean difference of log-probability in active windows, minus that
+    in the others, in nats per token. ``constant`` is 1 if the difference does not vary.
     """
 
     needs_logprobs = True
@@ -57,9 +57,9 @@ class Surprisal(Scorer):
         )
         gained = np.array(values[: len(texts)]) - np.array(values[len(texts) :])
         active, weights = sample.active, sample.weights
-        gain = np.average(gained[active], weights=weights[active]) - np.average(gained[~active], weights=weights[~active])
-        metrics = {**sample.metrics(gained), "gain": float(gain), "constant": float(not varies(gained))}
-        return Grade(metrics.pop("auc"), metrics)
+        mean, others = (np.average(gained[kind], weights=weights[kind]) for kind in (active, ~active))
+        metrics = {**sample.metrics(gained), "gain": float(mean - others), "constant": float(not varies(gained))}
+        return Grade(metrics.pop("auprc"), metrics)
 
     async def _log_probability(self, llm: LLMClient, description: str | None, text: str) -> float:
         """Return the mean log-probability of a text's tokens after a description, or without one."""

@@ -105,7 +105,7 @@ def test_detection_by_hand(level: Callable[[str], int], value: float, metrics: d
 
 
 def test_a_description_that_is_too_broad_scores_lower_on_a_rare_neuron() -> None:
-    # Four of 1,004 windows activate the neuron: all of these are known, and 100 of the others, of which one is about tea.
+    # Four of 1,004 windows activate the neuron. They are known, and 100 of the others; one of these is about tea.
     rare = [peaked(f" a storm number{place} at sea", 9.0) for place in range(4)]
     others = [
         peaked(f" one {'tea' if place == 70 else 'book'} number{place} again", 0.0, Source.RANDOM)

@@ -50,8 +50,8 @@ _WORD = re.compile(r"[a-z]+")
 class PlantedCorpus(Corpus):
     """Documents of six sentences, each about one of two concepts of the document or about no concept.
 
-    If the difficulties of the subject have rates, a document is one sentence about one concept or none, and each concept
-    has its share of the documents. A document is then a window, so the rates are those of activating windows.
+    If the difficulties of the subject have rates, a document is one sentence about one concept or none, and each
+    concept has its share of the documents. A document is then a window, so the rates are those of activating windows.
 
     They contain no form of a word of a concept that only weights can show. They depend on the settings alone.
 

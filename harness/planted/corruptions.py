@@ -43,8 +43,8 @@ def graded(
     - Added: the right description with further concepts that the neuron does not have, of the same strength and, if the
       concepts have rates, equally common: half as many as it has (at least one), as many, or twice as many.
     - Neighbouring concept: for each concept, the most similar one that the neuron does not have.
-    - Another neuron's: the right description of a neuron that shares no concept with it; omitted if there is none. Those
-      of further neurons are numbered: ``another neuron's (2)``.
+    - Another neuron's: the right description of a neuron that shares no concept with it; omitted if there is none.
+      Those of further neurons are numbered: ``another neuron's (2)``.
     - Generic: the same text for all neurons. Empty: no text.
 
     Args:

@@ -194,8 +194,8 @@ def _rates(planting: Planting, concepts: int) -> list[float | None]:
         count = min(len(remaining) // (len(levels) - place), round(_COMMON / each))
         if count < 2 * level.reads:
             raise HarnessError(
-                f"subject.planting.levels.{name}: at rate {level.rate} there are only {count} concepts for neurons that "
-                f"read {level.reads}; lower the rate or have fewer difficulties"
+                f"subject.planting.levels.{name}: at rate {level.rate} there are only {count} concepts for neurons "
+                f"that read {level.reads}; lower the rate or have fewer difficulties"
             )
         for index in remaining[:count]:
             rates[index] = each

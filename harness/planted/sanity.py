@@ -7,9 +7,9 @@ names exactly the concepts of a neuron is compared with
 - *extra labels*: one that names as many further concepts that are equally common;
 - *rank*: the right descriptions of other neurons of the same base rate.
 
-A metric passes a test on a neuron if the right description scores higher by more than 0.001, in the rank test than every
-other one. The share of neurons on which it passes is reported by base rate, the share of the windows that activate the
-neuron. A comparator passes if it prefers the right description in every comparison of the test.
+A metric passes a test on a neuron if the right description scores higher by more than 0.001, in the rank test than
+every other one. The share of neurons on which it passes is reported by base rate, the share of the windows that
+activate the neuron. A comparator passes if it prefers the right description in every comparison of the test.
 
 ``python -m harness.planted.sanity RUN`` prints the table of a finished run as JSON. That of ``experiment=sanity``, in
 ``sanity.json`` of this package, is shown beside the judges of other runs.
@@ -109,8 +109,9 @@ class SanityTable:
     rows: tuple[SanityRow, ...]
 
     def of_target(self, target: str) -> tuple[SanityRow, ...]:
-        """Return the rows of the value of judges of a class."""
-        return tuple(row for row in self.rows if row.target == target and row.metric == VALUE)
+        """Return the rows of the value of the first judge of a class."""
+        rows = [row for row in self.rows if row.target == target and row.metric == VALUE]
+        return tuple(row for row in rows if row.judge == rows[0].judge)
 
 
 def passes(rows: Iterable[SanityRow]) -> bool | None:
@@ -208,6 +209,12 @@ def measured_sanity() -> SanityTable:
     return _TABLE.validate_json(resources.files("harness.planted").joinpath("sanity.json").read_text("utf-8"))
 
 
+def measured_of(config: Mapping[str, Any], judge: str) -> tuple[SanityRow, ...]:
+    """Return the packaged sanity checks of a judge in a run's config, by its class; empty if there are none."""
+    entry = (config.get("judges") or {}).get(judge) or {}
+    return measured_sanity().of_target(str(entry.get("_target_", "")))
+
+
 def _role(grade: str) -> str | None:
     """Return the part of a grade of description in the tests."""
     if grade.startswith(Grade.OTHER):
@@ -275,6 +282,16 @@ def lines(table: SanityTable) -> tuple[list[str], list[list[str]]]:
         verdict = passes(rows)
         body.append([judge, metric, "–" if verdict is None else "yes" if verdict else "no", *cells])
     return head, body
+
+
+def in_words(rows: Sequence[SanityRow]) -> str:
+    """Return the sanity checks of one metric in one sentence; empty without rows."""
+    if not rows:
+        return ""
+    rates = ", ".join(f"{100 * row.rate:g}" for row in rows)
+    tests = (("missing labels", "missing"), ("extra labels", "extra"), ("first of all", "rank"))
+    shares = "; ".join(f"{name} {', '.join(_cell(getattr(row, test)) for row in rows)} %" for name, test in tests)
+    return f"Passed on planted neurons active on {rates} % of the text: {shares}"
 
 
 def _cell(passed: Passed) -> str:

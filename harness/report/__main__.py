@@ -9,10 +9,10 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
+from harness.planted.sanity import store_sanity
 from harness.report.build import write_report
 from harness.results.pool import pool
 from harness.results.run_data import load_run
-from harness.planted.sanity import store_sanity
 from harness.results.stored import store_decomposition, store_judge_checks, store_leaderboard, store_pooled
 from harness.results.sweep import write_tables
 

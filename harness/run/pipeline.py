@@ -18,10 +18,10 @@ from harness.flat import flatten
 from harness.folder import RunFolder, check_writable, replacing, write_json
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
+from harness.planted.sanity import store_sanity
 from harness.report import build_report
 from harness.results.comparability import leaderboard_of
 from harness.results.schema import Leaderboard
-from harness.planted.sanity import store_sanity
 from harness.results.stored import store_decomposition, store_judge_checks, store_leaderboard
 from harness.run.answers import prove
 from harness.run.channel_store import ChannelStore
