@@ -6,6 +6,7 @@ The prediction knows single tokens only: no context, no positions, no syntax.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -55,6 +56,7 @@ class TokenText:
         return int(np.argmax(values[self.codes[self._starts[window] : stop]]))
 
 
+@dataclass(frozen=True)
 class TokenPredictor:
     """Predicts values of tokens.
 
@@ -62,13 +64,13 @@ class TokenPredictor:
     is +1 if s activates the neuron and -1 if it silences it. The similarity is 1 if s and t are equal (without spaces
     and word-piece marks, in lower case), else ``max(cosine, 0) ** sharpness`` of their static embeddings.
 
-    Args:
+    Attributes:
         encoder: the model whose static embeddings are compared; None: only equal tokens are similar.
         sharpness: exponent. A high value counts only near synonyms.
     """
 
-    def __init__(self, encoder: SentenceEncoder | None, sharpness: float = SHARPNESS) -> None:
-        self._encoder, self._sharpness = encoder, sharpness
+    encoder: SentenceEncoder | None
+    sharpness: float = SHARPNESS
 
     def predict(self, case: JudgeCase, description: str, text: TokenText, side: Side = Side.INPUT) -> Floats:
         """Return the predicted value of each distinct token, (kinds,)."""
@@ -79,9 +81,9 @@ class TokenPredictor:
         """Return the summed similarity of each distinct token with some tokens, (kinds,)."""
         named = [normalised(token) for token in tokens]
         similarity = np.zeros((len(text.kinds), len(named)))
-        if named and text.kinds and self._encoder is not None:
-            cosine = text.vectors(self._encoder) @ self._encoder.encode_words(named).T
-            similarity = np.maximum(cosine, 0.0).astype(np.float64) ** self._sharpness
+        if named and text.kinds and self.encoder is not None:
+            cosine = text.vectors(self.encoder) @ self.encoder.encode_words(named).T
+            similarity = np.maximum(cosine, 0.0).astype(np.float64) ** self.sharpness
         for column, token in enumerate(named):
             if token in text.kinds:
                 similarity[text.kinds[token], column] = 1.0

@@ -20,8 +20,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Generic, TypeVar
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,21 +34,11 @@ from harness.spread import spread
 from judges.accuracy import Floats, auroc, average_precision, f1, f1_at_base_rate, pearson
 from judges.evidence import excerpt, quiet
 from judges.prediction import TokenPredictor, TokenText
+from judges.remembered import Identity, Remembered
 
-T = TypeVar("T")
-
-
-class Identity(Generic[T]):
-    """An argument of a cached function that is compared by identity, because it takes long to compare."""
-
-    def __init__(self, value: T) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Identity) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
+_SAMPLES: Remembered[ReportSample] = Remembered(8)
+_DRAWN: Remembered[Sample] = Remembered(64)
+_PREDICTED: Remembered[Floats] = Remembered(256)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,19 +76,23 @@ def report_sample(case: JudgeCase) -> ReportSample:
     Raises:
         Unanswered: if there is no random window that is not a top window.
     """
-    return _report_sample(Identity(case.exemplars), case.report_windows)
+    return _SAMPLES.get((Identity(case.exemplars), case.report_windows), lambda: _report_sample(case))
 
 
-@lru_cache(maxsize=8)
-def _report_sample(exemplars: Identity[tuple[Exemplar, ...]], total: int) -> ReportSample:
-    report = [item for item in exemplars.value if item.split is Split.REPORT]
-    top = [item for item in report if item.source is Source.TOP]
+def _report_sample(case: JudgeCase) -> ReportSample:
+    top = case.windows(Split.REPORT, Source.TOP)
     known = {item.window for item in top}
-    random = [item for item in report if item.source is Source.RANDOM and item.window not in known]
+    random = [item for item in case.windows(Split.REPORT, Source.RANDOM) if item.window not in known]
     if not random:
         raise Unanswered(Status.FAILED, "the report split has no random window")
-    each = max(1.0, (total - len(top)) / len(random))
+    each = max(1.0, (case.report_windows - len(top)) / len(random))
     return ReportSample((*top, *random), np.array([1.0] * len(top) + [each] * len(random)))
+
+
+def predicted_values(case: JudgeCase, description: str, predictor: TokenPredictor) -> Floats:
+    """Return the value that a description predicts for each distinct token of :func:`report_sample`, (kinds,)."""
+    key = Identity(case.exemplars), predictor, description, case.tokens.get(description)
+    return _PREDICTED.get(key, lambda: predictor.predict(case, description, report_sample(case).text))
 
 
 @dataclass(frozen=True)
@@ -199,6 +192,10 @@ class Sampler:
         Raises:
             Unanswered: if the neuron has no active window, or no silent one.
         """
+        key = self, case.neuron, Identity(case.exemplars), case.rivals, case.report_windows, case.seed
+        return _DRAWN.get(key, lambda: self._draw(case))
+
+    def _draw(self, case: JudgeCase) -> Sample:
         report = report_sample(case)
         windows, weights = report.windows, report.weights
         peaks = np.array([item.activation for item in windows])
@@ -228,7 +225,7 @@ class Sampler:
         take(spread(drawn, self.active - many), drawn)
         shown = [windows[index] for index in chosen]
         text, predictor, silent = report.text, TokenPredictor(self.encoder), np.flatnonzero(~active)
-        rivals = [predictor.predict(case, rival, text) for rival in (case.rivals if self.predicted else ())]
+        rivals = [predicted_values(case, rival, predictor) for rival in (case.rivals if self.predicted else ())]
         peak_tokens = list(dict.fromkeys(item.tokens[item.peak] for item in shown))
         similar = [predictor.similarity(peak_tokens, text)] if self.hard else []
         for count, guides in ((self.predicted, rivals), (self.hard, similar)):
@@ -275,7 +272,7 @@ def hard_negatives(
     among = np.array([index_of[item.window] for item in silent], np.intp)
     peaks = list(dict.fromkeys(item.tokens[item.peak] for item in active))
     guides = [predictor.similarity(peaks, report.text)]
-    guides += [predictor.predict(case, description, report.text) for description in sorted(descriptions)]
+    guides += [predicted_values(case, description, predictor) for description in sorted(descriptions)]
     found: dict[int, int] = {}
     for index, guide in _in_turn([(_ranked(report.text.by_window(guide), among), guide) for guide in guides]):
         if len(found) < count:

@@ -20,12 +20,13 @@ import numpy as np
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
-from harness.records import Side, SignedTokens, Status, Winner
+from harness.records import Side, Status, Winner
 from harness.validation import Fraction, NonNegative, Positive, validated
 from judges.accuracy import Floats, average_precision, pearson, varies
 from judges.evidence import strongest_effect
 from judges.prediction import TokenPredictor, TokenText
-from judges.sampling import Identity, report_sample
+from judges.remembered import Identity, Remembered
+from judges.sampling import predicted_values, report_sample
 
 Metric = Literal["pearson", "auprc"]
 #: Descriptions whose metrics are kept.
@@ -43,8 +44,8 @@ class TokenMatch:
 
     def __init__(self, encoder: SentenceEncoder, sharpness: float, active_fraction: float) -> None:
         self._predictor, self._active_fraction = TokenPredictor(encoder, sharpness), active_fraction
-        #: A comparator compares each description with many others.
-        self._known: dict[tuple[Identity[object], str, SignedTokens | None], dict[str, float]] = {}
+        # A comparator compares each description with many others.
+        self._known: Remembered[dict[str, float]] = Remembered(REMEMBERED)
 
     def metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
         """Return the metrics of a description over all tokens of the report split.
@@ -61,17 +62,16 @@ class TokenMatch:
         Raises:
             Unanswered: if there are no random windows, or the activations do not vary.
         """
-        key = Identity[object](case.exemplars), description, case.tokens.get(description)
-        if key not in self._known:
-            report = report_sample(case)
-            predicted = self._predictor.predict(case, description, report.text)[report.text.codes]
-            found = self._compared(predicted, report.activations, report.token_weights)
-            if found is None:
-                raise Unanswered(Status.FAILED, "the neuron's activations do not vary over the report split")
-            if len(self._known) >= REMEMBERED:
-                self._known.pop(next(iter(self._known)))
-            self._known[key] = found
-        return dict(self._known[key])
+        key = Identity(case.exemplars), case.report_windows, description, case.tokens.get(description)
+        return dict(self._known.get(key, lambda: self._metrics(case, description)))
+
+    def _metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
+        report = report_sample(case)
+        values = predicted_values(case, description, self._predictor)[report.text.codes]
+        found = self._compared(values, report.activations, report.token_weights)
+        if found is None:
+            raise Unanswered(Status.FAILED, "the neuron's activations do not vary over the report split")
+        return found
 
     def _compared(self, predicted: Floats, true: Floats, weights: Floats) -> dict[str, float] | None:
         """Return the metrics; None if the truth does not vary."""

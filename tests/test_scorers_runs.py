@@ -131,7 +131,7 @@ def test_every_scorer_asks_a_real_server(
     small = ["neurons.signs=[positive]", "neurons.per_layer=3", f"judges=[{','.join(names)}]"]
     small += ["judges.simulation.windows=1", "judges.simulation_per_token.windows=1"]
     small += ["judges.simulation_per_token.tokens=3", "judges.simulation_written.windows=1"]
-    small += [f"judges.detection.{count}=4" for count in ("active", "silent", "batch")]
+    small += [f"judges.detection.{count}=4" for count in ("active", "others", "batch")]
     small += ["judges.fuzzing.active=4", "judges.fuzzing.batch=4", "judges.responsiveness.active=3"]
     small += [f"judges.purity.{count}=4" for count in ("active", "random", "batch")]
     small += ["judges.clarity.texts=2", "judges.input_based.sentences=1", "judges.intruder.rounds=1"]

