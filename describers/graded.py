@@ -203,7 +203,8 @@ class Corrupted(Describer):
         order = derive_rng(case.seed, "corrupted", self._source, case.neuron).permutation(len(other_items))
         new = [other_items[index] for index in order if other_items[index] not in items][:count]
         if separators and new:
-            separators = [*separators[:-1], *(["; "] * len(new)), separators[-1]]
+            between = separators[0] if len(items) > 1 else "; "
+            separators = [*separators[:-1], *([between] * len(new)), separators[-1]]
         return _rejoined(dict(enumerate([*items, *new])), separators, detail)
 
     def _swapped(self, case: DescriberCase, given: Description, other: Description, detail: str) -> Draft:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.errors import told
-from support.judge_cases import case, window
+from support.judge_cases import case, compare, excerpts_of, failure, peaked, rater, score, window
 
 from harness.folder import RunFolder, write_json
+from harness.llm.client import PromptLogprobs, PromptToken
+from harness.llm.scripted import Request, ScriptedClient
+from harness.methods import JudgeCase, Scorer
 from harness.planted import PlantedCorpus, Planting, truth_of
+from harness.planted.oracle import PlantedOracle
 from harness.planted.sanity import lines, measured_sanity, passes, sanity_of, store_sanity, stored_sanity
+from harness.planted.truth import Concept
 from harness.records import Neuron, Score, Source, Status, Verdict, Winner
+from judges.detection import Detection
+from judges.pairwise import PairwiseLLM
 from judges.sampling import hard_negatives, report_sample
+from judges.simulation import SimulationLLM
+from judges.surprisal import Surprisal
 
 LEVELS = {
     "common": {"neurons": 2, "reads": 2, "writes": 0, "rate": 0.1},
@@ -160,3 +170,97 @@ def test_hard_negatives_are_cropped_around_the_token_for_which_they_were_chosen(
         found = hard_negatives(given, None, active, silent, descriptions, 4, 1)
         assert ["".join(item.tokens) for item in found] == [" river bank y", " a loan b"]
     assert [item.tokens for item in hard_negatives(given, None, active, silent, (), 4, 0)] == [(" bank",)]
+
+
+CALMS = [f" tea and cake number{place} at four" for place in range(12)]
+
+
+def says(*words: str) -> ScriptedClient:
+    """Make an LLM that says yes to excerpts with one of the words."""
+    return rater(lambda text: int(any(word in text for word in words)))
+
+
+def test_a_description_that_is_too_broad_scores_lower_on_a_rare_neuron() -> None:
+    # Four of 1,004 windows activate the neuron. They are known, and 100 of the others; one of these is about tea.
+    rare = [peaked(f" a storm number{place} at sea", 9.0) for place in range(4)]
+    others = [
+        peaked(f" one {'tea' if place == 70 else 'book'} number{place} again", 0.0, Source.RANDOM)
+        for place in range(100)
+    ]
+
+    def given(llm: ScriptedClient, *rivals: str) -> JudgeCase:
+        return dataclasses.replace(case([*rare, *others], llm), report_windows=1004, rivals=rivals)
+
+    judge = Detection(hard=0)
+    right = score(judge, given(says("storm"), "storms", "storm or tea"), "storms")
+    broad = score(judge, given(says("storm", "tea"), "storms", "storm or tea"), "storm or tea")
+    assert right.value == 1
+    # The window about tea represents 10 of the 1,000: precision 4 / 14.
+    assert broad.value == pytest.approx(2 * 4 / (2 * 4 + 10))
+    assert broad.metrics["base"] == pytest.approx(4 / 1004)
+    # Balanced accuracy hardly notices, and without competing descriptions nothing does.
+    assert right.metrics["balanced_accuracy"] - broad.metrics["balanced_accuracy"] == pytest.approx(0.005)
+    assert score(judge, given(says("storm", "tea")), "storm or tea").value == 1
+
+
+def test_hard_negatives_have_the_tokens_of_the_peaks_and_are_reported_apart() -> None:
+    active = [window([" a", " storm", " at", " sea"], [0, 9, 0, 0]), window([" the", " gale"], [0, 8])]
+    silent = [
+        window([" take", " it", " by", " storm"], [0, 0, 0, 0.1], Source.RANDOM),  # the same token in another sense
+        *(peaked(text, 0.0, Source.RANDOM) for text in CALMS),
+    ]
+    llm = says("storm")
+    grade = score(Detection(hard=3, others=4, context=1), case([*active, *silent], llm), "storms")
+    shown = {text for request in llm.requests for text in excerpts_of(request)}
+    assert {"a storm at", "the gale", "by storm"} <= shown
+    assert grade.metrics["specificity_hard"] == 0  # only one window has such a token
+    assert grade.metrics["specificity"] > 0.9
+    assert "specificity_hard" not in score(Detection(hard=0), case([*active, *silent], says("storm")), "storms").metrics
+
+
+def test_a_description_is_scored_by_the_surprisal_that_it_takes_away() -> None:
+    def reads(request: Request) -> PromptLogprobs:
+        """Find "storm" likely after a description with that word, and split texts at spaces."""
+        described = "storm" in request.messages[0].content
+        words = re.findall(r"\s*\S+", request.messages[-1].content)
+        values = [-1.0 if described and "storm" in word else -5.0 for word in words]
+        return PromptLogprobs(
+            (PromptToken("", {}), *(PromptToken(w, {w: v}) for w, v in zip(words, values, strict=True)))
+        )
+
+    exemplars = [
+        *(peaked(f" a storm number{place} at sea", 9.0) for place in range(3)),
+        *(peaked(text, 0.0, Source.RANDOM) for text in CALMS),
+    ]
+    llm = ScriptedClient(token_logprobs=reads)
+    grade = score(Surprisal(), case(exemplars, llm), "a storm")
+    assert grade.value == 1
+    assert grade.metrics["gain"] == pytest.approx(4 / 5)  # one word of five
+    assert (grade.metrics["constant"], grade.metrics["auc"]) == (0, 1)
+    assert len(llm.requests) == 2 * 13
+    other = score(Surprisal(), case(exemplars, ScriptedClient(token_logprobs=reads)), "tea")
+    assert (other.value, other.metrics["constant"]) == (pytest.approx(3 / 13), 1)
+    lost = ScriptedClient(token_logprobs=lambda request: PromptLogprobs((PromptToken("x", {}),)))
+    assert "changes the text" in failure(lambda: score(Surprisal(), case(exemplars, lost), "a storm")).detail
+
+
+def test_the_oracle_reads_descriptions_perfectly() -> None:
+    oracle = PlantedOracle(Planting.of(SETTINGS))
+    truth = truth_of(Planting.of(SETTINGS))
+    one, two, three = truth.concepts[:3]
+    words = {concept.name: f"There was a {concept.words[0]} here." for concept in (one, two, three)}
+    exemplars = [
+        *(peaked(words[one.name] + str(place), 9.0) for place in range(3)),
+        *(peaked(words[two.name] + str(place), 0.0, Source.RANDOM) for place in range(3)),
+    ]
+
+    def scores(judge: Scorer, *named: Concept) -> float:
+        text = "is active on " + " and ".join(concept.name for concept in named)
+        return score(judge, dataclasses.replace(case(exemplars, oracle.client), rivals=(text,)), text).value
+
+    for judge in (Detection(hard=0), SimulationLLM(), Surprisal(hard=0)):
+        assert scores(judge, one) > scores(judge, one, two) > 0.3
+        assert scores(judge, one) > 0.7
+        assert scores(judge, three) < scores(judge, one, two)
+    preferred = compare(PairwiseLLM(), case(exemplars, oracle.client), f"about {two.name}", f"about {one.name}")
+    assert preferred.winner is Winner.SECOND

@@ -8,12 +8,23 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sklearn.metrics import average_precision_score
 from support import tiny_models
-from support.judge_cases import MARKER, NEURON, Compass, case, failure, forbidden, peaked, score, window
+from support.judge_cases import (
+    MARKER,
+    NEURON,
+    Compass,
+    case,
+    excerpts_of,
+    failure,
+    forbidden,
+    peaked,
+    rater,
+    score,
+    window,
+)
 
 from harness.evidence import ReadText, TextReader
 from harness.llm.client import Completion
@@ -50,26 +61,6 @@ def kind(judge: Scorer) -> str:
     return type(judge).__name__
 
 
-def excerpts_of(request: Request) -> list[str]:
-    """Return the excerpts of a question, in order."""
-    found = re.findall(r"<excerpt_(\d+)>(.*)</excerpt_\1>", request.text)
-    assert [number for number, _ in found] == [str(number + 1) for number in range(len(found))]
-    return [text for _, text in found]
-
-
-def rater(level: Callable[[str], Any]) -> ScriptedClient:
-    """Make an LLM that says of each excerpt what a function of its text says."""
-
-    def answer(request: Request) -> str:
-        texts = excerpts_of(request)
-        names = [f"excerpt_{number}" for number in range(1, len(texts) + 1)]
-        assert request.schema is not None
-        assert list(request.schema["properties"]) == ["reason", *names]  # the reason comes first
-        return json.dumps({"reason": "so", **dict(zip(names, map(level, texts), strict=True))})
-
-    return ScriptedClient(answer)
-
-
 def storm(text: str) -> int:
     return int("storm" in text)
 
@@ -102,47 +93,6 @@ def test_detection_by_hand(level: Callable[[str], int], value: float, metrics: d
     assert [len(excerpts_of(request)) for request in llm.requests] == [5, 5, 5, 1]
     assert all("<description>storms</description>" in request.text for request in llm.requests)
     assert not any(MARKER in request.text for request in llm.requests)
-
-
-def test_a_description_that_is_too_broad_scores_lower_on_a_rare_neuron() -> None:
-    # Four of 1,004 windows activate the neuron. They are known, and 100 of the others; one of these is about tea.
-    rare = [peaked(f" a storm number{place} at sea", 9.0) for place in range(4)]
-    others = [
-        peaked(f" one {'tea' if place == 70 else 'book'} number{place} again", 0.0, Source.RANDOM)
-        for place in range(100)
-    ]
-
-    def given(llm: ScriptedClient, *rivals: str) -> JudgeCase:
-        return dataclasses.replace(case([*rare, *others], llm), report_windows=1004, rivals=rivals)
-
-    def says(*words: str) -> ScriptedClient:
-        return rater(lambda text: int(any(word in text for word in words)))
-
-    judge = Detection(hard=0)
-    right = score(judge, given(says("storm"), "storms", "storm or tea"), "storms")
-    broad = score(judge, given(says("storm", "tea"), "storms", "storm or tea"), "storm or tea")
-    assert right.value == 1
-    # The window about tea represents 10 of the 1,000: precision 4 / 14.
-    assert broad.value == pytest.approx(2 * 4 / (2 * 4 + 10))
-    assert broad.metrics["base"] == pytest.approx(4 / 1004)
-    # Balanced accuracy hardly notices, and without competing descriptions nothing does.
-    assert right.metrics["balanced_accuracy"] - broad.metrics["balanced_accuracy"] == pytest.approx(0.005)
-    assert score(judge, given(says("storm", "tea")), "storm or tea").value == 1
-
-
-def test_hard_negatives_have_the_tokens_of_the_peaks_and_are_reported_apart() -> None:
-    active = [window([" a", " storm", " at", " sea"], [0, 9, 0, 0]), window([" the", " gale"], [0, 8])]
-    silent = [
-        window([" take", " it", " by", " storm"], [0, 0, 0, 0.1], Source.RANDOM),  # the same token in another sense
-        *(peaked(text, 0.0, Source.RANDOM) for text in CALMS),
-    ]
-    llm = rater(storm)
-    grade = score(Detection(hard=3, others=4, context=1), case([*active, *silent], llm), "storms")
-    shown = {text for request in llm.requests for text in excerpts_of(request)}
-    assert {"a storm at", "the gale", "by storm"} <= shown
-    assert grade.metrics["specificity_hard"] == 0  # only one window has such a token
-    assert grade.metrics["specificity"] > 0.9
-    assert "specificity_hard" not in score(Detection(hard=0), case([*active, *silent], rater(storm)), "storms").metrics
 
 
 def test_graded_answers_have_an_area_under_the_curve() -> None:

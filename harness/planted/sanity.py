@@ -151,15 +151,15 @@ def sanity_of(folder: RunFolder, manifest: Mapping[str, Any]) -> SanityTable | N
     planting = Planting.of(settings)
     if any(level.rate is None for level in planting.levels.values()):
         return None
-    right, statistics = rights[0], statistics_of(manifest)
+    right, statistics, seed = rights[0], statistics_of(manifest), int(manifest.get("seed") or 0)
     others = {test: [name for name, role in roles.items() if role == test] for test in ("missing", "extra", "rank")}
 
     def passed(answers: Mapping[Neuron, bool]) -> Passed:
         neurons = sorted(answers)
         values = [float(answers[neuron]) for neuron in neurons]
         clusters = [neuron.unsigned for neuron in neurons]
-        options = {"draws": statistics.draws, "confidence": statistics.confidence}
-        interval = clustered_interval(values, clusters, seed=int(manifest.get("seed") or 0), **options)
+        draws, confidence = statistics.draws, statistics.confidence
+        interval = clustered_interval(values, clusters, seed=seed, draws=draws, confidence=confidence)
         return Passed(mean(values), rounded_interval(interval), len(values))
 
     rows = []
