@@ -89,7 +89,7 @@ class PairwiseLLM(Comparator):
 
     def _input(self, case: JudgeCase, *descriptions: str) -> dict[str, Any]:
         active, quiet = active_and_silent(case, self.windows, self.silent_fraction, None)
-        count = round(self.hard * self.windows)
+        count = round(self.hard * min(self.windows, len(quiet)))
         hard = hard_negatives(case, self.encoder, active, quiet, descriptions, count, self.context)
         known = {item.window for item in hard}
         silent = [item for item in quiet if item.window not in known][: self.windows - len(hard)]

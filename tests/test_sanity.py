@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.planted.oracle import PlantedOracle
 from harness.planted.sanity import lines, measured_sanity, passes, sanity_of, store_sanity, stored_sanity
 from harness.planted.truth import Concept
 from harness.records import Neuron, Score, Source, Status, Verdict, Winner
+from harness.run.main import main
 from judges.detection import Detection
 from judges.pairwise import PairwiseLLM
 from judges.sampling import hard_negatives, report_sample
@@ -172,6 +174,38 @@ def test_hard_negatives_are_cropped_around_the_token_for_which_they_were_chosen(
     assert [item.tokens for item in hard_negatives(given, None, active, silent, (), 4, 0)] == [(" bank",)]
 
 
+def test_a_run_checks_its_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    levels = {
+        "every_tenth": "{neurons: 3, reads: 2, writes: 0, rate: 0.1}",
+        "every_hundredth": "null",
+        "every_thousandth": "null",
+    }
+    arguments = [
+        *("experiment=sanity", f"folder={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}", "tracking=none"),
+        *(f"subject.planting.levels.{name}={level}" for name, level in levels.items()),
+        *("judges=[token_simulation,detection,simulation]", "corpus.documents=600", "evidence.store=null"),
+        *("evidence.top=8", "evidence.random=8", "evidence.report_random=300", "statistics.draws=50"),
+        *(f"evidence.splits.{split}=0.04" for split in ("explain", "select", "calibrate")),
+    ]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["neuron-harness", *arguments])
+    main()
+    folder = RunFolder(tmp_path / "run")
+    table = stored_sanity(folder)
+    assert table is not None
+    shares = {(row.judge, row.metric): (row.missing.share, row.extra.share, row.rank.share) for row in table.rows}
+    for judge in ("token_simulation", "detection", "simulation"):
+        assert shares[judge, "value"] == (1, 1, 1)
+    # Recall cannot notice that a description is too broad.
+    assert shares["detection", "recall"][1] == 0
+    assert "Sanity checks" in capsys.readouterr().out
+    page = folder.report.read_text()
+    assert "Sanity checks" in page
+    assert folder.read_manifest()["corpus"]["report_windows"] > 300
+
+
 CALMS = [f" tea and cake number{place} at four" for place in range(12)]
 
 
@@ -224,9 +258,8 @@ def test_a_description_is_scored_by_the_surprisal_that_it_takes_away() -> None:
         described = "storm" in request.messages[0].content
         words = re.findall(r"\s*\S+", request.messages[-1].content)
         values = [-1.0 if described and "storm" in word else -5.0 for word in words]
-        return PromptLogprobs(
-            (PromptToken("", {}), *(PromptToken(w, {w: v}) for w, v in zip(words, values, strict=True)))
-        )
+        tokens = (PromptToken(word, {word: value}) for word, value in zip(words, values, strict=True))
+        return PromptLogprobs((PromptToken("", {}), *tokens))
 
     exemplars = [
         *(peaked(f" a storm number{place} at sea", 9.0) for place in range(3)),

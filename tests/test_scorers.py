@@ -118,8 +118,9 @@ def test_weak_and_strong_activations_are_shown_alike() -> None:
     llm = rater(storm)
     score(Detection(active=3, hard=0, others=2, active_share=0.5), case(exemplars, llm), "storms")
     shown = {text for request in llm.requests for text in excerpts_of(request)}
-    # From 6 on they count: seven windows, of which the first, the fourth and the last are shown.
-    assert {text for text in shown if "storm" in text} == {STORMS[place].strip() for place in (0, 3, 6)}
+    # From 6 on they are active: seven windows, of which the first, the fourth and the last are shown.
+    assert {STORMS[place].strip() for place in (0, 3, 6)} < shown
+    assert shown.isdisjoint(STORMS[place].strip() for place in (1, 2, 4, 5))
     assert len(shown) == 5
 
 

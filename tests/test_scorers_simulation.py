@@ -329,7 +329,7 @@ def test_top_and_random_windows_count_alike() -> None:
     assert {metric: grade.value for metric, grade in grades.items()} == pytest.approx(expected)
     for metric, grade in grades.items():
         assert set(grade.metrics) == {*expected, "constant", "digit_mass"} - {metric}
-    told(lambda: SimulationLLM(metric="all"), "metric: must be 'top_and_random', 'top' or 'random', not 'all'")  # type: ignore[arg-type]
+    told(lambda: SimulationLLM(metric="all"), "metric: must be 'whole', 'top_and_random', 'top' or")  # type: ignore[arg-type]
 
 
 def test_the_calibration_looks_at_no_window_of_the_report_split() -> None:
