@@ -80,7 +80,7 @@ class Detection(_Recognition):
     active: Count = 10
     predicted: CountOrZero = 10
     hard: CountOrZero = 5
-    others: CountOrZero = 10
+    others: Count = 10
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Ask about all excerpts; raises ``Unanswered`` if a batch is not answered, or there is only one kind."""

@@ -34,7 +34,7 @@ class _Similarity:
     active: Count = 20
     predicted: CountOrZero = 10
     hard: CountOrZero = 10
-    others: CountOrZero = 30
+    others: Count = 30
     context: CountOrZero = 12
     active_share: FractionOrZero = 0.3
 

@@ -215,10 +215,11 @@ class Sampler:
             factor = weights[list(group)].sum() / weights[list(indices)].sum() if len(indices) else 0.0
             chosen.update((index, float(weights[index] * factor)) for index in indices)
 
-        # Top windows represent themselves, random ones many others: both are needed.
+        # Top windows represent themselves, random ones many others: both are needed, unless only one window is shown.
+        top = _is_top(windows) | (self.active == 1)
         exact, drawn = (
             sorted(np.flatnonzero(active & group).tolist(), key=lambda index: (-peaks[index], index))
-            for group in (_is_top(windows), ~_is_top(windows))
+            for group in (top, ~top)
         )
         many = min(len(exact), max(self.active - len(drawn), (self.active + 1) // 2))
         take(spread(exact, many), exact)
@@ -230,7 +231,9 @@ class Sampler:
         similar = [predictor.similarity(peak_tokens, text)] if self.hard else []
         for count, guides in ((self.predicted, rivals), (self.hard, similar)):
             for index, guide in _in_turn([(_ranked(text.by_window(guide), silent), guide) for guide in guides]):
-                if count and index not in chosen:
+                if not count:
+                    break
+                if index not in chosen:
                     take([index], [index])
                     centres[index] = text.highest_in(index, guide)
                     hard.update([index] if guides is similar else [])

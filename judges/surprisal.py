@@ -38,7 +38,7 @@ class Surprisal(Scorer):
     active: Count = 10
     predicted: CountOrZero = 10
     hard: CountOrZero = 5
-    others: CountOrZero = 10
+    others: Count = 10
     context: CountOrZero = 16
     active_share: FractionOrZero = 0.3
 
