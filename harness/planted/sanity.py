@@ -11,17 +11,18 @@ A metric passes a test on a neuron if the right description scores higher by mor
 every other one. The share of neurons on which it passes is reported by base rate, the share of the windows that
 activate the neuron. A comparator passes if it prefers the right description in every comparison of the test.
 
-``python -m harness.planted.sanity RUN`` prints the table of a finished run as JSON. That of ``experiment=sanity``, in
+``python -m harness.planted.sanity RUN...`` prints the table of finished runs as JSON. That of ``experiment=sanity``, in
 ``sanity.json`` of this package, is shown beside the judges of other runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -299,20 +300,27 @@ def _cell(passed: Passed) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the sanity checks of a run as JSON; return the exit status."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    """Print the sanity checks of runs as one JSON table; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.planted.sanity", description="Print the sanity checks of runs as one JSON table."
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run of experiment=sanity")
+    options = parser.parse_args(arguments)
     try:
-        if len(given) != 1:
-            raise HarnessError("give one run folder: python -m harness.planted.sanity RUN")
-        folder = RunFolder(Path(given[0]))
-        table = sanity_of(folder, folder.read_manifest())
-        if table is None:
-            raise HarnessError(f"{folder.path} is not a run of experiment=sanity")
+        tables = [_table_of(RunFolder(path)) for path in options.runs]
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(_TABLE.dump_python(table, mode="json"), indent=1))
+    rows = tuple(row for table in tables for row in table.rows)
+    print(json.dumps(_TABLE.dump_python(replace(tables[0], rows=rows), mode="json"), indent=1))
     return 0
+
+
+def _table_of(folder: RunFolder) -> SanityTable:
+    table = sanity_of(folder, folder.read_manifest())
+    if table is None:
+        raise HarnessError(f"{folder.path} is not a run of experiment=sanity")
+    return table
 
 
 if __name__ == "__main__":
