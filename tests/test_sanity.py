@@ -21,7 +21,7 @@ from harness.planted import PlantedCorpus, Planting, truth_of
 from harness.planted.oracle import PlantedOracle
 from harness.planted.sanity import lines, measured_sanity, passes, sanity_of, store_sanity, stored_sanity
 from harness.planted.truth import Concept
-from harness.records import Neuron, Score, Source, Status, Verdict, Winner
+from harness.records import Description, Exemplar, Neuron, Score, Source, Status, Verdict, Winner
 from harness.run.main import main
 from judges.detection import Detection
 from judges.pairwise import PairwiseLLM
@@ -40,7 +40,10 @@ SETTINGS: dict[str, Any] = {
     "only_weights": 0.0,
     "only_text": 0.0,
 }
-GRADES = {"right": "right", "half": "half", "broad": "as many false concepts added", "other": "another neuron's"}
+GRADES = {
+    **{"right": "right", "half": "half", "broad": "as many false concepts added"},
+    **{"other": "another neuron's", "missing": "another neuron's (2)"},
+}
 
 
 def test_each_concept_has_its_share_of_the_sentences() -> None:
@@ -77,11 +80,12 @@ def run(tmp_path: Path) -> RunFolder:
         },
     }
     write_json(folder.manifest, manifest)
-    scores, verdicts = folder.scores(), folder.verdicts()
+    scores, verdicts, descriptions = folder.scores(), folder.verdicts(), folder.descriptions()
     for index in range(4):
         neuron, rare = Neuron(0, index), index > 1
         values = {"right": 0.9, "half": 0.6, "broad": 0.9 if rare else 0.8, "other": 0.1}
         for name, value in values.items():
+            descriptions.append(Description(neuron, name, name))
             failed = index == 3 and name == "half"
             metrics = {} if failed else {"f1": value - (name == "broad"), "base": 0.1}
             status = Status.FAILED if failed else Status.OK
@@ -89,8 +93,11 @@ def run(tmp_path: Path) -> RunFolder:
             if name != "right":
                 winner = Winner.TIE if name == "broad" and rare else Winner.SECOND
                 verdicts.append(Verdict(neuron, "comparator", name, "right", True, winner, Status.OK, ""))
-    scores.close()
-    verdicts.close()
+    # A description that does not exist is no failure of the judges.
+    descriptions.append(Description(Neuron(0, 0), "missing", "", Status.FAILED))
+    scores.append(Score(Neuron(0, 0), "scorer", "missing", None, Status.FAILED, "no description"))
+    for journal in (scores, verdicts, descriptions):
+        journal.close()
     return folder
 
 
@@ -188,6 +195,7 @@ def test_a_run_checks_its_judges(
         *("judges=[token_simulation,detection,simulation]", "corpus.documents=600", "evidence.store=null"),
         *("evidence.top=8", "evidence.random=8", "evidence.report_random=300", "statistics.draws=50"),
         *(f"evidence.splits.{split}=0.04" for split in ("explain", "select", "calibrate")),
+        *(f"describers.sanity_another_{number}=null" for number in range(2, 9)),
     ]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["neuron-harness", *arguments])
@@ -270,9 +278,9 @@ def test_a_description_is_scored_by_the_surprisal_that_it_takes_away() -> None:
     assert grade.value == 1
     assert grade.metrics["gain"] == pytest.approx(4 / 5)  # one word of five
     assert (grade.metrics["constant"], grade.metrics["auc"]) == (0, 1)
-    assert len(llm.requests) == 2 * 13
+    assert len(llm.requests) == 2 * 15  # each window with and without the description
     other = score(Surprisal(), case(exemplars, ScriptedClient(token_logprobs=reads)), "tea")
-    assert (other.value, other.metrics["constant"]) == (pytest.approx(3 / 13), 1)
+    assert (other.value, other.metrics["constant"]) == (pytest.approx(3 / 15), 1)
     lost = ScriptedClient(token_logprobs=lambda request: PromptLogprobs((PromptToken("x", {}),)))
     assert "changes the text" in failure(lambda: score(Surprisal(), case(exemplars, lost), "a storm")).detail
 
@@ -281,11 +289,11 @@ def test_the_oracle_reads_descriptions_perfectly() -> None:
     oracle = PlantedOracle(Planting.of(SETTINGS))
     truth = truth_of(Planting.of(SETTINGS))
     one, two, three = truth.concepts[:3]
-    words = {concept.name: f"There was a {concept.words[0]} here." for concept in (one, two, three)}
-    exemplars = [
-        *(peaked(words[one.name] + str(place), 9.0) for place in range(3)),
-        *(peaked(words[two.name] + str(place), 0.0, Source.RANDOM) for place in range(3)),
-    ]
+
+    def about(concept: Concept, peak: float, source: Source) -> Exemplar:
+        return window([" there", " was", " a", f" {concept.words[0]}", " here"], [0, 0, 0, peak, 0], source)
+
+    exemplars = [about(one, 9.0, Source.TOP) for _ in range(3)] + [about(two, 0.0, Source.RANDOM) for _ in range(3)]
 
     def scores(judge: Scorer, *named: Concept) -> float:
         text = "is active on " + " and ".join(concept.name for concept in named)

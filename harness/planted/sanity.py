@@ -34,7 +34,7 @@ from harness.errors import HarnessError
 from harness.folder import RunFolder, write_json
 from harness.planted.corruptions import Grade
 from harness.planted.settings import Planting
-from harness.records import Neuron, Score
+from harness.records import Neuron, Score, Status
 from harness.results.comparability import statistics_of
 from harness.results.comparisons import merge_verdicts
 from harness.results.rounding import mean, rounded_interval
@@ -80,7 +80,7 @@ class SanityRow:
         missing: the test of missing labels.
         extra: the test of extra labels.
         rank: the rank test.
-        chance: share of neurons that pass the rank test by chance.
+        chance: share of neurons that pass the rank test by chance; None without neurons.
         failed: neurons on which the judge gave no usable answer about the right description.
     """
 
@@ -91,7 +91,7 @@ class SanityRow:
     missing: Passed
     extra: Passed
     rank: Passed
-    chance: float
+    chance: float | None
     failed: int
 
 
@@ -164,12 +164,15 @@ def sanity_of(folder: RunFolder, manifest: Mapping[str, Any]) -> SanityTable | N
         return Passed(mean(values), rounded_interval(interval), len(values))
 
     rows = []
+    made = {(item.neuron, item.describer) for item in folder.descriptions().records() if item.status is Status.OK}
     results = {**_of_scorers(folder.scores().records(), right), **_of_comparators(folder, right, roles)}
     for (judge, metric), by_neuron in results.items():
         target = str((config.get("judges") or {}).get(judge, {}).get("_target_", ""))
         for rate in sorted({level.rate or 1.0 for level in planting.levels.values()}, reverse=True):
             found = {
-                neuron: margins for neuron, margins in by_neuron.items() if planting.level_of(neuron.index).rate == rate
+                neuron: {name: margin for name, margin in margins.items() if (neuron, name) in made}
+                for neuron, margins in by_neuron.items()
+                if planting.level_of(neuron.index).rate == rate
             }
             tests = {
                 test: passed(
@@ -182,8 +185,8 @@ def sanity_of(folder: RunFolder, manifest: Mapping[str, Any]) -> SanityTable | N
                 for test, names in others.items()
             }
             failed = sum(not any(margin is not None for margin in given.values()) for given in found.values())
-            chance = 1 / (1 + len(others["rank"]))
-            rows.append(SanityRow(judge, target, metric, rate, **tests, chance=round(chance, 6), failed=failed))
+            chance = mean([1 / (1 + len(set(given) & set(others["rank"]))) for given in found.values()])
+            rows.append(SanityRow(judge, target, metric, rate, **tests, chance=chance, failed=failed))
     if not rows:
         return None
     versions = manifest.get("versions") or {}
