@@ -1,4 +1,4 @@
-"""Terminal tables of the decomposition, of the judge checks and of reference channels."""
+"""Terminal tables of the decomposition, of the judge checks, of sanity checks and of reference channels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.folder import RunFolder
+from harness.planted.sanity import lines, stored_sanity
 from harness.results import columns
 from harness.results.claims import claim_rows
 from harness.results.comparability import statistics_of
@@ -53,6 +54,18 @@ def print_judge_checks(folder: RunFolder, console: Console) -> None:
     for check, *values in zip(checks, *shown.values(), strict=True):
         table.add_row(Text(visible(check.judge)), *values)
     console.print(table)
+
+
+def print_sanity(folder: RunFolder, console: Console) -> None:
+    """Print the sanity checks of the judges, if the run has any: percent of neurons by test and base rate."""
+    table = stored_sanity(folder)
+    if table is None:
+        return
+    head, body = lines(table)
+    shown = _table("Sanity checks: % of neurons, by share of active text", head[:2], head[2:])
+    for line in body:
+        shown.add_row(*map(visible, line))
+    console.print(shown)
 
 
 def _retest(check: JudgeCheck) -> str:

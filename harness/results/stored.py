@@ -85,6 +85,8 @@ def judge_checks_of(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[Jud
         for name, entry in contestants.items()
         if entry.get("corruption")
     }
+    if all(contestants[name].get("control") for name in known):
+        known = {}  # adversaries alone: no description is known to be right
     retests, score_retests = folder.retests().records(), folder.score_retests().records()
     if not known and not retests and not score_retests:
         return ()
