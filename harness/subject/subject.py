@@ -87,17 +87,27 @@ class Subject:
         self.trust_remote_code = trust_remote_code
 
     @cached_property
-    def files(self) -> ModelFiles:
-        """The model's files.
+    def published(self) -> ModelFiles:
+        """The model's files as its source has them. Found without PyTorch and transformers, which take long to import.
 
         Raises:
-            HarnessError: if no source has them, or the checkpoint has another hash.
+            HarnessError: if no source has them.
         """
+        return locate(self._sources, self._revision)
+
+    @cached_property
+    def files(self) -> ModelFiles:
+        """The model's files, converted if the harness cannot read their format.
+
+        Raises:
+            HarnessError: as :attr:`published`; if the checkpoint has another hash, or cannot be converted.
+        """
+        files = self.published
+
         from harness.subject.checkpoint import Checkpoint
         from harness.subject.gguf import converted
         from harness.subject.quantised import dequantised, quantisation_of
 
-        files = locate(self._sources, self._revision)
         if files.gguf:
             folder = converted(files.gguf, Path(self._cache), self._sha256)
             return ModelFiles(str(folder), folder)
