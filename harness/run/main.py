@@ -170,6 +170,7 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
     early: list[str] = []
     name, metric = config.sweep.metric, None
     try:
+        sweep.check(settings)
         _, leaderboard = _run(config, early.append)
         if name is not None:
             metric = read_metric(name, RunFolder(folder), leaderboard)
