@@ -18,6 +18,7 @@ from harness.flat import flatten
 from harness.folder import RunFolder, check_writable, replacing, write_json
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
+from harness.planted.sanity import store_sanity
 from harness.report import build_report
 from harness.results.comparability import leaderboard_of
 from harness.results.schema import Leaderboard
@@ -81,7 +82,7 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
 
 def _check_model(setup: Setup, folder: RunFolder) -> None:
     """Check that the model loads, if it will run on text."""
-    if not setup.compares:
+    if setup.corpus is None:
         return
     causal = bool(pending_interventions(setup, folder))
     on_text = any(name == ON_TEXT for _, name in pending_diagnostics(setup, folder, None))
@@ -197,6 +198,7 @@ def conclude(setup: Setup, folder: RunFolder, manifest: dict[str, Any]) -> Leade
     store_leaderboard(folder, leaderboard)
     store_decomposition(folder)
     store_judge_checks(folder)
+    store_sanity(folder)
     build_report([folder], folder.report)
     _track(setup, folder, leaderboard, manifest)
     return leaderboard

@@ -268,11 +268,14 @@ class Setup:
             if not self.judges:
                 raise HarnessError(f"no judge is left for this run: {name} {reason}")
             logger.warning("%s is left out of this run: it %s", name, reason)
-        for name, method in self.methods.items():
-            self._check_servers(name, method)
+        for name, judge in self.judges.items():
+            self._check_servers(name, judge)
 
     def _check_servers(self, name: str, method: Method) -> None:
-        """Check that the servers of a method can run at the same time: otherwise each would stop the other."""
+        """Check that the servers of a judge can run at the same time: otherwise each would stop the other often.
+
+        A describer has few items, and all of them use one server before the other starts.
+        """
         servers = {self.backends[role].server for role in method.roles if role in self.backends} - {None}
         if len(servers) > self.serving.max_servers:
             raise HarnessError(
@@ -303,7 +306,8 @@ class Setup:
                     judge.check(self.described)
         self.steering.check_lengths(self.subject, effects=bool(self.effect_splits), texts=self.needs_steered)
         parts = [part for method in self.methods.values() for part in method.walk]
-        for encoder in {id(part.encoder): part.encoder for part in parts if hasattr(part, "encoder")}.values():
+        encoders = [part.encoder for part in parts if getattr(part, "encoder", None) is not None]
+        for encoder in {id(encoder): encoder for encoder in encoders}.values():
             encoder.check()
         for name, describer in self.describers.items():
             with _naming(f"describers.{name}"):
