@@ -328,7 +328,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folder against other processes, and remove what a killed process left; the lock ends with the process.
+        """Lock the folder against other processes until this one ends, and remove what a killed one was writing.
 
         Raises:
             HarnessError: if another process holds the lock.

@@ -228,7 +228,9 @@ def test_a_server_that_answers_with_another_model_is_named_once(
     answering: str, warnings: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run(url: str) -> None:
-        async with OpenAICompatible("meta/Llama-3" if "llama" in answering else "m", url).open(Path("unused")) as client:
+        async with OpenAICompatible("meta/Llama-3" if "llama" in answering else "m", url).open(
+            Path("unused")
+        ) as client:
             assert [(await client.generate(HELLO)).text for _ in range(2)] == ["hi", "hi"]
 
     with endpoint(said("hi", model=answering)) as server:

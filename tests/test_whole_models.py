@@ -511,8 +511,12 @@ def wait_for_more_than(files: int, folder: RunFolder, process: subprocess.Popen[
 class Patience(logging.Handler):
     """Lets Ray wait as long as it needs once an attempt to start it has failed."""
 
+    def __init__(self, environment: pytest.MonkeyPatch) -> None:
+        super().__init__(logging.WARNING)
+        self.environment = environment
+
     def emit(self, record: logging.LogRecord) -> None:
-        os.environ["RAY_gcs_server_port_wait_time_s"] = "120"
+        self.environment.setenv("RAY_gcs_server_port_wait_time_s", "120")
 
 
 @pytest.mark.slow
@@ -521,7 +525,7 @@ def test_ray_that_does_not_start_in_time_is_started_again(
 ) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install 'neuron-harness[ray]'")
     monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "0")  # too short for any machine
-    executor, handler, before = RayExecutor(device="cpu"), Patience(), descendants(os.getpid())
+    executor, handler, before = RayExecutor(device="cpu"), Patience(monkeypatch), descendants(os.getpid())
     logger = logging.getLogger("harness.run.ray_executor")
     logger.addHandler(handler)
     try:

@@ -278,8 +278,8 @@ class OpenAIClient(LLMClient):
         if answering and asked not in answering.lower() and not self._named_another_model:
             self._named_another_model = True
             logger.warning(
-                "%s was asked for %s and answers as %s: set llm.ROLE.model to the model that it serves, because the cache "
-                "and the report name it",
+                "%s was asked for %s and answers as %s: set llm.ROLE.model to the model that it serves, because the "
+                "cache and the report name it",
                 *(_address(str(self.api.base_url)).rstrip("/"), self.model, answering),
             )
 

@@ -237,7 +237,7 @@ class _Terminal(logging.StreamHandler[TextIO]):
 class _LogFile(logging.FileHandler):
     """Drops what a full disk has no room for: the run ends with one line where it cannot write a result."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    def handleError(self, record: logging.LogRecord) -> None:
         """Print the traceback of any other error."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)

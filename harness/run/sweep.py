@@ -63,7 +63,9 @@ def _public(override: str, without_secrets: Callable[[Any], Any]) -> str:
 
 def _chosen(hydra: DictConfig) -> dict[str, str]:
     """Return hashes of what Hydra reads once for all runs of a sweep."""
-    return {name: hashlib.sha256(OmegaConf.to_yaml(hydra[name]).encode()).hexdigest() for name in ("launcher", "sweeper")}
+    return {
+        name: hashlib.sha256(OmegaConf.to_yaml(hydra[name]).encode()).hexdigest() for name in ("launcher", "sweeper")
+    }
 
 
 class SweepFolder:

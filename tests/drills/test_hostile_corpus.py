@@ -38,7 +38,9 @@ MORE = [
 def test_a_run_over_hostile_text(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     options, oracle = run_options(tmp_path / "model"), Oracle()
-    texts = [f"{number} {text} {other}" for number in range(9) for text in HOSTILE + MORE for other in ("and", text[:40])]
+    texts = [
+        f"{number} {text} {other}" for number in range(9) for text in HOSTILE + MORE for other in ("and", text[:40])
+    ]
     corpus = tmp_path / "hostile.jsonl"
     corpus.write_text("\n".join(json.dumps({"text": text}) for text in texts))
 

@@ -33,7 +33,12 @@ def test_smollm2_explains_for_a_run_that_is_killed(tmp_path: Path) -> None:
         # One request at a time: the answers to a batch may depend on what else is in it.
         *("llm.explainer.concurrency=1", "llm.explainer.sampling.max_tokens=60", "neurons.per_layer=4"),
         *("describers=[maxact,generic]", "judges=[embedding_pairwise]", "comparisons.retest=0"),
-        *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0", "diagnostics.text_ablated=0"),
+        *(
+            "diagnostics.sample=0",
+            "diagnostics.random_vectors=0",
+            "diagnostics.ablated=0",
+            "diagnostics.text_ablated=0",
+        ),
     ]
     whole = Drilled(tmp_path / "whole", options)
     code, output = whole.run()

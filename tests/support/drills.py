@@ -39,7 +39,7 @@ PROCESSES.set_forkserver_preload(
         *("matplotlib.pyplot", "openai", "hydra.main"),
     ]
 )
-WORDS = "harbour opens compare version size edition boats return late numbers letters colour names verbs".split()
+WORDS = ["harbour", "opens", "compare", "version", "size", "boats", "return", "late", "numbers", "letters", "colour"]
 
 
 def run_options(folder: Path) -> list[str]:
