@@ -23,8 +23,8 @@ from pydantic.dataclasses import dataclass
 
 from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
-from harness.llm.prompts import Prompt, quoted
-from harness.methods import Comparator, JudgeCase, Judgement
+from harness.llm.prompts import Prompt, highlighted, quoted
+from harness.methods import Comparator, EvidenceBlock, JudgeCase, Judgement
 from harness.records import Side, Source, Status, Winner
 from harness.spread import spread
 from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero
@@ -73,15 +73,40 @@ class PairwiseLLM(Comparator):
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Show the evidence and both descriptions, and ask."""
         llm = case.require_llm()
-        evidence = (self._input(case) if self.side is not Side.OUTPUT else {}) | (
-            self._output(case) if self.side is not Side.INPUT else {}
-        )
-        prompt = self.prompt.render(side=self.side.value, first=first, second=second, **evidence)
+        prompt = self.prompt.render(side=self.side.value, first=first, second=second, **self._evidence(case))
         answer = await ask(llm, prompt, PairwiseVerdict)
         if not self.needs_logprobs:
             return Judgement(WINNERS[answer.verdict], answer.reason)
         preference, mass = await self._preference(llm, prompt, answer.reason)
         return Judgement(WINNERS[answer.verdict], answer.reason, preference, mass)
+
+    def evidence(self, case: JudgeCase) -> tuple[EvidenceBlock, ...]:
+        """Return the evidence of the prompt."""
+        shown = self._evidence(case)
+        blocks: dict[str, list[str]] = {}
+        if self.side is not Side.OUTPUT:
+            threshold = shown["threshold"]
+            marked = [highlighted(one, min(threshold, one.activation), self.context) for one in shown["active"]]
+            blocks["Active on these excerpts"] = marked
+            blocks["Less active on these, with its strength from 0 to 10"] = [
+                f"{strength}: {highlighted(one, one.activation, self.context)}" for one, strength in shown["weaker"]
+            ]
+            blocks["Hardly or not at all active"] = [
+                highlighted(one, threshold, self.context) for one in shown["silent"]
+            ]
+        if self.side is not Side.INPUT:
+            blocks["Makes the model more likely to say"] = [quoted(one.token) for one in shown["promoted"]]
+            blocks["Makes it less likely to say"] = [quoted(one.token) for one in shown["suppressed"]]
+            blocks["Written by the model without the neuron held active, and with it"] = [
+                f"{quoted(without.prompt + without.text)} | {quoted(held.prompt + held.text)}"
+                for held, without in shown["steered"]
+            ]
+        return tuple(EvidenceBlock(title, tuple(texts)) for title, texts in blocks.items() if texts)
+
+    def _evidence(self, case: JudgeCase) -> dict[str, Any]:
+        return (self._input(case) if self.side is not Side.OUTPUT else {}) | (
+            self._output(case) if self.side is not Side.INPUT else {}
+        )
 
     def _input(self, case: JudgeCase) -> dict[str, Any]:
         active, silent = active_and_silent(case, self.windows, self.silent_fraction)

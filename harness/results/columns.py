@@ -220,6 +220,10 @@ HEALTH = (
            "disagree.", percent, (HTML, SUMMARY), needs={"both orders", "top level"}),
     Metric("first_position_rate", "first place %", "Share of the verdicts with a winner that the description shown "
            "first won; 50 is no preference.", percent, (HTML, SUMMARY), needs={"both orders", "top level"}),
+    Metric("people_kappa", "kappa with people", "Cohen's kappa with the labels of people, on the comparisons that both "
+           "decided: 1 is perfect agreement, 0 is chance.",
+           number, (HTML, SUMMARY), interval="people_interval", needs={"people", "top level"}),
+    Metric("people_items", "labelled", "Comparisons that it and people decided.", count, (HTML,)),
 )
 """Of a comparator (:class:`~harness.results.schema.JudgeHealth`)."""
 

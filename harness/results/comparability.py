@@ -45,6 +45,7 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
         descriptions,
         controls={name for name, entry in contestants.items() if entry.get("control")},
         informed={name for name, entry in contestants.items() if entry.get("informed")},
+        people={name for name, entry in _part(manifest, "judges").items() if entry.get("is_human")},
         seed=seed,
         config=config,
         facets=facets_of(neurons, vectors),

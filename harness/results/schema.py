@@ -269,6 +269,9 @@ class JudgeHealth:
     inconsistent: int
     inconsistency: float | None
     first_position_rate: float | None
+    people_kappa: float | None
+    people_interval: tuple[float, float] | None
+    people_items: int
     statuses: dict[str, int]
     usage: Usage
 
