@@ -1,4 +1,4 @@
-"""The page on which people compare descriptions: its pairs, its use in Chromium, and agreement of judges with people."""
+"""The page on which people compare descriptions: its pairs, its use in Chromium, agreement of judges with people."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from harness.errors import HarnessError
 from harness.evidence import Corpus, EvidenceConfig
 from harness.llm.client import Backend
 from harness.llm.serving import ServingConfig
-from harness.methods import Comparator, Describer, Method, Scorer
+from harness.methods import Comparator, Describer, Method, Scorer, roles_of
 from harness.records import Neuron, Split, VectorKind
 from harness.results.reference_channels import ReferenceChannel, reference_channels
 from harness.run.building import build, build_group, plain, validate
@@ -173,6 +173,14 @@ class Setup:
             if reason := part.unavailable(self.subject):
                 return reason
         return None
+
+    def models_of(self, method: Method) -> set[str]:
+        """Return the names of the LLMs that write a describer's texts, or that a judge uses."""
+        roles = set(method.roles)
+        if isinstance(method, Describer):  # without the scorers in it, which choose among its texts
+            roles -= roles_of(one for one in method.walk if not isinstance(one, Describer)).keys()
+            roles |= {one.role for one in method.walk if isinstance(one, Describer) and one.role is not None}
+        return {self.backends[role].model for role in roles if role in self.backends}
 
     @property
     def effect_splits(self) -> list[Split]:
