@@ -84,22 +84,26 @@ def page_of(folder: RunFolder, count: int, judge: str | None = None, describers:
     neurons = set(setup.comparisons.judged(name, setup.described))
     made = [one for one in folder.descriptions().records() if one.status is Status.OK and one.neuron in neurons]
     made = [one for one in made if describers is None or one.describer in describers]
-    cases = JudgeCases(setup, folder)
-    shown: dict[Neuron, tuple[EvidenceBlock, ...]] = {}
-    missing: list[str] = []
+    cases = JudgeCases(setup, folder, {(one.neuron, one.describer): one for one in made})
+    missing: dict[Neuron, str] = {}
+
+    def evidence(first: Description, second: Description) -> tuple[EvidenceBlock, ...]:
+        try:
+            return comparator.evidence(cases.case(comparator, {}, first, second), first.text, second.text)
+        except Unanswered as error:
+            missing[first.neuron] = error.detail
+            return ()
+
     try:
-        for neuron, of_neuron in _by_neuron(made).items():
-            try:
-                shown[neuron] = comparator.evidence(cases.case(comparator, {}, *of_neuron))
-            except Unanswered as error:
-                missing.append(f"{neuron}: {error.detail}")
+        # Whether a neuron has evidence does not depend on the two descriptions.
+        shown = {neuron for neuron, (one, *_) in _by_neuron(made).items() if evidence(one, one)}
+        pairs = choose_pairs([one for one in made if one.neuron in shown], count, setup.seed)
+        items = [Item(str(one.first.neuron), one.first, one.second, evidence(one.first, one.second)) for one in pairs]
     finally:
         cases.close()
-    pairs = choose_pairs([one for one in made if shown.get(one.neuron)], count, setup.seed)
-    if not pairs:
-        why = f" ({missing[0]})" if missing else ""
+    if not items:
+        why = "".join(f" ({neuron}: {detail})" for neuron, detail in list(missing.items())[:1])
         raise HarnessError(f"{folder.path} has no two descriptions of a neuron with evidence of {name} to compare{why}")
-    items = [Item(str(one.first.neuron), one.first, one.second, shown[one.first.neuron]) for one in pairs]
     return label_page(setup.general.name, comparator.side, items)
 
 

@@ -125,13 +125,19 @@ class JudgeCase(Case):
     Attributes:
         contestants: names of the describers whose descriptions are judged, in the order in which they are shown, for
             judges that look answers up, such as human labels in a file. Prompts must not contain them.
+        report_windows: number of windows of the report split, of which its random windows are a uniform sample and its
+            top windows the most active ones; 0 if it is not known.
+        rivals: the descriptions of the neuron by all describers of the run, the judged ones among them. Judges may show
+            windows that any of them predicts; they are then the same for every description.
         steered: texts generated under interventions on each neuron of the run, and without, if the judge needs them.
             They start from prompts of the config, not of the corpus, and no describer sees them.
-        tokens: the tokens of those descriptions that are extractive, by their text.
+        tokens: the tokens of those descriptions and rivals that are extractive, by their text.
     """
 
     contestants: tuple[str, ...] = ()
     tokens: Mapping[str, SignedTokens] = field(default_factory=dict, kw_only=True)
+    report_windows: int = field(default=0, kw_only=True)
+    rivals: tuple[str, ...] = field(default=(), kw_only=True)
     steered: Mapping[Neuron, tuple[SteeredText, ...]] = field(default_factory=dict, kw_only=True)
 
 
@@ -338,7 +344,7 @@ class Comparator(Method, ABC):
         """Return whether it compares a pair of describers on a neuron; the run does not ask it for other pairs."""
         return True
 
-    def evidence(self, case: JudgeCase) -> tuple[EvidenceBlock, ...]:
+    def evidence(self, case: JudgeCase, first: str, second: str) -> tuple[EvidenceBlock, ...]:
         """Return what it sees of a neuron, for people who compare the same descriptions; empty if it cannot be shown.
 
         Raises:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from pydantic.dataclasses import dataclass
 
+from harness.embedding import SentenceEncoder
 from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
 from harness.llm.prompts import Prompt, highlighted, quoted
@@ -29,6 +30,7 @@ from harness.records import Side, Source, Status, Winner
 from harness.spread import spread
 from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero
 from judges.evidence import active_and_silent, by_activation, output_tokens, steered_pairs
+from judges.sampling import hard_negatives
 
 
 class PairwiseVerdict(BaseModel):
@@ -54,6 +56,8 @@ class PairwiseLLM(Comparator):
     weaker: CountOrZero = 4
     context: CountOrZero = 16
     silent_fraction: Fraction = 0.5
+    hard: FractionOrZero = 0.5
+    encoder: SentenceEncoder | None = None
     mark_share: FractionOrZero = 0.5
     tokens: CountOrZero = 20
     effects: bool = False
@@ -73,16 +77,18 @@ class PairwiseLLM(Comparator):
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Show the evidence and both descriptions, and ask."""
         llm = case.require_llm()
-        prompt = self.prompt.render(side=self.side.value, first=first, second=second, **self._evidence(case))
+        prompt = self.prompt.render(
+            side=self.side.value, first=first, second=second, **self._evidence(case, first, second)
+        )
         answer = await ask(llm, prompt, PairwiseVerdict)
         if not self.needs_logprobs:
             return Judgement(WINNERS[answer.verdict], answer.reason)
         preference, mass = await self._preference(llm, prompt, answer.reason)
         return Judgement(WINNERS[answer.verdict], answer.reason, preference, mass)
 
-    def evidence(self, case: JudgeCase) -> tuple[EvidenceBlock, ...]:
+    def evidence(self, case: JudgeCase, first: str, second: str) -> tuple[EvidenceBlock, ...]:
         """Return the evidence of the prompt."""
-        shown = self._evidence(case)
+        shown = self._evidence(case, first, second)
         blocks: dict[str, list[str]] = {}
         if self.side is not Side.OUTPUT:
             threshold = shown["threshold"]
@@ -91,9 +97,8 @@ class PairwiseLLM(Comparator):
             blocks["Less active on these, with its strength from 0 to 10"] = [
                 f"{strength}: {highlighted(one, one.activation, self.context)}" for one, strength in shown["weaker"]
             ]
-            blocks["Hardly or not at all active"] = [
-                highlighted(one, threshold, self.context) for one in shown["silent"]
-            ]
+            for key, title in (("silent", "Hardly or not at all active"), ("hard", "Neither on these, which look alike")):
+                blocks[title] = [highlighted(one, threshold, self.context) for one in shown[key]]
         if self.side is not Side.INPUT:
             blocks["Makes the model more likely to say"] = [quoted(one.token) for one in shown["promoted"]]
             blocks["Makes it less likely to say"] = [quoted(one.token) for one in shown["suppressed"]]
@@ -103,13 +108,17 @@ class PairwiseLLM(Comparator):
             ]
         return tuple(EvidenceBlock(title, tuple(texts)) for title, texts in blocks.items() if texts)
 
-    def _evidence(self, case: JudgeCase) -> dict[str, Any]:
-        return (self._input(case) if self.side is not Side.OUTPUT else {}) | (
+    def _evidence(self, case: JudgeCase, first: str, second: str) -> dict[str, Any]:
+        return (self._input(case, first, second) if self.side is not Side.OUTPUT else {}) | (
             self._output(case) if self.side is not Side.INPUT else {}
         )
 
-    def _input(self, case: JudgeCase) -> dict[str, Any]:
-        active, silent = active_and_silent(case, self.windows, self.silent_fraction)
+    def _input(self, case: JudgeCase, *descriptions: str) -> dict[str, Any]:
+        active, quiet = active_and_silent(case, self.windows, self.silent_fraction, None)
+        count = round(self.hard * min(self.windows, len(quiet)))
+        hard = hard_negatives(case, self.encoder, active, quiet, descriptions, count, self.context)
+        known = {item.window for item in hard}
+        silent = [item for item in quiet if item.window not in known][: self.windows - len(hard)]
         highest = active[0].activation
         seen = {item.window for item in active}
         quantiles = by_activation(case, Source.QUANTILE)
@@ -118,6 +127,7 @@ class PairwiseLLM(Comparator):
             "active": active,
             "weaker": [(item, math.floor(10 * item.activation / highest)) for item in weaker],
             "silent": silent,
+            "hard": hard,
             "threshold": self.mark_share * highest,
             "context": self.context,
         }

@@ -261,12 +261,12 @@ def test_a_hub_model_is_planned_without_network(
     assert code == 0
     plan = from_json(RunPlan, json.loads(out))
     assert (plan.subject.here, plan.subject.d_mlp, plan.subject.vocabulary) == (False, 9216, 256_000)
-    assert (plan.neurons, plan.vectors, plan.channels) == (198, 594, 29_700)
+    assert (plan.neurons, plan.vectors, plan.channels) == (297, 891, 44_550)
     calls = {method.name: method.total.calls for method in plan.methods}
-    assert calls["rotate"] == 198 * (3 * 50 + 1)
-    assert calls["pairwise"] == calls["pairwise_output"] == calls["pairwise_steered"] == 198 * 36 * 2
-    assert calls["simulation"] == 198 * 9 * 20  # ten windows of each of two splits
-    assert calls["best_of_k"] == 198 * 5 * (1 + 20)  # each candidate is simulated on the select split
+    assert calls["rotate"] == 297 * (3 * 50 + 1)
+    assert calls["pairwise"] == calls["pairwise_output"] == calls["pairwise_steered"] == 297 * 36 * 2
+    assert calls["simulation"] == 297 * 9 * 20  # ten windows of each of two splits
+    assert calls["best_of_k"] == 297 * 5 * (1 + 20)  # each candidate is simulated on the select split
     assert not any("failed in the trial" in one or "also writes" in one for one in plan.warnings)
     pair, every = plan.power
     assert pair.smallest_difference is not None

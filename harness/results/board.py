@@ -108,7 +108,8 @@ def make_board(judge: str | None, inputs: BoardInputs) -> Board:
     trust = check_controls(pairs, decided, tests, inputs.controls, inputs.informed, config)
     sides = {inputs.sides.get(name) for name in (inputs.table.judges if judge is None else (judge,))}
     side = sides.pop() if len(sides) == 1 else None
-    return Board(judge, side, rows, cells, tests, effect, graph, cycles, trust)
+    neurons = len(np.unique(inputs.table.cluster))
+    return Board(judge, side, neurons, rows, cells, tests, effect, graph, cycles, trust)
 
 
 def _rows(inputs: BoardInputs, rates: _Estimate, ranking: _Ranking, adjusted: _Estimate) -> tuple[Row, ...]:

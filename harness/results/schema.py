@@ -203,6 +203,7 @@ class Board:
     Attributes:
         judge: the judge; None for all judges together, each comparison counting once.
         side: side of the neurons that the judge or judges see; None if they see different sides, or it is not recorded.
+        neurons: neurons (both signs counted once) with a comparison, failed ones included.
         rows: one per describer, by win rate (highest first), then by name.
         cells: one per ordered pair of describers that was compared, by name.
         tests: one per unordered pair with a decided comparison.
@@ -214,6 +215,7 @@ class Board:
 
     judge: str | None
     side: str | None
+    neurons: int
     rows: tuple[Row, ...]
     cells: tuple[Cell, ...]
     tests: tuple[PairTest, ...]

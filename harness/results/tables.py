@@ -19,6 +19,7 @@ from rich.text import Text
 from harness.folder import replacing
 from harness.results import columns
 from harness.results.alignment import alignment_notices
+from harness.results.claims import CONFIDENCE, ClaimRow
 from harness.results.columns import Metric, shown_in
 from harness.results.formatting import percent, visible
 from harness.results.schema import Board, Cell, ExplainerRow, Leaderboard, Row, ScoreRow
@@ -63,7 +64,7 @@ class _Grid:
     """One table: its rows, the columns that name a row, its metrics, and a note below."""
 
     title: str
-    rows: Sequence[Row | Cell | ScoreRow | ExplainerRow]
+    rows: Sequence[Row | Cell | ScoreRow | ExplainerRow | ClaimRow]
     names: dict[str, Callable[[Any], str]]
     metrics: Sequence[Metric]
     place: str
@@ -129,12 +130,33 @@ def markdown_table(leaderboard: Leaderboard) -> str:
     A warning that no layer is aligned with tokens comes first.
     """
     blocks = [f"{_in_markdown(notice)}\n" for notice in alignment_notices(leaderboard.alignment)]
-    for grid in _grids(leaderboard, columns.TEXT):
-        metrics = grid.headings(leaderboard.confidence)
-        lines = [[*grid.names, *metrics], ["---"] * len(grid.names) + ["---:"] * len(metrics)]
-        lines += [[_in_markdown(cell) for cell in cells] for cells in _text_rows(grid)]
-        blocks.append("\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", _in_markdown(grid.note), ""]))
+    blocks += [_markdown(grid, leaderboard.confidence) for grid in _grids(leaderboard, columns.TEXT)]
     return "\n".join(blocks)
+
+
+def claims_markdown(rows: Sequence[ClaimRow]) -> str:
+    """Return the published values of the decomposition next to a run's as a Markdown table."""
+    return _markdown(_claims_grid(rows, columns.TEXT), CONFIDENCE)
+
+
+def print_claims(rows: Sequence[ClaimRow], console: Console) -> None:
+    """Print the published values of the decomposition next to a run's."""
+    if rows:
+        console.print(_terminal(_claims_grid(rows, columns.TERMINAL), CONFIDENCE))
+
+
+def _claims_grid(rows: Sequence[ClaimRow], place: str) -> _Grid:
+    sources = list(dict.fromkeys(row.source for row in rows))
+    note = f"Published: {'; '.join(sources)}. [R]: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005."
+    names = {"decomposition": lambda row: str(row.claim)}
+    return _Grid("Published values, and this run", rows, names, columns.CLAIMS, place, note)
+
+
+def _markdown(grid: _Grid, confidence: float) -> str:
+    metrics = grid.headings(confidence)
+    lines = [[*grid.names, *metrics], ["---"] * len(grid.names) + ["---:"] * len(metrics)]
+    lines += [[_in_markdown(cell) for cell in cells] for cells in _text_rows(grid)]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", _in_markdown(grid.note), ""])
 
 
 def latex_table(leaderboard: Leaderboard) -> str:
@@ -166,7 +188,7 @@ def _text_rows(grid: _Grid) -> Iterator[list[str]]:
 
 
 def _note(leaderboard: Leaderboard, board: Board) -> str:
-    neurons = f"{leaderboard.neurons} neuron{'s' * (leaderboard.neurons != 1)}"
+    neurons = f"{board.neurons} neuron{'s' * (board.neurons != 1)}"
     judges = board.judge or ", ".join(str(one.judge) for one in leaderboard.judges)
     judged = f"judged by {judges}" if judges else "no comparing judge"
     return " ".join(filter(None, [f"{neurons}, {judged}.", board.trust.words, board.graph.words, board.length.words]))

@@ -126,19 +126,27 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
 
 
 class JudgeCases:
-    """What judges see of the neurons of a run."""
+    """What judges see of the neurons of a run, given the descriptions by neuron and describer."""
 
-    def __init__(self, setup: Setup, folder: RunFolder) -> None:
+    def __init__(self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description]) -> None:
         self._evidence = OpenEvidence(setup, folder, OPEN_TO_JUDGES)
+        self._report_windows = int((folder.read_manifest().get("corpus") or {}).get("report_windows", 0))
+        self._rivals: dict[Neuron, list[Description]] = defaultdict(list)
+        for (neuron, name), description in sorted(made.items()):
+            if description.status is Status.OK and name in setup.describers:
+                self._rivals[neuron].append(description)
         texts = itertools.groupby(folder.read(SteeredText), key=lambda text: text.neuron)
         self._steered = {neuron: tuple(found) for neuron, found in texts}
 
     def case(self, judge: Comparator | Scorer, llms: Mapping[str, LLMClient], *judged: Description) -> JudgeCase:
         """Return what a judge sees of the neuron of some descriptions."""
+        rivals = self._rivals[judged[0].neuron]
         return JudgeCase(
             **self._evidence.fields(judged[0].neuron, judge, llms),
             contestants=tuple(one.describer for one in judged),
-            tokens={one.text: one.tokens for one in judged if one.tokens is not None},
+            tokens={one.text: one.tokens for one in (*rivals, *judged) if one.tokens is not None},
+            report_windows=self._report_windows,
+            rivals=tuple(dict.fromkeys(one.text for one in rivals)),
             steered=self._steered if judge.needs_steered else {},
         )
 
@@ -151,7 +159,7 @@ class _Judging(JudgeCases):
     """Answers single items and makes their records, given the descriptions by neuron and describer."""
 
     def __init__(self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description]) -> None:
-        super().__init__(setup, folder)
+        super().__init__(setup, folder, made)
         self._setup, self._made = setup, made
 
     async def compare(self, name: str, llms: Clients, pair: Pair) -> Verdict:
