@@ -97,7 +97,8 @@ class PairwiseLLM(Comparator):
             blocks["Less active on these, with its strength from 0 to 10"] = [
                 f"{strength}: {highlighted(one, one.activation, self.context)}" for one, strength in shown["weaker"]
             ]
-            for key, title in (("silent", "Hardly or not at all active"), ("hard", "Neither on these, which look alike")):
+            titles = {"silent": "Hardly or not at all active", "hard": "Neither on these, which look alike"}
+            for key, title in titles.items():
                 blocks[title] = [highlighted(one, threshold, self.context) for one in shown[key]]
         if self.side is not Side.INPUT:
             blocks["Makes the model more likely to say"] = [quoted(one.token) for one in shown["promoted"]]
