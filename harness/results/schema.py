@@ -47,6 +47,8 @@ class Row:
     inconsistent: int
     failed: int
     mean_words: float | None
+    noise_floor: float | None = None
+    noise_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -300,6 +302,8 @@ class ScoreRow:
     scores: int
     statuses: dict[str, int]
     usage: Usage
+    noise_floor: float | None = None
+    noise_interval: tuple[float, float] | None = None
 
     @property
     def failed(self) -> int:

@@ -19,6 +19,7 @@ from harness.llm.client import Backend
 from harness.llm.serving import ServingConfig
 from harness.methods import Comparator, Describer, Method, Scorer, roles_of
 from harness.records import Neuron, Split, VectorKind
+from harness.results.noise_floor import read_noise_floor
 from harness.results.reference_channels import ReferenceChannel, reference_channels
 from harness.run.building import build, build_group, plain, validate
 from harness.run.executor import Executor
@@ -241,6 +242,8 @@ class Setup:
         Raises:
             HarnessError: one line with the cause and the cure.
         """
+        if self.statistics.noise_floor is not None:
+            read_noise_floor(self.statistics.noise_floor)
         if self.compares:
             self._check_contestants()
             self._check_evidence()
