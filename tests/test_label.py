@@ -97,7 +97,7 @@ def test_the_page_is_blind_and_shows_what_a_judge_sees(
         (["--judge", "embedding_pairwise"], ["embedding_pairwise shows no evidence", "pairwise"]),
         (["--judge", "nobody"], ["'nobody'", "conf/judges"]),
         (["--judge", "pairwise_steered"], ["pairwise_steered", "judges of the run"]),
-        (["--describers", "rotate"], ["'rotate'", "maxact, vocab_proj, generic"]),
+        (["--describers", "rotate"], ["'rotate'", "generic, maxact, vocab_proj"]),
         (["--describers", "maxact"], ["no two descriptions"]),
     ):
         assert main([str(labelled.path), *mistake]) == 1

@@ -189,9 +189,8 @@ def test_a_run_stops_when_it_has_spent_what_it_may_and_continues_with_a_higher_l
 
         # An answer of three tokens costs 3: a fourth one would exceed 10. Nobody stated the price of the earlier ones.
         price = {"prompt": 0, "completion": 1_000_000}
-        prices = [
-            f"llm.{role}.price.{kind}={value}" for role in ("explainer", "judge") for kind, value in price.items()
-        ]
+        roles = ("explainer", "judge")
+        prices = [f"llm.{role}.price.{kind}={value}" for role in roles for kind, value in price.items()]
         code, _, err = invoke(*options(small, server, "serving.max_cost=10"))
         assert code == 1
         assert "serving.max_cost needs the price" in err.splitlines()[-1]

@@ -71,7 +71,9 @@ class SpendingLimit:
         self, max_calls: int | None = None, max_cost: float | None = None, calls: int = 0, cost: float = 0.0
     ) -> None:
         self._max_calls, self._max_cost, self._calls, self._cost = max_calls, max_cost, calls, cost
-        self._under_way, self._highest = 0, 0.0
+        self._under_way = 0
+        #: Cost of the most expensive answer; None before the first.
+        self._highest: float | None = None
         self._changed = asyncio.Condition()
         #: Why no more requests are sent; empty while the limit is not reached.
         self.spent = ""
@@ -83,7 +85,7 @@ class SpendingLimit:
             Stopped: if it does not.
         """
         async with self._changed:
-            await self._changed.wait_for(lambda: self._reached() or self._fits())
+            await self._changed.wait_for(lambda: self._reached() or price is None or self._fits())
             if self.spent:
                 raise Stopped(self.spent)
             self._calls += 1
@@ -97,23 +99,27 @@ class SpendingLimit:
         finally:
             async with self._changed:
                 self._under_way -= 1
-                self._cost, self._highest = self._cost + cost, max(self._highest, cost)
+                self._cost += cost
+                if price is not None:
+                    self._highest = max(self._highest or 0.0, cost)
                 self._changed.notify_all()
         return reply
 
     def _fits(self) -> bool:
         if self._max_cost is None or not self._under_way:
             return True
-        return self._highest > 0 and self._cost + (self._under_way + 1) * self._highest <= self._max_cost
+        return self._highest is not None and self._cost + (self._under_way + 1) * self._highest <= self._max_cost
+
+    def _affords(self) -> bool:
+        assert self._max_cost is not None
+        return self._cost < self._max_cost and self._cost + (self._highest or 0.0) <= self._max_cost
 
     def _reached(self) -> bool:
         if self.spent:
             return True
         if self._max_calls is not None and self._calls >= self._max_calls:
-            self.spent = (
-                f"the run has sent {self._calls:,} LLM calls, and serving.max_calls={self._max_calls} is reached"
-            )
-        elif self._max_cost is not None and not self._under_way and self._cost + self._highest >= self._max_cost:
+            self.spent = f"the run has sent {self._calls} LLM calls, and serving.max_calls={self._max_calls} is reached"
+        elif self._max_cost is not None and not self._under_way and not self._affords():
             self.spent = f"the run has paid {self._cost:,.4g}, and serving.max_cost={self._max_cost:g} is reached"
         if self.spent:
             logger.warning(

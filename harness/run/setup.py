@@ -245,8 +245,8 @@ class Setup:
         unpriced = [role for role, one in self.backends.items() if one.price is None and one.server is None]
         if self.serving.max_cost is not None and unpriced:
             raise HarnessError(
-                f"serving.max_cost needs the price of every LLM that is not managed here: set llm.{unpriced[0]}.price.prompt "
-                f"and llm.{unpriced[0]}.price.completion"
+                "serving.max_cost needs the price of every LLM that is not managed here: set "
+                f"llm.{unpriced[0]}.price.prompt and llm.{unpriced[0]}.price.completion"
             )
         if self.statistics.noise_floor is not None:
             read_noise_floor(self.statistics.noise_floor)
