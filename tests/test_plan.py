@@ -266,7 +266,9 @@ def test_a_hub_model_is_planned_without_network(
     assert calls["rotate"] == 297 * (3 * 50 + 1)
     assert calls["pairwise"] == calls["pairwise_output"] == calls["pairwise_steered"] == 297 * 36 * 2
     assert calls["simulation"] == 297 * 9 * 20  # ten windows of each of two splits
-    assert calls["best_of_k"] == 297 * 5 * (1 + 20)  # each candidate is simulated on the select split
+    (best,) = [method for method in plan.methods if method.name == "best_of_k"]
+    assert best.roles["explainer"].calls == 297 * 5
+    assert best.roles["simulator"].calls >= 297 * 5 * 10  # each candidate is simulated on ten windows or more
     assert not any("failed in the trial" in one or "also writes" in one for one in plan.warnings)
     pair, every = plan.power
     assert pair.smallest_difference is not None
