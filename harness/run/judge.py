@@ -130,7 +130,8 @@ class JudgeCases:
 
     def __init__(self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description]) -> None:
         self._evidence = OpenEvidence(setup, folder, OPEN_TO_JUDGES)
-        self._report_windows = int((folder.read_manifest().get("corpus") or {}).get("report_windows", 0))
+        manifest = folder.read_manifest() if folder.manifest.exists() else {}  # the trial of a plan has none
+        self._report_windows = int((manifest.get("corpus") or {}).get("report_windows", 0))
         self._rivals: dict[Neuron, list[Description]] = defaultdict(list)
         for (neuron, name), description in sorted(made.items()):
             if description.status is Status.OK and name in setup.describers:
