@@ -245,6 +245,8 @@ class RunFolder:
         self.judge_checks = path / "judges.json"
         self.sanity = path / "sanity.json"
         self.decomposition = path / "decomposition.json"
+        self.claims = path / "claims.json"
+        self.claims_markdown = path / "claims.md"
         self.report = path / "report.html"
         self.logs = path / "logs"
 

@@ -119,6 +119,12 @@ def test_the_controls_compete_in_a_run(invoke: Invoke, small: dict[str, str], tm
         "token_pairwise": "input",
         "token_output": "output",
     }
+    # Each board counts the neurons that its own judge compared.
+    tables = (tmp_path / "controls" / "leaderboard.md").read_text().replace("\\_", "_")
+    for judge in ("token_pairwise", "token_output"):
+        neurons = {item.neuron.unsigned for item in verdicts if item.judge == judge}
+        assert len(neurons) < len({item.neuron.unsigned for item in verdicts})
+        assert f"{len(neurons)} neurons, judged by {judge}." in tables
 
 
 def test_layers_of_judges_are_checked(invoke: Invoke, small: dict[str, str]) -> None:

@@ -424,8 +424,16 @@ def cluster() -> Iterator[str]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")  # the default priority is too low for a busy machine
-        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        nodes.add_node(num_cpus=1)
+        for attempts_left in (3, 2, 1, 0):
+            nodes = Cluster()
+            try:
+                nodes.add_node(num_cpus=1, include_dashboard=False)  # the first one is the head
+                nodes.add_node(num_cpus=1)
+                break
+            except Exception:  # Ray raises Exception itself if a node did not start within its 30 s
+                nodes.shutdown()
+                if not attempts_left:
+                    raise
         yield nodes.address
         nodes.shutdown()
 

@@ -12,16 +12,18 @@ from rich.text import Text
 from harness.folder import RunFolder
 from harness.planted.sanity import lines, stored_sanity
 from harness.results import columns
+from harness.results.claims import claim_rows
 from harness.results.comparability import statistics_of
 from harness.results.diagnostics import diagnostics_groups, diagnostics_row, together
 from harness.results.formatting import number, shown_token, visible
 from harness.results.judge_checks import JudgeCheck
 from harness.results.reference_channels import FoundChannel
 from harness.results.stored import read_judge_checks, read_reference_channels
+from harness.results.tables import print_claims
 
 
 def print_decomposition(folder: RunFolder, console: Console) -> None:
-    """Print the diagnostics by layer and kind."""
+    """Print the diagnostics by layer and kind, and the published values next to the run's."""
     groups = diagnostics_groups(folder)
     if not groups:
         return
@@ -34,6 +36,7 @@ def print_decomposition(folder: RunFolder, console: Console) -> None:
     total = diagnostics_row(together(groups))
     table.add_row("all", "all", *(metric.text(total) for metric in metrics), style="bold")
     console.print(table)
+    print_claims(claim_rows(groups, folder.read_manifest()), console)
 
 
 def print_judge_checks(folder: RunFolder, console: Console) -> None:

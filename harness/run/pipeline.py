@@ -60,7 +60,7 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     check_same_run(setup, folder)
     setup.check()
     _check_stores(setup)
-    if setup.compares:
+    if setup.corpus is not None:
         from transformers import AutoModel, AutoModelForCausalLM  # not at start-up: the import takes seconds
 
         check_model(setup.subject, AutoModel)
