@@ -103,7 +103,7 @@ class BestOfK(Describer):
         made = await asyncio.gather(*(self._candidate(case, index, budget) for index, budget in enumerate(budgets)))
         lists = {one.draft.text: one.draft.tokens for one in made if one.draft is not None}
         extractive = {text: tokens for text, tokens in lists.items() if tokens is not None}
-        held_out = dataclasses.replace(held_out, tokens=extractive)
+        held_out = dataclasses.replace(held_out, tokens=extractive, rivals=tuple(lists))
         # Equal texts are graded once.
         texts = dict.fromkeys(one.draft.text for one in made if one.draft is not None)
         grades = dict(zip(texts, await asyncio.gather(*(self._grade(held_out, text) for text in texts)), strict=True))

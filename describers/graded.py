@@ -149,6 +149,7 @@ class Corrupted(Describer):
     right      no change
     swapped    a share of the items (``strength``) is replaced by another neuron's; 1 takes the other description
     dropped    a share of the items is left out; at least one remains
+    added      as many of another neuron's items are added as ``strength`` times the number of items
     padded     about as many words are added that say nothing, which does not make the description worse
     generic    the same text for all neurons
     empty      a text that says that there is no description
@@ -164,13 +165,15 @@ class Corrupted(Describer):
     def __init__(
         self,
         source: str,
-        grade: Literal["right", "swapped", "dropped", "padded", "generic", "empty"],
+        grade: Literal["right", "swapped", "dropped", "added", "padded", "generic", "empty"],
         strength: FractionOrZero = 1.0,
     ) -> None:
         self.after = (source,)
         self._source, self._grade, self._strength = source, grade, strength
-        done = {"right": 0.0, "swapped": strength, "dropped": strength}.get(grade, 1.0)
-        self.corruption = Corruption(grade, 1.0 if grade == "padded" else round(1 - done, 6), done)
+        # Of the items after adding, strength / (1 + strength) are false.
+        false = {"right": 0.0, "swapped": strength, "dropped": strength, "added": strength / (1 + strength)}
+        done = false.get(grade, 1.0)
+        self.corruption = Corruption(grade, 1.0 if grade == "padded" else round(1 - done, 6), round(done, 6))
 
     async def describe(self, case: DescriberCase) -> Draft:
         """Take the source's description and corrupt it."""
@@ -185,10 +188,24 @@ class Corrupted(Describer):
             dropped = self._chosen(case, len(items))[: len(items) - 1]
             kept = {index: item for index, item in enumerate(items) if index not in dropped}
             return _rejoined(kept, separators, detail)
-        if self._grade == "swapped":
+        if self._grade in ("swapped", "added"):
             other = donor(case, "corrupted", self._source)
-            return self._swapped(case, given, description_by(self._source, case, other), f"{detail} with {other}")
+            corrupt = self._swapped if self._grade == "swapped" else self._added
+            return corrupt(case, given, description_by(self._source, case, other), f"{detail} with {other}")
         return Draft(given.text, detail, tokens=given.tokens)
+
+    def _added(self, case: DescriberCase, given: Description, other: Description, detail: str) -> Draft:
+        """Return the description followed by the chosen items of ``other`` that it does not contain."""
+        if given.tokens is None or other.tokens is None:
+            given, other = (dataclasses.replace(one, tokens=None) for one in (given, other))
+        (items, separators), (other_items, _) = _items(given), _items(other)
+        count = round(self._strength * len(items))
+        order = derive_rng(case.seed, "corrupted", self._source, case.neuron).permutation(len(other_items))
+        new = [other_items[index] for index in order if other_items[index] not in items][:count]
+        if separators and new:
+            between = separators[0] if len(items) > 1 else "; "
+            separators = [*separators[:-1], *([between] * len(new)), separators[-1]]
+        return _rejoined(dict(enumerate([*items, *new])), separators, detail)
 
     def _swapped(self, case: DescriberCase, given: Description, other: Description, detail: str) -> Draft:
         """Return the description with the chosen items replaced by those of ``other`` at the same positions."""

@@ -139,20 +139,28 @@ def _exemplars(neuron: Neuron, table: pa.Table) -> list[Exemplar]:
         numbers = numbers.round(DECIMALS)
     offsets = values.offsets.to_numpy() - values.offsets[0].as_py()
     activations = numbers.tolist()
+    texts = _shared_texts(table["tokens"])
+    columns = table.select(["split", "source", "document", "window"]).to_pydict()
+    rows = zip(*columns.values(), strict=True)
     return [
         Exemplar(
             neuron=neuron,
-            split=Split(row["split"]),
-            source=Source(row["source"]),
-            document=row["document"],
-            window=row["window"],
-            tokens=tuple(row["tokens"]),
+            split=Split(split),
+            source=Source(source),
+            document=document,
+            window=window,
+            tokens=tuple(texts[start:stop]),
             activations=tuple(activations[start:stop]),
         )
-        for row, (start, stop) in zip(
-            table.drop_columns(["neuron", "activations"]).to_pylist(), itertools.pairwise(offsets), strict=True
-        )
+        for (split, source, document, window), (start, stop) in zip(rows, itertools.pairwise(offsets), strict=True)
     ]
+
+
+def _shared_texts(tokens: pa.ChunkedArray) -> list[str]:
+    """Return the tokens of all rows, one after the other. Equal tokens are one object, which saves memory and time."""
+    flat = pa.concat_arrays([chunk.flatten() for chunk in tokens.chunks]).dictionary_encode()
+    known = flat.dictionary.to_pylist()
+    return [known[code] for code in flat.indices.to_numpy()]
 
 
 def sign_of(neuron: Neuron) -> int:

@@ -243,7 +243,10 @@ class RunFolder:
         self.leaderboard_markdown = path / "leaderboard.md"
         self.leaderboard_latex = path / "leaderboard.tex"
         self.judge_checks = path / "judges.json"
+        self.sanity = path / "sanity.json"
         self.decomposition = path / "decomposition.json"
+        self.claims = path / "claims.json"
+        self.claims_markdown = path / "claims.md"
         self.report = path / "report.html"
         self.logs = path / "logs"
 

@@ -126,13 +126,19 @@ class JudgeCase(Case):
     Attributes:
         contestants: names of the describers whose descriptions are judged, in the order in which they are shown, for
             judges that look answers up, such as human labels in a file. Prompts must not contain them.
+        report_windows: number of windows of the report split, of which its random windows are a uniform sample and its
+            top windows the most active ones; 0 if it is not known.
+        rivals: the descriptions of the neuron by all describers of the run, the judged ones among them. Judges may show
+            windows that any of them predicts; they are then the same for every description.
         steered: texts generated under interventions on each neuron of the run, and without, if the judge needs them.
             They start from prompts of the config, not of the corpus, and no describer sees them.
-        tokens: the tokens of those descriptions that are extractive, by their text.
+        tokens: the tokens of those descriptions and rivals that are extractive, by their text.
     """
 
     contestants: tuple[str, ...] = ()
     tokens: Mapping[str, SignedTokens] = field(default_factory=dict, kw_only=True)
+    report_windows: int = field(default=0, kw_only=True)
+    rivals: tuple[str, ...] = field(default=(), kw_only=True)
     steered: Mapping[Neuron, tuple[SteeredText, ...]] = field(default_factory=dict, kw_only=True)
 
 

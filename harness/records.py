@@ -398,7 +398,7 @@ class Exemplar:
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
 
-    @property
+    @functools.cached_property
     def peak(self) -> int:
         """Position of the highest activation."""
         return max(range(len(self.activations)), key=self.activations.__getitem__)

@@ -2,27 +2,29 @@
 
 Source: Paulo et al. 2024, arXiv:2410.13928 (detection and fuzzing scoring). Detection asks about whole excerpts.
 Fuzzing asks about the tokens in them, so it also measures what detection cannot: where in a text the neuron is active.
-Excerpts with weak activation are included if the run keeps them (``Source.QUANTILE``).
+Fuzzing shows excerpts with weak activation too if the run keeps them (``Source.QUANTILE``).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 from pydantic.dataclasses import dataclass
 
+from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Status
 from harness.seeds import derive_rng
-from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero
+from harness.validation import METHOD, Count, CountOrZero, FractionOrZero
 from judges.accuracy import auroc, f1
-from judges.evidence import activating, excerpt, marked, shuffled, silent
+from judges.evidence import activating, marked, shuffled
 from judges.numbered import rate
+from judges.sampling import Sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +37,7 @@ class Question:
 
 @dataclass(config=METHOD, eq=False)
 class _Recognition(Scorer):
-    """Asks yes or no about excerpts, several in one prompt, and measures how often the answers are right.
-
-    The value is the balanced accuracy, the mean of ``recall`` and ``specificity``: from 0 to 1, chance 0.5, also if the
-    answer is always yes. ``f1`` is the F1 score of yes (2/3 if the answer is always yes and both kinds are equally
-    many). ``auc`` (from 0 to 1, chance 0.5) exists if answers are graded (``highest`` above 1).
-    """
+    """Asks yes or no about excerpts, several in one prompt."""
 
     prompt: ClassVar[Prompt]
     role: str = "judge"
@@ -49,47 +46,49 @@ class _Recognition(Scorer):
     context: CountOrZero = 16
     active_share: FractionOrZero = 0.3
 
-    @abstractmethod
-    def questions(self, case: JudgeCase) -> list[Question]:
-        """Return the questions, which are the same for every description of a neuron."""
+    async def answers(self, case: JudgeCase, description: str, texts: Sequence[str]) -> list[int]:
+        """Ask about excerpts in random order, and return the answers in the given order.
 
-    async def score(self, case: JudgeCase, description: str) -> Grade:
-        """Ask about all excerpts; raises ``Unanswered`` if a batch is not answered, or only one answer is right."""
-        questions = shuffled(self.questions(case), case, self.prompt.name)
-        answers = await rate(
+        Raises:
+            Unanswered: if a batch is not answered.
+        """
+        order = shuffled(range(len(texts)), case, self.prompt.name)
+        given = await rate(
             case.require_llm(),
             self.prompt,
             description,
-            [question.text for question in questions],
+            [texts[index] for index in order],
             highest=self.highest,
             batch=self.batch,
             item="excerpt",
         )
-        return recognised([question.right for question in questions], answers, self.highest)
+        return [answer for _, answer in sorted(zip(order, given, strict=True))]
 
 
 @dataclass(config=METHOD, eq=False)
 class Detection(_Recognition):
     """Scores a description by detection: an LLM that knows only it says which held-out excerpts activate the neuron.
 
-    The value and metrics are those of :class:`_Recognition`: ``recall`` of the activating excerpts, ``specificity`` of
-    the silent ones.
+    The value is the F1 score of yes, estimated for all text of the report split: from 0 to 1; an LLM that always says
+    yes has about twice the share of active windows, ``base``. The excerpts and their weights are those of
+    :class:`judges.sampling.Sampler`, the metrics those of :meth:`judges.sampling.Sample.answer_metrics`.
     """
 
     prompt = Prompt("judges", "prompts/detection.j2")
 
+    encoder: SentenceEncoder | None = None
     active: Count = 10
-    silent: Count = 10
-    silent_fraction: Fraction = 0.5
+    predicted: CountOrZero = 10
+    hard: CountOrZero = 5
+    others: Count = 10
 
-    def questions(self, case: JudgeCase) -> list[Question]:
-        """Return the activating and the silent excerpts."""
-        active = activating(case, self.active, self.active_share)
-        return [
-            Question(excerpt(item, self.context), right)
-            for items, right in ((active, True), (silent(case, active, self.silent_fraction, self.silent), False))
-            for item in items
-        ]
+    async def score(self, case: JudgeCase, description: str) -> Grade:
+        """Ask about all excerpts; raises ``Unanswered`` if a batch is not answered, or there is only one kind."""
+        sampler = Sampler(self.encoder, self.active, self.predicted, self.hard, self.others, self.active_share)
+        sample = sampler.draw(case)
+        answers = await self.answers(case, description, sample.excerpts(self.context))
+        metrics = sample.answer_metrics(answers, self.highest)
+        return Grade(metrics.pop("f1"), metrics)
 
 
 @dataclass(config=METHOD, eq=False)
@@ -101,7 +100,9 @@ class Fuzzing(_Recognition):
     the peak is at a random position of an excerpt, and a pattern is moved as near as possible to the relative position
     that the peak had in the previous excerpt.
 
-    The value and metrics are those of :class:`_Recognition`.
+    The value is the balanced accuracy, the mean of ``recall`` and ``specificity``: from 0 to 1, chance 0.5, also if the
+    answer is always yes. ``f1`` is the F1 score of yes (2/3 if the answer is always yes and both kinds are equally
+    many). ``auc`` (from 0 to 1, chance 0.5) exists if answers are graded (``highest`` above 1).
     """
 
     prompt = Prompt("judges", "prompts/fuzzing.j2")
@@ -109,6 +110,12 @@ class Fuzzing(_Recognition):
     active: Count = 20
     mark_share: FractionOrZero = 0.5
     silent_fraction: FractionOrZero = 0.2
+
+    async def score(self, case: JudgeCase, description: str) -> Grade:
+        """Ask about all excerpts; raises ``Unanswered`` if a batch is not answered, or only one answer is right."""
+        questions = self.questions(case)
+        answers = await self.answers(case, description, [question.text for question in questions])
+        return recognised([question.right for question in questions], answers, self.highest)
 
     def questions(self, case: JudgeCase) -> list[Question]:
         """Return the windows: every second one with the pattern moved, if there is room for that."""

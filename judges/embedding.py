@@ -7,98 +7,108 @@ it does not understand negations, which limits what these judges can measure.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
-from harness.records import Exemplar, ScoredToken, Side, Split, Status, Winner
+from harness.records import ScoredToken, Side, Status, Winner
 from harness.text import bare, is_word
-from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero, NonNegative
-from judges.accuracy import auroc, average_precision
-from judges.evidence import (
-    activating,
-    active_and_silent,
-    excerpt,
-    output_tokens,
-    pearson,
-    silent,
-    top_and_random,
-    varies,
-)
-
-Floats = NDArray[np.floating]
+from harness.validation import METHOD, Count, CountOrZero, FractionOrZero, NonNegative
+from judges.accuracy import Floats, auroc, varies
+from judges.evidence import output_tokens
+from judges.sampling import Sampler
 
 
 @dataclass(config=METHOD, eq=False)
-class _EmbeddingComparator(Comparator):
-    """Prefers the description whose similarity separates two kinds of text better, by AUC.
+class _Similarity:
+    """How well the similarity of windows and a description predicts on which windows the neuron is active.
 
-    Attributes:
-        kinds: names of the two kinds, for the reason of a verdict.
+    The windows and their weights are those of :class:`judges.sampling.Sampler`.
+    """
+
+    encoder: SentenceEncoder
+    active: Count = 20
+    predicted: CountOrZero = 10
+    hard: CountOrZero = 10
+    others: Count = 30
+    context: CountOrZero = 12
+    active_share: FractionOrZero = 0.3
+
+    def metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
+        """Return :meth:`judges.sampling.Sample.metrics` of the similarity, and ``constant``: 1 if it does not vary.
+
+        Raises:
+            Unanswered: if the neuron has no active or no silent window.
+        """
+        sampler = Sampler(self.encoder, self.active, self.predicted, self.hard, self.others, self.active_share)
+        sample = sampler.draw(case)
+        texts = self.encoder.encode(sample.excerpts(self.context))
+        similarity = _similarity(self.encoder, texts, case, Side.INPUT, description)
+        return {**sample.metrics(similarity), "constant": float(not varies(similarity))}
+
+
+@dataclass(config=METHOD, eq=False)
+class EmbeddingDetection(_Similarity, Scorer):
+    """Scores a description by how well its similarity to windows finds the active ones: average precision.
+
+    The value is ``auprc``: from 0 to 1, chance ``base``. The metrics are those of :class:`_Similarity`.
+    """
+
+    async def score(self, case: JudgeCase, description: str) -> Grade:
+        """Compare the similarities."""
+        metrics = self.metrics(case, description)
+        return Grade(metrics.pop("auprc"), metrics)
+
+
+@dataclass(config=METHOD, eq=False)
+class EmbeddingSimulation(_Similarity, Scorer):
+    """Scores a description by the correlation of its similarity to windows with the activation.
+
+    The value is ``pearson``: from -1 to 1, chance 0. The metrics are those of :class:`_Similarity`.
+    """
+
+    async def score(self, case: JudgeCase, description: str) -> Grade:
+        """Compare the similarities with the activations."""
+        metrics = self.metrics(case, description)
+        return Grade(metrics.pop("pearson"), metrics)
+
+
+@dataclass(config=METHOD, eq=False)
+class EmbeddingPairwise(_Similarity, Comparator):
+    """Prefers the description whose similarity to windows finds the active ones better: average precision."""
+
+    symmetric = True
+
+    tie_margin: NonNegative = 0.01
+
+    async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
+        """Compare the two average precisions; a difference below the margin is a tie."""
+        one, two = (self.metrics(case, description) for description in (first, second))
+        reason = f"average precision {one['auprc']:.3f} against {two['auprc']:.3f}"
+        if "auc_hard" in one:
+            reason += f"; AUC against hard negatives {one['auc_hard']:.3f} and {two['auc_hard']:.3f}"
+        return Judgement(_preferred(one["auprc"], two["auprc"], self.tie_margin), reason)
+
+
+@dataclass(config=METHOD, eq=False)
+class EmbeddingOutput(Comparator):
+    """Prefers the description that separates the tokens that the neuron promotes from those that it suppresses better.
+
+    This applies embedding scoring to the output side: what the neuron writes, not what it reads. The preference is by
+    AUC. A neuron has one output vector, so these tokens cannot be held out: a describer that reads their projection has
+    seen them. Treat the verdicts on such a describer as an upper bound, next to those of the input side; on a causal
+    subject, use measured effects on held-out text (``effects``).
     """
 
     symmetric = True
-    kinds: ClassVar[tuple[str, str]]
+    side = Side.OUTPUT
 
     encoder: SentenceEncoder
     tie_margin: NonNegative = 0.01
-
-    @abstractmethod
-    def texts(self, case: JudgeCase) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the texts that should be similar to a good description, and those that should not."""
-
-    async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
-        """Compare the two AUCs; a difference below the margin is a tie."""
-        positive, negative = self.texts(case)
-        one, two = (self.separation(case, description) for description in (first, second))
-        winner = Winner.TIE if abs(one - two) < self.tie_margin else Winner.FIRST if one > two else Winner.SECOND
-        evidence = f"{len(positive)} {self.kinds[0]} and {len(negative)} {self.kinds[1]}"
-        return Judgement(winner, f"AUC {one:.3f} against {two:.3f} on {evidence}")
-
-    def separation(self, case: JudgeCase, description: str) -> float:
-        """Return the AUC of the similarity of the two kinds of text with a description, chance 0.5."""
-        positive, negative = self.texts(case)
-        texts = self.encoder.encode([*positive, *negative])
-        labels = [1] * len(positive) + [0] * len(negative)
-        return auroc(labels, _similarity(self.encoder, texts, case, self.side, description))
-
-
-@dataclass(config=METHOD, eq=False)
-class EmbeddingPairwise(_EmbeddingComparator):
-    """Prefers the description that separates held-out activating from silent text better."""
-
-    kinds = ("activating", "silent windows")
-
-    windows: Count = 20
-    context: CountOrZero = 12
-    silent_fraction: Fraction = 0.5
-
-    def texts(self, case: JudgeCase) -> tuple[Sequence[str], Sequence[str]]:
-        """Return activating and silent excerpts."""
-        active, silent = active_and_silent(case, self.windows, self.silent_fraction)
-        return [excerpt(item, self.context) for item in active], [excerpt(item, self.context) for item in silent]
-
-
-@dataclass(config=METHOD, eq=False)
-class EmbeddingOutput(_EmbeddingComparator):
-    """Prefers the description that separates the tokens that the neuron promotes from those that it suppresses better.
-
-    This applies embedding scoring to the output side: what the neuron writes, not what it reads. A neuron has one
-    output vector, so these tokens cannot be held out: a describer that reads their projection has seen them. Treat the
-    verdicts on such a describer as an upper bound, next to those of the input side; on a causal subject, use measured
-    effects on held-out text (``effects``).
-    """
-
-    side = Side.OUTPUT
-    kinds = ("promoted", "suppressed tokens")
-
     effects: bool = False
     tokens: Count = 40
     final_norm: bool = True
@@ -106,74 +116,26 @@ class EmbeddingOutput(_EmbeddingComparator):
     def __post_init__(self) -> None:
         self.needs_effects = self.effects
 
-    def texts(self, case: JudgeCase) -> tuple[Sequence[str], Sequence[str]]:
-        """Return promoted and suppressed tokens."""
+    async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
+        """Compare the two AUCs; a difference below the margin is a tie."""
         tails = output_tokens(case, self.tokens, measured=self.needs_effects, final_norm=self.final_norm)
         promoted, suppressed = map(_words, tails)
         if not promoted or not suppressed:
             raise Unanswered(Status.FAILED, "the neuron promotes or suppresses no token with a letter or a digit")
-        return promoted, suppressed
+        texts = self.encoder.encode([*promoted, *suppressed])
+        labels = [1] * len(promoted) + [0] * len(suppressed)
+        one, two = (
+            auroc(labels, _similarity(self.encoder, texts, case, self.side, description))
+            for description in (first, second)
+        )
+        evidence = f"{len(promoted)} promoted and {len(suppressed)} suppressed tokens"
+        reason = f"AUC {one:.3f} against {two:.3f} on {evidence}"
+        return Judgement(_preferred(one, two, self.tie_margin), reason)
 
 
-@dataclass(config=METHOD, eq=False)
-class EmbeddingSimulation(Scorer):
-    """Correlates the similarity of description and window, as predicted activation, with the true activation.
-
-    The value is Pearson's r, signed, over the report split's top and random windows together; ``top`` and ``random``
-    are r over each source alone. A negative activation belongs to the neuron's other sign and counts as 0. If the
-    similarity does not vary, r is 0 and ``constant`` is 1 (else 0).
-    """
-
-    encoder: SentenceEncoder
-    context: CountOrZero = 12
-
-    async def score(self, case: JudgeCase, description: str) -> Grade:
-        """Correlate; raises ``Unanswered`` if the neuron's activations do not vary."""
-        groups = top_and_random(case, Split.REPORT)
-        everything = self._compared(case, description, [item for group in groups.values() for item in group])
-        value = pearson(*everything)
-        if value is None:
-            raise Unanswered(Status.FAILED, "the neuron's activations do not vary over the report split")
-        parts = {source.value: pearson(*self._compared(case, description, group)) for source, group in groups.items()}
-        metrics = {name: part for name, part in parts.items() if part is not None}
-        return Grade(value, {**metrics, "constant": float(not varies(everything[0]))})
-
-    def _compared(self, case: JudgeCase, description: str, exemplars: Sequence[Exemplar]) -> tuple[Floats, Floats]:
-        """Return the predicted and the true activation of each window."""
-        true = np.array([max(item.activation, 0.0) for item in exemplars])
-        if not len(true):
-            return true, true
-        texts = self.encoder.encode([excerpt(item, self.context) for item in exemplars])
-        return _similarity(self.encoder, texts, case, Side.INPUT, description), true
-
-
-@dataclass(config=METHOD, eq=False)
-class EmbeddingDetection(Scorer):
-    """Scores a description by how well its similarity to excerpts separates activating from silent ones.
-
-    The value is the AUC of the cosine similarity: from 0 to 1, chance 0.5. ``average_precision`` is from 0 to 1; its
-    chance level is ``base``, the share of activating excerpts.
-    """
-
-    encoder: SentenceEncoder
-    active: Count = 20
-    silent: Count = 40
-    context: CountOrZero = 12
-    active_share: FractionOrZero = 0.3
-    silent_fraction: Fraction = 0.5
-
-    async def score(self, case: JudgeCase, description: str) -> Grade:
-        """Compare the similarities."""
-        active = activating(case, self.active, self.active_share)
-        shown = [*active, *silent(case, active, self.silent_fraction, self.silent)]
-        texts = self.encoder.encode([excerpt(item, self.context) for item in shown])
-        similarity = _similarity(self.encoder, texts, case, Side.INPUT, description)
-        labels = [1] * len(active) + [0] * (len(shown) - len(active))
-        metrics = {
-            "average_precision": average_precision(labels, similarity),
-            "base": len(active) / len(labels),
-        }
-        return Grade(auroc(labels, similarity), metrics)
+def _preferred(one: float, two: float, margin: float) -> Winner:
+    """Return which of two metrics is higher; a difference below the margin is a tie."""
+    return Winner.TIE if abs(one - two) < margin else Winner.FIRST if one > two else Winner.SECOND
 
 
 def _similarity(encoder: SentenceEncoder, texts: Floats, case: JudgeCase, side: Side, description: str) -> Floats:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from harness.llm.client import Unanswered
 from harness.llm.prompts import spans
 from harness.methods import JudgeCase
@@ -19,9 +16,10 @@ T = TypeVar("T")
 Tails = tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]
 
 
-def excerpt(exemplar: Exemplar, context: int) -> str:
-    """Return the text around a window's peak, with ``context`` tokens on either side."""
-    return "".join(exemplar.crop(2 * context + 1, shift=False).tokens).strip()
+def excerpt(exemplar: Exemplar, context: int, centre: int | None = None) -> str:
+    """Return the text around a position of a window, by default its peak, with ``context`` tokens on either side."""
+    centre = exemplar.peak if centre is None else centre
+    return "".join(exemplar.tokens[max(0, centre - context) : centre + context + 1]).strip()
 
 
 def marked(exemplar: Exemplar, shown: range, positions: Collection[int]) -> str:
@@ -59,14 +57,16 @@ def quiet(case: JudgeCase) -> float:
     return lowest_quarter([item.activation for item in case.windows(Split.REPORT, Source.RANDOM)])
 
 
-def active_and_silent(case: JudgeCase, count: int, silent_fraction: float) -> tuple[list[Exemplar], list[Exemplar]]:
-    """Return the ``count`` most active top windows of the report split, and at most ``count`` silent ones.
+def active_and_silent(
+    case: JudgeCase, count: int, silent_fraction: float, silent_count: int | None
+) -> tuple[list[Exemplar], list[Exemplar]]:
+    """Return the ``count`` most active top windows of the report split, and at most ``silent_count`` silent ones.
 
     Raises:
         Unanswered: if the neuron has no activating or no silent window.
     """
     active = _active(case, case.windows(Split.REPORT, Source.TOP)[:count])
-    return active, silent(case, active, silent_fraction, count)
+    return active, silent(case, active, silent_fraction, silent_count)
 
 
 def _active(case: JudgeCase, windows: Sequence[Exemplar]) -> list[Exemplar]:
@@ -165,19 +165,3 @@ def steered_pairs(case: JudgeCase, count: int) -> list[tuple[SteeredText, Steere
     if not pairs:
         raise Unanswered(Status.FAILED, "no text was generated with the neuron active (steering.texts)")
     return pairs[:count]
-
-
-def varies(values: NDArray[np.floating]) -> bool:
-    """Return whether the values vary."""
-    return bool(len(values) and np.ptp(values) >= 1e-9)
-
-
-def pearson(predicted: NDArray[np.floating], true: NDArray[np.floating]) -> float | None:
-    """Return Pearson's correlation: 0 if the prediction does not vary, None if the truth does not.
-
-    A constant prediction carries no information, so it scores 0. Without a score, the descriptions that cause it would
-    drop out of the means, and these are bad ones. A constant truth affects every description alike.
-    """
-    if not varies(true):
-        return None
-    return float(np.corrcoef(predicted, true)[0, 1]) if varies(predicted) else 0.0

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from pydantic.dataclasses import dataclass
 
+from harness.embedding import SentenceEncoder
 from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
 from harness.llm.prompts import Prompt, quoted
@@ -29,6 +30,7 @@ from harness.records import Side, Source, Status, Winner
 from harness.spread import spread
 from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero
 from judges.evidence import active_and_silent, by_activation, output_tokens, steered_pairs
+from judges.sampling import hard_negatives
 
 
 class PairwiseVerdict(BaseModel):
@@ -54,6 +56,8 @@ class PairwiseLLM(Comparator):
     weaker: CountOrZero = 4
     context: CountOrZero = 16
     silent_fraction: Fraction = 0.5
+    hard: FractionOrZero = 0.5
+    encoder: SentenceEncoder | None = None
     mark_share: FractionOrZero = 0.5
     tokens: CountOrZero = 20
     effects: bool = False
@@ -73,7 +77,7 @@ class PairwiseLLM(Comparator):
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Show the evidence and both descriptions, and ask."""
         llm = case.require_llm()
-        evidence = (self._input(case) if self.side is not Side.OUTPUT else {}) | (
+        evidence = (self._input(case, first, second) if self.side is not Side.OUTPUT else {}) | (
             self._output(case) if self.side is not Side.INPUT else {}
         )
         prompt = self.prompt.render(side=self.side.value, first=first, second=second, **evidence)
@@ -83,8 +87,12 @@ class PairwiseLLM(Comparator):
         preference, mass = await self._preference(llm, prompt, answer.reason)
         return Judgement(WINNERS[answer.verdict], answer.reason, preference, mass)
 
-    def _input(self, case: JudgeCase) -> dict[str, Any]:
-        active, silent = active_and_silent(case, self.windows, self.silent_fraction)
+    def _input(self, case: JudgeCase, *descriptions: str) -> dict[str, Any]:
+        active, quiet = active_and_silent(case, self.windows, self.silent_fraction, None)
+        count = round(self.hard * min(self.windows, len(quiet)))
+        hard = hard_negatives(case, self.encoder, active, quiet, descriptions, count, self.context)
+        known = {item.window for item in hard}
+        silent = [item for item in quiet if item.window not in known][: self.windows - len(hard)]
         highest = active[0].activation
         seen = {item.window for item in active}
         quantiles = by_activation(case, Source.QUANTILE)
@@ -93,6 +101,7 @@ class PairwiseLLM(Comparator):
             "active": active,
             "weaker": [(item, math.floor(10 * item.activation / highest)) for item in weaker],
             "silent": silent,
+            "hard": hard,
             "threshold": self.mark_share * highest,
             "context": self.context,
         }

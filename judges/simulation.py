@@ -11,26 +11,26 @@ import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
+from harness.embedding import SentenceEncoder
 from harness.errors import HarnessError
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Source, Split, Status
-from harness.validation import METHOD, Count, FractionOrZero
-from judges.evidence import pearson, top_and_random, varies
+from harness.validation import METHOD, Count, CountOrZero, FractionOrZero
+from judges.accuracy import Floats, pearson, varies
+from judges.evidence import top_and_random
 from judges.numbered import ask_numbered, in_batches, levels
+from judges.sampling import Sample, Sampler
 
-Floats = NDArray[np.float64]
 #: Windows over which the correlation is the value.
-Metric = Literal["top_and_random", "top", "random"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
+Metric = Literal["whole", "top_and_random", "top", "random"]
 
 #: Lines of the preflight's prompt after those with the levels: ordinary text on which activations differ.
 PROOF_TOKENS = (" The", " bridge", " is", " forty", " metres", " long", ".")
@@ -53,20 +53,27 @@ class Prediction:
 class Simulation(Scorer):
     """Scores a description by simulation: Pearson's r of predicted and true activation, signed, over pooled tokens.
 
-    ``top_and_random`` is r over equally many top and random windows of the report split, ``top`` and ``random`` are r
-    over one source alone; ``metric`` selects the value. Each is from -1 to 1, chance 0. A negative activation belongs
-    to the neuron's other sign, so the truth is 0 there, as in the levels that describers see. A constant prediction
-    has r = 0 and ``constant`` = 1 (else 0): it is an answer without information, not a failure.
+    ``metric`` selects the windows. ``whole``: r over all text of the report split, estimated from weighted windows
+    (:class:`judges.sampling.Sampler`). ``top_and_random``, as published: r over equally many top and random windows;
+    ``top`` and ``random`` are then r over one source alone. On rare neurons these three do not notice that a
+    description is too broad. Each is from -1 to 1, chance 0. A negative activation belongs to the neuron's other sign,
+    so the truth is 0 there, as in the levels that describers see. A constant prediction has r = 0 and ``constant`` = 1
+    (else 0): it is an answer without information, not a failure.
 
     A linear calibration is fitted on equally many top and random windows of the calibrate split (the mean there, if
     the prediction is constant). On the report split, it gives ``r2`` = 1 - mean((t-p)^2) / mean(t^2) and ``absolute`` =
-    1 - mean|t-p| / mean|t|: at most 1, and 0 for the constant prediction 0. ``digit_mass``, if it is known, is the mean
-    probability that the simulator puts on the levels.
+    1 - mean|t-p| / mean|t|: at most 1, and 0 for the constant prediction 0. ``predicted_in_hard`` is the mean highest
+    level predicted in hard negatives, divided by that in active windows: 0 is right. ``digit_mass``, if it is known, is
+    the mean probability that the simulator puts on the levels.
     """
 
     role: str = "simulator"
     windows: Count = 5
-    metric: Metric = "top_and_random"
+    metric: Metric = "whole"
+    encoder: SentenceEncoder | None = None
+    predicted: CountOrZero = 4
+    hard: CountOrZero = 2
+    active_share: FractionOrZero = 0.3
 
     @abstractmethod
     async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
@@ -80,19 +87,21 @@ class Simulation(Scorer):
                 which the simulator fails; or if the neuron's activations do not vary over the windows.
         """
         llm = case.require_llm()
-        report, calibrate = (top_and_random(case, split, self.windows) for split in (Split.REPORT, Split.CALIBRATE))
-        shown = [*report[Source.TOP], *report[Source.RANDOM], *_even(calibrate)]
-        simulated = await all_answers(self.simulate(llm, description, item) for item in shown)
-        predicted = dict(zip((_key(item) for item in shown), simulated, strict=True))
+        calibrate = _even(top_and_random(case, Split.CALIBRATE, self.windows))
+        sample = self._sampler.draw(case) if self.metric == "whole" else None
+        parts = {"whole": sample.windows} if sample else self._published(case)
+        shown = {_key(item): item for part in (*parts.values(), calibrate) for item in part}
+        simulated = await all_answers(self.simulate(llm, description, item) for item in shown.values())
+        predicted = dict(zip(shown, simulated, strict=True))
 
         def pooled(exemplars: Sequence[Exemplar]) -> tuple[Floats, Floats]:
             levels = [predicted[_key(item)].levels for item in exemplars]
             true = [np.maximum(item.activations, 0.0) for item in exemplars]
             return (np.concatenate(levels), np.concatenate(true)) if exemplars else (np.zeros(0), np.zeros(0))
 
-        parts = (_even(report), report[Source.TOP], report[Source.RANDOM])
-        pools = {name: pooled(items) for name, items in zip(METRICS, parts, strict=True)}
-        correlations: dict[str, float | None] = {name: pearson(*pool) for name, pool in pools.items()}
+        pools = {name: pooled(items) for name, items in parts.items()}
+        weights = np.repeat(sample.weights, [len(item.tokens) for item in sample.windows]) if sample else None
+        correlations: dict[str, float | None] = {name: pearson(*pool, weights) for name, pool in pools.items()}
         value = correlations.pop(self.metric)
         if value is None:
             raise Unanswered(Status.FAILED, "the neuron's activations do not vary over the report split")
@@ -101,9 +110,19 @@ class Simulation(Scorer):
             **correlations,
             "constant": float(not varies(pools[self.metric][0])),
             "digit_mass": float(np.mean(masses)) if masses else None,
-            **_calibrated(pooled(_even(calibrate)), pooled(_even(report))),
+            "predicted_in_hard": _in_hard(sample, predicted) if sample else None,
+            **_calibrated(pooled(calibrate), next(iter(pools.values())), weights),
         }
         return Grade(value, {name: metric for name, metric in metrics.items() if metric is not None})
+
+    @property
+    def _sampler(self) -> Sampler:
+        return Sampler(self.encoder, self.windows, self.predicted, self.hard, self.windows, self.active_share)
+
+    def _published(self, case: JudgeCase) -> dict[str, Sequence[Exemplar]]:
+        """Return the windows of the published metrics."""
+        report = top_and_random(case, Split.REPORT, self.windows)
+        return {"top_and_random": _even(report), "top": report[Source.TOP], "random": report[Source.RANDOM]}
 
 
 @dataclass(config=METHOD, eq=False)
@@ -280,19 +299,30 @@ def _even(groups: dict[Source, list[Exemplar]]) -> list[Exemplar]:
     return [item for group in groups.values() for item in group[:count]]
 
 
+def _in_hard(sample: Sample, predicted: Mapping[tuple[Split, int], Prediction]) -> float | None:
+    """Return the mean of the highest predicted level in hard negatives, relative to that in active windows."""
+    highest = np.array([predicted[_key(item)].levels.max() for item in sample.windows])
+    active = highest[sample.active].mean()
+    return float(highest[sample.hard].mean() / active) if sample.hard.any() and active > 0 else None
+
+
 def _key(exemplar: Exemplar) -> tuple[Split, int]:
     return exemplar.split, exemplar.window
 
 
-def _calibrated(fit: tuple[Floats, Floats], test: tuple[Floats, Floats]) -> dict[str, float]:
+def _calibrated(fit: tuple[Floats, Floats], test: tuple[Floats, Floats], weights: Floats | None) -> dict[str, float]:
     """Fit a line from predicted to true activations on one part, and return its errors on another."""
     if not len(fit[0]) or not len(test[0]) or not np.any(test[1]):
         return {}
     slope, intercept = np.polyfit(*fit, 1) if varies(fit[0]) else (0.0, fit[1].mean())
     fitted, actual = slope * test[0] + intercept, test[1]
+
+    def total(values: Floats) -> float:
+        return float(np.average(values, weights=weights))
+
     return {
-        "r2": float(1 - np.mean((actual - fitted) ** 2) / np.mean(actual**2)),
-        "absolute": float(1 - np.mean(np.abs(actual - fitted)) / np.mean(np.abs(actual))),
+        "r2": 1 - total((actual - fitted) ** 2) / total(actual**2),
+        "absolute": 1 - total(np.abs(actual - fitted)) / total(np.abs(actual)),
     }
 
 

@@ -7,8 +7,8 @@ Sources: Bills et al. 2023 (simulation: predict activations from a description, 
 Explanations: A Unified Framework with Sanity Checks", arXiv:2506.05774 (Pearson's r and AUPRC over the whole
 distribution notice labels that are missing or too many, while metrics on selected windows do not).
 
-The prediction knows single tokens only: no context, no positions, no syntax. It fits neurons that respond to tokens,
-as those of the first layers do, and scores descriptions of other neurons near 0 even if they are right.
+The prediction (:mod:`judges.prediction`) knows single tokens only. It fits neurons that respond to tokens, as those of
+the first layers do, and scores descriptions of other neurons near 0 even if they are right.
 """
 
 from __future__ import annotations
@@ -16,40 +16,42 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
-from harness.records import Side, Source, Split, Status, Winner
-from harness.signed_text import read_tokens
-from harness.text import plain
+from harness.records import Side, Status, Winner
 from harness.validation import Fraction, NonNegative, Positive, validated
-from judges.accuracy import average_precision
-from judges.evidence import pearson, strongest_effect, varies
+from judges.accuracy import Floats, average_precision, pearson, varies
+from judges.evidence import strongest_effect
+from judges.prediction import TokenPredictor, TokenText
+from judges.remembered import Identity, Remembered
+from judges.sampling import predicted_values, report_sample
 
-Floats = NDArray[np.floating]
 Metric = Literal["pearson", "auprc"]
+#: Descriptions whose metrics are kept.
+REMEMBERED = 256
 
 
 class TokenMatch:
     """Predicts activations of tokens, and compares them with the true ones.
 
-    The prediction at a token t is the sum over the description's tokens s of ``sign(s) * similarity(s, t)``. The sign
-    is +1 if s activates the neuron and -1 if it silences it. The similarity is 1 if s and t are equal (without spaces
-    and word-piece marks, in lower case), else ``max(cosine, 0) ** sharpness`` of their static embeddings.
-
     Args:
-        encoder: the model whose static embeddings are compared.
-        sharpness: exponent. A high value counts only near synonyms.
+        encoder: as for :class:`judges.prediction.TokenPredictor`, which predicts.
+        sharpness: likewise.
         active_fraction: share of the tokens, those of highest activation, that AUPRC counts as active.
     """
 
     def __init__(self, encoder: SentenceEncoder, sharpness: float, active_fraction: float) -> None:
-        self.encoder, self._sharpness, self._active_fraction = encoder, sharpness, active_fraction
+        self._predictor, self._active_fraction = TokenPredictor(encoder, sharpness), active_fraction
+        # A comparator compares each description with many others.
+        self._known: Remembered[dict[str, float]] = Remembered(REMEMBERED)
 
     def metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
-        """Return the metrics of a description on the random windows of the report split, which are a uniform sample.
+        """Return the metrics of a description over all tokens of the report split.
+
+        They are estimated from its top windows, which represent themselves, and its random ones, which represent all
+        others (:func:`judges.sampling.report_sample`).
 
         Returns:
             ``pearson``: Pearson's r of predicted and true activations with their signs, from -1 to 1, chance 0; 0 if
@@ -58,28 +60,34 @@ class TokenMatch:
             ``auprc`` and ``base`` are missing if no token is active.
 
         Raises:
-            Unanswered: if there are no random windows, or the activations do not vary over them.
+            Unanswered: if there are no random windows, or the activations do not vary.
         """
-        windows = case.windows(Split.REPORT, Source.RANDOM)
-        texts = [normalised(token) for item in windows for token in item.tokens]
-        true = np.array([activation for item in windows for activation in item.activations])
-        found = self._compared(self.predict(case, description, texts), true)
+        key = Identity(case.exemplars), case.report_windows, description, case.tokens.get(description)
+        return dict(self._known.get(key, lambda: self._metrics(case, description)))
+
+    def _metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
+        report = report_sample(case)
+        values = predicted_values(case, description, self._predictor)[report.text.codes]
+        found = self._compared(values, report.activations, report.token_weights)
         if found is None:
-            raise Unanswered(
-                Status.FAILED, "the neuron's activations do not vary over the report split's random windows"
-            )
+            raise Unanswered(Status.FAILED, "the neuron's activations do not vary over the report split")
         return found
 
-    def _compared(self, predicted: Floats, true: Floats) -> dict[str, float] | None:
+    def _compared(self, predicted: Floats, true: Floats, weights: Floats) -> dict[str, float] | None:
         """Return the metrics; None if the truth does not vary."""
-        correlation = pearson(predicted, true)
+        correlation = pearson(predicted, true, weights)
         if correlation is None:
             return None
         found = {"pearson": correlation, "constant": float(not varies(predicted))}
-        threshold = np.sort(true)[-max(1, round(self._active_fraction * len(true)))]
+        order = np.argsort(-true, kind="stable")
+        ranks = np.cumsum(weights[order]) - weights[order] / 2
+        # The highest one always counts.
+        count = max(1, int((ranks <= self._active_fraction * weights.sum()).sum()))
+        threshold = true[order[count - 1]]
         active = (true >= threshold) & (true > 0)
         if active.any():
-            found |= {"auprc": average_precision(active, predicted), "base": float(active.mean())}
+            base = float(weights[active].sum() / weights.sum())
+            found |= {"auprc": average_precision(active, predicted, weights), "base": base}
         return found
 
     def effect_metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
@@ -95,27 +103,9 @@ class TokenMatch:
         sampled = strongest_effect(case).sampled
         if not sampled:
             raise Unanswered(Status.FAILED, "no tokens were sampled (steering.effects.sampled_tokens)")
-        texts = [normalised(item.token) for item in sampled]
-        predicted = self.predict(case, description, texts, Side.OUTPUT)
-        return self._compared(predicted, np.array([item.z for item in sampled])) or {}
-
-    def predict(self, case: JudgeCase, description: str, texts: list[str], side: Side = Side.INPUT) -> Floats:
-        """Return the predicted activations, or changes, of tokens, (len(texts),); ``texts`` are :func:`normalised`."""
-        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(side)
-        named = [normalised(token) for token in (*raising, *lowering)]
-        if not named or not texts:
-            return np.zeros(len(texts))
-        signs = np.array([1.0] * len(raising) + [-1.0] * len(lowering))
-        kinds, positions = np.unique(np.array(texts, dtype=object), return_inverse=True)
-        cosine = self.encoder.encode_words(list(kinds)) @ self.encoder.encode_words(named).T
-        similarity = np.maximum(cosine, 0.0).astype(np.float64) ** self._sharpness
-        similarity[kinds[:, None] == np.array(named, dtype=object)[None, :]] = 1.0
-        return np.asarray((similarity @ signs)[positions])
-
-
-def normalised(token: str) -> str:
-    """Return :func:`harness.text.plain` of a token; white space alone stays."""
-    return plain(token) or token
+        text = TokenText([[item.token for item in sampled]])
+        predicted = self._predictor.predict(case, description, text, Side.OUTPUT)[text.codes]
+        return self._compared(predicted, np.array([item.z for item in sampled]), np.ones(len(sampled))) or {}
 
 
 class TokenSimulation(Scorer):
@@ -142,8 +132,8 @@ class TokenPairwise(Comparator):
     """
 
     symmetric = True
-    _evidence = "tokens of the random windows"
-    _inactive = "the neuron is never active on the report split's random windows"
+    _evidence = "tokens of the report split"
+    _inactive = "the neuron is never active on the report split"
 
     @validated
     def __init__(

@@ -291,6 +291,22 @@ def test_a_stronger_corruption_does_what_a_weaker_one_does_and_more() -> None:
     assert len(corrupted("dropped", 1.0)) == 1
 
 
+def test_added_items_of_another_neuron_follow_the_own_ones() -> None:
+    right = corrupted("right")
+    half, whole = corrupted("added", 0.5), corrupted("added", 1.0)
+    assert half[:8] == whole[:8] == right
+    assert (len(half), len(whole)) == (12, 16)
+    assert half[8:] == whole[8:12]  # a stronger corruption includes the weaker one
+    (other,) = {item[4] for item in whole[8:]}
+    assert other != right[0][4]
+    texts = {neuron: f"The word number{neuron.index}." for neuron in NEURONS}
+    added = describe(Corrupted("source", "added", 1.0), texts=texts).text
+    assert re.fullmatch(r"The word number0; The word number[1-9]\.", added)
+    known = Corrupted("s", "added", 1.0).corruption
+    assert known is not None
+    assert (known.quality, known.strength) == (0.5, 0.5)  # half of what it claims is false
+
+
 @pytest.mark.parametrize("text", ["Mentions of the word until.", "storms, at sea", "Verbs, e.g. run; i.e., acts."])
 @pytest.mark.parametrize(("grade", "strength"), [("swapped", 0.0), ("dropped", 0.0), ("right", 1.0), ("swapped", 1.0)])
 def test_what_is_not_changed_stays_letter_for_letter(text: str, grade: str, strength: float) -> None:

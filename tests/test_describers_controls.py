@@ -11,8 +11,10 @@ from support.describer_cases import (
     case,
     describe,
     failure,
+    window,
 )
 
+from describers.adversaries import ConfidentMechanism, KeywordStuffing, Shotgun, Verbatim
 from describers.controls import Generic, Longest, Shuffled
 from harness.fillers import EMPTY
 from harness.methods import DescriberCase
@@ -21,6 +23,8 @@ from harness.records import (
     EvidenceSize,
     Neuron,
     Sign,
+    Source,
+    Split,
     Status,
 )
 from harness.seeds import derangement
@@ -110,3 +114,26 @@ def test_the_other_sign_of_a_neuron_is_no_other_neuron() -> None:
     made = {one: Description(one, "rotate", text) for one, text in ((neuron, "a b"), (twin, "a b c"), (other, "a"))}
     given = case(neuron=neuron, neurons=(neuron, twin, other), others={"rotate": made})
     assert describe(Longest("rotate"), given).text == "a"
+
+
+def test_adversaries_try_to_win_without_describing_the_neuron() -> None:
+    neurons = [Neuron(0, index) for index in range(6)]
+    shotguns = {describe(Shotgun(5), case(neuron=neuron)).text for neuron in neurons}
+    assert shotguns == {"is active on numbers, dates and years, names of people, names of places, punctuation"}
+    mechanisms = [describe(ConfidentMechanism(), case(neuron=neuron)).text for neuron in neurons]
+    assert mechanisms == [describe(ConfidentMechanism(), case(neuron=neuron)).text for neuron in neurons]
+    assert len(set(mechanisms)) > 1
+    shown = [
+        window([" a", " storm", " at", " sea"], [0, 9, 0, 0]),
+        window([" the", " gale"], [0, 8]),
+        window([" hidden"], [9], split=Split.SELECT),
+        window([" Green", " the", " tables", "##", " green"], [0, 0, 0, 0, 0], source=Source.RANDOM),
+    ]
+    assert describe(Verbatim(windows=2, context=1), case(exemplars=shown)).text == '"a storm at"; "the gale"'
+    source = {"rotate": {NEURON: Description(NEURON, "rotate", "storms")}}
+    stuffed = describe(KeywordStuffing("rotate"), case(exemplars=shown, others=source))
+    assert stuffed.text == "storms, green, tables"
+    for adversary in (Shotgun(), ConfidentMechanism(), Verbatim(), KeywordStuffing("rotate")):
+        assert adversary.control
+        assert adversary.corruption is not None
+        assert adversary.corruption.quality < 0.5

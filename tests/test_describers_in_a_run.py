@@ -171,9 +171,10 @@ MISTAKES = [
     (["describers=[rotate,precomputed]", "describers.precomputed.path=nowhere.csv"], ["nowhere.csv", "No such file"]),
     (["describers=[rotate,contrastive]", "describers.contrastive.encoder.sha256='00'"], ["sentence encoder"]),
     (
-        ["describers=[rotate,best_of_k]", "judges@describers.best_of_k.by=simulation", "mode=llm",
-         "llm@llm.explainer=vllm", "llm.explainer.model=a", "llm@llm.simulator=vllm", "llm.simulator.model=b"],
-        ["best_of_k", "serving.max_servers=2"],
+        ["describers=[rotate,maxact]", "judges=[panel]", "+judges@judges.panel.members=[pairwise,pairwise_output]",
+         "judges.panel.members.pairwise_output.role=simulator",
+         "llm@llm.judge=vllm", "llm.judge.model=a", "llm@llm.simulator=vllm", "llm.simulator.model=b"],
+        ["panel", "serving.max_servers=2"],
     ),
 ]  # fmt: skip
 

@@ -260,7 +260,7 @@ def planted(
 
 
 def test_peaks_and_samples_by_hand(tmp_path: Path, llama: Subject) -> None:
-    config = replace(SMALL, window=3, top=2, random=2, quantiles=2, per_quantile=1)
+    config = replace(SMALL, window=3, top=2, random=2, report_random=2, quantiles=2, per_quantile=1)
     neuron = Neuron(0, 7)
     state = State(both_signs(neuron), config, torch.float32, "cpu")
     number = 0

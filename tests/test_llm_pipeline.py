@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from harness.folder import RunFolder
 from harness.llm.scripted import Request, ScriptedBackend
 from harness.records import Status, VectorKind, Winner
 from harness.results.schema import leaderboard_from_json
+from harness.results.tables import markdown_table
 from harness.run.help import compose_config
 from harness.run.pipeline import run
 from harness.run.setup import Setup
@@ -213,6 +215,40 @@ def test_a_judge_that_always_prefers_the_first_gives_ties(topics: Path, tmp_path
     assert health["first_position_rate"] == 1.0
     assert health["inconsistency"] == 1.0
     assert all(row["win_rate"] == 0.5 and row["ties"] == row["comparisons"] for row in board["overall"]["rows"])
+
+
+class PrefersTheFirstByName(Script):
+    """A judge that prefers the description whose text sorts first, whichever order it is shown in."""
+
+    def __call__(self, request: Request) -> str:
+        shown = re.search(r"<description_A>(.*)</description_A>\s*<description_B>(.*)</description_B>", request.text)
+        if shown is None:
+            return super().__call__(request)
+        self.asked["judge"] += 1
+        return json.dumps({"reason": "it sorts first", "verdict": "A" if shown[1] < shown[2] else "B"})
+
+
+def test_the_comparison_is_head_to_head_with_every_opponent(topics: Path, tmp_path: Path) -> None:
+    subject = tiny_models.tiny_subject(tmp_path / "tiny", "llama")
+    options = [item for item in overrides(subject, topics, tmp_path / "run") if "simulation" not in item]
+    options[0] = "experiment=comparison_llm"
+    options += ["judges=[pairwise,pairwise_output,pairwise_steered]", "steering.effects.prompts=2"]
+    options += ["judges@describers.best_of_k.by=token_simulation", "steering.texts.tokens=4"]
+    script = PrefersTheFirstByName()
+    folder = scripted_run([*options, "explainer_check.concepts=0"], script)
+    texts = {(item.neuron, item.describer): item.text for item in folder.descriptions().records()}
+    neurons = {neuron for neuron, _ in texts}
+    assert script.asked["judge"] == 36 * 2 * 3 * len(neurons)  # nine describers, two orders, three judges
+    board = leaderboard_from_json(json.loads(folder.leaderboard.read_text()))
+    assert {one.side for one in board.judges} == {"input", "output"}
+    opponents = {"maxact", "best_of_k", "contrastive", "token_change", "vocab_proj", "raw_tokens"}
+    for one in board.judges:
+        assert {name for cell in one.head_to_head for name in (cell.row, cell.column)} == opponents | {"rotate"}
+        for cell in (*one.head_to_head, *one.against_controls):
+            won = sum(texts[neuron, cell.row] < texts[neuron, cell.column] for neuron in neurons)
+            assert (cell.wins, cell.losses, cell.ties, cell.failed) == (won, len(neurons) - won, 0, 0)
+    tables = markdown_table(board)
+    assert 0 <= tables.index("| describer | against |") < tables.index("| describer | rank |")
 
 
 def test_an_interrupted_run_sends_no_request_twice(topics: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from support.endpoint import HELLO
 
 from harness.errors import HarnessError
 from harness.llm.cache import ResponseCache
-from harness.llm.client import Completion, PromptLogprobs
+from harness.llm.client import Completion, Message, PromptLogprobs
 from harness.llm.openai_compatible import OpenAICompatible
 from harness.llm.scripted import ScriptedBackend
 from harness.llm.serving import Serving
@@ -70,6 +70,29 @@ def test_a_server_is_stopped_between_requests_and_started_again(tmp_path: Path) 
     before, again = asyncio.run(run())
     assert before.text == again.text == "x"
     assert backends["a"].history == ["start", "stop"] * 2
+
+
+def test_items_that_use_two_servers_in_turn_change_them_rarely(tmp_path: Path) -> None:
+    async def slowly(request: Any) -> str:
+        await asyncio.sleep(0.001 * (len(request.text) % 7))
+        return "x"
+
+    backends = {name: ScriptedBackend(slowly, server=name) for name in ("explainer", "simulator")}
+
+    async def run() -> None:
+        async with Serving(backends, None, tmp_path) as serving:
+            explainer, simulator = serving.client("explainer"), serving.client("simulator")
+
+            async def item(number: int) -> None:  # as best_of_k: describe, then choose
+                asked = [Message("user", "?" * number)]
+                for _ in range(3):
+                    await explainer.generate(asked)
+                await asyncio.gather(*(simulator.generate(asked) for _ in range(3)))
+
+            await asyncio.gather(*map(item, range(50)))
+
+    asyncio.run(run())
+    assert backends["explainer"].history == backends["simulator"].history == ["start", "stop"]
 
 
 def test_every_server_is_stopped_if_the_run_fails(tmp_path: Path) -> None:

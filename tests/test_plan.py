@@ -261,11 +261,18 @@ def test_a_hub_model_is_planned_without_network(
     assert code == 0
     plan = from_json(RunPlan, json.loads(out))
     assert (plan.subject.here, plan.subject.d_mlp, plan.subject.vocabulary) == (False, 9216, 256_000)
-    assert (plan.neurons, plan.vectors, plan.channels) == (198, 594, 29_700)
+    assert (plan.neurons, plan.vectors, plan.channels) == (297, 891, 44_550)
     calls = {method.name: method.total.calls for method in plan.methods}
-    assert calls["rotate"] == 198 * (3 * 50 + 1)
-    assert calls["pairwise"] == 198 * 10 * 2
-    assert calls["simulation"] == 198 * 5 * 20  # ten windows of each of two splits
+    assert calls["rotate"] == 297 * (3 * 50 + 1)
+    assert calls["pairwise"] == calls["pairwise_output"] == calls["pairwise_steered"] == 297 * 36 * 2
+    assert calls["simulation"] == 297 * 9 * 20  # ten windows of each of two splits
+    assert calls["best_of_k"] == 297 * 5 * (1 + 20)  # each candidate is simulated on the select split
+    assert not any("failed in the trial" in warning for warning in plan.warnings)
+    pair, every = plan.power
+    assert pair.smallest_difference is not None
+    assert pair.smallest_ratio == pytest.approx((1 + pair.smallest_difference) / (1 - pair.smallest_difference), abs=0.01)
+    assert every.smallest_ratio is not None
+    assert pair.smallest_ratio < every.smallest_ratio
     times = {stage.name: stage for stage in plan.stages}
     assert {times[name].basis for name in ("activations", "decompose", "describe", "judge")} == {Basis.ASSUMED}
     assert any("not on this machine" in warning for warning in plan.warnings)

@@ -405,6 +405,13 @@ def test_removing_a_channel_from_text_removes_more_of_the_response_to_its_tokens
     # Of the concepts that in vectors read, the projection lacks a third. All that out vectors write is in it.
     assert rows["out"]["text_faithful_interval"][0] > rows["out"]["text_random_interval"][1]
     assert rows["out"]["text_faithful"] > rows["out"]["text_another"] + 0.15
+    claims = {row["key"]: row for row in json.loads((finished / "claims.json").read_text())}
+    for key, kind in (("activations", "in"), ("logits", "out")):
+        claim = claims[f"faithful_{key}"]
+        assert (claim["value"], claim["control"]) == (rows[kind]["text_faithful"], rows[kind]["text_random"])
+        assert claim["vectors"] == 21
+    assert claims["kurtosis_1"]["value"] > claims["vector_kurtosis"]["value"]
+    assert claims["kurtosis_5"]["value"] is None  # three channels
 
 
 def test_controls_find_next_to_nothing(rows: dict[str, RecallRow]) -> None:

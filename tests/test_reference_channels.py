@@ -47,9 +47,16 @@ def test_a_tiny_run_shows_its_channels_next_to_the_reference(
         "experiment=decompose_model",
         *options(base, folder="tiny", neurons__layers="[1]", neurons__kinds="[in]", neurons__per_layer="2"),
         *["diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"],
+        # Channels are removed on text without describers, too.
+        *["corpus=files", f"corpus.paths={small['corpus.paths']}", "evidence.max_documents=40"],
+        *["diagnostics.text_ablated=1", "diagnostics.text_pieces=4", "diagnostics.text_tokens=16"],
     ]
-    assert invoke(*run)[0] == 0
+    code, out, err = invoke(*run)
+    assert code == 0, err
+    assert "Published values, and this run" in out
     folder = RunFolder(tmp_path / "tiny")
+    assert json.loads(folder.decomposition.read_text())["total"]["text_ablated"] == 1
+    assert not folder.exemplars.exists()
     planted = folder.read_channels()[1]
     assert planted.rank == 1
     tokens = [token.token for token in planted.tokens[:4]]

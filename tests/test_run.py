@@ -546,7 +546,7 @@ def test_the_published_settings(small: dict[str, str]) -> None:
     assert (plan.config(4, VectorKind.IN).num_channels, plan.config(4, VectorKind.IN).mask_threshold) == (50, 4.0)
     assert gemma.selection.kinds == ("gate", "in", "out")
     assert sorted(gemma.selection.indices or []) == sorted(map(int, (paper / "neurons_gemma.txt").read_text().split()))
-    assert gemma.backends["explainer"].server == gemma.backends["judge"].server
+    assert gemma.backends["explainer"].server != gemma.backends["judge"].server == gemma.backends["simulator"].server
 
     llama = Setup.of(compose_config(["experiment=rotate_llama31_8b"]))
     plan = llama.decomposition

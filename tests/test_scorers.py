@@ -8,12 +8,23 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sklearn.metrics import average_precision_score
 from support import tiny_models
-from support.judge_cases import MARKER, NEURON, Compass, case, failure, forbidden, peaked, score, window
+from support.judge_cases import (
+    MARKER,
+    NEURON,
+    Compass,
+    case,
+    excerpts_of,
+    failure,
+    forbidden,
+    peaked,
+    rater,
+    score,
+    window,
+)
 
 from harness.evidence import ReadText, TextReader
 from harness.llm.client import Completion
@@ -50,26 +61,6 @@ def kind(judge: Scorer) -> str:
     return type(judge).__name__
 
 
-def excerpts_of(request: Request) -> list[str]:
-    """Return the excerpts of a question, in order."""
-    found = re.findall(r"<excerpt_(\d+)>(.*)</excerpt_\1>", request.text)
-    assert [number for number, _ in found] == [str(number + 1) for number in range(len(found))]
-    return [text for _, text in found]
-
-
-def rater(level: Callable[[str], Any]) -> ScriptedClient:
-    """Make an LLM that says of each excerpt what a function of its text says."""
-
-    def answer(request: Request) -> str:
-        texts = excerpts_of(request)
-        names = [f"excerpt_{number}" for number in range(1, len(texts) + 1)]
-        assert request.schema is not None
-        assert list(request.schema["properties"]) == ["reason", *names]  # the reason comes first
-        return json.dumps({"reason": "so", **dict(zip(names, map(level, texts), strict=True))})
-
-    return ScriptedClient(answer)
-
-
 def storm(text: str) -> int:
     return int("storm" in text)
 
@@ -80,49 +71,57 @@ def storm(text: str) -> int:
 @pytest.mark.parametrize(
     ("level", "value", "metrics"),
     [
-        (storm, 1.0, {"recall": 1, "specificity": 1, "f1": 1}),
-        (lambda text: 1 - storm(text), 0.0, {"recall": 0, "specificity": 0, "f1": 0}),
-        (lambda text: 1, 0.5, {"recall": 1, "specificity": 0, "f1": 2 / 3}),
-        (lambda text: 0, 0.5, {"recall": 0, "specificity": 1, "f1": 0}),
-        # Right of the even numbers: 0, 2, 4 of 0-5 of each kind are shown, and the others are said to be active.
-        (lambda text: int(int(re.findall(r"\d+", text)[0]) % 2 == 0), 0.5, {}),
+        (storm, 1.0, {"recall": 1, "specificity": 1, "auprc": 1, "pearson": 1}),
+        (lambda text: 1 - storm(text), 0.0, {"recall": 0, "specificity": 0}),
+        (lambda text: 1, 2 * 4 / (2 * 4 + 12), {"recall": 1, "specificity": 0, "auprc": 4 / 16, "pearson": 0}),
+        (lambda text: 0, 0.0, {"recall": 0, "specificity": 1, "auprc": 4 / 16, "pearson": 0}),
+        # Right of the even numbers: two of four active windows, and six of twelve silent ones are said to be active.
+        (lambda text: int(int(re.findall(r"\d+", text)[0]) % 2 == 0), 2 * 2 / (4 + 8), {"balanced_accuracy": 0.5}),
     ],
     ids=["perfect", "inverted", "always yes", "always no", "coin"],
 )
-def test_detection_by_hand(
-    storms: list[Exemplar], level: Callable[[str], int], value: float, metrics: dict[str, float]
-) -> None:
+def test_detection_by_hand(level: Callable[[str], int], value: float, metrics: dict[str, float]) -> None:
+    active = [peaked(text, 12.0) for text in STORMS[:4]]
+    exemplars = [*active, *(peaked(text, 0.0, Source.RANDOM) for text in CALMS), *forbidden()]
     llm = rater(level)
-    grade = score(Detection(active=12, silent=12), case(storms, llm), "storms")
+    grade = score(Detection(hard=0, others=12), case(exemplars, llm), "storms")
     assert grade.value == pytest.approx(value)
-    assert metrics == {} or grade.metrics == pytest.approx(metrics)
-    assert sorted(text for request in llm.requests for text in excerpts_of(request)) == sorted(
-        text.strip() for text in [*STORMS, *CALMS]
-    )
-    assert [len(excerpts_of(request)) for request in llm.requests] == [5, 5, 5, 5, 4]
+    assert {name: grade.metrics[name] for name in metrics} == pytest.approx(metrics)
+    assert grade.metrics["base"] == pytest.approx(4 / 16)
+    shown = [text for request in llm.requests for text in excerpts_of(request)]
+    assert sorted(shown) == sorted(text.strip() for text in [*STORMS[:4], *CALMS])
+    assert [len(excerpts_of(request)) for request in llm.requests] == [5, 5, 5, 1]
     assert all("<description>storms</description>" in request.text for request in llm.requests)
     assert not any(MARKER in request.text for request in llm.requests)
 
 
-def test_graded_answers_have_an_area_under_the_curve(storms: list[Exemplar]) -> None:
+def test_graded_answers_have_an_area_under_the_curve() -> None:
     # Active 4, 2, 1; silent 3, 0: of the six pairs 4 > 3, 4 > 0, 2 > 0, 1 > 0 are right. Above 2 is yes.
     grades = {STORMS[0]: 4, STORMS[1]: 2, STORMS[2]: 1, CALMS[0]: 3, CALMS[1]: 0}
-    shown = [item for item in storms if "".join(item.tokens) in grades]
+    shown = [
+        *(peaked(text, 9.0) for text in STORMS[:3]),
+        *(peaked(text, 0.1, Source.RANDOM) for text in CALMS[:2]),
+    ]
     llm = rater({text.strip(): grade for text, grade in grades.items()}.__getitem__)
     grade = score(Detection(highest=4), case(shown, llm), "storms")
-    assert grade.value == pytest.approx((1 / 3 + 1 / 2) / 2)
-    expected = {"recall": 1 / 3, "specificity": 1 / 2, "f1": 2 * 1 / (2 * 1 + 1 + 2), "auc": 4 / 6}
-    assert grade.metrics == pytest.approx(expected)
+    assert grade.value == pytest.approx(2 * 1 / (2 * 1 + 1 + 2))
+    assert (grade.metrics["recall"], grade.metrics["auc"]) == pytest.approx((1 / 3, 4 / 6))
+    assert grade.metrics["auprc"] == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)  # in the order 4, 3, 2, 1, 0
     assert "from 0 (surely not) to 4 (surely)" in llm.requests[0].text
 
 
-def test_weak_and_strong_activations_are_shown_alike(storms: list[Exemplar]) -> None:
+def test_weak_and_strong_activations_are_shown_alike() -> None:
+    exemplars = [
+        *(peaked(text, 12.0 - place) for place, text in enumerate(STORMS)),
+        *(peaked(text, 0.1, Source.RANDOM) for text in CALMS),
+    ]
     llm = rater(storm)
-    score(Detection(active=3, silent=2, active_share=0.5), case(storms, llm), "storms")
+    score(Detection(active=3, hard=0, others=2, active_share=0.5), case(exemplars, llm), "storms")
     shown = {text for request in llm.requests for text in excerpts_of(request)}
-    # 12 to 9 are top windows, 8 to 4.5 the others; from 6 on they count: 9 windows, and of these every fourth.
-    by_activation = [STORMS[place].strip() for place in (0, 4, 8)]
-    assert shown == {*by_activation, CALMS[0].strip(), CALMS[1].strip()}
+    # From 6 on they are active: seven windows, of which the first, the fourth and the last are shown.
+    assert {STORMS[place].strip() for place in (0, 3, 6)} < shown
+    assert shown.isdisjoint(STORMS[place].strip() for place in (1, 2, 4, 5))
+    assert len(shown) == 5
 
 
 @pytest.mark.parametrize(("items", "count", "chosen"), [
@@ -133,20 +132,13 @@ def test_who_chooses_some_of_many_spreads_them_evenly(items: int, count: int, ch
     assert spread(range(items), count) == chosen
 
 
-def test_a_single_excerpt_is_of_middling_activation(storms: list[Exemplar]) -> None:
-    llm = rater(storm)
-    score(Detection(active=1, active_share=0.5), case(storms, llm), "storms")
-    shown = {text for request in llm.requests for text in excerpts_of(request) if "storm" in text}
-    assert shown == {STORMS[4].strip()}  # the fifth of nine
-
-
 def test_what_is_shown_depends_on_seed_and_neuron_and_not_on_the_description(storms: list[Exemplar]) -> None:
     def order(given: Callable[[ScriptedClient], JudgeCase], description: str, judge: Scorer) -> list[list[str]]:
         llm = rater(storm)
         score(judge, given(llm), description)
         return [excerpts_of(request) for request in llm.requests]
 
-    for judge in (Detection(), Fuzzing()):
+    for judge in (Detection(hard=0), Fuzzing()):
         first = order(lambda llm: case(storms, llm), "storms", judge)
         assert order(lambda llm: case(storms, llm), "something else", judge) == first
         assert order(lambda llm: case(storms, llm, seed=1), "storms", judge) != first
@@ -339,20 +331,18 @@ def test_too_few_excerpts_for_a_round(storms: list[Exemplar]) -> None:
 def test_embedding_detection_by_hand() -> None:
     exemplars = [
         peaked("0", 9.0),
-        peaked("60", 6.0, Source.QUANTILE),
-        peaked("80", 2.0, Source.QUANTILE),  # below 0.3 of 9: neither
+        peaked("60", 6.0),
         peaked("40", 1.0, Source.RANDOM),
-        peaked("90", 2.0, Source.RANDOM),
-        peaked("5", 4.0, Source.RANDOM),  # above half of 6: neither
+        peaked("90", 2.0, Source.RANDOM),  # below 0.3 of 9
         *forbidden(),
     ]
     encoder = Compass()
     grade = score(EmbeddingDetection(encoder), case(exemplars, None), "0")
-    # By similarity to 0: 0 (active), 40, 60 (active), 90. Three of four pairs; precision 1 and 2/3 at the active ones.
-    assert grade.value == pytest.approx(0.75)
-    assert grade.metrics == pytest.approx({"average_precision": (1 + 2 / 3) / 2, "base": 0.5})
+    # By similarity to 0: 0 (active), 40, 60 (active), 90. Precision 1 and 2/3; one of the first two is active.
+    assert grade.value == pytest.approx((1 + 2 / 3) / 2)
+    assert (grade.metrics["f1"], grade.metrics["base"], grade.metrics["auc"]) == pytest.approx((0.5, 0.5, 0.75))
     assert set(encoder.seen) == {"0", "60", "40", "90"}
-    assert score(EmbeddingDetection(Compass()), case(exemplars, None), "180").value == pytest.approx(0.25)
+    assert score(EmbeddingDetection(Compass()), case(exemplars, None), "180").metrics["auc"] == pytest.approx(0.25)
 
 
 # --- text that is written and read ------------------------------------------------------------------------------------

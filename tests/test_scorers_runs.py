@@ -126,12 +126,15 @@ def test_every_scorer_asks_a_real_server(
     vllm: tiny_models.Served, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCORERS_KEY", vllm.client.api.api_key)
-    names = [*LLM_SCORERS, "simulation", "simulation_per_token"]
+    names = [*LLM_SCORERS, "simulation", "simulation_per_token", "surprisal"]
     # As few questions as each can do with: what is tried is the road, and every call takes a CPU half a second.
     small = ["neurons.signs=[positive]", "neurons.per_layer=3", f"judges=[{','.join(names)}]"]
     small += ["judges.simulation.windows=1", "judges.simulation_per_token.windows=1"]
     small += ["judges.simulation_per_token.tokens=3", "judges.simulation_written.windows=1"]
-    small += [f"judges.detection.{count}=4" for count in ("active", "silent", "batch")]
+    small += [f"judges.detection.{count}=4" for count in ("active", "others", "batch")]
+    sampled = ("detection", "surprisal", "simulation", "simulation_per_token", "simulation_written")
+    small += [f"judges.{name}.{group}=0" for name in sampled for group in ("predicted", "hard")]
+    small += ["judges.surprisal.active=1", "judges.surprisal.others=1"]
     small += ["judges.fuzzing.active=4", "judges.fuzzing.batch=4", "judges.responsiveness.active=3"]
     small += [f"judges.purity.{count}=4" for count in ("active", "random", "batch")]
     small += ["judges.clarity.texts=2", "judges.input_based.sentences=1", "judges.intruder.rounds=1"]

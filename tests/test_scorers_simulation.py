@@ -17,7 +17,7 @@ from support.judge_cases import MARKER, case, failure, forbidden, score, window
 from harness.llm.client import LLMClient, PromptLogprobs, PromptToken
 from harness.llm.scripted import Request, ScriptedClient
 from harness.records import Exemplar, Source, Split, Status
-from judges.simulation import METRICS, SimulationLLM, SimulationPerToken, SimulationWritten
+from judges.simulation import SimulationLLM, SimulationPerToken, SimulationWritten
 
 Expectation = Mapping[str, float]
 Rule = Callable[[str, str], Expectation]  # of the description and the token: probabilities of what stands behind it
@@ -81,7 +81,7 @@ def weather(scale: float = 1.0, offset: float = 0.0, split: Split = Split.REPORT
 def test_a_perfect_simulator_correlates_fully_and_an_inverted_one_negatively(rule: Rule, r: float) -> None:
     exemplars = [*weather(0.37, 0.2), *weather(0.37, 0.2, Split.CALIBRATE), *forbidden()]
     llm = simulator(rule)
-    grade = score(SimulationLLM(), case(exemplars, llm), "the strength of the wind")
+    grade = score(SimulationLLM(metric="top_and_random"), case(exemplars, llm), "the strength of the wind")
     assert grade.value == pytest.approx(r)
     # A wrong scale, even of the wrong sign, is what the calibration mends; r says what it was.
     expected = {"top": r, "random": r, "constant": 0, "digit_mass": 1, "r2": 1, "absolute": 1}
@@ -96,7 +96,7 @@ def test_a_perfect_simulator_correlates_fully_and_an_inverted_one_negatively(rul
 def test_the_calibration_is_fitted_on_its_own_split() -> None:
     # The report split has t = p, the calibrate split t = 2 p + 3: there the fit is perfect, here it is not.
     exemplars = [*weather(), *weather(2, 3, Split.CALIBRATE)]
-    grade = score(SimulationLLM(), case(exemplars, simulator(surely)), "wind")
+    grade = score(SimulationLLM(metric="top_and_random"), case(exemplars, simulator(surely)), "wind")
     true = np.array([10, 0, 4, 0, 7, 0, 2, 0, 4, 7, 0])
     assert grade.value == pytest.approx(1)
     assert grade.metrics["r2"] == pytest.approx(1 - np.mean((true - (2 * true + 3)) ** 2) / np.mean(true**2))
@@ -117,7 +117,7 @@ def test_the_expected_value_is_over_the_levels_alone() -> None:
         window([" no", " yes"], [0.75, 8.125], Source.RANDOM, Split.CALIBRATE),
     ]
     llm = simulator(lambda description, token: answers[token])
-    grade = score(SimulationLLM(), case(exemplars, llm), "agreement")
+    grade = score(SimulationLLM(metric="top_and_random"), case(exemplars, llm), "agreement")
     predicted, true = np.array([8.125, 0.75, 13 / 3, 0.75, 0.75, 8.125]), np.array([3.0, 1.0, 0.0, 0.0, 0.5, 2.0])
 
     def r(shown: slice) -> float:
@@ -145,7 +145,7 @@ def test_so_many_windows_of_each_source() -> None:
         for number in range(4)
     ]
     llm = simulator(lambda description, token: {"9" if "top" in token else "0": 1.0})
-    score(SimulationLLM(windows=2), case(exemplars, llm), "tops")
+    score(SimulationLLM(metric="top_and_random", windows=2), case(exemplars, llm), "tops")
     shown = [request.messages[-1].content.split("\n")[-2] for request in llm.requests]
     assert shown == [" top0\tunknown", " top1\tunknown"] * 4
 
@@ -156,7 +156,11 @@ def test_so_many_windows_of_each_source() -> None:
 )
 def test_a_simulator_that_expects_no_digits_is_a_failure_and_no_zero(expected: Expectation, tokens: str) -> None:
     llm = simulator(lambda description, token: expected)
-    error = failure(lambda: score(SimulationLLM(), case([*weather(), *weather(split=Split.CALIBRATE)], llm), "wind"))
+    error = failure(
+        lambda: score(
+            SimulationLLM(metric="top_and_random"), case([*weather(), *weather(split=Split.CALIBRATE)], llm), "wind"
+        )
+    )
     assert error.status is Status.FAILED
     assert tokens in error.detail
     assert "0.01" in error.detail
@@ -166,7 +170,9 @@ def test_a_single_token_without_a_level_fails_its_window() -> None:
     def forgetful(description: str, token: str) -> Expectation:
         return {"the": 1.0} if token == " gale" else surely(description, token)
 
-    error = failure(lambda: score(SimulationLLM(), case(weather(), simulator(forgetful)), "wind"))
+    error = failure(
+        lambda: score(SimulationLLM(metric="top_and_random"), case(weather(), simulator(forgetful)), "wind")
+    )
     assert error.status is Status.FAILED
     assert "1 of 2" in error.detail
 
@@ -175,32 +181,38 @@ def test_a_random_window_that_is_also_a_top_one_counts_once() -> None:
     top = window([" storm", " calm"], [1.0, 0.0], number=900)
     again = window([" storm", " calm"], [1.0, 0.0], Source.RANDOM, number=900)
     llm = simulator(surely)
-    score(SimulationLLM(), case([top, again, window([" gale"], [0.2], Source.RANDOM)], llm), "wind")
+    score(
+        SimulationLLM(metric="top_and_random"), case([top, again, window([" gale"], [0.2], Source.RANDOM)], llm), "wind"
+    )
     assert len(llm.requests) == 2
 
 
 def test_one_window_that_cannot_be_simulated_fails_the_score() -> None:
     llm = simulator(lambda description, token: surely("", token) if token != " breeze" else {"the": 1.0})
-    judge = SimulationLLM(min_digit_mass=0.8)
+    judge = SimulationLLM(metric="top_and_random", min_digit_mass=0.8)
     assert failure(lambda: score(judge, case(weather(), llm), "wind")).status is Status.FAILED
     assert len(llm.requests) == 4
 
 
 def test_a_server_without_log_probabilities_fails_with_its_reason() -> None:
     llm = ScriptedClient(token_logprobs=lambda request: PromptLogprobs((), Status.FAILED, "HTTP 400: no logprobs"))
-    error = failure(lambda: score(SimulationLLM(), case(weather(), llm), "wind"))
+    error = failure(lambda: score(SimulationLLM(metric="top_and_random"), case(weather(), llm), "wind"))
     assert (error.status, error.detail) == (Status.FAILED, "HTTP 400: no logprobs")
 
 
 def test_a_tokenizer_that_joins_the_tab_to_the_word_is_asked_with_another_mark() -> None:
     exemplars = [*weather(), *weather(split=Split.CALIBRATE)]
     llm = simulator(surely, merges=("unknown",))
-    assert score(SimulationLLM(), case(exemplars, llm), "wind").value == pytest.approx(1)
+    assert score(SimulationLLM(metric="top_and_random"), case(exemplars, llm), "wind").value == pytest.approx(1)
     last = [request.messages[-1].content.split("\n")[-1].partition("\t")[2] for request in llm.requests]
     assert last.count("?") == 8
     assert last.count("unknown") == 1  # what a tokenizer does is learnt once
     assert all("? stands for a value" in request.text for request in llm.requests if request.text.endswith("?"))
-    error = failure(lambda: score(SimulationLLM(), case(exemplars, simulator(surely, merges=("unknown", "?"))), "wind"))
+    error = failure(
+        lambda: score(
+            SimulationLLM(metric="top_and_random"), case(exemplars, simulator(surely, merges=("unknown", "?"))), "wind"
+        )
+    )
     assert error.status is Status.FAILED
     assert "does not separate the placeholder from the tab" in error.detail
 
@@ -215,7 +227,7 @@ def test_tokens_of_a_simulator_need_not_be_those_of_the_subject() -> None:
         window([" storm", " gale", " wind"], [2.0, 0.0, 0.0]),
         window([" gale", " storm"], [0.0, 2.0], Source.RANDOM),
     ]
-    assert score(SimulationLLM(), case(exemplars, llm), "wind").value == pytest.approx(1)
+    assert score(SimulationLLM(metric="top_and_random"), case(exemplars, llm), "wind").value == pytest.approx(1)
     assert "to 10 (as active" in llm.requests[0].text
     assert "to 9 (as active" in llm.requests[-1].text
     assert "10" not in llm.requests[-1].text
@@ -226,7 +238,9 @@ def test_words_of_the_prompt_inside_a_window_are_not_taken_for_its_marks() -> No
     tokens = ["unknown", "\tunknown\n", " ", "?"]
     exemplars = [window(tokens, [1.0, 0.4, 0.0, 0.7], source) for source in Source]
     llm = simulator(lambda description, token: {str(level[token]): 1.0})
-    assert score(SimulationLLM(), case(exemplars, llm), "the word unknown").value == pytest.approx(1)
+    assert score(
+        SimulationLLM(metric="top_and_random"), case(exemplars, llm), "the word unknown"
+    ).value == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +251,7 @@ def test_words_of_the_prompt_inside_a_window_are_not_taken_for_its_marks() -> No
     ],
 )
 def test_activations_that_do_not_vary_have_no_correlation_whatever_the_description(exemplars: list[Exemplar]) -> None:
-    error = failure(lambda: score(SimulationLLM(), case(exemplars, simulator(surely)), "wind"))
+    error = failure(lambda: score(SimulationLLM(metric="top_and_random"), case(exemplars, simulator(surely)), "wind"))
     assert error.status is Status.FAILED
     assert "the neuron's activations do not vary" in error.detail
 
@@ -245,7 +259,11 @@ def test_activations_that_do_not_vary_have_no_correlation_whatever_the_descripti
 @pytest.mark.parametrize("level", ["0", "7"])
 def test_a_prediction_that_is_the_same_everywhere_tells_nothing_and_is_no_failure(level: str) -> None:
     exemplars = [*weather(), *weather(3, split=Split.CALIBRATE)]
-    grade = score(SimulationLLM(), case(exemplars, simulator(lambda description, token: {level: 1.0})), "wind")
+    grade = score(
+        SimulationLLM(metric="top_and_random"),
+        case(exemplars, simulator(lambda description, token: {level: 1.0})),
+        "wind",
+    )
     assert grade.value == 0
     # Its calibration is the mean of the calibrate split: 3 * 34 / 11 everywhere.
     true, mean = np.array([10, 0, 4, 0, 7, 0, 2, 0, 4, 7, 0]), 3 * 34 / 11
@@ -264,21 +282,30 @@ def test_what_is_below_zero_belongs_to_the_other_sign() -> None:
         for split in (Split.REPORT, Split.CALIBRATE)
         for source, levels in ((Source.TOP, (9, -8, 0)), (Source.RANDOM, (-9, 4, 0, -1)))
     ]
-    grade = score(SimulationLLM(), case(shown, simulator(lambda description, token: {token.strip(): 1.0})), "numbers")
+    grade = score(
+        SimulationLLM(metric="top_and_random"),
+        case(shown, simulator(lambda description, token: {token.strip(): 1.0})),
+        "numbers",
+    )
     assert grade.value == pytest.approx(1)
     figures = ("top", "random", "r2", "absolute")
     assert [grade.metrics[figure] for figure in figures] == pytest.approx([1, 1, 1, 1])
 
 
 def test_without_a_calibrate_split_there_is_no_calibrated_figure() -> None:
-    grade = score(SimulationLLM(), case(weather(), simulator(surely)), "wind")
+    grade = score(SimulationLLM(metric="top_and_random"), case(weather(), simulator(surely)), "wind")
     assert set(grade.metrics) == {"top", "random", "constant", "digit_mass"}
 
 
 def test_without_windows_there_is_no_score() -> None:
     llm = simulator(surely)
     for exemplars in ([], forbidden(), weather(split=Split.CALIBRATE)):
-        assert failure(lambda given=exemplars: score(SimulationLLM(), case(given, llm), "wind")).status is Status.FAILED
+        assert (
+            failure(
+                lambda given=exemplars: score(SimulationLLM(metric="top_and_random"), case(given, llm), "wind")
+            ).status
+            is Status.FAILED
+        )
 
 
 def test_top_and_random_windows_count_alike() -> None:
@@ -291,7 +318,8 @@ def test_top_and_random_windows_count_alike() -> None:
     ]
     predicted, true = np.array([10, 0, 2, 0]), np.array([9, 1, 3, 1])
     grades = {
-        metric: score(SimulationLLM(metric=metric), case(exemplars, simulator(surely)), "w") for metric in METRICS
+        metric: score(SimulationLLM(metric=metric), case(exemplars, simulator(surely)), "w")
+        for metric in ("top_and_random", "top", "random")
     }
     expected = {
         "top_and_random": np.corrcoef(predicted, true)[0, 1],
@@ -301,13 +329,13 @@ def test_top_and_random_windows_count_alike() -> None:
     assert {metric: grade.value for metric, grade in grades.items()} == pytest.approx(expected)
     for metric, grade in grades.items():
         assert set(grade.metrics) == {*expected, "constant", "digit_mass"} - {metric}
-    told(lambda: SimulationLLM(metric="all"), "metric: must be 'top_and_random', 'top' or 'random', not 'all'")  # type: ignore[arg-type]
+    told(lambda: SimulationLLM(metric="all"), "metric: must be 'whole', 'top_and_random', 'top' or")  # type: ignore[arg-type]
 
 
 def test_the_calibration_looks_at_no_window_of_the_report_split() -> None:
     # A fit on the report split itself would be perfect: t = 3 p + 1 there.
     exemplars = [*weather(3, 1), *weather(split=Split.CALIBRATE)]
-    grade = score(SimulationLLM(), case(exemplars, simulator(surely)), "wind")
+    grade = score(SimulationLLM(metric="top_and_random"), case(exemplars, simulator(surely)), "wind")
     true = 3 * np.array([10, 0, 4, 0, 7, 0, 2, 0, 4, 7, 0]) + 1
     assert grade.metrics["r2"] == pytest.approx(1 - np.mean((true - (true - 1) / 3) ** 2) / np.mean(true**2))
 
@@ -330,7 +358,7 @@ def test_each_token_is_asked_of_the_text_before_it(options: dict[str, Any], aske
         *forbidden(),
     ]
     llm = simulator(surely)
-    grade = score(SimulationPerToken(**options), case(exemplars, llm), "the wind")
+    grade = score(SimulationPerToken(metric="top_and_random", **options), case(exemplars, llm), "the wind")
     assert grade.value == pytest.approx(1)
     assert grade.metrics == pytest.approx({"top": 1, "random": 1, "constant": 0, "digit_mass": 1})
     found = []
@@ -352,7 +380,11 @@ def test_the_same_levels_give_the_same_figures_however_many_tokens_are_asked_for
 
     grades = [
         score(judge, case(exemplars, simulator(unsure)), "wind")
-        for judge in (SimulationLLM(), SimulationPerToken(), SimulationPerToken(tokens=3))
+        for judge in (
+            SimulationLLM(metric="top_and_random"),
+            SimulationPerToken(metric="top_and_random"),
+            SimulationPerToken(metric="top_and_random", tokens=3),
+        )
     ]
     assert grades[0].metrics["digit_mass"] == pytest.approx(0.8)
     for grade in grades[1:]:
@@ -364,7 +396,9 @@ def test_one_token_without_a_level_fails_the_score_when_tokens_are_asked_for_one
     def forgetful(description: str, token: str) -> Expectation:
         return {"the": 1.0} if token == " breeze" else surely(description, token)
 
-    error = failure(lambda: score(SimulationPerToken(), case(weather(), simulator(forgetful)), "wind"))
+    error = failure(
+        lambda: score(SimulationPerToken(metric="top_and_random"), case(weather(), simulator(forgetful)), "wind")
+    )
     assert error.status is Status.FAILED
     assert "at 1 of 1 tokens" in error.detail
 
@@ -387,7 +421,7 @@ def writer(level: Callable[[str], int]) -> ScriptedClient:
 @pytest.mark.parametrize(("tokens", "requests"), [(None, 4), (3, 5), (1, 11)])
 def test_levels_that_are_written_out_need_no_log_probabilities(tokens: int | None, requests: int) -> None:
     exemplars = [*weather(0.37, 0.2), *forbidden()]
-    judge = SimulationWritten(tokens=tokens)
+    judge = SimulationWritten(metric="top_and_random", tokens=tokens)
     assert not judge.needs_logprobs
     llm = writer(LEVEL.__getitem__)
     grade = score(judge, case(exemplars, llm), "the strength of the wind")
@@ -411,7 +445,11 @@ def test_written_levels_by_hand() -> None:
         window(["a", "d"], [4.0, 0.0], Source.TOP, Split.CALIBRATE),
         window(["b", "c"], [3.0, 1.0], Source.RANDOM, Split.CALIBRATE),
     ]
-    grade = score(SimulationWritten(), case(exemplars, writer({"a": 8, "b": 6, "c": 2, "d": 0}.__getitem__)), "x")
+    grade = score(
+        SimulationWritten(metric="top_and_random"),
+        case(exemplars, writer({"a": 8, "b": 6, "c": 2, "d": 0}.__getitem__)),
+        "x",
+    )
     # Predicted 8, 6, 2, 0 (centred 4, 2, -2, -4) and true 2, 0, 1, 1 (centred 1, -1, 0, 0).
     assert grade.value == pytest.approx((4 - 2) / math.sqrt(40 * 2))
     # Calibrate: t = p / 2, so the report split is predicted as 4, 3, 1, 0 of 2, 0, 1, 1.
@@ -425,7 +463,7 @@ def test_a_level_that_is_none_fails_the_score(level: Any) -> None:
     def wild(token: str) -> Any:
         return level if token == " breeze" else LEVEL[token]
 
-    error = failure(lambda: score(SimulationWritten(), case(weather(), writer(wild)), "wind"))
+    error = failure(lambda: score(SimulationWritten(metric="top_and_random"), case(weather(), writer(wild)), "wind"))
     assert error.status is Status.UNPARSED
 
 
@@ -433,14 +471,14 @@ def test_a_long_window_has_room_for_its_levels() -> None:
     tokens = [f" word{number}" for number in range(120)]
     exemplars = [window(tokens, [float(number) for number in range(120)], source) for source in Source]
     llm = writer(lambda token: int(token.removeprefix(" word")) % 11)
-    score(SimulationWritten(), case(exemplars, llm), "numbers")
+    score(SimulationWritten(metric="top_and_random"), case(exemplars, llm), "numbers")
     for request in llm.requests:
         assert request.sampling is not None
         assert request.sampling.max_tokens >= 120 * len('"token_120": 10, ') / 2
 
 
 def test_nothing_but_zeros_written_is_a_correlation_of_zero() -> None:
-    grade = score(SimulationWritten(), case(weather(), writer(lambda token: 0)), "wind")
+    grade = score(SimulationWritten(metric="top_and_random"), case(weather(), writer(lambda token: 0)), "wind")
     assert (grade.value, grade.metrics) == (0, {"top": 0, "random": 0, "constant": 1})
 
 
@@ -453,7 +491,7 @@ def any_level(description: str, token: str) -> Expectation:
 
 
 def test_the_preflight_proves_the_levels_before_any_window_is_asked() -> None:
-    judge, llm = SimulationLLM(), simulator(any_level)
+    judge, llm = SimulationLLM(metric="top_and_random"), simulator(any_level)
     found = preflight(judge, llm)
     assert found == "levels 0-10 work with this model, with 'unknown' for an unknown level " + (
         "(90% of the probability is on the levels)"
@@ -469,7 +507,7 @@ def test_the_preflight_proves_the_levels_before_any_window_is_asked() -> None:
 
 
 def test_the_preflight_falls_back_on_one_digit() -> None:
-    judge = SimulationLLM()
+    judge = SimulationLLM(metric="top_and_random")
     found = preflight(judge, simulator(any_level, tokens_of=r"[\s\S]"))
     assert found.startswith("levels 0-9 work with this model")
     assert found.endswith("; not 0-10, because its tokenizer writes 10 as more than one token after a tab")
@@ -488,4 +526,4 @@ def test_the_preflight_falls_back_on_one_digit() -> None:
     ids=["no digits", "no placeholder", "no log-probabilities"],
 )
 def test_the_preflight_says_what_will_not_work(llm: LLMClient, words: list[str]) -> None:
-    told(lambda: preflight(SimulationLLM(), llm), *words)
+    told(lambda: preflight(SimulationLLM(metric="top_and_random"), llm), *words)

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def test_controls_that_lose_are_trusted_and_those_that_do_not_are_not() -> None:
     assert leaderboard(*benchmark(100), config=strict).overall.trust.trustworthy is False
 
 
-def test_weak_controls_raise_no_win_rate() -> None:
+def test_controls_change_no_headline() -> None:
     verdicts, _ = benchmark(60)
     more, _ = benchmark(60, methods=METHODS | {"poor": -9.0, "worse": -9.0})
     known = {(item.neuron, item.first, item.second): item.winner for item in verdicts}
@@ -196,8 +197,17 @@ def test_weak_controls_raise_no_win_rate() -> None:
         dataclasses.replace(item, winner=known.get((item.neuron, item.first, item.second), item.winner))
         for item in more
     ]
-    few, many = rows(leaderboard(verdicts)), rows(leaderboard(more, controls={"generic", "poor", "worse"}))
-    assert all(row.win_rate == many[name].win_rate for name, row in few.items())
+    before, after = leaderboard(verdicts), leaderboard(more, controls={"generic", "poor", "worse"})
+    few, many = rows(before), rows(after)
+    assert all((row.win_rate, row.interval) == (many[name].win_rate, many[name].interval) for name, row in few.items())
+    assert len(before.overall.head_to_head) == 3
+    assert before.overall.head_to_head == after.overall.head_to_head
+    # Wins against controls have a column of their own.
+    (only,) = [cell for cell in before.overall.against_controls if cell.row == "rotate"]
+    assert (few["rotate"].control_win_rate, few["rotate"].control_interval) == (only.win_rate, only.interval)
+    assert few["generic"].control_win_rate is None
+    assert many["rotate"].control_win_rate > few["rotate"].control_win_rate
+    assert many["generic"].control_win_rate > 0.9
     assert few["rotate"].comparisons == many["rotate"].comparisons == 2 * 60  # maxact and vocab
     assert few["generic"].comparisons == 3 * 60
     alone = rows(leaderboard([item for item in verdicts if {item.first, item.second} == {"generic", "rotate"}]))
@@ -452,17 +462,20 @@ def test_tables_for_a_page_a_paper_and_a_spreadsheet() -> None:
     verdicts, descriptions = benchmark(30, methods=methods)
     verdicts.append(Verdict(Neuron(0, 99), "llm", "a|b", "generic", True, None, Status.REFUSED))
     board = leaderboard(verdicts, descriptions)
-    page = markdown_table(board).splitlines()
+    headline, page, controls = (block.splitlines() for block in re.split(r"\n(?=\| describer)", markdown_table(board)))
+    assert headline[2].startswith(r"| a\|b | c\_d \& 50 % | ")
+    assert "know the neuron" in headline[4]
     assert page[2].startswith(r"| a\|b | ")
     assert len({line.replace(r"\|", "").count("|") for line in page[:5]}) == 1  # as many cells in each line
     assert "generic (control)" in page[4]
     assert "The controls lose as they must" in page[6]
+    assert [line.count("generic (control)") for line in controls[:4]] == [0, 0, 1, 1]
     paper = latex_table(board)
     assert r"c\_d \& 50 \%" in paper
     assert r"generic (control) & " in paper
-    for part in paper.split(r"\end{table}")[:2]:  # the board, and the pairs behind it
+    for part, count in zip(paper.split(r"\end{table}"), (2, 4, 3), strict=False):
         lines = [line for line in part.splitlines() if line.endswith(r"\\")]
-        assert len(lines) == 4
+        assert len(lines) == count
         assert len({line.replace(r"\&", "").count("&") for line in lines}) == 1
     table = list(csv.DictReader(io.StringIO(csv_table(board))))
     assert [row["describer"] for row in table] == 2 * ["a|b", "c_d & 50 %", "generic"]

@@ -220,8 +220,8 @@ def test_average_precision_needs_an_active_token() -> None:
 
 
 def test_activations_must_vary() -> None:
-    for windows in ([], [uniform("cat stone", [1.0, 1.0])]):
-        with pytest.raises(Unanswered, match="do not vary"):
+    for windows, reason in (([], "no random window"), ([uniform("cat stone", [1.0, 1.0])], "do not vary")):
+        with pytest.raises(Unanswered, match=reason):
             score(TokenSimulation(Angles()), case(windows), "cat")
 
 
@@ -318,7 +318,7 @@ def test_lowest_quarter() -> None:
 def test_a_dense_neuron_has_silent_windows() -> None:
     top = [window("a", [peak]) for peak in (10.0, 9.9, 9.8)]
     random = [window("b", [9.0 + index / 10], Source.RANDOM) for index in range(8)]
-    active, quiet = active_and_silent(case([*top, *random]), 3, 0.5)
+    active, quiet = active_and_silent(case([*top, *random]), 3, 0.5, 3)
     assert [item.activation for item in active] == [10.0, 9.9, 9.8]
     assert [item.activation for item in quiet] == [9.0, 9.1]
     active = activating(case([*top, *random]), 3, 0.3)

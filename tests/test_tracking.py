@@ -20,6 +20,7 @@ from support.tiny_models import Invoke
 from harness.folder import RunFolder, write_json
 from harness.records import Neuron, RoleUsage, Status, Usage
 from harness.results import columns
+from harness.results.diagnostics import diagnostics_groups
 from harness.results.run_data import load_run
 from harness.results.schema import Leaderboard
 from harness.results.stored import store_decomposition, store_leaderboard
@@ -109,6 +110,12 @@ def test_every_table_and_plot_is_there(told: tuple[RunFolder, Leaderboard]) -> N
     assert len(found["win_matrix"]) == len(plain["overall"]["cells"])
     assert len(found["scores"]) == len(plain["scores"])
     assert {row["judge"] for row in found["judges"]} == {health.judge for health in board.health}
+    published = {row["key"]: row for row in found["claims"]}
+    assert published["faithful"]["published"] == "0.46 to 0.71"
+    assert (
+        published["seeds_cosine"]["value"]
+        == summary_of_run(folder, board, diagnostics_groups(folder))["decomposition/consistency"]
+    )
     pictures = {path.name.rsplit("_", 2)[0] for path in offline(folder).rglob("*.png")}
     assert {"leaderboard_plot", "win_matrix_plot", "decomposition_kurtosis"} <= pictures
 

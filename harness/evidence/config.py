@@ -30,6 +30,7 @@ class EvidenceConfig:
     quantiles: CountOrZero = 5
     per_quantile: Count = 2
     random: Count = 40
+    report_random: Count = 1000
     batch_windows: Count = 64
     store: str | None = None
     checkpoint_s: NonNegative = 60.0
@@ -46,6 +47,10 @@ class EvidenceConfig:
         """Tokens from the start of one window to the start of the next."""
         return self.stride or self.window
 
+    def random_of(self, split: Split) -> int:
+        """Return the number of random windows of a split: more in the report split, where scorers weigh them."""
+        return max(self.random, self.report_random) if split is Split.REPORT else self.random
+
     @property
     def identity(self) -> dict[str, object]:
         """The settings that determine what is kept, as plain JSON types."""
@@ -57,7 +62,7 @@ class EvidenceConfig:
             "top": self.top,
             "quantiles": self.quantiles,
             "per_quantile": self.per_quantile if self.quantiles else 0,
-            "random": self.random,
+            "random": {split.value: self.random_of(split) for split in Split},
         }
 
 
@@ -71,6 +76,7 @@ class CorpusSummary:
         windows: windows kept.
         tokens: tokens of these windows that count as evidence; overlapping windows count shared tokens twice.
         copies: windows left out because they occurred before or share text with another split.
+        report_windows: windows of the report split, from which its top and random windows are taken.
     """
 
     name: str
@@ -78,3 +84,4 @@ class CorpusSummary:
     windows: int
     tokens: int
     copies: int = 0
+    report_windows: int = 0

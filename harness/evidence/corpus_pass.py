@@ -2,9 +2,9 @@
 
 Sources: top exemplars as in Bills et al. 2023; samples by activation quantile as in Paulo et al. 2024. Splits are by
 document, so that no judge sees what a describer saw. Memory is bounded by neurons x signs x splits x (top + ``SPARE`` x
-quantiles x per_quantile) x window for the state, 2 x d_model x neurons for the sums of
-:mod:`harness.evidence.alignment`, and ``POOL`` windows of waiting text; only the record of seen text
-(:mod:`harness.evidence.copies`) grows with the corpus.
+quantiles x per_quantile) x window and neurons x (report_random + 3 x ``POOLED`` x random) x window for the state,
+2 x d_model x neurons for the sums of :mod:`harness.evidence.alignment`, and ``POOL`` windows of waiting text; only the
+record of seen text (:mod:`harness.evidence.copies`) grows with the corpus.
 """
 
 from __future__ import annotations
@@ -110,10 +110,11 @@ class State:
         self.columns = [column_of[neuron.unsigned] for neuron in self.neurons]
         self.rows = rows = Rows(self.columns, [sign_of(neuron) for neuron in self.neurons], device)
         self.config, self.device = config, device
-        sample, pool = SPARE * config.quantiles * config.per_quantile, POOLED * config.random
+        sample = SPARE * config.quantiles * config.per_quantile
         self.top = {split: Top(rows, config.top, config.window, dtype) for split in Split}
         self.sample = {split: Sample(rows, sample, config.window, dtype) for split in Split} if sample else {}
-        self.drawn = {split: Drawn(len(unsigned), pool, config.window, dtype, device) for split in Split}
+        pools = {split: max(POOLED * config.random, config.random_of(split)) for split in Split}
+        self.drawn = {split: Drawn(len(unsigned), pools[split], config.window, dtype, device) for split in Split}
         self.book = Book(config.window)
 
     @torch.inference_mode()
@@ -320,7 +321,8 @@ class CorpusPass:
         state.prune(first)
         if self.encoder.refused:
             logger.warning("the chat template refused %d conversations of %s", self.encoder.refused, self.corpus.name)
-        return state, self.sums, CorpusSummary(self.corpus.name, cutter.documents, first, cutter.tokens, cutter.copies)
+        counts = (cutter.documents, first, cutter.tokens, cutter.copies, cutter.windows[Split.REPORT])
+        return state, self.sums, CorpusSummary(self.corpus.name, *counts)
 
     def _read(
         self, reader: ActivationReader, state: State, pool: list[Window], first: int, digest: str, read: tuple[int, int]

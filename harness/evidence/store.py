@@ -33,7 +33,7 @@ from harness.subject.identity import vocabulary_of, weights_of
 
 logger = logging.getLogger(__name__)
 #: Raised when the same text and settings give other evidence.
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def _of(state: State, row: int, split: Split) -> Iterator[tuple[Source, NDArray[
     order = order[drawn.windows[order] >= 0]  # a small corpus does not fill the pool
     # Seed 0: the run's seed already determined the pool.
     rng = derive_rng(0, "random windows of a neuron", split, neuron.unsigned)
-    picked = order[np.sort(rng.choice(len(order), min(state.config.random, len(order)), replace=False))]
+    picked = order[np.sort(rng.choice(len(order), min(state.config.random_of(split), len(order)), replace=False))]
     activations = drawn.activations[:, :, state.columns[row]][picked.to(drawn.activations.device)]
     yield Source.RANDOM, _numpy(drawn.windows[picked]), _numpy(activations) * sign_of(neuron)
 

@@ -122,7 +122,8 @@ def _exemplars(folder: RunFolder, _controls: Collection[str]) -> Iterator[list[R
 
 
 def _row(record: Description | Verdict | Score | Channel | Exemplar) -> Row:
-    values = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(record).items()}
+    named = {item.name: getattr(record, item.name) for item in dataclasses.fields(record)}
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
     return {**values, **dataclasses.asdict(record.neuron), "neuron": str(record.neuron)}
 
 

@@ -152,27 +152,50 @@ class Serving(AbstractAsyncContextManager["Serving"]):
 
     @asynccontextmanager
     async def _running(self, role: str, needs_logprobs: bool) -> AsyncIterator[LLMClient]:
-        """Yield the client of a role's server, which is started if needed and is not stopped meanwhile."""
+        """Yield the client of a role's server, which is started if needed and is not stopped meanwhile.
+
+        A server makes room for another only while it is idle. The requests of a method that uses two LLMs in turn then
+        gather for each of them, and the servers change rarely.
+        """
         backend = self._backend(role)
-        async with self._starting:
-            name = ("endpoint", role) if backend.server is None else ("server", backend.server)
-            server = self._servers.pop(name, None) or _Server(managed=backend.server is not None)
-            self._servers[name] = server  # moved to the end: the most recently used
-            if server.client is None:
-                running = [one for one in self._servers.values() if one.managed and one.client is not None]
-                for one in running[: max(0, len(running) - self._config.max_servers + 1)] if server.managed else ():
-                    await one.stop()
-                await server.start(backend, self._logs)
-            client = server.client
-            assert client is not None
-            await self.once(f"llm.{role}: answers", lambda: probe(role, backend, client))
-            if needs_logprobs:
-                await self.once(f"llm.{role}: log-probabilities", lambda: probe_logprobs(role, backend, client))
-            server.count(1)
+        name = ("endpoint", role) if backend.server is None else ("server", backend.server)
+        server = self._servers.setdefault(name, _Server(managed=backend.server is not None))
+        while True:
+            async with self._starting:
+                in_use = None if server.client is not None or not server.managed else await self._make_room()
+                if in_use is None:
+                    self._servers[name] = self._servers.pop(name)  # moved to the end: the most recently used
+                    client = await self._proven(server, role, needs_logprobs)
+                    server.count(1)
+                    break
+            await in_use.idle.wait()
         try:
             yield client
         finally:
             server.count(-1)
+
+    async def _make_room(self) -> _Server | None:
+        """Stop idle servers until another one may start; return one that is in use if that is not yet possible."""
+        running = [one for one in self._servers.values() if one.managed and one.client is not None]
+        surplus = max(0, len(running) - self._config.max_servers + 1)
+        idle = [one for one in running if one.idle.is_set()]
+        if len(idle) < surplus:
+            return next(one for one in running if one not in idle)
+        for one in idle[:surplus]:
+            await one.stop()
+        return None
+
+    async def _proven(self, server: _Server, role: str, needs_logprobs: bool) -> LLMClient:
+        """Return the client of a server, which is started if it does not run, and is checked once."""
+        backend = self._backend(role)
+        if server.client is None:
+            await server.start(backend, self._logs)
+        client = server.client
+        assert client is not None
+        await self.once(f"llm.{role}: answers", lambda: probe(role, backend, client))
+        if needs_logprobs:
+            await self.once(f"llm.{role}: log-probabilities", lambda: probe_logprobs(role, backend, client))
+        return client
 
 
 class _RoleClient(WrappedClient):
@@ -199,8 +222,8 @@ class _Server:
         self.client: LLMClient | None = None
         self._stack = AsyncExitStack()
         self._users = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     async def start(self, backend: Backend, logs: Path) -> None:
         logger.info("opening %s", backend)
@@ -209,13 +232,13 @@ class _Server:
     async def stop(self, *, drain: bool = True) -> None:
         self.client = None
         if drain:
-            await self._idle.wait()
+            await self.idle.wait()
         await self._stack.aclose()
 
     def count(self, change: int) -> None:
         """Count a request that starts (1) or ends (-1)."""
         self._users += change
         if self._users:
-            self._idle.clear()
+            self.idle.clear()
         else:
-            self._idle.set()
+            self.idle.set()

@@ -225,6 +225,7 @@ def _power(setup: Setup, difference: float) -> list[Power]:
     for name, tests in (("one pair, chosen beforehand", 1), ("every pair, corrected", count)):
         plan = Plan(level=1 - setup.statistics.confidence, tests=tests)
         smallest = smallest_difference(len(setup.neurons), plan)
+        ratio = None if smallest is None or smallest >= 1 else round((1 + smallest) / (1 - smallest), 2)
         needed = neurons_needed(difference, plan)
-        powers.append(Power(name, tests, None if smallest is None else round(smallest, 4), difference, needed))
+        powers.append(Power(name, tests, None if smallest is None else round(smallest, 4), ratio, difference, needed))
     return powers if setup.comparators else []

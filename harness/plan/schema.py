@@ -144,6 +144,7 @@ class DiskPlan:
 class Power:
     """Win-rate difference (wins less losses) that the run can detect, and neurons needed for ``--difference``.
 
+    ``smallest_ratio`` is the same as wins divided by losses: (1 + difference) / (1 - difference); None if infinite.
     Two-sided tests without ties (which would make smaller differences detectable), of which ``tests`` share the level;
     several judges or signs of one neuron count once.
     """
@@ -151,6 +152,7 @@ class Power:
     comparison: str
     tests: int
     smallest_difference: float | None
+    smallest_ratio: float | None
     wanted: float
     neurons_needed: int
 

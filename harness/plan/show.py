@@ -101,7 +101,7 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     if value is None:
-        return "none" if name == "smallest_difference" else "?"
+        return "none" if name in ("smallest_difference", "smallest_ratio") else "?"
     if name == "seconds":
         return _duration(value)
     if name in ("bytes", "free"):

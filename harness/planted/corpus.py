@@ -50,6 +50,9 @@ _WORD = re.compile(r"[a-z]+")
 class PlantedCorpus(Corpus):
     """Documents of six sentences, each about one of two concepts of the document or about no concept.
 
+    If the difficulties of the subject have rates, a document is one sentence about one concept or none, and each
+    concept has its share of the documents. A document is then a window, so the rates are those of activating windows.
+
     They contain no form of a word of a concept that only weights can show. They depend on the settings alone.
 
     Args:
@@ -78,9 +81,10 @@ class PlantedCorpus(Corpus):
         fillers = self._fillers(truth)
         topics = [concept.words for concept in truth.concepts if concept.seen is not Seen.WEIGHTS]
         frames = _frames(truth)
+        rated = [(concept.words, concept.rate) for concept in truth.concepts if concept.rate is not None]
         for number in range(self._documents):
             rng = derive_rng(self._planting.seed, "planted", "document", number)
-            yield _document(rng, frames, topics, fillers)
+            yield _rated_sentence(rng, frames, rated, fillers) if rated else _document(rng, frames, topics, fillers)
 
     def _fillers(self, truth: Truth) -> list[str]:
         """Return the whole words of the vocabulary that belong to no concept, sorted."""
@@ -103,13 +107,31 @@ def _document(
         frame = _pick(rng, frames)
         # One sentence in three is about no concept.
         turn = int(rng.integers(_TOPICS + 1))
-        topic = topics[turn] if turn < len(topics) else ()
-        words = [
-            _pick(rng, topic) if topic and rng.random() < _ON_TOPIC else _pick(rng, fillers)
-            for _ in range(frame.count("{}"))
-        ]
-        sentences.append(frame.format(*words))
+        sentences.append(_sentence(rng, frame, topics[turn] if turn < len(topics) else (), fillers))
     return " ".join(sentences)
+
+
+def _rated_sentence(
+    rng: np.random.Generator,
+    frames: Sequence[str],
+    concepts: Sequence[tuple[Sequence[str], float]],
+    fillers: Sequence[str],
+) -> str:
+    """Return a sentence about one of the concepts, drawn by their shares, or about none; at least one word is of it."""
+    place = int(np.searchsorted(np.cumsum([rate for _, rate in concepts]), rng.random(), side="right"))
+    words = concepts[place][0] if place < len(concepts) else ()
+    while True:
+        sentence = _sentence(rng, _pick(rng, frames), words, fillers)
+        if not words or not set(words).isdisjoint(_WORD.findall(sentence)):
+            return sentence
+
+
+def _sentence(rng: np.random.Generator, frame: str, topic: Sequence[str], fillers: Sequence[str]) -> str:
+    words = [
+        _pick(rng, topic) if topic and rng.random() < _ON_TOPIC else _pick(rng, fillers)
+        for _ in range(frame.count("{}"))
+    ]
+    return frame.format(*words)
 
 
 def _pick(rng: np.random.Generator, items: Sequence[str]) -> str:

@@ -31,6 +31,8 @@ from harness.subject.files import sha256 as sha256_of
 GATE_SCALE = 4.0
 #: Norm of every out vector. At an activation of about GATE_SCALE it adds about the norm of an embedding.
 OUT_NORM = 0.3
+#: Largest share of the documents that are about the concepts of one difficulty with a rate.
+_COMMON = 0.4
 #: Norm of the direction shared by the words of a text-only concept, relative to the norm of each embedding.
 SHARED_SCALE = 0.6
 
@@ -157,7 +159,7 @@ def _concepts(planting: Planting, base: BaseModel) -> tuple[Concept, ...]:
     seen = dict.fromkeys(range(len(order)), Seen.BOTH)
     seen.update(dict.fromkeys(order[:only_weights], Seen.WEIGHTS))
     seen.update(dict.fromkeys(order[only_weights : only_weights + only_text], Seen.TEXT))
-    nearest = neighbours(clusters)
+    nearest, rates = neighbours(clusters), _rates(planting, len(clusters))
     return tuple(
         Concept(
             name=item.seed.name,
@@ -167,16 +169,49 @@ def _concepts(planting: Planting, base: BaseModel) -> tuple[Concept, ...]:
             tokens=item.tokens,
             seen=seen[index],
             neighbour=clusters[nearest[index]].seed.name,
+            rate=rates[index],
         )
         for index, item in enumerate(clusters)
     )
 
 
+def _rates(planting: Planting, concepts: int) -> list[float | None]:
+    """Return the share of the documents about each concept: that of its difficulty, divided by ``reads``.
+
+    Each difficulty with a rate has concepts of its own: an equal share of them, but not so many that more than
+    ``_COMMON`` of the documents are about them.
+
+    Raises:
+        HarnessError: if a difficulty has too few of them.
+    """
+    levels = planting.levels
+    rates: list[float | None] = [None] * concepts
+    if all(level.rate is None for level in levels.values()):
+        return rates
+    remaining = derive_rng(planting.seed, "planted", "rates").permutation(concepts).tolist()
+    for place, (name, level) in enumerate(levels.items()):
+        each = (level.rate or 1.0) / level.reads
+        count = min(len(remaining) // (len(levels) - place), round(_COMMON / each))
+        if count < 2 * level.reads:
+            raise HarnessError(
+                f"subject.planting.levels.{name}: at rate {level.rate} there are only {count} concepts for neurons "
+                f"that read {level.reads}; lower the rate or have fewer difficulties"
+            )
+        for index in remaining[:count]:
+            rates[index] = each
+        del remaining[:count]
+    return rates
+
+
 def _neurons(planting: Planting, concepts: Sequence[Concept]) -> Iterator[PlantedNeuron]:
-    names = [concept.name for concept in concepts]
-    reading, writing = (_ConceptDraw(names, planting.seed, side) for side in ("in", "out"))
+    every = [concept.name for concept in concepts]
+    reading, writing = (_ConceptDraw(every, planting.seed, side) for side in ("in", "out"))
     index = 0
     for name, level in planting.levels.items():
+        names = every
+        if level.rate is not None:  # concepts of its own
+            names = [concept.name for concept in concepts if concept.rate == level.rate / level.reads]
+            reading = _ConceptDraw(names, planting.seed, f"in, {name}")
         if level.reads + level.negatives + level.writes > len(names):
             raise HarnessError(
                 f"subject.planting.levels.{name} gives each neuron more concepts than there are ({len(names)})"

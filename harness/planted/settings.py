@@ -46,11 +46,12 @@ class Level:
     negatives: CountOrZero = 0
     falloff: Fraction = 1.0
     noise: NonNegative = 0.0
+    rate: Fraction | None = None
 
     @property
     def difficulty(self) -> tuple[float, ...]:
-        """Sort key of difficulties: number of concepts, noise, unevenness of the weights."""
-        return self.reads + self.negatives + self.writes, self.noise, 1 - self.falloff
+        """Sort key of difficulties: number of concepts, noise, unevenness of the weights, rarity."""
+        return self.reads + self.negatives + self.writes, self.noise, 1 - self.falloff, 1 - (self.rate or 1)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -76,6 +77,8 @@ class Planting:
     def _sort(cls, levels: Mapping[str, Level]) -> Mapping[str, Level]:
         if not levels:
             raise ValueError("at least one difficulty is needed")
+        if len({level.rate is None for level in levels.values()}) > 1:
+            raise ValueError("all difficulties or none must have a rate")
         # The order decides which neuron gets which concepts, so it must not depend on the order in the config.
         return dict(sorted(levels.items(), key=lambda item: (item[1].difficulty, item[0])))
 
@@ -91,6 +94,14 @@ class Planting:
             del settings["sources"]
         digest = hashlib.sha256(json.dumps([FORMAT, concept_list(), settings], sort_keys=True).encode())
         return digest.hexdigest()[:16]
+
+    def level_of(self, index: int) -> Level:
+        """Return the difficulty of the neuron with an index."""
+        for level in self.levels.values():
+            index -= level.neurons
+            if index < 0:
+                return level
+        raise IndexError("there are fewer planted neurons")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any] | Planting | None) -> Planting:

@@ -38,6 +38,7 @@ class Concept:
         tokens: their ids.
         seen: where it can be found when a neuron reads it.
         neighbour: name of the concept with the most similar direction.
+        rate: share of the corpus's documents that are about it; None if all concepts are equally common.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Concept:
     tokens: tuple[int, ...]
     seen: Seen
     neighbour: str
+    rate: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder
+from harness.planted.sanity import store_sanity
 from harness.report.build import write_report
 from harness.results.pool import pool
 from harness.results.run_data import load_run
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             store_leaderboard(folder, run.leaderboard)
             store_decomposition(folder)
             store_judge_checks(folder)
+            store_sanity(folder)
         if several:
             write_tables(runs, output.parent)
         if pooled is not None:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder, replacing
+from harness.planted import sanity
 from harness.report import notes, tables
 from harness.report.alignment_plot import alignment_plot
 from harness.report.cards import Card, build_cards, histogram_path
@@ -197,7 +198,7 @@ def _environment() -> jinja2.Environment:
         "p_value": p_value,
     }
     environment.globals |= {"histogram_path": histogram_path, "failed": _failed}
-    environment.globals |= {"columns": columns, "tables": tables, "notes": notes}
+    environment.globals |= {"columns": columns, "tables": tables, "notes": notes, "sanity": sanity}
     return environment
 
 

@@ -13,10 +13,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from harness.records import RandomVector, Restart, VectorKind
 from harness.report.plots import DASHED, INK, KINDS, MUTED, REAL, WARM, bare, percent_axis
+from harness.results.claims import SEEDS_COSINE, SEEDS_JACCARD
 from harness.results.diagnostics import DiagnosticsGroup, Floats, rectangle, together
 
-PUBLISHED_COSINE, PUBLISHED_JACCARD = 0.9, 0.8
-"""Agreement of two random seeds in Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005."""
 _SPREAD = (0.1, 0.9)
 _QUANTILES = 101
 _RANDOM = "random vectors"
@@ -106,8 +105,8 @@ def consistency_plot(restarts: Sequence[Restart]) -> Figure:
     figure, axes = _axes("agreement with the matched channel from another start", "fraction of channels")
     edges = np.linspace(0, 1, 21)
     for values, colour, label, published in (
-        ([value for item in restarts for value in item.cosine], REAL, "cosine", PUBLISHED_COSINE),
-        ([value for item in restarts for value in item.jaccard], WARM, "Jaccard of top tokens", PUBLISHED_JACCARD),
+        ([value for item in restarts for value in item.cosine], REAL, "cosine", SEEDS_COSINE),
+        ([value for item in restarts for value in item.jaccard], WARM, "Jaccard of top tokens", SEEDS_JACCARD),
     ):
         weights = np.full(len(values), 1 / max(len(values), 1))
         counts, _ = np.histogram(np.clip(values, 0, 1), edges, weights=weights)

@@ -1,4 +1,4 @@
-"""Terminal tables of the decomposition, of the judge checks and of reference channels."""
+"""Terminal tables of the decomposition, of the judge checks, of sanity checks and of reference channels."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.folder import RunFolder
+from harness.planted.sanity import lines, stored_sanity
 from harness.results import columns
+from harness.results.claims import claim_rows
 from harness.results.comparability import statistics_of
 from harness.results.diagnostics import diagnostics_groups, diagnostics_row, together
 from harness.results.formatting import number, shown_token, visible
 from harness.results.judge_checks import JudgeCheck
 from harness.results.reference_channels import FoundChannel
 from harness.results.stored import read_judge_checks, read_reference_channels
+from harness.results.tables import print_claims
 
 
 def print_decomposition(folder: RunFolder, console: Console) -> None:
-    """Print the diagnostics by layer and kind."""
+    """Print the diagnostics by layer and kind, and the published values next to the run's."""
     groups = diagnostics_groups(folder)
     if not groups:
         return
@@ -33,6 +36,7 @@ def print_decomposition(folder: RunFolder, console: Console) -> None:
     total = diagnostics_row(together(groups))
     table.add_row("all", "all", *(metric.text(total) for metric in metrics), style="bold")
     console.print(table)
+    print_claims(claim_rows(groups, folder.read_manifest()), console)
 
 
 def print_judge_checks(folder: RunFolder, console: Console) -> None:
@@ -50,6 +54,18 @@ def print_judge_checks(folder: RunFolder, console: Console) -> None:
     for check, *values in zip(checks, *shown.values(), strict=True):
         table.add_row(Text(visible(check.judge)), *values)
     console.print(table)
+
+
+def print_sanity(folder: RunFolder, console: Console) -> None:
+    """Print the sanity checks of the judges, if the run has any: percent of neurons by test and base rate."""
+    table = stored_sanity(folder)
+    if table is None:
+        return
+    head, body = lines(table)
+    shown = _table("Sanity checks: % of neurons, by share of active text", head[:2], head[2:])
+    for line in body:
+        shown.add_row(*map(visible, line))
+    console.print(shown)
 
 
 def _retest(check: JudgeCheck) -> str:

@@ -115,6 +115,10 @@ def make_board(judge: str | None, inputs: BoardInputs) -> Board:
 def _rows(inputs: BoardInputs, rates: _Estimate, ranking: _Ranking, adjusted: _Estimate) -> tuple[Row, ...]:
     table, verdicts = inputs.table, inputs.verdicts
     raw, opponents = verdicts.where(~np.isnan(verdicts.points)), inputs.tally.opponents
+    blind = np.array([name in inputs.controls and name not in inputs.informed for name in table.describers], np.bool_)
+    control_rates, drawn = inputs.tally.win_rates(blind)
+    met = table.where(table.decided).seen_in(blind)
+    control_intervals = percentiles(drawn, met, inputs.config.confidence)
     raw_points = raw.sums(raw.points, 1 - raw.points, opponents)
     raw_rates = ratio(raw_points, raw.sums(np.ones(len(raw)), np.ones(len(raw)), opponents))
 
@@ -134,6 +138,8 @@ def _rows(inputs: BoardInputs, rates: _Estimate, ranking: _Ranking, adjusted: _E
                 control=name in inputs.controls,
                 win_rate=rounded(rates.values[place]),
                 interval=rounded_interval(rates.intervals[place]),
+                control_win_rate=rounded(control_rates[place]),
+                control_interval=rounded_interval(control_intervals[place]),
                 raw_win_rate=rounded(raw_rates[place]),
                 adjusted_win_rate=rounded(adjusted.values[place]),
                 adjusted_interval=rounded_interval(adjusted.intervals[place]),

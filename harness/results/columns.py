@@ -13,7 +13,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
-from harness.results.formatting import count, interval, number, p_value, percent, rank, yes_no
+from harness.results.formatting import count, interval, number, p_value, percent, rank, significant, yes_no
 
 CSV = "CSV"
 TEXT = "Markdown and LaTeX"
@@ -134,6 +134,9 @@ BOARD = (
     Metric("win_rate", "win rate %", "Share of its decided comparisons with real methods that it won, ties as half; "
            "with all describers if there are fewer than two real methods. Two orders that disagree are a tie.",
            percent, _EVERYWHERE, short="Win %", interval="interval", interval_in_text="column", bold=True),
+    Metric("control_win_rate", "against controls %", "The same against the controls that know nothing of the neuron: "
+           "close to 100 if the judge sees what the descriptions say. Counts in no other metric.",
+           percent, (CSV, TEXT, HTML, SWEEP, SUMMARY), interval="control_interval"),
     Metric("raw_win_rate", "raw %", "Win rate over single verdicts: each order counts by itself, also where the other "
            "order failed or disagrees.", percent, (CSV, HTML)),
     Metric("adjusted_win_rate", "at equal length %", "Win rate if all descriptions were equally long "
@@ -336,6 +339,18 @@ DIAGNOSTICS = (
 )
 """Of the decomposition of one layer and kind, or of all (:class:`~harness.results.diagnostics.DiagnosticsRow`)."""
 
+CLAIMS = (
+    Metric("published", "published", "The published value, of another model.", str, (TEXT, TERMINAL, HTML)),
+    Metric("value", "this run", "The value of this run, over all its layers and kinds.",
+           significant, (TEXT, TERMINAL, HTML), interval="interval", interval_in_text="column", bold=True),
+    Metric("vectors", "vectors", "Weight vectors behind it.", count, (TEXT, HTML)),
+    Metric("control", "control", "The same where there is no neuron or no channel. A value that the control reaches as "
+           "well does not show that channels are parts of a neuron.", significant, (TEXT, TERMINAL, HTML)),
+    Metric("control_of", "of", "What the control is. Random vectors share mean and covariance with the layer's weight "
+           "vectors. Random directions are as close to the vector as the channels.", str, (TEXT, TERMINAL, HTML)),
+)
+"""Of a published value next to the run's (:class:`~harness.results.claims.ClaimRow`)."""
+
 ALIGNMENT = (
     Metric("neurons", "neurons", "Neurons with a correlation r.", count, (HTML, SUMMARY)),
     Metric("mean_abs", "mean |r|", "Mean size of r over the neurons. r: correlation over the tokens of the text of the "
@@ -381,6 +396,7 @@ TABLES: Sequence[tuple[str, Sequence[Metric], str]] = (
     ("Judges where the better description is known, or that were asked again", CHECKS, "judge/JUDGE/{key}"),
     ("Costs of the run, and of one LLM role as `cost/ROLE/...`", COSTS, "cost/{key}"),
     ("Decomposition", DIAGNOSTICS, "decomposition/{key}"),
+    ("Published values of the decomposition, next to the run's", CLAIMS, ""),
     ("Alignment with tokens", ALIGNMENT, "alignment/LAYER/KIND/AGAINST/{key}"),
     ("The run", RUN, "{key}"),
 )

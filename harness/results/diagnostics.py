@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,7 @@ class DiagnosticsGroup:
         random: random vectors that were decomposed in the same way.
         ablations: vectors of this group whose channels were removed.
         text_ablations: vectors of this group whose channels were removed while the model read text.
+        neurons: (n,), a number for the neuron of each vector, the same for its vectors of other kinds.
     """
 
     layer: int | None
@@ -56,6 +57,7 @@ class DiagnosticsGroup:
     random: tuple[RandomVector, ...] = ()
     ablations: tuple[AblatedChannels, ...] = ()
     text_ablations: tuple[TextAblation, ...] = ()
+    neurons: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def diagnostics_groups(folder: RunFolder) -> tuple[DiagnosticsGroup, ...]:
 
 
 _OF_CHANNELS = ("kurtosis", "skewness", "cosine", "loss", "masked_tokens")
-_EXPERT_STRIDE = 1 << 32
+_LAYER_STRIDE, _EXPERT_STRIDE = 1 << 48, 1 << 32
 
 
 def _columns(folder: RunFolder, records: str, columns: Sequence[str]) -> pa.Table | None:
@@ -161,8 +163,9 @@ def _by_group(table: pa.Table) -> dict[tuple[int, VectorKind], NDArray[np.int64]
 
 
 def _neuron_keys(table: pa.Table) -> NDArray[np.int64]:
-    """Return a number for each row's neuron that sorts like the neurons of one layer."""
-    keys: NDArray[np.int64] = table["neuron.index"].to_numpy().astype(np.int64)
+    """Return a number for each row's neuron that sorts like the neurons."""
+    layers, indices = (table[f"neuron.{name}"].to_numpy().astype(np.int64) for name in ("layer", "index"))
+    keys: NDArray[np.int64] = _LAYER_STRIDE * layers + indices
     if "neuron.expert" in table.column_names:
         keys = keys + _EXPERT_STRIDE * (table["neuron.expert"].fill_null(-1).to_numpy().astype(np.int64) + 1)
     return keys
@@ -176,7 +179,8 @@ def _measured(vectors: pa.Table, channels: pa.Table) -> dict[str, Any]:
     for name, table in found.items():
         table[row, rank] = channels[name].to_numpy()
     reconstruction = _rectangle_of(vectors["reconstruction"].combine_chunks())[order]
-    return {"vector_kurtosis": vectors["kurtosis"].to_numpy()[order], "reconstruction": reconstruction, **found}
+    kurtosis = vectors["kurtosis"].to_numpy()[order]
+    return {"vector_kurtosis": kurtosis, "reconstruction": reconstruction, "neurons": keys[order], **found}
 
 
 def _rectangle_of(curves: pa.ListArray) -> Floats:
@@ -204,6 +208,7 @@ def together(groups: Sequence[DiagnosticsGroup]) -> DiagnosticsGroup:
         random=tuple(item for group in groups for item in group.random),
         ablations=tuple(item for group in groups for item in group.ablations),
         text_ablations=tuple(item for group in groups for item in group.text_ablations),
+        neurons=np.concatenate([group.neurons for group in groups]),
         **{name: stacked(name) for name in ("reconstruction", *_OF_CHANNELS)},
     )
 
@@ -248,11 +253,11 @@ def diagnostics_row(group: DiagnosticsGroup) -> DiagnosticsRow:
         complete=_mean([item.complete for item in group.ablations if item.complete is not None]),
         complete_chance=_mean([item.complete_chance for item in group.ablations]),
         random_complete=_mean([item.complete for item in group.random if item.complete is not None]),
-        **_on_text(group.text_ablations),
+        **lost_on_text(group.text_ablations),
     )
 
 
-def _on_text(items: Sequence[TextAblation]) -> dict[str, Any]:
+def lost_on_text(items: Sequence[TextAblation]) -> dict[str, Any]:
     """Return the metrics of ablations on text, with intervals that resample neurons.
 
     Shares lost are sums over all channels, so that a channel counts by the neuron's response at its positions.

@@ -49,6 +49,11 @@ def number(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
     return "–" if value is None else f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
 
 
+def significant(value: float | None) -> str:
+    """Return a number with three significant digits, or a dash if it is None."""
+    return "–" if value is None else f"{float(f'{value:.3g}'):,g}".replace("-", "−")
+
+
 def count(value: int | None) -> str:
     """Return a count with thousands separated, or a dash if it is None."""
     return "–" if value is None else f"{value:,}"

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from harness.errors import HarnessError
 from harness.folder import RunFolder
 from harness.records import Description, Neuron, PlantedAnswer, Score, Status, Verdict
 from harness.results.answers import MethodAnswers, by_method
+from harness.results.claims import ClaimRow, claim_rows
 from harness.results.comparability import leaderboard_of
 from harness.results.diagnostics import DiagnosticsGroup, diagnostics_groups
 from harness.results.judge_checks import JudgeCheck
@@ -75,6 +77,11 @@ class RunData:
     def compares(self) -> bool:
         """Whether describers are compared in this run; otherwise it only decomposes."""
         return bool(self.manifest.get("contestants", True)) or bool(self.leaderboard.overall.rows)
+
+    @cached_property
+    def claims(self) -> tuple[ClaimRow, ...]:
+        """The published values of the decomposition, next to the run's."""
+        return claim_rows(self.diagnostics, self.manifest)
 
     @property
     def name(self) -> str:

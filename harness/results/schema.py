@@ -30,6 +30,8 @@ class Row:
     control: bool
     win_rate: float | None
     interval: tuple[float, float] | None
+    control_win_rate: float | None
+    control_interval: tuple[float, float] | None
     raw_win_rate: float | None
     adjusted_win_rate: float | None
     adjusted_interval: tuple[float, float] | None
@@ -234,6 +236,20 @@ class Board:
         place = {row.describer: number for number, row in enumerate(self.rows)}
         cells = sorted(self.cells, key=lambda cell: (place[cell.row], place[cell.column]))
         return tuple(cell for cell in cells if place[cell.row] < place[cell.column])
+
+    @property
+    def head_to_head(self) -> tuple[Cell, ...]:
+        """The pairs of describers that know the neuron: real methods, and controls that are informed.
+
+        All pairs if there are none of these.
+        """
+        blind = {check.control for check in self.trust.controls if not check.informed}
+        return tuple(cell for cell in self.pairs if not blind & {cell.row, cell.column}) or self.pairs
+
+    @property
+    def against_controls(self) -> tuple[Cell, ...]:
+        """The pairs that are not in :attr:`head_to_head`."""
+        return tuple(cell for cell in self.pairs if cell not in self.head_to_head)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +12,13 @@ from pydantic import TypeAdapter
 
 from harness.folder import RunFolder, replacing, write_json
 from harness.records import Corruption, from_json
+from harness.results.claims import claim_rows
 from harness.results.comparability import statistics_of
 from harness.results.diagnostics import diagnostics_groups, diagnostics_json
 from harness.results.judge_checks import JudgeCheck, judge_checks
 from harness.results.reference_channels import FoundChannel, found_channels, reference_channels
 from harness.results.schema import Leaderboard, leaderboard_from_json
-from harness.results.tables import latex_table, markdown_table, write_csv
+from harness.results.tables import claims_markdown, latex_table, markdown_table, write_csv
 from harness.stats.threads import one_thread
 
 _CHECKS = TypeAdapter(tuple[JudgeCheck, ...])
@@ -61,8 +63,14 @@ def stored_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...] | None:
 
 
 def store_decomposition(folder: RunFolder) -> None:
-    """Write the diagnostics into the run folder; equal records give equal bytes."""
-    write_json(folder.decomposition, diagnostics_json(diagnostics_groups(folder)))
+    """Write the diagnostics and the published values next to the run's; equal records give equal bytes."""
+    groups = diagnostics_groups(folder)
+    write_json(folder.decomposition, diagnostics_json(groups))
+    claims = claim_rows(groups, folder.read_manifest())
+    if claims:
+        write_json(folder.claims, [dataclasses.asdict(claim) for claim in claims])
+        with replacing(folder.claims_markdown) as aside:
+            aside.write_text(claims_markdown(claims), encoding="utf-8")
 
 
 @one_thread
@@ -77,6 +85,8 @@ def judge_checks_of(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[Jud
         for name, entry in contestants.items()
         if entry.get("corruption")
     }
+    if all(contestants[name].get("control") for name in known):
+        known = {}  # adversaries alone: no description is known to be right
     retests, score_retests = folder.retests().records(), folder.score_retests().records()
     if not known and not retests and not score_retests:
         return ()

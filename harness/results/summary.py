@@ -12,6 +12,7 @@ from harness.folder import RunFolder
 from harness.records import Description, Neuron, RoleUsage, Status, Usage, Verdict, Winner, total_roles
 from harness.results import columns
 from harness.results.answers import CHECK, answers_of
+from harness.results.claims import claim_rows
 from harness.results.comparisons import merge_verdicts
 from harness.results.diagnostics import DiagnosticsGroup, diagnostics_json, diagnostics_row, together
 from harness.results.schema import Leaderboard
@@ -122,6 +123,7 @@ def tables_of_run(
         "costs": cost_rows(folder),
         # Not "alignment", for the same reason.
         "alignment_of_layers": board["alignment"],
+        "claims": [dataclasses.asdict(claim) for claim in claim_rows(diagnostics, manifest)],
         "layers": diagnostics_json(diagnostics)["rows"] if diagnostics else [],
     }
     return {name: rows for name, rows in tables.items() if rows}

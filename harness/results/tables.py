@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.text import Text
 from harness.folder import replacing
 from harness.results import columns
 from harness.results.alignment import alignment_notices
+from harness.results.claims import CONFIDENCE, ClaimRow
 from harness.results.columns import Metric, shown_in
 from harness.results.formatting import percent, visible
 from harness.results.schema import Board, Cell, ExplainerRow, Leaderboard, Row, ScoreRow
@@ -62,7 +64,7 @@ class _Grid:
     """One table: its rows, the columns that name a row, its metrics, and a note below."""
 
     title: str
-    rows: Sequence[Row | Cell | ScoreRow | ExplainerRow]
+    rows: Sequence[Row | Cell | ScoreRow | ExplainerRow | ClaimRow]
     names: dict[str, Callable[[Any], str]]
     metrics: Sequence[Metric]
     place: str
@@ -80,7 +82,7 @@ class _Grid:
 
 
 def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
-    """Yield the boards, the pairs behind them, the scores and the explainer, as far as they exist."""
+    """Yield head to head, the boards, the pairs with controls, the scores and the explainer, as far as they exist."""
     control = {row.describer for row in leaderboard.overall.rows if row.control}
     control |= {row.describer for row in leaderboard.scores if row.control}
 
@@ -91,6 +93,17 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
 
         return name
 
+    def pairs(title: str, note: str, cells: Callable[[Board], Sequence[Cell]]) -> Iterator[_Grid]:
+        names = {"describer": named("row"), "against": named("column")}
+        for board in leaderboard.shown:
+            if found := cells(board):
+                whole = board is leaderboard.overall
+                about = f"{note}, {'all judges together' if whole else board.title}."
+                name = title if whole else f"{title}: {board.title}"
+                yield _Grid(name, found, names, columns.PAIRS, place, about)
+
+    known = "Every pair of describers that know the neuron"
+    yield from pairs("Head to head", known, attrgetter("head_to_head"))
     if not leaderboard.only_scores:
         names = {"describer": named("describer")}
         for board in leaderboard.shown:
@@ -98,13 +111,9 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
             title = f"{leaderboard.neurons} neurons, {len(leaderboard.judges)} comparing {judges}"
             title = f"Leaderboard: {title if board is leaderboard.overall else board.title}"
             yield _Grid(title, board.rows, names, columns.BOARD, place, _note(leaderboard, board))
-    names = {"describer": named("row"), "against": named("column")}
-    for board in leaderboard.shown:
-        if board.pairs:
-            whole = board is leaderboard.overall
-            note = f"Every pair of describers, {'all judges together' if whole else board.title}."
-            title = "Head to head" if whole else f"Head to head: {board.title}"
-            yield _Grid(title, board.pairs, names, columns.PAIRS, place, note)
+    if place != columns.TERMINAL:
+        blind = "Every pair with a control that knows nothing of the neuron"
+        yield from pairs("Against controls", blind, attrgetter("against_controls"))
     if leaderboard.scores:
         names = {"scorer": lambda row: row.scorer, "describer": named("describer")}
         note = "Mean scores, each in its scorer's own unit; higher is better."
@@ -116,17 +125,38 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
 
 
 def markdown_table(leaderboard: Leaderboard) -> str:
-    """Return Markdown tables: the boards with their trust lines, the pairs, the scores and the explainer.
+    """Return Markdown tables: head to head, the boards with their trust lines, the scores and the explainer.
 
     A warning that no layer is aligned with tokens comes first.
     """
     blocks = [f"{_in_markdown(notice)}\n" for notice in alignment_notices(leaderboard.alignment)]
-    for grid in _grids(leaderboard, columns.TEXT):
-        metrics = grid.headings(leaderboard.confidence)
-        lines = [[*grid.names, *metrics], ["---"] * len(grid.names) + ["---:"] * len(metrics)]
-        lines += [[_in_markdown(cell) for cell in cells] for cells in _text_rows(grid)]
-        blocks.append("\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", _in_markdown(grid.note), ""]))
+    blocks += [_markdown(grid, leaderboard.confidence) for grid in _grids(leaderboard, columns.TEXT)]
     return "\n".join(blocks)
+
+
+def claims_markdown(rows: Sequence[ClaimRow]) -> str:
+    """Return the published values of the decomposition next to a run's as a Markdown table."""
+    return _markdown(_claims_grid(rows, columns.TEXT), CONFIDENCE)
+
+
+def print_claims(rows: Sequence[ClaimRow], console: Console) -> None:
+    """Print the published values of the decomposition next to a run's."""
+    if rows:
+        console.print(_terminal(_claims_grid(rows, columns.TERMINAL), CONFIDENCE))
+
+
+def _claims_grid(rows: Sequence[ClaimRow], place: str) -> _Grid:
+    sources = list(dict.fromkeys(row.source for row in rows))
+    note = f"Published: {'; '.join(sources)}. [R]: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005."
+    names = {"decomposition": lambda row: str(row.claim)}
+    return _Grid("Published values, and this run", rows, names, columns.CLAIMS, place, note)
+
+
+def _markdown(grid: _Grid, confidence: float) -> str:
+    metrics = grid.headings(confidence)
+    lines = [[*grid.names, *metrics], ["---"] * len(grid.names) + ["---:"] * len(metrics)]
+    lines += [[_in_markdown(cell) for cell in cells] for cells in _text_rows(grid)]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", _in_markdown(grid.note), ""])
 
 
 def latex_table(leaderboard: Leaderboard) -> str:
@@ -165,17 +195,13 @@ def _note(leaderboard: Leaderboard, board: Board) -> str:
 
 
 def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
-    """Print the boards, the pairs of real describers, and whether the controls lose, in 80 columns.
+    """Print head to head, the boards, and whether the controls lose, in 80 columns.
 
     A run whose judges only score prints its scores instead. A warning that no layer is aligned with tokens comes first.
     """
     for notice in alignment_notices(leaderboard.alignment):
         console.print(Text(visible(notice), style="yellow"))
-    real = {row.describer for row in leaderboard.overall.rows if not row.control}
     for grid in _grids(leaderboard, columns.TERMINAL):
-        if grid.metrics is columns.PAIRS:
-            pairs = [cell for cell in grid.rows if isinstance(cell, Cell) and {cell.row, cell.column} <= real]
-            grid = dataclasses.replace(grid, rows=pairs)
         if grid.rows and (grid.metrics is not columns.SCORES or leaderboard.only_scores):
             console.print(_terminal(grid, leaderboard.confidence))
     if leaderboard.only_scores:

@@ -92,11 +92,16 @@ class Tally:
             total(self.drawn_counts),
         )
 
-    def win_rates(self) -> tuple[Floats, Floats]:
-        """Return the win rate of each describer, (K,), and in each sample, draws x K; NaN without comparisons."""
+    def win_rates(self, opponents: Bools | None = None) -> tuple[Floats, Floats]:
+        """Return the win rate of each describer, (K,), and in each sample, draws x K; NaN without comparisons.
+
+        Args:
+            opponents: describers against whom wins count, (K,); None for :attr:`opponents`.
+        """
+        opponents = self.opponents if opponents is None else opponents
         return (
-            ratio(*standings(self, self.points, self.counts, self.opponents)),
-            ratio(*standings(self, self.drawn_points, self.drawn_counts, self.opponents)),
+            ratio(*standings(self, self.points, self.counts, opponents)),
+            ratio(*standings(self, self.drawn_points, self.drawn_counts, opponents)),
         )
 
 

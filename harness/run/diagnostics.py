@@ -166,7 +166,7 @@ def _on_text(setup: Setup, layer: int, kind: VectorKind, known: Sequence[Neuron]
     Neurons of experts are left out, because their activations cannot be computed from the input of the MLP alone. So
     are out vectors of models that predict no next token.
     """
-    if setup.corpus is None or not setup.compares or (kind is VectorKind.OUT and lacks_head(setup.subject)):
+    if setup.corpus is None or (kind is VectorKind.OUT and lacks_head(setup.subject)):
         return ()
     dense = [neuron for neuron in known if neuron.expert is None]
     order = sorted(dense, key=lambda neuron: derive_seed(setup.seed, "text ablation", neuron))

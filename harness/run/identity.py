@@ -68,7 +68,7 @@ def corpus_files(setup: Setup) -> dict[str, dict[str, Any]]:
     Raises:
         HarnessError: if a file does not exist and the manifest does not list any.
     """
-    if setup.corpus is None or not setup.compares:
+    if setup.corpus is None:
         return {}
     folder = RunFolder(setup.folder)
     earlier: dict[str, dict[str, Any]] = {}

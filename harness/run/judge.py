@@ -137,15 +137,23 @@ class _Judging:
     def __init__(self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description]) -> None:
         self._setup, self._made = setup, made
         self.evidence = OpenEvidence(setup, folder, OPEN_TO_JUDGES)
+        self._report_windows = int((folder.read_manifest().get("corpus") or {}).get("report_windows", 0))
+        self._rivals: dict[Neuron, list[Description]] = defaultdict(list)
+        for (neuron, name), description in sorted(made.items()):
+            if description.status is Status.OK and name in setup.describers:
+                self._rivals[neuron].append(description)
         texts = itertools.groupby(folder.read(SteeredText), key=lambda text: text.neuron)
         self._steered = {neuron: tuple(found) for neuron, found in texts}
 
     def _case(self, judge: Comparator | Scorer, llms: Mapping[str, LLMClient], *judged: Description) -> JudgeCase:
         neuron = judged[0].neuron
+        rivals = self._rivals[neuron]
         return JudgeCase(
             **self.evidence.fields(neuron, judge, llms),
             contestants=tuple(one.describer for one in judged),
-            tokens={one.text: one.tokens for one in judged if one.tokens is not None},
+            tokens={one.text: one.tokens for one in (*rivals, *judged) if one.tokens is not None},
+            report_windows=self._report_windows,
+            rivals=tuple(dict.fromkeys(one.text for one in rivals)),
             steered=self._steered if judge.needs_steered else {},
         )
 

@@ -187,7 +187,7 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
 
 def _show(setup: Setup, leaderboard: Leaderboard) -> None:
     from harness.folder import RunFolder
-    from harness.report import print_decomposition, print_judge_checks, print_reference_channels
+    from harness.report import print_decomposition, print_judge_checks, print_reference_channels, print_sanity
     from harness.results.tables import print_leaderboard
 
     console, folder, quiet = _console(), RunFolder(setup.folder), setup.general.quiet
@@ -198,6 +198,7 @@ def _show(setup: Setup, leaderboard: Leaderboard) -> None:
     elif setup.compares:
         print_leaderboard(leaderboard, console)
         print_judge_checks(folder, console)
+        print_sanity(folder, console)
     else:
         print_decomposition(folder, console)
     if not quiet:

@@ -15,7 +15,7 @@ from harness.records import Effect, Exemplar, Neuron, Split
 from harness.run.setup import Setup
 
 #: Neurons whose exemplars are kept in memory: a server works on many at once.
-HELD = 128
+HELD = 64
 
 
 class OpenEvidence:

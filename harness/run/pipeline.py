@@ -18,6 +18,7 @@ from harness.flat import flatten
 from harness.folder import RunFolder, check_writable, replacing, write_json
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
+from harness.planted.sanity import store_sanity
 from harness.report import build_report
 from harness.results.comparability import leaderboard_of
 from harness.results.schema import Leaderboard
@@ -59,7 +60,7 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     check_same_run(setup, folder)
     setup.check()
     _check_stores(setup)
-    if setup.compares:
+    if setup.corpus is not None:
         from transformers import AutoModel, AutoModelForCausalLM  # not at start-up: the import takes seconds
 
         check_model(setup.subject, AutoModel)
@@ -188,6 +189,7 @@ def conclude(setup: Setup, folder: RunFolder, manifest: dict[str, Any]) -> Leade
     store_leaderboard(folder, leaderboard)
     store_decomposition(folder)
     store_judge_checks(folder)
+    store_sanity(folder)
     build_report([folder], folder.report)
     _track(setup, folder, leaderboard, manifest)
     return leaderboard

@@ -268,11 +268,14 @@ class Setup:
             if not self.judges:
                 raise HarnessError(f"no judge is left for this run: {name} {reason}")
             logger.warning("%s is left out of this run: it %s", name, reason)
-        for name, method in self.methods.items():
-            self._check_servers(name, method)
+        for name, judge in self.judges.items():
+            self._check_servers(name, judge)
 
     def _check_servers(self, name: str, method: Method) -> None:
-        """Check that the servers of a method can run at the same time: otherwise each would stop the other."""
+        """Check that the servers of a judge can run at the same time: otherwise each would stop the other often.
+
+        A describer has few items, and all of them use one server before the other starts.
+        """
         servers = {self.backends[role].server for role in method.roles if role in self.backends} - {None}
         if len(servers) > self.serving.max_servers:
             raise HarnessError(

@@ -1,8 +1,8 @@
 """Effect of a neuron's channels on held-out text: its weight vector loses a channel, and its activations are compared.
 
 Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005 ([R]) claim that removing a channel removes the neuron's response to
-the channel's tokens (faithful), and that the channels together account for the neuron (complete). [R] publishes 0.46 to
-0.71 and 0.49 to 0.60, without the text and tokens. The protocol here:
+the channel's tokens (faithful), and that the channels together account for the neuron (complete). The text and tokens
+of the published values (:mod:`harness.results.claims`) are not in our sources. The protocol here:
 
 - *Text.* Pieces of the report split, which no describer sees. Active tokens are those with the largest 2 % of a
   neuron's absolute activations.

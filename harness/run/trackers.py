@@ -278,7 +278,14 @@ def _artifact(run_id: str, folder: RunFolder, manifest: Mapping[str, Any], *, re
     journals = (folder.descriptions(), folder.verdicts(), folder.scores(), folder.retests(), folder.score_retests())
     for file in (
         *(journal.path for journal in journals),
-        *(folder.leaderboard, folder.leaderboard_csv, folder.judge_checks, folder.decomposition, folder.manifest),
+        *(
+            folder.leaderboard,
+            folder.leaderboard_csv,
+            folder.judge_checks,
+            folder.decomposition,
+            folder.claims,
+            folder.manifest,
+        ),
         *([folder.report] if report else []),
         *sorted(folder.channels.glob("*.parquet")),
     ):

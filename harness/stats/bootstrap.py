@@ -16,7 +16,7 @@ has width zero: no variation was observed. A sample without observations of a st
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ Interval = tuple[float, float]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_MOST_FOR_MEDIAN = 20_000
 _WEIGHTS_AT_ONCE = 500_000  # 4 MB of bootstrap weights, so that they stay in the CPU cache
 
 
@@ -70,18 +71,25 @@ class Resamples:
             sparse.csr_array(b.T) if sparse.issparse(b) else np.ascontiguousarray(b.T) for b in blocks
         ]
         found = [np.zeros((self.draws, block.shape[1])) for block in blocks]
+        start = 0
+        for rows in self.weights():
+            weights = np.ascontiguousarray(rows.T)
+            for block, result in zip(transposed, found, strict=True):
+                result[start : start + len(rows)] = (block @ weights).T
+            start += len(rows)
+        return found
+
+    def weights(self) -> Iterator[Floats]:
+        """Yield how often each sample holds each cluster, samples x clusters, some samples at a time."""
         if not self.clusters:
-            return found
+            return
         rng = derive_rng(self.seed, "bootstrap", self.clusters)
         at_once = max(1, _WEIGHTS_AT_ONCE // self.clusters)
         for start in range(0, self.draws, at_once):
             rows = np.empty((min(at_once, self.draws - start), self.clusters))
             for row in rows:
                 row[:] = np.bincount(rng.integers(0, self.clusters, self.clusters), minlength=self.clusters)
-            weights = np.ascontiguousarray(rows.T)
-            for block, result in zip(transposed, found, strict=True):
-                result[start : start + weights.shape[1]] = (block @ weights).T
-        return found
+            yield rows
 
 
 def percentiles(
@@ -151,6 +159,36 @@ def clustered_interval(
     totals = np.bincount(labels, weights=data, minlength=len(numbers))
     counts = np.bincount(labels, minlength=len(numbers)).astype(np.float64)
     return clustered_intervals(totals[:, None], counts[:, None], seed=seed, draws=draws, confidence=confidence)[0]
+
+
+def clustered_median_interval(
+    values: ArrayLike, clusters: ArrayLike, *, seed: int, draws: int = 2000, confidence: float = 0.95
+) -> Interval | None:
+    """Return the interval of the median of ``values``, resampling clusters instead of single values.
+
+    The median of a sample is its lower one. The method is that of this module.
+
+    Args:
+        values: the observations, finite, in any unit.
+        clusters: the number of the cluster of each observation.
+        seed: the run's seed.
+        draws: number of bootstrap samples.
+        confidence: nominal coverage, strictly between 0 and 1.
+
+    Returns:
+        The interval; None with fewer than two clusters, or with more than 20,000 values, whose median is nearly certain
+        and takes long to resample.
+    """
+    data, (names, labels) = np.asarray(values, dtype=np.float64), np.unique(clusters, return_inverse=True)
+    if len(data) > _MOST_FOR_MEDIAN:
+        return None
+    order = np.argsort(data, kind="stable")
+    ordered, owner = data[order], labels[order]
+    medians = []
+    for weights in Resamples(len(names), seed, draws).weights():
+        below = weights[:, owner].cumsum(axis=1)
+        medians.append(ordered[(below >= below[:, -1:] / 2).argmax(axis=1)])
+    return percentiles(np.concatenate(medians)[:, None], len(names), confidence)[0] if medians else None
 
 
 def clustered_intervals(

@@ -27,7 +27,9 @@ from harness.subject import Subject
 from support import tiny_models
 
 SHARES = {Split.EXPLAIN: 0.3, Split.SELECT: 0.2, Split.CALIBRATE: 0.2, Split.REPORT: 0.3}
-SMALL = EvidenceConfig(window=12, splits=SHARES, top=3, random=4, quantiles=3, per_quantile=2, batch_windows=16)
+SMALL = EvidenceConfig(
+    window=12, splits=SHARES, top=3, random=4, report_random=4, quantiles=3, per_quantile=2, batch_windows=16
+)
 
 
 class Listed(Corpus):

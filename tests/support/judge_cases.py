@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from harness.embedding import SentenceEncoder
 from harness.evidence import TextReader
 from harness.llm.client import LLMClient, Unanswered
+from harness.llm.scripted import Request, ScriptedClient
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Exemplar, Neuron, Source, Split
 from harness.subject import Subject
@@ -73,7 +75,7 @@ def failure(action: Callable[[], object]) -> Unanswered:
 
 
 class Compass(SentenceEncoder):
-    """An encoder whose texts are directions in degrees, such as ``"30"``."""
+    """An encoder whose texts are directions in degrees, such as ``"30"``; no two tokens are similar."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -82,3 +84,26 @@ class Compass(SentenceEncoder):
         self.seen += texts
         angles = np.radians([float(text) for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    def encode_words(self, texts: Sequence[str]) -> Any:
+        return np.zeros((len(texts), 2), dtype=np.float32)
+
+
+def excerpts_of(request: Request) -> list[str]:
+    """Return the excerpts of a question, in order."""
+    found = re.findall(r"<excerpt_(\d+)>(.*)</excerpt_\1>", request.text)
+    assert [number for number, _ in found] == [str(number + 1) for number in range(len(found))]
+    return [text for _, text in found]
+
+
+def rater(level: Callable[[str], Any]) -> ScriptedClient:
+    """Make an LLM that says of each excerpt what a function of its text says."""
+
+    def answer(request: Request) -> str:
+        texts = excerpts_of(request)
+        names = [f"excerpt_{number}" for number in range(1, len(texts) + 1)]
+        assert request.schema is not None
+        assert list(request.schema["properties"]) == ["reason", *names]  # the reason comes first
+        return json.dumps({"reason": "so", **dict(zip(names, map(level, texts), strict=True))})
+
+    return ScriptedClient(answer)

@@ -249,9 +249,15 @@ def pairwise(say: Say) -> dict[str, Any]:
         "active": [window(say, *SHOP), window(say, *WAIT)],
         "weaker": [(window(say, *LATE), 3)],
         "silent": [window(say, *RAIN)],
+        "hard": (),
         "threshold": 4.5,
         "context": 3,
     }
+
+
+@example("judges", "pairwise", "input_with_hard_negatives")
+def pairwise_with_hard_negatives(say: Say) -> dict[str, Any]:
+    return {**pairwise(say), "hard": [window(say, *LATE)]}
 
 
 @example("judges", "pairwise", "input_without_weaker")
@@ -362,6 +368,16 @@ def output_based(say: Say) -> dict[str, Any]:
 @example("judges", "responsiveness")
 def responsiveness(say: Say) -> dict[str, Any]:
     return {"description": say(DESCRIPTION), "texts": [text_of(say, text) for text in (SHOP, RAIN, WAIT)]}
+
+
+@example("judges", "surprisal", "described")
+def surprisal(say: Say) -> dict[str, Any]:
+    return {"description": say(DESCRIPTION), "text": text_of(say, SHOP)}
+
+
+@example("judges", "surprisal", "undescribed")
+def surprisal_without_description(say: Say) -> dict[str, Any]:
+    return {**surprisal(say), "description": None}
 
 
 @example("judges", "simulation", "0-10")

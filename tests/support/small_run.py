@@ -33,6 +33,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "evidence.window": "24",
         "evidence.top": "5",
         "evidence.random": "8",
+        "evidence.report_random": "40",
         "decomposition.num_channels": "3",
         "tracking": "none",
         "diagnostics.random_vectors": "2",
