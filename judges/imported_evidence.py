@@ -32,7 +32,8 @@ class _OnImported(Method):
 
     def _case(self, case: JudgeCase) -> JudgeCase:
         exemplars = self._evidence.of(case.neuron, (Split.CALIBRATE, Split.REPORT))
-        return dataclasses.replace(case, exemplars=exemplars)
+        # The sets do not say of how many windows theirs are a sample.
+        return dataclasses.replace(case, exemplars=exemplars, report_windows=0)
 
 
 class ImportedComparator(_OnImported, Comparator):

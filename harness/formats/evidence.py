@@ -40,6 +40,8 @@ class ImportedEvidence:
         self._paths = [Path(path).expanduser() for path in paths]
         self._kind, self._where, self._splits, self._seed = kind, dict(where or {}), dict(splits), seed
         self._neurons: frozenset[Neuron] = frozenset()
+        # Judges remember what they computed from a tuple of exemplars, so a neuron's must stay the same object.
+        self._given: dict[tuple[Neuron, frozenset[Split]], tuple[Exemplar, ...]] = {}
 
     @property
     def inputs(self) -> str:
@@ -59,6 +61,7 @@ class ImportedEvidence:
         """
         self._neurons = frozenset(neurons)
         self.__dict__.pop("_windows", None)
+        self._given.clear()
         if not self._windows:
             raise HarnessError(
                 f"{', '.join(map(str, self._paths))} has no exemplars of the run's neurons"
@@ -68,8 +71,11 @@ class ImportedEvidence:
 
     def of(self, neuron: Neuron, splits: Iterable[Split]) -> tuple[Exemplar, ...]:
         """Return a neuron's exemplars of some splits, highest activation first; random ones in the order of the set."""
-        wanted = set(splits)
-        return tuple(item for item in self._windows.get(neuron, ()) if item.split in wanted)
+        wanted = frozenset(splits)
+        if (neuron, wanted) not in self._given:
+            found = tuple(item for item in self._windows.get(neuron, ()) if item.split in wanted)
+            self._given[neuron, wanted] = found
+        return self._given[neuron, wanted]
 
     @cached_property
     def _windows(self) -> dict[Neuron, tuple[Exemplar, ...]]:
