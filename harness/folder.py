@@ -287,6 +287,7 @@ class RunFolder:
         self.channels = path / "channels"
         self.diagnostics = path / "diagnostics"
         self.exemplars = path / "exemplars.parquet"
+        self.windows = path / "windows.parquet"
         self.alignment = path / "alignment.parquet"
         self.effects = path / "effects"
         self.steered = path / "steered"

@@ -19,7 +19,9 @@ from harness.folder import RunFolder, check_writable, replacing, write_json
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
 from harness.planted.sanity import store_sanity
+from harness.records import total_roles
 from harness.report import build_report
+from harness.results.answers import answers_of
 from harness.results.comparability import leaderboard_of
 from harness.results.schema import Leaderboard
 from harness.results.stored import store_decomposition, store_judge_checks, store_leaderboard
@@ -109,7 +111,9 @@ def cache_of(setup: Setup) -> ResponseCache:
 
 def serving_of(setup: Setup, folder: RunFolder, cache: ResponseCache | None, *, ask: bool = True) -> Serving:
     """Return the run's LLMs by role, as its config says they are served; without ``ask``, only what they have said."""
-    return Serving(setup.backends, cache, folder.logs, ask=ask, **dataclasses.asdict(setup.serving))
+    used = total_roles([one.usage for one in answers_of(folder)]).values()
+    spent = sum(one.calls - one.cached_calls for one in used), sum(one.paid or 0.0 for one in used)
+    return Serving(setup.backends, cache, folder.logs, ask=ask, spent=spent, **dataclasses.asdict(setup.serving))
 
 
 def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
