@@ -171,6 +171,22 @@ def test_a_run_ends_early_after_too_many_failures_and_continues_when_started_aga
     assert statuses()["pairwise", Status.OK] == 24
 
 
+def test_descriptions_that_are_all_the_same_are_found_after_a_kill(small: list[str], invoke: Invoke) -> None:
+    more = ["neurons.per_layer=10", "describers=[maxact,generic]", "serving.redraw=true", "serving.preflight=none"]
+    with endpoint(answering(GOOD, ALIKE, VERDICT)) as server:
+        assert invoke(*options(small, server, *more))[0] == 0
+    assert statuses()["maxact", Status.DEGENERATE] == 10
+    journal = RunFolder(Path("run")).descriptions().path
+    made = [line for line in journal.read_text().splitlines() if "DEGENERATE" not in line.upper()]
+    assert len(made) == 20
+    journal.write_text("\n".join(made) + "\n")  # as after a kill right after the last answer
+    Path("run/verdicts.jsonl").unlink()
+    # No server is left: an answer that says nothing is an answer, and redraw does not ask for another one.
+    assert invoke(*options(small, server, *more))[0] == 0
+    assert statuses()["maxact", Status.DEGENERATE] == 10
+    assert statuses()["pairwise", Status.FAILED] == 20
+
+
 def test_a_run_stops_when_it_has_spent_what_it_may_and_continues_with_a_higher_limit(
     small: list[str], invoke: Invoke
 ) -> None:

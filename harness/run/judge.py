@@ -47,7 +47,13 @@ def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[Ques
     """Return, for each scorer, the descriptions it has yet to grade."""
     return {
         name: _open(
-            name, list(itertools.product(setup.comparisons.judged(name, setup.described), setup.describers)), journal
+            name,
+            [
+                question
+                for question in itertools.product(setup.comparisons.judged(name, setup.described), setup.describers)
+                if setup.scorers[name].covers(*question)
+            ],
+            journal,
         )
         for name in setup.judges
         if name in setup.scorers

@@ -29,10 +29,10 @@ from harness.run.answers import prove
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
-from harness.run.diagnostics import measure_diagnostics
+from harness.run.diagnostics import ON_TEXT, measure_diagnostics, pending_diagnostics
 from harness.run.explainer_check import check_explainer
 from harness.run.identity import check_same_run
-from harness.run.interventions.measure import draw_texts, intervene
+from harness.run.interventions.measure import draw_texts, intervene, pending_interventions
 from harness.run.judge import judge, pending_scores, pending_verdicts
 from harness.run.manifest import write_manifest
 from harness.run.masking import without_secrets
@@ -62,12 +62,7 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     check_same_run(setup, folder)
     setup.check()
     _check_stores(setup)
-    if setup.corpus is not None:
-        from transformers import AutoModel, AutoModelForCausalLM  # not at start-up: the import takes seconds
-
-        check_model(setup.subject, AutoModel)
-        if setup.effect_splits or setup.needs_steered:
-            check_model(setup.subject, AutoModelForCausalLM)
+    _check_model(setup, folder)
     cache = cache_of(setup) if setup.backends else None
     async with serving_of(setup, folder, cache) as serving:
         await _preflight(setup, folder, serving)
@@ -85,6 +80,20 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     for line in serving.ended_early:
         early(line)
     return leaderboard
+
+
+def _check_model(setup: Setup, folder: RunFolder) -> None:
+    """Check that the model loads, if it will run on text."""
+    if setup.corpus is None:
+        return
+    causal = bool(pending_interventions(setup, folder))
+    on_text = any(name == ON_TEXT for _, name in pending_diagnostics(setup, folder, None))
+    if causal or on_text or not folder.has_evidence:
+        from transformers import AutoModel, AutoModelForCausalLM  # not at start-up: the import takes seconds
+
+        check_model(setup.subject, AutoModel)
+        if causal:
+            check_model(setup.subject, AutoModelForCausalLM)
 
 
 def _check_stores(setup: Setup) -> None:

@@ -323,8 +323,8 @@ class Setup:
                     judge.check(self.described)
         self.steering.check_lengths(self.subject, effects=bool(self.effect_splits), texts=self.needs_steered)
         parts = [part for method in self.methods.values() for part in method.walk]
-        encoders = [part.encoder for part in parts if getattr(part, "encoder", None) is not None]
-        for encoder in {id(encoder): encoder for encoder in encoders}.values():
+        encoders = [getattr(part, "encoder", None) for part in parts]
+        for encoder in {id(encoder): encoder for encoder in encoders if encoder is not None}.values():
             encoder.check()
         for name, describer in self.describers.items():
             with _naming(f"describers.{name}"):

@@ -91,13 +91,22 @@ class Subject:
         self.trust_remote_code = trust_remote_code
 
     @cached_property
-    def files(self) -> ModelFiles:
-        """The files of the model, or of its shuffled copy.
+    def published(self) -> ModelFiles:
+        """The model's files as its source has them. Found without PyTorch and transformers, which take long to import.
 
         Raises:
-            HarnessError: if no source has them, or the checkpoint has another hash.
+            HarnessError: if no source has them.
         """
-        files = self._model_files()
+        return locate(self._sources, self._revision)
+
+    @cached_property
+    def files(self) -> ModelFiles:
+        """The model's files, or those of its shuffled copy, converted if the harness cannot read their format.
+
+        Raises:
+            HarnessError: as :attr:`published`; if the checkpoint has another hash, or cannot be converted.
+        """
+        files = self._readable()
         if not self._shuffled:
             return files
         from harness.subject.shuffled import shuffled
@@ -105,12 +114,12 @@ class Subject:
         folder = shuffled(files, Path(self._cache), self.loading)
         return ModelFiles(str(folder), folder)
 
-    def _model_files(self) -> ModelFiles:
+    def _readable(self) -> ModelFiles:
         from harness.subject.checkpoint import Checkpoint
         from harness.subject.gguf import converted
         from harness.subject.quantised import dequantised, quantisation_of
 
-        files = locate(self._sources, self._revision)
+        files = self.published
         if files.gguf:
             folder = converted(files.gguf, Path(self._cache), self._sha256)
             return ModelFiles(str(folder), folder)
