@@ -78,7 +78,7 @@ class Detection(_Recognition):
 
     encoder: SentenceEncoder | None = None
     active: Count = 10
-    predicted: CountOrZero = 10
+    predicted: CountOrZero = 15
     hard: CountOrZero = 5
     others: Count = 10
 

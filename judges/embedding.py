@@ -32,7 +32,7 @@ class _Similarity:
 
     encoder: SentenceEncoder
     active: Count = 20
-    predicted: CountOrZero = 10
+    predicted: CountOrZero = 15
     hard: CountOrZero = 10
     others: Count = 30
     context: CountOrZero = 12
@@ -83,7 +83,7 @@ class EmbeddingPairwise(_Similarity, Comparator):
 
     symmetric = True
 
-    tie_margin: NonNegative = 0.01
+    tie_margin: NonNegative = 0.001
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Compare the two average precisions; a difference below the margin is a tie."""

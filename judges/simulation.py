@@ -71,7 +71,7 @@ class Simulation(Scorer):
     windows: Count = 5
     metric: Metric = "whole"
     encoder: SentenceEncoder | None = None
-    predicted: CountOrZero = 4
+    predicted: CountOrZero = 12
     hard: CountOrZero = 2
     active_share: FractionOrZero = 0.3
 

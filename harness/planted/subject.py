@@ -36,6 +36,8 @@ class PlantedSubject(Subject):
         cache: str,
         **options: Any,
     ) -> None:
+        if options.get("shuffled"):
+            raise ValueError("shuffled: a planted subject has no truth without what was planted; choose another")
         super().__init__(name=name, sources=(), **options)
         self.planting = planting
         self._cache = cache
