@@ -270,7 +270,9 @@ def test_a_hub_model_is_planned_without_network(
     assert not any("failed in the trial" in warning for warning in plan.warnings)
     pair, every = plan.power
     assert pair.smallest_difference is not None
-    assert pair.smallest_ratio == pytest.approx((1 + pair.smallest_difference) / (1 - pair.smallest_difference), abs=0.01)
+    assert pair.smallest_ratio == pytest.approx(
+        (1 + pair.smallest_difference) / (1 - pair.smallest_difference), abs=0.01
+    )
     assert every.smallest_ratio is not None
     assert pair.smallest_ratio < every.smallest_ratio
     times = {stage.name: stage for stage in plan.stages}
