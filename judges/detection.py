@@ -70,8 +70,8 @@ class Detection(_Recognition):
     """Scores a description by detection: an LLM that knows only it says which held-out excerpts activate the neuron.
 
     The value is ``auprc``, the average precision of the answers, estimated for all text of the report split: from 0 to
-    1, chance ``base``, the share of active windows. ``f1`` is the F1 score of yes. The excerpts and their weights are those of
-    :class:`judges.sampling.Sampler`, the metrics those of :meth:`judges.sampling.Sample.answer_metrics`.
+    1, chance ``base``, the share of active windows. ``f1`` is the F1 score of yes. The excerpts and their weights are
+    those of :class:`judges.sampling.Sampler`, the metrics those of :meth:`judges.sampling.Sample.answer_metrics`.
     """
 
     prompt = Prompt("judges", "prompts/detection.j2")
