@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from support.finished_run import ATTACK, make_run
@@ -58,7 +59,7 @@ def load(folder: Path, name: str, cache: Path) -> list[dict[str, Any]]:
 
 def test_every_configuration_loads_as_a_dataset(run: RunFolder, exported: Path, tmp_path: Path) -> None:
     names = [entry["config_name"] for entry in front(exported)["configs"]]
-    assert names == ["descriptions", "verdicts", "scores", "channels", "exemplars", "verdicts_again"]
+    assert names == ["descriptions", "verdicts", "scores", "channels", "exemplars", "neurons", "verdicts_again"]
     assert datasets.get_dataset_config_names(str(exported)) == names
     expected = {
         "descriptions": run.descriptions().records(),
@@ -66,6 +67,7 @@ def test_every_configuration_loads_as_a_dataset(run: RunFolder, exported: Path, 
         "scores": run.scores().records(),
         "channels": run.read_channels(),
         "exemplars": run.read_exemplars(),
+        "neurons": run.read_manifest()["neurons"],
         "verdicts_again": run.retests().records(),
     }
     loaded = {name: load(exported, name, tmp_path) for name in names}
@@ -95,6 +97,11 @@ def test_every_configuration_loads_as_a_dataset(run: RunFolder, exported: Path, 
     assert [(row["judge"], row["winner"]) for row in loaded["verdicts_again"]] == [("panel", "tie")]
     bad = [row for row in loaded["scores"] if row["status"] != "ok"]
     assert all(row["value"] is None for row in bad)
+    named = loaded["neurons"][0]
+    assert (named["neuron"], named["id"], named["transformer_lens"], named["transformers"]) == (
+        *("L3N5", "all-MiniLM-L6-v2@3:5"),
+        *("blocks.3.mlp.hook_post", "bert.encoder.layer.3.output.dense"),
+    )
     channel, row = run.read_channels()[0], loaded["channels"][0]
     assert (row["neuron"], row["kind"], row["rank"]) == (str(channel.neuron), channel.kind, channel.rank)
     assert row["positive_tokens"] == [token.token for token in channel.positive]
@@ -146,6 +153,14 @@ def test_exported_descriptions_compete_again(
     def texts(folder: RunFolder, name: str) -> dict[Neuron, str]:
         return {item.neuron: item.text for item in folder.descriptions().records() if item.describer == name}
 
+    # The windows' token ids and the directions of the channels, of a run that has both.
+    assert main([str(first.path), "--to", str(tmp_path / "all"), "--exemplars", "--directions"]) == 0
+    windows = pq.read_table(tmp_path / "all" / "windows.parquet").to_pylist()
+    shown = {row["window"] for row in pq.read_table(tmp_path / "all" / "exemplars.parquet").to_pylist()}
+    assert [row["window"] for row in windows] == sorted(shown)
+    directions = pq.read_table(tmp_path / "all" / "directions.parquet").to_pylist()
+    stored = [row for _, block in first.read_directions() for row in block.float().flatten(0, 1).tolist()]
+    assert [row["direction"] for row in directions] == stored
     found = texts(RunFolder(tmp_path / "two"), "precomputed")
     assert len(found) == 2 * 2 * 2
     assert found == texts(first, "maxact")

