@@ -116,7 +116,11 @@ class Sage(ExplainerDescriber):
             if trials[-1].confirmed:
                 break
         size = total([size_of(shown), *(_size(trial.sentences) for trial in trials)])
-        tested = f"{sum(trial.confirmed for trial in trials)} of {len(trials)} hypotheses confirmed" if trials else "no tests"
+        tested = (
+            f"{sum(trial.confirmed for trial in trials)} of {len(trials)} hypotheses confirmed"
+            if trials
+            else "no tests"
+        )
         detail = f"from {len(shown)} windows of the explain split; {tested}"
         parts = tuple(trial.hypothesis for trial in trials)
         if trials and trials[-1].confirmed:

@@ -76,9 +76,7 @@ def neuronpedia_windows(row: Fields, _path: Path) -> Iterator[PublishedWindow]:
             kind = Source(one["dataSource"])
         else:
             kind = Source.TOP if one.get("binMin") in (None, -1) else Source.QUANTILE
-        yield PublishedWindow(
-            unit, kind, strings(value(one, "tokens")), numbers(value(one, "values")), source, named
-        )
+        yield PublishedWindow(unit, kind, strings(value(one, "tokens")), numbers(value(one, "values")), source, named)
 
 
 def _source(layer: object) -> tuple[str, str]:

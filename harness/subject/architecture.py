@@ -190,7 +190,9 @@ ARCHITECTURES = {
         norm_eps=1e-5,
     ),
     "bert": _BERT,
-    "roberta": replace(_BERT, base_model="roberta", unembedding=("lm_head.decoder.weight",), positions_after_padding=True),
+    "roberta": replace(
+        _BERT, base_model="roberta", unembedding=("lm_head.decoder.weight",), positions_after_padding=True
+    ),
     "mixtral": replace(
         _LLAMA,
         mlp=None,
