@@ -69,7 +69,9 @@ def test_neuronpedia_exports_and_answers_of_its_api(tmp_path: Path) -> None:
 
 def test_latents_of_a_dictionary_are_not_taken_for_neurons(tmp_path: Path) -> None:
     path = save(tmp_path / "b.jsonl", {**NP, "layer": "6-res-jb", **BY_GPT})
-    told(lambda: looked_up(POSITIVE, path, "neuronpedia"), "latents of res-jb, not MLP neurons", "where={source: res-jb}")
+    told(
+        lambda: looked_up(POSITIVE, path, "neuronpedia"), "latents of res-jb, not MLP neurons", "where={source: res-jb}"
+    )
     assert looked_up(POSITIVE, path, "neuronpedia", where={"source": "res-jb"})[0] == "ends of years"
     save(path, {**NP, "layer": "6-res-jb", **BY_GPT}, {**NP, **BY_CLAUDE})
     assert looked_up(POSITIVE, path, "neuronpedia")[0] == "years"
@@ -122,7 +124,11 @@ def test_delphi_folders_name_the_module(tmp_path: Path) -> None:
     save(tmp_path / "mlp" / "transformer.h.6.mlp.c_proj_latent650.txt", "years")
     assert looked_up(POSITIVE, tmp_path / "mlp", "delphi")[0] == "years"
     save(tmp_path / "sae" / "layers.6.mlp_latent650.txt", "dates")
-    told(lambda: looked_up(POSITIVE, tmp_path / "sae", "delphi"), "latents of layers.*.mlp", "where={source: layers.*.mlp}")
+    told(
+        lambda: looked_up(POSITIVE, tmp_path / "sae", "delphi"),
+        "latents of layers.*.mlp",
+        "where={source: layers.*.mlp}",
+    )
     assert looked_up(POSITIVE, tmp_path / "sae", "delphi", where={"source": "layers.*.mlp"})[0] == "dates"
     save(tmp_path / "other" / "notes.txt", "nothing")
     told(lambda: looked_up(POSITIVE, tmp_path / "other", "delphi"), "notes.txt", "{module}_latent{index}.txt")
@@ -225,7 +231,10 @@ def test_exemplars_of_a_set_are_evidence_that_is_marked_and_split(tmp_path: Path
     shown = {text.removeprefix("in ") for text in inner.seen}
     assert len(years) + len(shown) == 40
     assert not shown & set(years)
-    told(lambda: ImportedDescriber(MaxAct(), str(path), "neuronpedia", SPLITS, 0).check([Neuron(0, 1)], NOWHERE), "no exemplars")
+    told(
+        lambda: ImportedDescriber(MaxAct(), str(path), "neuronpedia", SPLITS, 0).check([Neuron(0, 1)], NOWHERE),
+        "no exemplars",
+    )
 
 
 @pytest.fixture(scope="module")

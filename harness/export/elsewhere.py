@@ -314,7 +314,7 @@ def _few(windows: list[Exemplar]) -> list[Exemplar]:
 
 
 def _bins(item: Exemplar, windows: list[Exemplar], low: str, high: str, share: str) -> dict[str, float]:
-    """Return the interval of activations that a window stands for: -1 for the highest ones, as SAEDashboard writes it."""
+    """Return the interval of a window's activation, with the marks of SAEDashboard: -1 for the highest ones."""
     peaks = [other.activation for other in windows if other.source is item.source]
     top = item.source is Source.TOP
     return {low: -1 if top else round(min(peaks), 3), high: round(max(peaks), 3), share: -1}
