@@ -19,14 +19,13 @@ from describers.evidence import shares, total
 from describers.others import copy_needs
 from harness.errors import HarnessError
 from harness.llm.client import LLMClient, Unanswered, WrappedClient
-from harness.methods import Describer, DescriberCase, Draft, JudgeCase, Method, Scorer, outcome, roles_of
+from harness.methods import Describer, DescriberCase, Draft, JudgeCase, Scorer, only_method, outcome, roles_of
 from harness.records import Neuron, Source, Split, Status, VectorKind
 from harness.seeds import derive_rng, derive_seed
 from harness.subject import Subject
 from harness.validation import Count, Fraction, NonNegative, validated
 
 T = TypeVar("T")
-MethodT = TypeVar("MethodT", bound=Method)
 #: Share of the select split's documents that a scorer calibrates itself on; it grades on the others.
 CALIBRATE = 0.25
 
@@ -69,8 +68,8 @@ class BestOfK(Describer):
         channels: Fraction = 0.8,
         temperature: NonNegative = 1.0,
     ) -> None:
-        self._of, self._describer = _only_method(of, Describer, "of")  # type: ignore[type-abstract]
-        self._by, self._scorer = _only_method(by, Scorer, "by")  # type: ignore[type-abstract]
+        self._of, self._describer = only_method(of, Describer, "of")  # type: ignore[type-abstract]
+        self._by, self._scorer = only_method(by, Scorer, "by")  # type: ignore[type-abstract]
         if self._scorer.needs_steered or self._scorer.needs_effects:
             made = "steered texts" if self._scorer.needs_steered else "measured effects"
             raise ValueError(
@@ -84,6 +83,11 @@ class BestOfK(Describer):
         self.role, self.extra_roles = self._describer.role, roles_of(self.inner)
         self.extractive = self._describer.extractive
         self.target_words = getattr(self._describer, "target_words", None)
+
+    @property
+    def checked(self) -> Describer:
+        """The wrapped describer: planted evidence has no select split to choose by."""
+        return self._describer.checked
 
     def check(self, neurons: Sequence[Neuron], subject: Subject) -> None:
         """Check the scorer; the run checks the describer."""
@@ -155,17 +159,6 @@ class BestOfK(Describer):
         if not math.isfinite(grade.value):
             return {"status": Status.FAILED, "detail": f"the score is {grade.value}"}
         return {"score": grade.value}
-
-
-def _only_method(given: Any, kind: type[MethodT], option: str) -> tuple[str, MethodT]:
-    """Return the name and the method that an option holds; raises ValueError if it is not one method of that class."""
-    named = given if isinstance(given, Mapping) else {type(given).__name__: given}
-    if len(named) != 1:
-        raise ValueError(f"{option} names {len(named)} methods ({', '.join(named)}) and must name one")
-    ((name, method),) = named.items()
-    if not isinstance(method, kind):
-        raise ValueError(f"{option} must be a {kind.__name__}, not {name}")
-    return name, method
 
 
 def _resampled(client: LLMClient, temperature: float, seed: int) -> LLMClient:

@@ -36,6 +36,8 @@ SCHEMA = pa.schema(
         ("activations", pa.list_(pa.float32())),
     ]
 )
+#: The windows of the exemplars, each once, with the ids of their tokens: another program can run them again exactly.
+WINDOWS = pa.schema([("window", pa.int64()), ("document", pa.string()), ("token_ids", pa.list_(pa.int32()))])
 #: Decimals of an activation: further digits of float32 depend on the order of summation.
 DECIMALS = 5
 _GROUPS_HELD = 2

@@ -10,7 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from harness.errors import HarnessError
 from harness.llm.client import LLMClient, Unanswered
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 #: How descriptions are made: by the explainer, from tokens of the evidence, or by the explainer if the run has one.
 Mode = Literal["auto", "llm", "extractive"]
 T = TypeVar("T")
+MethodT = TypeVar("MethodT", bound="Method")
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,19 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class EvidenceBlock:
+    """Evidence of one kind, as people read it.
+
+    Attributes:
+        title: what the texts are.
+        texts: the texts, with marked tokens between « and ».
+    """
+
+    title: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Grade:
     """A scorer's main metric (higher is better), and further metrics by name."""
 
@@ -292,6 +306,11 @@ class Describer(Method, ABC):
     corruption: Corruption | None = None
     llm_required: bool = False
 
+    @property
+    def checked(self) -> Describer:
+        """The describer that shows planted evidence to the explainer: itself, or the one that it wraps."""
+        return self
+
     def check(self, neurons: Sequence[Neuron], subject: Subject) -> None:
         """Check options and files before the run starts, given the neurons to describe and their subject.
 
@@ -331,6 +350,14 @@ class Comparator(Method, ABC):
         """Return whether it compares a pair of describers on a neuron; the run does not ask it for other pairs."""
         return True
 
+    def evidence(self, case: JudgeCase, first: str, second: str) -> tuple[EvidenceBlock, ...]:
+        """Return what it sees of a neuron, for people who compare the same descriptions; empty if it cannot be shown.
+
+        Raises:
+            Unanswered: if the neuron has no such evidence.
+        """
+        return ()
+
     @abstractmethod
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Compare two descriptions of one neuron; raises as :meth:`Describer.describe` does."""
@@ -346,6 +373,10 @@ class Scorer(Method, ABC):
             HarnessError: if something is wrong; one line with the cause and the cure.
         """
 
+    def covers(self, neuron: Neuron, describer: str) -> bool:
+        """Return whether it grades a describer's description of a neuron; the run does not ask it for others."""
+        return True
+
     @abstractmethod
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Grade one description of one neuron; raises as :meth:`Describer.describe` does."""
@@ -358,6 +389,17 @@ def roles_of(methods: Iterable[Method]) -> dict[str, bool]:
         for role, needs_logprobs in method.roles.items():
             roles[role] = roles.get(role, False) or needs_logprobs
     return roles
+
+
+def only_method(given: Any, kind: type[MethodT], option: str) -> tuple[str, MethodT]:
+    """Return the name and the method that an option holds; raises ValueError if it is not one method of that class."""
+    named = given if isinstance(given, Mapping) else {type(given).__name__: given}
+    if len(named) != 1:
+        raise ValueError(f"{option} names {len(named)} methods ({', '.join(named)}) and must name one")
+    ((name, method),) = named.items()
+    if not isinstance(method, kind):
+        raise ValueError(f"{option} must be a {kind.__name__}, not {name}")
+    return name, method
 
 
 async def outcome(work: Awaitable[T]) -> tuple[T | None, Status, str]:

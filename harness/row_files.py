@@ -1,13 +1,15 @@
-"""Rows of the tables that users bring: JSON lines, CSV or parquet, each row with its position for error messages."""
+"""Rows of the tables that users bring: JSON, CSV or parquet, each row with its position for error messages."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,23 +18,59 @@ from harness.validation import explain
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 Row = tuple[str, dict[str, Any]]  # position in the file, such as "line 3", and the values by column
+#: Endings of the files that :func:`read_rows` reads. All but parquet may be followed by ``.gz``.
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+#: The longest field of a CSV file, in characters: the limit of the library, which is 131,072 by default.
+_LONGEST_FIELD = 2**31 - 1
+
+
+def ending(path: Path) -> str:
+    """Return a file's ending in lower case, without ``.gz``."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def files_at(paths: Sequence[Path], endings: Collection[str]) -> list[Path]:
+    """Return the files at some paths: of a folder, all files below it with one of the endings, ordered by path.
+
+    Raises:
+        HarnessError: if a folder has none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.is_file() and ending(file) in endings)
+            if not inside:
+                raise HarnessError(f"the folder {path} has no file that ends in {', '.join(endings)}")
+            found += inside
+        else:
+            found.append(path)
+    return found
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a .jsonl, .ndjson, .csv, .tsv or .parquet file; the first line of CSV and TSV is the header.
+    """Yield the rows of a file with one of the endings in ``TABLES``.
+
+    The first line of CSV and TSV is the header. A .json file holds one object, or a list of objects.
 
     Raises:
         HarnessError: if the file cannot be read, has another ending or is damaged; the message names the line.
     """
-    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise HarnessError(f"{path}: use a .jsonl, .csv, .tsv or .parquet file")
+    readers = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".json": _json}
+    reader = readers.get(ending(path), _json_lines)
+    if ending(path) not in TABLES:
+        raise HarnessError(f"{path}: use a .json, .jsonl, .csv, .tsv or .parquet file")
     try:
         yield from reader(path)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         raise HarnessError(f"{path} cannot be read: {reason}") from error
+
+
+def open_text(path: Path, newline: str | None = None) -> IO[str]:
+    """Open a UTF-8 file for reading, decompressed if its name ends in ``.gz``."""
+    if path.suffix.lower() == ".gz":
+        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8-sig", newline=newline))
+    return path.open(encoding="utf-8-sig", newline=newline)
 
 
 def read_records(
@@ -58,8 +96,9 @@ def read_records(
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+    csv.field_size_limit(_LONGEST_FIELD)
+    with open_text(path, newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if ending(path) == ".tsv" else ",", strict=True)
         for row in reader:
             if None in row or None in row.values():
                 raise HarnessError(f"{path}, line {reader.line_num}: not as many columns as the header has")
@@ -67,7 +106,7 @@ def _csv(path: Path) -> Iterator[Row]:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
+    with open_text(path, newline="\n") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -80,6 +119,15 @@ def _json_lines(path: Path) -> Iterator[Row]:
             yield f"line {number}", row
 
 
+def _json(path: Path) -> Iterator[Row]:
+    with open_text(path) as file:
+        content = json.load(file)
+    for number, row in enumerate(content if isinstance(content, list) else [content], 1):
+        if not isinstance(row, dict):
+            raise HarnessError(f"{path}, entry {number}: not a JSON object")
+        yield f"entry {number}", row
+
+
 def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet as pq  # takes long to import, and few runs need it
 
@@ -89,6 +137,14 @@ def _parquet(path: Path) -> Iterator[Row]:
             for row in batch.to_pylist():
                 number += 1
                 yield f"row {number}", row
+
+
+def files_hash(paths: Sequence[Path]) -> str:
+    """Return a hash of the names and contents of files, 16 hexadecimal digits; of one file, :func:`file_hash`."""
+    if len(paths) == 1:
+        return file_hash(paths[0])
+    lines = "\n".join(f"{path.name}\x1f{file_hash(path)}" for path in paths)
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def file_hash(path: Path) -> str:

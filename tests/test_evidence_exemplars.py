@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import regex
 import torch
@@ -125,6 +126,7 @@ def test_exemplars_equal_those_of_an_exhaustive_search(
         windows=len(truth.windows),
         tokens=sum(sum(mark != CONTEXT for mark in window.marks) for window in truth.windows),
         copies=kept.summary.copies,
+        report_windows=sum(window.split is Split.REPORT for window in truth.windows),
     )
     order = [(item.neuron, list(Split).index(item.split), list(Source).index(item.source)) for item in kept.exemplars]
     assert order == sorted(order)
@@ -359,6 +361,13 @@ def test_exemplars_are_read_by_neuron(llama: Subject, texts: list[str], tmp_path
     kept = collect(Listed(texts), llama, neurons, folder=tmp_path)
     table = ExemplarTable(tmp_path / "exemplars.parquet")
     assert table.neurons == neurons
+    # The ids of every window's tokens, from which its text follows.
+    windows = {row["window"]: row for row in pq.read_table(tmp_path / "windows.parquet").to_pylist()}
+    assert set(windows) == {item.window for item in kept.exemplars}
+    for item in kept.exemplars:
+        pieces_of = llama.texts.pieces(windows[item.window]["token_ids"])
+        assert tuple(piece.text for piece in pieces_of) == item.tokens
+        assert windows[item.window]["document"] == item.document
     for neuron in (neurons[0], neurons[33], neurons[-1]):
         assert table.read([neuron]) == [item for item in kept.exemplars if item.neuron == neuron]
     assert table.read([neurons[5], neurons[2], Neuron(2, 0)]) == [

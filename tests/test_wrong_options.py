@@ -56,6 +56,9 @@ def overrides_of_every_file() -> Iterator[tuple[str, ...]]:
     yield (
         *("subject=planted", *(f"{group}=[{names}]" for group, names in methods.items())),
         *("describers.precomputed.path=a.csv", "judges.human.path=a.csv"),
+        *(f"{group}.imported_evidence.path=a.jsonl" for group in methods),
+        *(f"{group}.imported_evidence.format=openai" for group in methods),
+        *("judges.published_score.path=a.jsonl", "judges.published_score.format=openai"),
         *("llm@llm.explainer=vllm", "llm@llm.judge=openai", "llm.explainer.model=m", "llm.judge.model=m"),
     )
 

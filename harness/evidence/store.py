@@ -10,21 +10,23 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from harness.evidence.config import CorpusSummary, EvidenceConfig
 from harness.evidence.corpus import Corpus
 from harness.evidence.corpus_pass import CorpusPass
-from harness.evidence.tables import exemplar_tables
+from harness.evidence.tables import exemplar_tables, window_table
 from harness.exemplar_table import TOGETHER, ExemplarTable, write_exemplars
-from harness.folder import read_table, replacing, write_json, write_table
+from harness.folder import read_table, replacing, write_columns, write_json, write_table
 from harness.locks import locked
 from harness.records import Alignment, Neuron
 from harness.store import ensure_entry, entry_path
@@ -33,7 +35,7 @@ from harness.subject.identity import vocabulary_of, weights_of
 
 logger = logging.getLogger(__name__)
 #: Raised when the same text and settings give other evidence.
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,29 @@ class Gathered:
         return CorpusSummary(**json.loads((self.folder / "summary.json").read_text()))
 
     def write(self, exemplars: Path) -> None:
-        """Write the neurons' exemplars into a run's file, which marks the evidence as done."""
+        """Write the neurons' exemplars into a run's file, which marks the evidence as done, and their windows."""
         parts = [ExemplarTable(path) for path in _parts(self.folder)]
         part_of = {neuron: part for part in parts for neuron in part.neurons}
+
+        used: set[int] = set()
 
         def tables() -> Iterator[pa.Table]:
             for start in range(0, len(self.neurons), TOGETHER):
                 group = self.neurons[start : start + TOGETHER]
-                yield pa.concat_tables(part_of[neuron].table([neuron]) for neuron in group)
+                table = pa.concat_tables(part_of[neuron].table([neuron]) for neuron in group)
+                used.update(np.unique(table["window"].to_numpy()).tolist())
+                yield table
 
         with replacing(exemplars) as aside:
             write_exemplars(aside, tables())
+            self._write_windows(exemplars.with_name("windows.parquet"), used)
         for part in parts:
             part.close()
+
+    def _write_windows(self, path: Path, used: Collection[int]) -> None:
+        windows = pa.concat_tables(pq.read_table(part) for part in sorted(self.folder.glob("windows-*.parquet")))
+        numbers, first = np.unique(windows["window"].to_numpy(), return_index=True)
+        write_columns(path, windows.take(first[np.isin(numbers, list(used))]))
 
     def write_alignment(self, path: Path) -> None:
         """Write the alignment of the neurons with the text's tokens, in the order of the neurons, into a run's file."""
@@ -123,6 +135,7 @@ def gathered(
             state, sums, summary = CorpusPass(corpus, subject, missing, config, seed, device, saved, progress).run()
             write_json(folder / "summary.json", vars(summary))
             write_table(folder / f"alignment-{name}.parquet", sums.alignments())
+            write_columns(folder / f"windows-{name}.parquet", window_table(state))
             with replacing(folder / f"exemplars-{name}.parquet") as aside:  # last: it marks the part as complete
                 write_exemplars(aside, exemplar_tables(state, subject))
             # Saved states are of no use any more: their neurons were captured just now, or the set changed.

@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.evidence.corpus_pass import State
 from harness.evidence.encoding import TURN
 from harness.evidence.running import NEVER, Sample
-from harness.exemplar_table import SCHEMA, TOGETHER, neuron_column, sign_of
+from harness.exemplar_table import SCHEMA, TOGETHER, WINDOWS, neuron_column, sign_of
 from harness.records import Source, Split
 from harness.seeds import derive_rng
 from harness.subject import Subject
@@ -66,6 +66,27 @@ def _table(state: State, texts: _Texts, rows: Sequence[int]) -> pa.Table:
             pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), activations),
         ],
         schema=SCHEMA,
+    )
+
+
+def window_table(state: State) -> pa.Table:
+    """Return the token ids of all windows in use, in the order of the corpus, in the columns of ``WINDOWS``.
+
+    They are without the special tokens that the tokenizer adds, and end at the last token that counts as evidence.
+    """
+    book = state.book
+    width = book.marks.shape[1]
+    lengths = width - (book.marks[:, ::-1] != 0).argmax(axis=1)  # every window has a token that counts
+    ids = book.tokens[np.arange(width) < lengths[:, None]]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    documents = [bytes(digits).decode() for digits in book.documents]
+    return pa.Table.from_arrays(
+        [
+            pa.array(book.numbers, pa.int64()),
+            pa.array(documents, pa.string()),
+            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids, pa.int32())),
+        ],
+        schema=WINDOWS,
     )
 
 

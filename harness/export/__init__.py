@@ -1,5 +1,15 @@
-"""Export a run as a data set: parquet tables, a card, and a file that ``describers=[precomputed]`` reads."""
+"""Export a run: as a data set, or in the formats of other projects."""
 
-from harness.export.dataset import export_run, push
+from __future__ import annotations
 
-__all__ = ["export_run", "push"]
+from typing import TYPE_CHECKING
+
+from harness.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from harness.export.dataset import export_run, push
+    from harness.export.elsewhere import export_to
+
+__all__ = ["export_run", "export_to", "push"]
+
+__getattr__ = lazy_exports(__name__, {"dataset": ["export_run", "push"], "elsewhere": ["export_to"]})

@@ -24,13 +24,16 @@ CARD, PRECOMPUTED, MANIFEST, LEADERBOARD = "README.md", "precomputed.jsonl", "ma
 FILES = {CARD, PRECOMPUTED, MANIFEST, LEADERBOARD, *(f"{name}.parquet" for name in TABLES)}
 
 
-def export_run(run: RunFolder, to: Path, *, exemplars: bool = False, licence: str = "other") -> Path:
+def export_run(
+    run: RunFolder, to: Path, *, exemplars: bool = False, directions: bool = False, licence: str = "other"
+) -> Path:
     """Write a run's records as a data set folder. Equal run folders give equal bytes.
 
     Args:
         run: the run folder.
         to: the folder to write; an earlier export in it is replaced.
         exemplars: whether to include the windows of text. The licence of the corpus applies to them.
+        directions: whether to include the directions of the channels.
         licence: licence identifier for the card.
 
     Returns:
@@ -46,11 +49,14 @@ def export_run(run: RunFolder, to: Path, *, exemplars: bool = False, licence: st
         raise HarnessError(f"{to} {problem}: choose another folder with --to")
     if exemplars and not run.exemplars.exists():
         raise HarnessError(f"{run.path} has no exemplars: remove --exemplars")
+    if directions and not (run.blocks() and run.keeps_directions):
+        raise HarnessError(f"{run.path} does not keep the directions of its channels: remove --directions")
+    left_out = ["exemplars", "windows"] * (not exemplars) + ["directions"] * (not directions)
     controls = {name for name, entry in data.part("contestants").items() if entry.get("control")}
     try:
         counts = {}
         for name, table in TABLES.items():
-            if (name != "exemplars" or exemplars) and (count := _write(table, to / f"{name}.parquet", run, controls)):
+            if name not in left_out and (count := _write(table, to / f"{name}.parquet", run, controls)):
                 counts[name] = count
         if not counts:
             raise HarnessError(f"{run.path} has no records yet: finish the run first")

@@ -8,10 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow.parquet as pq
 from datasets import Features, List, Value
 
 from harness.folder import Journal, RunFolder
-from harness.records import Channel, Description, Exemplar, Score, ScoredToken, Verdict, Winner
+from harness.records import Channel, Description, Exemplar, Neuron, Score, ScoredToken, Verdict, Winner
+from harness.subject.architecture import hook_names
 
 Row = dict[str, Any]
 Rows = Callable[[RunFolder, Collection[str]], Iterator[list[Row]]]
@@ -64,6 +66,12 @@ _EXEMPLAR = (
     | {"split": _TEXT, "source": _TEXT, "document": _TEXT, "window": _INT}
     | {"tokens": List(_TEXT), "activations": List(_FLOAT32)}
 )
+_WINDOW = {"window": _INT, "document": _TEXT, "token_ids": List(_INT32)}
+_NAMES = _NEURON | {"id": _TEXT, "transformer_lens": _TEXT, "transformers": _TEXT}
+_DIRECTION = {
+    **{name: kind for name, kind in _NEURON.items() if name != "sign"},
+    **{"kind": _TEXT, "rank": _INT32, "direction": List(_FLOAT32)},
+}
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,32 @@ def _exemplars(folder: RunFolder, _controls: Collection[str]) -> Iterator[list[R
     table = folder.exemplar_table()
     for neuron in [] if table is None else sorted(table.neurons):
         yield [_row(record) for record in folder.read_exemplars([neuron])]
+
+
+def _windows(folder: RunFolder, _controls: Collection[str]) -> Iterator[list[Row]]:
+    if folder.windows.exists():
+        with pq.ParquetFile(folder.windows) as table:
+            yield from (batch.to_pylist() for batch in table.iter_batches())
+
+
+def _names(folder: RunFolder, _controls: Collection[str]) -> Iterator[list[Row]]:
+    manifest = folder.read_manifest()
+    subject = manifest.get("subject", {})
+    given = manifest.get("config", {}).get("subject", {}).get("architecture")
+    rows = []
+    for neuron in sorted(map(Neuron.named, manifest.get("neurons", []))):
+        hooks = hook_names(str(subject.get("model_type")), given, neuron) or (None, None)
+        place = f"{subject.get('name')}@{neuron.layer}:{neuron.index}"
+        names = {"id": place if neuron.expert is None else None, "transformer_lens": hooks[0], "transformers": hooks[1]}
+        rows.append({**dataclasses.asdict(neuron), "neuron": str(neuron), **names})
+    yield rows
+
+
+def _directions(folder: RunFolder, _controls: Collection[str]) -> Iterator[list[Row]]:
+    for keys, directions in folder.read_directions():
+        for (neuron, kind), found in zip(keys, directions, strict=True):
+            named = {**dataclasses.asdict(neuron), "neuron": str(neuron), "kind": kind.value}
+            yield [{**named, "rank": rank, "direction": row} for rank, row in enumerate(found.float().tolist())]
 
 
 def _row(record: Description | Verdict | Score | Channel | Exemplar) -> Row:
@@ -186,6 +220,23 @@ TABLES = {
     ),
     "exemplars": Table(
         "One row per neuron and window of text, with the activation of every token.", Features(_EXEMPLAR), _exemplars
+    ),
+    "windows": Table(
+        "One row per window of text in `exemplars`: the ids of its tokens, without the special tokens that the "
+        "tokenizer adds. A program that adds those and runs the model gets the activations again.",
+        Features(_WINDOW),
+        _windows,
+    ),
+    "neurons": Table(
+        "One row per described neuron: its name in other programs. `id` is MODEL@LAYER:INDEX; `transformer_lens` is "
+        "the hook with its activation, `transformers` the module whose input has it. Null if there is no such name.",
+        Features(_NAMES),
+        _names,
+    ),
+    "directions": Table(
+        "One row per channel: its direction in the residual stream, of the length of the weight vector.",
+        Features(_DIRECTION),
+        _directions,
     ),
     "verdicts_again": Table(
         "Verdicts that were asked again with another seed.",

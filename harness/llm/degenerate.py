@@ -138,6 +138,11 @@ async def ask_description(client: LLMClient, messages: Sequence[Message], answer
         Unanswered: as :func:`harness.llm.asking.ask` does, and with status degenerate if the description says nothing.
     """
     text: str = (await ask(client, messages, answer)).model_dump()["description"]
-    if rule := why_degenerate(text, messages):
+    return checked(text, messages)
+
+
+def checked(text: str, prompt: Sequence[Message]) -> str:
+    """Return a description; raises ``Unanswered`` with status degenerate if it says nothing."""
+    if rule := why_degenerate(text, prompt):
         raise Unanswered(Status.DEGENERATE, f"{rule}: {' '.join(text.split())[:SHOWN]!r}")
     return text

@@ -10,7 +10,7 @@ from harness.folder import Journal, RunFolder
 from harness.llm.budget import FailureBudget
 from harness.llm.client import LLMClient
 from harness.llm.serving import Serving
-from harness.methods import Describer, Draft, Scorer
+from harness.methods import Describer, Draft
 from harness.planted.explainer_cases import PlantedConcept, planted_case, planted_concepts
 from harness.records import PlantedAnswer
 from harness.results.explainer_check import explainer_rows
@@ -44,12 +44,8 @@ def checked_describers(setup: Setup) -> dict[str, Describer]:
 
 
 def _asking(describer: Describer, setup: Setup) -> Describer | None:
-    if describer.after or describer.role is None or describer.role not in setup.backends:
-        return None
-    if any(isinstance(part, Scorer) for part in describer.inner):
-        inner = [_asking(part, setup) for part in describer.inner if isinstance(part, Describer)]
-        return inner[0] if inner else None
-    return describer
+    checked = describer.checked
+    return None if checked.after or checked.role is None or checked.role not in setup.backends else checked
 
 
 async def check_explainer(setup: Setup, folder: RunFolder, serving: Serving) -> None:

@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.records import VectorKind
+from harness.records import Neuron, VectorKind
 
 HELP = "see conf/subject/local.yaml"
 
@@ -50,6 +50,7 @@ class Architecture:
         layer: prefix of a layer's tensors and modules, with ``{layer}``.
         transposed: whether MLP weights are stored as (inputs, outputs), as in GPT-2, and not as (outputs, inputs).
         base: module of transformers' base model that the module names are relative to.
+        base_model: the base model's name within transformers' models with a head.
         unembedding: names of W_U.T (V, d_model) in the whole model; the first one that the checkpoint has is used.
             Checkpoints without any tie it to W_E.
         embedding_map: weight (d_model, width of W_E) from W_E to the residual stream, None if the family has none.
@@ -75,6 +76,7 @@ class Architecture:
     layer: str = "layers.{layer}"
     transposed: bool = False
     base: str = ""
+    base_model: str = "model"
     unembedding: tuple[str, ...] = ("lm_head.weight",)
     embedding_map: str | None = None
     unembedding_map: str | None = None
@@ -127,6 +129,7 @@ _LLAMA = Architecture(mlp=_gated())
 _GEMMA = replace(_LLAMA, norm_offset=1.0)
 _BERT = Architecture(
     embedding="embeddings.word_embeddings.weight",
+    base_model="bert",
     mlp=_mlp(None, "intermediate.dense.weight", "output.dense.weight"),
     layer="encoder.layer.{layer}",
     unembedding=("cls.predictions.decoder.weight",),
@@ -159,6 +162,7 @@ ARCHITECTURES = {
         embedding="wte.weight",
         mlp=_mlp(None, "mlp.c_fc.weight", "mlp.c_proj.weight", "n_inner"),
         layer="h.{layer}",
+        base_model="transformer",
         transposed=True,
         final_norm="ln_f",
         norm="layer",
@@ -167,6 +171,7 @@ ARCHITECTURES = {
         d_model="n_embd",
     ),
     "gpt_neox": Architecture(
+        base_model="gpt_neox",
         embedding="embed_in.weight",
         mlp=_mlp(None, "mlp.dense_h_to_4h.weight", "mlp.dense_4h_to_h.weight"),
         unembedding=("embed_out.weight", "lm_head.weight"),
@@ -185,7 +190,9 @@ ARCHITECTURES = {
         norm_eps=1e-5,
     ),
     "bert": _BERT,
-    "roberta": replace(_BERT, unembedding=("lm_head.decoder.weight",), positions_after_padding=True),
+    "roberta": replace(
+        _BERT, base_model="roberta", unembedding=("lm_head.decoder.weight",), positions_after_padding=True
+    ),
     "mixtral": replace(
         _LLAMA,
         mlp=None,
@@ -200,6 +207,28 @@ ARCHITECTURES = {
     "qwen2_moe": replace(_QWEN3_MOE, shared=_gated("mlp.shared_expert.", "shared_expert_intermediate_size")),
     "qwen3_moe": _QWEN3_MOE,
 }
+
+
+def hook_names(model_type: str, given: Mapping[str, Any] | str | None, neuron: Neuron) -> tuple[str, str] | None:
+    """Return where other programs find a neuron's activation.
+
+    Args:
+        model_type: transformers' name of the family.
+        given: as in :func:`architecture_of`.
+        neuron: the neuron.
+
+    Returns:
+        The hook of TransformerLens, and the module whose *input* is the activation in transformers' model with a head.
+        None in layers with experts, and for a family that is not known.
+    """
+    if given is None and model_type not in ARCHITECTURES:
+        return None
+    found = architecture_of(model_type, given)
+    if found.mlp is None or found.experts is not None:
+        return None
+    inside = found.mlp.vectors[VectorKind.OUT][0].removesuffix(".weight")
+    module = f"{found.base_model}.{found.module(neuron.layer, inside)}"
+    return f"blocks.{neuron.layer}.mlp.hook_post", module
 
 
 def architecture_of(model_type: str, given: Architecture | Mapping[str, Any] | str | None = None) -> Architecture:

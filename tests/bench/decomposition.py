@@ -67,8 +67,8 @@ def main() -> None:
         parser.error(f"there is no section {unknown[0]}; choose from {', '.join(sections)}")
     torch.set_num_threads(options.threads)
     if options.peak_of:
-        *sizes, solver = options.peak_of
-        _print_peak(*map(int, sizes), solver)
+        d_model, tokens, vectors, mib = map(int, options.peak_of[:4])
+        _print_peak(d_model, tokens, vectors, mib, options.peak_of[4])
         return
     print(f"torch {torch.__version__}, {options.threads} thread(s)")
     for name in options.sections or [name for name in sections if name not in ("channels", "earlier")]:
@@ -117,6 +117,10 @@ def first(options: argparse.Namespace) -> None:
         # Repeated before and after adamw, so that a short load of the machine does not decide.
         fast_seconds, best_seconds = [run(FAST)[0] for _ in range(3)], [run(BEST)[0] for _ in range(2)]
         lowest = torch.full((len(vectors),), math.inf)
+
+        def watch(losses: Tensor, lowest: Tensor = lowest) -> None:
+            torch.minimum(lowest, losses, out=lowest)
+
         start = time.perf_counter()
         # The solver alone, without the measurements of a channel, and with the losses of every step.
         _, steps = adamw.solve(
@@ -126,7 +130,7 @@ def first(options: argparse.Namespace) -> None:
             ADAMW.adamw,
             seed=0,
             channel=0,
-            watch=partial(torch.minimum, lowest, out=lowest),
+            watch=watch,
         )
         adamw_seconds = time.perf_counter() - start
         fast_seconds += [run(FAST)[0] for _ in range(4)]

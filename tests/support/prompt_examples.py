@@ -23,6 +23,7 @@ from describers.maxact import MEANING as WINDOWS
 from describers.maxact import MaxAct
 from describers.rotate import DOES, Rotate
 from describers.rotate import MEANING as VECTORS
+from describers.sage import Tested, Trial
 from describers.token_change import TokenChange
 from harness.llm.client import Message
 from harness.llm.prompts import Prompt, spans
@@ -162,6 +163,26 @@ def maxact(say: Say) -> dict[str, Any]:
 @example("describers", "maxact_spans")
 def maxact_spans(say: Say) -> dict[str, Any]:
     return {"chosen": WINDOWS["mixed"], "records": (), "excerpts": marked(say), "words": 30}
+
+
+def tried(say: Say) -> tuple[Trial, ...]:
+    sentences = (Tested(say("We close at noon."), True, 9, 3.6, 5), Tested(say("The noon sun."), False, 1, 0.4, 4))
+    return (Trial(say("closing times"), sentences),)
+
+
+@example("describers", "sage", "first")
+def sage_first(say: Say) -> dict[str, Any]:
+    return {"excerpts": marked(say), "trials": (), "count": 3, "words": 30}
+
+
+@example("describers", "sage", "revision")
+def sage_revision(say: Say) -> dict[str, Any]:
+    return {"excerpts": marked(say), "trials": tried(say), "count": 3, "words": 30}
+
+
+@example("describers", "sage", "final")
+def sage_final(say: Say) -> dict[str, Any]:
+    return {"excerpts": marked(say), "trials": tried(say), "count": 0, "words": 30}
 
 
 @example("describers", "rephrased")
