@@ -79,19 +79,19 @@ class EmbeddingSimulation(_Similarity, Scorer):
 
 @dataclass(config=METHOD, eq=False)
 class EmbeddingPairwise(_Similarity, Comparator):
-    """Prefers the description whose similarity to windows finds the active ones better: average precision."""
+    """Prefers the description whose similarity to windows correlates better with the neuron's activation."""
 
     symmetric = True
 
     tie_margin: NonNegative = 0.001
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
-        """Compare the two average precisions; a difference below the margin is a tie."""
+        """Compare the two correlations; a difference below the margin is a tie."""
         one, two = (self.metrics(case, description) for description in (first, second))
-        reason = f"average precision {one['auprc']:.3f} against {two['auprc']:.3f}"
+        reason = f"r {one['pearson']:.3f} against {two['pearson']:.3f}"
         if "auc_hard" in one:
             reason += f"; AUC against hard negatives {one['auc_hard']:.3f} and {two['auc_hard']:.3f}"
-        return Judgement(_preferred(one["auprc"], two["auprc"], self.tie_margin), reason)
+        return Judgement(_preferred(one["pearson"], two["pearson"], self.tie_margin), reason)
 
 
 @dataclass(config=METHOD, eq=False)
