@@ -217,13 +217,15 @@ class Sampler:
             factor = weights[list(group)].sum() / weights[list(indices)].sum() if len(indices) else 0.0
             chosen.update((index, float(weights[index] * factor)) for index in indices)
 
-        # Top windows represent themselves, random ones many others: both are needed, unless only one window is shown.
+        # Top windows represent themselves, random ones many others: each group gets a share by what it represents, and
+        # at least one window unless only one is shown.
         top = _is_top(windows) | (self.active == 1)
         exact, drawn = (
             sorted(np.flatnonzero(active & group).tolist(), key=lambda index: (-peaks[index], index))
             for group in (top, ~top)
         )
-        many = min(len(exact), max(self.active - len(drawn), (self.active + 1) // 2))
+        share = weights[exact].sum() / weights[exact + drawn].sum()
+        many = min(len(exact), max(self.active - len(drawn), round(self.active * share), 1), self.active - bool(drawn))
         take(spread(exact, many), exact)
         take(spread(drawn, self.active - many), drawn)
         shown = [windows[index] for index in chosen]

@@ -77,7 +77,9 @@ def test_after_the_last_round_the_explainer_describes_what_it_saw() -> None:
     assert draft.text == f"{own} and other years"  # it may repeat its own words, unlike those of the prompt
     assert len(client.requests) == 3  # rounds + 1
     assert draft.detail.endswith("0 of 2 hypotheses confirmed")
-    client = ScriptedClient([contradicted, contradicted, json.dumps({"description": "The neuron responds to the tokens"})])
+    client = ScriptedClient(
+        [contradicted, contradicted, json.dumps({"description": "The neuron responds to the tokens"})]
+    )
     assert failure(Sage(rounds=2, sentences=1), given(client, YearReader())).status is Status.DEGENERATE
 
 

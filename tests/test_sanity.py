@@ -233,7 +233,8 @@ def test_a_description_that_is_too_broad_scores_lower_on_a_rare_neuron() -> None
     broad = score(judge, given(says("storm", "tea"), "storms", "storm or tea"), "storm or tea")
     assert right.value == 1
     # The window about tea represents 10 of the 1,000: precision 4 / 14.
-    assert broad.value == pytest.approx(2 * 4 / (2 * 4 + 10))
+    assert broad.value == pytest.approx(4 / 14)
+    assert broad.metrics["f1"] == pytest.approx(2 * 4 / (2 * 4 + 10))
     assert broad.metrics["base"] == pytest.approx(4 / 1004)
     # Balanced accuracy hardly notices, and without competing descriptions nothing does.
     assert right.metrics["balanced_accuracy"] - broad.metrics["balanced_accuracy"] == pytest.approx(0.005)

@@ -43,7 +43,7 @@ class PlantedSubject(Subject):
         self._cache = cache
 
     @cached_property
-    def files(self) -> ModelFiles:
+    def published(self) -> ModelFiles:
         """The checkpoint's files.
 
         Raises:

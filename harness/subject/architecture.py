@@ -190,7 +190,9 @@ ARCHITECTURES = {
         norm_eps=1e-5,
     ),
     "bert": _BERT,
-    "roberta": replace(_BERT, base_model="roberta", unembedding=("lm_head.decoder.weight",), positions_after_padding=True),
+    "roberta": replace(
+        _BERT, base_model="roberta", unembedding=("lm_head.decoder.weight",), positions_after_padding=True
+    ),
     "mixtral": replace(
         _LLAMA,
         mlp=None,
@@ -216,7 +218,7 @@ def hook_names(model_type: str, given: Mapping[str, Any] | str | None, neuron: N
         neuron: the neuron.
 
     Returns:
-        The hook of TransformerLens, and the module of transformers' model with a head whose *input* holds the activation.
+        The hook of TransformerLens, and the module whose *input* is the activation in transformers' model with a head.
         None in layers with experts, and for a family that is not known.
     """
     if given is None and model_type not in ARCHITECTURES:
