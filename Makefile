@@ -43,7 +43,7 @@ pytest: $(VENV)/.dev $(VENV)/.vllm
 
 test-fast: $(VENV)/.dev
 	@$(MAKE) --no-print-directory check
-	$(PYTEST) -m 'not slow and not vllm'
+	$(PYTEST) -m 'not slow and not vllm and not drill'
 
 drills: $(VENV)/.dev $(VENV)/.vllm
 	$(BIN)/python -m pytest -m drill -rs tests/drills

@@ -1,8 +1,8 @@
 """Descriptions from hypotheses that the explainer tests on the subject itself.
 
 Source: Han et al. 2025, arXiv:2511.20820 (SAGE: the explainer proposes an explanation, designs experiments, sees the
-activations and refines it). There, agents with different prompts share the work and several explanations are kept;
-here, one prompt asks for one hypothesis with its test sentences, so that a description costs at most ``rounds`` + 1 calls.
+activations and refines it). There, agents with different prompts share the work and several explanations are kept.
+Here, one prompt asks for one hypothesis with its test sentences. A description costs at most ``rounds`` + 1 calls.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Sage(ExplainerDescriber):
     """Describes a neuron by a hypothesis that it tests on sentences of its own, and revises where they contradict it.
 
     It ends as soon as a hypothesis is confirmed. Half of the evidence budget is for windows of the explain split, the
-    other half for the sentences, in equal parts for each round. If the case has nothing to read with, as in the check of
-    the explainer, it describes the windows without tests.
+    other half for the sentences, in equal parts for each round. Without a reader, as in the check of the explainer, it
+    describes the windows without tests.
     """
 
     needs_exemplars = True
@@ -116,14 +116,11 @@ class Sage(ExplainerDescriber):
             if trials[-1].confirmed:
                 break
         size = total([size_of(shown), *(_size(trial.sentences) for trial in trials)])
-        tested = (
-            f"{sum(trial.confirmed for trial in trials)} of {len(trials)} hypotheses confirmed"
-            if trials
-            else "no tests"
-        )
+        confirmed = sum(trial.confirmed for trial in trials)
+        tested = f"{confirmed} of {len(trials)} hypotheses confirmed" if trials else "no tests"
         detail = f"from {len(shown)} windows of the explain split; {tested}"
         parts = tuple(trial.hypothesis for trial in trials)
-        if trials and trials[-1].confirmed:
+        if confirmed:
             return Draft(checked(trials[-1].hypothesis, shown_first), detail, parts, size)
         last = await ask(llm, render(trials=tuple(trials), count=0), explanation(self.target_words))
         return Draft(checked(last.description, shown_first), detail, parts, size)
@@ -131,7 +128,7 @@ class Sage(ExplainerDescriber):
     async def _test(
         self, case: DescriberCase, texts: Sequence[str], highest: float, room: int | None
     ) -> tuple[Tested, ...]:
-        """Return the sentences that fit into ``room`` tokens, one of each kind in turn, with the activations on them."""
+        """Return the sentences that fit into ``room`` tokens, one of each kind in turn, with their activations."""
         found = []
         for number, read in enumerate(await case.read(texts)):
             if read.activations:

@@ -118,19 +118,24 @@ class EmbeddingOutput(Comparator):
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Compare the two AUCs; a difference below the margin is a tie."""
+        (one, two), (promoted, suppressed) = self.separation(case, first, second)
+        reason = f"AUC {one:.3f} against {two:.3f} on {promoted} promoted and {suppressed} suppressed tokens"
+        return Judgement(_preferred(one, two, self.tie_margin), reason)
+
+    def separation(self, case: JudgeCase, *descriptions: str) -> tuple[list[float], tuple[int, int]]:
+        """Return the AUC of each description, and the numbers of promoted and suppressed tokens.
+
+        Raises:
+            Unanswered: if one of the two is zero, or no effect was measured.
+        """
         tails = output_tokens(case, self.tokens, measured=self.needs_effects, final_norm=self.final_norm)
         promoted, suppressed = map(_words, tails)
         if not promoted or not suppressed:
             raise Unanswered(Status.FAILED, "the neuron promotes or suppresses no token with a letter or a digit")
         texts = self.encoder.encode([*promoted, *suppressed])
         labels = [1] * len(promoted) + [0] * len(suppressed)
-        one, two = (
-            auroc(labels, _similarity(self.encoder, texts, case, self.side, description))
-            for description in (first, second)
-        )
-        evidence = f"{len(promoted)} promoted and {len(suppressed)} suppressed tokens"
-        reason = f"AUC {one:.3f} against {two:.3f} on {evidence}"
-        return Judgement(_preferred(one, two, self.tie_margin), reason)
+        found = [auroc(labels, _similarity(self.encoder, texts, case, self.side, text)) for text in descriptions]
+        return found, (len(promoted), len(suppressed))
 
 
 def _preferred(one: float, two: float, margin: float) -> Winner:

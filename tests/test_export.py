@@ -134,36 +134,55 @@ def test_equal_runs_make_equal_bytes_and_no_text_stays_behind(run: RunFolder, ex
     assert main([str(run.path), "--exemplars", "--licence", "cc-by-4.0"]) == 0
 
 
-def test_exported_descriptions_compete_again(
+def test_exported_descriptions_and_exemplars_compete_again(
     invoke: Invoke, small: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cheap = {"diagnostics.sample": "0", "diagnostics.random_vectors": "0", "judges": "[embedding_pairwise]"}
-    base = options(small | cheap, neurons__per_layer="2", neurons__signs="[positive,negative]")
-    assert invoke(*base, "folder=one", "describers=[maxact,generic]")[0] == 0
+    cheap = {"diagnostics.sample": "0", "diagnostics.random_vectors": "0", "neurons.per_layer": "2"}
+    base = options(small | cheap)
+    judges = "judges=[embedding_pairwise,embedding_simulation]"
+    assert invoke(*base, "folder=one", "describers=[maxact,generic]", judges)[0] == 0
     first = RunFolder(tmp_path / "one")
-    assert main([str(first.path), "--to", str(tmp_path / "out")]) == 0
+    assert main([str(first.path), "--to", str(tmp_path / "out"), "--exemplars", "--directions"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    for kind in ("neuronpedia", "openai", "delphi"):
+        assert main([str(first.path), "--to", str(tmp_path / kind), "--format", kind, "--exemplars"]) == 0
+    explanations = [str(path) for path in (tmp_path / "neuronpedia").glob("tiny-llama/*/explanations")]
+    by_maxact = f"format: neuronpedia, path: {explanations}, where: {{typeName: maxact}}"
+    sets = {
+        "neuronpedia": by_maxact,
+        "openai": f"format: openai, path: {tmp_path / 'openai' / 'explanations' / 'maxact'}",
+        "delphi": f"format: delphi, path: {tmp_path / 'delphi' / 'maxact'}",
+    }
     code, _, err = invoke(
-        *[*base, "folder=two", "describers=[precomputed,generic]", "describers.precomputed.columns.sign=sign"],
+        *[*base, "folder=two", "describers=[precomputed,imported_evidence,generic]", "judges=[embedding_pairwise]"],
         *[f"describers.precomputed.path={tmp_path / 'out' / 'precomputed.jsonl'}"],
         "+describers.precomputed.where.describer=maxact",
+        *[f"+describers.{name}={{_target_: describers.precomputed.Precomputed, {of}}}" for name, of in sets.items()],
+        *(f"describers.imported_evidence.path={tmp_path / 'openai' / 'neurons'}", "mode=extractive"),
+        "describers.imported_evidence.format=openai",
+        f"+judges.published={{_target_: judges.published_score.PublishedScore, describer: neuronpedia, {by_maxact}}}",
     )
     assert code == 0, err
 
     def texts(folder: RunFolder, name: str) -> dict[Neuron, str]:
         return {item.neuron: item.text for item in folder.descriptions().records() if item.describer == name}
 
-    # The windows' token ids and the directions of the channels, of a run that has both.
-    assert main([str(first.path), "--to", str(tmp_path / "all"), "--exemplars", "--directions"]) == 0
-    windows = pq.read_table(tmp_path / "all" / "windows.parquet").to_pylist()
-    shown = {row["window"] for row in pq.read_table(tmp_path / "all" / "exemplars.parquet").to_pylist()}
+    second = RunFolder(tmp_path / "two")
+    made = texts(first, "maxact")
+    assert len(made) == 2 * 2
+    assert all(texts(second, name) == made for name in ("precomputed", *sets))
+    borrowed = [item for item in second.descriptions().records() if item.describer == "imported_evidence"]
+    assert all(item.detail.startswith("exemplars of neurons, not of the run; ") for item in borrowed)
+    assert {item.status for item in borrowed} == {Status.OK}
+    graded = {item.neuron: item.value for item in first.scores().records() if item.describer == "maxact"}
+    assert {item.neuron: item.value for item in second.scores().records()} == graded
+    # The windows' token ids, and the directions of the channels.
+    windows = pq.read_table(tmp_path / "out" / "windows.parquet").to_pylist()
+    shown = {row["window"] for row in pq.read_table(tmp_path / "out" / "exemplars.parquet").to_pylist()}
     assert [row["window"] for row in windows] == sorted(shown)
-    directions = pq.read_table(tmp_path / "all" / "directions.parquet").to_pylist()
+    directions = pq.read_table(tmp_path / "out" / "directions.parquet").to_pylist()
     stored = [row for _, block in first.read_directions() for row in block.float().flatten(0, 1).tolist()]
     assert [row["direction"] for row in directions] == stored
-    found = texts(RunFolder(tmp_path / "two"), "precomputed")
-    assert len(found) == 2 * 2 * 2
-    assert found == texts(first, "maxact")
 
 
 def test_hostile_text_comes_back_as_it_was(run: RunFolder, exported: Path) -> None:

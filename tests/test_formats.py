@@ -251,31 +251,30 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 @pytest.mark.parametrize(
-    ("kind", "sets"),
+    ("kind", "inside"),
     [
-        ("neuronpedia", {"describer": "."}),
-        ("openai", {"describer": "explanations/{describer}"}),
-        ("delphi", {"describer": "{describer}"}),
+        ("neuronpedia", "all-minilm-l6-v2/*/explanations"),
+        ("openai", "explanations/DESCRIBER"),
+        ("delphi", "DESCRIBER"),
     ],
 )
 def test_an_export_comes_back_as_it_was(
-    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, sets: dict[str, str]
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, inside: str
 ) -> None:
     to = tmp_path / kind
     assert main([str(run.path), "--format", kind, "--to", str(to), "--exemplars"]) == 0
     assert "left out: 1" in capsys.readouterr().out
-    read = {item.describer: {} for item in run.descriptions().records()}
+    made: dict[str, dict[Neuron, str]] = {}
     for item in run.descriptions().records():
         if item.status is Status.OK and not item.neuron.negative and item.text:
-            read[item.describer][item.neuron] = " ".join(item.text.split())
-    for describer, texts in read.items():
+            made.setdefault(item.describer, {})[item.neuron] = item.text
+    assert len(made) == 4  # all but the empty descriptions
+    for describer, texts in made.items():
+        paths = [str(path) for path in to.glob(inside.replace("DESCRIBER", describer))]
         where = {"typeName": describer} if kind == "neuronpedia" else {}
-        path = to / "all-minilm-l6-v2" if kind == "neuronpedia" else to / sets["describer"].format(describer=describer)
-        if kind == "neuronpedia":
-            path = [str(file) for file in sorted(path.glob("*/explanations"))]  # type: ignore[assignment]
-        method = Precomputed(path if isinstance(path, list) else str(path), format=kind, where=where, gaps="fail")  # type: ignore[arg-type]
+        method = Precomputed(paths, format=kind, where=where)  # type: ignore[arg-type]
         method.check(list(texts), NOWHERE)
-        assert {one: describe(method, case(neuron=one)).text for one in texts} == texts
+        assert {neuron: describe(method, case(neuron=neuron)).text for neuron in texts} == texts
     before = {file: file.read_bytes() for file in to.rglob("*") if file.is_file()}
     again = tmp_path / "again"
     assert main([str(run.path), "--format", kind, "--to", str(again), "--exemplars"]) == 0
@@ -297,9 +296,8 @@ def test_exported_windows_come_back_with_their_activations(
     judge = on_imported(inner, paths, kind, {**SPLITS, Split.EXPLAIN: 1e-9}, 0)  # type: ignore[arg-type]
     judge.check([neuron])  # type: ignore[call-arg]
     found = judge._evidence.of(neuron, Split)
-    mine = [item for item in run.read_exemplars([neuron])]
     assert {item.source for item in found} == {Source.TOP, Source.RANDOM}
-    known = {item.tokens: item for item in mine}
+    known = {item.tokens: item for item in run.read_exemplars([neuron])}
     assert all(item.tokens in known for item in found)
     for item in found:
         assert item.activations == pytest.approx(known[item.tokens].activations, abs=1e-4)

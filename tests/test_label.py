@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import pytest
 from support.browser import ARTEFACTS
 from support.browser import chromium as chromium  # a fixture
 from support.small_run import options
-from support.tiny_models import Invoke
 
 from harness.folder import RunFolder
 from harness.label import choose_pairs, main, page_of
@@ -109,7 +109,7 @@ def test_the_page_is_blind_and_shows_what_a_judge_sees(
 
 @pytest.mark.slow  # starts Chromium
 def test_people_label_by_keyboard_and_their_agreement_with_judges_is_reported(
-    labelled: RunFolder, chromium: Any, invoke: Invoke, small: dict[str, str], tmp_path: Path
+    labelled: RunFolder, chromium: Any, small: dict[str, str], tmp_path: Path
 ) -> None:
     address = tmp_path / "label.html"
     address.write_text(page_of(labelled, 12))
@@ -153,10 +153,11 @@ def test_people_label_by_keyboard_and_their_agreement_with_judges_is_reported(
     lines = [json.loads(line) for line in labels.read_text().splitlines()]
     assert lines == [one | {"winner": won, "rater": "Zoë 10s"} for one, won in zip(pairs, wanted, strict=True)]
 
-    changes = {"folder": "again", "cache": str(labelled.path.parent / "cache")}
+    changes = {"folder": str(tmp_path / "again"), "cache": str(labelled.path.parent / "cache")}
     again = options(small, describers="[maxact,vocab_proj,generic]", **changes)
-    code, _, err = invoke(*again, "judges=[embedding_pairwise,human]", f"judges.human.path={labels}")
-    assert code == 0, err
+    again += ["judges=[embedding_pairwise,human]", f"judges.human.path={labels}"]
+    with ThreadPoolExecutor(1) as pool:  # Playwright's own event loop runs in this thread
+        pool.submit(run, Setup.of(compose_config(again))).result()
     board = leaderboard_from_json(json.loads((tmp_path / "again" / "leaderboard.json").read_text()))
     judge, human = board.health
     assert (human.comparisons, human.failed) == (12, 0)

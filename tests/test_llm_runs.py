@@ -194,8 +194,8 @@ def test_a_run_stops_when_it_has_spent_what_it_may_and_continues_with_a_higher_l
         code, out, _ = invoke(*options(small, server, "serving.max_calls=10"))
         assert (code, asked(server)) == (3, 10)
         assert "report.html" in out
-        (line,) = [line for line in Path("run/logs/run.log").read_text().splitlines() if "serving.max_calls=10" in line]
-        assert "the run has sent 10 LLM calls" in line
+        (line,) = [line for line in Path("run/logs/run.log").read_text().splitlines() if "higher limit" in line]
+        assert "the run has sent 10 LLM calls, and serving.max_calls=10 is reached" in line
         assert statuses()["pairwise", Status.FAILED] == 24 - 2
         reasons = {one.reason for one in RunFolder(Path("run")).verdicts().records() if one.status is Status.FAILED}
         assert reasons == {"not asked: the run has sent 10 LLM calls, and serving.max_calls=10 is reached"}

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.decomposition.channels import Decomposition, Found
+from harness.decomposition.channels import Decomposition, Found, carried
 from harness.decomposition.config import DecompositionConfig
-from harness.decomposition.deflation import deflate, subtract, tail_mask
+from harness.decomposition.deflation import deflate, subtract
 from harness.decomposition.great_circle import GreatCircle
 from harness.decomposition.objective import (
     CentralMoments,
@@ -27,7 +27,6 @@ from harness.decomposition.objective import (
     central_moments,
     centred,
     kurtosis_gradient,
-    z_scores,
 )
 from harness.decomposition.rng import random_normals
 from harness.decomposition.vocabulary import Vocabulary
@@ -221,11 +220,11 @@ class GeodesicSolver:
         assert slots.masked_ahead is not None
         if len(some) == 0:
             return
-        counted = config.counted(self._base_weights(slots.row[some]))
-        scores = z_scores(slots.found[some] @ self._vocabulary.projection, counted)
-        mask = tail_mask(scores, config.mask_threshold, config.skew_threshold, counted)
         first = (slots.stage[some] == 0).unsqueeze(-1)
-        slots.masked_ahead[some] = torch.where(first, slots.masked[some], slots.masked_ahead[some]) | mask
+        masked = torch.where(first, slots.masked[some], slots.masked_ahead[some])
+        projected = slots.found[some] @ self._vocabulary.projection
+        _, mask, _ = carried(projected, config, self._base_weights(slots.row[some]), masked)
+        slots.masked_ahead[some] = masked | mask
 
     def _complete(self, some: Tensor) -> None:
         """Write the best optimum as the channel, and assign the slot its next channel or vector, if any."""

@@ -56,7 +56,7 @@ class Gathered:
         return CorpusSummary(**json.loads((self.folder / "summary.json").read_text()))
 
     def write(self, exemplars: Path) -> None:
-        """Write the neurons' exemplars into a run's file, which marks the evidence as done, and their windows next to it."""
+        """Write the neurons' exemplars into a run's file, which marks the evidence as done, and their windows."""
         parts = [ExemplarTable(path) for path in _parts(self.folder)]
         part_of = {neuron: part for part in parts for neuron in part.neurons}
 

@@ -27,6 +27,7 @@ Elsewhere = Literal["neuronpedia", "openai", "delphi"]
 _CREATOR = "clkht01d40000jv08hvalcvly"
 _SET = "neurons"  # Neuronpedia's name of the source set of MLP neurons
 _BARS = 40
+_RANDOM = 50  # random windows of a neuron
 _DECIMALS = 5
 
 
@@ -91,13 +92,17 @@ class Content:
         return self.folder.exemplar_table() if self.exemplars else None
 
     def windows(self, neuron: Neuron) -> list[Exemplar]:
-        """Return the exemplars of a neuron: top, quantile and random windows, each once, highest activation first."""
-        order = list(Source)
+        """Return the exemplars of a neuron: top and quantile windows, highest activation first, then random ones."""
         found = [] if self._table is None else self._table.read([neuron])
-        first: dict[int, Exemplar] = {}
-        for item in sorted(found, key=lambda item: (order.index(item.source), -item.activation, item.window)):
-            first.setdefault(item.window, item)
-        return list(first.values())
+        order = list(Source)
+        return sorted(
+            found,
+            key=lambda item: (
+                order.index(item.source),
+                0.0 if item.source is Source.RANDOM else -item.activation,
+                item.window,
+            ),
+        )
 
     def hook(self, neuron: Neuron) -> tuple[str, str] | None:
         """Return the names of a neuron's activation in TransformerLens and transformers."""
@@ -173,7 +178,7 @@ def _openai(content: Content, to: Path) -> None:
             _write(path, _json(result) + "\n")
     for neuron in content.neurons if content.exemplars else []:
         records_of: dict[Source, list[Any]] = {source: [] for source in Source}
-        for item in content.windows(neuron):
+        for item in _few(content.windows(neuron)):
             activations = [round(value, _DECIMALS) for value in item.activations]
             records_of[item.source].append(
                 {"dataclass_name": "ActivationRecord", "tokens": list(item.tokens), "activations": activations}
@@ -204,8 +209,9 @@ def _neuronpedia(content: Content, to: Path) -> None:
         dashboards = []
         features, activations = [], []
         for neuron in neurons:
-            windows = content.windows(neuron)
-            dashboard = _dashboard(content, neuron, windows)
+            every = content.windows(neuron)
+            windows = _few(every)
+            dashboard = _dashboard(content, neuron, every)
             dashboards.append(dashboard)
             features.append(_feature(content, neuron, dashboard, windows))
             activations += _activations(content, neuron, windows)
@@ -296,13 +302,19 @@ def _dashboard(content: Content, neuron: Neuron, windows: list[Exemplar]) -> dic
                 "tokens": list(item.tokens),
                 "values": [round(value, _DECIMALS) for value in item.activations],
             }
-            for item in windows
+            for item in _few(windows)
         ],
     }
 
 
+def _few(windows: list[Exemplar]) -> list[Exemplar]:
+    """Return the windows with at most ``_RANDOM`` random ones: a run keeps many more than a viewer shows."""
+    random = [item for item in windows if item.source is Source.RANDOM]
+    return [item for item in windows if item.source is not Source.RANDOM] + random[:_RANDOM]
+
+
 def _bins(item: Exemplar, windows: list[Exemplar], low: str, high: str, share: str) -> dict[str, float]:
-    """Return the interval of activations that a window stands for: -1 for the highest ones, as SAEDashboard writes it."""
+    """Return the interval of a window's activation, with the marks of SAEDashboard: -1 for the highest ones."""
     peaks = [other.activation for other in windows if other.source is item.source]
     top = item.source is Source.TOP
     return {low: -1 if top else round(min(peaks), 3), high: round(max(peaks), 3), share: -1}
@@ -328,7 +340,7 @@ def _activations(content: Content, neuron: Neuron, windows: list[Exemplar]) -> I
     for item in windows:
         values = [round(value, _DECIMALS) for value in item.activations]
         yield {
-            "id": _id(content.model, str(neuron), item.window),
+            "id": _id(content.model, str(neuron), item.split, item.source, item.window),
             **_place(content, neuron),
             **_made(content),
             "tokens": list(item.tokens),

@@ -222,14 +222,14 @@ TABLES = {
         "One row per neuron and window of text, with the activation of every token.", Features(_EXEMPLAR), _exemplars
     ),
     "windows": Table(
-        "One row per window of text in `exemplars`: the ids of its tokens, without the special tokens that the tokenizer "
-        "adds. A program that adds those and runs the model gets the activations again.",
+        "One row per window of text in `exemplars`: the ids of its tokens, without the special tokens that the "
+        "tokenizer adds. A program that adds those and runs the model gets the activations again.",
         Features(_WINDOW),
         _windows,
     ),
     "neurons": Table(
-        "One row per described neuron: its name in other programs. `id` is MODEL@LAYER:INDEX; `transformer_lens` is the "
-        "hook with its activation, `transformers` the module whose input has it. Null if there is no such name.",
+        "One row per described neuron: its name in other programs. `id` is MODEL@LAYER:INDEX; `transformer_lens` is "
+        "the hook with its activation, `transformers` the module whose input has it. Null if there is no such name.",
         Features(_NAMES),
         _names,
     ),

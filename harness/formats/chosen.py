@@ -122,12 +122,12 @@ class DescriptionSet:
                 f"{self.name} describes {neuron} {times} ({places}{by}): select one with 'where', or set several to "
                 "first, best or join"
             )
-        place, entry = entries[0]
+        entry = entries[0][1]
         if self._several == "best":
             without = [place for place, entry in entries if entry.score is None]
             if without and len(entries) > 1:
                 raise HarnessError(f"{self.name}, {without[0]}: several=best needs scores, and there is none")
-            place, entry = max(entries, key=lambda item: item[1].score or 0.0)
+            entry = max((entry for _, entry in entries), key=lambda one: one.score or 0.0)
         if self._several == "join" and len(entries) > 1:
             texts = dict.fromkeys(entry.text.strip().rstrip(".;") for _, entry in entries)
             return Chosen("; ".join(texts), self._origin(f"{len(entries)} descriptions"), None, len(entries))

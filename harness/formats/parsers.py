@@ -46,7 +46,7 @@ def neuronpedia(row: Fields, _path: Path) -> Iterator[Published]:
     """A row of ``explanations/batch-*.jsonl.gz``, or the API's answer for one feature with all its explanations."""
     layer, source = _source(value(row, "layer"))
     unit = neuron(layer, value(row, "index"))
-    given = row["explanations"] if "explanations" in row else [row]
+    given = row.get("explanations", [row])
     for one in given or []:
         named = {"modelId": row.get("modelId"), "layer": row["layer"], "index": row["index"], **one, "source": source}
         model = one.get("explanationModelName")
@@ -70,7 +70,7 @@ def neuronpedia_windows(row: Fields, _path: Path) -> Iterator[PublishedWindow]:
     """
     layer, source = _source(value(row, "layer"))
     unit = neuron(layer, value(row, "index"))
-    for one in row["activations"] if "activations" in row else [row]:
+    for one in row.get("activations", [row]):
         named = {"modelId": row.get("modelId"), "layer": row["layer"], "index": row["index"], "source": source}
         if one.get("dataSource") in set(Source):
             kind = Source(one["dataSource"])

@@ -83,7 +83,8 @@ def read_windows(paths: Sequence[Path], kind: ExemplarFormat) -> Iterator[tuple[
 
 def _read(files: Sequence[Path], layout: _Layout[Entry]) -> Iterator[tuple[str, Entry]]:
     for path in files:
-        place, row = "", {}
+        place = ""
+        row: dict[str, Any] = {}
         shown = f"{path.name}, " if len(files) > 1 else ""
         try:
             for place, row in layout.rows(path):

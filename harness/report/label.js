@@ -27,6 +27,12 @@ function keep() {
   }
 }
 
+function report() {
+  const count = Object.keys(answers).length;
+  status.textContent = `${status.dataset.unkept ?? ""}${count} of ${articles.length} pairs labelled.` +
+    (count === articles.length ? " Save your labels." : "");
+}
+
 function show(next) {
   place = Math.max(0, Math.min(articles.length - 1, next));
   articles.forEach((article, number) => { article.hidden = number !== place; });
@@ -36,9 +42,7 @@ function show(next) {
   document.querySelectorAll("[data-winner]").forEach((button) => {
     button.setAttribute("aria-pressed", String(button.dataset.winner === answers[place]));
   });
-  const count = Object.keys(answers).length;
-  status.textContent = `${status.dataset.unkept ?? ""}${count} of ${articles.length} pairs labelled.` +
-    (count === articles.length ? " Save your labels." : "");
+  report();
   articles[place].querySelector("h2").focus({ preventScroll: true });
   window.scrollTo(0, 0);
 }
@@ -54,7 +58,7 @@ function act([kind, value]) {
 function save() {
   const name = rater.value.trim();
   if (!name) {
-    status.textContent = "Enter your name first: it tells the labels of several people apart.";
+    status.textContent = "Enter your name first: it is saved with your labels.";
     rater.focus();
     return;
   }
@@ -80,7 +84,7 @@ document.querySelector(".bar").addEventListener("click", (event) => {
   else if (step) act(["step", Number(step)]);
   else if (saves !== undefined) save();
 });
-rater.addEventListener("input", keep);
+rater.addEventListener("input", () => { keep(); report(); });
 const earlier = kept();
 answers = earlier.answers ?? {};
 rater.value = earlier.rater ?? "";

@@ -148,8 +148,7 @@ def print_claims(rows: Sequence[ClaimRow], console: Console) -> None:
 
 
 def _claims_grid(rows: Sequence[ClaimRow], place: str) -> _Grid:
-    sources = list(dict.fromkeys(row.source for row in rows))
-    note = f"Published: {'; '.join(sources)}. [R]: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005."
+    note = f"Published: {'; '.join(dict.fromkeys(row.source for row in rows))}."
     names = {"decomposition": lambda row: str(row.claim)}
     return _Grid("Published values, and this run", rows, names, columns.CLAIMS, place, note)
 

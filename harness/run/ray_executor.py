@@ -203,7 +203,7 @@ def _end_processes(error: Exception) -> None:
     Only the traceback has the node that started them.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        node = frame.f_locals.get("self")
+        node: Any = frame.f_locals.get("self")
         if hasattr(node, "kill_all_processes"):
             node.kill_all_processes(check_alive=False, allow_graceful=False)
             return

@@ -218,7 +218,7 @@ def hook_names(model_type: str, given: Mapping[str, Any] | str | None, neuron: N
         neuron: the neuron.
 
     Returns:
-        The hook of TransformerLens, and the module of transformers' model with a head whose *input* holds the activation.
+        The hook of TransformerLens, and the module whose *input* is the activation in transformers' model with a head.
         None in layers with experts, and for a family that is not known.
     """
     if given is None and model_type not in ARCHITECTURES:
