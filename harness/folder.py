@@ -7,10 +7,12 @@ temporary name and renamed, so that a file that exists is complete. ``docs/resum
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import itertools
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,16 +54,50 @@ Answer = TypeVar("Answer", Description, Verdict, Score, PlantedAnswer)
 T = TypeVar("T")
 
 
+#: Temporary files of :func:`replacing`, and of safetensors, which are left if the process is killed while it writes.
+_TEMPORARY = re.compile(r"\..+\.\d+|\.tmp\w{6}")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to ``path`` if the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary path in the same folder; rename it to ``path`` if the block ends without an exception.
+
+    Raises:
+        HarnessError: if the disk is full.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield aside
-        aside.replace(path)
+        with _space_for(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield aside
+            aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed processes left of :func:`replacing`. No other process may write to the folder."""
+    for path in folder.glob(".*"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink()
+
+
+@contextmanager
+def _space_for(path: Path) -> Iterator[None]:
+    """Turn what libraries raise on a full disk, which is not always an OSError, into a HarnessError."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        for code in _NO_SPACE:
+            if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+                raise HarnessError(
+                    f"{path} cannot be written ({os.strerror(code)}): free disk space, and start the run again to "
+                    "continue"
+                ) from error
+        raise
 
 
 #: How to choose another folder, for error messages.
@@ -184,6 +220,9 @@ class Journal(Generic[Answer]):
         """Append one record, unless it equals the item's latest record and cost no tokens.
 
         The usage of the item's earlier records is added to its own.
+
+        Raises:
+            HarnessError: if the disk is full.
         """
         known = self.latest(record)
         if known is not None:
@@ -193,14 +232,27 @@ class Journal(Generic[Answer]):
         if self._descriptor is None:
             self._descriptor = self._open()
         line = json.dumps(to_json(record), ensure_ascii=False, allow_nan=False) + "\n"
-        os.write(self._descriptor, line.encode("utf-8", "backslashreplace"))
+        self._write(line.encode("utf-8", "backslashreplace"))
         self._latest[item_of(record)] = record
 
     def _open(self) -> int:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        with _space_for(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         os.ftruncate(descriptor, self.path.read_bytes().rfind(b"\n") + 1)
         return descriptor
+
+    def _write(self, line: bytes) -> None:
+        """Append a line as a whole, or nothing of it: a disk that becomes full takes only a part."""
+        assert self._descriptor is not None
+        size = os.fstat(self._descriptor).st_size
+        try:
+            with _space_for(self.path):
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+        except BaseException:
+            os.ftruncate(self._descriptor, size)
+            raise
 
     def close(self) -> None:
         """Close the file; the journal can still be read, and appended to again."""
@@ -277,7 +329,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folder against other processes; the lock ends with the process.
+        """Lock the folder against other processes until this one ends, and remove what a killed one was writing.
 
         Raises:
             HarnessError: if another process holds the lock.
@@ -290,6 +342,8 @@ class RunFolder:
                 raise HarnessError(
                     f"another process is running in {self.path}: wait for it, stop it, or choose {ELSEWHERE}"
                 ) from error
+            for folder in (self.path, self.channels, self.diagnostics, self.effects, self.steered):
+                remove_temporary(folder)
             yield
 
     def read_manifest(self) -> dict[str, Any]:

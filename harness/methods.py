@@ -183,6 +183,19 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class EvidenceBlock:
+    """Evidence of one kind, as people read it.
+
+    Attributes:
+        title: what the texts are.
+        texts: the texts, with marked tokens between « and ».
+    """
+
+    title: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Grade:
     """A scorer's main metric (higher is better), and further metrics by name."""
 
@@ -336,6 +349,14 @@ class Comparator(Method, ABC):
     def covers(self, neuron: Neuron, first: str, second: str) -> bool:
         """Return whether it compares a pair of describers on a neuron; the run does not ask it for other pairs."""
         return True
+
+    def evidence(self, case: JudgeCase, first: str, second: str) -> tuple[EvidenceBlock, ...]:
+        """Return what it sees of a neuron, for people who compare the same descriptions; empty if it cannot be shown.
+
+        Raises:
+            Unanswered: if the neuron has no such evidence.
+        """
+        return ()
 
     @abstractmethod
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:

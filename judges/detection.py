@@ -69,16 +69,16 @@ class _Recognition(Scorer):
 class Detection(_Recognition):
     """Scores a description by detection: an LLM that knows only it says which held-out excerpts activate the neuron.
 
-    The value is the F1 score of yes, estimated for all text of the report split: from 0 to 1; an LLM that always says
-    yes has about twice the share of active windows, ``base``. The excerpts and their weights are those of
-    :class:`judges.sampling.Sampler`, the metrics those of :meth:`judges.sampling.Sample.answer_metrics`.
+    The value is ``auprc``, the average precision of the answers, estimated for all text of the report split: from 0 to
+    1, chance ``base``, the share of active windows. ``f1`` is the F1 score of yes. The excerpts and their weights are
+    those of :class:`judges.sampling.Sampler`, the metrics those of :meth:`judges.sampling.Sample.answer_metrics`.
     """
 
     prompt = Prompt("judges", "prompts/detection.j2")
 
     encoder: SentenceEncoder | None = None
     active: Count = 10
-    predicted: CountOrZero = 10
+    predicted: CountOrZero = 15
     hard: CountOrZero = 5
     others: Count = 10
 
@@ -88,7 +88,7 @@ class Detection(_Recognition):
         sample = sampler.draw(case)
         answers = await self.answers(case, description, sample.excerpts(self.context))
         metrics = sample.answer_metrics(answers, self.highest)
-        return Grade(metrics.pop("f1"), metrics)
+        return Grade(metrics.pop("auprc"), metrics)
 
 
 @dataclass(config=METHOD, eq=False)

@@ -32,7 +32,7 @@ class _Similarity:
 
     encoder: SentenceEncoder
     active: Count = 20
-    predicted: CountOrZero = 10
+    predicted: CountOrZero = 15
     hard: CountOrZero = 10
     others: Count = 30
     context: CountOrZero = 12
@@ -79,19 +79,19 @@ class EmbeddingSimulation(_Similarity, Scorer):
 
 @dataclass(config=METHOD, eq=False)
 class EmbeddingPairwise(_Similarity, Comparator):
-    """Prefers the description whose similarity to windows finds the active ones better: average precision."""
+    """Prefers the description whose similarity to windows correlates better with the neuron's activation."""
 
     symmetric = True
 
-    tie_margin: NonNegative = 0.01
+    tie_margin: NonNegative = 0.001
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
-        """Compare the two average precisions; a difference below the margin is a tie."""
+        """Compare the two correlations; a difference below the margin is a tie."""
         one, two = (self.metrics(case, description) for description in (first, second))
-        reason = f"average precision {one['auprc']:.3f} against {two['auprc']:.3f}"
+        reason = f"r {one['pearson']:.3f} against {two['pearson']:.3f}"
         if "auc_hard" in one:
             reason += f"; AUC against hard negatives {one['auc_hard']:.3f} and {two['auc_hard']:.3f}"
-        return Judgement(_preferred(one["auprc"], two["auprc"], self.tie_margin), reason)
+        return Judgement(_preferred(one["pearson"], two["pearson"], self.tie_margin), reason)
 
 
 @dataclass(config=METHOD, eq=False)
@@ -118,19 +118,24 @@ class EmbeddingOutput(Comparator):
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Compare the two AUCs; a difference below the margin is a tie."""
+        (one, two), (promoted, suppressed) = self.separation(case, first, second)
+        reason = f"AUC {one:.3f} against {two:.3f} on {promoted} promoted and {suppressed} suppressed tokens"
+        return Judgement(_preferred(one, two, self.tie_margin), reason)
+
+    def separation(self, case: JudgeCase, *descriptions: str) -> tuple[list[float], tuple[int, int]]:
+        """Return the AUC of each description, and the numbers of promoted and suppressed tokens.
+
+        Raises:
+            Unanswered: if one of the two is zero, or no effect was measured.
+        """
         tails = output_tokens(case, self.tokens, measured=self.needs_effects, final_norm=self.final_norm)
         promoted, suppressed = map(_words, tails)
         if not promoted or not suppressed:
             raise Unanswered(Status.FAILED, "the neuron promotes or suppresses no token with a letter or a digit")
         texts = self.encoder.encode([*promoted, *suppressed])
         labels = [1] * len(promoted) + [0] * len(suppressed)
-        one, two = (
-            auroc(labels, _similarity(self.encoder, texts, case, self.side, description))
-            for description in (first, second)
-        )
-        evidence = f"{len(promoted)} promoted and {len(suppressed)} suppressed tokens"
-        reason = f"AUC {one:.3f} against {two:.3f} on {evidence}"
-        return Judgement(_preferred(one, two, self.tie_margin), reason)
+        found = [auroc(labels, _similarity(self.encoder, texts, case, self.side, text)) for text in descriptions]
+        return found, (len(promoted), len(suppressed))
 
 
 def _preferred(one: float, two: float, margin: float) -> Winner:

@@ -24,8 +24,8 @@ from pydantic.dataclasses import dataclass
 from harness.embedding import SentenceEncoder
 from harness.llm.asking import ask
 from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
-from harness.llm.prompts import Prompt, quoted
-from harness.methods import Comparator, JudgeCase, Judgement
+from harness.llm.prompts import Prompt, highlighted, quoted
+from harness.methods import Comparator, EvidenceBlock, JudgeCase, Judgement
 from harness.records import Side, Source, Status, Winner
 from harness.spread import spread
 from harness.validation import METHOD, Count, CountOrZero, Fraction, FractionOrZero
@@ -77,15 +77,42 @@ class PairwiseLLM(Comparator):
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Show the evidence and both descriptions, and ask."""
         llm = case.require_llm()
-        evidence = (self._input(case, first, second) if self.side is not Side.OUTPUT else {}) | (
-            self._output(case) if self.side is not Side.INPUT else {}
+        prompt = self.prompt.render(
+            side=self.side.value, first=first, second=second, **self._evidence(case, first, second)
         )
-        prompt = self.prompt.render(side=self.side.value, first=first, second=second, **evidence)
         answer = await ask(llm, prompt, PairwiseVerdict)
         if not self.needs_logprobs:
             return Judgement(WINNERS[answer.verdict], answer.reason)
         preference, mass = await self._preference(llm, prompt, answer.reason)
         return Judgement(WINNERS[answer.verdict], answer.reason, preference, mass)
+
+    def evidence(self, case: JudgeCase, first: str, second: str) -> tuple[EvidenceBlock, ...]:
+        """Return the evidence of the prompt."""
+        shown = self._evidence(case, first, second)
+        blocks: dict[str, list[str]] = {}
+        if self.side is not Side.OUTPUT:
+            threshold = shown["threshold"]
+            marked = [highlighted(one, min(threshold, one.activation), self.context) for one in shown["active"]]
+            blocks["Active on these excerpts"] = marked
+            blocks["Less active on these, with its strength from 0 to 10"] = [
+                f"{strength}: {highlighted(one, one.activation, self.context)}" for one, strength in shown["weaker"]
+            ]
+            titles = {"silent": "Hardly or not at all active", "hard": "Neither on these, which look alike"}
+            for key, title in titles.items():
+                blocks[title] = [highlighted(one, threshold, self.context) for one in shown[key]]
+        if self.side is not Side.INPUT:
+            blocks["Makes the model more likely to say"] = [quoted(one.token) for one in shown["promoted"]]
+            blocks["Makes it less likely to say"] = [quoted(one.token) for one in shown["suppressed"]]
+            blocks["Written by the model without the neuron held active, and with it"] = [
+                f"{quoted(without.prompt + without.text)} | {quoted(held.prompt + held.text)}"
+                for held, without in shown["steered"]
+            ]
+        return tuple(EvidenceBlock(title, tuple(texts)) for title, texts in blocks.items() if texts)
+
+    def _evidence(self, case: JudgeCase, first: str, second: str) -> dict[str, Any]:
+        return (self._input(case, first, second) if self.side is not Side.OUTPUT else {}) | (
+            self._output(case) if self.side is not Side.INPUT else {}
+        )
 
     def _input(self, case: JudgeCase, *descriptions: str) -> dict[str, Any]:
         active, quiet = active_and_silent(case, self.windows, self.silent_fraction, None)

@@ -7,7 +7,8 @@ window has a weight, the number of windows of the split that it represents (Horv
 descriptions as in arXiv:2506.07985):
 
 - *active* windows, spread evenly over their activations;
-- *predicted* windows: silent, but a description of the neuron in this run names tokens that are similar to theirs;
+- *predicted* windows: silent, but a description of the neuron in this run names tokens that are similar to theirs,
+  first of all those that only one of the descriptions names;
 - *hard* windows: silent, but their tokens are similar to those at which the neuron has its peaks;
 - *other* windows: a uniform sample of all others.
 
@@ -172,7 +173,8 @@ class Sampler:
     Attributes:
         encoder: similarity of tokens is that of its static embeddings; None: only equal tokens are similar.
         active: number of active windows.
-        predicted: maximum number of predicted windows, in turn for each description.
+        predicted: maximum number of predicted windows, in turn for each description; at least as many as there are
+            descriptions let each have one.
         hard: maximum number of hard windows.
         others: number of other silent windows.
         active_share: a window is active if its highest activation reaches this share of the highest one, and is above
@@ -215,18 +217,22 @@ class Sampler:
             factor = weights[list(group)].sum() / weights[list(indices)].sum() if len(indices) else 0.0
             chosen.update((index, float(weights[index] * factor)) for index in indices)
 
-        # Top windows represent themselves, random ones many others: both are needed, unless only one window is shown.
+        # Top windows represent themselves, random ones many others: each group gets a share by what it represents, and
+        # at least one window unless only one is shown.
         top = _is_top(windows) | (self.active == 1)
         exact, drawn = (
             sorted(np.flatnonzero(active & group).tolist(), key=lambda index: (-peaks[index], index))
             for group in (top, ~top)
         )
-        many = min(len(exact), max(self.active - len(drawn), (self.active + 1) // 2))
+        share = weights[exact].sum() / weights[exact + drawn].sum()
+        many = min(len(exact), max(self.active - len(drawn), round(self.active * share), 1), self.active - bool(drawn))
         take(spread(exact, many), exact)
         take(spread(drawn, self.active - many), drawn)
         shown = [windows[index] for index in chosen]
         text, predictor, silent = report.text, TokenPredictor(self.encoder), np.flatnonzero(~active)
-        rivals = [predicted_values(case, rival, predictor) for rival in (case.rivals if self.predicted else ())]
+        rivals = _guides(
+            [predicted_values(case, rival, predictor) for rival in (case.rivals if self.predicted else ())]
+        )
         peak_tokens = list(dict.fromkeys(item.tokens[item.peak] for item in shown))
         similar = [predictor.similarity(peak_tokens, text)] if self.hard else []
         for count, guides in ((self.predicted, rivals), (self.hard, similar)):
@@ -275,7 +281,7 @@ def hard_negatives(
     among = np.array([index_of[item.window] for item in silent], np.intp)
     peaks = list(dict.fromkeys(item.tokens[item.peak] for item in active))
     guides = [predictor.similarity(peaks, report.text)]
-    guides += [predicted_values(case, description, predictor) for description in sorted(descriptions)]
+    guides += _guides([predicted_values(case, description, predictor) for description in sorted(descriptions)])
     found: dict[int, int] = {}
     for index, guide in _in_turn([(_ranked(report.text.by_window(guide), among), guide) for guide in guides]):
         if len(found) < count:
@@ -286,6 +292,16 @@ def hard_negatives(
 def _around(window: Exemplar, centre: int, context: int) -> Exemplar:
     part = slice(max(0, centre - context), centre + context + 1)
     return dataclasses.replace(window, tokens=window.tokens[part], activations=window.activations[part])
+
+
+def _guides(predicted: Sequence[Floats]) -> list[Floats]:
+    """Return what each description predicts beyond all others, and then what each predicts."""
+    differences = [
+        own - np.max([other for other in predicted if other is not own], axis=0)
+        for own in predicted
+        if len(predicted) > 1
+    ]
+    return [*differences, *predicted]
 
 
 def _is_top(windows: Sequence[Exemplar]) -> NDArray[np.bool_]:

@@ -71,7 +71,8 @@ class Simulation(Scorer):
     windows: Count = 5
     metric: Metric = "whole"
     encoder: SentenceEncoder | None = None
-    predicted: CountOrZero = 4
+    active: Count = 10
+    predicted: CountOrZero = 12
     hard: CountOrZero = 2
     active_share: FractionOrZero = 0.3
 
@@ -117,7 +118,7 @@ class Simulation(Scorer):
 
     @property
     def _sampler(self) -> Sampler:
-        return Sampler(self.encoder, self.windows, self.predicted, self.hard, self.windows, self.active_share)
+        return Sampler(self.encoder, self.active, self.predicted, self.hard, self.windows, self.active_share)
 
     def _published(self, case: JudgeCase) -> dict[str, Sequence[Exemplar]]:
         """Return the windows of the published metrics."""

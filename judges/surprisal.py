@@ -36,7 +36,7 @@ class Surprisal(Scorer):
     role: str = "judge"
     encoder: SentenceEncoder | None = None
     active: Count = 10
-    predicted: CountOrZero = 10
+    predicted: CountOrZero = 15
     hard: CountOrZero = 5
     others: Count = 10
     context: CountOrZero = 16

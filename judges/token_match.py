@@ -37,13 +37,12 @@ class TokenMatch:
     """Predicts activations of tokens, and compares them with the true ones.
 
     Args:
-        encoder: as for :class:`judges.prediction.TokenPredictor`, which predicts.
-        sharpness: likewise.
+        predictor: predicts them.
         active_fraction: share of the tokens, those of highest activation, that AUPRC counts as active.
     """
 
-    def __init__(self, encoder: SentenceEncoder, sharpness: float, active_fraction: float) -> None:
-        self._predictor, self._active_fraction = TokenPredictor(encoder, sharpness), active_fraction
+    def __init__(self, predictor: TokenPredictor, active_fraction: float) -> None:
+        self._predictor, self._active_fraction = predictor, active_fraction
         # A comparator compares each description with many others.
         self._known: Remembered[dict[str, float]] = Remembered(REMEMBERED)
 
@@ -117,7 +116,7 @@ class TokenSimulation(Scorer):
 
     @validated
     def __init__(self, encoder: SentenceEncoder, sharpness: Positive = 4.0, active_fraction: Fraction = 0.05) -> None:
-        self.encoder, self._match = encoder, TokenMatch(encoder, sharpness, active_fraction)
+        self.encoder, self._match = encoder, TokenMatch(TokenPredictor(encoder, sharpness), active_fraction)
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Predict and compare."""
@@ -144,7 +143,7 @@ class TokenPairwise(Comparator):
         active_fraction: Fraction = 0.05,
         tie_margin: NonNegative = 0.01,
     ) -> None:
-        self.encoder, self._match = encoder, TokenMatch(encoder, sharpness, active_fraction)
+        self.encoder, self._match = encoder, TokenMatch(TokenPredictor(encoder, sharpness), active_fraction)
         self._metric, self._margin = metric, tie_margin
 
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:

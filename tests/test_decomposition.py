@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -155,6 +155,7 @@ def test_the_loss_along_a_great_circle_is_exact_at_every_angle(seed: int) -> Non
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10**6))
+@example(483).via("two minima of the grid, of which the lower one is not the lower one after refinement")
 def test_the_line_search_is_no_worse_than_a_dense_scan(seed: int) -> None:
     circle, *_ = circle_and_its_truth(seed, torch.float32)
     dense = torch.linspace(-math.pi, math.pi, 5_001, dtype=torch.float64).expand(circle.cosine.shape[0], -1)

@@ -126,6 +126,7 @@ def test_exemplars_equal_those_of_an_exhaustive_search(
         windows=len(truth.windows),
         tokens=sum(sum(mark != CONTEXT for mark in window.marks) for window in truth.windows),
         copies=kept.summary.copies,
+        report_windows=sum(window.split is Split.REPORT for window in truth.windows),
     )
     order = [(item.neuron, list(Split).index(item.split), list(Source).index(item.source)) for item in kept.exemplars]
     assert order == sorted(order)

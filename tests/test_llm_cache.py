@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sqlite3
 import subprocess
 import sys
@@ -273,6 +274,24 @@ def test_an_answer_is_stored_even_if_its_request_is_cancelled(tmp_path: Path) ->
     asyncio.run(interrupted())
     cache.close()
     assert asyncio.run(cached(tmp_path, backend).generate(HELLO)).cached
+
+
+def test_on_a_full_disk_an_answer_is_stored_or_reported(tmp_path: Path) -> None:
+    cache = ResponseCache(tmp_path)
+    cache._connection.execute("PRAGMA max_page_count=16")  # SQLite's own full disk
+    answers = {str(number): {"text": random.Random(number).randbytes(2000).hex()} for number in range(20)}
+    writes = {key: cache.put(key, answer, usable=True) for key, answer in answers.items()}
+    errors = {key: write.exception() for key, write in writes.items()}
+    stored = [key for key in answers if cache.get(key)[0] == answers[key]]
+    assert 0 < len(stored) < 20
+    assert all(key in stored or error for key, error in errors.items())
+    for error in filter(None, errors.values()):
+        assert isinstance(error, HarnessError)
+        assert "cannot be used (database or disk is full); free some space" in str(error)
+    cache._connection.execute("PRAGMA max_page_count=1000")
+    cache.put("more", {"text": "there is space again"}, usable=True).result()
+    assert all(cache.get(key)[0] == answers[key] for key in answers)
+    cache.close()
 
 
 def test_a_file_that_is_not_a_cache(tmp_path: Path) -> None:

@@ -202,6 +202,43 @@ def test_a_server_that_is_not_there() -> None:
     assert "connection" in completion.detail
 
 
+def test_a_dead_server_gets_one_attempt_per_call() -> None:
+    attempts = []
+
+    def death() -> str:
+        attempts.append(time.monotonic())
+        return "the server is dead"
+
+    async def run(url: str) -> Completion:
+        client = OpenAIClient(OpenAICompatible("m", url, retries=5), "m", url, "none", death=death)
+        async with client.api:
+            return await client.generate(HELLO)
+
+    with endpoint(said("hi")) as server:
+        assert asyncio.run(run(server.url)).detail == "the server is dead"
+    assert server.requests == []
+    assert len(attempts) == 2  # before the attempt, and for the message
+
+
+@pytest.mark.parametrize(
+    ("answering", "warnings"),
+    [("m", 0), ("M-2026-11-30", 0), ("", 0), ("llama-3-8b.gguf", 0), ("other", 1)],
+)
+def test_a_server_that_answers_with_another_model_is_named_once(
+    answering: str, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run(url: str) -> None:
+        async with OpenAICompatible("meta/Llama-3" if "llama" in answering else "m", url).open(
+            Path("unused")
+        ) as client:
+            assert [(await client.generate(HELLO)).text for _ in range(2)] == ["hi", "hi"]
+
+    with endpoint(said("hi", model=answering)) as server:
+        asyncio.run(run(server.url))
+    lines = [line for line in caplog.messages if line.startswith(f"{server.url} was asked for m and answers as other:")]
+    assert len(lines) == len(caplog.messages) == warnings
+
+
 def test_a_server_that_is_too_slow() -> None:
     def slow(body: dict[str, Any]) -> Reply:
         time.sleep(1)

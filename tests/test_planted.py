@@ -288,8 +288,12 @@ def test_corruptions_get_worse_as_they_say(truth: Truth) -> None:
         planted = truth.planted(neuron)
         made = graded(truth, neuron, neurons, seed=3)
         assert made == graded(truth, neuron, list(reversed(neurons)), seed=3)
-        assert list(made) == list(Grade)
         recall = {grade: naming(text, planted).recall for grade, text in made.items()}
+        numbered = [grade for grade in made if grade not in set(Grade)]
+        assert numbered == [f"{Grade.OTHER} ({number})" for number in range(2, 9)]
+        assert len({made[grade] for grade in (Grade.OTHER, *numbered)}) == 8
+        assert set(made) == {*Grade, *numbered}
+        assert recall[Grade.ADDED_HALF] == recall[Grade.ADDED] == recall[Grade.ADDED_TWICE] == 1
         assert recall[Grade.RIGHT] == recall[Grade.PADDED] == 1
         assert recall[Grade.HALF] == (len(planted) // 2) / len(planted)
         assert recall[Grade.NEIGHBOUR] == recall[Grade.OTHER] == recall[Grade.GENERIC] == recall[Grade.EMPTY] == 0

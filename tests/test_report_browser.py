@@ -5,14 +5,13 @@ Pictures of it are left in the folder ``test-artefacts``, or in the one that ``T
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.browser import ARTEFACTS
+from support.browser import chromium as chromium  # a fixture
 from support.finished_run import ATTACK, make_run
 
 from harness.folder import RunFolder
@@ -21,7 +20,6 @@ from harness.report.cards import build_cards
 from harness.results.run_data import load_run
 
 pytestmark = pytest.mark.slow  # starts Chromium
-ARTEFACTS = Path(os.environ.get("TEST_ARTEFACTS", Path(__file__).parent.parent / "test-artefacts"))
 
 
 @dataclass
@@ -47,19 +45,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = make_run(tmp_path_factory.mktemp("runs") / "one", neurons=12)
     build_report([folder], folder.report)
     return folder
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome")]
-    path = next((path for path in found if path), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

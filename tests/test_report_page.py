@@ -223,6 +223,12 @@ def test_diagnostics_are_tabulated(page: str) -> None:
     # those of random vectors, which were not measured.
     assert inward[-9:] == ["1", "0.90", "0.50,", "–", "0.60", "0.50", "0.80", "0.70,", "–"]
     assert outward[-4:] == ["–"] * 4
+    published = re.search(r'aria-label="Published values, and this run".*?</table>', page, re.DOTALL)
+    assert published is not None
+    lines = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", published[0], re.DOTALL)]
+    (seeds,) = [line for line in lines if line[:4] == ["cosine", "of", "matched", "channels"]]
+    assert seeds[7:10] == ["about", "0.9", "0.98"]
+    assert "0.4" in seeds  # channels that are not matched
 
 
 def test_joint_report_shows_what_differs(tmp_path: Path) -> None:

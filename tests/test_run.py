@@ -18,13 +18,14 @@ from pathlib import Path
 
 import pytest
 from support import tiny_models
-from support.small_run import one_line, options, records, summary_of
+from support.small_run import one_line, options, records, records_of, summary_of
 from support.tiny_models import Invoke
 
 from harness.folder import RunFolder
-from harness.records import RandomVector, Restart, Source, Split, Status, VectorKind
+from harness.records import Neuron, RandomVector, Restart, Source, Split, Status, VectorKind
 from harness.run.help import compose_config
 from harness.run.main import log_to
+from harness.run.setup import Setup
 from harness.subject import ActivationReader
 
 
@@ -274,7 +275,8 @@ def test_failures_of_a_describer_are_counted(invoke: Invoke, small: dict[str, st
 
 
 def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:
-    code, _, err = invoke(*options(small, folder="tracked", tracking="wandb_offline"))
+    tracked = options(small, folder="tracked", tracking="wandb_offline", tracking__tags="foo")
+    code, _, err = invoke(*tracked)
     assert code == 0, err
     assert "could not log" not in err
     run = RunFolder(tmp_path / "tracked")
@@ -292,12 +294,14 @@ def test_weights_and_biases_holds_the_same_tables(invoke: Invoke, small: dict[st
     for row in diagnostics:  # a cell of a table holds an interval as text
         row |= {name: list(ast.literal_eval(row[name])) for name in row if name.endswith("_interval") and row[name]}
     assert diagnostics == json.loads(run.decomposition.read_text())["rows"]
-    summary = summary_of(next(offline.glob("*.wandb")))
+    log = next(offline.glob("*.wandb"))
+    summary = summary_of(log)
+    assert [list(one.run.tags) for one in records_of(log) if one.WhichOneof("record_type") == "run"][-1] == ["foo"]
     assert (
         summary["win_rate/rotate"]
         == next(r for r in board["overall"]["rows"] if r["describer"] == "rotate")["win_rate"]
     )
-    code, out, err = invoke(*options(small, folder="tracked", tracking="wandb_offline", quiet="true"))
+    code, out, err = invoke(*tracked, "quiet=true")
     assert (code, out) == (0, f"{run.report.resolve()}\n")  # quiet: only the path of the report
     untrusted = board["overall"]["trust"]["trustworthy"] is False
     assert err == (f"{board['overall']['trust']['words']}\n" if untrusted else "")
@@ -373,6 +377,11 @@ def test_an_error_of_the_user_is_one_line_before_the_run(
         assert words in err
     assert not (tmp_path / "mistaken" / "descriptions.jsonl").exists()
     assert not (tmp_path / "mistaken" / "channels").exists()
+
+
+def test_a_single_index_and_layer_are_a_neuron(small: dict[str, str]) -> None:
+    chosen = {"neurons": "listed", "neurons.indices": "17", "neurons.layers": "1", "neurons.per_layer": "null"}
+    assert Setup.of(compose_config(options(small | chosen))).neurons == [Neuron(1, 17)]
 
 
 def test_a_folder_that_cannot_be_created_is_one_line(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:

@@ -71,12 +71,12 @@ def storm(text: str) -> int:
 @pytest.mark.parametrize(
     ("level", "value", "metrics"),
     [
-        (storm, 1.0, {"recall": 1, "specificity": 1, "auprc": 1, "pearson": 1}),
-        (lambda text: 1 - storm(text), 0.0, {"recall": 0, "specificity": 0}),
-        (lambda text: 1, 2 * 4 / (2 * 4 + 12), {"recall": 1, "specificity": 0, "auprc": 4 / 16, "pearson": 0}),
-        (lambda text: 0, 0.0, {"recall": 0, "specificity": 1, "auprc": 4 / 16, "pearson": 0}),
+        (storm, 1.0, {"recall": 1, "specificity": 1, "f1": 1, "pearson": 1}),
+        (lambda text: 1 - storm(text), 4 / 16, {"recall": 0, "specificity": 0, "f1": 0}),
+        (lambda text: 1, 4 / 16, {"recall": 1, "specificity": 0, "f1": 2 * 4 / (2 * 4 + 12), "pearson": 0}),
+        (lambda text: 0, 4 / 16, {"recall": 0, "specificity": 1, "f1": 0, "pearson": 0}),
         # Right of the even numbers: two of four active windows, and six of twelve silent ones are said to be active.
-        (lambda text: int(int(re.findall(r"\d+", text)[0]) % 2 == 0), 2 * 2 / (4 + 8), {"balanced_accuracy": 0.5}),
+        (lambda text: int(int(re.findall(r"\d+", text)[0]) % 2 == 0), 4 / 16, {"balanced_accuracy": 0.5}),
     ],
     ids=["perfect", "inverted", "always yes", "always no", "coin"],
 )
@@ -104,9 +104,9 @@ def test_graded_answers_have_an_area_under_the_curve() -> None:
     ]
     llm = rater({text.strip(): grade for text, grade in grades.items()}.__getitem__)
     grade = score(Detection(highest=4), case(shown, llm), "storms")
-    assert grade.value == pytest.approx(2 * 1 / (2 * 1 + 1 + 2))
+    assert grade.value == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)  # in the order 4, 3, 2, 1, 0
     assert (grade.metrics["recall"], grade.metrics["auc"]) == pytest.approx((1 / 3, 4 / 6))
-    assert grade.metrics["auprc"] == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)  # in the order 4, 3, 2, 1, 0
+    assert grade.metrics["f1"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 2))
     assert "from 0 (surely not) to 4 (surely)" in llm.requests[0].text
 
 

@@ -109,6 +109,19 @@ def test_a_sweep_over_a_judge_decomposes_once_and_continues_after_a_failed_run(
     assert all(line.split(",")[4] == "" for line in lines[1:])
 
 
+def test_a_swept_config_cannot_choose_how_the_sweep_runs(invoke: Invoke, small: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    for name, override in (("serial", "basic"), ("parallel", "joblib")):
+        text = f"# @package _global_\ndefaults:\n  - override /hydra/launcher: {override}\nname: {name}\n"
+        (folder / f"{name}.yaml").write_text(text)
+    found = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
+    code, _, err = invoke("-m", "experiment=serial,parallel", found, "name=two", *decomposing(small)[:-2], "quiet=true")
+    assert code == 1
+    assert "run 1 (experiment=parallel): a config that the sweep varies sets hydra.launcher, which has no effect" in err
+    assert [(tmp_path / "runs" / "two" / name / "report.html").exists() for name in ("0", "1")] == [True, False]
+
+
 def test_a_smaller_run_reuses_the_channel_store(
     invoke: Invoke, small: list[str], blocks: list[Any], tmp_path: Path
 ) -> None:

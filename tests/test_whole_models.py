@@ -34,6 +34,7 @@ from harness.run import progress as progress_module
 from harness.run.help import compose_config
 from harness.run.main import main
 from harness.run.pipeline import run
+from harness.run.ray_executor import RayExecutor
 from harness.run.setup import Setup
 from harness.subject import Subject
 
@@ -505,6 +506,37 @@ def wait_for_more_than(files: int, folder: RunFolder, process: subprocess.Popen[
     while len(list(folder.channels.glob("*.parquet"))) <= files:
         assert process.poll() is None
         time.sleep(0.02)
+
+
+class Patience(logging.Handler):
+    """Lets Ray wait as long as it needs once an attempt to start it has failed."""
+
+    def __init__(self, environment: pytest.MonkeyPatch) -> None:
+        super().__init__(logging.WARNING)
+        self.environment = environment
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.environment.setenv("RAY_gcs_server_port_wait_time_s", "120")
+
+
+@pytest.mark.slow
+def test_ray_that_does_not_start_in_time_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'neuron-harness[ray]'")
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "0")  # too short for any machine
+    executor, handler, before = RayExecutor(device="cpu"), Patience(monkeypatch), descendants(os.getpid())
+    logger = logging.getLogger("harness.run.ray_executor")
+    logger.addHandler(handler)
+    try:
+        with executor:
+            assert sorted(executor.map(lambda item, device: 2 * item, [1, 2, 3])) == [2, 4, 6]
+    finally:
+        logger.removeHandler(handler)
+    assert "Ray did not start (Timed out waiting for file" in caplog.messages[0]
+    assert caplog.messages[0].endswith("attempt 2 of 4")
+    left = {pid: command for pid, command in descendants(os.getpid()).items() if pid not in before and running(pid)}
+    assert not [command for command in left.values() if "gcs_server" in command or "raylet" in command]
 
 
 @pytest.mark.slow

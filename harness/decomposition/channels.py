@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.decomposition.config import DecompositionConfig
 from harness.decomposition.deflation import tail_mask, with_fresh_tokens
-from harness.decomposition.objective import Objective, central_moments, z_scores
+from harness.decomposition.objective import CentralMoments, Objective, central_moments, z_scores
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,27 @@ class Decomposition:
         measures = [vectors.new_zeros(count, num_channels) for _ in range(4)]
         counts = [vectors.new_zeros(count, num_channels, dtype=torch.int64) for _ in range(2)]
         return cls(vectors.new_zeros(count, num_channels, width), *measures, *counts)
+
+
+def carried(
+    projected: Tensor, config: DecompositionConfig, base: Tensor, masked: Tensor | None
+) -> tuple[CentralMoments, Tensor, Tensor]:
+    """Return the moments of projections (n, V) over the tokens that count, the mask (n, V), and which (n,) stalled.
+
+    Args:
+        projected: (n, V), the projections of channels.
+        config: thresholds of the mask.
+        base: (1, V) or (n, V), the token weights before the first channel.
+        masked: (n, V) bool, the tokens of earlier channels; None: the mask may cover no new token.
+    """
+    counted = config.counted(base)
+    moments = central_moments(projected, counted)
+    z = z_scores(projected, counted)
+    mask = tail_mask(z, config.mask_threshold, config.skew_threshold, counted)
+    stalled = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+    if counted is not None and masked is not None:
+        mask, stalled = with_fresh_tokens(mask, z, moments.skewness, counted & ~masked)
+    return moments, mask, stalled
 
 
 @dataclass(frozen=True)
@@ -89,13 +110,7 @@ class Found:
             masked: (n, V) bool, the tokens of earlier channels; None: none.
         """
         projected = directions @ objective.projection
-        counted = config.counted(base)
-        moments = central_moments(projected, counted)
-        z = z_scores(projected, counted)
-        mask = tail_mask(z, config.mask_threshold, config.skew_threshold, counted)
-        stalled = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
-        if counted is not None and masked is not None:
-            mask, stalled = with_fresh_tokens(mask, z, moments.skewness, counted & ~masked)
+        moments, mask, stalled = carried(projected, config, base, masked)
         values = objective.weighted(projected, weights)
         loss = objective.combine(central_moments(*values).kurtosis, (directions * targets).sum(dim=-1))
         return cls(directions, moments.kurtosis, moments.skewness, loss, mask, stalled)

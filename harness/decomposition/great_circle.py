@@ -17,6 +17,8 @@ from harness.decomposition.objective import CentralMoments, Objective
 
 _ZOOM_POINTS = 17
 _ZOOM_ROUNDS = 3
+# Minima of the grid that are refined: the lowest two can differ by less than what refinement gains.
+_REFINED = 2
 
 
 @dataclass(frozen=True)
@@ -85,25 +87,27 @@ class GreatCircle:
     def lowest(self) -> tuple[Tensor, Tensor]:
         """Return the angle of the lowest loss on each circle and that loss, each (N,).
 
-        A grid over the whole circle, geometric near zero, finds a bracket, and repeated refinement the angle inside
-        it. Angle 0 is on the grid, so the returned loss is never above the loss at the start.
+        A grid over the whole circle, geometric near zero, finds brackets, and repeated refinement the angles inside
+        them. Angle 0 is on the grid, so the returned loss is never above the loss at the start.
         """
         grid = _grid(self.cosine.device)
         losses = self._loss_on_the_grid()
-        best = losses.argmin(dim=-1, keepdim=True)
+        minima = (losses <= losses.roll(1, dims=-1)) & (losses <= losses.roll(-1, dims=-1))
+        best = losses.masked_fill(~minima, torch.inf).topk(_REFINED, dim=-1, largest=False).indices
         # The two ends of the grid are the same point of the circle. Each has one neighbour only, which is sufficient.
         low, high = grid[(best - 1).clamp_min(0)], grid[(best + 1).clamp_max(len(grid) - 1)]
         angle, loss = grid[best], losses.gather(-1, best)
         fractions = torch.linspace(0.0, 1.0, _ZOOM_POINTS, dtype=grid.dtype, device=grid.device)
         for _ in range(_ZOOM_ROUNDS):
             spacing = (high - low) / (_ZOOM_POINTS - 1)
-            finer = low + (high - low) * fractions
-            losses = self.loss(finer)
+            finer = low.unsqueeze(-1) + (high - low).unsqueeze(-1) * fractions
+            losses = self.loss(finer.flatten(1)).view_as(finer)
             best = losses.argmin(dim=-1, keepdim=True)
-            found, lower = finer.gather(-1, best), losses.gather(-1, best)
+            found, lower = finer.gather(-1, best).squeeze(-1), losses.gather(-1, best).squeeze(-1)
             angle, loss = torch.where(lower < loss, found, angle), torch.minimum(lower, loss)
             low, high = found - spacing, found + spacing
-        return angle.squeeze(-1), loss.squeeze(-1)
+        best = loss.argmin(dim=-1, keepdim=True)
+        return angle.gather(-1, best).squeeze(-1), loss.gather(-1, best).squeeze(-1)
 
 
 def _homogeneous(coefficients: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

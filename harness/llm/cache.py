@@ -130,19 +130,33 @@ class ResponseCache:
             self._connection.close()
 
     def _flush(self) -> None:
-        """Execute the pending statements in one transaction; an earlier call may have executed them all."""
-        if not self._pending:
+        """Execute the pending statements; an earlier call may have executed them all."""
+        batch = list(self._pending)
+        if not batch:
             return
         try:
             with self._lock:
-                self._connection.execute("BEGIN IMMEDIATE")
                 try:
-                    while self._pending:
-                        self._connection.execute(*self._pending.popleft())
-                finally:  # keep the answers before a failure: they are paid for
-                    self._connection.execute("COMMIT")
+                    self._store(batch)
+                except sqlite3.Error:
+                    for one in batch:  # a disk that is nearly full takes some of them, which are paid for
+                        self._store([one])
         except sqlite3.Error as error:
             raise self._broken(error) from error
+
+    def _store(self, batch: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+        """Execute the first pending statements in one transaction. If it fails, they stay pending."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in batch:
+                self._connection.execute(*statement)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            if self._connection.in_transaction:  # SQLite itself ends it on a full disk
+                self._connection.execute("ROLLBACK")
+            raise
+        for _ in batch:
+            self._pending.popleft()
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
         try:

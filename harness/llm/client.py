@@ -121,7 +121,7 @@ _NOT_ASKED = "not asked: "
 
 
 class Stopped(Unanswered):
-    """A request that was not sent because too many requests before it had failed."""
+    """A request that was not sent: too many before it had failed, or the run has spent what it may."""
 
     def __init__(self, why: str) -> None:
         super().__init__(Status.FAILED, f"{_NOT_ASKED}{why}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -36,6 +37,7 @@ from harness.llm.concurrency import AdaptiveLimit
 from harness.records import Status
 from harness.validation import STRICT, Count, CountOrZero, Positive
 
+logger = logging.getLogger(__name__)
 OPENAI_API = "https://api.openai.com/v1"
 NO_KEY = "none"  # the SDK insists on a key; local servers ignore it
 KEEP_ALIVE_S = 2.0  # of an idle connection
@@ -172,6 +174,7 @@ class OpenAIClient(LLMClient):
     ) -> None:
         self.sampling, self.model, self.limit = endpoint.sampling, model, AdaptiveLimit(endpoint.concurrency)
         self._extra_body, self._limit_field, self._death = dict(extra_body or {}), limit_field, death
+        self._named_another_model = False
 
         async def refuse_if_dead(_: object) -> None:
             if why := death():
@@ -261,12 +264,24 @@ class OpenAIClient(LLMClient):
             detail = f"{type(error).__name__}: {error}"
         else:
             if isinstance(answer, ChatCompletion) and answer.choices and answer.choices[0].message is not None:
+                self._check_name(answer.model or "")
                 return answer
             return Completion("", status, "the server's answer does not follow the OpenAI chat protocol")
         detail = " ".join(detail.split())
         if self.api.api_key != NO_KEY:
             detail = detail.replace(self.api.api_key, "***")
         return Completion("", status, self._death() or detail[:DETAIL_LENGTH])
+
+    def _check_name(self, answering: str) -> None:
+        """Warn once if the server names another model: some servers answer with whatever model they have loaded."""
+        asked = self.model.rpartition("/")[2].lower()
+        if answering and asked not in answering.lower() and not self._named_another_model:
+            self._named_another_model = True
+            logger.warning(
+                "%s was asked for %s and answers as %s: set llm.ROLE.model to the model that it serves, because the "
+                "cache and the report name it",
+                *(_address(str(self.api.base_url)).rstrip("/"), self.model, answering),
+            )
 
     async def _send(self, arguments: Mapping[str, Any]) -> object:
         """Wait for a free slot, send a request, and adapt the number of slots to how the server copes."""

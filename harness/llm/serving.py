@@ -13,11 +13,11 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from harness.errors import HarnessError
-from harness.llm.budget import FailureBudget
+from harness.llm.budget import FailureBudget, SpendingLimit
 from harness.llm.cache import CachedClient, ResponseCache
 from harness.llm.client import Backend, LLMClient, Reply, WrappedClient
 from harness.llm.probe import probe, probe_logprobs
-from harness.validation import STRICT, Count, FractionOrZero
+from harness.validation import STRICT, Count, FractionOrZero, Positive
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ class ServingConfig:
     preflight: Literal["endpoints", "all", "none"] = "endpoints"
     failure_budget: FractionOrZero | None = None
     failure_minimum: Count = 20
+    max_calls: Count | None = None
+    max_cost: Positive | None = None
     redraw: bool = False
 
 
@@ -45,6 +47,7 @@ class Serving(AbstractAsyncContextManager["Serving"]):
         cache: where answers are stored; None stores none.
         logs: folder of the servers' logs.
         ask: whether LLMs may be called; if not, answers come from the cache alone, and nothing is started.
+        spent: calls that the run has sent before, and what it has paid for them.
         options: the fields of :class:`ServingConfig`.
 
     Raises:
@@ -59,11 +62,13 @@ class Serving(AbstractAsyncContextManager["Serving"]):
         /,
         *,
         ask: bool = True,
+        spent: tuple[int, float] = (0, 0.0),
         **options: Any,
     ) -> None:
         self._backends, self._cache, self._logs, self._ask = dict(backends), cache, logs, ask
         self._config = ServingConfig(**options)
         self._budgets: list[FailureBudget] = []
+        self.limit = SpendingLimit(self._config.max_calls, self._config.max_cost, *spent)
         #: Least recently used first.
         self._servers: dict[object, _Server] = {}
         self._starting = asyncio.Lock()
@@ -128,8 +133,8 @@ class Serving(AbstractAsyncContextManager["Serving"]):
 
     @property
     def ended_early(self) -> list[str]:
-        """One line for each method that spent its failure budget."""
-        return [budget.spent for budget in self._budgets if budget.spent]
+        """One line for each method that spent its failure budget, and one if the run has spent what it may."""
+        return [one.spent for one in (*self._budgets, self.limit) if one.spent]
 
     def client(self, role: str, *, needs_logprobs: bool = False) -> LLMClient:
         """Return an uncached client, whose first request starts the role's server and checks what it can do.

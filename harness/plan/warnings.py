@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 from harness.errors import HarnessError
-from harness.methods import Method
 from harness.plan.schema import Assumptions, RunPlan, unpriced
 from harness.plan.trial import Trial
 from harness.records import Status
@@ -97,9 +96,9 @@ def _judges(setup: Setup) -> Iterator[str]:
     if not setup.comparators:
         yield "no judge compares descriptions: there will be scores, but no win rates"
         return
-    writers = set[str]().union(*(_models(setup, describer) for describer in setup.describers.values()))
+    writers = set[str]().union(*(setup.models_of(describer) for describer in setup.describers.values()))
     for name, judge in setup.comparators.items():
-        if shared := _models(setup, judge) & writers:
+        if shared := setup.models_of(judge) & writers:
             yield (
                 f"judges.{name} judges with {', '.join(sorted(shared))}, which also writes descriptions: LLMs "
                 "prefer their own texts (give the judge another model)"
@@ -110,10 +109,6 @@ def _judges(setup: Setup) -> Iterator[str]:
             f"only one judge compares descriptions ({names[0]}): its bias cannot be distinguished from the truth "
             "(judges=[...], or a panel)"
         )
-
-
-def _models(setup: Setup, method: Method) -> set[str]:
-    return {setup.backends[role].model for role in method.roles if role in setup.backends}
 
 
 def _power(plan: RunPlan) -> Iterator[str]:

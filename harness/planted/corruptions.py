@@ -20,10 +20,10 @@ class Grade(enum.StrEnum):
 
     RIGHT = "right"
     PADDED = "right, padded"
+    ADDED_HALF = "half as many false concepts added"
     HALF = "half"
     NARROW = "too narrow"
     BROAD = "too broad"
-    ADDED_HALF = "half as many false concepts added"
     ADDED = "as many false concepts added"
     ADDED_TWICE = "twice as many false concepts added"
     NEIGHBOUR = "neighbouring concept"
@@ -35,7 +35,7 @@ class Grade(enum.StrEnum):
 def graded(
     truth: Truth, neuron: Neuron, among: Sequence[Neuron], *, side: Side | str = Side.BOTH, seed: int = 0
 ) -> dict[str, str]:
-    """Return descriptions of a neuron by :class:`Grade`, from right to wrong.
+    """Return descriptions of a neuron by :class:`Grade`.
 
     - Right: every concept by name, with words of it. Padded: the same, followed by about as many words without content.
     - Half: the stronger half of the concepts; omitted for a neuron with one concept.

@@ -16,6 +16,7 @@ from harness.llm.client import Message, PromptLogprobs, PromptToken
 from harness.llm.scripted import Request, ScriptedBackend
 from harness.planted.settings import Planting
 from harness.planted.truth import Truth
+from harness.validation import validated
 
 _DESCRIPTION = re.compile(r"<description(_[AB])?>(.*?)</description(?:_[AB])?>", re.DOTALL)
 _ITEM = re.compile(r"<(?:excerpt|text)_(\d+)>(.*?)</(?:excerpt|text)_\1>", re.DOTALL)
@@ -36,7 +37,8 @@ class PlantedOracle(ScriptedBackend):
         HarnessError: if the subject is not a planted one.
     """
 
-    def __init__(self, planting: Mapping[str, Any] | Planting | None) -> None:
+    @validated
+    def __init__(self, planting: Planting | None) -> None:
         super().__init__(self._generate, self._token_logprobs, model="planted oracle")
         self._planting = Planting.of(planting)
         self._named = lru_cache(maxsize=4096)(self._words_named)

@@ -36,12 +36,14 @@ class PlantedSubject(Subject):
         cache: str,
         **options: Any,
     ) -> None:
+        if options.get("shuffled"):
+            raise ValueError("shuffled: a planted subject has no truth without what was planted; choose another")
         super().__init__(name=name, sources=(), **options)
         self.planting = planting
         self._cache = cache
 
     @cached_property
-    def files(self) -> ModelFiles:
+    def published(self) -> ModelFiles:
         """The checkpoint's files.
 
         Raises:

@@ -93,13 +93,13 @@ def write_report(runs: Sequence[RunData], path: Path, pooled: Pool | None = None
 def render_report(runs: Sequence[RunData], pooled: Pool | None = None) -> str:
     """Return the report as HTML; with more than ``IN_FULL`` runs, only their comparison."""
     sweep = Sweep(tuple(runs))
-    environment = _environment()
+    templates = environment()
     prefixes = [f"r{place}-" if len(runs) > 1 else "" for place in range(1, len(runs) + 1)]
     shown = list(zip(runs, prefixes, strict=True)) if len(runs) <= IN_FULL else []
-    sections = [_section(run, prefix, environment) for run, prefix in shown]
+    sections = [_section(run, prefix, templates) for run, prefix in shown]
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html.j2").render(
+    return templates.get_template("report.html.j2").render(
         sections=sections,
         fragments_per_line=FRAGMENTS_PER_LINE,
         several=len(runs) > 1,
@@ -133,7 +133,7 @@ def _pooled_plot(pooled: Pool) -> Markup:
     return Markup(to_svg(leaderboard_plot(pooled.leaderboard), "pooled", label))
 
 
-def _section(run: RunData, prefix: str, environment: jinja2.Environment) -> RunSection:
+def _section(run: RunData, prefix: str, templates: jinja2.Environment) -> RunSection:
     config = json.dumps(run.part("config"), indent=2, sort_keys=True, ensure_ascii=False, default=str)
     cards: list[Card] = []
     return RunSection(
@@ -143,7 +143,7 @@ def _section(run: RunData, prefix: str, environment: jinja2.Environment) -> RunS
         notice=" ".join(filter(None, (notes.extractive_notice(run), notes.own_encoder_notice(run)))) or None,
         unaligned=alignment_notices(run.leaderboard.alignment),
         warnings=notes.control_warnings(run),
-        packed=pack(_insides(run, prefix, environment, cards)),
+        packed=pack(_insides(run, prefix, templates, cards)),
         cards=cards,
         plots=_plots(run, prefix),
         diagnostics=[diagnostics_row(group) for group in (*run.diagnostics, together(run.diagnostics))]
@@ -153,9 +153,9 @@ def _section(run: RunData, prefix: str, environment: jinja2.Environment) -> RunS
     )
 
 
-def _insides(run: RunData, prefix: str, environment: jinja2.Environment, heads: list[Card]) -> Iterator[str]:
+def _insides(run: RunData, prefix: str, templates: jinja2.Environment, heads: list[Card]) -> Iterator[str]:
     """Yield the inside of each card, and collect the heads; all cards at once would take too much memory."""
-    inside: Any = environment.get_template("neuron.html.j2").module.neuron_inside  # type: ignore[attr-defined]
+    inside: Any = templates.get_template("neuron.html.j2").module.neuron_inside  # type: ignore[attr-defined]
     level = 3 if prefix else 2
     for card in build_cards(run):
         yield inside(card, prefix, level)
@@ -181,8 +181,9 @@ def _plots(run: RunData, prefix: str) -> dict[str, Markup]:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Return the environment of all pages: HTML is escaped, and invisible characters are shown."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
         trim_blocks=True,
@@ -190,16 +191,16 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         finalize=_finalise,
     )
-    environment.filters |= {
+    made.filters |= {
         "percent": percent,
         "number": number,
         "token": shown_token,
         "plural": plural,
         "p_value": p_value,
     }
-    environment.globals |= {"histogram_path": histogram_path, "failed": _failed}
-    environment.globals |= {"columns": columns, "tables": tables, "notes": notes, "sanity": sanity}
-    return environment
+    made.globals |= {"histogram_path": histogram_path, "failed": _failed}
+    made.globals |= {"columns": columns, "tables": tables, "notes": notes, "sanity": sanity}
+    return made
 
 
 def _finalise(value: Any) -> Any:

@@ -16,7 +16,7 @@ from harness.records import TextAblation, VectorKind
 from harness.results.diagnostics import DiagnosticsGroup, Floats, lost_on_text, together
 from harness.stats.bootstrap import Interval, Ints, clustered_interval, clustered_median_interval
 
-PAPER = "[R]"
+PAPER = "[R]: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005"
 EXAMPLE = (
     "rotate_one_neuron.ipynb at commit 052ff6a of github.com/AsafAvr/rotating-neurons: Gemma-2-2B-it, layer 18, "
     "neuron 9005, gate"
@@ -53,7 +53,7 @@ class ClaimRow:
         interval: 95 % interval of ``value``, from resampled neurons.
         vectors: number of weight vectors behind it.
         control: the same for something that is not a neuron or channel; None if it was not measured.
-        control_of: what that is.
+        control_of: what that is; empty without a control.
     """
 
     key: str
@@ -180,7 +180,8 @@ def _row(
         return None if value is None else round(value, 5)
 
     bounds = None if found.interval is None else (round(found.interval[0], 5), round(found.interval[1], 5))
-    return ClaimRow(key, claim, published, source, five(found.value), bounds, found.vectors, five(control), control_of)
+    of = "" if control is None else control_of
+    return ClaimRow(key, claim, published, source, five(found.value), bounds, found.vectors, five(control), of)
 
 
 def _rank(table: Floats, rank: int) -> Floats:

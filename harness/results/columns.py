@@ -47,6 +47,7 @@ class Metric:
         source: attribute of the row that holds the value; by default ``key``.
         needs: what a run or judge must have for the metric to exist; see :func:`available`.
         bold: whether the report prints it in bold.
+        optional: whether tables leave it out if no row has a value.
     """
 
     key: str
@@ -60,6 +61,7 @@ class Metric:
     source: str = ""
     needs: Set[str] = frozenset()
     bold: bool = False
+    optional: bool = False
 
     @property
     def title(self) -> str:
@@ -107,9 +109,19 @@ class Metric:
         return [self.value(row), *(self.bounds(row) or (None, None))] if self.interval else [self.value(row)]
 
 
-def shown_in(metrics: Iterable[Metric], place: str) -> list[Metric]:
-    """Return the metrics that are shown in a place, in the order of their table."""
-    return [metric for metric in metrics if place in metric.shown]
+def shown_in(metrics: Iterable[Metric], place: str, rows: Iterable[Any] | None = None) -> list[Metric]:
+    """Return the metrics that are shown in a place, in the order of their table.
+
+    Args:
+        metrics: the table's metrics.
+        place: where it is shown.
+        rows: its rows, to leave out optional metrics that none of them has; None to keep these.
+    """
+    found = [metric for metric in metrics if place in metric.shown]
+    if rows is None:
+        return found
+    given = list(rows)
+    return [one for one in found if not one.optional or any(one.value(row) is not None for row in given)]
 
 
 def available(metrics: Iterable[Metric], conditions: Set[str] | None) -> list[Metric]:
@@ -155,6 +167,9 @@ BOARD = (
     Metric("failed", "failed", "Comparisons without a usable verdict. They count nowhere else.",
            count, (CSV, TEXT, TERMINAL, HTML, COUNTS, SWEEP)),
     Metric("mean_words", "words", "Mean length of its usable descriptions in words.", _decimals_1, (CSV, TEXT, COUNTS)),
+    Metric("noise_floor", "shuffled weights %", "Its win rate in the same run on shuffled weights "
+           "(statistics.noise_floor), where nothing can be found.", percent, (CSV, TEXT, HTML),
+           interval="noise_interval", optional=True),
 )
 """Of a describer on a board (:class:`~harness.results.schema.Row`)."""
 
@@ -201,6 +216,9 @@ SCORES = (
            source="mean", bold=True),
     Metric("scores", "scores", "Usable scores.", count, (TEXT, TERMINAL, HTML), short="n"),
     Metric("failed", "failed", "Scores that are not usable. They count nowhere else.", count, (TEXT, TERMINAL, HTML)),
+    Metric("noise_floor", "shuffled weights", "Its mean score in the same run on shuffled weights "
+           "(statistics.noise_floor), where nothing can be found.", _decimals_3, (TEXT, HTML),
+           interval="noise_interval", optional=True),
 )
 """Of a describer graded by a scorer (:class:`~harness.results.schema.ScoreRow`)."""
 
@@ -220,6 +238,10 @@ HEALTH = (
            "disagree.", percent, (HTML, SUMMARY), needs={"both orders", "top level"}),
     Metric("first_position_rate", "first place %", "Share of the verdicts with a winner that the description shown "
            "first won; 50 is no preference.", percent, (HTML, SUMMARY), needs={"both orders", "top level"}),
+    Metric("people_kappa", "kappa with people", "Cohen's kappa with the labels of people, on the comparisons that both "
+           "decided: 1 is perfect agreement, 0 is chance.",
+           number, (HTML, SUMMARY), interval="people_interval", needs={"people", "top level"}),
+    Metric("people_items", "labelled", "Comparisons that it and people decided.", count, (HTML,)),
 )
 """Of a comparator (:class:`~harness.results.schema.JudgeHealth`)."""
 

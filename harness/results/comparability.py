@@ -13,6 +13,7 @@ from harness.records import Description, Score, VectorSummary, Verdict, from_jso
 from harness.results.alignment import alignment_of
 from harness.results.facets import facets_of
 from harness.results.leaderboard import build_leaderboard
+from harness.results.noise_floor import read_noise_floor, with_noise_floor
 from harness.results.schema import Leaderboard
 from harness.stats.config import StatisticsConfig
 from harness.validation import explain
@@ -39,18 +40,20 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
     vectors: list[VectorSummary] = folder.read_vectors({neuron.unsigned for neuron in neurons}) if neurons else []
     contestants = _part(manifest, "contestants")
     seed, config = int(manifest.get("seed") or 0), statistics_of(manifest)
-    return build_leaderboard(
+    board = build_leaderboard(
         verdicts,
         scores,
         descriptions,
         controls={name for name, entry in contestants.items() if entry.get("control")},
         informed={name for name, entry in contestants.items() if entry.get("informed")},
+        people={name for name, entry in _part(manifest, "judges").items() if entry.get("is_human")},
         seed=seed,
         config=config,
         facets=facets_of(neurons, vectors),
         planted=folder.explainer_check().records(),
         alignment=alignment_of(folder, seed=seed, config=config),
     )
+    return board if config.noise_floor is None else with_noise_floor(board, read_noise_floor(config.noise_floor))
 
 
 def statistics_of(manifest: Mapping[str, Any]) -> StatisticsConfig:

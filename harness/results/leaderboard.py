@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from harness.results.comparisons import (
 )
 from harness.results.explainer_check import explainer_rows
 from harness.results.facets import Facets
-from harness.results.panel import agreement, judge_health, left_out
+from harness.results.panel import agreement, judge_health, left_out, with_people
 from harness.results.rounding import count_statuses, mean, rounded, rounded_interval, total_usage
 from harness.results.schema import AlignmentRow, BreakdownRow, DescriptionRow, Leaderboard
 from harness.results.scores import Grades, concordances, score_rows, score_tests, value_of
@@ -50,6 +50,7 @@ def build_leaderboard(
     *,
     controls: Collection[str],
     informed: Collection[str] = (),
+    people: Set[str] = frozenset(),
     seed: int,
     config: StatisticsConfig | None = None,
     facets: Facets | None = None,
@@ -66,6 +67,7 @@ def build_leaderboard(
         descriptions: the descriptions, one per neuron and describer.
         controls: names of the describers that are controls.
         informed: those of them that know the neuron, and may win.
+        people: names of the judges whose verdicts come from people.
         seed: the run's seed, for the bootstrap.
         config: settings of the statistics.
         facets: divisions of the neurons for the breakdown of win rates.
@@ -102,6 +104,7 @@ def build_leaderboard(
     usages: dict[str, list[Usage]] = defaultdict(list)
     for verdict in given:
         usages[verdict.judge].append(verdict.usage)
+    agreements = agreement(table, seed, config)
     return Leaderboard(
         seed=seed,
         draws=config.draws,
@@ -111,10 +114,13 @@ def build_leaderboard(
         overall=boards[0],
         judges=tuple(boards[1:]),
         health=tuple(
-            judge_health(name, inputs[name].table, inputs[name].verdicts, total_usage(usages[name]))
+            judge_health(
+                *(name, inputs[name].table, inputs[name].verdicts, total_usage(usages[name])),
+                with_people(name, agreements, people),
+            )
             for name in table.judges
         ),
-        agreement=agreement(table, seed, config),
+        agreement=agreements,
         left_out=left_out(counts.tally, table, [row.describer for row in boards[0].rows], config),
         scores=score_rows(ordered_scores, counts.grades, controls, config),
         score_tests=score_tests(counts.grades, seed, config),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -19,8 +19,10 @@ from harness.stats.concordance import kendall_tau
 from harness.stats.config import StatisticsConfig
 
 
-def judge_health(judge: str, table: ComparisonTable, verdicts: VerdictTable, usage: Usage) -> JudgeHealth:
-    """Return the metrics of one comparator from its comparisons and verdicts."""
+def judge_health(
+    judge: str, table: ComparisonTable, verdicts: VerdictTable, usage: Usage, with_people: Agreement | None
+) -> JudgeHealth:
+    """Return the metrics of one comparator from its comparisons and verdicts, and its agreement with people."""
     decided = table.decided
     twice = decided & table.both_orders
     decisive = ~verdicts.symmetric & ~np.isnan(verdicts.points) & (verdicts.points != 0.5)
@@ -34,6 +36,9 @@ def judge_health(judge: str, table: ComparisonTable, verdicts: VerdictTable, usa
         inconsistent=int(np.sum(table.inconsistent & twice)),
         inconsistency=rounded(ratio(np.sum(table.inconsistent & twice), np.sum(twice))),
         first_position_rate=rounded(ratio(np.sum(won_by_first & decisive), np.sum(decisive))),
+        people_kappa=with_people.kappa if with_people else None,
+        people_interval=with_people.interval if with_people else None,
+        people_items=with_people.items if with_people else 0,
         statuses={str(status): int(counts[place]) for place, status in enumerate(Status)},
         usage=usage,
     )
@@ -88,6 +93,12 @@ def agreement(table: ComparisonTable, seed: int, config: StatisticsConfig) -> tu
             )
         )
     return tuple(found)
+
+
+def with_people(judge: str, found: Sequence[Agreement], people: Set[str]) -> Agreement | None:
+    """Return the agreement of a judge with the judge of people with which it decided most comparisons, or None."""
+    pairs = [one for one in found if len(one.judges) == 2 and judge in one.judges and judge not in people]
+    return max((one for one in pairs if people & {*one.judges}), key=lambda one: one.items, default=None)
 
 
 def left_out(

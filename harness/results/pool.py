@@ -72,6 +72,7 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
     scores: list[Score] = []
     controls: set[str] = set()
     informed: set[str] = set()
+    people: set[str] = set()
     for folder, manifest, texts, names_here, judges_here in zip(
         folders, manifests, written, names, judges, strict=True
     ):
@@ -84,6 +85,8 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
         contestants = manifest.get("contestants") or {}
         for flag, names_of in (("control", controls), ("informed", informed)):
             names_of |= {own for name, own in names_here.items() if contestants.get(name, {}).get(flag)}
+        known = manifest.get("judges") or {}
+        people |= {own for name, own in judges_here.items() if known.get(name, {}).get("is_human")}
     seed, config = int(manifests[0].get("seed") or 0), statistics_of(manifests[0])
     leaderboard = build_leaderboard(
         repeats.first(verdicts),
@@ -91,6 +94,7 @@ def pool(folders: Sequence[RunFolder]) -> Pool:
         repeats.first(descriptions),
         controls=controls,
         informed=informed,
+        people=people,
         seed=seed,
         config=config,
         alignment=alignment_of(folders[0], seed=seed, config=config),  # the runs have the same neurons and text

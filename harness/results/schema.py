@@ -47,6 +47,8 @@ class Row:
     inconsistent: int
     failed: int
     mean_words: float | None
+    noise_floor: float | None = None
+    noise_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -271,6 +273,9 @@ class JudgeHealth:
     inconsistent: int
     inconsistency: float | None
     first_position_rate: float | None
+    people_kappa: float | None
+    people_interval: tuple[float, float] | None
+    people_items: int
     statuses: dict[str, int]
     usage: Usage
 
@@ -297,6 +302,8 @@ class ScoreRow:
     scores: int
     statuses: dict[str, int]
     usage: Usage
+    noise_floor: float | None = None
+    noise_interval: tuple[float, float] | None = None
 
     @property
     def failed(self) -> int:

@@ -43,7 +43,8 @@ def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Seq
     for score in leaderboard.scores:
         found |= columns.summary_values(columns.SCORES, score, f"{{key}}/{score.scorer}/{score.describer}")
     for health in leaderboard.health:
-        found |= columns.summary_values(columns.HEALTH, health, f"judge/{health.judge}/{{key}}")
+        conditions = {"both orders", "top level", *(["people"] if health.people_items else [])}
+        found |= columns.summary_values(columns.HEALTH, health, f"judge/{health.judge}/{{key}}", conditions)
     answers = answers_of(folder)
     failed: Counter[str] = Counter()
     for one in answers:

@@ -73,12 +73,14 @@ class _Grid:
     def headings(self, confidence: float) -> list[str]:
         """Return the headings of the metrics."""
         short = self.place == columns.TERMINAL
-        shown = shown_in(self.metrics, self.place)
+        shown = shown_in(self.metrics, self.place, self.rows)
         return [heading for metric in shown for heading in metric.headings(confidence, short=short)]
 
     def cells(self, row: Any) -> list[tuple[Metric, str]]:
         """Return the cells of a row below the headings, each with its metric."""
-        return [(metric, cell) for metric in shown_in(self.metrics, self.place) for cell in metric.cells(row)]
+        return [
+            (metric, cell) for metric in shown_in(self.metrics, self.place, self.rows) for cell in metric.cells(row)
+        ]
 
 
 def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
@@ -146,8 +148,7 @@ def print_claims(rows: Sequence[ClaimRow], console: Console) -> None:
 
 
 def _claims_grid(rows: Sequence[ClaimRow], place: str) -> _Grid:
-    sources = list(dict.fromkeys(row.source for row in rows))
-    note = f"Published: {'; '.join(sources)}. [R]: Avrahamy, Gur-Arieh, Geva 2026, arXiv:2604.06005."
+    note = f"Published: {'; '.join(dict.fromkeys(row.source for row in rows))}."
     names = {"decomposition": lambda row: str(row.claim)}
     return _Grid("Published values, and this run", rows, names, columns.CLAIMS, place, note)
 

@@ -51,15 +51,16 @@ async def attempt(
     start = time.monotonic()
     meters = {role: MeteredClient(llm, llms.prices.get(role)) for role, llm in llms.items()}
     result, status, detail = await outcome(work(meters))
+    stopped = False
     for error in (meter.not_asked for meter in meters.values()):
         if isinstance(error, NotCached):
             raise error
         if error is not None:  # even if the method returned a partial result: it would never be completed
-            result, status, detail = None, Status.FAILED, error.detail
+            result, status, detail, stopped = None, Status.FAILED, error.detail, True
     roles = {role: meter.usage for role, meter in meters.items() if meter.usage.calls}
     usage = Usage.of(roles, time.monotonic() - start)
     # Stored answers, as at the start of a resumed run, say nothing about the LLM's present state.
-    if any(used.calls > used.cached_calls for used in roles.values()):
+    if not stopped and any(used.calls > used.cached_calls for used in roles.values()):
         llms.budget.count(status, detail)
     return result, status, detail, usage
 
@@ -75,7 +76,7 @@ def clients_of(
     budget = budget or serving.budget(name)
     proof = functools.partial(prove, name, method, setup, serving)
     clients = {
-        role: serving.cached(role, BudgetedClient(client, budget, proof))
+        role: serving.cached(role, BudgetedClient(client, budget, proof, serving.limit, setup.backends[role].price))
         for role, client in _plain_clients(method, setup, serving).items()
     }
     return Clients(clients, {role: setup.backends[role].price for role in clients}, budget)

@@ -37,6 +37,9 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     journal = folder.descriptions()
     pending = pending_descriptions(setup, journal)
     if not any(pending.values()):
+        for name in pending:
+            _fail_the_same(name, journal)  # a kill may have prevented it
+        journal.close()
         return
     evidence = OpenEvidence(setup, folder, OPEN_TO_DESCRIBERS)
     channels: dict[Neuron, list[Channel]] = defaultdict(list)
@@ -70,15 +73,14 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         return Description(neuron, name, text, status, draft.detail, draft.parts, draft.evidence, usage, draft.tokens)
 
     for name, neurons in pending.items():
-        if not neurons:
-            continue
-        llms = clients_of(name, setup.describers[name], setup, serving)
-        made = {(record.neuron, record.describer): record for record in journal.records()}
-        others = {
-            other: {neuron: made[neuron, other] for neuron in setup.described if (neuron, other) in made}
-            for other in setup.describers[name].after
-        }
-        await answer_all(f"describe with {name}", "neurons", neurons, partial(answer, name, llms, others), journal)
+        if neurons:
+            llms = clients_of(name, setup.describers[name], setup, serving)
+            made = {(record.neuron, record.describer): record for record in journal.records()}
+            others = {
+                other: {neuron: made[neuron, other] for neuron in setup.described if (neuron, other) in made}
+                for other in setup.describers[name].after
+            }
+            await answer_all(f"describe with {name}", "neurons", neurons, partial(answer, name, llms, others), journal)
         _fail_the_same(name, journal)
     journal.close()
     evidence.close()

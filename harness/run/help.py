@@ -28,6 +28,7 @@ neuron-harness: compare methods that describe neurons in words
   python -m harness.report RUN [RUN ...]            rebuild reports, or compare runs
   python -m harness.export RUN                      export a run as a Hugging Face data set, with its card
   python -m harness.reparse RUN [RUN ...]           parse stored answers again that were not usable, without LLM calls
+  python -m harness.label RUN                       a page on which people compare the descriptions of a run
   python -m harness.planted RUN                     how many planted concepts the describers of a run found
 """
 

@@ -128,16 +128,16 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
                 work = partial(task.answer, name, Clients(reseeded, llms.prices, llms.budget))
                 await answer_all(f"ask {name} again", task.unit, items, work, task.retests)
         task.retests.close()
-    judging.evidence.close()
+    judging.close()
 
 
-class _Judging:
-    """Answers single items and makes their records, given the descriptions by neuron and describer."""
+class JudgeCases:
+    """What judges see of the neurons of a run, given the descriptions by neuron and describer."""
 
     def __init__(self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description]) -> None:
-        self._setup, self._made = setup, made
-        self.evidence = OpenEvidence(setup, folder, OPEN_TO_JUDGES)
-        self._report_windows = int((folder.read_manifest().get("corpus") or {}).get("report_windows", 0))
+        self._evidence = OpenEvidence(setup, folder, OPEN_TO_JUDGES)
+        manifest = folder.read_manifest() if folder.manifest.exists() else {}  # the trial of a plan has none
+        self._report_windows = int((manifest.get("corpus") or {}).get("report_windows", 0))
         self._rivals: dict[Neuron, list[Description]] = defaultdict(list)
         for (neuron, name), description in sorted(made.items()):
             if description.status is Status.OK and name in setup.describers:
@@ -145,17 +145,29 @@ class _Judging:
         texts = itertools.groupby(folder.read(SteeredText), key=lambda text: text.neuron)
         self._steered = {neuron: tuple(found) for neuron, found in texts}
 
-    def _case(self, judge: Comparator | Scorer, llms: Mapping[str, LLMClient], *judged: Description) -> JudgeCase:
-        neuron = judged[0].neuron
-        rivals = self._rivals[neuron]
+    def case(self, judge: Comparator | Scorer, llms: Mapping[str, LLMClient], *judged: Description) -> JudgeCase:
+        """Return what a judge sees of the neuron of some descriptions."""
+        rivals = self._rivals[judged[0].neuron]
         return JudgeCase(
-            **self.evidence.fields(neuron, judge, llms),
+            **self._evidence.fields(judged[0].neuron, judge, llms),
             contestants=tuple(one.describer for one in judged),
             tokens={one.text: one.tokens for one in (*rivals, *judged) if one.tokens is not None},
             report_windows=self._report_windows,
             rivals=tuple(dict.fromkeys(one.text for one in rivals)),
             steered=self._steered if judge.needs_steered else {},
         )
+
+    def close(self) -> None:
+        """Free the subject model, if it was loaded."""
+        self._evidence.close()
+
+
+class _Judging(JudgeCases):
+    """Answers single items and makes their records, given the descriptions by neuron and describer."""
+
+    def __init__(self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description]) -> None:
+        super().__init__(setup, folder, made)
+        self._setup, self._made = setup, made
 
     async def compare(self, name: str, llms: Clients, pair: Pair) -> Verdict:
         """Compare two descriptions of a neuron."""
@@ -170,7 +182,7 @@ class _Judging:
         else:
             given, status, reason, usage = await attempt(
                 llms,
-                lambda metered: comparator.compare(self._case(comparator, metered, one, two), one.text, two.text),
+                lambda metered: comparator.compare(self.case(comparator, metered, one, two), one.text, two.text),
             )
             judged = given if isinstance(given, Judgement) else Judgement(None, reason, status=status)
             if judged.winner is None and judged.status is Status.OK:
@@ -190,7 +202,7 @@ class _Judging:
             return Score(neuron, name, describer, None, Status.FAILED, missing)
         grade, status, detail, usage = await attempt(
             llms,
-            lambda metered: scorer.score(self._case(scorer, metered, description), description.text),
+            lambda metered: scorer.score(self.case(scorer, metered, description), description.text),
         )
         if grade is not None and not math.isfinite(grade.value):
             status, detail, grade = Status.FAILED, f"the score is {grade.value}", None

@@ -145,6 +145,7 @@ def _run(config: DictConfig, early: Callable[[str], None]) -> tuple[Setup, Leade
 
     _name_folder(config)
     setup = Setup.of(config)
+    _ = setup.subject.published  # a missing model is found before the imports below, which take long
 
     from harness.folder import RunFolder, check_writable
     from harness.run.objective import check_metric
@@ -169,6 +170,7 @@ def _run_of_sweep(config: DictConfig, settings: Any) -> float | None:
     early: list[str] = []
     name, metric = config.sweep.metric, None
     try:
+        sweep.check(settings)
         _, leaderboard = _run(config, early.append)
         if name is not None:
             metric = read_metric(name, RunFolder(folder), leaderboard)
@@ -232,6 +234,15 @@ class _Terminal(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+class _LogFile(logging.FileHandler):
+    """Drops what a full disk has no room for: the run ends with one line where it cannot write a result."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Print the traceback of any other error."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def log_to(folder: RunFolder, *, quiet: bool) -> None:
     """Log messages of the harness (if quiet, only warnings) to the terminal, and everything to the run folder."""
     from harness.run.progress import draw_bars
@@ -241,7 +252,7 @@ def log_to(folder: RunFolder, *, quiet: bool) -> None:
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     root.handlers.clear()
-    file = logging.FileHandler(folder.logs / "run.log")
+    file = _LogFile(folder.logs / "run.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     terminal = _Terminal()
     terminal.setFormatter(logging.Formatter("%(message)s"))

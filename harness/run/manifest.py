@@ -72,7 +72,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
                 "mode": _mode(setup, name),
                 "target_words": getattr(describer, "target_words", None),
                 "corruption": dataclasses.asdict(describer.corruption) if describer.corruption else None,
-                "models": _models(describer, setup),
+                "models": sorted(setup.models_of(describer)),
                 "protocol": _protocol(describer),
                 "prompts": prompts_of(describer),
             }
@@ -85,10 +85,10 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
                 "symmetric": getattr(judge, "symmetric", True),
                 "side": getattr(judge, "side", None),
                 "is_human": any(one.is_human for one in judge.walk),
-                "models": _models(judge, setup),
+                "models": sorted(setup.models_of(judge)),
                 "uses_subject": _uses_subject(judge, setup),
                 "members": {
-                    member: {"side": inner.side, "models": _models(inner, setup)}
+                    member: {"side": inner.side, "models": sorted(setup.models_of(inner))}
                     for member, inner in getattr(judge, "members", {}).items()
                 },
                 "protocol": _protocol(judge),
@@ -133,11 +133,6 @@ def _mode(setup: Setup, name: str) -> str:
         modes = {_mode(setup, other) for other in describer.after}
         return modes.pop() if len(modes) == 1 else "extractive" if "extractive" in modes else "llm"
     return "extractive" if describer.extractive else "given"
-
-
-def _models(method: Method, setup: Setup) -> list[str]:
-    """Return the names of the LLMs that a method uses."""
-    return sorted({setup.backends[role].model for role in method.roles if role in setup.backends})
 
 
 def _uses_subject(method: Method, setup: Setup) -> bool:

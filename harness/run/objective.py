@@ -93,10 +93,12 @@ def _judges(setup: Setup) -> Iterator[tuple[str, set[str]]]:
         checked |= {"known quality", "checked"}
     if setup.comparisons.retest:
         checked |= {"retest", "checked"}
+    human = {name for name, judge in setup.comparators.items() if any(one.is_human for one in judge.walk)}
     for name, panel in setup.comparators.items():
         members: dict[str, Comparator] = getattr(panel, "members", {})
         for judge, comparator in {name: panel, **{f"{name}/{key}": inner for key, inner in members.items()}}.items():
             further = {"top level": judge == name, "both orders": not comparator.symmetric, "LLM": comparator.roles}
+            further["people"] = bool(human) and name not in human
             yield judge, {"comparator", *checked, *(condition for condition, holds in further.items() if holds)}
     for name in setup.scorers:
         yield name, checked

@@ -19,7 +19,9 @@ from harness.folder import RunFolder, check_writable, replacing, write_json
 from harness.llm.cache import ResponseCache
 from harness.llm.serving import Serving
 from harness.planted.sanity import store_sanity
+from harness.records import total_roles
 from harness.report import build_report
+from harness.results.answers import answers_of
 from harness.results.comparability import leaderboard_of
 from harness.results.schema import Leaderboard
 from harness.results.stored import store_decomposition, store_judge_checks, store_leaderboard
@@ -27,10 +29,10 @@ from harness.run.answers import prove
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
 from harness.run.describe import describe, pending_descriptions
-from harness.run.diagnostics import measure_diagnostics
+from harness.run.diagnostics import ON_TEXT, measure_diagnostics, pending_diagnostics
 from harness.run.explainer_check import check_explainer
 from harness.run.identity import check_same_run
-from harness.run.interventions.measure import draw_texts, intervene
+from harness.run.interventions.measure import draw_texts, intervene, pending_interventions
 from harness.run.judge import judge, pending_scores, pending_verdicts
 from harness.run.manifest import write_manifest
 from harness.run.masking import without_secrets
@@ -60,12 +62,7 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     check_same_run(setup, folder)
     setup.check()
     _check_stores(setup)
-    if setup.corpus is not None:
-        from transformers import AutoModel, AutoModelForCausalLM  # not at start-up: the import takes seconds
-
-        check_model(setup.subject, AutoModel)
-        if setup.effect_splits or setup.needs_steered:
-            check_model(setup.subject, AutoModelForCausalLM)
+    _check_model(setup, folder)
     cache = cache_of(setup) if setup.backends else None
     async with serving_of(setup, folder, cache) as serving:
         await _preflight(setup, folder, serving)
@@ -85,6 +82,20 @@ async def _run(setup: Setup, early: Callable[[str], None]) -> Leaderboard:
     return leaderboard
 
 
+def _check_model(setup: Setup, folder: RunFolder) -> None:
+    """Check that the model loads, if it will run on text."""
+    if setup.corpus is None:
+        return
+    causal = bool(pending_interventions(setup, folder))
+    on_text = any(name == ON_TEXT for _, name in pending_diagnostics(setup, folder, None))
+    if causal or on_text or not folder.has_evidence:
+        from transformers import AutoModel, AutoModelForCausalLM  # not at start-up: the import takes seconds
+
+        check_model(setup.subject, AutoModel)
+        if causal:
+            check_model(setup.subject, AutoModelForCausalLM)
+
+
 def _check_stores(setup: Setup) -> None:
     """Check that the run can write to the folders outside its own, before time is spent."""
     used = {"storage.store": True, "evidence.store": setup.compares, "serving.cache": bool(setup.backends)}
@@ -100,7 +111,9 @@ def cache_of(setup: Setup) -> ResponseCache:
 
 def serving_of(setup: Setup, folder: RunFolder, cache: ResponseCache | None, *, ask: bool = True) -> Serving:
     """Return the run's LLMs by role, as its config says they are served; without ``ask``, only what they have said."""
-    return Serving(setup.backends, cache, folder.logs, ask=ask, **dataclasses.asdict(setup.serving))
+    used = total_roles([one.usage for one in answers_of(folder)]).values()
+    spent = sum(one.calls - one.cached_calls for one in used), sum(one.paid or 0.0 for one in used)
+    return Serving(setup.backends, cache, folder.logs, ask=ask, spent=spent, **dataclasses.asdict(setup.serving))
 
 
 def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import socket
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -90,6 +91,7 @@ class RayExecutor(Executor):
                 return
             except Exception as error:  # Ray raises Exception itself if its processes do not start in time
                 self._ray.shutdown()
+                _end_processes(error)
                 reason = _reason(error)
                 if attempt == _STARTS:
                     raise HarnessError(
@@ -193,6 +195,18 @@ def _run(work: Callable[[Any, str], Any], item: Any, device: str, threads: int) 
 
     torch.set_num_threads(threads)
     return work(item, device)
+
+
+def _end_processes(error: Exception) -> None:
+    """End the processes of a Ray node that did not start, which ``ray.shutdown`` leaves running until this one ends.
+
+    Only the traceback has the node that started them.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node: Any = frame.f_locals.get("self")
+        if hasattr(node, "kill_all_processes"):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+            return
 
 
 def _reason(error: Exception) -> str:

@@ -17,8 +17,9 @@ from harness.errors import HarnessError
 from harness.evidence import Corpus, EvidenceConfig
 from harness.llm.client import Backend
 from harness.llm.serving import ServingConfig
-from harness.methods import Comparator, Describer, Method, Scorer
+from harness.methods import Comparator, Describer, Method, Scorer, roles_of
 from harness.records import Neuron, Split, VectorKind
+from harness.results.noise_floor import read_noise_floor
 from harness.results.reference_channels import ReferenceChannel, reference_channels
 from harness.run.building import build, build_group, plain, validate
 from harness.run.executor import Executor
@@ -174,6 +175,14 @@ class Setup:
                 return reason
         return None
 
+    def models_of(self, method: Method) -> set[str]:
+        """Return the names of the LLMs that write a describer's texts, or that a judge uses."""
+        roles = set(method.roles)
+        if isinstance(method, Describer):  # without the scorers in it, which choose among its texts
+            roles -= roles_of(one for one in method.walk if not isinstance(one, Describer)).keys()
+            roles |= {one.role for one in method.walk if isinstance(one, Describer) and one.role is not None}
+        return {self.backends[role].model for role in roles if role in self.backends}
+
     @property
     def effect_splits(self) -> list[Split]:
         """The splits over whose text effects are measured: one for describers, one for judges."""
@@ -233,6 +242,14 @@ class Setup:
         Raises:
             HarnessError: one line with the cause and the cure.
         """
+        unpriced = [role for role, one in self.backends.items() if one.price is None and one.server is None]
+        if self.serving.max_cost is not None and unpriced:
+            raise HarnessError(
+                "serving.max_cost needs the price of every LLM that is not managed here: set "
+                f"llm.{unpriced[0]}.price.prompt and llm.{unpriced[0]}.price.completion"
+            )
+        if self.statistics.noise_floor is not None:
+            read_noise_floor(self.statistics.noise_floor)
         if self.compares:
             self._check_contestants()
             self._check_evidence()
@@ -306,7 +323,8 @@ class Setup:
                     judge.check(self.described)
         self.steering.check_lengths(self.subject, effects=bool(self.effect_splits), texts=self.needs_steered)
         parts = [part for method in self.methods.values() for part in method.walk]
-        for encoder in {id(part.encoder): part.encoder for part in parts if hasattr(part, "encoder")}.values():
+        encoders = [getattr(part, "encoder", None) for part in parts]
+        for encoder in {id(encoder): encoder for encoder in encoders if encoder is not None}.values():
             encoder.check()
         for name, describer in self.describers.items():
             with _naming(f"describers.{name}"):

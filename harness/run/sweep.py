@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,17 +61,44 @@ def _public(override: str, without_secrets: Callable[[Any], Any]) -> str:
     return override if masked == value else f"{override.partition('=')[0]}={shown}"
 
 
+def _chosen(hydra: DictConfig) -> dict[str, str]:
+    """Return hashes of what Hydra reads once for all runs of a sweep."""
+    return {
+        name: hashlib.sha256(OmegaConf.to_yaml(hydra[name]).encode()).hexdigest() for name in ("launcher", "sweeper")
+    }
+
+
 class SweepFolder:
     """The folder of a sweep, with its runs and a file for the outcome of each."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._outcomes = path / ".outcomes"
+        self._chosen = self._outcomes / "chosen"
 
-    def begin(self) -> None:
-        """Remove the outcomes of earlier calls; the runs themselves stay."""
+    def begin(self, hydra: DictConfig) -> None:
+        """Remove the outcomes of earlier calls, and note the launcher and the sweeper; the runs themselves stay."""
+        from harness.folder import write_json
+
         for path in self._outcomes.glob("*.json"):
             path.unlink()
+        write_json(self._chosen, _chosen(hydra))
+
+    def check(self, hydra: DictConfig) -> None:
+        """Check that a run's config has the launcher and the sweeper that the sweep began with.
+
+        Raises:
+            HarnessError: if a config that the sweep varies sets another one, which Hydra ignores.
+        """
+        from harness.errors import HarnessError
+
+        used = json.loads(self._chosen.read_text())
+        for name, digest in _chosen(hydra).items():
+            if digest != used[name]:
+                raise HarnessError(
+                    f"a config that the sweep varies sets hydra.{name}, which has no effect once the sweep has begun: "
+                    "move it to the command line, or into a config that is the same for all runs (sweep=...)"
+                )
 
     def store(self, outcome: Outcome) -> None:
         """Store the outcome of a run, without secrets, for the process that started the sweep."""
@@ -114,7 +142,7 @@ class SweepStart(Callback):
             print(f"error: {problem}", file=sys.stderr)
             sys.exit(1)
         _started = SweepFolder(Path(config.hydra.sweep.dir))
-        _started.begin()
+        _started.begin(config.hydra)
 
 
 def started() -> SweepFolder | None:

@@ -23,6 +23,7 @@ class StatisticsConfig:
         flips: number of random sign flips of a permutation test that is not exact.
         control_win_rate: a run is untrustworthy if the interval of a control's win rate against the real methods
             reaches this value.
+        noise_floor: folder of the same run on shuffled weights (``subject.shuffled=true``), or None.
 
     Raises:
         ValueError: if a value is out of range.
@@ -33,3 +34,4 @@ class StatisticsConfig:
     ridge: Positive = 0.1
     flips: Count = 9999
     control_win_rate: Share = 0.5
+    noise_floor: str | None = None

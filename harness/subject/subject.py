@@ -56,6 +56,7 @@ class Subject:
         token_weighting: weights of the tokens before the first channel.
         dtype: data type of the model when it runs on text.
         trust_remote_code: whether code from the model's repository may run.
+        shuffled: whether the weights are shuffled within each matrix, as a control.
         shape: size of the model, for plans on machines without it.
         cache: folder of models that are converted to plain weights: GGUF files and quantised checkpoints.
     """
@@ -74,12 +75,15 @@ class Subject:
         token_weighting: TokenWeighting | None = None,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         trust_remote_code: bool = False,
+        shuffled: bool = False,
         shape: Shape | None = None,
         cache: str = ".cache/models",
     ) -> None:
         first = next(iter(sources), "the model")
         self.name, self.shape, self._cache = name or (first if isinstance(first, str) else first[0]), shape, cache
-        self._sources, self._revision, self._sha256 = sources, revision, sha256
+        if shuffled:
+            self.name += " (shuffled weights)"
+        self._sources, self._revision, self._sha256, self._shuffled = sources, revision, sha256, shuffled
         self._architecture = architecture
         self._rule = ProjectionRule(projection, embedding_layers, fold_norm)
         self._weighting = token_weighting or TokenWeighting()
@@ -87,17 +91,35 @@ class Subject:
         self.trust_remote_code = trust_remote_code
 
     @cached_property
-    def files(self) -> ModelFiles:
-        """The model's files.
+    def published(self) -> ModelFiles:
+        """The model's files as its source has them. Found without PyTorch and transformers, which take long to import.
 
         Raises:
-            HarnessError: if no source has them, or the checkpoint has another hash.
+            HarnessError: if no source has them.
         """
+        return locate(self._sources, self._revision)
+
+    @cached_property
+    def files(self) -> ModelFiles:
+        """The model's files, or those of its shuffled copy, converted if the harness cannot read their format.
+
+        Raises:
+            HarnessError: as :attr:`published`; if the checkpoint has another hash, or cannot be converted.
+        """
+        files = self._readable()
+        if not self._shuffled:
+            return files
+        from harness.subject.shuffled import shuffled
+
+        folder = shuffled(files, Path(self._cache), self.loading)
+        return ModelFiles(str(folder), folder)
+
+    def _readable(self) -> ModelFiles:
         from harness.subject.checkpoint import Checkpoint
         from harness.subject.gguf import converted
         from harness.subject.quantised import dequantised, quantisation_of
 
-        files = locate(self._sources, self._revision)
+        files = self.published
         if files.gguf:
             folder = converted(files.gguf, Path(self._cache), self._sha256)
             return ModelFiles(str(folder), folder)

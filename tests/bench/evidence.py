@@ -23,7 +23,7 @@ from harness.evidence.alignment import TokenSums
 from harness.evidence.corpus_pass import Batch, State, batches
 from harness.evidence.encoding import Encoder, framed
 from harness.evidence.store import gathered
-from harness.evidence.windows import Cutter
+from harness.evidence.windows import Cutter, Window
 from harness.records import Neuron, Sign
 from harness.run.help import compose_config
 from harness.run.setup import Setup
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def compare(
-    subject: Subject, neurons: list[Neuron], pool: list, every: list[Batch], options: argparse.Namespace
+    subject: Subject, neurons: list[Neuron], pool: list[Window], every: list[Batch], options: argparse.Namespace
 ) -> None:
     """Time the pass and the bare forward pass alternately, on the same batches."""
     config, device = EvidenceConfig(), options.device

@@ -80,7 +80,7 @@ async def _measure(server: tiny_models.Served, folder: Path, options: argparse.N
 
             async def one(prompt: list[Message]) -> None:
                 body = {
-                    "model": server.client.model,  # type: ignore[attr-defined]
+                    "model": server.client.model,
                     "messages": [{"role": message.role, "content": message.content} for message in prompt],
                     "max_tokens": options.max_tokens,
                     "temperature": 0.0,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from token_judges import MINILM, Exact, matched_effect, print_table, read
+from token_judges import ACTIVE, MINILM, matched_effect, print_table, read
 
 from describers.answers import OUTPUT_ROLES, by_strength, extract
 from harness.embedding import SentenceEncoder
@@ -24,6 +24,7 @@ from harness.run.interventions.measure import Clamping, effects_of
 from harness.seeds import derive_rng
 from harness.subject import CausalModel, Subject
 from judges.embedding import EmbeddingOutput
+from judges.prediction import TokenPredictor
 from judges.token_match import TokenMatch
 
 TOKENS, LENGTH, VALUE = 30, 32, 10.0
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    subject = Subject("subject", [options.subject])
+    subject = Subject("subject", (options.subject,))
     demo = derive_rng(0, "neurons", options.layer).choice(subject.d_mlp, 24, replace=False).tolist()
     indices = [i for i in derive_rng(99, "bench", options.layer).permutation(subject.d_mlp).tolist() if i not in demo]
     neurons = [Neuron(options.layer, index) for index in indices[: options.neurons]]
@@ -77,12 +78,14 @@ def main() -> None:
         "raw `out`": [listed(subject.vocabulary_tokens(n, VectorKind.OUT, 50)) for n in neurons],
     }
     encoder = SentenceEncoder(MINILM)
+    match, equal = (TokenMatch(TokenPredictor(one), ACTIVE) for one in (encoder, None))
     judges: dict[str, Callable[[JudgeCase, str], float]] = {}
     for count in options.sampled:
-        judges[f"token_output, {count:,} tokens"] = matched_effect(TokenMatch(encoder, 4.0, 0.05), count)
-        judges[f"the same, AUPRC, {count:,} tokens"] = matched_effect(TokenMatch(encoder, 4.0, 0.05), count, "auprc")
-        judges[f"equal tokens only, {count:,} tokens"] = matched_effect(Exact(encoder, 4.0, 0.05), count)
-    judges["embedding_output, measured effects"] = EmbeddingOutput(encoder, effects=True).separation
+        judges[f"token_output, {count:,} tokens"] = matched_effect(match, count)
+        judges[f"the same, AUPRC, {count:,} tokens"] = matched_effect(match, count, "auprc")
+        judges[f"equal tokens only, {count:,} tokens"] = matched_effect(equal, count)
+    separation = EmbeddingOutput(encoder, effects=True).separation
+    judges["embedding_output, measured effects"] = lambda case, text: separation(case, text)[0][0]
     print_table(judges, cases, descriptions, options.others)
 
 

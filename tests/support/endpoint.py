@@ -15,8 +15,8 @@ from harness.llm.client import Message
 from harness.llm.vllm_server import ManagedVLLM
 
 HELLO = [Message("user", "hello")]
-#: Status, headers and body.
-Reply = tuple[int, Mapping[str, str], Any]
+#: Status, headers and body; or what is sent in place of an HTTP response, before the connection is closed.
+Reply = tuple[int, Mapping[str, str], Any] | bytes
 
 
 class _Server(ThreadingHTTPServer):
@@ -36,7 +36,11 @@ class FakeEndpoint:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 endpoint.requests.append(body)
                 endpoint.keys.append(self.headers["Authorization"])
-                status, headers, content = answer(body)
+                reply = answer(body)
+                if isinstance(reply, bytes):
+                    self.wfile.write(reply)
+                    return
+                status, headers, content = reply
                 data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
                 self.send_response(status)
                 for name, value in {"Content-Type": "application/json", **headers}.items():

