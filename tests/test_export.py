@@ -174,8 +174,9 @@ def test_exported_descriptions_and_exemplars_compete_again(
     borrowed = [item for item in second.descriptions().records() if item.describer == "imported_evidence"]
     assert all(item.detail.startswith("exemplars of neurons, not of the run; ") for item in borrowed)
     assert {item.status for item in borrowed} == {Status.OK}
-    graded = {item.neuron: item.value for item in first.scores().records() if item.describer == "maxact"}
-    assert {item.neuron: item.value for item in second.scores().records()} == graded
+    usable = [item for item in first.scores().records() if item.describer == "maxact" and item.status is Status.OK]
+    assert usable
+    assert {item.neuron: item.value for item in second.scores().records()} == {one.neuron: one.value for one in usable}
     # The windows' token ids, and the directions of the channels.
     windows = pq.read_table(tmp_path / "out" / "windows.parquet").to_pylist()
     shown = {row["window"] for row in pq.read_table(tmp_path / "out" / "exemplars.parquet").to_pylist()}
