@@ -140,7 +140,7 @@ def test_exported_descriptions_and_exemplars_compete_again(
     cheap = {"diagnostics.sample": "0", "diagnostics.random_vectors": "0", "neurons.per_layer": "2"}
     base = options(small | cheap)
     judges = "judges=[embedding_pairwise,embedding_simulation]"
-    assert invoke(*base, "folder=one", "describers=[maxact,generic]", judges)[0] == 0
+    assert invoke(*base, "folder=one", "describers=[maxact,rotate]", judges)[0] == 0
     first = RunFolder(tmp_path / "one")
     assert main([str(first.path), "--to", str(tmp_path / "out"), "--exemplars", "--directions"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
