@@ -228,7 +228,7 @@ def earlier(options: argparse.Namespace) -> None:
         seconds: dict[str, list[float]] = {"earlier": [], "now": []}
         found = {}
         for name in ("earlier", "now", "now", "earlier"):
-            search.GeodesicSolver, search.Problem = solvers[name].GeodesicSolver, solvers[name].Problem  # type: ignore[misc]
+            search.GeodesicSolver, search.Problem = solvers[name].GeodesicSolver, solvers[name].Problem  # type: ignore[attr-defined]
             start = time.process_time()
             found[name] = _decomposed(vectors, projection, weights, replace(FAST, num_channels=10))[1]
             seconds[name].append(time.process_time() - start)
