@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--channel-neurons", type=int, default=256, help="neurons of the section channels")
     parser.add_argument("--subject", default="minilm", help="of the section earlier")
     parser.add_argument("--places", nargs="+", default=["3:out", "1:in"], help="LAYER:KIND ... of the section earlier")
-    parser.add_argument("--commit", default="main", help="of the section earlier")
+    parser.add_argument("--commit", default="HEAD", help="of the section earlier")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, the same for all")
     parser.add_argument("--peak-of", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
