@@ -82,7 +82,8 @@ class Problem:
         weights = weights / weights.sum()
         mean = projection @ weights
         covariance = torch.zeros(width, width, dtype=projection.dtype, device=projection.device)
-        for some, counted in zip(projection.split(width, dim=1), weights.split(width), strict=True):
+        pieces = torch.split(projection, width, dim=1), torch.split(weights, width)
+        for some, counted in zip(*pieces, strict=True):
             centred_columns = some - mean.unsqueeze(1)
             covariance += (centred_columns * counted) @ centred_columns.T
         variances, directions = torch.linalg.eigh(covariance)
