@@ -55,8 +55,8 @@ def planted(
 ) -> Planted:
     """Plant glitch tokens: their random start, and the common way of ``moved`` that the softmax pushed them.
 
-    Trained tokens have a topic each, of 40, and directions of unequal strength. The frequencies of the share ``rare`` of
-    them fill a continuum down to the glitch tokens' place.
+    Trained tokens have a topic each, of 40, and directions of unequal strength. The frequencies of the share ``rare``
+    of them fill a continuum down to the glitch tokens' place.
     """
     random = torch.Generator().manual_seed(seed)
     common = torch.nn.functional.normalize(torch.randn(width, generator=random), dim=0) * moved
