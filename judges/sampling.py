@@ -297,8 +297,8 @@ def _around(window: Exemplar, centre: int, context: int) -> Exemplar:
 def _guides(predicted: Sequence[Floats]) -> list[Floats]:
     """Return what each description predicts beyond all others, and then what each predicts."""
     differences = [
-        own - np.max([other for other in predicted if other is not own], axis=0)
-        for own in predicted
+        own - np.max([other for at, other in enumerate(predicted) if at != place], axis=0)
+        for place, own in enumerate(predicted)
         if len(predicted) > 1
     ]
     return [*differences, *predicted]

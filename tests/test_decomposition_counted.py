@@ -95,16 +95,15 @@ def test_a_channel_beyond_no_threshold_is_not_found_again(lookahead: int) -> Non
     assert repeated(found.directions[0], projection) == 0
 
 
-def heavy_tailed(neurons: int, d_model: int, tokens: int, largest: float) -> tuple[Tensor, Tensor]:
-    """Return vectors, and a projection of heavy-tailed columns; the standard deviation of its rows is 1 to largest."""
+def heavy_tailed(neurons: int, d_model: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Return vectors, and a projection with heavy-tailed columns."""
     generator = torch.Generator().manual_seed(5)
     columns = torch.randn(d_model, tokens, generator=generator) * torch.exp(torch.randn(tokens, generator=generator))
-    spread = torch.logspace(0, math.log10(largest), d_model).unsqueeze(1)
-    return torch.randn(neurons, d_model, generator=generator), columns * spread
+    return torch.randn(neurons, d_model, generator=generator), columns
 
 
 def test_lookahead_finds_other_optima_even_if_no_token_is_beyond_the_threshold() -> None:
-    vectors, projection = heavy_tailed(24, 24, 500, largest=1.0)
+    vectors, projection = heavy_tailed(24, 24, 500)
 
     def losses(lookahead: int) -> Tensor:
         settings = GeodesicConfig(lookahead=lookahead)
@@ -112,13 +111,6 @@ def test_lookahead_finds_other_optima_even_if_no_token_is_beyond_the_threshold()
         return decompose(vectors, projection, config=config).loss[:, 0]
 
     assert (losses(1) < losses(0) - 1e-2).double().mean() > 0.1
-
-
-def test_directions_of_large_variance_do_not_slow_the_search() -> None:
-    config = DecompositionConfig(num_channels=2)
-    problems = (heavy_tailed(24, 48, 2000, largest) for largest in (1.0, 10.0))
-    even, uneven = (decompose(*problem, config=config).steps.double().mean() for problem in problems)
-    assert uneven < 1.3 * even
 
 
 def test_the_published_objective_counts_all_tokens() -> None:

@@ -140,7 +140,7 @@ def test_exported_descriptions_and_exemplars_compete_again(
     cheap = {"diagnostics.sample": "0", "diagnostics.random_vectors": "0", "neurons.per_layer": "2"}
     base = options(small | cheap)
     judges = "judges=[embedding_pairwise,embedding_simulation]"
-    assert invoke(*base, "folder=one", "describers=[maxact,generic]", judges)[0] == 0
+    assert invoke(*base, "folder=one", "describers=[maxact,rotate]", judges)[0] == 0
     first = RunFolder(tmp_path / "one")
     assert main([str(first.path), "--to", str(tmp_path / "out"), "--exemplars", "--directions"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
@@ -174,8 +174,9 @@ def test_exported_descriptions_and_exemplars_compete_again(
     borrowed = [item for item in second.descriptions().records() if item.describer == "imported_evidence"]
     assert all(item.detail.startswith("exemplars of neurons, not of the run; ") for item in borrowed)
     assert {item.status for item in borrowed} == {Status.OK}
-    graded = {item.neuron: item.value for item in first.scores().records() if item.describer == "maxact"}
-    assert {item.neuron: item.value for item in second.scores().records()} == graded
+    usable = [item for item in first.scores().records() if item.describer == "maxact" and item.status is Status.OK]
+    assert usable
+    assert {item.neuron: item.value for item in second.scores().records()} == {one.neuron: one.value for one in usable}
     # The windows' token ids, and the directions of the channels.
     windows = pq.read_table(tmp_path / "out" / "windows.parquet").to_pylist()
     shown = {row["window"] for row in pq.read_table(tmp_path / "out" / "exemplars.parquet").to_pylist()}

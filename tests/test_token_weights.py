@@ -44,12 +44,19 @@ class Planted:
 
 
 def planted(
-    glitches: int, *, size: int = 4000, width: int = 64, start: float = 0.02, moved: float = 1.0, seed: int = 0
+    glitches: int,
+    *,
+    size: int = 4000,
+    width: int = 64,
+    start: float = 0.02,
+    moved: float = 1.0,
+    rare: float = 1.0,
+    seed: int = 0,
 ) -> Planted:
     """Plant glitch tokens: their random start, and the common way of ``moved`` that the softmax pushed them.
 
-    Trained tokens have a topic each, of 40, a frequency that fills a continuum down to the glitch tokens' place, and
-    directions of unequal strength.
+    Trained tokens have a topic each, of 40, and directions of unequal strength. The frequencies of the share ``rare``
+    of them fill a continuum down to the glitch tokens' place.
     """
     random = torch.Generator().manual_seed(seed)
     common = torch.nn.functional.normalize(torch.randn(width, generator=random), dim=0) * moved
@@ -59,6 +66,7 @@ def planted(
     chosen = torch.randint(40, (size,), generator=random)
     trained = (topics[chosen] + 0.7 * own) / width**0.5
     seen = torch.rand(size, 1, generator=random) ** 0.5  # a few were seen so little that they are hardly on their way
+    seen[int(rare * size) :] = 1
     matrix = start * torch.randn(size, width, generator=random) + (1 - seen) * common + seen * trained
     hidden = torch.randperm(size, generator=random)[:glitches]
     matrix[hidden] = start * torch.randn(glitches, width, generator=random) + common
@@ -107,7 +115,8 @@ def test_equal_rows_form_one_cluster() -> None:
 
 
 def test_glitch_tokens_make_channels_only_where_they_are_not_detected() -> None:
-    model = planted(120, moved=1.5)
+    # Few rare tokens, as in a large vocabulary; with many, their common way is none that a channel takes.
+    model = planted(120, rare=0.05)
     random = torch.Generator().manual_seed(9)
     common = model.matrix[sorted(model.glitches)].mean(dim=0)
     # Neurons with something to say about a topic, and with a little of what all glitch tokens share.

@@ -137,8 +137,9 @@ def test_a_whole_model_is_decomposed_without_text_describers_or_judges(
     assert 'id="leaderboard"' not in page
     assert 'href="#leaderboard"' not in page
     (offline,) = (folder.path / "wandb").glob("offline-run-*")
-    (logged,) = offline.rglob("*.table.json")
-    assert len(json.loads(logged.read_text())["data"]) == len(summary["rows"])
+    claims = json.loads((folder.path / "claims.json").read_text())
+    logged = sorted(len(json.loads(table.read_text())["data"]) for table in offline.rglob("*.table.json"))
+    assert logged == sorted([len(summary["rows"]), len(claims)])
 
 
 def test_records_are_those_of_one_projection_at_a_time(llama: Path, tmp_path: Path) -> None:

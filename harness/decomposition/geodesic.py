@@ -1,4 +1,4 @@
-"""The default solver: preconditioned Riemannian conjugate gradient on the sphere with an exact line search.
+"""The default solver: Riemannian conjugate gradient on the sphere with an exact line search.
 
 A single Householder reflection can map a vector to every point of the sphere |c| = |w|, so the published search ([R])
 is smooth optimisation on that sphere. A step costs two products with the vocabulary, like a step of the published
@@ -37,12 +37,8 @@ _SHARE_RESTARTED = 0.125
 # Factor on the tolerance of lookahead searches.
 _COARSER_AHEAD = 10.0
 # Principal components that a start leaves out: at most one per this many dimensions, with at least this many times the
-# average variance.
-_WIDTH_PER_BULK, _BULK_VARIANCE = 100, 5.0
-# Tokens per dimension that the covariance of the projection's columns is estimated from.
-_TOKENS_PER_DIMENSION = 32
-# Least curvature of the preconditioner, as a share of its average.
-_LEAST_CURVATURE = 0.1
+# average variance. They are computed with these rounds and this number of additional directions.
+_WIDTH_PER_BULK, _BULK_VARIANCE, _BULK_ROUNDS, _OVERSAMPLED = 100, 5.0, 4, 8
 # Length of the random tangent added to the start after a channel that masked no new token beyond the threshold.
 _ELSEWHERE = 1.0
 # A start shorter than this, of a unit vector, is not used.
@@ -70,25 +66,6 @@ class Problem:
     config: DecompositionConfig
 
     @cached_property
-    def components(self) -> tuple[Tensor, Tensor]:
-        """The principal components of the projection's columns, counted by weight: (d_model, d_model) and variances.
-
-        The components are orthonormal columns, and their variances (d_model,) fall. Estimated from every k-th token.
-        """
-        projection, weights = self.objective.projection, self.weights.mean(dim=0)
-        width, tokens = projection.shape
-        every = max(1, tokens // (_TOKENS_PER_DIMENSION * width))
-        projection, weights = projection[:, ::every], weights[::every]
-        weights = weights / weights.sum()
-        mean = projection @ weights
-        covariance = torch.zeros(width, width, dtype=projection.dtype, device=projection.device)
-        for some, counted in zip(torch.split(projection, width, dim=1), torch.split(weights, width), strict=True):
-            centred_columns = some - mean.unsqueeze(1)
-            covariance += (centred_columns * counted) @ centred_columns.T
-        variances, directions = torch.linalg.eigh(covariance)
-        return directions.flip(1), variances.flip(0).clamp_min(0.0)
-
-    @cached_property
     def bulk(self) -> Tensor:
         """The directions in which large groups of tokens differ, (d_model, k), orthonormal.
 
@@ -98,9 +75,28 @@ class Problem:
         columns: at most d_model / 100 of them, as Mu and Viswanath 2018, arXiv:1702.01417, remove from word vectors,
         and only those with several times the average variance.
         """
-        directions, variances = self.components
-        count = math.ceil(len(variances) / _WIDTH_PER_BULK)
-        found: Tensor = directions[:, :count][:, variances[:count] > _BULK_VARIANCE * variances.mean()]
+        projection, weights = self.objective.projection, self.weights.mean(dim=0)
+        weights = weights / weights.sum()
+        (width, tokens), mean = projection.shape, projection @ weights
+        count = min(width, math.ceil(width / _WIDTH_PER_BULK))
+        generator = torch.Generator().manual_seed(0)
+        # In float64 on the CPU, so that every dtype and device starts from the same numbers.
+        drawn = torch.randn(width, min(width, count + _OVERSAMPLED), generator=generator, dtype=torch.float64)
+        basis = drawn.to(projection)
+        size = _ELEMENTS_RESTARTED // width + 1
+        blocks = [slice(start, start + size) for start in range(0, tokens, size)]
+        total = sum(float((projection[:, block].square() @ weights[block]).sum()) for block in blocks)
+        total -= float(mean.square().sum())
+        for _ in range(_BULK_ROUNDS):  # subspace iteration: each round multiplies the basis by the covariance
+            basis, _ = torch.linalg.qr(basis)
+            multiplied = torch.zeros_like(basis)
+            for block in blocks:
+                values = projection[:, block].T @ basis - mean @ basis
+                multiplied += projection[:, block] @ (values * weights[block].unsqueeze(1))
+            basis = multiplied
+        directions, variances, _ = torch.linalg.svd(basis, full_matrices=False)
+        large = variances[:count] > _BULK_VARIANCE * total / width
+        found: Tensor = directions[:, :count][:, large]
         return found
 
 
@@ -180,13 +176,10 @@ class GeodesicSolver:
         tolerance = torch.where(slots.stage[:n] % 2 == 1, _COARSER_AHEAD * settings.tolerance, settings.tolerance)
         still = gains < tolerance
         slots.idle[:n] = torch.where(still, slots.idle[:n] + 1, 0)
-        steepest = self._steepest(gradients, moved, targets, moments)
-        conjugate = _conjugate(
-            gradients, steepest, slots.gradient[:n], slots.steepest[:n], slots.heading[:n], tangents, arriving, moved
-        )
+        conjugate = _conjugate(gradients, slots.gradient[:n], slots.heading[:n], tangents, arriving, moved)
         # After an idle step only steepest descent can distinguish a minimum from a poor heading.
-        slots.heading[:n] = torch.where(still.unsqueeze(-1), steepest, conjugate)
-        slots.gradient[:n], slots.steepest[:n], slots.point[:n] = gradients, steepest, moved
+        slots.heading[:n] = torch.where(still.unsqueeze(-1), -gradients, conjugate)
+        slots.gradient[:n], slots.point[:n] = gradients, moved
         slots.age[:n] += 1
 
         over = (slots.idle[:n] >= settings.patience) | (slots.age[:n] >= settings.max_steps)
@@ -291,9 +284,7 @@ class GeodesicSolver:
         gradients = self._on_sphere(pulls * slope, points, slots.target[some])
         slots.roots[some], slots.projections[some, 0] = weights.sqrt(), projections
         slots.mean[some], slots.total[some] = means / totals, totals
-        steepest = self._steepest(gradients, points, slots.target[some], moments)
-        slots.point[some], slots.gradient[some] = points, gradients
-        slots.steepest[some] = slots.heading[some] = steepest
+        slots.point[some], slots.gradient[some], slots.heading[some] = points, gradients, -gradients
         slots.idle[some], slots.age[some], slots.ended[some] = 0, 0, False
 
     def _starts(self, targets: Tensor) -> Tensor:
@@ -322,21 +313,6 @@ class GeodesicSolver:
         """Return the loss's gradients on the sphere at ``points``, from those of the kurtosis term."""
         return _tangential(pulls - self._objective.fidelity_weight * targets, points)
 
-    def _steepest(self, gradients: Tensor, points: Tensor, targets: Tensor, moments: CentralMoments) -> Tensor:
-        """Return the headings of preconditioned steepest descent, (n, d_model), tangent at ``points``.
-
-        The Hessian on the sphere is lambda_f cos(w, c) I, plus a multiple of the covariance of U's columns from the
-        linear term of :meth:`_cubic`, less a few directions of tokens far out. Without these few directions it is
-        diagonal in the principal components. A few of those have many times the variance of the rest, so the gradient
-        without the division points mostly along them.
-        """
-        directions, variances = self._problem.components
-        pull = -self._objective.slope_of_kurtosis(moments.kurtosis) * 4.0 * (moments.kurtosis + 3.0)
-        pull = (pull / moments.second.clamp_min(torch.finfo(points.dtype).tiny)).reshape(-1, 1).to(points.dtype)
-        bend = self._objective.fidelity_weight * (points * targets).sum(dim=-1, keepdim=True)
-        bend = bend.clamp_min(torch.finfo(points.dtype).tiny).maximum(_LEAST_CURVATURE * pull * variances.mean())
-        return _tangential(-((gradients @ directions) / (bend + pull * variances)) @ directions.T, points)
-
 
 class _Slots:
     """The parallel searches. The first dimension of every tensor is the slot; slots beyond ``count`` are closed."""
@@ -364,7 +340,6 @@ class _Slots:
         self.point = state(width)  # current unit directions
         self.projections = state(2, tokens)  # centred, of the points and of the last tangents
         self.gradient = state(width)  # Riemannian, at the points
-        self.steepest = state(width)  # headings of preconditioned steepest descent there
         self.heading = state(width)  # search directions: tangent, of any length
         self.idle = state(dtype=torch.int64)  # consecutive idle steps; -1: the slot will be closed
         self.age = state(dtype=torch.int64)  # steps of this search
@@ -397,22 +372,14 @@ def _tangential(vectors: Tensor, points: Tensor) -> Tensor:
 
 
 def _conjugate(
-    gradients: Tensor,
-    steepest: Tensor,
-    old_gradients: Tensor,
-    old_steepest: Tensor,
-    old_headings: Tensor,
-    tangents: Tensor,
-    arriving: Tensor,
-    points: Tensor,
+    gradients: Tensor, old_gradients: Tensor, old_headings: Tensor, tangents: Tensor, arriving: Tensor, points: Tensor
 ) -> Tensor:
-    """Return the next headings by preconditioned Polak-Ribiere+, with old vectors transported along the circle."""
+    """Return the next headings by Polak-Ribiere+, with the old vectors transported along the circle."""
     # Parallel transport along the circle rotates the component along its tangent and keeps the rest.
     along = (old_gradients * tangents).sum(dim=-1, keepdim=True)
     carried = old_gradients + along * (arriving - tangents)
-    size = -(old_gradients * old_steepest).sum(dim=-1, keepdim=True)
-    size = size.clamp_min(torch.finfo(gradients.dtype).tiny)
-    beta = ((steepest * (carried - gradients)).sum(dim=-1, keepdim=True) / size).clamp_min(0.0)
-    headings = _tangential(beta * old_headings.norm(dim=-1, keepdim=True) * arriving + steepest, points)
+    size = (old_gradients * old_gradients).sum(dim=-1, keepdim=True).clamp_min(torch.finfo(gradients.dtype).tiny)
+    beta = ((gradients * (gradients - carried)).sum(dim=-1, keepdim=True) / size).clamp_min(0.0)
+    headings = _tangential(beta * old_headings.norm(dim=-1, keepdim=True) * arriving - gradients, points)
     descends = (headings * gradients).sum(dim=-1, keepdim=True) < 0
-    return torch.where(descends, headings, steepest)
+    return torch.where(descends, headings, -gradients)

@@ -25,8 +25,6 @@ _SHARE_RETURNED = 0.125
 _ROWS_PER_SLOT = 3
 _ROWS_PER_RESTART = 12
 _ROWS_PER_VECTOR_OF_ADAMW = 20
-# Matrices of d_model x d_model in memory while the principal components of the projection are computed.
-_SQUARES = 5
 
 
 def default_budget(device: torch.device) -> int:
@@ -63,10 +61,9 @@ def slots_within(
     fixed = 0 if fused else BLOCK_BUFFERS * block_elements(device) * element_bytes
     if products_used(config.geodesic.products, device, element_bytes) == "bfloat16":  # a copy of the projection
         fixed += 2 * d_model * tokens
-    fixed += _SQUARES * d_model * d_model * element_bytes
     masks = 1 + (config.geodesic.lookahead > 0)
     rows = _ROWS_PER_SLOT + (2 if fused else 0)
-    each = tokens * (rows * element_bytes + masks) + 17 * d_model * element_bytes
+    each = tokens * (rows * element_bytes + masks) + 16 * d_model * element_bytes
 
     def needed(slots: int) -> int:
         restarted = rows_restarted_at_once(slots, tokens)

@@ -206,8 +206,9 @@ def _neuronpedia(content: Content, to: Path) -> None:
         folder = to / content.model / str(layer)
         for name, row in _about(content, layer).items():
             _write(folder / f"{name}.jsonl", _json(row) + "\n")
-        dashboards = []
-        features, activations = [], []
+        dashboards: list[dict[str, Any]] = []
+        features: list[dict[str, Any]] = []
+        activations: list[dict[str, Any]] = []
         for neuron in neurons:
             every = content.windows(neuron)
             windows = _few(every)

@@ -134,7 +134,7 @@ class Serving(AbstractAsyncContextManager["Serving"]):
     @property
     def ended_early(self) -> list[str]:
         """One line for each method that spent its failure budget, and one if the run has spent what it may."""
-        return [one.spent for one in (*self._budgets, self.limit) if one.spent]
+        return [reason for reason in (*(budget.spent for budget in self._budgets), self.limit.spent) if reason]
 
     def client(self, role: str, *, needs_logprobs: bool = False) -> LLMClient:
         """Return an uncached client, whose first request starts the role's server and checks what it can do.

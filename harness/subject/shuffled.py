@@ -75,7 +75,7 @@ def _shuffled(weights: Tensor) -> Tensor:
     """
     if weights.ndim < 2:
         return weights
-    content = hashlib.sha256(weights.contiguous().view(torch.uint8).numpy()).hexdigest()
+    content = hashlib.sha256(weights.contiguous().view(torch.uint8).numpy().data).hexdigest()
     generator = torch.Generator().manual_seed(derive_seed(0, "shuffled weights", content) % 2**63)
     matrices = weights.reshape(-1, weights.shape[-2] * weights.shape[-1])
     mixed = [one[torch.randperm(one.numel(), generator=generator)] for one in matrices]

@@ -77,7 +77,7 @@ def main() -> None:
             "token_weights": {
                 "rule": "0: these ids; 1e-4: norms of the projection's columns above their 99th percentile; else 1",
                 "zero": _ranges(zero),
-                "counts": {f"{value:g}": int((base == value).sum()) for value in base.unique().tolist()},
+                "counts": {f"{value:g}": int((base == value).sum()) for value in sorted(set(base.tolist()))},
                 "sha256": hashlib.sha256(base.numpy().tobytes()).hexdigest(),
             },
         }  # fmt: skip

@@ -25,8 +25,9 @@ from harness.decomposition.measures import heavier_tail
 from harness.records import VectorKind
 from harness.run.help import compose_config
 from harness.run.setup import Setup
+from harness.stats.bootstrap import clustered_median_interval
 
-TOP, DEGENERATE, REPEATED, DRAWS = 20, 3.0, 0.5, 2000
+TOP, DEGENERATE, REPEATED = 20, 3.0, 0.5
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def main() -> None:
     subject, projection, weights = setup.subject, setup.subject.projection(0), setup.subject.token_weights(0)
     config = setup.decomposition.config(0, VectorKind.OUT)
     if options.reference:
-        vectors, theirs, _ = read_reference(options.reference)
+        vectors, theirs, provenance = read_reference(options.reference)
         options.channels = theirs.shape[1]
     else:
         groups = []
@@ -71,12 +72,12 @@ def main() -> None:
         print(f"  another start: cosine {agreed.cosine.mean():.3f}, Jaccard {agreed.jaccard.mean():.3f}")
     if options.reference:
         reference = report("reference", vectors, theirs.float(), projection, weights > 0)
-        rng = np.random.default_rng(0)
         ratio = (ours.clamp_min(0).log1p() - reference.clamp_min(0).log1p()).numpy()
-        draws = np.median(ratio[rng.integers(len(ratio), size=(DRAWS, len(ratio)))], axis=1)
-        for rank in range(ratio.shape[1]):
-            low, high = np.exp(np.quantile(draws[:, rank], [0.025, 0.975]))
-            middle = np.exp(np.median(ratio[:, rank]))
+        neurons = [f"{layer} {index}" for layer, _, indices in provenance["places"] for index in indices]
+        for rank, logs in enumerate(ratio.T):
+            bounds = clustered_median_interval(logs, neurons, seed=0)
+            assert bounds is not None
+            low, middle, high = np.exp([bounds[0], np.median(logs), bounds[1]])
             print(f"  rank {rank + 1}: (1 + kurtosis), ours / reference, median {middle:.2f} ({low:.2f} to {high:.2f})")
 
 
@@ -93,11 +94,11 @@ def report(name: str, vectors: Tensor, directions: Tensor, projection: Tensor, c
     cosine = torch.cosine_similarity(directions, vectors.unsqueeze(1), dim=-1)
     print(
         f"  {name}: degenerate {(values < DEGENERATE).double().mean():.1%}, repeats {repeats.double().mean():.1%}, "
-        f"kurtosis {values.median():.1f} (median), cosine {cosine.mean():.3f}, "
+        f"kurtosis {values.quantile(0.5):.1f} (median), cosine {cosine.mean():.3f}, "
         f"span {reconstruction(vectors, directions)[:, -1].mean():.3f}"
     )
     shown = sorted({*range(min(10, values.shape[1])), *range(9, values.shape[1], 10)})
-    medians = values.median(dim=0).values
+    medians = values.quantile(0.5, dim=0)
     print(f"  {name}, median kurtosis by rank: {', '.join(f'{rank + 1}: {medians[rank]:.1f}' for rank in shown)}")
     return values
 

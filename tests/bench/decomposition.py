@@ -228,17 +228,16 @@ def earlier(options: argparse.Namespace) -> None:
         seconds: dict[str, list[float]] = {"earlier": [], "now": []}
         found = {}
         for name in ("earlier", "now", "now", "earlier"):
-            for each in ("GeodesicSolver", "Problem"):
-                setattr(search, each, getattr(solvers[name], each))
+            search.GeodesicSolver, search.Problem = solvers[name].GeodesicSolver, solvers[name].Problem  # type: ignore[attr-defined]
             start = time.process_time()
             found[name] = _decomposed(vectors, projection, weights, replace(FAST, num_channels=10))[1]
             seconds[name].append(time.process_time() - start)
         print(f"{options.subject} layer {layer} {kind}, {len(vectors)} vectors, 10 channels, {options.commit}")
-        for name, result in found.items():
+        for name, each in found.items():
             print(
                 f"  {name:8s} {', '.join(f'{value:.1f}' for value in seconds[name])} CPU s, "
-                f"{result.steps.double().mean():.1f} steps, loss {result.loss.mean():.4f}, "
-                f"kurtosis {result.kurtosis.median():.1f} (median), cosine {result.cosine.mean():.3f}",
+                f"{each.steps.double().mean():.1f} steps, loss {each.loss.mean():.4f}, "
+                f"kurtosis {each.kurtosis.median():.1f} (median), cosine {each.cosine.mean():.3f}",
                 flush=True,
             )
         times = sum(seconds["earlier"]) / sum(seconds["now"])

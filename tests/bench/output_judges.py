@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from token_judges import ACTIVE, MINILM, matched_effect, print_table, read
 from describers.answers import OUTPUT_ROLES, by_strength, extract
 from harness.embedding import SentenceEncoder
 from harness.methods import JudgeCase
-from harness.records import Effect, Neuron, SignedTokens, Split, TextPrompt, VectorKind
+from harness.records import Effect, Neuron, ScoredToken, SignedTokens, Split, TextPrompt, VectorKind
 from harness.run.interventions.measure import Clamping, effects_of
 from harness.seeds import derive_rng
 from harness.subject import CausalModel, Subject
@@ -69,8 +68,9 @@ def main() -> None:
     print(f"correlation of the effects on different documents: {np.mean(same):.4f}")
     cases = [JudgeCase(effect.neuron, (), subject, None, 0, effects=(effect,)) for effect in judged]
 
-    def listed(ends: Any) -> SignedTokens:
-        return extract(by_strength(*ends, OUTPUT_ROLES), TOKENS)
+    def listed(ends: tuple[Sequence[ScoredToken], Sequence[ScoredToken]]) -> SignedTokens:
+        high, low = ends
+        return extract(by_strength(high, low, OUTPUT_ROLES), TOKENS)
 
     descriptions = {
         "token_change": [listed((effect.promoted[:25], effect.suppressed[:25])) for effect in shown],

@@ -46,4 +46,5 @@ def mixed_vectors(projection: Tensor, count: int, *, seed: int = 1) -> Tensor:
     mixed = (centred.T[picked] * shares).sum(dim=1)
     noise = torch.randn(count, projection.shape[0], generator=generator, device=projection.device)
     size = torch.linalg.vector_norm(mixed, dim=-1, keepdim=True)
-    return mixed + noise * size / math.sqrt(projection.shape[0])
+    vectors: Tensor = mixed + noise * size / math.sqrt(projection.shape[0])
+    return vectors

