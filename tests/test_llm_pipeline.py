@@ -49,7 +49,8 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
         *("subject=local", f"subject.sources=[{subject}]", f"subject.name={subject.name}"),
         *("neurons.layers=[1]", "neurons.per_layer=2", "neurons.kinds=[gate,in,out]", "decomposition.num_channels=2"),
         *("corpus=files", f"corpus.paths=[{topics}]", "evidence.max_documents=40", "evidence.window=16"),
-        *("evidence.top=3", "evidence.random=6", "judges.simulation.windows=1"),
+        *("evidence.top=3", "evidence.random=6", "evidence.report_random=6", "judges.simulation.windows=1"),
+        *("judges.simulation.active=1", "judges.simulation.predicted=1", "judges.simulation.hard=0"),
         *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
         *(
             "diagnostics.text_ablated=0",

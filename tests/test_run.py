@@ -590,7 +590,7 @@ def test_help_explains_every_option(invoke: Invoke) -> None:
 def test_the_small_demo_ranks_real_evidence_above_the_controls(invoke: Invoke, tmp_path: Path) -> None:
     # The input side alone: layers above the highest one that is read are not run.
     code, out, err = invoke(
-        *("experiment=demo", "folder=demo", "neurons.layers=[0]", "neurons.per_layer=12", "evidence.max_documents=200"),
+        *("experiment=demo", "folder=demo", "neurons.layers=[0]", "neurons.per_layer=12", "evidence.max_documents=120"),
         *("describers=[rotate,maxact,raw_tokens,shuffled,generic]", "judges=[token_pairwise]"),
         *("decomposition.num_channels=3", "tracking=none"),
         *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
