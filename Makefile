@@ -21,7 +21,7 @@ help:
 	@echo "make demo-llm   the same with a language model in every role: SmolLM2 on vLLM, on the CPU"
 	@echo "make test       set up, then run the linter, the type checker and every test, with a real vLLM on the CPU"
 	@echo "make test-fast  the same without vLLM, Ray, Chromium and other slow tests"
-	@echo "make drills     kill runs, fill disks and break servers, for half an hour"
+	@echo "make drills     kill runs, fill disks and break servers (slow)"
 	@echo "make check      run the linter and the type checker"
 	@echo "make bench      run the benchmarks in tests/bench"
 	@echo "make clean      remove the environment"
