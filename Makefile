@@ -46,7 +46,7 @@ test-fast: $(VENV)/.dev
 	$(PYTEST) -m 'not slow and not vllm and not drill'
 
 drills: $(VENV)/.dev $(VENV)/.vllm
-	$(BIN)/python -m pytest -m drill -rs tests/drills
+	$(BIN)/python -m pytest -m drill -rs
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -273,6 +273,8 @@ def _fingerprint(tiny: str, cache: str) -> str:
     return Subject("tiny", [tiny], cache=cache).fingerprint
 
 
+@pytest.mark.drill
+@pytest.mark.slow
 def test_processes_that_convert_the_same_file(tiny: Path, tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         found = pool.starmap(_fingerprint, [(str(tiny), str(tmp_path))] * 2)

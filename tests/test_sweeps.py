@@ -151,6 +151,7 @@ def test_a_smaller_run_reuses_the_channel_store(
     assert len(blocks) == 4 * done
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_two_runs_at_once_do_the_work_of_one(invoke: Invoke, small: list[str], tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs pip install 'neuron-harness[sweep]'")

@@ -520,6 +520,7 @@ class Patience(logging.Handler):
         self.environment.setenv("RAY_gcs_server_port_wait_time_s", "120")
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_ray_that_does_not_start_in_time_is_started_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
