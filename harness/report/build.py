@@ -90,6 +90,11 @@ def write_report(runs: Sequence[RunData], path: Path, pooled: Pool | None = None
         aside.write_text(html, encoding="utf-8")
 
 
+def script_hash(script: str) -> str:
+    """Return the source expression that allows an inline script in a Content-Security-Policy."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
 def render_report(runs: Sequence[RunData], pooled: Pool | None = None) -> str:
     """Return the report as HTML; with more than ``IN_FULL`` runs, only their comparison."""
     sweep = Sweep(tuple(runs))
@@ -98,7 +103,6 @@ def render_report(runs: Sequence[RunData], pooled: Pool | None = None) -> str:
     shown = list(zip(runs, prefixes, strict=True)) if len(runs) <= IN_FULL else []
     sections = [_section(run, prefix, templates) for run, prefix in shown]
     script = (_HERE / "report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return templates.get_template("report.html.j2").render(
         sections=sections,
         fragments_per_line=FRAGMENTS_PER_LINE,
@@ -111,7 +115,7 @@ def render_report(runs: Sequence[RunData], pooled: Pool | None = None) -> str:
         pooled_plot=_pooled_plot(pooled) if pooled else None,
         style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        script_hash=f"sha256-{digest}",
+        script_hash=script_hash(script),
     )
 
 

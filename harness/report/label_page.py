@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from harness.methods import EvidenceBlock
 from harness.records import Description, Side
-from harness.report.build import environment
+from harness.report.build import environment, script_hash
 from harness.results.formatting import visible
 
 _HERE = Path(__file__).parent
@@ -74,7 +74,7 @@ def label_page(run: str, side: Side, items: Sequence[Item]) -> str:
             page=hashlib.sha256(key.encode()).hexdigest()[:16],
             style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
             script=Markup(script),
-            script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+            script_hash=script_hash(script),
         )
     )
 

@@ -6,10 +6,9 @@
 - ``growth``: growth of time with N, V, d_model and C;
 - ``memory``: peak memory compared with the budget;
 - ``first``: the first channel of 64 neurons of two layers compared with adamw (about forty minutes);
-- ``channels``: ten channels compared with adamw (hours at 256 neurons; reduce with --channel-neurons);
-- ``earlier``: ten channels compared with the solver module of an earlier commit (--commit), in alternating turns.
+- ``channels``: ten channels compared with adamw (hours at 256 neurons; reduce with --channel-neurons).
 
-Default: all but ``channels`` and ``earlier``.
+Default: all but ``channels``.
 """
 
 from __future__ import annotations
@@ -24,16 +23,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import median
-from types import ModuleType
 
 import torch
 from synthetic import clustered_vocabulary, mixed_vectors
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.decomposition import Decomposition, DecompositionConfig, GeodesicConfig, adamw, decompose, geodesic, search
+from harness.decomposition import Decomposition, DecompositionConfig, GeodesicConfig, adamw, decompose
 from harness.decomposition.objective import Objective
 from harness.records import VectorKind
 from harness.run.help import compose_config
@@ -51,15 +48,11 @@ def main() -> None:
     """Measure and print."""
     sections: dict[str, Callable[[argparse.Namespace], None]] = {
         "step": step, "growth": growth, "memory": memory, "first": first, "channels": channels,
-        "earlier": earlier,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(sections))
     parser.add_argument("--neurons", type=int, default=64, help="neurons per layer, spread evenly over it")
     parser.add_argument("--channel-neurons", type=int, default=256, help="neurons of the section channels")
-    parser.add_argument("--subject", default="minilm", help="of the section earlier")
-    parser.add_argument("--places", nargs="+", default=["3:out", "1:in"], help="LAYER:KIND ... of the section earlier")
-    parser.add_argument("--commit", default="HEAD", help="of the section earlier")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, the same for all")
     parser.add_argument("--peak-of", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -71,14 +64,14 @@ def main() -> None:
         _print_peak(d_model, tokens, vectors, mib, options.peak_of[4])
         return
     print(f"torch {torch.__version__}, {options.threads} thread(s)")
-    for name in options.sections or [name for name in sections if name not in ("channels", "earlier")]:
+    for name in options.sections or [name for name in sections if name != "channels"]:
         print(f"\n## {name}", flush=True)
         sections[name](options)
 
 
-def minilm(name: str = "minilm") -> Subject:
-    """Return the embedded default subject, or another one of ``conf/subject``."""
-    return Setup.of(compose_config([f"subject={name}"])).subject
+def minilm() -> Subject:
+    """Return the embedded default subject."""
+    return Setup.of(compose_config(["subject=minilm"])).subject
 
 
 def spread(subject: Subject, layer: int, kind: VectorKind, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,37 +204,6 @@ def channels(options: argparse.Namespace) -> None:
         for name, target in (("fast", 200), ("best", 50)):
             times = seconds["adamw"] / seconds[name]
             line(f"{name}: times less time than adamw", f">= {target}", f"{times:.0f}", times >= target)
-
-
-def earlier(options: argparse.Namespace) -> None:
-    """Compare CPU time and channels with the module ``geodesic`` of an earlier commit, two turns each."""
-    command = ["git", "show", f"{options.commit}:harness/decomposition/geodesic.py"]
-    source = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout
-    module = ModuleType("harness.decomposition.earlier_geodesic")
-    sys.modules[module.__name__] = module  # dataclasses look their module up
-    exec(compile(source, "geodesic.py", "exec"), vars(module))
-    solvers = {"earlier": module, "now": geodesic}
-    subject = minilm(options.subject)
-    for place in options.places:
-        layer, kind = place.split(":")
-        vectors, projection, weights = spread(subject, int(layer), VectorKind(kind), options.neurons)
-        seconds: dict[str, list[float]] = {"earlier": [], "now": []}
-        found = {}
-        for name in ("earlier", "now", "now", "earlier"):
-            search.GeodesicSolver, search.Problem = solvers[name].GeodesicSolver, solvers[name].Problem  # type: ignore[attr-defined]
-            start = time.process_time()
-            found[name] = _decomposed(vectors, projection, weights, replace(FAST, num_channels=10))[1]
-            seconds[name].append(time.process_time() - start)
-        print(f"{options.subject} layer {layer} {kind}, {len(vectors)} vectors, 10 channels, {options.commit}")
-        for name, each in found.items():
-            print(
-                f"  {name:8s} {', '.join(f'{value:.1f}' for value in seconds[name])} CPU s, "
-                f"{each.steps.double().mean():.1f} steps, loss {each.loss.mean():.4f}, "
-                f"kurtosis {each.kurtosis.median():.1f} (median), cosine {each.cosine.mean():.3f}",
-                flush=True,
-            )
-        times = sum(seconds["earlier"]) / sum(seconds["now"])
-        line("times less CPU time than earlier", ">= 2", f"{times:.2f}", times >= 2)
 
 
 def growth(options: argparse.Namespace) -> None:

