@@ -115,5 +115,6 @@ def by_role(answers: Iterable[MethodAnswers]) -> list[tuple[str, RoleUsage, list
 
 
 def further_metrics(metrics: Mapping[tuple[str, str], Mapping[str, Any]], scorer: str) -> list[str]:
-    """Return the names of a scorer's metrics beyond its mean, in the order of its scores."""
-    return list(dict.fromkeys(name for (own, _), found in metrics.items() if own == scorer for name in found))
+    """Return the names of a scorer's metrics that have no column of their own, in the order of its scores."""
+    names = dict.fromkeys(name for (own, _), found in metrics.items() if own == scorer for name in found)
+    return [name for name in names if name not in {metric.key for metric in columns.SCORES}]
