@@ -1,8 +1,8 @@
 """Does each claim of a description hold, and do the claims together cover what activates the neuron?
 
 A description is split into claims about what activates the neuron. *Precision* is the share of the claims for which
-text activates it: an added false claim lowers it, and a missing claim does not. *Coverage* is the share of what activates
-it that any claim explains: a missing claim lowers it, and an added one does not.
+text activates it: an added false claim lowers it, and a missing claim does not. *Coverage* is the share of what
+activates it that any claim explains: a missing claim lowers it, and an added one does not.
 """
 
 from __future__ import annotations
