@@ -54,11 +54,8 @@ class Predicted:
 
     @classmethod
     def _stacked(cls, found: list[tuple[Floats, int]]) -> Predicted:
-        width = len(found[0][0])
-        raising, lowering = (
-            np.array([values for values, own in found if own == sign], float).reshape(-1, width) for sign in (1, -1)
-        )
-        return cls(raising, lowering)
+        values, signs = np.array([row for row, _ in found], float), np.array([sign for _, sign in found])
+        return cls(values[signs > 0], values[signs < 0])
 
     @property
     def best(self) -> Floats:
@@ -69,8 +66,8 @@ class Predicted:
 
     def map(self, change: Callable[[Floats], Floats]) -> Predicted:
         """Return the predictions after a change of the items of each part, such as to windows from their tokens."""
-        raising, lowering = (np.array([change(row) for row in rows]) for rows in (self.raising, self.lowering))
-        return Predicted(raising, lowering)
+        found = [(change(row), sign) for rows, sign in ((self.raising, 1), (self.lowering, -1)) for row in rows]
+        return self._stacked(found)
 
 
 def explained(

@@ -98,11 +98,12 @@ class Simulation(Scorer):
         async def levels_of(part: str) -> Floats:
             simulated = await all_answers(self.simulate(llm, part, item) for item in shown.values())
             masses.extend(item.mass for item in simulated if item.mass is not None)
-            return np.concatenate([item.levels for item in simulated])
+            return np.concatenate([np.zeros(0), *(item.levels for item in simulated)])
 
         found = await Predicted.asked(case, description, levels_of)
         starts = np.cumsum([0, *(len(item.tokens) for item in shown.values())])[:-1]
-        predicted = dict(zip(shown, np.split(np.maximum(found.best, 0.0), starts[1:]), strict=True))
+        by_window = np.split(np.maximum(found.best, 0.0), starts[1:])[: len(shown)]
+        predicted = dict(zip(shown, by_window, strict=True))
 
         def pooled(exemplars: Sequence[Exemplar]) -> tuple[Floats, Floats]:
             levels = [predicted[_key(item)] for item in exemplars]
