@@ -7,7 +7,6 @@ activates it that any claim explains: a missing claim lowers it, and an added on
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache
@@ -168,18 +167,13 @@ class Claims(Scorer):
             asked = self.match_prompt.render(claims=names, texts=shown)
             return await ask_numbered(llm, asked, "excerpt", len(shown), levels(len(names)))
 
-        read, given = await asyncio.gather(
-            self._activating(case, made), in_batches(order, self.batch, choose), return_exceptions=True
-        )
-        for one in (read, given):  # after both have ended: they are paid for
-            if isinstance(one, BaseException):
-                raise one
         chosen = np.zeros(len(excerpts), int)
-        chosen[order] = given
+        chosen[order] = await in_batches(order, self.batch, choose)
         fits = np.arange(1, len(names) + 1)[:, None] == chosen
         windows = tuple(item for item, own in zip(sample.windows, active, strict=True) if own)
         silent = float(np.average(chosen[~active] > 0, weights=weights[~active]))
-        return _Tested(read, windows, weights[active], explained(fits, active, weights, MOST), {"silent": silent})
+        right = await self._activating(case, made)
+        return _Tested(right, windows, weights[active], explained(fits, active, weights, MOST), {"silent": silent})
 
     async def _activating(self, case: JudgeCase, made: Sequence[dict[str, str]]) -> list[bool | None]:
         """Return for each claim whether at least half of its sentences activate the neuron."""
@@ -248,5 +242,5 @@ def answers(most: int, sentences: int) -> type[BaseModel]:
     """Return the schema of at most ``most`` claims with ``sentences`` sentences each."""
     fields = {f"sentence_{number}": (Sentence, ...) for number in range(1, sentences + 1)}
     claim = create_model("WrittenClaim", __base__=Claim, **fields)  # type: ignore[call-overload]
-    made: type[BaseModel] = create_model("Claims", claims=(list[claim], Field(max_length=most)))
+    made: type[BaseModel] = create_model("Claims", claims=(list[claim], Field(max_length=most)))  # type: ignore[valid-type]
     return made

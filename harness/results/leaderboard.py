@@ -193,8 +193,8 @@ def _count(
         tally=tally(decided, opponents, lengths, group, first, (drawn[0], drawn[1])),
         triads=by_judge,
         drawn_triads=drawn[2].reshape(config.draws, judges, 2),
-        grades=Grades(scorers, table.describers, *sums[:2], drawn[3], drawn[4]),
-        shares=Grades(scorers, table.describers, *sums[2:], drawn[5], drawn[6]),
+        grades=Grades(scorers, table.describers, sums[0], sums[1], drawn[3], drawn[4]),
+        shares=Grades(scorers, table.describers, sums[2], sums[3], drawn[5], drawn[6]),
         parts=parts,
         drawn_parts=(drawn[7], drawn[8]),
     )
