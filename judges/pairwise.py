@@ -78,7 +78,10 @@ class PairwiseLLM(Comparator):
         """Show the evidence and both descriptions, and ask."""
         llm = case.require_llm()
         prompt = self.prompt.render(
-            side=self.side.value, first=first, second=second, **self._evidence(case, first, second)
+            side=self.side.value,
+            first=case.shown(first),
+            second=case.shown(second),
+            **self._evidence(case, first, second),
         )
         answer = await ask(llm, prompt, PairwiseVerdict)
         if not self.needs_logprobs:

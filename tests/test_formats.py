@@ -144,6 +144,7 @@ def test_prism_has_several_concepts_and_output_centric_several_describers(tmp_pa
     prism.write_text("\n".join(rows))
     told(lambda: looked_up(POSITIVE, prism, "prism"), "describes L6N650 twice (line 2, line 3)")
     assert looked_up(POSITIVE, prism, "prism", several="join")[0] == "years; dates"
+    assert looked_up(POSITIVE, prism, "prism", several="keep")[0] == "years | dates"
 
     centric = tmp_path / "llama.csv"
     header = "Layer,Feature,Sae Type,Sae Size,VocabProj Description,MaxAct Description,MaxAct Input Success"
