@@ -25,7 +25,6 @@ from harness.subject.architecture import hook_names
 Elsewhere = Literal["neuronpedia", "openai", "delphi"]
 #: The account that Neuronpedia's own tools use for imports without a user.
 _CREATOR = "clkht01d40000jv08hvalcvly"
-_SET = "neurons"  # Neuronpedia's name of the source set of MLP neurons
 _BARS = 40
 _RANDOM = 50  # random windows of a neuron
 _DECIMALS = 5
@@ -104,10 +103,19 @@ class Content:
             ),
         )
 
-    def hook(self, neuron: Neuron) -> tuple[str, str] | None:
+    def hook(self, neuron: Neuron) -> tuple[str, str | None] | None:
         """Return the names of a neuron's activation in TransformerLens and transformers."""
-        given = self.manifest.get("config", {}).get("subject", {}).get("architecture")
-        return hook_names(str(self.manifest["subject"].get("model_type")), given, neuron)
+        return hook_names(self.manifest, neuron)
+
+    @cached_property
+    def set(self) -> str:
+        """Neuronpedia's name of the source set: ``neurons``, or the kind of dictionary, such as ``res``."""
+        kinds = {one["set"] for one in (self.manifest["subject"].get("sae") or {}).values()}
+        return "-".join(sorted(kinds)) or "neurons"
+
+    def source(self, layer: int) -> str:
+        """Return Neuronpedia's name of a layer's neurons (``6``) or latents (``6-res``)."""
+        return str(layer) if self.set == "neurons" else f"{layer}-{self.set}"
 
 
 def export_to(run: RunFolder, to: Path, kind: Elsewhere, *, exemplars: bool = False) -> tuple[int, int]:
@@ -150,7 +158,7 @@ def _delphi(content: Content, to: Path) -> None:
     for describer, records in content.descriptions.items():
         for neuron, record in records.items():
             hooks = content.hook(neuron)
-            if hooks is None:
+            if hooks is None or hooks[1] is None:
                 raise HarnessError("delphi names modules of transformers, and those of this family are not known")
             _write(to / describer / f"{hooks[1]}_latent{neuron.index}.txt", _json(record.text))
 
@@ -203,7 +211,7 @@ def _neuronpedia(content: Content, to: Path) -> None:
     for neuron in content.neurons:
         layers[neuron.layer].append(neuron)
     for layer, neurons in layers.items():
-        folder = to / content.model / str(layer)
+        folder = to / content.model / content.source(layer)
         for name, row in _about(content, layer).items():
             _write(folder / f"{name}.jsonl", _json(row) + "\n")
         dashboards: list[dict[str, Any]] = []
@@ -219,7 +227,7 @@ def _neuronpedia(content: Content, to: Path) -> None:
         _write_lines(folder / "features" / "batch-0.jsonl.gz", features)
         _write_lines(folder / "activations" / "batch-0.jsonl.gz", activations)
         _write_lines(folder / "explanations" / "batch-0.jsonl.gz", _explanations(content, neurons))
-        batch = {"model_id": content.model, "layer": layer, "sae_set": _SET, "features": dashboards}
+        batch = {"model_id": content.model, "layer": layer, "sae_set": content.set, "features": dashboards}
         _write(folder / "saedashboard" / "batch-0.json", _json(batch))
 
 
@@ -248,18 +256,18 @@ def _about(content: Content, layer: int) -> dict[str, dict[str, Any]]:
         },
         "sourceset": {
             "modelId": content.model,
-            "name": _SET,
-            "description": "MLP neurons",
-            "type": "neurons",
+            "name": content.set,
+            "description": "MLP neurons" if content.set == "neurons" else "latents of a dictionary",
+            "type": "neurons" if content.set == "neurons" else "sae",
             "creatorName": "neuron-harness",
             "releaseName": content.model + "-neuron-harness",
             "visibility": "PUBLIC",
             **made,
         },
         "source": {
-            "id": str(layer),
+            "id": content.source(layer),
             "modelId": content.model,
-            "setName": _SET,
+            "setName": content.set,
             "dataset": corpus.get("name"),
             "num_prompts": corpus.get("windows"),
             "visibility": "PUBLIC",
@@ -328,7 +336,7 @@ def _feature(content: Content, neuron: Neuron, dashboard: Mapping[str, Any], win
     return {
         **_place(content, neuron),
         **_made(content),
-        "sourceSetName": _SET,
+        "sourceSetName": content.set,
         "maxActApprox": round(max((item.activation for item in windows), default=0.0), _DECIMALS),
         "hasVector": False,
         "vector": [],
@@ -379,7 +387,7 @@ def _explanations(content: Content, neurons: Iterable[Neuron]) -> Iterator[dict[
 
 
 def _place(content: Content, neuron: Neuron) -> dict[str, str]:
-    return {"modelId": content.model, "layer": str(neuron.layer), "index": str(neuron.index)}
+    return {"modelId": content.model, "layer": content.source(neuron.layer), "index": str(neuron.index)}
 
 
 def _id(*parts: object) -> str:

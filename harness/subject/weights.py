@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from harness.errors import HarnessError
 from harness.records import VectorKind
 from harness.subject.architecture import MLP, Architecture
 from harness.subject.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from harness.subject.latents import Dictionary
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,20 @@ class Weights:
 
     def __init__(self, name: str, config: Any, architecture: Architecture, checkpoint: Checkpoint) -> None:
         self.name, self.architecture, self.checkpoint = name, architecture, checkpoint
-        self._config = config
+        self.config = config
         self.num_layers: int = int(self._option(architecture.num_layers))
         self.d_model: int = int(self._option(architecture.d_model))
         self._widths: dict[int, dict[int | None, int]] = {}
+        #: Dictionaries whose latents take the place of a layer's neurons, by layer.
+        self.dictionaries: Mapping[int, Dictionary] = {}
 
     def _option(self, name: str) -> Any:
-        if not hasattr(self._config, name):
+        if not hasattr(self.config, name):
             raise HarnessError(
                 f"the config of {self.name} has no option {name!r}, which its architecture needs: "
                 "correct subject.architecture"
             )
-        return getattr(self._config, name)
+        return getattr(self.config, name)
 
     def width(self, mlp: MLP) -> int:
         """Return the number of neurons of an MLP."""
