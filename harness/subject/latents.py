@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,6 @@ from harness.records import VectorKind
 from harness.subject.architecture import Architecture
 from harness.subject.checkpoint import Checkpoint
 from harness.subject.files import ModelFiles, content_hash
-from harness.subject.weights import Weights
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 #: Activation function of each architecture of SAELens.
@@ -96,13 +95,16 @@ class Dictionary:
 
     Args:
         folder: its folder, in the format of SAELens.
-        weights: the weights of the model.
+        model: name of the model in messages.
+        architecture: the model's architecture.
+        num_layers: its number of layers.
+        d_model: width of its residual stream.
 
     Raises:
         HarnessError: if a file or tensor is missing, a shape differs, or the harness cannot compute its activations.
     """
 
-    def __init__(self, folder: str, weights: Weights) -> None:
+    def __init__(self, folder: str, model: str, architecture: Architecture, num_layers: int, d_model: int) -> None:
         path = Path(folder).expanduser()
         self._name = f"subject.sae: {folder}"
         for name in (CONFIG, WEIGHTS):
@@ -118,11 +120,14 @@ class Dictionary:
         self.paths = (path / CONFIG, path / WEIGHTS)
         self._function = self._find_function()
         self._check_options()
-        self.layer, self.reads = self._place("hook_name", weights)
-        layer, self.writes = (self.layer, self.reads) if not self._transcodes else self._place("hook_name_out", weights)
+        self.layer, self.reads = self._place("hook_name", architecture)
+        written = "hook_name_out" if self._transcodes else "hook_name"
+        layer, self.writes = self._place(written, architecture)
         if layer != self.layer or self.writes is Place.MLP_INPUT:
-            raise self._refused(f"writes at {self._options['hook_name_out' if self._transcodes else 'hook_name']!r}")
-        self.width = self._find_width(weights.d_model)
+            raise self._refused(f"writes at {self._options[written]!r}")
+        if layer >= num_layers:
+            raise HarnessError(f"{self._name} belongs to layer {layer}, but {model} has layers 0 to {num_layers - 1}")
+        self.width = self._find_width(d_model)
 
     def _refused(self, what: str) -> HarnessError:
         return HarnessError(f"{self._name} {what}, which is not supported; docs/new-model.md lists what is")
@@ -158,15 +163,13 @@ class Dictionary:
         self._subtracts = bool(options.get("apply_b_dec_to_input", True)) and not self._transcodes
         self._rescales = bool(options.get("rescale_acts_by_decoder_norm", False))
 
-    def _place(self, option: str, weights: Weights) -> tuple[int, Place]:
-        hook, architecture = self._options.get(option), weights.architecture
+    def _place(self, option: str, architecture: Architecture) -> tuple[int, Place]:
+        hook = self._options.get(option)
         if not isinstance(hook, str):
             raise HarnessError(f"{self._name}: {CONFIG} has no {option}; add the hook that the dictionary belongs to")
         found = place_of(hook, architecture)
         if found is None or (found[1].of_mlp and architecture.experts is not None):
             raise self._refused(f"has {option}={hook!r}")
-        if found[0] >= weights.num_layers:
-            raise HarnessError(f"{self._name} has {option}={hook!r}, but {weights.name} has {weights.num_layers} layers")
         return found
 
     def _find_width(self, d_model: int) -> int:
@@ -309,30 +312,18 @@ class Encoder:
         return torch.where(own >= lowest, own, 0).clamp_min(0)
 
 
-class LatentWeights(Weights):
-    """The weights of a model whose neurons are latents; each layer has at most one dictionary.
+def dictionaries_of(
+    folders: Sequence[str], model: str, architecture: Architecture, num_layers: int, d_model: int
+) -> dict[int, Dictionary]:
+    """Return the dictionaries of a model by layer, ordered.
 
-    Args:
-        weights: the weights of the model.
-        folders: the folders of the dictionaries.
+    Raises:
+        HarnessError: as :class:`Dictionary`; if two belong to the same layer.
     """
-
-    def __init__(self, weights: Weights, folders: Sequence[str]) -> None:
-        super().__init__(weights.name, weights.config, weights.architecture, weights.checkpoint)
-        found: dict[int, Dictionary] = {}
-        for folder in folders:
-            dictionary = Dictionary(folder, weights)
-            if dictionary.layer in found:
-                raise HarnessError(f"subject.sae: {folder} is a second dictionary of layer {dictionary.layer}; choose one")
-            found[dictionary.layer] = dictionary
-        self.dictionaries: Mapping[int, Dictionary] = dict(sorted(found.items()))
-
-    def widths(self, layer: int) -> dict[int | None, int]:
-        """Return the number of latents of a layer that has some."""
-        return {None: self.dictionaries[layer].width}
-
-    def vectors(
-        self, layer: int, indices: Sequence[int], kind: VectorKind, experts: Sequence[int | None] | None = None
-    ) -> Tensor:
-        """Return vectors of existing latents: (len(indices), d_model), float32."""
-        return self.dictionaries[layer].vectors(indices, kind)
+    found: dict[int, Dictionary] = {}
+    for folder in folders:
+        dictionary = Dictionary(folder, model, architecture, num_layers, d_model)
+        if dictionary.layer in found:
+            raise HarnessError(f"subject.sae: {folder} is a second dictionary of layer {dictionary.layer}; choose one")
+        found[dictionary.layer] = dictionary
+    return dict(sorted(found.items()))

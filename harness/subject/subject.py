@@ -225,12 +225,8 @@ class Subject:
         """
         from harness.subject.weights import Weights
 
-        weights = Weights(self.name, self.config.get_text_config(), self.architecture, self.checkpoint)
-        if not self._sae:
-            return weights
-        from harness.subject.latents import LatentWeights
-
-        return LatentWeights(weights, self._sae)
+        config = self.config.get_text_config()
+        return Weights(self.name, config, self.architecture, self.checkpoint, self._sae or ())
 
     @property
     def num_layers(self) -> int:

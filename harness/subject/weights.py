@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,7 @@ from harness.errors import HarnessError
 from harness.records import VectorKind
 from harness.subject.architecture import MLP, Architecture
 from harness.subject.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    from harness.subject.latents import Dictionary
+from harness.subject.latents import dictionaries_of
 
 
 @dataclass(frozen=True)
@@ -47,24 +45,27 @@ class Weights:
         config: transformers' config of the language model.
         architecture: names of the weights.
         checkpoint: the tensors.
+        sae: folders of dictionaries.
     """
 
-    def __init__(self, name: str, config: Any, architecture: Architecture, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self, name: str, config: Any, architecture: Architecture, checkpoint: Checkpoint, sae: Sequence[str] = ()
+    ) -> None:
         self.name, self.architecture, self.checkpoint = name, architecture, checkpoint
-        self.config = config
+        self._config = config
         self.num_layers: int = int(self._option(architecture.num_layers))
         self.d_model: int = int(self._option(architecture.d_model))
         self._widths: dict[int, dict[int | None, int]] = {}
-        #: Dictionaries whose latents take the place of a layer's neurons, by layer.
-        self.dictionaries: Mapping[int, Dictionary] = {}
+        #: Dictionaries by layer. If there are some, their latents take the place of all neurons.
+        self.dictionaries = dictionaries_of(sae, name, architecture, self.num_layers, self.d_model)
 
     def _option(self, name: str) -> Any:
-        if not hasattr(self.config, name):
+        if not hasattr(self._config, name):
             raise HarnessError(
                 f"the config of {self.name} has no option {name!r}, which its architecture needs: "
                 "correct subject.architecture"
             )
-        return getattr(self.config, name)
+        return getattr(self._config, name)
 
     def width(self, mlp: MLP) -> int:
         """Return the number of neurons of an MLP."""
@@ -77,7 +78,9 @@ class Weights:
         return None if self.architecture.experts is None else int(self._option(self.architecture.num_experts))
 
     def widths(self, layer: int) -> dict[int | None, int]:
-        """Return the number of neurons of each expert in a layer; None is the MLP for all tokens."""
+        """Return the number of neurons of each expert in a layer; None is the MLP for all tokens, or a dictionary."""
+        if self.dictionaries:
+            return {None: self.dictionaries[layer].width}
         if layer not in self._widths:
             self._widths[layer] = dict(self._layer_widths(layer))
         return self._widths[layer]
@@ -112,6 +115,8 @@ class Weights:
         self, layer: int, indices: Sequence[int], kind: VectorKind, experts: Sequence[int | None] | None = None
     ) -> Tensor:
         """Return weight vectors of existing neurons: (len(indices), d_model), float32."""
+        if self.dictionaries:
+            return self.dictionaries[layer].vectors(indices, kind)
         positions: dict[int | None, list[int]] = defaultdict(list)
         for position, expert in enumerate(experts or [None] * len(indices)):
             positions[expert].append(position)
