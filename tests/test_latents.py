@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from harness.export.elsewhere import export_to
 from harness.folder import RunFolder
-from harness.records import Neuron, Sign, VectorKind
+from harness.records import Neuron, Sign, Status, VectorKind
 from harness.subject import ActivationReader, CausalModel, Decoding, Intervention, Mode, Subject, check_signs
 
 TEXT = "The with statement is used to wrap the execution of a block"
@@ -86,15 +86,19 @@ def outputs_of(model: Any, module: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
     return seen[0], seen[1]
 
 
-def read(subject: Subject, layer: int, ids: Tensor) -> Tensor:
-    reader = ActivationReader(subject, [Neuron(layer, index) for index in CHOSEN], "cpu")
+def read(subject: Subject, ids: Tensor) -> list[Tensor]:
+    """Return the activations of the chosen latents of each layer that has a dictionary."""
+    neurons = [Neuron(layer, index) for layer in subject.layers for index in CHOSEN]
+    reader = ActivationReader(subject, neurons, "cpu")
     found = reader.read(ids, torch.ones_like(ids))
     reader.close()
-    return found
+    return list(found.split(len(CHOSEN), dim=-1))
 
 
-@pytest.mark.parametrize("architecture", ORACLES)
-@pytest.mark.parametrize("newer", [False, True], ids=["SAELens 3", "SAELens 6"])
+@pytest.mark.parametrize(
+    ("architecture", "newer"),
+    [("standard", False), ("topk", False), ("topk", True), ("jumprelu", True), ("batchtopk", True)],
+)
 def test_activations_are_those_of_plain_torch(
     models: Callable[[str], tuple[Path, Any]], tmp_path: Path, architecture: str, newer: bool
 ) -> None:
@@ -118,43 +122,44 @@ def test_activations_are_those_of_plain_torch(
     before = (hidden - newer * t["b_dec"]) @ t["W_enc"] + t["b_enc"]
     expected = ORACLES[architecture](before, t)[..., CHOSEN]
     assert 0 < (expected > 0).float().mean() < 1
-    torch.testing.assert_close(read(subject, 1, ids), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(read(subject, ids)[0], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(subject.vectors(1, CHOSEN, VectorKind.IN), t["W_enc"].T[CHOSEN])
     torch.testing.assert_close(subject.vectors(1, CHOSEN, VectorKind.OUT), t["W_dec"][CHOSEN])
     assert (subject.kinds, subject.layers, len(subject.neurons(1))) == ((VectorKind.IN, VectorKind.OUT), [1], LATENTS)
 
 
 @pytest.mark.parametrize("family", LAYERS)
-def test_every_place_of_every_kind_of_layer(
-    models: Callable[[str], tuple[Path, Any]], tmp_path: Path, family: str
-) -> None:
+def test_every_place_of_a_layer(models: Callable[[str], tuple[Path, Any]], tmp_path: Path, family: str) -> None:
     folder, model = models(family)
-    layer = LAYERS[family](model)[1]
-    t = random_tensors(WIDTHS[family], LATENTS)
-    plain = subject_of(folder)
-    ids = ids_of(plain)
+    layers, t = LAYERS[family](model), random_tensors(WIDTHS[family], LATENTS)
+    ids = ids_of(subject_of(folder))
     with torch.no_grad():
         states = model(input_ids=ids, output_hidden_states=True).hidden_states
-    mlp_input, _ = outputs_of(model, layer.mlp, ids)
+    mlp_input, _ = outputs_of(model, layers[1].mlp, ids)
     # TransformerLens has the output of Gemma's MLP after its norm.
-    _, mlp_output = outputs_of(model, layer.post_feedforward_layernorm if family == "gemma2" else layer.mlp, ids)
-    base = "transformer.h" if family == "gpt2" else "model.layers"
-    expected = {
-        "blocks.1.hook_resid_pre": (1, states[1]),
-        "blocks.0.hook_resid_post": (0, states[1]),
-        f"{base}.0": (0, states[1]),
-        "blocks.1.hook_mlp_out": (1, mlp_output),
-    }
-    transcoder = {"blocks.1.mlp.hook_in": (1, mlp_input)}
-    if family == "gpt2":
-        expected[f"{base}.1.mlp"] = 1, mlp_output
-        transcoder["blocks.1.ln2.hook_normalized"] = 1, mlp_input
-    for hook, (number, hidden) in (expected | transcoder).items():
-        transcodes = {"architecture": "transcoder", "hook_name_out": "blocks.1.hook_mlp_out"}
-        given = {"apply_b_dec_to_input": False, "hook_name": hook, **(transcodes if hook in transcoder else {})}
-        subject = subject_of(folder, write_dictionary(tmp_path / hook, t, **given))
-        found = read(subject, number, ids)
-        torch.testing.assert_close(found, (hidden @ t["W_enc"] + t["b_enc"]).relu()[..., CHOSEN], rtol=1e-4, atol=1e-4)
+    _, mlp_output = outputs_of(
+        model, layers[1].post_feedforward_layernorm if family == "gemma2" else layers[1].mlp, ids
+    )
+    #: Hooks that one subject has at the same time, with the hidden states of layers 0 and 1.
+    groups = [
+        ("blocks.0.hook_resid_post", "blocks.1.hook_resid_pre", states[1]),
+        ("model.layers.0", "blocks.1.hook_mlp_out", mlp_output),
+        ("blocks.0.hook_out", "blocks.1.mlp.hook_in", mlp_input),
+    ]
+    if family == "gpt2":  # the names that the others do not have
+        groups = [
+            ("transformer.h.0", "transformer.h.1.mlp", mlp_output),
+            ("blocks.0.hook_out", "blocks.1.ln2.hook_normalized", mlp_input),
+        ]
+    for first, second, hidden in groups:
+        given: dict[str, Any] = {"apply_b_dec_to_input": False, "hook_name": second}
+        if hidden is mlp_input:
+            given |= {"architecture": "transcoder", "hook_name_out": "blocks.1.hook_mlp_out"}
+        lower = write_dictionary(tmp_path / first, t, hook_name=first, apply_b_dec_to_input=False)
+        subject = subject_of(folder, lower, write_dictionary(tmp_path / second, t, **given))
+        for found, state in zip(read(subject, ids), (states[1], hidden), strict=True):
+            expected = (state @ t["W_enc"] + t["b_enc"]).relu()[..., CHOSEN]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_latents_of_several_layers_normalised_and_rescaled(
@@ -250,7 +255,7 @@ def test_a_run_describes_planted_latents(invoke: Invoke, small: dict[str, str], 
     plain = Subject(None, [small["subject.sources"].strip("[]")], dtype="float32")
     # The first merges of the tokenizer are the most frequent words.
     decoded = {token: plain.tokenizer.decode([token]) for token in range(len(plain.tokenizer))}
-    tokens = [token for token, word in decoded.items() if re.fullmatch(" [a-z]{4,}", word)][:6]
+    tokens = [token for token, word in decoded.items() if re.fullmatch(" [a-z]{4,}", word)][:4]
     words = [decoded[token] for token in tokens]
     embedding = plain.embedding()
     directions = torch.nn.functional.normalize(embedding[:, tokens] - embedding.mean(dim=1, keepdim=True), dim=0)
@@ -266,24 +271,29 @@ def test_a_run_describes_planted_latents(invoke: Invoke, small: dict[str, str], 
     chosen = options(
         given,
         **{"subject.sae": sae, "neurons": "all", "subject.projection": "embedding", "folder": "run"},
-        describers="[rotate,maxact,vocab_proj,token_change,shuffled]",
-        judges="[embedding_pairwise,token_pairwise]",
+        describers="[rotate,maxact,raw_tokens,token_change]",
+        judges="[token_simulation]",
         steering__effects__prompts="2",
     )
     code, _, err = invoke(*chosen)
     assert code == 0, err
     run = RunFolder(tmp_path / "run")
     manifest = run.read_manifest()
-    assert manifest["neurons"] == [f"L0N{index}" for index in range(6)]
+    assert manifest["neurons"] == [f"L0N{index}" for index in range(len(tokens))]
     about = manifest["subject"]["sae"]["0"]
-    assert (about["hook"], about["latents"]) == ("blocks.0.hook_resid_pre", 6)
+    assert (about["hook"], about["latents"]) == ("blocks.0.hook_resid_pre", len(tokens))
     texts = {(item.describer, item.neuron.index): item for item in run.descriptions().records()}
+    assert {item.status for item in texts.values()} == {Status.OK}
     for index, word in enumerate(words):
-        for describer in ("rotate", "maxact"):
+        # What activates the latent, what its encoder column is closest to, and what its decoder row promotes.
+        for describer in ("maxact", "raw_tokens", "token_change"):
             assert word.strip() in texts[describer, index].text, (describer, word, texts[describer, index])
-    # The windows of a latent are active at its token alone.
     for item in run.read_exemplars([Neuron(0, 3)]):
-        assert all((value > 0) == (token == words[3]) for token, value in zip(item.tokens, item.activations, strict=True))
+        assert all(
+            (value > 0) == (token == words[3]) for token, value in zip(item.tokens, item.activations, strict=True)
+        )
+    scores = {(item.describer, item.neuron.index): item.value for item in run.scores().records()}
+    assert sum(scores["maxact", index] or 0 for index in range(len(tokens))) > 0.5 * len(tokens), scores
     export_to(run, tmp_path / "neuronpedia", "neuronpedia")
     source = tmp_path / "neuronpedia" / "tiny-llama" / "0-res" / "source.jsonl"
     assert json.loads(source.read_text())["setName"] == "res"

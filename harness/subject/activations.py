@@ -20,8 +20,9 @@ from harness.subject.subject import Subject
 class ActivationReader:
     """Runs the subject and reads the activations of neurons: the values that enter the down projection.
 
-    Latents of a dictionary are computed from the hidden states. The activation of an expert's neuron is 0 at tokens that are not routed to the expert. It is taken before the
-    router's weight is applied. Layers above the highest requested one do not run.
+    Latents of a dictionary are computed from the hidden states. The activation of an expert's neuron is 0 at tokens
+    that are not routed to the expert. It is taken before the router's weight is applied. Layers above the highest
+    requested one do not run.
 
     Args:
         subject: the model.

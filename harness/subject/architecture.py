@@ -227,7 +227,8 @@ def hook_names(manifest: Mapping[str, Any], neuron: Neuron) -> tuple[str, str | 
     if subject.get("sae"):
         dictionary = subject["sae"][str(neuron.layer)]
         return dictionary["hook"], dictionary["module"]
-    model_type, given = str(subject.get("model_type")), manifest.get("config", {}).get("subject", {}).get("architecture")
+    model_type = str(subject.get("model_type"))
+    given = manifest.get("config", {}).get("subject", {}).get("architecture")
     if given is None and model_type not in ARCHITECTURES:
         return None
     found = architecture_of(model_type, given)

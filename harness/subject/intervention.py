@@ -39,8 +39,8 @@ class Intervention:
     """A change of one neuron's activation, the value that enters the down projection.
 
     Since the down projection is linear, adding ``a`` to the activation adds ``a`` times the neuron's out vector to the
-    output of the MLP, before any norm of that output (Gemma). A latent's out vector is added where its dictionary writes;
-    what the dictionary does not reconstruct stays, and so do the other latents.
+    output of the MLP, before any norm of that output (Gemma). A latent's out vector is added where its dictionary
+    writes; what the dictionary does not reconstruct stays, and so do the other latents.
 
     Attributes:
         neuron: the neuron; for the negative sign, the value is that of the negated activation.

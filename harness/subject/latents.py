@@ -8,9 +8,10 @@ decoder (``out``)::
                = relu(before) if it is above the threshold  jumprelu, batchtopk
                = relu(before) if it is among the k highest  topk
 
-A sparse autoencoder reads and writes at the same place, a transcoder reads the input of an MLP and writes to its output.
-``rescale_acts_by_decoder_norm`` multiplies a latent's encoder column, bias and activation by the norm of its decoder row,
-and divides the row by it. Source: SAELens 3 to 6 (``cfg.json``, ``sae_weights.safetensors``, ``SAE.encode``).
+A sparse autoencoder reads and writes at the same place. A transcoder reads the input of an MLP and writes to its
+output. ``rescale_acts_by_decoder_norm`` multiplies a latent's encoder column, bias and activation by the norm of its
+decoder row, and divides the row by it. Source: SAELens 3 to 6 (``cfg.json``, ``sae_weights.safetensors``,
+``SAE.encode``).
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class Dictionary:
         options = self._options
         self._normalisation = options.get("normalize_activations") or "none"
         if self._normalisation not in ("none", "layer_norm", "constant_norm_rescale"):
-            raise self._refused(f"has normalize_activations={self._normalisation!r}, whose factor {CONFIG} does not hold")
+            raise self._refused(f"has normalize_activations={self._normalisation!r}")
         if options.get("hook_head_index") is not None:
             raise self._refused("reads a single attention head")
         scales = [name for name in ("finetuning_scaling_factor", "scaling_factor") if self._checkpoint.name_of(name)]
@@ -226,7 +227,7 @@ class Dictionary:
         }
 
     def vectors(self, indices: Sequence[int], kind: VectorKind) -> Tensor:
-        """Return the encoder columns (``in``) or decoder rows (``out``) of latents: (len(indices), d_model), float32."""
+        """Return encoder columns (``in``) or decoder rows (``out``) of latents: (len(indices), d_model), float32."""
         if kind is VectorKind.OUT:
             rows = self._checkpoint.rows("W_dec", indices)
             return rows / rows.norm(dim=1, keepdim=True) if self._rescales else rows

@@ -403,8 +403,7 @@ class Subject:
             if kind not in self.kinds:
                 what = "a latent" if self.weights.dictionaries else f"the MLP of {self.name} is not gated and"
                 raise HarnessError(
-                    f"{what} has no {kind.value!r} vector; "
-                    f"choose from {', '.join(self.kinds)} (neurons.kinds)"
+                    f"{what} has no {kind.value!r} vector; choose from {', '.join(self.kinds)} (neurons.kinds)"
                 )
 
     @cached_property

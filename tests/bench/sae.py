@@ -1,8 +1,9 @@
 """The same benchmark on neurons of a layer and on latents of a sparse autoencoder of its output.
 
-``python tests/bench/sae.py FOLDER`` trains a TopK autoencoder on news, writes it to FOLDER/sae in the format of SAELens,
-prints its quality on documents that it was not trained on, and makes two runs in FOLDER that differ in ``subject.sae``
-and ``neurons.indices``. Token judges, no LLM. Latents that are never active on the held-out documents are left out.
+``python tests/bench/sae.py FOLDER`` trains a TopK autoencoder of SmolLM2 on news, writes it to FOLDER/sae in the format
+of SAELens, prints its quality on documents that it was not trained on, and makes two runs in FOLDER that differ in
+``subject.sae`` and ``neurons.indices``. Token judges, no LLM. Latents that are never active on those documents are left
+out. A second start continues.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ WINDOW, BATCH, RATE = 64, 1024, 1e-3
 COMMON = ("subject=smollm2", "corpus=news")
 RUN = (
     *COMMON,
-    *("describers=[rotate,maxact,vocab_proj,shuffled,generic]", "judges=[token_pairwise,token_simulation,token_output]"),
+    *(
+        "describers=[rotate,maxact,vocab_proj,shuffled,generic]",
+        "judges=[token_pairwise,token_simulation,token_output]",
+    ),
     *("neurons=listed", "neurons.kinds=[in,out]", "decomposition.num_channels=4", "tracking=none", "quiet=true"),
     *("evidence.top=12", "evidence.random=12", "diagnostics.sample=0", "diagnostics.random_vectors=2"),
     *("diagnostics.text_ablated=0", "steering.effects.prompts=4", "steering.effects.values=[1]"),
@@ -102,19 +106,9 @@ def trained(x: Tensor, latents: int, k: int, epochs: int) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in t.items()}
 
 
-def main() -> None:
-    """Train, measure, and run."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--layer", type=int, default=15)
-    parser.add_argument("--latents", type=int, default=2048)
-    parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=80_000)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--units", type=int, default=24)
-    parser.add_argument("--documents", type=int, default=64)
-    given = parser.parse_args()
-    setup, start = Setup.of(compose_config([*COMMON, f"neurons.layers=[{given.layer}]"])), time.process_time()
+def train(setup: Setup, given: argparse.Namespace) -> None:
+    """Train an autoencoder, write it, and write its quality on documents that it was not trained on."""
+    start = time.process_time()
     assert setup.corpus is not None
     judged = {document.id for document in setup.corpus.documents(given.documents)}
     others = [document.text for document in setup.corpus.documents(400) if document.id not in judged]
@@ -140,19 +134,43 @@ def main() -> None:
     held_out = held_out[torch.arange(len(held_out)) % WINDOW != 0]
     activations = encoded(t, held_out, given.k)
     error = (held_out - activations @ t["W_dec"] - t["b_dec"]).square().sum()
-    explained = 1 - error / (held_out - held_out.mean(dim=0)).square().sum()
     active = (activations > 0).float()
-    alive = (active.sum(dim=0) > 0).nonzero().flatten().tolist()
-    print(f"explained variance {explained:.3f}, L0 {active.sum(dim=1).mean():.1f}, {len(alive)} latents active", flush=True)
-    print(f"{time.process_time() - start:.0f} CPU seconds", flush=True)
+    quality = {
+        "explained variance": round(1 - float(error / (held_out - held_out.mean(dim=0)).square().sum()), 3),
+        "L0": round(float(active.sum(dim=1).mean()), 1),
+        "hidden states": len(x),
+        "CPU seconds": round(time.process_time() - start),
+        "alive": (active.sum(dim=0) > 0).nonzero().flatten().tolist(),
+    }
+    (given.folder / "quality.json").write_text(json.dumps(quality))
+
+
+def main() -> None:
+    """Train unless FOLDER has an autoencoder, and run."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--layer", type=int, default=15)
+    parser.add_argument("--latents", type=int, default=2048)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=80_000)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--units", type=int, default=24)
+    parser.add_argument("--documents", type=int, default=64)
+    given = parser.parse_args()
+    setup = Setup.of(compose_config([*COMMON, f"neurons.layers=[{given.layer}]"]))
+    if not (given.folder / "quality.json").exists():
+        train(setup, given)
+    quality = json.loads((given.folder / "quality.json").read_text())
+    alive = quality.pop("alive")
+    print(quality, f"{len(alive)} latents active", flush=True)
     rng = derive_rng(0, "bench", given.layer)
-    for name, sae, units in (("neurons", "null", range(setup.subject.d_mlp)), ("latents", str(folder), alive)):
+    for name, sae, units in (("neurons", "null", range(setup.subject.d_mlp)), ("latents", given.folder / "sae", alive)):
         indices = sorted(rng.choice(list(units), given.units, replace=False).tolist())
         options = [f"folder={given.folder / name}", f"name={name}", f"subject.sae={sae}", f"neurons.indices={indices}"]
         options += [f"neurons.layers=[{given.layer}]", f"evidence.max_documents={given.documents}", *RUN]
         program = [sys.executable, "-c", "from harness.run.main import main; main()"]
         subprocess.run([*program, *(option.replace(" ", "") for option in options)], check=True)
-        print((given.folder / name / "leaderboard.md").read_text())
+        print((given.folder / name / "leaderboard.md").read_text(), flush=True)
 
 
 if __name__ == "__main__":
