@@ -92,7 +92,7 @@ def read(subject: Subject, ids: Tensor) -> list[Tensor]:
     reader = ActivationReader(subject, neurons, "cpu")
     found = reader.read(ids, torch.ones_like(ids))
     reader.close()
-    return list(found.split(len(CHOSEN), dim=-1))
+    return list(torch.split(found, len(CHOSEN), dim=-1))
 
 
 @pytest.mark.parametrize(

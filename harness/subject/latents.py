@@ -255,7 +255,10 @@ class Dictionary:
             threshold = values.clamp_min(0).expand(self.width)[list(indices)]
         centre = self._checkpoint.tensor("b_dec") if self._subtracts else torch.zeros(len(columns))
         return Encoder(
-            *(tensor.to(device) for tensor in (columns.contiguous(), bias, centre, threshold)),
+            columns.contiguous().to(device),
+            bias.to(device),
+            centre.to(device),
+            threshold.to(device),
             normalisation=self._normalisation,
             # SAELens does not undo the normalisation of a transcoder's input in its output.
             scales_out=not self._transcodes,
@@ -302,7 +305,7 @@ class Encoder:
             found = torch.where(found > self.threshold, found, 0)
         else:
             size = max(1, _TOPK_NUMBERS // len(self.bias))
-            found = torch.cat([self._among_top(part, *self.top) for part in flat.split(size)])
+            found = torch.cat([self._among_top(part, *self.top) for part in torch.split(flat, size)])
         scale = scale if self.scales_out else torch.ones_like(scale)
         return found.view(*hidden.shape[:-1], -1), scale.view(*hidden.shape[:-1], 1)
 

@@ -83,7 +83,8 @@ def trained(x: Tensor, latents: int, k: int, epochs: int) -> dict[str, Tensor]:
     optimizer = torch.optim.Adam([tensor.requires_grad_() for tensor in t.values()], lr=RATE)
     steps, step, last_active = epochs * (len(x) // BATCH), 0, torch.zeros(latents)
     for _ in range(epochs):
-        for rows in torch.randperm(len(x), generator=generator)[: len(x) // BATCH * BATCH].split(BATCH):
+        order = torch.randperm(len(x), generator=generator)[: len(x) // BATCH * BATCH]
+        for rows in torch.split(order, BATCH):
             batch = x[rows]
             activations = encoded(t, batch, k)
             last_active[(activations > 0).any(dim=0)] = step
@@ -96,7 +97,7 @@ def trained(x: Tensor, latents: int, k: int, epochs: int) -> dict[str, Tensor]:
                 again = torch.zeros_like(before).scatter(1, top.indices, top.values.relu())
                 loss = loss + (error.detach() - again @ t["W_dec"][dead]).square().sum(dim=1).mean() / 32
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             step += 1
             for group in optimizer.param_groups:
