@@ -25,6 +25,7 @@ from harness.subject.architecture import hook_names
 Elsewhere = Literal["neuronpedia", "openai", "delphi"]
 #: The account that Neuronpedia's own tools use for imports without a user.
 _CREATOR = "clkht01d40000jv08hvalcvly"
+_SET = "neurons"  # Neuronpedia's name of the source set of MLP neurons
 _BARS = 40
 _RANDOM = 50  # random windows of a neuron
 _DECIMALS = 5
@@ -107,15 +108,15 @@ class Content:
         """Return the names of a neuron's activation in TransformerLens and transformers."""
         return hook_names(self.manifest, neuron)
 
-    @cached_property
-    def set(self) -> str:
-        """Neuronpedia's name of the source set: ``neurons``, or the kind of dictionary, such as ``res``."""
-        kinds = {one["set"] for one in (self.manifest["subject"].get("sae") or {}).values()}
-        return "-".join(sorted(kinds)) or "neurons"
+    def source_set(self, layer: int) -> str:
+        """Return Neuronpedia's name of a source set: ``neurons``, or the kind of dictionary, such as ``res``."""
+        sae = self.manifest["subject"].get("sae")
+        return str(sae[str(layer)]["set"]) if sae else _SET
 
     def source(self, layer: int) -> str:
         """Return Neuronpedia's name of a layer's neurons (``6``) or latents (``6-res``)."""
-        return str(layer) if self.set == "neurons" else f"{layer}-{self.set}"
+        found = self.source_set(layer)
+        return str(layer) if found == _SET else f"{layer}-{found}"
 
 
 def export_to(run: RunFolder, to: Path, kind: Elsewhere, *, exemplars: bool = False) -> tuple[int, int]:
@@ -159,7 +160,7 @@ def _delphi(content: Content, to: Path) -> None:
         for neuron, record in records.items():
             hooks = content.hook(neuron)
             if hooks is None or hooks[1] is None:
-                raise HarnessError("delphi names modules of transformers, and those of this family are not known")
+                raise HarnessError(f"delphi names modules of transformers, and that of {neuron} is not known")
             _write(to / describer / f"{hooks[1]}_latent{neuron.index}.txt", _json(record.text))
 
 
@@ -227,14 +228,19 @@ def _neuronpedia(content: Content, to: Path) -> None:
         _write_lines(folder / "features" / "batch-0.jsonl.gz", features)
         _write_lines(folder / "activations" / "batch-0.jsonl.gz", activations)
         _write_lines(folder / "explanations" / "batch-0.jsonl.gz", _explanations(content, neurons))
-        batch = {"model_id": content.model, "layer": layer, "sae_set": content.set, "features": dashboards}
+        batch = {
+            "model_id": content.model,
+            "layer": layer,
+            "sae_set": content.source_set(layer),
+            "features": dashboards,
+        }
         _write(folder / "saedashboard" / "batch-0.json", _json(batch))
 
 
 def _about(content: Content, layer: int) -> dict[str, dict[str, Any]]:
     """Return the rows about the model, its layer and this run, by file."""
     subject, corpus = content.manifest["subject"], content.manifest.get("corpus") or {}
-    name, made = str(content.manifest.get("name")), _made(content)
+    name, made, source_set = str(content.manifest.get("name")), _made(content), content.source_set(layer)
     return {
         "release": {
             "name": content.model + "-neuron-harness",
@@ -256,9 +262,9 @@ def _about(content: Content, layer: int) -> dict[str, dict[str, Any]]:
         },
         "sourceset": {
             "modelId": content.model,
-            "name": content.set,
-            "description": "MLP neurons" if content.set == "neurons" else "latents of a dictionary",
-            "type": "neurons" if content.set == "neurons" else "sae",
+            "name": source_set,
+            "description": "MLP neurons" if source_set == _SET else "latents of a dictionary",
+            "type": "neurons" if source_set == _SET else "sae",
             "creatorName": "neuron-harness",
             "releaseName": content.model + "-neuron-harness",
             "visibility": "PUBLIC",
@@ -267,7 +273,7 @@ def _about(content: Content, layer: int) -> dict[str, dict[str, Any]]:
         "source": {
             "id": content.source(layer),
             "modelId": content.model,
-            "setName": content.set,
+            "setName": source_set,
             "dataset": corpus.get("name"),
             "num_prompts": corpus.get("windows"),
             "visibility": "PUBLIC",
@@ -336,7 +342,7 @@ def _feature(content: Content, neuron: Neuron, dashboard: Mapping[str, Any], win
     return {
         **_place(content, neuron),
         **_made(content),
-        "sourceSetName": content.set,
+        "sourceSetName": content.source_set(neuron.layer),
         "maxActApprox": round(max((item.activation for item in windows), default=0.0), _DECIMALS),
         "hasVector": False,
         "vector": [],

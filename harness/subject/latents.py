@@ -234,13 +234,19 @@ class Dictionary:
         columns = self._checkpoint.columns("W_enc", indices)
         return columns * self._checkpoint.rows("W_dec", indices).norm(dim=1)[:, None] if self._rescales else columns
 
+    @cached_property
+    def _every(self) -> tuple[Tensor, Tensor]:
+        """Columns (d_model, width) and biases of all latents, kept: each batch of interventions needs them."""
+        columns, bias = self._checkpoint.tensor("W_enc"), self._checkpoint.tensor("b_enc")
+        if self._rescales:
+            norms = self._checkpoint.tensor("W_dec").norm(dim=1)
+            columns, bias = columns * norms, bias * norms
+        return columns, bias
+
     def encoder(self, indices: Sequence[int], device: str) -> Encoder:
         """Return what computes the activations of latents. With topk it holds the columns of all latents."""
         if self._function == "topk":
-            columns, bias = self._checkpoint.tensor("W_enc"), self._checkpoint.tensor("b_enc")
-            if self._rescales:
-                norms = self._checkpoint.tensor("W_dec").norm(dim=1)
-                columns, bias = columns * norms, bias * norms
+            columns, bias = self._every
             chosen: list[int] | None = list(indices)
         else:
             chosen, columns = None, self.vectors(indices, VectorKind.IN).T
