@@ -108,7 +108,7 @@ _NAME = re.compile(r"L(\d+)(?:E(\d+))?N(\d+)(-?)")
 @functools.total_ordering
 @dataclass(frozen=True)
 class Neuron:
-    """One MLP neuron of the subject model, with one of its two signs.
+    """One MLP neuron of the subject model, or one latent of a dictionary (``subject.sae``), with one of its two signs.
 
     Ordered by layer, expert (neurons without one first), index and sign. Positive and negative activations of a neuron
     can mean different things, so each sign is described and judged as a neuron of its own. All values of a negative

@@ -322,7 +322,10 @@ def test_a_run_opens_in_the_viewers_of_neuronpedia_and_saedashboard(run: RunFold
 
 
 def test_hooks_are_named_as_in_the_libraries() -> None:
-    found = {kind: hook_names(kind, None, Neuron(3, 17)) for kind in ("llama", "gpt2", "bert", "mixtral", "unheard")}
+    found = {
+        kind: hook_names({"subject": {"model_type": kind}}, Neuron(3, 17))
+        for kind in ("llama", "gpt2", "bert", "mixtral", "unheard")
+    }
     assert found == {
         "llama": ("blocks.3.mlp.hook_post", "model.layers.3.mlp.down_proj"),
         "gpt2": ("blocks.3.mlp.hook_post", "transformer.h.3.mlp.c_proj"),

@@ -139,10 +139,9 @@ def _windows(folder: RunFolder, _controls: Collection[str]) -> Iterator[list[Row
 def _names(folder: RunFolder, _controls: Collection[str]) -> Iterator[list[Row]]:
     manifest = folder.read_manifest()
     subject = manifest.get("subject", {})
-    given = manifest.get("config", {}).get("subject", {}).get("architecture")
     rows = []
     for neuron in sorted(map(Neuron.named, manifest.get("neurons", []))):
-        hooks = hook_names(str(subject.get("model_type")), given, neuron) or (None, None)
+        hooks = hook_names(manifest, neuron) or (None, None)
         place = f"{subject.get('name')}@{neuron.layer}:{neuron.index}"
         names = {"id": place if neuron.expert is None else None, "transformer_lens": hooks[0], "transformers": hooks[1]}
         rows.append({**dataclasses.asdict(neuron), "neuron": str(neuron), **names})
