@@ -271,7 +271,7 @@ class Subject:
 
     @property
     def activation_function(self) -> str | None:
-        """Activation function of the neurons as named in transformers, None if the config has no such option."""
+        """Activation function of the neurons, as transformers names it; None if the config does not name it."""
         if self.weights.dictionaries:
             return "relu"
         config = self.config.get_text_config()
