@@ -232,7 +232,12 @@ def test_runs_share_what_was_captured(llama: Subject, texts: list[str], tmp_path
         item for item in first.exemplars if item.neuron == some[0]
     ]
     assert not forwards  # everything was in the store
+    (entry,) = (tmp_path / "store").iterdir()
+    left = [entry / ".exemplars-1.parquet.77", entry / ".tmpQwMSDg"]  # of killed processes
+    for path in left:
+        path.touch()
     third = collect(Listed(texts), llama, more, config, folder=tmp_path / "d")
+    assert not any(path.exists() for path in left)
     assert set(forwards) == {1}  # the one neuron that was not in the store
     alone = collect(Listed(texts), llama, more, folder=tmp_path / "e")
     assert third.exemplars == alone.exemplars
