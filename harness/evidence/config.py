@@ -32,6 +32,7 @@ class EvidenceConfig:
     random: Count = 40
     report_random: Count = 1000
     batch_windows: Count = 64
+    memory: Positive = 8.0
     store: str | None = None
     checkpoint_s: NonNegative = 60.0
 

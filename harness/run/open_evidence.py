@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
@@ -14,7 +13,7 @@ from harness.methods import Method
 from harness.records import Effect, Exemplar, Neuron, Split
 from harness.run.setup import Setup
 
-#: Neurons whose exemplars are kept in memory: a server works on many at once.
+#: Neurons whose exemplars and effects are kept in memory: a server works on many at once.
 HELD = 64
 
 
@@ -25,15 +24,16 @@ class OpenEvidence:
         self._setup, self._splits = setup, frozenset(splits)
         self._table = folder.exemplar_table()
         self._reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
-        self._effects: dict[Neuron, list[Effect]] = defaultdict(list)
-        for effect in folder.read(Effect):
-            if effect.split in self._splits:
-                self._effects[effect.neuron].append(effect)
+        self._effects_by_neuron = folder.by_neuron(Effect)
         self._exemplars = lru_cache(maxsize=HELD)(self._read_exemplars)
+        self._effects = lru_cache(maxsize=HELD)(self._read_effects)
 
     def _read_exemplars(self, neuron: Neuron) -> tuple[Exemplar, ...]:
         found = () if self._table is None else self._table.read([neuron])
         return tuple(item for item in found if item.split in self._splits)
+
+    def _read_effects(self, neuron: Neuron) -> tuple[Effect, ...]:
+        return tuple(effect for effect in self._effects_by_neuron.of(neuron) if effect.split in self._splits)
 
     def fields(self, neuron: Neuron, method: Method, llms: Mapping[str, LLMClient]) -> dict[str, Any]:
         """Return the fields of :class:`harness.methods.Case` for one neuron and method."""
@@ -44,7 +44,7 @@ class OpenEvidence:
             "llm": llms.get(method.role or ""),
             "seed": self._setup.seed,
             "llms": llms,
-            "effects": tuple(self._effects[neuron]) if method.needs_effects else (),
+            "effects": self._effects(neuron) if method.needs_effects else (),
             "reader": self._reader,
         }
 

@@ -122,11 +122,12 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     check_weights(setup, pending)
     check_space(setup, folder, pending)
     store = ChannelStore(setup)
+    gathers = setup.corpus is not None and setup.compares and not folder.has_evidence
     # Entered before the corpus is read, so that an unreachable cluster is reported at once.
-    with setup.executor if store.missing(pending) else nullcontext():
+    with setup.executor if store.missing(pending) or (gathers and setup.executor.reads_corpus) else nullcontext():
         manifest = write_manifest(setup, folder, None)
         draw_texts(setup, folder)
-        if setup.corpus is not None and setup.compares and not folder.has_evidence:
+        if gathers and setup.corpus is not None:
             manifest = _gather(setup, folder, setup.corpus)
         decompose_blocks(setup, folder, pending, store)
     measure_diagnostics(setup, folder, store)
@@ -173,7 +174,8 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
 
 def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
     """Gather the exemplars, and return the manifest with a summary of the text."""
-    where: dict[str, Any] = {"device": setup.executor.device, "run_folder": folder.path}
+    spread = setup.executor.map if setup.executor.reads_corpus else None
+    where: dict[str, Any] = {"device": setup.executor.device, "run_folder": folder.path, "spread": spread}
     with (
         progress("activations", None, "documents") as advance,
         gathered(
