@@ -17,7 +17,7 @@ from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import ScoredToken, Side, Status, Winner
 from harness.text import bare, is_word
-from harness.validation import METHOD, Count, CountOrZero, FractionOrZero, NonNegative
+from harness.validation import METHOD, Count, CountOrZero, NonNegative
 from judges.accuracy import Floats, auroc, varies
 from judges.evidence import output_tokens
 from judges.parts import Predicted
@@ -25,7 +25,7 @@ from judges.sampling import Sampler
 
 
 @dataclass(config=METHOD, eq=False)
-class _Similarity:
+class _Similarity(Sampler):
     """How well the similarity of windows and a description predicts on which windows the neuron is active.
 
     The windows and their weights are those of :class:`judges.sampling.Sampler`.
@@ -33,11 +33,9 @@ class _Similarity:
 
     encoder: SentenceEncoder
     active: Count = 20
-    predicted: CountOrZero = 15
     hard: CountOrZero = 10
     others: Count = 30
     context: CountOrZero = 12
-    active_share: FractionOrZero = 0.3
 
     def metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
         """Return :meth:`judges.sampling.Sample.metrics` of the similarity, and ``constant``: 1 if it does not vary.
@@ -45,8 +43,7 @@ class _Similarity:
         Raises:
             Unanswered: if the neuron has no active or no silent window.
         """
-        sampler = Sampler(self.encoder, self.active, self.predicted, self.hard, self.others, self.active_share)
-        sample = sampler.draw(case)
+        sample = self.draw(case)
         texts = self.encoder.encode(sample.excerpts(self.context))
         similarity = _similarity(self.encoder, texts, case, Side.INPUT, description)
         return {**sample.metrics(similarity), "constant": float(not varies(similarity.best))}
