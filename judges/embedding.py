@@ -15,10 +15,10 @@ from pydantic.dataclasses import dataclass
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
-from harness.records import ScoredToken, Side, Status, Winner
+from harness.records import ScoredToken, Side, Status
 from harness.text import bare, is_word
 from harness.validation import METHOD, Count, CountOrZero, NonNegative
-from judges.accuracy import Floats, auroc, varies
+from judges.accuracy import Floats, auroc, preferred, varies
 from judges.evidence import output_tokens
 from judges.parts import Predicted
 from judges.sampling import Sampler
@@ -89,7 +89,7 @@ class EmbeddingPairwise(_Similarity, Comparator):
         reason = f"r {one['pearson']:.3f} against {two['pearson']:.3f}"
         if "auc_hard" in one:
             reason += f"; AUC against hard negatives {one['auc_hard']:.3f} and {two['auc_hard']:.3f}"
-        return Judgement(_preferred(one["pearson"], two["pearson"], self.tie_margin), reason)
+        return Judgement(preferred(one["pearson"], two["pearson"], self.tie_margin), reason)
 
 
 @dataclass(config=METHOD, eq=False)
@@ -118,7 +118,7 @@ class EmbeddingOutput(Comparator):
         """Compare the two AUCs; a difference below the margin is a tie."""
         (one, two), (promoted, suppressed) = self.separation(case, first, second)
         reason = f"AUC {one:.3f} against {two:.3f} on {promoted} promoted and {suppressed} suppressed tokens"
-        return Judgement(_preferred(one, two, self.tie_margin), reason)
+        return Judgement(preferred(one, two, self.tie_margin), reason)
 
     def separation(self, case: JudgeCase, *descriptions: str) -> tuple[list[float], tuple[int, int]]:
         """Return the AUC of each description, and the numbers of promoted and suppressed tokens.
@@ -134,11 +134,6 @@ class EmbeddingOutput(Comparator):
         labels = [1] * len(promoted) + [0] * len(suppressed)
         found = [auroc(labels, _similarity(self.encoder, texts, case, self.side, text).best) for text in descriptions]
         return found, (len(promoted), len(suppressed))
-
-
-def _preferred(one: float, two: float, margin: float) -> Winner:
-    """Return which of two metrics is higher; a difference below the margin is a tie."""
-    return Winner.TIE if abs(one - two) < margin else Winner.FIRST if one > two else Winner.SECOND
 
 
 def _similarity(encoder: SentenceEncoder, texts: Floats, case: JudgeCase, side: Side, description: str) -> Predicted:
