@@ -11,8 +11,8 @@ decoder (``out``)::
 A sparse autoencoder reads and writes at the same place. A transcoder reads the input of an MLP and writes to its
 output. ``rescale_acts_by_decoder_norm`` multiplies a latent's encoder column, bias and activation by the norm of its
 decoder row, and divides the row by it. At ``ln2.hook_normalized`` of a family with RMS norms, x is the input of the MLP
-divided by the weight of the norm: Gemma Scope's transcoders read there. Source: SAELens 3 to 6 (``cfg.json``, ``sae_weights.safetensors``,
-``SAE.encode``).
+divided by the weight of the norm: Gemma Scope's transcoders read there. Source: SAELens 3 to 6 (``cfg.json``,
+``sae_weights.safetensors``, ``SAE.encode``).
 """
 
 from __future__ import annotations
