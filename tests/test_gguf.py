@@ -214,7 +214,10 @@ def truncated(path: Path, size: int) -> Path:
         (lambda path: write_gguf(path, qtype=np.float64), ["quantisation F64", "not supported", "Q8_0"]),
         (lambda path: write_gguf(path, leave_out="blk.1.ffn_up"), ["lacks the weights", "layers.1.mlp.up_proj.weight"]),
         (lambda path: write_gguf(path, more="blk.1.attn_q.bias"), ["holds 21824 numbers", "uses 21792 of them"]),
-        (lambda path: write_gguf(path, more="rope_freqs.weight", scaled="rope_freqs"), ["scales its position embeddings"]),
+        (
+            lambda path: write_gguf(path, more="rope_freqs.weight", scaled="rope_freqs"),
+            ["scales its position embeddings"],
+        ),
         (lambda path: write_gguf(path, scaled="linear"), ["scales its position embeddings", "safetensors"]),
     ],
 )
