@@ -36,7 +36,9 @@ Q8, F32 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32
 # --- a tiny file ------------------------------------------------------------------------------------------------------
 
 
-def write_gguf(path: Path, architecture: str = "llama", leave_out: str = "", qtype: Any = Q8, more: str = "") -> Path:
+def write_gguf(
+    path: Path, architecture: str = "llama", leave_out: str = "", qtype: Any = Q8, more: str = "", scaled: str = ""
+) -> Path:
     """Write a tiny random Llama with byte-level tokens: 2 layers, 64 neurons, d_model 32."""
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, architecture)
@@ -72,7 +74,9 @@ def write_gguf(path: Path, architecture: str = "llama", leave_out: str = "", qty
         else:
             writer.add_tensor(f"{name}.weight", values.astype(qtype))
     if more:
-        writer.add_tensor(more, np.ones(32, np.float32))
+        writer.add_tensor(more, np.ones(32, np.float32) * (8 if scaled == "rope_freqs" else 1))
+    if scaled == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -210,6 +214,11 @@ def truncated(path: Path, size: int) -> Path:
         (lambda path: write_gguf(path, qtype=np.float64), ["quantisation F64", "not supported", "Q8_0"]),
         (lambda path: write_gguf(path, leave_out="blk.1.ffn_up"), ["lacks the weights", "layers.1.mlp.up_proj.weight"]),
         (lambda path: write_gguf(path, more="blk.1.attn_q.bias"), ["holds 21824 numbers", "uses 21792 of them"]),
+        (
+            lambda path: write_gguf(path, more="rope_freqs.weight", scaled="rope_freqs"),
+            ["scales its position embeddings"],
+        ),
+        (lambda path: write_gguf(path, scaled="linear"), ["scales its position embeddings", "safetensors"]),
     ],
 )
 def test_files_that_cannot_be_used(make: Callable[[Path], Path], words: list[str], tmp_path: Path) -> None:

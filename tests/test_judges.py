@@ -161,7 +161,7 @@ def test_only_the_text_around_the_peak_is_embedded() -> None:
         window(tokens, [2, 0, 0, 0, 0, 0], Source.RANDOM),
     ]
     score(EmbeddingSimulation(encoder, context=1, hard=0), case([*exemplars, *forbidden()]), "0")
-    assert set(encoder.seen) == {"345", "12", "0"}
+    assert set(encoder.seen) == {"345", "123", "0"}  # as long at an end of the window as in its middle
     encoder.seen.clear()
     # A hard negative is shown around the token that it has in common with the neuron's peaks.
     compare(EmbeddingPairwise(encoder, context=0), case([*exemplars, *forbidden()]), "7", "8")
