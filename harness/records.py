@@ -142,11 +142,12 @@ class Neuron:
         return cls(int(layer), int(index), None if expert is None else int(expert), sign)
 
     def __lt__(self, other: Neuron) -> bool:
-        return self._order < other._order
+        return self.order < other.order
 
     @property
-    def _order(self) -> tuple[int, int, int, bool]:
-        return self.layer, -1 if self.expert is None else self.expert, self.index, self.negative
+    def order(self) -> tuple[int, int, int, bool]:
+        """The sort key; sorting by it is faster than comparing neurons."""
+        return self.layer, -1 if self.expert is None else self.expert, self.index, self.sign is Sign.NEGATIVE
 
     def __str__(self) -> str:
         """Return the name used in files and reports: ``L3N17``, with an expert ``L3E2N17``, negative ``L3N17-``."""

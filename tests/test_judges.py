@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.judge_cases import MARKER, Compass, case, compare, failure, forbidden, peaked, score, window
+from support.judge_cases import MARKER, Compass, case, compare, failure, forbidden, peaked, score, verdict, window
 
 from harness.embedding import SentenceEncoder
 from harness.errors import HarnessError
@@ -189,10 +188,6 @@ def test_without_evidence_there_is_no_verdict(judge: Comparator, exemplars: list
 
 
 # --- an LLM that compares ---------------------------------------------------------------------------------------------
-
-
-def verdict(letter: str, reason: str = "because") -> str:
-    return json.dumps({"reason": reason, "verdict": letter})
 
 
 @pytest.fixture

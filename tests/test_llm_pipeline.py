@@ -53,6 +53,7 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
         *("corpus=files", f"corpus.paths=[{topics}]", "evidence.max_documents=40", "evidence.window=16"),
         *("evidence.top=3", "evidence.random=6", "evidence.report_random=6", "judges.simulation.windows=1"),
         *("judges.simulation.active=1", "judges.simulation.predicted=1", "judges.simulation.hard=0"),
+        "judges.simulation.others=1",
         *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
         *(
             "diagnostics.text_ablated=0",
