@@ -147,7 +147,7 @@ def tiny_vllm(model: Path, **arguments: Any) -> Backend:
         "override-generation-config": given["override-generation-config"],
         **arguments.pop("options", {}),
     }
-    defaults: dict[str, Any] = {"env": {"VLLM_CPU_KVCACHE_SPACE": 1}, "startup_timeout_s": 1500, "timeout_s": 300}
+    defaults: dict[str, Any] = {"env": {"VLLM_CPU_KVCACHE_SPACE": 1}, "startup_timeout_s": 300, "timeout_s": 120}
     return ManagedVLLM(str(model), options=options, **{**defaults, **arguments})
 
 
