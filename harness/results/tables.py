@@ -58,6 +58,7 @@ def write_csv(leaderboard: Leaderboard, path: Path) -> None:
     with replacing(path) as aside:
         aside.write_text(csv_table(leaderboard), encoding="utf-8", errors="backslashreplace", newline="")
 
+
 #: Longest cell that the terminal never breaks, in characters.
 _WHOLE = 16
 
