@@ -126,7 +126,7 @@ def test_every_scorer_asks_a_real_server(
     vllm: tiny_models.Served, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCORERS_KEY", vllm.client.api.api_key)
-    names = [*LLM_SCORERS, "simulation", "simulation_per_token", "surprisal"]
+    names = [*LLM_SCORERS, "simulation", "simulation_per_token", "surprisal", "claims"]
     # As few questions as each can do with: what is tried is the road, and every call takes a CPU half a second.
     small = ["neurons.signs=[positive]", "neurons.per_layer=3", f"judges=[{','.join(names)}]"]
     small += ["judges.simulation.windows=1", "judges.simulation_per_token.windows=1"]
@@ -137,6 +137,8 @@ def test_every_scorer_asks_a_real_server(
     small += [f"judges.{name}.{group}=1" for name in sampled[1:] for group in ("active", "others")]
     small += ["judges.fuzzing.active=4", "judges.fuzzing.batch=4", "judges.responsiveness.active=3"]
     small += [f"judges.purity.{count}=4" for count in ("active", "random", "batch")]
+    small += [f"judges.claims.{count}=1" for count in ("max_claims", "sentences", "others")]
+    small += ["judges.claims.active=4"]
     small += ["judges.clarity.texts=2", "judges.input_based.sentences=1", "judges.intruder.rounds=1"]
     for role in ("judge", "simulator"):
         small += [
