@@ -52,6 +52,7 @@ class PairwiseLLM(Comparator):
 
     role: str = "judge"
     side: Side = Side.INPUT
+    template: Literal["reason", "criteria"] = "reason"
     windows: Count = 8
     weaker: CountOrZero = 4
     context: CountOrZero = 16
@@ -77,9 +78,8 @@ class PairwiseLLM(Comparator):
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Show the evidence and both descriptions, and ask."""
         llm = case.require_llm()
-        prompt = self.prompt.render(
-            side=self.side.value, first=first, second=second, **self._evidence(case, first, second)
-        )
+        given = {"template": self.template, "side": self.side.value, "first": first, "second": second}
+        prompt = self.prompt.render(**given, **self._evidence(case, first, second))
         answer = await ask(llm, prompt, PairwiseVerdict)
         if not self.needs_logprobs:
             return Judgement(WINNERS[answer.verdict], answer.reason)

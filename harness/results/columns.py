@@ -390,6 +390,30 @@ ALIGNMENT = (
 )
 """Of one layer, kind and what is correlated (:class:`~harness.results.schema.AlignmentRow`)."""
 
+VARIANCE = (
+    Metric("levels", "levels", "Levels of the component: neurons, draws, judges, prompts of all judges, or values.",
+           count, (HTML,)),
+    Metric("variance", "variance", "Variance of a describer's win rate on a neuron, or of its score, that is due to the "
+           "component, in squared units. An unbiased estimate can be negative. None if it cannot be estimated.",
+           partial(number, digits=4), (HTML,), interval="interval"),
+    Metric("share", "share %", "Share of the sum of all components.", percent, (HTML,), interval="share_interval",
+           bold=True),
+)
+"""Of what results vary with (:class:`~harness.results.schema.VarianceRow`)."""
+
+STABILITY = (
+    Metric("similarity", "similarity", "Mean Jaccard index of the tokens, with their signs, that a further description of "
+           "a neuron and the first one name: 1 if they are the same.",
+           number, (HTML, SUMMARY), interval="interval", bold=True),
+    Metric("chance", "by chance", "The same for the first description of a neuron and a further one of another neuron.",
+           number, (HTML, SUMMARY)),
+    Metric("same", "same %", "Share of the further descriptions that name the same tokens as the first one.",
+           percent, (HTML, SUMMARY)),
+    Metric("pairs", "pairs", "Further descriptions that were compared with the first one.", count, (HTML,)),
+    Metric("failed", "failed", "Those without two usable descriptions. They count nowhere else.", count, (HTML,)),
+)
+"""Of further descriptions of the same neurons (:class:`~harness.results.schema.StabilityRow`)."""
+
 RUN = (
     Metric("best/describer", "best describer", "Real describer with the highest win rate.", str, (SUMMARY,)),
     Metric("best/win_rate", "best win rate", "Its win rate.", percent, (SUMMARY,)),
@@ -420,6 +444,8 @@ TABLES: Sequence[tuple[str, Sequence[Metric], str]] = (
     ("Decomposition", DIAGNOSTICS, "decomposition/{key}"),
     ("Published values of the decomposition, next to the run's", CLAIMS, ""),
     ("Alignment with tokens", ALIGNMENT, "alignment/LAYER/KIND/AGAINST/{key}"),
+    ("What results vary with", VARIANCE, ""),
+    ("Stability of descriptions, EVIDENCE is same or resampled", STABILITY, "{key}/EVIDENCE/DESCRIBER"),
     ("The run", RUN, "{key}"),
 )
 

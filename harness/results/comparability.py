@@ -15,6 +15,7 @@ from harness.results.facets import facets_of
 from harness.results.leaderboard import build_leaderboard
 from harness.results.noise_floor import read_noise_floor, with_noise_floor
 from harness.results.schema import Leaderboard
+from harness.results.variation import Answers, judge_families
 from harness.stats.config import StatisticsConfig
 from harness.validation import explain
 
@@ -40,6 +41,10 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
     vectors: list[VectorSummary] = folder.read_vectors({neuron.unsigned for neuron in neurons}) if neurons else []
     contestants = _part(manifest, "contestants")
     seed, config = int(manifest.get("seed") or 0), statistics_of(manifest)
+    repeated, resampled = ([Answers.of(one) for one in folder.read_draws(resampled=kind)] for kind in (False, True))
+    answers, again = Answers(descriptions, verdicts, scores), None
+    if _part(_part(manifest, "config"), "comparisons").get("retest") == 1:
+        again = answers.asked_again(folder.retests().records(), folder.score_retests().records())
     board = build_leaderboard(
         verdicts,
         scores,
@@ -52,6 +57,10 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
         facets=facets_of(neurons, vectors),
         planted=folder.explainer_check().records(),
         alignment=alignment_of(folder, seed=seed, config=config),
+        repeated=repeated,
+        resampled=resampled,
+        again=again,
+        families=judge_families(_part(_part(manifest, "config"), "judges")),
     )
     return board if config.noise_floor is None else with_noise_floor(board, read_noise_floor(config.noise_floor))
 

@@ -472,6 +472,56 @@ class ExplainerRow:
 
 
 @dataclass(frozen=True)
+class VarianceRow:
+    """A variance component of a describer's results; :data:`harness.results.columns.VARIANCE` defines the metrics.
+
+    Attributes:
+        measure: ``win rate``, that of one side of the neurons, or the name of a scorer.
+        describer: its name.
+        control: whether it is a control.
+        component: one of :data:`harness.stats.variance.COMPONENTS`, or ``asked again``.
+        variance: None if it cannot be estimated, as is ``share``.
+        interval: its bootstrap interval, clustered by neuron; None with fewer than two neurons.
+        words: what else it includes, or why it has no value; empty if there is nothing to say.
+    """
+
+    measure: str
+    describer: str
+    control: bool
+    component: str
+    levels: int
+    variance: float | None
+    interval: tuple[float, float] | None
+    share: float | None
+    share_interval: tuple[float, float] | None
+    words: str
+
+
+@dataclass(frozen=True)
+class StabilityRow:
+    """A describer's further descriptions, compared with its first; :data:`harness.results.columns.STABILITY` defines them.
+
+    Attributes:
+        describer: its name.
+        control: whether it is a control.
+        evidence: ``same`` or ``resampled``, the evidence of the further descriptions.
+        draws: number of further descriptions of each neuron.
+        interval: bootstrap interval of the similarity, clustered by neuron; None with fewer than two neurons.
+    """
+
+    describer: str
+    control: bool
+    evidence: str
+    draws: int
+    pairs: int
+    similarity: float | None
+    interval: tuple[float, float] | None
+    chance: float | None
+    same: float | None
+    failed: int
+
+
+@dataclass(frozen=True)
 class AlignmentRow:
     """Alignment of the neurons of one layer with tokens; :data:`harness.results.columns.ALIGNMENT` defines the metrics.
 
@@ -520,6 +570,9 @@ class Leaderboard:
         explainer: the explainer on planted concepts: all describers together, then by describer. Empty if the run has
             no explainer, or did not check it.
         alignment: by layer, kind and what is correlated; empty without text.
+        variance: by measure, describer and component; empty if there is one judge with one prompt and no further
+            descriptions.
+        stability: by evidence and describer; empty without further descriptions.
     """
 
     seed: int
@@ -539,6 +592,8 @@ class Leaderboard:
     descriptions: tuple[DescriptionRow, ...]
     explainer: tuple[ExplainerRow, ...]
     alignment: tuple[AlignmentRow, ...]
+    variance: tuple[VarianceRow, ...] = ()
+    stability: tuple[StabilityRow, ...] = ()
 
     @property
     def shown(self) -> tuple[Board, ...]:

@@ -11,11 +11,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from harness.folder import Journal, RunFolder
-from harness.llm.client import LLMClient, NotCached, ReseededClient
+from harness.llm.client import LLMClient, NotCached
 from harness.llm.serving import Serving
 from harness.methods import Comparator, JudgeCase, Judgement, Scorer
 from harness.records import Description, Neuron, Score, Split, Status, SteeredText, Usage, Verdict, Winner
 from harness.run.answers import Clients, answer_all, attempt, clients_of
+from harness.run.describe import pending_descriptions
 from harness.run.open_evidence import OpenEvidence
 from harness.run.setup import Setup
 from harness.seeds import derive_rng
@@ -28,10 +29,15 @@ Question = tuple[Neuron, str]
 Item = TypeVar("Item", Pair, Question)
 
 
-def pending_verdicts(setup: Setup, journal: Journal[Verdict]) -> dict[str, list[Pair]]:
-    """Return, for each comparator, the pairs it has yet to compare, in both orders if the order matters."""
+def pending_verdicts(setup: Setup, journal: Journal[Verdict], *, people: bool = True) -> dict[str, list[Pair]]:
+    """Return, for each comparator, the pairs it has yet to compare, in both orders if the order matters.
+
+    ``people``: whether comparators whose answers come from people are among them.
+    """
     pending = {}
     for name, comparator in setup.comparators.items():
+        if not people and any(one.is_human for one in comparator.walk):
+            continue
         pairs = [
             (neuron, first, second)
             for neuron in setup.comparisons.judged(name, setup.described)
@@ -60,6 +66,20 @@ def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[Ques
     }
 
 
+def open_items(setup: Setup, folder: RunFolder) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the open items of each method, of the first descriptions and of draws: neurons, pairs and questions."""
+    found: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
+    for draw in (None, *setup.draws.all):
+        records = folder if draw is None else folder.draw(draw)
+        for name, neurons in pending_descriptions(setup, records.descriptions()).items():
+            found[name] += [(neuron,) for neuron in neurons]
+        if draw is None or not draw.resampled:
+            judged: dict[str, list[Any]] = {**pending_verdicts(setup, records.verdicts(), people=draw is None)}
+            for name, items in (judged | pending_scores(setup, records.scores())).items():
+                found[name] += items
+    return found
+
+
 def _open(name: str, items: Sequence[Any], journal: Journal[Any]) -> list[Any]:
     """Return the items to which a judge has no usable answer yet."""
     return [item for item in items if not journal.done((item[0], name, *item[1:]))]
@@ -85,13 +105,24 @@ class _Task:
 
 
 async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
-    """Give every verdict and score that is still missing, and ask for some of them again."""
-    verdicts, scores = folder.verdicts(), folder.scores()
-    comparisons, questions = pending_verdicts(setup, verdicts), pending_scores(setup, scores)
-    if not any(comparisons.values()) and not any(questions.values()) and not setup.comparisons.retest:
+    """Give every verdict and score that is still missing, and ask for some of the first descriptions' again."""
+    await _judge(setup, folder, serving, folder, setup.comparisons.retest)
+    for draw in setup.draws.all:
+        if not draw.resampled:
+            await _judge(setup, folder, serving, folder.draw(draw), 0.0)
+
+
+async def _judge(setup: Setup, folder: RunFolder, serving: Serving, records: RunFolder, retest: float) -> None:
+    """Judge the descriptions in ``records``, which also gets the answers."""
+    verdicts, scores = records.verdicts(), records.scores()
+    # People have seen the first descriptions only.
+    comparisons = pending_verdicts(setup, verdicts, people=records is folder)
+    questions = pending_scores(setup, scores)
+    if not any(comparisons.values()) and not any(questions.values()) and not retest:
         return
-    made = {(record.neuron, record.describer): record for record in folder.descriptions().records()}
+    made = {(record.neuron, record.describer): record for record in records.descriptions().records()}
     judging = _Judging(setup, folder, made)
+    where = "" if records is folder else f" ({records.path.name})"
 
     def compared() -> Iterator[tuple[str, Pair]]:
         for record in verdicts.records():
@@ -106,16 +137,16 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
                 yield record.scorer, (record.neuron, record.describer)
 
     tasks = (
-        _Task("compare", "pairs", comparisons, judging.compare, verdicts, folder.retests(), compared),
-        _Task("score", "descriptions", questions, judging.score, scores, folder.score_retests(), graded),
+        _Task("compare", "pairs", comparisons, judging.compare, verdicts, records.retests(), compared),
+        _Task("score", "descriptions", questions, judging.score, scores, records.score_retests(), graded),
     )
     for task in tasks:
         for name, items in task.pending.items():
             if items:
                 work = partial(task.answer, name, clients_of(name, setup.judges[name], setup, serving))
-                await answer_all(f"{task.verb} with {name}", task.unit, items, work, task.journal)
+                await answer_all(f"{task.verb} with {name}{where}", task.unit, items, work, task.journal)
         task.journal.close()
-    for task in tasks:
+    for task in tasks if retest else ():
         answered: dict[str, list[Any]] = defaultdict(list)
         for name, item in task.answered():
             answered[name].append(item)
@@ -123,9 +154,8 @@ async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
             items = _open(name, asked_again(setup, name, answered[name]), task.retests)
             if items:
                 # The run's seed stays, so that the judge shows the same excerpts in the same order; the LLM's changes.
-                llms = clients_of(name, setup.judges[name], setup, serving)
-                reseeded = {role: ReseededClient(llm) for role, llm in llms.items()}
-                work = partial(task.answer, name, Clients(reseeded, llms.prices, llms.budget))
+                llms = clients_of(name, setup.judges[name], setup, serving).reseeded(1)
+                work = partial(task.answer, name, llms)
                 await answer_all(f"ask {name} again", task.unit, items, work, task.retests)
         task.retests.close()
     judging.close()

@@ -28,12 +28,12 @@ from harness.results.stored import store_decomposition, store_judge_checks, stor
 from harness.run.answers import prove
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
-from harness.run.describe import describe, pending_descriptions
+from harness.run.describe import describe
 from harness.run.diagnostics import ON_TEXT, measure_diagnostics, pending_diagnostics
 from harness.run.explainer_check import check_explainer
 from harness.run.identity import check_same_run
 from harness.run.interventions.measure import draw_texts, intervene, pending_interventions
-from harness.run.judge import judge, pending_scores, pending_verdicts
+from harness.run.judge import judge, open_items
 from harness.run.manifest import write_manifest
 from harness.run.masking import without_secrets
 from harness.run.progress import progress
@@ -152,11 +152,7 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     scope = setup.serving.preflight
     if scope == "none":
         return
-    pending = {
-        **pending_descriptions(setup, folder.descriptions()),
-        **pending_verdicts(setup, folder.verdicts()),
-        **pending_scores(setup, folder.scores()),
-    }
+    pending = open_items(setup, folder)
     for name, method in setup.methods.items():
         if not pending.get(name):
             continue

@@ -28,6 +28,7 @@ from harness.run.sections import (
     ComparisonConfig,
     DecompositionPlan,
     DiagnosticsConfig,
+    DrawsConfig,
     ExplainerCheckConfig,
     GeneralConfig,
     NeuronSelection,
@@ -48,6 +49,7 @@ _SECTIONS: dict[str, Any] = {
     "evidence": EvidenceConfig,
     "steering": SteeringConfig,
     "explainer_check": ExplainerCheckConfig,
+    "draws": DrawsConfig,
     "comparisons": ComparisonConfig,
 }
 
@@ -72,6 +74,7 @@ class Setup:
     steering: SteeringConfig
     describers: dict[str, Describer]
     explainer_check: ExplainerCheckConfig
+    draws: DrawsConfig
     comparisons: ComparisonConfig
     comparators: dict[str, Comparator]
     scorers: dict[str, Scorer]

@@ -1,0 +1,295 @@
+"""What win rates and scores vary with: variance components, and how stable descriptions are.
+
+Both need further descriptions of the same neurons (``draws`` in the config), which count in no other table.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.folder import RunFolder, item_of
+from harness.records import Description, Neuron, Score, Status, Verdict
+from harness.results.comparisons import Floats, Ints, compare, opponents_of, verdict_table
+from harness.results.rounding import mean, rounded, rounded_interval
+from harness.results.schema import StabilityRow, VarianceRow
+from harness.results.scores import value_of
+from harness.signed_text import read_tokens
+from harness.stats.bootstrap import Resamples, clustered_interval, percentiles, ratio
+from harness.stats.config import StatisticsConfig
+from harness.stats.variance import COMPONENTS, variance_components
+
+#: Component of the answers that a judge gives to the same question with another seed; part of the residual.
+AGAIN = "asked again"
+_NEEDED = {
+    "neuron": "more than one neuron",
+    "draw": "several draws of each description (draws.repeated)",
+    "judge": "several judges of the same neurons",
+    "prompt": "a judge with several prompts (judges=[pairwise,pairwise_criteria])",
+    "neuron by judge": "several judges of the same neurons, or prompts",
+    "residual": "several draws, and several judges or prompts",
+    AGAIN: "all answers twice (comparisons.retest=1)",
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Descriptions, and what judges say about them."""
+
+    descriptions: Sequence[Description]
+    verdicts: Sequence[Verdict]
+    scores: Sequence[Score]
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> Answers:
+        """Read the answers of a run, or of one draw."""
+        return cls(folder.descriptions().records(), folder.verdicts().records(), folder.scores().records())
+
+    def asked_again(self, verdicts: Iterable[Verdict], scores: Iterable[Score]) -> Answers:
+        """Return the answers with those that were given a second time in place of the first ones."""
+        return Answers(
+            self.descriptions,
+            list({item_of(item): item for item in (*self.verdicts, *verdicts)}.values()),
+            list({item_of(item): item for item in (*self.scores, *scores)}.values()),
+        )
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Values of one measure: describers x neurons x draws x raters, where a rater is a judge with one prompt."""
+
+    name: str
+    judges: Sequence[str]  # the judge of each rater
+    values: Floats
+    again: Floats | None  # without the axis of draws: those of the first draw when all judges answer again
+
+
+def judge_families(config: Mapping[str, object]) -> dict[str, str]:
+    """Return for each entry of the config's ``judges`` the first one whose options differ at most in ``template``."""
+    first: dict[str, str] = {}
+    found = {}
+    for name, entry in sorted(config.items()):
+        options = {key: value for key, value in entry.items() if key != "template"} if isinstance(entry, dict) else name
+        found[name] = first.setdefault(json.dumps(options, sort_keys=True, default=str), name)
+    return found
+
+
+def variance_rows(
+    draws: Sequence[Answers],
+    again: Answers | None,
+    *,
+    families: Mapping[str, str],
+    controls: Collection[str],
+    seed: int,
+    config: StatisticsConfig,
+) -> tuple[VarianceRow, ...]:
+    """Return the variance components of each describer's win rate on a neuron, and of its scores.
+
+    *Method.* :mod:`harness.stats.variance`. The win rate on a neuron is that of one judge with one prompt in one draw,
+    against the real methods. Scores have the unit of their scorer, so scorers are not compared with each other. Judges that
+    see different sides of the neurons are different measures.
+
+    *Degenerate cases.* Empty for a measure with one judge, one prompt and one draw. A component that cannot be estimated has
+    no value and says why.
+
+    Args:
+        draws: the answers about the first descriptions, then those about each repeated draw.
+        again: the first with all judges' answers to the same questions with another seed; None if there are none.
+        families: the judge that each judge counts as; judges with the same one differ in their prompt.
+        controls: the describers that are controls.
+        seed: the run's seed, for the intervals.
+        config: bootstrap samples and coverage of the intervals.
+    """
+    neurons = sorted({item.neuron for draw in draws for items in (draw.verdicts, draw.scores) for item in items})
+    describers = sorted(
+        {name for draw in draws for item in draw.verdicts for name in (item.first, item.second)}
+        | {item.describer for draw in draws for item in draw.scores}
+    )
+    unsigned = sorted({neuron.unsigned for neuron in neurons})
+    clusters = np.array([unsigned.index(neuron.unsigned) for neuron in neurons], dtype=np.int64)
+    resamples = Resamples(len(unsigned), seed, config.draws)
+    rows: list[VarianceRow] = []
+    for measure in _measures(draws, again, families, neurons, describers, controls):
+        if measure.values.shape[2:] != (1, 1):
+            for place, name in enumerate(describers):
+                if not np.isnan(measure.values[place]).all():
+                    rows += _components(measure, place, name, name in controls, clusters, resamples, config)
+    return tuple(rows)
+
+
+def _measures(
+    draws: Sequence[Answers],
+    again: Answers | None,
+    families: Mapping[str, str],
+    neurons: Sequence[Neuron],
+    describers: Sequence[str],
+    controls: Collection[str],
+) -> Iterator[_Measure]:
+    sides = {item.judge: item.side for draw in draws for item in draw.verdicts}
+    one_side = len(set(sides.values())) == 1 or None in sides.values()
+    grouped: dict[str, list[str]] = {}
+    for judge in sorted(sides):
+        grouped.setdefault("win rate" if one_side else f"win rate, side {sides[judge]}", []).append(judge)
+    for name, raters in grouped.items():
+        rates = [_win_rates(draw, neurons, raters, describers, controls) for draw in draws]
+        repeated = None if again is None else _win_rates(again, neurons, raters, describers, controls)
+        judges = [families.get(rater, rater) for rater in raters]
+        yield _Measure(name, judges, np.stack(rates, axis=2), repeated)
+    scorers: dict[str, list[str]] = {}
+    for scorer in sorted({item.scorer for draw in draws for item in draw.scores}):
+        scorers.setdefault(families.get(scorer, scorer), []).append(scorer)
+    for name, raters in scorers.items():
+        values = [_values(draw.scores, neurons, raters, describers) for draw in draws]
+        repeated = None if again is None else _values(again.scores, neurons, raters, describers)
+        yield _Measure(name, [name] * len(raters), np.stack(values, axis=2), repeated)
+
+
+def _win_rates(
+    answers: Answers, neurons: Sequence[Neuron], raters: Sequence[str], describers: Sequence[str], controls: Collection[str]
+) -> Floats:
+    """Return each describer's win rate on each neuron by each judge, describers x neurons x raters; NaN without any."""
+    table = compare(verdict_table([item for item in answers.verdicts if item.judge in raters]).among(describers))
+    table = table.where(table.decided)
+    neuron = np.array([neurons.index(item) for item in table.neurons], dtype=np.int64)[table.neuron]
+    rater = np.array([raters.index(item) for item in table.judges], dtype=np.int64)[table.judge]
+    opponents = opponents_of(describers, controls)
+    totals, counts = (np.zeros((len(describers), len(neurons), len(raters))) for _ in range(2))
+    for own, other, points in ((table.left, table.right, table.points), (table.right, table.left, 1 - table.points)):
+        np.add.at(totals, (own, neuron, rater), points * opponents[other])
+        np.add.at(counts, (own, neuron, rater), opponents[other])
+    return ratio(totals, counts)
+
+
+def _values(
+    scores: Iterable[Score], neurons: Sequence[Neuron], raters: Sequence[str], describers: Sequence[str]
+) -> Floats:
+    """Return the score of each description by each scorer, describers x neurons x raters; NaN if it is not usable."""
+    place = {neuron: number for number, neuron in enumerate(neurons)}
+    values = np.full((len(describers), len(neurons), len(raters)), np.nan)
+    for item in scores:
+        if item.scorer in raters and (value := value_of(item)) is not None:
+            values[describers.index(item.describer), place[item.neuron], raters.index(item.scorer)] = value
+    return values
+
+
+def _components(
+    measure: _Measure,
+    place: int,
+    describer: str,
+    control: bool,
+    clusters: Ints,
+    resamples: Resamples,
+    config: StatisticsConfig,
+) -> Iterator[VarianceRow]:
+    values = measure.values[place]
+    places = {name: number for number, name in enumerate(dict.fromkeys(measure.judges))}
+    found = variance_components(values, [places[name] for name in measure.judges], clusters, resamples)
+    total, drawn_total = sum(one.variance for one in found), sum(one.drawn for one in found)
+    known = ~np.isnan(values)
+    seen = len(np.unique(clusters[known.any(axis=(1, 2))]))
+    variances = {one.name: (one.variance, one.drawn) for one in found}
+    words = {one.name: f"includes {' and '.join(one.includes)}" for one in found if one.includes}
+    words |= {
+        part: f"part of {one.name}; separate with {_NEEDED[part]}" for one in found for part in one.includes
+    }
+    levels = {
+        "neuron": int(known.any(axis=(1, 2)).sum()),
+        "draw": int(known.any(axis=(0, 2)).sum()),
+        "judge": len(places),
+        "prompt": len(measure.judges),
+        "neuron by judge": int(known.any(axis=1).sum()),
+        "residual": int(known.sum()),
+    }
+    if measure.again is not None:
+        half = (measure.again[place] - values[:, 0]) ** 2 / 2
+        known = ~np.isnan(half)
+        levels[AGAIN] = int(known.sum())
+        if known.any():
+            by_cluster = [np.zeros((resamples.clusters, 1)) for _ in range(2)]
+            np.add.at(by_cluster[0][:, 0], clusters, np.nansum(half, axis=1))
+            np.add.at(by_cluster[1][:, 0], clusters, known.sum(axis=1))
+            variances[AGAIN] = float(half[known].mean()), ratio(*resamples.sums(*by_cluster))[:, 0]
+            words[AGAIN] = "part of the residual, or of the component that includes it"
+    nothing = math.nan, np.full(resamples.draws, np.nan)
+    for name in (*COMPONENTS, AGAIN):
+        variance, drawn = variances.get(name, nothing)
+        both = np.stack([drawn, ratio(drawn, drawn_total)], axis=1)
+        interval, share_interval = map(rounded_interval, percentiles(both, [seen, seen], config.confidence))
+        yield VarianceRow(
+            measure=measure.name,
+            describer=describer,
+            control=control,
+            component=name,
+            levels=levels.get(name, 0),
+            variance=rounded(variance),
+            interval=interval,
+            share=rounded(ratio(variance, total)),
+            share_interval=share_interval,
+            words=words.get(name, "" if name in variances else f"needs {_NEEDED[name]}"),
+        )
+
+
+def stability_rows(
+    first: Sequence[Description],
+    repeated: Sequence[Answers],
+    resampled: Sequence[Answers],
+    *,
+    controls: Collection[str],
+    seed: int,
+    config: StatisticsConfig,
+) -> tuple[StabilityRow, ...]:
+    """Return how similar each describer's further descriptions of a neuron are to its first one.
+
+    *Method.* Jaccard index of the tokens that the two descriptions name, with their signs
+    (:func:`harness.signed_text.read_tokens`). *By chance* is that of the first description of a neuron and a further one of
+    the next neuron. Intervals resample neurons.
+
+    *Degenerate cases.* Empty without further descriptions. A pair without two usable descriptions is counted as failed, and
+    part of no other metric. Two descriptions that name no token are equal.
+    """
+    found = []
+    for evidence, draws in (("same", repeated), ("resampled", resampled)):
+        further = [{(item.neuron, item.describer): item for item in draw.descriptions} for draw in draws]
+        for describer in sorted({item.describer for item in first}) if draws else ():
+            own = sorted((item for item in first if item.describer == describer), key=lambda item: item.neuron)
+            pairs, chance, failed = list[tuple[Neuron, float]](), list[float](), 0
+            for following, item in zip((*own[1:], *own[:1]), own, strict=True):
+                for draw in further:
+                    other, foreign = (draw.get((one.neuron, describer)) for one in (item, following))
+                    if (same := _jaccard(item, other)) is None:
+                        failed += 1
+                    else:
+                        pairs.append((item.neuron.unsigned, same))
+                    if len(own) > 1 and (unlike := _jaccard(item, foreign)) is not None:
+                        chance.append(unlike)
+            values, neurons = [value for _, value in pairs], [neuron for neuron, _ in pairs]
+            interval = clustered_interval(
+                values, neurons, seed=seed, draws=config.draws, confidence=config.confidence
+            )
+            found.append(
+                StabilityRow(
+                    describer=describer,
+                    control=describer in controls,
+                    evidence=evidence,
+                    draws=len(draws),
+                    pairs=len(pairs),
+                    similarity=mean(values),
+                    interval=rounded_interval(interval),
+                    chance=mean(chance),
+                    same=mean([value == 1 for value in values]),
+                    failed=failed,
+                )
+            )
+    return tuple(found)
+
+
+def _jaccard(one: Description, other: Description | None) -> float | None:
+    """Return the Jaccard index of the tokens of two descriptions, or None if one of them is missing or not usable."""
+    if other is None or one.status is not Status.OK or other.status is not Status.OK:
+        return None
+    left, right = (set(read_tokens(item.text, item.tokens).items) for item in (one, other))
+    return len(left & right) / len(left | right) if left | right else 1.0
