@@ -1,0 +1,182 @@
+"""What results vary with: variance components, further descriptions of the same neurons, a second prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.small_run import options
+
+from harness.folder import RunFolder
+from harness.llm.scripted import Request, ScriptedBackend
+from harness.results.schema import Leaderboard, leaderboard_from_json
+from harness.results.summary import summary_of_run, tables_of_run
+from harness.results.variation import judge_families
+from harness.run.help import compose_config
+from harness.run.pipeline import run
+from harness.run.setup import Setup
+from harness.stats.bootstrap import Resamples
+from harness.stats.variance import COMPONENTS, Component, variance_components
+
+PLANTED = {"neuron": 2.0, "draw": 1.0, "judge": 0.5, "prompt": 0.3, "neuron by judge": 0.7, "residual": 0.4}
+
+
+def planted(neurons: int, draws: int, judges: list[int], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Return values with the planted components, neurons x draws x raters."""
+
+    def effect(name: str, *shape: int) -> np.ndarray[Any, Any]:
+        return rng.normal(0, PLANTED[name] ** 0.5, shape)
+
+    count = len(judges)
+    return (
+        effect("neuron", neurons, 1, 1)
+        + effect("draw", neurons, draws, 1)
+        + effect("judge", max(judges) + 1)[judges]
+        + effect("prompt", count)
+        + effect("neuron by judge", neurons, 1, count)
+        + effect("residual", neurons, draws, count)
+    )
+
+
+def components(values: np.ndarray[Any, Any], judges: list[int], samples: int = 1) -> dict[str, Component]:
+    count = len(values)
+    found = variance_components(values, judges, np.arange(count), Resamples(count, 0, samples))
+    return {one.name: one for one in found}
+
+
+def test_complete_data_give_the_analysis_of_variance() -> None:
+    n, d, r = 5, 3, 4
+    y = planted(n, d, list(range(r)), np.random.default_rng(1))
+    mean, by_neuron, by_draw, by_judge = y.mean(), y.mean((1, 2)), y.mean(2), y.mean((0, 1))
+    both = y.mean(1)
+    # Mean squares of the design in which draws are nested in neurons and crossed with judges, and their expectations.
+    of_neuron = d * r * ((by_neuron - mean) ** 2).sum() / (n - 1)
+    of_draw = r * ((by_draw - by_neuron[:, None]) ** 2).sum() / (n * (d - 1))
+    of_judge = n * d * ((by_judge - mean) ** 2).sum() / (r - 1)
+    of_both = d * ((both - by_neuron[:, None] - by_judge + mean) ** 2).sum() / ((n - 1) * (r - 1))
+    rest = y - by_draw[:, :, None] - both[:, None] + by_neuron[:, None, None]
+    residual = (rest**2).sum() / (n * (d - 1) * (r - 1))
+    expected = {
+        "neuron": (of_neuron - of_draw - of_both + residual) / (d * r),
+        "draw": (of_draw - residual) / r,
+        "judge": (of_judge - of_both) / (n * d),
+        "neuron by judge": (of_both - residual) / d,
+        "residual": residual,
+    }
+    found = components(y, list(range(r)))
+    assert {name: one.variance for name, one in found.items()} == pytest.approx(expected)
+    assert found["judge"].includes == ("prompt",)
+
+
+def test_planted_components_come_back_although_values_are_missing() -> None:
+    judges, rng = [0, 0, 1, 1, 2, 2], np.random.default_rng(2)
+    found, spread = [], []
+    for _ in range(150):
+        y = planted(30, 3, judges, rng)
+        y[rng.random(y.shape) < 0.15] = np.nan
+        got = components(y, judges, samples=60)
+        assert tuple(got) == COMPONENTS
+        found.append([one.variance for one in got.values()])
+        spread.append([one.drawn.std() for one in got.values()])
+    errors = np.std(found, axis=0) / len(found) ** 0.5
+    assert np.abs(np.mean(found, axis=0) - list(PLANTED.values())) == pytest.approx(0, abs=4 * errors.max())
+    assert (np.abs(np.mean(found, axis=0) - list(PLANTED.values())) < 4 * errors).all()
+    # The bootstrap knows how the components of neurons vary; it cannot know it of judges and prompts.
+    of_neurons = [0, 1, 4, 5]
+    assert np.mean(spread, axis=0)[of_neurons] == pytest.approx(np.std(found, axis=0)[of_neurons], rel=0.25)
+
+
+def test_what_cannot_be_separated_is_said() -> None:
+    y = planted(6, 2, [0, 0, 1], np.random.default_rng(3))
+    assert {name: one.includes for name, one in components(y[:, :1], [0, 0, 1]).items()} == {
+        "neuron": ("draw",), "judge": (), "prompt": (), "neuron by judge": ("residual",),
+    }  # fmt: skip
+    assert {name: one.includes for name, one in components(y[:, :, :1], [0]).items()} == {
+        "neuron": ("neuron by judge",), "draw": ("residual",),
+    }  # fmt: skip
+    assert {name: one.includes for name, one in components(y[:1], [0, 0, 1]).items()} == {
+        "draw": (), "judge": (), "prompt": ("neuron by judge",), "residual": (),
+    }  # fmt: skip
+
+
+def test_judges_that_differ_only_in_their_prompt_are_one_judge() -> None:
+    one, other = {"_target_": "A", "windows": 8, "template": "x"}, {"_target_": "A", "windows": 4, "template": "x"}
+    config = {"b": one, "a": {**one, "template": "y"}, "c": other}
+    assert judge_families(config) == {"a": "a", "b": "a", "c": "c"}
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+class Script:
+    """An explainer that names its seed and the evidence, and a judge with an opinion for each prompt.
+
+    The first prompt prefers the describer of text, the second prompt that of weights, except that both prefer the latter
+    where the text's description comes from an odd draw.
+    """
+
+    def __call__(self, request: Request) -> str:
+        shown = re.search(r"<description_A>(.*)</description_A>\s*<description_B>(.*)</description_B>", request.text)
+        if shown is None:
+            assert request.sampling is not None
+            kind = "weights" if "<token>" in request.text else "text"
+            seen = hashlib.sha256(request.text.encode()).hexdigest()[:8]
+            return json.dumps({"description": f"{kind} draw{request.sampling.seed} evidence{seen}"})
+        (first, second), criteria = shown.groups(), "examiner" in request.text
+        odd = "draw10000" in first + second
+        wanted = "weights" if criteria or odd else "text"
+        return json.dumps({"reason": "an opinion", "verdict": "A" if first.startswith(wanted) else "B"})
+
+
+def finished(overrides: list[str]) -> tuple[RunFolder, Leaderboard]:
+    setup = Setup.of(compose_config(overrides))
+    backend = ScriptedBackend(Script())
+    run(dataclasses.replace(setup, backends={"explainer": backend, "judge": backend}))
+    folder = RunFolder(setup.folder)
+    return folder, leaderboard_from_json(json.loads(folder.leaderboard.read_text()))
+
+
+def test_a_run_says_what_its_win_rates_vary_with(small: dict[str, str], tmp_path: Path) -> None:
+    base = [*options(small), f"folder={tmp_path / 'run'}", "describers=[maxact,vocab_proj]", "explainer_check.concepts=0"]
+    base += ["judges=[pairwise,pairwise_criteria]", "judges.pairwise.encoder=null", "judges.pairwise_criteria.encoder=null"]
+    base += ["diagnostics.sample=0", "diagnostics.text_ablated=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"]
+    base += ["evidence.top=12", "statistics.draws=200", "neurons.layers=[1]"]
+    folder, board = finished(base)
+    before = folder.leaderboard.read_bytes()
+    shares = {row.component: row for row in board.variance if row.describer == "maxact"}
+    # Every neuron: 1 by the first prompt, 0 by the second. Half of the squared difference is 1/2, all of it the prompt's.
+    assert (shares["prompt"].variance, shares["prompt"].share, shares["prompt"].interval) == (0.5, 1.0, (0.5, 0.5))
+    assert (shares["neuron"].variance, shares["neuron"].words.split(";")[0]) == (0.0, "includes draw")
+    assert shares["draw"].variance is None and "draws.repeated" in shares["draw"].words
+    assert shares["judge"].variance is None and shares["judge"].words.startswith("needs several judges")
+    assert not board.stability
+
+    folder, board = finished([*base, "draws.repeated=2", "draws.resampled=1", "comparisons.retest=1"])
+    assert board.overall.rows == leaderboard_from_json(json.loads(before)).overall.rows  # draws change no headline
+    rows = {row.component: row for row in board.variance if row.describer == "maxact"}
+    # First prompt 1, 0, 1 in the three draws, second prompt 0, 0, 0, the same for every neuron. The squares of the draws of a
+    # neuron add up to 1/3 with two degrees of freedom, and so do those of the residual. All neurons are alike, so the mean
+    # squares of neurons, and of neurons by judge, are 0.
+    found = {name: row.variance for name, row in rows.items()}
+    residual, of_draw = 1 / 6, 1 / 6
+    assert found["draw"] == pytest.approx((of_draw - residual) / 2, abs=1e-6)
+    assert found["residual"] == pytest.approx(residual, abs=1e-6)
+    assert found["neuron by judge"] == pytest.approx(-residual / 3, abs=1e-6)
+    assert found["neuron"] == pytest.approx((0 - of_draw - 0 + residual) / 6, abs=1e-6)
+    assert found["asked again"] == 0.0  # the script has the same opinion when it is asked again
+    stable = {(row.evidence, row.describer): row for row in board.stability}
+    # "text draw0 evidenceN" and "text draw10000 evidenceN" share two of four words.
+    assert stable["same", "maxact"].similarity == stable["same", "vocab_proj"].similarity == 0.5
+    assert stable["resampled", "vocab_proj"].similarity == 1.0  # weights do not depend on the documents
+    assert stable["resampled", "maxact"].similarity == 0.5  # other windows: "evidenceM"
+    assert [row.pairs for row in board.stability] == [6, 6, 3, 3]
+    assert summary_of_run(folder, board, [])["similarity/same/maxact"] == 0.5
+    assert {"variance", "stability"} <= tables_of_run(folder, board, [], folder.read_manifest()).keys()
+    page = folder.report.read_text()
+    assert "What results vary with" in page and "Stability of descriptions" in page
