@@ -319,7 +319,19 @@ class RunFolder:
         self.claims_markdown = path / "claims.md"
         self.report = path / "report.html"
         self.draws = path / "draws"
+        self._held_out = path / "report_corpus"
+        self._own_corpus = path / "own_corpus"
         self.logs = path / "logs"
+
+    @property
+    def report_corpus(self) -> RunFolder:
+        """The folder of the evidence from a corpus of which only judges see text."""
+        return RunFolder(self._held_out)
+
+    @property
+    def own_corpus(self) -> RunFolder:
+        """The folder of verdicts and scores on the run's own corpus, if judges see another one."""
+        return RunFolder(self._own_corpus)
 
     def draw(self, draw: Draw) -> RunFolder:
         """Return the folder of the descriptions, verdicts and scores of a draw."""
@@ -371,7 +383,7 @@ class RunFolder:
                 raise HarnessError(
                     f"another process is running in {self.path}: wait for it, stop it, or choose {ELSEWHERE}"
                 ) from error
-            for folder in (self.path, self.channels, self.diagnostics, self.effects, self.steered):
+            for folder in (self.path, self.channels, self.diagnostics, self.effects, self.steered, self._held_out):
                 remove_temporary(folder)
             yield
 

@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import tiny_models
+from support.errors import told
 from support.small_run import options
 
+from harness.evidence import Document, EvidenceConfig, split_of
 from harness.folder import RunFolder
 from harness.llm.scripted import Request, ScriptedBackend
+from harness.records import Split
 from harness.results.schema import Leaderboard, leaderboard_from_json
 from harness.results.summary import summary_of_run, tables_of_run
 from harness.results.variation import judge_families
@@ -118,7 +122,7 @@ class Script:
     """An explainer that names its seed and the evidence, and a judge with an opinion for each prompt.
 
     The first prompt prefers the describer of text, the second prompt that of weights, except that both prefer the latter
-    where the text's description comes from an odd draw.
+    where the text's description comes from an odd draw. On text in capital letters, both prefer weights.
     """
 
     def __call__(self, request: Request) -> str:
@@ -130,7 +134,8 @@ class Script:
             return json.dumps({"description": f"{kind} draw{request.sampling.seed} evidence{seen}"})
         (first, second), criteria = shown.groups(), "examiner" in request.text
         odd = "draw10000" in first + second
-        wanted = "weights" if criteria or odd else "text"
+        capitals = all(text.isupper() for text in re.findall("<active>(.*)</active>", request.text))
+        wanted = "weights" if criteria or odd or capitals else "text"
         return json.dumps({"reason": "an opinion", "verdict": "A" if first.startswith(wanted) else "B"})
 
 
@@ -142,11 +147,19 @@ def finished(overrides: list[str]) -> tuple[RunFolder, Leaderboard]:
     return folder, leaderboard_from_json(json.loads(folder.leaderboard.read_text()))
 
 
+def options_of(small: dict[str, str], folder: Path) -> list[str]:
+    """Return the options of a run of two describers with an LLM and one judge."""
+    return [
+        *options(small, folder=str(folder), describers="[maxact,vocab_proj]", explainer_check__concepts="0"),
+        *("judges=[pairwise]", "judges.pairwise.encoder=null", "evidence.top=12", "statistics.draws=200"),
+        *("diagnostics.sample=0", "diagnostics.text_ablated=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
+        "neurons.layers=[1]",
+    ]
+
+
 def test_a_run_says_what_its_win_rates_vary_with(small: dict[str, str], tmp_path: Path) -> None:
-    base = [*options(small), f"folder={tmp_path / 'run'}", "describers=[maxact,vocab_proj]", "explainer_check.concepts=0"]
-    base += ["judges=[pairwise,pairwise_criteria]", "judges.pairwise.encoder=null", "judges.pairwise_criteria.encoder=null"]
-    base += ["diagnostics.sample=0", "diagnostics.text_ablated=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"]
-    base += ["evidence.top=12", "statistics.draws=200", "neurons.layers=[1]"]
+    base = [*options_of(small, tmp_path / "run"), "judges=[pairwise,pairwise_criteria]"]
+    base += ["judges.pairwise_criteria.encoder=null"]
     folder, board = finished(base)
     before = folder.leaderboard.read_bytes()
     shares = {row.component: row for row in board.variance if row.describer == "maxact"}
@@ -180,3 +193,28 @@ def test_a_run_says_what_its_win_rates_vary_with(small: dict[str, str], tmp_path
     assert {"variance", "stability"} <= tables_of_run(folder, board, [], folder.read_manifest()).keys()
     page = folder.report.read_text()
     assert "What results vary with" in page and "Stability of descriptions" in page
+
+
+def test_judges_may_see_another_corpus(small: dict[str, str], tmp_path: Path) -> None:
+    documents = sorted(map(Document.of, tiny_models.texts()), key=lambda document: document.id)[:40]
+    splits = EvidenceConfig().splits
+    seen = [one.text for one in documents if split_of(one.id, splits, 0) in (Split.EXPLAIN, Split.SELECT)]
+    # The other corpus: the same text in capital letters, and copies of what describers see.
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(json.dumps({"text": text}) for text in (*(one.text.upper() for one in documents), *seen)))
+    base = options_of(small, tmp_path / "run")
+    more = ["corpus@evidence.report_corpus=files", f"evidence.report_corpus.paths=[{other}]"]
+    folder, board = finished([*base, *more])
+    judged = folder.report_corpus.read_exemplars()
+    assert {one.split for one in judged} == {Split.CALIBRATE, Split.REPORT}
+    assert not any(any(map(str.islower, one.tokens)) for one in judged)  # no copy of what a describer saw
+    manifest = folder.read_manifest()
+    assert manifest["report_corpus"]["copies"] > manifest["corpus"]["copies"]
+    rates = {row.describer: row.win_rate for row in board.overall.rows}
+    assert rates == {"maxact": 0.0, "vocab_proj": 1.0}  # of the other corpus
+    (of_text, of_weights) = board.corpus_shift
+    assert (of_text.describer, of_text.own, of_text.other, of_text.shift) == ("maxact", 1.0, 0.0, -1.0)
+    assert (of_weights.shift, of_weights.shift_interval) == (1.0, (1.0, 1.0))
+    assert summary_of_run(folder, board, [])["corpus_shift/win rate/maxact/shift"] == -1.0
+    assert "Shift of <bdi>win rate</bdi>" in folder.report.read_text()
+    told(lambda: finished(base), "holds a run of a different configuration", "report_corpus")

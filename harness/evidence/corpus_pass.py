@@ -253,6 +253,7 @@ class CorpusPass:
             stored the result.
         progress: called with the number of documents, or None if it is not known, and the number of those done since
             the last call.
+        seen: the corpus that describers see, if only judges see this one; None if both see this one.
     """
 
     corpus: Corpus
@@ -263,6 +264,7 @@ class CorpusPass:
     device: str
     saved: Path
     progress: Callable[[int | None, int], None]
+    seen: Corpus | None = None
 
     def run(self) -> tuple[State, TokenSums, CorpusSummary]:
         """Run the subject over the corpus once; return what was kept and added up, and how much text was read.
@@ -271,7 +273,7 @@ class CorpusPass:
             HarnessError: if the corpus is empty or too small for the splits, or the model cannot be run.
         """
         check_window(self.subject, self.config)
-        self.documents = self.corpus.documents(self.config.max_documents)
+        self.documents = self.corpus.documents(self.config.most_documents(self.seen is not None))
         try:
             return self._run()
         except _StaleState as reason:
@@ -286,7 +288,10 @@ class CorpusPass:
         identity = [self.corpus.name, self.config.identity, self.seed, [str(neuron) for neuron in self.neurons]]
         self.identity = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         self.encoder = Encoder(self.subject.tokenizer, self.corpus.template)
-        cutter = Cutter(self.encoder, self.config, self.seed)
+        cutter = Cutter(self.encoder, self.config, self.seed, held_out=self.seen is not None)
+        if self.seen is not None:
+            known = self.seen.documents(self.config.max_documents)
+            cutter.remember(known, Encoder(self.subject.tokenizer, self.seen.template))
         windows = cutter.cut(self.documents)
         pool = list(islice(windows, POOL))
         if len(pool) < POOL:

@@ -103,6 +103,7 @@ def gathered(
     device: str,
     run_folder: Path,
     progress: Callable[[int | None, int], None] = lambda total, done: None,
+    seen: Corpus | None = None,
 ) -> Iterator[Gathered]:
     """Gather evidence, capturing only neurons that the store does not have.
 
@@ -116,6 +117,7 @@ def gathered(
         run_folder: folder of the run, used as a temporary store if the config names none.
         progress: called with the number of documents, or None if it is not known, and the number of those done since
             the last call.
+        seen: the corpus that describers see, if only judges see ``corpus``; None if both see it.
 
     Yields:
         The evidence. Its folder is locked against other processes until the block ends.
@@ -124,7 +126,7 @@ def gathered(
         HarnessError: as :meth:`harness.evidence.corpus_pass.CorpusPass.run` does.
     """
     temporary = run_folder / ".evidence"
-    identity = identity_of(corpus, subject, config, seed)
+    identity = identity_of(corpus, subject, config, seed, seen)
     folder = ensure_entry(temporary if config.store is None else Path(config.store).expanduser(), identity)
     with locked(folder, "gathers the same evidence"):
         missing = sorted(set(neurons) - _known(folder))
@@ -132,7 +134,9 @@ def gathered(
             logger.info("reading the corpus %s for the activations of %d neurons", corpus.name, len(missing))
             name = hashlib.sha256(" ".join(map(str, missing)).encode()).hexdigest()[:16]
             saved = folder / f"pass-{name}.safetensors"
-            state, sums, summary = CorpusPass(corpus, subject, missing, config, seed, device, saved, progress).run()
+            state, sums, summary = CorpusPass(
+                *(corpus, subject, missing, config, seed, device, saved, progress), seen=seen
+            ).run()
             write_json(folder / "summary.json", vars(summary))
             write_table(folder / f"alignment-{name}.parquet", sums.alignments())
             write_columns(folder / f"windows-{name}.parquet", window_table(state))
@@ -159,8 +163,10 @@ def stored(
     return Gathered(folder, tuple(sorted(known))) if known else None
 
 
-def identity_of(corpus: Corpus, subject: Subject, config: EvidenceConfig, seed: int) -> dict[str, Any]:
-    """Return everything that a neuron's evidence depends on, as plain JSON types."""
+def identity_of(
+    corpus: Corpus, subject: Subject, config: EvidenceConfig, seed: int, seen: Corpus | None = None
+) -> dict[str, Any]:
+    """Return everything that a neuron's evidence depends on, as plain JSON types; arguments as of :func:`gathered`."""
     vocabulary = vocabulary_of(subject)
     template = corpus.template or getattr(subject.tokenizer, "chat_template", None)
     return {
@@ -173,9 +179,14 @@ def identity_of(corpus: Corpus, subject: Subject, config: EvidenceConfig, seed: 
             "dtype": subject.dtype,
             "tokenizer": hashlib.sha256(f"{vocabulary}\x1f{template}".encode()).hexdigest()[:16],
         },
-        "corpus": {"kind": type(corpus).__qualname__, "name": corpus.name, **corpus.identity()},
+        "corpus": _text_of(corpus),
         "evidence": config.identity,
+        **({} if seen is None else {"seen": _text_of(seen), "report_documents": config.report_documents}),
     }
+
+
+def _text_of(corpus: Corpus) -> dict[str, Any]:
+    return {"kind": type(corpus).__qualname__, "name": corpus.name, **corpus.identity()}
 
 
 def _parts(folder: Path) -> list[Path]:

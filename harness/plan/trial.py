@@ -81,8 +81,8 @@ class Work:
 
 
 def answers(folder: RunFolder) -> Iterator[tuple[str, tuple[Any, ...], Any]]:
-    """Yield method, item and record of each answer, usable or not, those of draws after the others."""
-    for records in (folder, *folder.read_draws()):
+    """Yield method, item and record of each answer, usable or not, those of draws and of the run's own corpus last."""
+    for records in (folder, *folder.read_draws(), folder.own_corpus):
         for description in records.descriptions().records():
             yield description.describer, (description.neuron,), description
         for verdict in records.verdicts().records():
@@ -191,6 +191,7 @@ def run_trial(
         decomposition=plan.with_settings(fast),
         storage=dataclasses.replace(setup.storage, store=None),
         evidence=dataclasses.replace(setup.evidence, store=None, max_documents=None),
+        report_corpus=None,
         comparisons=dataclasses.replace(setup.comparisons, retest=0.0),
         backends={role: DryBackend(backend) for role, backend in setup.backends.items()},
         executor=LocalExecutor(setup.executor.device, memory=setup.executor.memory),

@@ -23,7 +23,8 @@ class MethodAnswers:
 
     Attributes:
         stage: ``check explainer`` (on planted concepts), ``describe``, ``compare``, ``score``, ``ask again`` for
-            retests, or ``draw`` for all answers about one draw of further descriptions.
+            retests, ``compare on own corpus`` and ``score on own corpus`` if judges see
+            another corpus, or ``draw`` for all answers about one draw of further descriptions.
         method: its name.
         statuses: number of answers by status.
         reasons: the first reason or detail for each status.
@@ -58,6 +59,8 @@ def by_method(
         ("score", scores),
         ("ask again", folder.retests().records()),
         ("ask again", folder.score_retests().records()),
+        ("compare on own corpus", folder.own_corpus.verdicts().records()),
+        ("score on own corpus", folder.own_corpus.scores().records()),
         *((DRAW, [*draw.descriptions().records(), *draw.verdicts().records(), *draw.scores().records()])
           for draw in folder.read_draws()),
     ]

@@ -414,6 +414,16 @@ STABILITY = (
 )
 """Of further descriptions of the same neurons (:class:`~harness.results.schema.StabilityRow`)."""
 
+SHIFT = (
+    Metric("own", "own corpus", "Win rate or mean score on held-out text of the corpus that describers see.",
+           _decimals_3, (HTML, SUMMARY), interval="own_interval"),
+    Metric("other", "other corpus", "The same on the corpus that only judges see (evidence.report_corpus); the other tables "
+           "show this one.", _decimals_3, (HTML, SUMMARY), interval="other_interval"),
+    Metric("shift", "shift", "The second minus the first, by the same judges on the same neurons.",
+           partial(number, digits=3, sign=True), (HTML, SUMMARY), interval="shift_interval", bold=True),
+)
+"""Of a describer judged on two corpora (:class:`~harness.results.schema.ShiftRow`)."""
+
 RUN = (
     Metric("best/describer", "best describer", "Real describer with the highest win rate.", str, (SUMMARY,)),
     Metric("best/win_rate", "best win rate", "Its win rate.", percent, (SUMMARY,)),
@@ -446,6 +456,7 @@ TABLES: Sequence[tuple[str, Sequence[Metric], str]] = (
     ("Alignment with tokens", ALIGNMENT, "alignment/LAYER/KIND/AGAINST/{key}"),
     ("What results vary with", VARIANCE, ""),
     ("Stability of descriptions, EVIDENCE is same or resampled", STABILITY, "{key}/EVIDENCE/DESCRIBER"),
+    ("Shift between two corpora, MEASURE is win rate or a scorer", SHIFT, "corpus_shift/MEASURE/DESCRIBER/{key}"),
     ("The run", RUN, "{key}"),
 )
 

@@ -20,6 +20,7 @@ from harness.stats.config import StatisticsConfig
 from harness.validation import explain
 
 _EVIDENCE = ("evidence", "corpus")
+_DESCRIBERS = ("evidence.max_documents",)
 _JUDGING = ("kind", "protocol", "prompts", "role", "symmetric")
 
 
@@ -60,6 +61,7 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
         repeated=repeated,
         resampled=resampled,
         again=again,
+        own_corpus=Answers.of(folder.own_corpus) if folder.own_corpus.path.is_dir() else None,
         families=judge_families(_part(_part(manifest, "config"), "judges")),
     )
     return board if config.noise_floor is None else with_noise_floor(board, read_noise_floor(config.noise_floor))
@@ -121,9 +123,16 @@ def incomparable(manifests: Sequence[Mapping[str, Any]]) -> list[Difference]:
         [sorted(one) for one in neurons],
         [f"{len(one)} neurons" for one in neurons],
     )
-    text = [_part(manifest, "corpus") for manifest in manifests]
+    # What only describers see belongs to the describers.
+    own = all(manifest.get("report_corpus") for manifest in manifests)
+    text = [_part(manifest, "report_corpus" if own else "corpus") for manifest in manifests]
     differ("evidence", "The runs draw their evidence from different text.", text)
     settings = [_named(_part(manifest, "identity"), _EVIDENCE) for manifest in manifests]
+    if own:
+        settings = [
+            {name: value for name, value in one.items() if name not in _DESCRIBERS and not name.startswith("corpus.")}
+            for one in settings
+        ]
     names = sorted({name for one in settings for name in one if any(one.get(name) != x.get(name) for x in settings)})
     if names:
         values = [{name: one.get(name) for name in names} for one in settings]

@@ -35,7 +35,7 @@ from harness.results.schema import AlignmentRow, BreakdownRow, DescriptionRow, L
 from harness.results.scores import Grades, concordances, score_rows, score_tests, value_of
 from harness.results.tally import Tally, grouped, tables_by_cluster, tally
 from harness.results.transitivity import triads
-from harness.results.variation import Answers, stability_rows, variance_rows
+from harness.results.variation import Answers, shift_rows, stability_rows, variance_rows
 from harness.stats.bootstrap import Resamples, percentiles, ratio
 from harness.stats.config import StatisticsConfig
 from harness.stats.length import covariate
@@ -60,6 +60,7 @@ def build_leaderboard(
     repeated: Sequence[Answers] = (),
     resampled: Sequence[Answers] = (),
     again: Answers | None = None,
+    own_corpus: Answers | None = None,
     families: Mapping[str, str] | None = None,
 ) -> Leaderboard:
     """Compute all statistics of a run from its records, in any order.
@@ -81,6 +82,7 @@ def build_leaderboard(
         repeated: the answers about further descriptions from the same evidence, one item for each draw.
         resampled: the further descriptions from resampled evidence.
         again: the answers when all judges answer the same questions again.
+        own_corpus: the verdicts and scores on the corpus that describers see, if the others are on another one.
         families: the judge that each judge counts as in :attr:`Leaderboard.variance`.
 
     Raises:
@@ -114,6 +116,7 @@ def build_leaderboard(
     for verdict in given_verdicts:
         usages[verdict.judge].append(verdict.usage)
     agreements = agreement(table, seed, config)
+    first = Answers(ordered_descriptions, given_verdicts, ordered_scores)
     return Leaderboard(
         seed=seed,
         draws=config.draws,
@@ -143,7 +146,7 @@ def build_leaderboard(
         explainer=explainer_rows(planted, seed=seed, config=config),
         alignment=tuple(alignment),
         variance=variance_rows(
-            *([Answers(ordered_descriptions, given_verdicts, ordered_scores), *repeated], again),
+            *([first, *repeated], again),
             families=families or {},
             controls=controls,
             seed=seed,
@@ -152,6 +155,7 @@ def build_leaderboard(
         stability=stability_rows(
             *(ordered_descriptions, repeated, resampled), controls=controls, seed=seed, config=config
         ),
+        corpus_shift=shift_rows(own_corpus, first, controls=controls, seed=seed, config=config) if own_corpus else (),
     )
 
 

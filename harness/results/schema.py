@@ -522,6 +522,29 @@ class StabilityRow:
 
 
 @dataclass(frozen=True)
+class ShiftRow:
+    """A describer judged on two corpora; :data:`harness.results.columns.SHIFT` defines the metrics.
+
+    Intervals are bootstrap intervals clustered by neuron, None with fewer than two neurons.
+
+    Attributes:
+        measure: ``win rate``, or the name of a scorer.
+        describer: its name.
+        control: whether it is a control.
+    """
+
+    measure: str
+    describer: str
+    control: bool
+    own: float | None
+    own_interval: tuple[float, float] | None
+    other: float | None
+    other_interval: tuple[float, float] | None
+    shift: float | None
+    shift_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
 class AlignmentRow:
     """Alignment of the neurons of one layer with tokens; :data:`harness.results.columns.ALIGNMENT` defines the metrics.
 
@@ -573,6 +596,7 @@ class Leaderboard:
         variance: by measure, describer and component; empty if there is one judge with one prompt and no further
             descriptions.
         stability: by evidence and describer; empty without further descriptions.
+        corpus_shift: by measure and describer; empty unless judges see another corpus than describers.
     """
 
     seed: int
@@ -594,6 +618,7 @@ class Leaderboard:
     alignment: tuple[AlignmentRow, ...]
     variance: tuple[VarianceRow, ...] = ()
     stability: tuple[StabilityRow, ...] = ()
+    corpus_shift: tuple[ShiftRow, ...] = ()
 
     @property
     def shown(self) -> tuple[Board, ...]:

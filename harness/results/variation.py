@@ -1,6 +1,7 @@
-"""What win rates and scores vary with: variance components, and how stable descriptions are.
+"""What win rates and scores vary with: variance components, the stability of descriptions, and the shift to other text.
 
-Both need further descriptions of the same neurons (``draws`` in the config), which count in no other table.
+Further descriptions (``draws`` in the config), and verdicts and scores on the run's own corpus if judges see another one, count
+in no other table.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from harness.folder import RunFolder, item_of
 from harness.records import Description, Neuron, Score, Status, Verdict
 from harness.results.comparisons import Floats, Ints, compare, opponents_of, verdict_table
 from harness.results.rounding import mean, rounded, rounded_interval
-from harness.results.schema import StabilityRow, VarianceRow
+from harness.results.schema import ShiftRow, StabilityRow, VarianceRow
 from harness.results.scores import value_of
 from harness.signed_text import read_tokens
 from harness.stats.bootstrap import Resamples, clustered_interval, percentiles, ratio
@@ -104,14 +105,8 @@ def variance_rows(
         seed: the run's seed, for the intervals.
         config: bootstrap samples and coverage of the intervals.
     """
-    neurons = sorted({item.neuron for draw in draws for items in (draw.verdicts, draw.scores) for item in items})
-    describers = sorted(
-        {name for draw in draws for item in draw.verdicts for name in (item.first, item.second)}
-        | {item.describer for draw in draws for item in draw.scores}
-    )
-    unsigned = sorted({neuron.unsigned for neuron in neurons})
-    clusters = np.array([unsigned.index(neuron.unsigned) for neuron in neurons], dtype=np.int64)
-    resamples = Resamples(len(unsigned), seed, config.draws)
+    neurons, clusters, describers = _axes(draws)
+    resamples = Resamples(int(clusters.max(initial=-1)) + 1, seed, config.draws)
     rows: list[VarianceRow] = []
     for measure in _measures(draws, again, families, neurons, describers, controls):
         if measure.values.shape[2:] != (1, 1):
@@ -119,6 +114,16 @@ def variance_rows(
                 if not np.isnan(measure.values[place]).all():
                     rows += _components(measure, place, name, name in controls, clusters, resamples, config)
     return tuple(rows)
+
+
+def _axes(answers: Sequence[Answers]) -> tuple[list[Neuron], Ints, list[str]]:
+    """Return the judged neurons, the cluster of each (both signs are one), and the describers, all sorted."""
+    neurons = sorted({item.neuron for one in answers for items in (one.verdicts, one.scores) for item in items})
+    places: dict[Neuron, int] = {}
+    clusters = [places.setdefault(neuron.unsigned, len(places)) for neuron in neurons]
+    describers = {name for one in answers for item in one.verdicts for name in (item.first, item.second)}
+    describers |= {item.describer for one in answers for item in one.scores}
+    return neurons, np.array(clusters, dtype=np.int64), sorted(describers)
 
 
 def _measures(
@@ -135,8 +140,8 @@ def _measures(
     for judge in sorted(sides):
         grouped.setdefault("win rate" if one_side else f"win rate, side {sides[judge]}", []).append(judge)
     for name, raters in grouped.items():
-        rates = [_win_rates(draw, neurons, raters, describers, controls) for draw in draws]
-        repeated = None if again is None else _win_rates(again, neurons, raters, describers, controls)
+        rates = [ratio(*_points(draw, neurons, raters, describers, controls)) for draw in draws]
+        repeated = None if again is None else ratio(*_points(again, neurons, raters, describers, controls))
         judges = [families.get(rater, rater) for rater in raters]
         yield _Measure(name, judges, np.stack(rates, axis=2), repeated)
     scorers: dict[str, list[str]] = {}
@@ -148,20 +153,21 @@ def _measures(
         yield _Measure(name, [name] * len(raters), np.stack(values, axis=2), repeated)
 
 
-def _win_rates(
+def _points(
     answers: Answers, neurons: Sequence[Neuron], raters: Sequence[str], describers: Sequence[str], controls: Collection[str]
-) -> Floats:
-    """Return each describer's win rate on each neuron by each judge, describers x neurons x raters; NaN without any."""
+) -> tuple[Floats, Floats]:
+    """Return points and decided comparisons of each describer, describers x neurons x raters."""
     table = compare(verdict_table([item for item in answers.verdicts if item.judge in raters]).among(describers))
     table = table.where(table.decided)
-    neuron = np.array([neurons.index(item) for item in table.neurons], dtype=np.int64)[table.neuron]
+    places = {neuron: number for number, neuron in enumerate(neurons)}
+    neuron = np.array([places[item] for item in table.neurons], dtype=np.int64)[table.neuron]
     rater = np.array([raters.index(item) for item in table.judges], dtype=np.int64)[table.judge]
     opponents = opponents_of(describers, controls)
     totals, counts = (np.zeros((len(describers), len(neurons), len(raters))) for _ in range(2))
     for own, other, points in ((table.left, table.right, table.points), (table.right, table.left, 1 - table.points)):
         np.add.at(totals, (own, neuron, rater), points * opponents[other])
         np.add.at(counts, (own, neuron, rater), opponents[other])
-    return ratio(totals, counts)
+    return totals, counts
 
 
 def _values(
@@ -231,6 +237,53 @@ def _components(
             share_interval=share_interval,
             words=words.get(name, "" if name in variances else f"needs {_NEEDED[name]}"),
         )
+
+
+def shift_rows(
+    own: Answers, other: Answers, *, controls: Collection[str], seed: int, config: StatisticsConfig
+) -> tuple[ShiftRow, ...]:
+    """Return each describer's win rate and scores on two corpora, and the difference, by the judges that used both.
+
+    *Method.* The same neurons are resampled for both corpora, so the interval of the difference is that of a paired
+    comparison. Win rates are against the real methods, all these judges together.
+
+    *Degenerate cases.* A value without usable answers is None, as is its difference.
+    """
+    neurons, clusters, describers = _axes([own, other])
+    judges = sorted({item.judge for item in own.verdicts} & {item.judge for item in other.verdicts})
+    measures: list[tuple[str, list[tuple[Floats, Floats]]]] = []
+    if judges:
+        counted = [_points(one, neurons, judges, describers, controls) for one in (own, other)]
+        measures.append(("win rate", [(totals.sum(axis=2), counts.sum(axis=2)) for totals, counts in counted]))
+    for scorer in sorted({item.scorer for item in own.scores} & {item.scorer for item in other.scores}):
+        values = [_values(one.scores, neurons, [scorer], describers)[..., 0] for one in (own, other)]
+        measures.append((scorer, [(np.nan_to_num(one), (~np.isnan(one)).astype(np.float64)) for one in values]))
+    resamples = Resamples(int(clusters.max(initial=-1)) + 1, seed, config.draws)
+    of_cluster = (np.arange(resamples.clusters)[:, None] == clusters).astype(np.float64)
+    rows = []
+    for measure, corpora in measures:
+        tables = [of_cluster @ table.T for pair in corpora for table in pair]  # clusters x describers
+        seen = [(tables[place] > 0).sum(axis=0) for place in (1, 3)]
+        means = [ratio(tables[place].sum(axis=0), tables[place + 1].sum(axis=0)) for place in (0, 2)]
+        sums = resamples.sums(*tables)
+        drawn = [ratio(sums[place], sums[place + 1]) for place in (0, 2)]
+        spans = [percentiles(one, count, config.confidence) for one, count in zip(drawn, seen, strict=True)]
+        apart = percentiles(drawn[1] - drawn[0], np.minimum(*seen), config.confidence)
+        for place, name in enumerate(describers):
+            rows.append(
+                ShiftRow(
+                    measure=measure,
+                    describer=name,
+                    control=name in controls,
+                    own=rounded(means[0][place]),
+                    own_interval=rounded_interval(spans[0][place]),
+                    other=rounded(means[1][place]),
+                    other_interval=rounded_interval(spans[1][place]),
+                    shift=rounded(means[1][place] - means[0][place]),
+                    shift_interval=rounded_interval(apart[place]),
+                )
+            )
+    return tuple(rows)
 
 
 def stability_rows(

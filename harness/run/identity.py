@@ -76,7 +76,7 @@ def corpus_files(setup: Setup) -> dict[str, dict[str, Any]]:
     if folder.manifest.exists():
         earlier = folder.read_manifest().get("corpus_files", {})
     try:
-        paths = setup.corpus.files()
+        paths = [path for one in (setup.corpus, setup.report_corpus) if one is not None for path in one.files()]
     except HarnessError:
         if not earlier:
             raise

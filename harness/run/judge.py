@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -29,15 +29,42 @@ Question = tuple[Neuron, str]
 Item = TypeVar("Item", Pair, Question)
 
 
-def pending_verdicts(setup: Setup, journal: Journal[Verdict], *, people: bool = True) -> dict[str, list[Pair]]:
-    """Return, for each comparator, the pairs it has yet to compare, in both orders if the order matters.
+@dataclass(frozen=True)
+class _Part:
+    """Descriptions that are judged on the same text.
 
-    ``people``: whether comparators whose answers come from people are among them.
+    Attributes:
+        answers: the folder of the verdicts and scores.
+        descriptions: the folder of the descriptions.
+        judges: the judges that judge them.
+        own_corpus: whether the text is held-out text of the run's corpus although judges see another corpus.
     """
+
+    answers: RunFolder
+    descriptions: RunFolder
+    judges: Collection[str]
+    own_corpus: bool = False
+
+
+def _parts(setup: Setup, folder: RunFolder) -> list[_Part]:
+    """Return all that is judged: first the first descriptions, which are a run's results."""
+    judges = setup.judges
+    # People have seen the first descriptions and their evidence only.
+    machines = [name for name, one in judges.items() if not any(inner.is_human for inner in one.walk)]
+    parts = [_Part(folder, folder, list(judges))]
+    for draw in setup.draws.all:
+        if not draw.resampled:
+            parts.append(_Part(folder.draw(draw), folder.draw(draw), machines))
+    if setup.report_corpus is not None:
+        on_text = [name for name in machines if not (judges[name].needs_effects or judges[name].needs_steered)]
+        parts.append(_Part(folder.own_corpus, folder, on_text, own_corpus=True))
+    return parts
+
+
+def pending_verdicts(setup: Setup, journal: Journal[Verdict]) -> dict[str, list[Pair]]:
+    """Return, for each comparator, the pairs it has yet to compare, in both orders if the order matters."""
     pending = {}
     for name, comparator in setup.comparators.items():
-        if not people and any(one.is_human for one in comparator.walk):
-            continue
         pairs = [
             (neuron, first, second)
             for neuron in setup.comparisons.judged(name, setup.described)
@@ -67,16 +94,17 @@ def pending_scores(setup: Setup, journal: Journal[Score]) -> dict[str, list[Ques
 
 
 def open_items(setup: Setup, folder: RunFolder) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the open items of each method, of the first descriptions and of draws: neurons, pairs and questions."""
+    """Return all open items of each method, of draws and of the run's own corpus too: neurons, pairs and questions."""
     found: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for draw in (None, *setup.draws.all):
-        records = folder if draw is None else folder.draw(draw)
-        for name, neurons in pending_descriptions(setup, records.descriptions()).items():
+        journal = (folder if draw is None else folder.draw(draw)).descriptions()
+        for name, neurons in pending_descriptions(setup, journal).items():
             found[name] += [(neuron,) for neuron in neurons]
-        if draw is None or not draw.resampled:
-            judged: dict[str, list[Any]] = {**pending_verdicts(setup, records.verdicts(), people=draw is None)}
-            for name, items in (judged | pending_scores(setup, records.scores())).items():
-                found[name] += items
+    for part in _parts(setup, folder):
+        judged: dict[str, list[Any]] = {**pending_verdicts(setup, part.answers.verdicts())}
+        judged |= pending_scores(setup, part.answers.scores())
+        for name in part.judges:
+            found[name] += judged[name]
     return found
 
 
@@ -106,23 +134,22 @@ class _Task:
 
 async def judge(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     """Give every verdict and score that is still missing, and ask for some of the first descriptions' again."""
-    await _judge(setup, folder, serving, folder, setup.comparisons.retest)
-    for draw in setup.draws.all:
-        if not draw.resampled:
-            await _judge(setup, folder, serving, folder.draw(draw), 0.0)
+    for part in _parts(setup, folder):
+        await _judge(setup, folder, serving, part)
 
 
-async def _judge(setup: Setup, folder: RunFolder, serving: Serving, records: RunFolder, retest: float) -> None:
-    """Judge the descriptions in ``records``, which also gets the answers."""
-    verdicts, scores = records.verdicts(), records.scores()
-    # People have seen the first descriptions only.
-    comparisons = pending_verdicts(setup, verdicts, people=records is folder)
-    questions = pending_scores(setup, scores)
+async def _judge(setup: Setup, folder: RunFolder, serving: Serving, part: _Part) -> None:
+    verdicts, scores = part.answers.verdicts(), part.answers.scores()
+    comparisons, questions = (
+        {name: items for name, items in pending.items() if name in part.judges}
+        for pending in (pending_verdicts(setup, verdicts), pending_scores(setup, scores))
+    )
+    retest = setup.comparisons.retest > 0 and part.answers is folder
     if not any(comparisons.values()) and not any(questions.values()) and not retest:
         return
-    made = {(record.neuron, record.describer): record for record in records.descriptions().records()}
-    judging = _Judging(setup, folder, made)
-    where = "" if records is folder else f" ({records.path.name})"
+    made = {(record.neuron, record.describer): record for record in part.descriptions.descriptions().records()}
+    judging = _Judging(setup, folder, made, own_corpus=part.own_corpus)
+    where = "" if part.answers is folder else f" ({part.answers.path.name})"
 
     def compared() -> Iterator[tuple[str, Pair]]:
         for record in verdicts.records():
@@ -137,8 +164,8 @@ async def _judge(setup: Setup, folder: RunFolder, serving: Serving, records: Run
                 yield record.scorer, (record.neuron, record.describer)
 
     tasks = (
-        _Task("compare", "pairs", comparisons, judging.compare, verdicts, records.retests(), compared),
-        _Task("score", "descriptions", questions, judging.score, scores, records.score_retests(), graded),
+        _Task("compare", "pairs", comparisons, judging.compare, verdicts, part.answers.retests(), compared),
+        _Task("score", "descriptions", questions, judging.score, scores, part.answers.score_retests(), graded),
     )
     for task in tasks:
         for name, items in task.pending.items():
@@ -162,12 +189,19 @@ async def _judge(setup: Setup, folder: RunFolder, serving: Serving, records: Run
 
 
 class JudgeCases:
-    """What judges see of the neurons of a run, given the descriptions by neuron and describer."""
+    """What judges see of the neurons of a run, given the descriptions by neuron and describer.
 
-    def __init__(self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description]) -> None:
-        self._evidence = OpenEvidence(setup, folder, OPEN_TO_JUDGES)
+    ``own_corpus``: whether they see text of the run's corpus although the run has another one for judges.
+    """
+
+    def __init__(
+        self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description], *, own_corpus: bool = False
+    ) -> None:
+        other = setup.report_corpus is not None and not own_corpus
+        self._evidence = OpenEvidence(setup, folder, OPEN_TO_JUDGES, text=folder.report_corpus if other else None)
         manifest = folder.read_manifest() if folder.manifest.exists() else {}  # the trial of a plan has none
-        self._report_windows = int((manifest.get("corpus") or {}).get("report_windows", 0))
+        corpus = manifest.get("report_corpus" if other else "corpus") or {}
+        self._report_windows = int(corpus.get("report_windows", 0))
         self._rivals: dict[Neuron, list[Description]] = defaultdict(list)
         for (neuron, name), description in sorted(made.items()):
             if description.status is Status.OK and name in setup.describers:
@@ -195,8 +229,10 @@ class JudgeCases:
 class _Judging(JudgeCases):
     """Answers single items and makes their records, given the descriptions by neuron and describer."""
 
-    def __init__(self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description]) -> None:
-        super().__init__(setup, folder, made)
+    def __init__(
+        self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description], *, own_corpus: bool
+    ) -> None:
+        super().__init__(setup, folder, made, own_corpus=own_corpus)
         self._setup, self._made = setup, made
 
     async def compare(self, name: str, llms: Clients, pair: Pair) -> Verdict:

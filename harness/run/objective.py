@@ -57,6 +57,10 @@ def _names(setup: Setup) -> Iterator[str]:
     for judge in setup.scorers:
         for describer in setup.describers:
             yield from _named(columns.SCORES, f"{{key}}/{judge}/{describer}", set())
+    if setup.report_corpus is not None:
+        for measure in (*(["win rate"] if setup.comparators else []), *setup.scorers):
+            for describer in setup.describers:
+                yield from _named(columns.SHIFT, f"corpus_shift/{measure}/{describer}/{{key}}", set())
     for evidence, made in (("same", setup.draws.repeated), ("resampled", setup.draws.resampled)):
         for describer in setup.describers if made else ():
             yield from _named(columns.STABILITY, f"{{key}}/{evidence}/{describer}", set())

@@ -27,13 +27,22 @@ class OpenEvidence:
 
     A resampled draw sees the windows of the documents in a bootstrap sample, each once. The run keeps the most active
     windows of all documents, so it can see fewer of them than the first descriptions saw.
+
+    ``text`` is the folder of the exemplars, if it is not the run's.
     """
 
-    def __init__(self, setup: Setup, folder: RunFolder, splits: Collection[Split], draw: Draw | None = None) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        folder: RunFolder,
+        splits: Collection[Split],
+        draw: Draw | None = None,
+        text: RunFolder | None = None,
+    ) -> None:
         self._setup, self._splits, self._draw = setup, frozenset(splits), draw
         again = draw is not None and not draw.resampled
         self._seed = derive_seed(setup.seed, draw) if again else setup.seed
-        self._table = folder.exemplar_table()
+        self._table = (text or folder).exemplar_table()
         self._reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
         self._effects: dict[Neuron, list[Effect]] = defaultdict(list)
         for effect in folder.read(Effect):

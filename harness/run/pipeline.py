@@ -88,7 +88,8 @@ def _check_model(setup: Setup, folder: RunFolder) -> None:
         return
     causal = bool(pending_interventions(setup, folder))
     on_text = any(name == ON_TEXT for _, name in pending_diagnostics(setup, folder, None))
-    if causal or on_text or not folder.has_evidence:
+    unread = not folder.has_evidence or (setup.report_corpus is not None and not folder.report_corpus.has_evidence)
+    if causal or on_text or unread:
         from transformers import AutoModel, AutoModelForCausalLM  # not at start-up: the import takes seconds
 
         check_model(setup.subject, AutoModel)
@@ -124,10 +125,12 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     store = ChannelStore(setup)
     # Entered before the corpus is read, so that an unreachable cluster is reported at once.
     with setup.executor if store.missing(pending) else nullcontext():
-        manifest = write_manifest(setup, folder, None)
+        manifest = write_manifest(setup, folder)
         draw_texts(setup, folder)
         if setup.corpus is not None and setup.compares and not folder.has_evidence:
-            manifest = _gather(setup, folder, setup.corpus)
+            manifest = _gather(setup, folder, folder, setup.corpus)
+        if setup.report_corpus is not None and setup.compares and not folder.report_corpus.has_evidence:
+            manifest = _gather(setup, folder, folder.report_corpus, setup.report_corpus, seen=setup.corpus)
         decompose_blocks(setup, folder, pending, store)
     measure_diagnostics(setup, folder, store)
     intervene(setup, folder)
@@ -167,8 +170,10 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         await serving.rest()
 
 
-def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
-    """Gather the exemplars, and return the manifest with a summary of the text."""
+def _gather(
+    setup: Setup, folder: RunFolder, to: RunFolder, corpus: Corpus, seen: Corpus | None = None
+) -> dict[str, Any]:
+    """Gather the exemplars into a folder, and return the manifest with a summary of the text."""
     where: dict[str, Any] = {"device": setup.executor.device, "run_folder": folder.path}
     with (
         progress("activations", None, "documents") as advance,
@@ -177,11 +182,12 @@ def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
             **where,
             seed=setup.seed,
             progress=lambda total, done: advance(done, total),
+            seen=seen,
         ) as evidence,
     ):
-        manifest = write_manifest(setup, folder, evidence.summary)
-        evidence.write_alignment(folder.alignment)
-        evidence.write(folder.exemplars)
+        manifest = write_manifest(setup, folder, **{"corpus" if seen is None else "report_corpus": evidence.summary})
+        evidence.write_alignment(to.alignment)
+        evidence.write(to.exemplars)
     return manifest
 
 

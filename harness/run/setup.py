@@ -70,6 +70,7 @@ class Setup:
     reference_channels: tuple[ReferenceChannel, ...]
     statistics: StatisticsConfig
     corpus: Corpus | None
+    report_corpus: Corpus | None
     evidence: EvidenceConfig
     steering: SteeringConfig
     describers: dict[str, Describer]
@@ -93,7 +94,10 @@ class Setup:
         options = {name: config.get(name) for name in GeneralConfig.__dataclass_fields__}
         general = validate(GeneralConfig, options, "")
         selection = validate(NeuronSelection, config["neurons"], "neurons")  # first: describers read from it
-        sections = {name: validate(kind, config[name], name) for name, kind in _SECTIONS.items()}
+        given = {**config, "evidence": config["evidence"]}
+        if isinstance(config["evidence"], dict):
+            given["evidence"] = {key: value for key, value in config["evidence"].items() if key != "report_corpus"}
+        sections = {name: validate(kind, given[name], name) for name, kind in _SECTIONS.items()}
         subject = build(config["subject"], "subject", Subject)  # then: others read from it
         judges = build_group(config, "judges", Comparator | Scorer)
         describers = build_group(config, "describers", Describer)
@@ -108,7 +112,8 @@ class Setup:
             selection=selection,
             decomposition=DecompositionPlan.of(config["decomposition"], general.seed),
             reference_channels=references,
-            corpus=None if config.get("corpus") is None else build(config["corpus"], "corpus", Corpus),
+            corpus=_corpus(config.get("corpus"), "corpus"),
+            report_corpus=_corpus(config["evidence"].get("report_corpus"), "evidence.report_corpus"),
             describers=describers,
             comparators={name: judge for name, judge in judges.items() if isinstance(judge, Comparator)},
             scorers={name: judge for name, judge in judges.items() if isinstance(judge, Scorer)},
@@ -334,6 +339,11 @@ class Setup:
                 for part in describer.walk:
                     if isinstance(part, Describer):
                         part.check(self.described, self.subject)
+
+
+def _corpus(entry: Any, name: str) -> Corpus | None:
+    found: Corpus | None = None if entry is None else build(entry, name, Corpus)
+    return found
 
 
 @contextmanager
