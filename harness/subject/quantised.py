@@ -15,13 +15,11 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.errors import HarnessError
-from harness.locks import written_once
 from harness.subject.checkpoint import Checkpoint
+from harness.subject.converted import converted_once, write_plain
 from harness.subject.files import ModelFiles, content_hash, first_line
 from harness.subject.pretrained import from_pretrained, problem_of
 
@@ -50,7 +48,7 @@ def quantisation_of(files: ModelFiles) -> dict[str, Any] | None:
 def dequantised(files: ModelFiles, quantisation: Mapping[str, Any], cache: Path, loading: Mapping[str, Any]) -> Path:
     """Return the folder of a quantised model in float32, which is written at first use.
 
-    The folder is named by the hash of the checkpoint's files. Other processes wait while one writes it.
+    The folder is named by the hash of the checkpoint's files.
 
     Args:
         files: the model.
@@ -68,16 +66,12 @@ def dequantised(files: ModelFiles, quantisation: Mapping[str, Any], cache: Path,
             f"{', '.join(_EXACT)} and GGUF): use the checkpoint that it was made from"
         )
     hashes = [content_hash(path) for path in [files.fetch("config.json"), *Checkpoint(files).paths] if path is not None]
-    name = f"{Path(files.reference).name}-{hashlib.sha256(' '.join(hashes).encode()).hexdigest()[:16]}"
-    folder = cache.expanduser().resolve() / name
-    try:
-        written_once(folder, "dequantises a model", lambda new: _dequantise(files, method, new, loading))
-    except (OSError, SafetensorError) as error:
-        raise HarnessError(
-            f"{files.reference} cannot be dequantised in {folder.parent} ({first_line(error)}): choose another folder "
-            "with subject.cache"
-        ) from error
-    return folder
+    digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+    def write(new: Path) -> None:
+        _dequantise(files, method, new, loading)
+
+    return converted_once(files.reference, cache, Path(files.reference).name, digest, "dequantised", write)
 
 
 def _dequantise(files: ModelFiles, method: str, folder: Path, loading: Mapping[str, Any]) -> None:
@@ -103,28 +97,3 @@ def _dequantise(files: ModelFiles, method: str, folder: Path, loading: Mapping[s
     if problem is not None:
         raise HarnessError(f"{files.reference} cannot be dequantised ({method}): {problem}")
     write_plain(model, tokenizer, folder, set(plain.state_dict()))
-
-
-def write_plain(model: Any, tokenizer: Any, folder: Path, names: set[str] | None = None) -> None:
-    """Write a model and its tokenizer as a checkpoint that is not quantised.
-
-    Args:
-        model: the model, with its weights in memory.
-        tokenizer: its tokenizer.
-        folder: the folder to create.
-        names: the weights to write; None for all.
-    """
-    folder.mkdir()
-    seen: set[int] = set()
-    weights = {}
-    for name, value in model.state_dict().items():
-        if value.data_ptr() not in seen and (names is None or name in names):  # a tied head is the embedding
-            seen.add(value.data_ptr())
-            weights[name] = value.contiguous()
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner can read
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.config.architectures = [type(model).__name__]
-    for part in (model.config, model.generation_config, tokenizer):
-        part.save_pretrained(folder)

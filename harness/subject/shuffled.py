@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from harness.errors import HarnessError
-from harness.locks import written_once
 from harness.seeds import derive_seed
 from harness.subject.checkpoint import INDEX, Checkpoint
-from harness.subject.files import ModelFiles, content_hash, first_line
+from harness.subject.converted import converted_once, write_weights
+from harness.subject.files import ModelFiles, content_hash
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +29,7 @@ logger = logging.getLogger(__name__)
 def shuffled(files: ModelFiles, cache: Path, loading: Mapping[str, Any]) -> Path:
     """Return the folder of a model with shuffled weights, which is written at first use.
 
-    The folder is named by the hash of the checkpoint's files. Other processes wait while one writes it.
+    The folder is named by the hash of the checkpoint's files.
 
     Args:
         files: the model; its weights are not quantised.
@@ -42,7 +40,6 @@ def shuffled(files: ModelFiles, cache: Path, loading: Mapping[str, Any]) -> Path
         HarnessError: if the folder cannot be written.
     """
     digest = hashlib.sha256(" ".join(content_hash(path) for path in Checkpoint(files).paths).encode()).hexdigest()
-    folder = cache.expanduser().resolve() / f"{Path(files.reference).name}-shuffled-{digest[:16]}"
 
     def write(new: Path) -> None:
         logger.info("shuffling the weights of %s (once)", files.reference)
@@ -55,17 +52,9 @@ def shuffled(files: ModelFiles, cache: Path, loading: Mapping[str, Any]) -> Path
         for path in Checkpoint(files).paths:
             with safe_open(path, framework="pt") as file:
                 weights = {name: _shuffled(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-            save_file(weights, new / path.name, metadata={"format": "pt"})
-            (new / path.name).chmod(0o644)  # safetensors writes files that only their owner can read
+            write_weights(weights, new / path.name)
 
-    try:
-        written_once(folder, "shuffles the weights of a model", write)
-    except (OSError, SafetensorError) as error:
-        raise HarnessError(
-            f"the shuffled weights of {files.reference} cannot be written in {folder.parent} ({first_line(error)}): "
-            "choose another folder with subject.cache"
-        ) from error
-    return folder
+    return converted_once(files.reference, cache, f"{Path(files.reference).name}-shuffled", digest, "shuffled", write)
 
 
 def _shuffled(weights: Tensor) -> Tensor:
