@@ -83,7 +83,11 @@ async def _parse_again(setup: Setup, folder: RunFolder, serving: Serving) -> Non
 
 
 def _unusable(folder: RunFolder) -> int:
-    found = [one for part in (folder, *folder.read_draws(), folder.own_corpus) for one in (part.descriptions(), part.verdicts(), part.scores())]
+    found = [
+        one
+        for part in (folder, *folder.read_draws(), folder.own_corpus)
+        for one in (part.descriptions(), part.verdicts(), part.scores())
+    ]
     return sum(record.status is not Status.OK for journal in found for record in journal.records())
 
 

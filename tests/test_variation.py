@@ -121,8 +121,8 @@ def test_judges_that_differ_only_in_their_prompt_are_one_judge() -> None:
 class Script:
     """An explainer that names its seed and the evidence, and a judge with an opinion for each prompt.
 
-    The first prompt prefers the describer of text, the second prompt that of weights, except that both prefer the latter
-    where the text's description comes from an odd draw. On text in capital letters, both prefer weights.
+    The first prompt prefers the describer of text, the second prompt that of weights, except that both prefer the
+    latter where the text's description comes from an odd draw. On text in capital letters, both prefer weights.
     """
 
     def __call__(self, request: Request) -> str:
@@ -152,7 +152,12 @@ def options_of(small: dict[str, str], folder: Path) -> list[str]:
     return [
         *options(small, folder=str(folder), describers="[maxact,vocab_proj]", explainer_check__concepts="0"),
         *("judges=[pairwise]", "judges.pairwise.encoder=null", "evidence.top=12", "statistics.draws=200"),
-        *("diagnostics.sample=0", "diagnostics.text_ablated=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
+        *(
+            "diagnostics.sample=0",
+            "diagnostics.text_ablated=0",
+            "diagnostics.random_vectors=0",
+            "diagnostics.ablated=0",
+        ),
         "neurons.layers=[1]",
     ]
 
@@ -163,19 +168,21 @@ def test_a_run_says_what_its_win_rates_vary_with(small: dict[str, str], tmp_path
     folder, board = finished(base)
     before = folder.leaderboard.read_bytes()
     shares = {row.component: row for row in board.variance if row.describer == "maxact"}
-    # Every neuron: 1 by the first prompt, 0 by the second. Half of the squared difference is 1/2, all of it the prompt's.
+    # Every neuron: 1 by the first prompt, 0 by the second. Half of the squared difference is 1/2, all of it the
+    # prompt's.
     assert (shares["prompt"].variance, shares["prompt"].share, shares["prompt"].interval) == (0.5, 1.0, (0.5, 0.5))
     assert (shares["neuron"].variance, shares["neuron"].words.split(";")[0]) == (0.0, "includes draw")
-    assert shares["draw"].variance is None and "draws.repeated" in shares["draw"].words
-    assert shares["judge"].variance is None and shares["judge"].words.startswith("needs several judges")
+    assert shares["draw"].variance is shares["judge"].variance is None
+    assert "draws.repeated" in shares["draw"].words
+    assert shares["judge"].words.startswith("needs several judges")
     assert not board.stability
 
     folder, board = finished([*base, "draws.repeated=2", "draws.resampled=1", "comparisons.retest=1"])
     assert board.overall.rows == leaderboard_from_json(json.loads(before)).overall.rows  # draws change no headline
     rows = {row.component: row for row in board.variance if row.describer == "maxact"}
-    # First prompt 1, 0, 1 in the three draws, second prompt 0, 0, 0, the same for every neuron. The squares of the draws of a
-    # neuron add up to 1/3 with two degrees of freedom, and so do those of the residual. All neurons are alike, so the mean
-    # squares of neurons, and of neurons by judge, are 0.
+    # First prompt 1, 0, 1 in the three draws, second prompt 0, 0, 0, the same for every neuron. The squares of the
+    # draws of a neuron add up to 1/3 with two degrees of freedom, and so do those of the residual. All neurons are
+    # alike, so the mean squares of neurons, and of neurons by judge, are 0.
     found = {name: row.variance for name, row in rows.items()}
     residual, of_draw = 1 / 6, 1 / 6
     assert found["draw"] == pytest.approx((of_draw - residual) / 2, abs=1e-6)
@@ -192,7 +199,8 @@ def test_a_run_says_what_its_win_rates_vary_with(small: dict[str, str], tmp_path
     assert summary_of_run(folder, board, [])["similarity/same/maxact"] == 0.5
     assert {"variance", "stability"} <= tables_of_run(folder, board, [], folder.read_manifest()).keys()
     page = folder.report.read_text()
-    assert "What results vary with" in page and "Stability of descriptions" in page
+    assert "What results vary with" in page
+    assert "Stability of descriptions" in page
 
 
 def test_judges_may_see_another_corpus(small: dict[str, str], tmp_path: Path) -> None:
@@ -201,7 +209,9 @@ def test_judges_may_see_another_corpus(small: dict[str, str], tmp_path: Path) ->
     seen = [one.text for one in documents if split_of(one.id, splits, 0) in (Split.EXPLAIN, Split.SELECT)]
     # The other corpus: the same text in capital letters, and copies of what describers see.
     other = tmp_path / "other.jsonl"
-    other.write_text("\n".join(json.dumps({"text": text}) for text in (*(one.text.upper() for one in documents), *seen)))
+    other.write_text(
+        "\n".join(json.dumps({"text": text}) for text in (*(one.text.upper() for one in documents), *seen))
+    )
     base = options_of(small, tmp_path / "run")
     more = ["corpus@evidence.report_corpus=files", f"evidence.report_corpus.paths=[{other}]"]
     folder, board = finished([*base, *more])

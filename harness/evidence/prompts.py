@@ -39,7 +39,8 @@ def draw_prompts(
         tokens: tokens per piece.
         seed: the run's seed.
         fewest: smallest number of pieces that is sufficient; None: ``count``.
-        seen: the corpus that describers see, if only judges see ``corpus``; None if both see it. Its documents are left out.
+        seen: the corpus that describers see, if only judges see ``corpus``; None if both see it. Its documents are
+            left out.
 
     Raises:
         HarnessError: if the split has too little text.
@@ -52,7 +53,9 @@ def draw_prompts(
             document
             for document in corpus.documents(config.most_documents(seen is not None))
             # A text with fewer characters than tokens is too short.
-            if len(document.text) >= tokens and document.id not in known and split_of(document.id, shares, seed) is split
+            if len(document.text) >= tokens
+            and document.id not in known
+            and split_of(document.id, shares, seed) is split
         ),
         key=lambda document: derive_seed(seed, "prompts", document.id),
     )

@@ -147,13 +147,14 @@ class Cutter:
             HarnessError: naming the split that has too few.
         """
         self.encoder.check(self.documents)
-        needed, option = max(self.config.top, self.config.random), "evidence.report_corpus" if self.held_out else "corpus"
+        needed = max(self.config.top, self.config.random)
+        text = "evidence.report_corpus" if self.held_out else "corpus"
         for split in self.config.shares(self.held_out):
             if self.windows[split] < needed:
                 raise HarnessError(
-                    f"the corpus is too small for the splits: {split.value} has {self.windows[split]} windows and "
-                    f"needs {needed}; give more text ({option}), ask for fewer exemplars (evidence.top, evidence.random) "
-                    "or change evidence.splits"
+                    f"the corpus is too small for the splits: {split.value} has {self.windows[split]} windows "
+                    f"and needs {needed}; give more text ({text}), ask for fewer exemplars (evidence.top, "
+                    "evidence.random) or change evidence.splits"
                 )
 
 

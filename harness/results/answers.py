@@ -61,9 +61,10 @@ def by_method(
         ("ask again", folder.score_retests().records()),
         ("compare on own corpus", folder.own_corpus.verdicts().records()),
         ("score on own corpus", folder.own_corpus.scores().records()),
-        *((DRAW, [*draw.descriptions().records(), *draw.verdicts().records(), *draw.scores().records()])
-          for draw in folder.read_draws()),
     ]
+    for draw in folder.read_draws():
+        journals = draw.descriptions(), draw.verdicts(), draw.scores()
+        stages += [(DRAW, journal.records()) for journal in journals]
     found = []
     for stage, answers in stages:
         groups: dict[str, list[Answer]] = defaultdict(list)

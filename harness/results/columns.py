@@ -393,8 +393,8 @@ ALIGNMENT = (
 VARIANCE = (
     Metric("levels", "levels", "Levels of the component: neurons, draws, judges, prompts of all judges, or values.",
            count, (HTML,)),
-    Metric("variance", "variance", "Variance of a describer's win rate on a neuron, or of its score, that is due to the "
-           "component, in squared units. An unbiased estimate can be negative. None if it cannot be estimated.",
+    Metric("variance", "variance", "Variance of a describer's win rate on a neuron, or of its score, that is due to "
+           "the component, in squared units. An unbiased estimate can be negative. None if it cannot be estimated.",
            partial(number, digits=4), (HTML,), interval="interval"),
     Metric("share", "share %", "Share of the sum of all components.", percent, (HTML,), interval="share_interval",
            bold=True),
@@ -402,8 +402,8 @@ VARIANCE = (
 """Of what results vary with (:class:`~harness.results.schema.VarianceRow`)."""
 
 STABILITY = (
-    Metric("similarity", "similarity", "Mean Jaccard index of the tokens, with their signs, that a further description of "
-           "a neuron and the first one name: 1 if they are the same.",
+    Metric("similarity", "similarity", "Mean Jaccard index of the tokens, with their signs, that a further description "
+           "of a neuron and the first one name: 1 if they are the same.",
            number, (HTML, SUMMARY), interval="interval", bold=True),
     Metric("chance", "by chance", "The same for the first description of a neuron and a further one of another neuron.",
            number, (HTML, SUMMARY)),
@@ -417,8 +417,8 @@ STABILITY = (
 SHIFT = (
     Metric("own", "own corpus", "Win rate or mean score on held-out text of the corpus that describers see.",
            _decimals_3, (HTML, SUMMARY), interval="own_interval"),
-    Metric("other", "other corpus", "The same on the corpus that only judges see (evidence.report_corpus); the other tables "
-           "show this one.", _decimals_3, (HTML, SUMMARY), interval="other_interval"),
+    Metric("other", "other corpus", "The same on the corpus that only judges see (evidence.report_corpus); the other "
+           "tables show this one.", _decimals_3, (HTML, SUMMARY), interval="other_interval"),
     Metric("shift", "shift", "The second minus the first, by the same judges on the same neurons.",
            partial(number, digits=3, sign=True), (HTML, SUMMARY), interval="shift_interval", bold=True),
 )

@@ -499,7 +499,7 @@ class VarianceRow:
 
 @dataclass(frozen=True)
 class StabilityRow:
-    """A describer's further descriptions, compared with its first; :data:`harness.results.columns.STABILITY` defines them.
+    """Further descriptions compared with the first; :data:`harness.results.columns.STABILITY` defines the metrics.
 
     Attributes:
         describer: its name.

@@ -61,9 +61,7 @@ def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Seq
         name = "explainer/{key}" if checked.describer is None else f"explainer/{checked.describer}/{{key}}"
         known |= columns.summary_values(columns.EXPLAINER, checked, name)
     for shift in leaderboard.corpus_shift:
-        known |= columns.summary_values(
-            columns.SHIFT, shift, f"corpus_shift/{shift.measure}/{shift.describer}/{{key}}"
-        )
+        known |= columns.summary_values(columns.SHIFT, shift, f"corpus_shift/{shift.measure}/{shift.describer}/{{key}}")
     for stable in leaderboard.stability:
         known |= columns.summary_values(columns.STABILITY, stable, f"{{key}}/{stable.evidence}/{stable.describer}")
     for written in leaderboard.descriptions:

@@ -1,7 +1,7 @@
 """What win rates and scores vary with: variance components, the stability of descriptions, and the shift to other text.
 
-Further descriptions (``draws`` in the config), and verdicts and scores on the run's own corpus if judges see another one, count
-in no other table.
+Further descriptions (``draws`` in the config), and verdicts and scores on the run's own corpus if judges see another
+one, count in no other table.
 """
 
 from __future__ import annotations
@@ -91,11 +91,11 @@ def variance_rows(
     """Return the variance components of each describer's win rate on a neuron, and of its scores.
 
     *Method.* :mod:`harness.stats.variance`. The win rate on a neuron is that of one judge with one prompt in one draw,
-    against the real methods. Scores have the unit of their scorer, so scorers are not compared with each other. Judges that
-    see different sides of the neurons are different measures.
+    against the real methods. Scores have the unit of their scorer, so scorers are not compared with each other. Judges
+    that see different sides of the neurons are different measures.
 
-    *Degenerate cases.* Empty for a measure with one judge, one prompt and one draw. A component that cannot be estimated has
-    no value and says why.
+    *Degenerate cases.* Empty for a measure with one judge, one prompt and one draw. A component that cannot be
+    estimated has no value and says why.
 
     Args:
         draws: the answers about the first descriptions, then those about each repeated draw.
@@ -154,7 +154,11 @@ def _measures(
 
 
 def _points(
-    answers: Answers, neurons: Sequence[Neuron], raters: Sequence[str], describers: Sequence[str], controls: Collection[str]
+    answers: Answers,
+    neurons: Sequence[Neuron],
+    raters: Sequence[str],
+    describers: Sequence[str],
+    controls: Collection[str],
 ) -> tuple[Floats, Floats]:
     """Return points and decided comparisons of each describer, describers x neurons x raters."""
     table = compare(verdict_table([item for item in answers.verdicts if item.judge in raters]).among(describers))
@@ -199,9 +203,7 @@ def _components(
     seen = len(np.unique(clusters[known.any(axis=(1, 2))]))
     variances = {one.name: (one.variance, one.drawn) for one in found}
     words = {one.name: f"includes {' and '.join(one.includes)}" for one in found if one.includes}
-    words |= {
-        part: f"part of {one.name}; separate with {_NEEDED[part]}" for one in found for part in one.includes
-    }
+    words |= {part: f"part of {one.name}; separate with {_NEEDED[part]}" for one in found for part in one.includes}
     levels = {
         "neuron": int(known.any(axis=(1, 2)).sum()),
         "draw": int(known.any(axis=(0, 2)).sum()),
@@ -298,11 +300,11 @@ def stability_rows(
     """Return how similar each describer's further descriptions of a neuron are to its first one.
 
     *Method.* Jaccard index of the tokens that the two descriptions name, with their signs
-    (:func:`harness.signed_text.read_tokens`). *By chance* is that of the first description of a neuron and a further one of
-    the next neuron. Intervals resample neurons.
+    (:func:`harness.signed_text.read_tokens`). *By chance* is that of the first description of a neuron and a further
+    one of the next neuron. Intervals resample neurons.
 
-    *Degenerate cases.* Empty without further descriptions. A pair without two usable descriptions is counted as failed, and
-    part of no other metric. Two descriptions that name no token are equal.
+    *Degenerate cases.* Empty without further descriptions. A pair without two usable descriptions is counted as failed,
+    and part of no other metric. Two descriptions that name no token are equal.
     """
     found = []
     for evidence, draws in (("same", repeated), ("resampled", resampled)):
@@ -320,9 +322,7 @@ def stability_rows(
                     if len(own) > 1 and (unlike := _jaccard(item, foreign)) is not None:
                         chance.append(unlike)
             values, neurons = [value for _, value in pairs], [neuron for neuron, _ in pairs]
-            interval = clustered_interval(
-                values, neurons, seed=seed, draws=config.draws, confidence=config.confidence
-            )
+            interval = clustered_interval(values, neurons, seed=seed, draws=config.draws, confidence=config.confidence)
             found.append(
                 StabilityRow(
                     describer=describer,

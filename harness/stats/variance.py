@@ -1,19 +1,19 @@
 """Variance components of values that depend on neuron, draw, judge and prompt, by the method of moments.
 
-*Model.* value = mean + neuron + draw + judge + prompt + neuron by judge + residual. Draws belong to a neuron and prompts to
-a judge; neurons and their draws are crossed with judges and their prompts. *Neuron by judge* is one effect for each neuron
-and judge with its prompt. The effects are independent and have mean zero.
+*Model.* value = mean + neuron + draw + judge + prompt + neuron by judge + residual. Draws belong to a neuron and
+prompts to a judge; neurons and their draws are crossed with judges and their prompts. *Neuron by judge* is one effect
+for each neuron and judge with its prompt. The effects are independent and have mean zero.
 
 *Method.* Half the squared difference of two values is expected to be the sum of the components in which the two differ.
-Pairs of values are grouped by what differs: nothing, the draw or the neuron; nothing, the prompt or the judge. The mean of
-each group is one linear equation, and least squares solves them (Koch 1968, *Some further remarks concerning "A general
-approach to the estimation of variance components"*, Technometrics 10, 551-558). The estimates are unbiased also if values are
-missing, and may be negative. With complete data and one prompt for each judge they are those of the analysis of variance
-(Searle, Casella and McCulloch 1992, *Variance Components*, chapter 4).
+Pairs of values are grouped by what differs: nothing, the draw or the neuron; nothing, the prompt or the judge. The mean
+of each group is one linear equation, and least squares solves them (Koch 1968, *Some further remarks concerning "A
+general approach to the estimation of variance components"*, Technometrics 10, 551-558). The estimates are unbiased also
+if values are missing, and may be negative. With complete data and one prompt for each judge they are those of the
+analysis of variance (Searle, Casella and McCulloch 1992, *Variance Components*, chapter 4).
 
-*Degenerate cases.* Components that occur in the same equations only cannot be separated: the first of them gets their sum.
-A component in which no two values differ cannot be estimated. Intervals resample neurons only, so those of judge and prompt
-do not say how the components would vary with other judges.
+*Degenerate cases.* Components that occur in the same equations only cannot be separated: the first of them gets their
+sum. A component in which no two values differ cannot be estimated. Intervals resample neurons only, so those of judge
+and prompt do not say how the components would vary with other judges.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Ints = NDArray[np.int64]
 
 #: The components, in the order in which one of them gets the sum of those that cannot be separated.
 COMPONENTS = ("neuron", "draw", "judge", "prompt", "neuron by judge", "residual")
-# What two values differ in, for each group of pairs: rows 0 the same draw, 1 another draw of the neuron, 2 another neuron;
-# columns 0 the same judge and prompt, 1 another prompt of the judge, 2 another judge.
+# What two values differ in, for each group of pairs: rows 0 the same draw, 1 another draw of the neuron, 2 another
+# neuron; columns 0 the same judge and prompt, 1 another prompt of the judge, 2 another judge.
 _ROWS, _COLUMNS = np.divmod(np.arange(9), 3)
 _DIFFERS = np.stack(
     [_ROWS == 2, _ROWS >= 1, _COLUMNS == 2, _COLUMNS >= 1, (_ROWS == 2) | (_COLUMNS >= 1), np.ones(9, dtype=np.bool_)],
@@ -85,9 +85,7 @@ def variance_components(values: Floats, judges: Sequence[int], clusters: Ints, r
     ]
 
 
-def _pairs(
-    values: Floats, judges: Ints, clusters: Ints, resamples: Resamples
-) -> tuple[Floats, Floats, Floats, Floats]:
+def _pairs(values: Floats, judges: Ints, clusters: Ints, resamples: Resamples) -> tuple[Floats, Floats, Floats, Floats]:
     """Return the sum of squared differences and the number of pairs of each group, (9,), and in each sample, draws x 9.
 
     The pairs among some values number m (m - 1) / 2, and their squared differences add up to m * sum(y²) - sum(y)². A
