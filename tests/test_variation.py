@@ -81,15 +81,14 @@ def test_complete_data_give_the_analysis_of_variance() -> None:
 def test_planted_components_come_back_although_values_are_missing() -> None:
     judges, rng = [0, 0, 1, 1, 2, 2], np.random.default_rng(2)
     found, spread = [], []
-    for _ in range(150):
-        y = planted(30, 3, judges, rng)
+    for _ in range(80):
+        y = planted(20, 3, judges, rng)
         y[rng.random(y.shape) < 0.15] = np.nan
-        got = components(y, judges, samples=60)
+        got = components(y, judges, samples=40)
         assert tuple(got) == COMPONENTS
         found.append([one.variance for one in got.values()])
         spread.append([one.drawn.std() for one in got.values()])
     errors = np.std(found, axis=0) / len(found) ** 0.5
-    assert np.abs(np.mean(found, axis=0) - list(PLANTED.values())) == pytest.approx(0, abs=4 * errors.max())
     assert (np.abs(np.mean(found, axis=0) - list(PLANTED.values())) < 4 * errors).all()
     # The bootstrap knows how the components of neurons vary; it cannot know it of judges and prompts.
     of_neurons = [0, 1, 4, 5]
