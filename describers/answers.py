@@ -13,10 +13,11 @@ from harness.llm.client import LLMClient, Unanswered
 from harness.llm.degenerate import ask_description
 from harness.llm.prompts import Prompt
 from harness.methods import Describer, Mode
-from harness.records import ScoredToken, SignedTokens, Status, TokenRole
+from harness.records import ScoredToken, Side, SignedTokens, Status, TokenRole
 from harness.text import plain
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
+T = TypeVar("T")
 #: Roles of the tokens with high and with low values, of a weight vector or direction on each side of the neuron.
 INPUT_ROLES = (TokenRole.ACTIVATING, TokenRole.SILENCING)
 OUTPUT_ROLES = (TokenRole.PROMOTED, TokenRole.SUPPRESSED)
@@ -87,14 +88,23 @@ def extract(items: Iterable[tuple[TokenRole, str]], count: int) -> SignedTokens:
     Raises:
         Unanswered: if there are no tokens.
     """
-    kept: dict[tuple[bool, str], tuple[TokenRole, str]] = {}
-    for role, token in items:
+    return SignedTokens.of(item for item, _ in distinct(((role, token, None) for role, token in items), count))
+
+
+def distinct(items: Iterable[tuple[TokenRole, str, T]], count: int) -> list[tuple[tuple[TokenRole, str], T]]:
+    """Return the tokens of :func:`extract` with their roles, each with what the first item with it has in addition.
+
+    Raises:
+        Unanswered: if there are no tokens.
+    """
+    kept: dict[tuple[Side, str], tuple[tuple[TokenRole, str], T]] = {}
+    for role, token, more in items:
         word = plain(token)
         if word and len(kept) < count:
-            kept.setdefault((role in (TokenRole.PROMOTED, TokenRole.SUPPRESSED), word), (role, word))
+            kept.setdefault((role.side, word), ((role, word), more))
     if not kept:
         raise Unanswered(Status.FAILED, "no token to describe the neuron with")
-    return SignedTokens.of(kept.values())
+    return list(kept.values())
 
 
 def activating(words: Iterable[str]) -> Iterable[tuple[TokenRole, str]]:

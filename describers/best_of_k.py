@@ -19,7 +19,7 @@ from describers.evidence import shares, total
 from describers.others import copy_needs
 from harness.errors import HarnessError
 from harness.llm.client import LLMClient, Unanswered, WrappedClient
-from harness.methods import Describer, DescriberCase, Draft, JudgeCase, Scorer, only_method, outcome, roles_of
+from harness.methods import Describer, DescriberCase, Draft, JudgeCase, Scorer, only_method, outcome, reading, roles_of
 from harness.records import Neuron, Source, Split, Status, VectorKind
 from harness.seeds import derive_rng, derive_seed
 from harness.subject import Subject
@@ -101,11 +101,10 @@ class BestOfK(Describer):
         held_out = _judge_case(case, self._scorer)
         budgets = shares(case.budget, self._k)
         made = await asyncio.gather(*(self._candidate(case, index, budget) for index, budget in enumerate(budgets)))
-        lists = {one.draft.text: one.draft.tokens for one in made if one.draft is not None}
-        extractive = {text: tokens for text, tokens in lists.items() if tokens is not None}
-        held_out = dataclasses.replace(held_out, tokens=extractive, rivals=tuple(lists))
         # Equal texts are graded once.
         texts = dict.fromkeys(one.draft.text for one in made if one.draft is not None)
+        read = reading(one.draft for one in made if one.draft is not None)
+        held_out = dataclasses.replace(held_out, rivals=tuple(texts), **read)
         grades = dict(zip(texts, await asyncio.gather(*(self._grade(held_out, text) for text in texts)), strict=True))
         candidates = [one if one.draft is None else dataclasses.replace(one, **grades[one.draft.text]) for one in made]
         drafts = [one.draft for one in candidates if one.draft is not None]
@@ -120,12 +119,11 @@ class BestOfK(Describer):
         if not scored:
             raise Unanswered((ungraded or undescribed)[0].status, "no candidate to choose; " + "; ".join(lost))
         score, best = max(scored, key=lambda one: one[0])  # the first of equal ones
-        return Draft(
-            best.text,
-            "; ".join([f"best of {self._k} by {self._of} ({self._by} {score:.4f} on the select split)", *lost]),
-            tuple(map(str, candidates)),
-            total(draft.evidence for draft in drafts),
-            best.tokens,
+        return dataclasses.replace(
+            best,
+            detail="; ".join([f"best of {self._k} by {self._of} ({self._by} {score:.4f} on the select split)", *lost]),
+            steps=tuple(map(str, candidates)),
+            evidence=total(draft.evidence for draft in drafts),
         )
 
     async def _candidate(self, case: DescriberCase, index: int, budget: int | None) -> _Candidate:

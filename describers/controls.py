@@ -30,7 +30,11 @@ class Shuffled(Describer):
         other = donor(case, "shuffled", self._source)
         given = description_by(self._source, case, other)
         return Draft(
-            given.text, f"{self._source}'s description of {other}", evidence=given.evidence, tokens=given.tokens
+            given.text,
+            f"{self._source}'s description of {other}",
+            evidence=given.evidence,
+            tokens=given.tokens,
+            parts=given.parts,
         )
 
 
@@ -63,7 +67,7 @@ class Longest(Describer):
         if longest is None:
             raise Unanswered(Status.FAILED, f"{self._source} has no description of another neuron")
         detail = f"{self._source}'s description of {longest.neuron}, its longest"
-        return Draft(longest.text, detail, evidence=longest.evidence, tokens=longest.tokens)
+        return Draft(longest.text, detail, evidence=longest.evidence, tokens=longest.tokens, parts=longest.parts)
 
 
 class Generic(Describer):

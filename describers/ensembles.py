@@ -67,8 +67,8 @@ class EnsembleRaw(ExplainerDescriber):
             return Draft(text, detail, evidence=total(group.size for group in groups))
         turns = zip_longest(*(_strongest_first(read_tokens(draft.text, draft.tokens)) for draft in found.values()))
         tokens = extract((item for turn in turns for item in turn if item is not None), self.target_words)
-        parts = tuple(f"{name}: {draft.text}" for name, draft in found.items())
-        return Draft(tokens.text, detail, parts, total(draft.evidence for draft in found.values()), tokens)
+        steps = tuple(f"{name}: {draft.text}" for name, draft in found.items())
+        return Draft(tokens.text, detail, steps, total(draft.evidence for draft in found.values()), tokens)
 
 
 class EnsembleConcat(Describer):
@@ -94,14 +94,14 @@ class EnsembleConcat(Describer):
             if name not in found
         ]
         detail = _detail("joined from", list(found), missing, self._min_described)
-        parts = tuple(f"{name}: {given.text}" for name, given in found.items())
+        steps = tuple(f"{name}: {given.text}" for name, given in found.items())
         size = total(given.evidence for given in found.values())
         lists = [given.tokens for given in found.values()]
         extractive = [tokens for tokens in lists if tokens is not None]
         if len(extractive) < len(lists):
-            return Draft(joined([given.text for given in found.values()]), detail, parts, size)
+            return Draft(joined([given.text for given in found.values()]), detail, steps, size)
         together = SignedTokens.of(dict.fromkeys(item for tokens in extractive for item in tokens.items))
-        return Draft(together.text, detail, parts, size, together)
+        return Draft(together.text, detail, steps, size, together)
 
 
 def _strongest_first(tokens: SignedTokens) -> list[tuple[TokenRole, str]]:

@@ -32,7 +32,7 @@ from harness.text import word_count
 from harness.validation import FractionOrZero, Number, validated
 
 #: Separators of a description's items, except for full stops of abbreviations and commas after these.
-_SEPARATORS = re.compile(r"(\s*(?<!e\.g)(?<!i\.e)(?<!cf)(?<!vs)(?<!e\.g\.)(?<!i\.e\.)[,;.](?:\s+|$))", re.IGNORECASE)
+_SEPARATORS = re.compile(r"(\s*(?<!e\.g)(?<!i\.e)(?<!cf)(?<!vs)(?<!e\.g\.)(?<!i\.e\.)[,;.|](?:\s+|$))", re.IGNORECASE)
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from harness.errors import HarnessError
 from harness.formats import DescriptionSet, Format, Several
 from harness.llm.client import Unanswered
 from harness.methods import Describer, DescriberCase, Draft
-from harness.records import Neuron, Status
+from harness.records import Neuron, Part, Status
 from harness.subject import Subject
 from harness.validation import OneOrMore, validated
 
@@ -57,4 +57,6 @@ class Precomputed(Describer):
         found = self._set.chosen.get(case.neuron)
         if found is None:
             raise Unanswered(Status.FAILED, f"{self._set.files} does not describe the neuron")
+        if found.parts:
+            return Draft.of_parts([Part(text, 1.0) for text in found.parts], found.origin)
         return Draft(found.text, found.origin)

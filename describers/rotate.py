@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, extract, gist, joined
+from describers.answers import INPUT_ROLES, OUTPUT_ROLES, ExplainerDescriber, distinct, extract, gist
 from describers.evidence import Group, size_of, texts_of
 from harness.llm.client import LLMClient, Unanswered
 from harness.llm.degenerate import ask_description
 from harness.llm.prompts import Prompt
 from harness.methods import DescriberCase, Draft, Mode
-from harness.records import TOKEN_LABELS, Channel, ScoredToken, Status, TokenRole, VectorKind
+from harness.records import TOKEN_LABELS, Channel, Part, ScoredToken, Status, TokenRole, VectorKind
 from harness.validation import DISTINCT, Count, Fraction, Number, OneOrMore, validated
 
 #: What a channel of each vector kind says about the neuron, written for the explainer.
@@ -36,6 +36,8 @@ DOES = {
 }
 #: What the prompt asks an explainer to answer for tokens that have nothing in common.
 NO_PATTERN = "no clear pattern"
+#: Least length of a part of a set, in words: a set of ``target_words`` has as many parts as this allows.
+MIN_PART_WORDS = 5
 _MIN_TOKENS = 6  # a small budget is spent on fewer channels rather than on channels with fewer tokens than this
 
 
@@ -68,6 +70,11 @@ class Rotate(ExplainerDescriber):
     promotes the tokens of its positive tail and suppresses those of its negative one.
 
     ``kinds=None`` means all kinds that are decomposed.
+
+    With ``merge=False`` the description is a set with one part for each channel. The set has ``target_words`` words in
+    total, as a single text has: they are divided equally among the channels found first, as many as leave each part at
+    least :data:`MIN_PART_WORDS` words. A part's weight is the squared cosine of its channel with the weight vector, the
+    share of the vector's squared norm along the channel, divided by the sum over the parts.
     """
 
     needs_channels = True
@@ -101,12 +108,15 @@ class Rotate(ExplainerDescriber):
     async def describe(self, case: DescriberCase) -> Draft:
         """Describe every channel, then merge the descriptions."""
         channels = self._chosen(case)
+        if not self._merge:
+            channels = _found_first(channels, max(1, self.target_words // MIN_PART_WORDS))
         if case.llm is None:
             return self._extract(channels, case.budget)
         views = self._views(channels, case.budget, contrast=True)
+        words = self._channel_words if self._merge else self.target_words // len(views)
         # Wait for all answers even if one fails: they are paid for, and the cache should keep them.
         answers = await asyncio.gather(
-            *(self._describe_channel(case.llm, view) for view in views), return_exceptions=True
+            *(self._describe_channel(case.llm, view, words) for view in views), return_exceptions=True
         )
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, Unanswered):
@@ -116,15 +126,18 @@ class Rotate(ExplainerDescriber):
         lost = f"{len(failed)} of {len(views)} {self.units} without a description: " if failed else ""
         if len(found) < self._min_described * len(views):
             raise Unanswered(failed[0].status, lost + failed[0].detail)
-        parts = tuple(
+        steps = tuple(
             f"{self._label(view.channel)}: {answer if isinstance(answer, str) else _reason(answer)}"
             for view, answer in zip(views, answers, strict=True)
         )
-        text = await self._merged(case.llm, found) if self._merge else _joined(found)
-        detail = f"{'merged' if self._merge else 'joined'} from {len(found)} {self.units}"
+        detail = f"{'merged from' if self._merge else 'one description for each of'} {len(found)} {self.units}"
         detail += f" ({lost}{_reason(failed[0])})" if failed else ""
         shown = size_of(tokens=[token for view in views for token in (*view.tokens, *view.other)])
-        return Draft(text, detail, parts, shown)
+        if self._merge:
+            return Draft(await self._merged(case.llm, found), detail, steps, shown)
+        said = [item for item in found if item[1].strip().rstrip(".").lower() != NO_PATTERN] or found
+        parts = [_part(view.channel, text.strip().rstrip(".;")) for view, text in said]
+        return Draft.of_parts(parts, detail, steps=steps, evidence=shown, missing_parts=len(failed))
 
     def show(self, case: DescriberCase) -> Sequence[Group]:
         """Return the tokens of every channel."""
@@ -170,10 +183,8 @@ class Rotate(ExplainerDescriber):
         if budget is not None:
             if budget == 0:
                 raise Unanswered(Status.FAILED, "a budget of 0 tokens leaves no room for a channel")
-            count = min(len(channels), max(1, budget // _MIN_TOKENS))
-            kept = sorted(range(len(channels)), key=lambda index: (channels[index].rank, index))[:count]
-            channels = [channels[index] for index in sorted(kept)]
-            room = budget // count
+            channels = _found_first(channels, max(1, budget // _MIN_TOKENS))
+            room = budget // len(channels)
             tokens = min(tokens, math.ceil(2 * room / 3) if contrast else room)
             other = min(other, room - tokens)
         return [
@@ -187,16 +198,16 @@ class Rotate(ExplainerDescriber):
     def _texts(self, tokens: Sequence[ScoredToken], prompt: bool) -> tuple[str, ...]:
         return tuple(token.in_context if prompt and self._contexts else token.token for token in tokens)
 
-    async def _describe_channel(self, llm: LLMClient, view: _View) -> str:
+    async def _describe_channel(self, llm: LLMClient, view: _View, words: int) -> str:
         prompt = self.channel_prompt.render(
             meaning=MEANING[view.channel.kind],
             does=DOES[role_of(view.channel)],
             tokens=view.tokens,
             other=view.other,
-            words=self._channel_words,
+            words=words,
             contexts=self._contexts,
         )
-        return await ask_description(llm, prompt, gist(self._channel_words))
+        return await ask_description(llm, prompt, gist(words))
 
     async def _merged(self, llm: LLMClient, found: Sequence[tuple[_View, str]]) -> str:
         channels = [{"does": DOES[role_of(view.channel)], "description": text} for view, text in found]
@@ -206,14 +217,21 @@ class Rotate(ExplainerDescriber):
         """Take tokens from the heavier tails of the channels in turn, the strongest first, each with its role."""
         views = self._views(channels, budget, contrast=False)
         turns = [
-            (role_of(view.channel), view.tokens[index])
+            (role_of(view.channel), view.tokens[index], view.channel)
             for index in range(self._tokens)
             for view in views
             if index < len(view.tokens)
         ]
-        parts = tuple(f"{self._label(channel)}: {', '.join(texts_of(channel.tokens[:8]))}" for channel in channels)
-        tokens, size = extract(turns, self.target_words), size_of(tokens=[token for _, token in turns])
-        return Draft(tokens.text, f"tokens of {len(views)} {self.units}", parts, size, tokens)
+        steps = tuple(f"{self._label(channel)}: {', '.join(texts_of(channel.tokens[:8]))}" for channel in channels)
+        size = size_of(tokens=[token for _, token, _ in turns])
+        if self._merge:
+            tokens = extract([(role, token) for role, token, _ in turns], self.target_words)
+            return Draft(tokens.text, f"tokens of {len(views)} {self.units}", steps, size, tokens)
+        lists: dict[Channel, list[str]] = {}
+        for (_, word), channel in distinct(turns, self.target_words):
+            lists.setdefault(channel, []).append(word)
+        parts = [_part(channel, ", ".join(words), tuple(words)) for channel, words in lists.items()]
+        return Draft.of_parts(parts, f"tokens for each of {len(parts)} {self.units}", steps=steps, evidence=size)
 
     def _label(self, channel: Channel) -> str:
         return f"{channel.kind} {self.unit} {channel.rank + 1}, {TOKEN_LABELS[role_of(channel)]}"
@@ -225,15 +243,14 @@ def role_of(channel: Channel) -> TokenRole:
     return roles[channel.skewness < 0]
 
 
-def _joined(found: Sequence[tuple[_View, str]]) -> str:
-    """Join channel descriptions, role by role, without those that found no pattern; the merge prompt does the same."""
-    with_pattern = [item for item in found if item[1].strip().rstrip(".").lower() != NO_PATTERN] or found
-    texts: dict[TokenRole, list[str]] = {role: [] for role in TokenRole}
-    for view, text in with_pattern:
-        texts[role_of(view.channel)].append(text)
-    if len(texts[TokenRole.ACTIVATING]) == len(with_pattern):
-        return joined(texts[TokenRole.ACTIVATING])
-    return "; ".join(f"{TOKEN_LABELS[role]} {joined(of_role)}" for role, of_role in texts.items() if of_role)
+def _found_first(channels: Sequence[Channel], count: int) -> list[Channel]:
+    """Return the ``count`` channels that were found first in their vectors, in the given order."""
+    kept = sorted(range(len(channels)), key=lambda index: (channels[index].rank, index))[:count]
+    return [channels[index] for index in sorted(kept)]
+
+
+def _part(channel: Channel, text: str, tokens: tuple[str, ...] | None = None) -> Part:
+    return Part(text, channel.cosine**2, role_of(channel), tokens)
 
 
 def _reason(error: BaseException) -> str:

@@ -119,11 +119,11 @@ class Sage(ExplainerDescriber):
         confirmed = sum(trial.confirmed for trial in trials)
         tested = f"{confirmed} of {len(trials)} hypotheses confirmed" if trials else "no tests"
         detail = f"from {len(shown)} windows of the explain split; {tested}"
-        parts = tuple(trial.hypothesis for trial in trials)
+        steps = tuple(trial.hypothesis for trial in trials)
         if confirmed:
-            return Draft(checked(trials[-1].hypothesis, shown_first), detail, parts, size)
+            return Draft(checked(trials[-1].hypothesis, shown_first), detail, steps, size)
         last = await ask(llm, render(trials=tuple(trials), count=0), explanation(self.target_words))
-        return Draft(checked(last.description, shown_first), detail, parts, size)
+        return Draft(checked(last.description, shown_first), detail, steps, size)
 
     async def _test(
         self, case: DescriberCase, texts: Sequence[str], highest: float, room: int | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from harness.errors import HarnessError
@@ -22,15 +22,19 @@ from harness.records import (
     EvidenceSize,
     Exemplar,
     Neuron,
+    Part,
     Side,
     SignedTokens,
     Source,
     Split,
     Status,
     SteeredText,
+    TokenRole,
     VectorKind,
     Vote,
     Winner,
+    numbered,
+    part_texts,
 )
 
 if TYPE_CHECKING:
@@ -132,14 +136,32 @@ class JudgeCase(Case):
             windows that any of them predicts; they are then the same for every description.
         steered: texts generated under interventions on each neuron of the run, and without, if the judge needs them.
             They start from prompts of the config, not of the corpus, and no describer sees them.
-        tokens: the tokens of those descriptions and rivals that are extractive, by their text.
+        tokens: the tokens of those descriptions and rivals, and of their parts, that are extractive, by their text.
+        parts: the parts of those descriptions and rivals that are sets, by their text.
     """
 
     contestants: tuple[str, ...] = ()
     tokens: Mapping[str, SignedTokens] = field(default_factory=dict, kw_only=True)
+    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict, kw_only=True)
     report_windows: int = field(default=0, kw_only=True)
     rivals: tuple[str, ...] = field(default=(), kw_only=True)
     steered: Mapping[Neuron, tuple[SteeredText, ...]] = field(default_factory=dict, kw_only=True)
+
+    def parts_of(self, description: str, side: Side = Side.INPUT) -> list[tuple[str, int]]:
+        """Return the texts that a judge of one side reads for a description, each with its sign.
+
+        A single text is its own part, with sign 1. Of a set these are the parts about the side, or all if none is. The
+        sign is -1 for parts about what silences the neuron or what it suppresses.
+        """
+        parts = self.parts.get(description, ())
+        own = [part for part in parts if side in (Side.BOTH, part.role.side)] or parts
+        lowering = (TokenRole.SILENCING, TokenRole.SUPPRESSED)
+        return [(part.text, -1 if part.role in lowering else 1) for part in own] or [(description, 1)]
+
+    def shown(self, description: str) -> str:
+        """Return a description as an LLM reads it that sees all of it: a set is a numbered list."""
+        parts = self.parts.get(description)
+        return numbered(parts) if parts else description
 
 
 @dataclass(frozen=True)
@@ -148,21 +170,69 @@ class Draft:
 
     Attributes:
         detail: how it was made, for the report.
-        parts: intermediate results for the report, such as one description per channel.
+        steps: intermediate results for the report, such as one description per channel.
         evidence: size of the evidence it was made from.
         tokens: the tokens that the text lists, if it is extractive.
+        parts: the descriptions of a set; see :meth:`of_parts`.
+        missing_parts: as in :class:`harness.records.Description`.
     """
 
     text: str
     detail: str = ""
-    parts: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
     evidence: EvidenceSize = field(default_factory=EvidenceSize)
     tokens: SignedTokens | None = None
+    parts: tuple[Part, ...] = ()
+    missing_parts: int = 0
 
     @classmethod
     def of(cls, made: str | Draft) -> Draft:
         """Return what a describer returned as a draft."""
         return cls(made) if isinstance(made, str) else made
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[Part], detail: str = "", **more: Any) -> Draft:
+        """Return a set of descriptions; a single one is a text.
+
+        Args:
+            parts: the descriptions, with weights of any sum above 0. Texts that are equal and have the same role are
+                one part.
+            detail: how they were made.
+            more: further attributes of the draft.
+
+        Raises:
+            ValueError: if there are no parts, or weights are negative or all 0.
+        """
+        merged: dict[tuple[str, TokenRole], Part] = {}
+        for part in parts:
+            text = " ".join(part.text.split())
+            known = merged.get((text, part.role))
+            weight = part.weight + (known.weight if known else 0.0)
+            merged[text, part.role] = replace(part, text=text, weight=weight)
+        total = sum(part.weight for part in merged.values())
+        if not total > 0 or any(part.weight < 0 for part in parts):
+            raise ValueError("a set needs a part, and weights of at least 0 that are not all 0")
+        found = [replace(part, weight=round(part.weight / total, 6)) for part in merged.values()]
+        found.sort(key=lambda part: -part.weight)
+        items = [(part.role, token) for part in found for token in part.tokens or ()]
+        tokens = SignedTokens.of(dict.fromkeys(items)) if all(part.tokens is not None for part in found) else None
+        text = PART_SEPARATOR.join(part_texts(found))
+        return cls(text, detail, tokens=tokens, parts=tuple(found) if len(found) > 1 else (), **more)
+
+
+#: Between the texts of a set. It is no word, so that a set is as long as its texts.
+PART_SEPARATOR = " | "
+
+
+def reading(made: Iterable[Draft | Description]) -> dict[str, Any]:
+    """Return the attributes ``tokens`` and ``parts`` of a :class:`JudgeCase` for some descriptions."""
+    tokens: dict[str, SignedTokens] = {}
+    parts: dict[str, tuple[Part, ...]] = {}
+    for one in made:
+        tokens |= {part.text: SignedTokens(part.tokens) for part in one.parts if part.tokens is not None}
+        tokens |= {} if one.tokens is None else {one.text: one.tokens}
+        parts |= {one.text: one.parts} if one.parts else {}
+    return {"tokens": tokens, "parts": parts}
 
 
 @dataclass(frozen=True)

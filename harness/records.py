@@ -88,6 +88,11 @@ class TokenRole(enum.StrEnum):
     PROMOTED = "promoted"
     SUPPRESSED = "suppressed"
 
+    @property
+    def side(self) -> Side:
+        """The side of the neuron that it is about."""
+        return Side.INPUT if self in (TokenRole.ACTIVATING, TokenRole.SILENCING) else Side.OUTPUT
+
 
 #: How the text of an extractive description introduces the tokens of each role.
 TOKEN_LABELS = {
@@ -103,7 +108,7 @@ _NAME = re.compile(r"L(\d+)(?:E(\d+))?N(\d+)(-?)")
 @functools.total_ordering
 @dataclass(frozen=True)
 class Neuron:
-    """One MLP neuron of the subject model, with one of its two signs.
+    """One MLP neuron of the subject model, or one latent of a dictionary (``subject.sae``), with one of its two signs.
 
     Ordered by layer, expert (neurons without one first), index and sign. Positive and negative activations of a neuron
     can mean different things, so each sign is described and judged as a neuron of its own. All values of a negative
@@ -709,15 +714,46 @@ class SignedTokens:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of several descriptions of a neuron, which together are its description: a *set*.
+
+    Attributes:
+        text: the description.
+        weight: its share of the neuron, as the describer defines it; those of a set add up to 1.
+        role: what the text describes: what activates or silences the neuron, or what it promotes or suppresses.
+        tokens: the tokens that the text lists, if it is extractive; None otherwise.
+    """
+
+    text: str
+    weight: float
+    role: TokenRole = TokenRole.ACTIVATING
+    tokens: Annotated[tuple[str, ...] | None, Field(exclude_if=_absent)] = None
+
+
+def part_texts(parts: Sequence[Part]) -> list[str]:
+    """Return the texts of a set, each with the label of its role unless all are activating."""
+    if all(part.role is TokenRole.ACTIVATING for part in parts):
+        return [part.text for part in parts]
+    return [f"{TOKEN_LABELS[part.role]} {part.text}" for part in parts]
+
+
+def numbered(parts: Sequence[Part]) -> str:
+    """Return a set as LLMs and people read it: ``1. a; 2. b``."""
+    return "; ".join(f"{number}. {text}" for number, text in enumerate(part_texts(parts), start=1))
+
+
+@dataclass(frozen=True)
 class Description:
     """One describer's description of one neuron.
 
     Attributes:
         describer: the describer's name (its key in the config).
-        text: the description; empty if the status is not ok.
+        text: the description; empty if the status is not ok. Of a set, all its texts.
         detail: why the status is not ok, or how the description was made (shown in the report).
-        parts: intermediate results for the report, such as one description per channel.
+        steps: intermediate results for the report, such as one description per channel.
         tokens: the tokens that the text lists, if it is extractive; None otherwise.
+        parts: the descriptions of a set, of highest weight first; empty for a single text.
+        missing_parts: number of parts that the describer asked for and did not get.
     """
 
     neuron: Neuron
@@ -725,10 +761,17 @@ class Description:
     text: str
     status: Status = Status.OK
     detail: str = ""
-    parts: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
     evidence: EvidenceSize = field(default_factory=EvidenceSize)
     usage: Usage = field(default_factory=Usage)
     tokens: Annotated[SignedTokens | None, Field(exclude_if=_absent)] = None
+    parts: Annotated[tuple[Part, ...], Field(exclude_if=_absent)] = ()
+    missing_parts: Annotated[int, Field(exclude_if=lambda count: not count)] = 0
+
+    @property
+    def shown(self) -> str:
+        """The description as people read it: a set is a numbered list."""
+        return numbered(self.parts) if self.parts else self.text
 
 
 @dataclass(frozen=True)

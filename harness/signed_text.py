@@ -9,7 +9,7 @@ from harness.stop_words import stop_words
 from harness.text import plain, words
 
 _ROLES = {label: role for role, label in TOKEN_LABELS.items()}
-_CLAUSE = re.compile(rf"(?:^|(?<=;))\s*({'|'.join(TOKEN_LABELS.values())})\s", re.IGNORECASE)
+_CLAUSE = re.compile(rf"(?:^|(?<=[;|]))\s*({'|'.join(TOKEN_LABELS.values())})\s", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"“«`]([^\"”»`]+)[\"”»`]|(?<!\w)['‘]([^'’]+)['’](?!\w)")
 _APOSTROPHE = re.compile("['’]")
 
@@ -39,7 +39,7 @@ def read_tokens(text: str, tokens: SignedTokens | None = None) -> SignedTokens:
 def _words(clause: str) -> list[str]:
     quoted = {word for found in _QUOTED.findall(clause) for part in found for word in _split(part)}
     kept = []
-    for item in re.split("[,;]", clause):
+    for item in re.split("[,;|]", clause):
         found = _split(item)
         kept += [word for word in found if len(found) == 1 or word in quoted or word not in stop_words()]
     return kept

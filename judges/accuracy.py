@@ -40,11 +40,18 @@ def f1_at_base_rate(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) ->
 
     Precision, recall and F1 are then equal. If equal scores exceed that number, all of them count in part.
     """
+    return precision_at(labels, scores, weights, float(np.asarray(weights, float)[np.asarray(labels, bool)].sum()))
+
+
+def precision_at(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike, total: float) -> float:
+    """Return the share of positive items among those of highest score with a weight of ``total`` together.
+
+    If equal scores exceed that weight, all of them count in part.
+    """
     positive, ranked, sizes = np.asarray(labels, bool), np.asarray(scores, float), np.asarray(weights, float)
     levels, groups = np.unique(-ranked, return_inverse=True)
     size = np.bincount(groups, sizes, len(levels))
     right = np.bincount(groups, sizes * positive, len(levels))
-    total = right.sum()
     taken = np.clip((total - (np.cumsum(size) - size)) / size, 0.0, 1.0)
     return float((taken * right).sum() / total)
 

@@ -66,7 +66,7 @@ class Clarity(_TextClarity):
 
     async def texts(self, case: JudgeCase, description: str) -> list[str]:
         """Have the LLM write the texts."""
-        messages = self.prompt.render(description=description, count=self._texts)
+        messages = self.prompt.render(description=case.shown(description), count=self._texts)
         llm = case.require_llm()
         return await ask_numbered(
             llm, messages, "text", self._texts, Sentence, reason=False, item_tokens=SENTENCE_TOKENS

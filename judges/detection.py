@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pydantic.dataclasses import dataclass
 
 from harness.embedding import SentenceEncoder
@@ -21,9 +22,10 @@ from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Exemplar, Status
 from harness.seeds import derive_rng
 from harness.validation import METHOD, Count, CountOrZero, FractionOrZero
-from judges.accuracy import auroc, f1
+from judges.accuracy import Floats, auroc, f1
 from judges.evidence import activating, marked, shuffled
 from judges.numbered import rate
+from judges.parts import Predicted
 from judges.sampling import Sampler
 
 
@@ -46,23 +48,20 @@ class _Recognition(Scorer):
     context: CountOrZero = 16
     active_share: FractionOrZero = 0.3
 
-    async def answers(self, case: JudgeCase, description: str, texts: Sequence[str]) -> list[int]:
+    async def answers(self, case: JudgeCase, description: str, texts: Sequence[str]) -> Predicted:
         """Ask about excerpts in random order, and return the answers in the given order.
 
         Raises:
             Unanswered: if a batch is not answered.
         """
         order = shuffled(range(len(texts)), case, self.prompt.name)
-        given = await rate(
-            case.require_llm(),
-            self.prompt,
-            description,
-            [texts[index] for index in order],
-            highest=self.highest,
-            batch=self.batch,
-            item="excerpt",
-        )
-        return [answer for _, answer in sorted(zip(order, given, strict=True))]
+        llm, shown = case.require_llm(), [texts[index] for index in order]
+
+        async def answer(part: str) -> Floats:
+            given = await rate(llm, self.prompt, part, shown, highest=self.highest, batch=self.batch, item="excerpt")
+            return np.array([answer for _, answer in sorted(zip(order, given, strict=True))])
+
+        return await Predicted.asked(case, description, answer)
 
 
 @dataclass(config=METHOD, eq=False)
@@ -115,7 +114,7 @@ class Fuzzing(_Recognition):
         """Ask about all excerpts; raises ``Unanswered`` if a batch is not answered, or only one answer is right."""
         questions = self.questions(case)
         answers = await self.answers(case, description, [question.text for question in questions])
-        return recognised([question.right for question in questions], answers, self.highest)
+        return recognised([question.right for question in questions], answers.best, self.highest)
 
     def questions(self, case: JudgeCase) -> list[Question]:
         """Return the windows: every second one with the pattern moved, if there is room for that."""
@@ -159,9 +158,9 @@ def _depth(shown: range, position: int) -> float:
     return (position - shown.start + 0.5) / len(shown)
 
 
-def recognised(right: list[bool], answers: list[int], highest: int) -> Grade:
+def recognised(right: Sequence[bool], answers: ArrayLike, highest: int) -> Grade:
     """Return the metrics of answers from 0 to ``highest``; both right answers must occur."""
-    labels, said = np.array(right), np.array(answers) > highest / 2
+    labels, said = np.array(right), np.asarray(answers) > highest / 2
     recall, specificity = float(np.mean(said[labels])), float(np.mean(~said[~labels]))
     metrics = {
         "recall": recall,

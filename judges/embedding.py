@@ -20,6 +20,7 @@ from harness.text import bare, is_word
 from harness.validation import METHOD, Count, CountOrZero, FractionOrZero, NonNegative
 from judges.accuracy import Floats, auroc, varies
 from judges.evidence import output_tokens
+from judges.parts import Predicted
 from judges.sampling import Sampler
 
 
@@ -48,7 +49,7 @@ class _Similarity:
         sample = sampler.draw(case)
         texts = self.encoder.encode(sample.excerpts(self.context))
         similarity = _similarity(self.encoder, texts, case, Side.INPUT, description)
-        return {**sample.metrics(similarity), "constant": float(not varies(similarity))}
+        return {**sample.metrics(similarity), "constant": float(not varies(similarity.best))}
 
 
 @dataclass(config=METHOD, eq=False)
@@ -134,7 +135,7 @@ class EmbeddingOutput(Comparator):
             raise Unanswered(Status.FAILED, "the neuron promotes or suppresses no token with a letter or a digit")
         texts = self.encoder.encode([*promoted, *suppressed])
         labels = [1] * len(promoted) + [0] * len(suppressed)
-        found = [auroc(labels, _similarity(self.encoder, texts, case, self.side, text)) for text in descriptions]
+        found = [auroc(labels, _similarity(self.encoder, texts, case, self.side, text).best) for text in descriptions]
         return found, (len(promoted), len(suppressed))
 
 
@@ -143,17 +144,21 @@ def _preferred(one: float, two: float, margin: float) -> Winner:
     return Winner.TIE if abs(one - two) < margin else Winner.FIRST if one > two else Winner.SECOND
 
 
-def _similarity(encoder: SentenceEncoder, texts: Floats, case: JudgeCase, side: Side, description: str) -> Floats:
-    """Return the cosine of embedded texts and a description, (texts,).
+def _similarity(encoder: SentenceEncoder, texts: Floats, case: JudgeCase, side: Side, description: str) -> Predicted:
+    """Return the cosine of embedded texts and each part of a description.
 
     Of an extractive description, only the tokens that count for the neuron are embedded, because the encoder does not
     understand that others count against it. If it has only such, the cosine with these is negated.
     """
-    tokens, sign, embedded = case.tokens.get(description), 1, description
-    if tokens is not None:
-        raising, lowering = tokens.of_side(side)
-        sign, embedded = (1, ", ".join(raising)) if raising else (-1, ", ".join(lowering))
-    return np.asarray(sign * (texts @ encoder.encode([embedded])[0]))
+
+    def cosine(part: str) -> Floats:
+        tokens, sign, embedded = case.tokens.get(part), 1, part
+        if tokens is not None:
+            raising, lowering = tokens.of_side(side)
+            sign, embedded = (1, ", ".join(raising)) if raising else (-1, ", ".join(lowering))
+        return np.asarray(sign * (texts @ encoder.encode([embedded])[0]))
+
+    return Predicted.of(case, description, cosine, side)
 
 
 def _words(tokens: Sequence[ScoredToken]) -> list[str]:

@@ -32,7 +32,7 @@ class InputBased(Scorer):
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Have the LLM write the sentences, and read them."""
-        messages = self.prompt.render(description=description, count=self._sentences)
+        messages = self.prompt.render(description=case.shown(description), count=self._sentences)
         written = await ask_numbered(
             case.require_llm(),
             messages,

@@ -52,7 +52,8 @@ class Intruder(Scorer):
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Ask all rounds; raises ``Unanswered`` if one is not answered, or there are too few excerpts."""
         llm, rounds = case.require_llm(), self.questions(case)
-        given = [description, None] if self.baseline else [description]
+        shown = case.shown(description)
+        given = [shown, None] if self.baseline else [shown]
         answers = await all_answers(
             choose(llm, self.prompt.render(description=text, texts=texts, odd=self.odd), self.choices)
             for text in given

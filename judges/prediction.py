@@ -17,6 +17,7 @@ from harness.records import Side
 from harness.signed_text import read_tokens
 from harness.text import plain
 from judges.accuracy import Floats
+from judges.parts import Predicted
 
 #: Default exponent of the similarity: only near synonyms count.
 SHARPNESS = 4.0
@@ -74,8 +75,16 @@ class TokenPredictor:
 
     def predict(self, case: JudgeCase, description: str, text: TokenText, side: Side = Side.INPUT) -> Floats:
         """Return the predicted value of each distinct token, (kinds,)."""
-        raising, lowering = read_tokens(description, case.tokens.get(description)).of_side(side)
-        return self.similarity(raising, text) - self.similarity(lowering, text)
+        return self.by_part(case, description, text, side).best
+
+    def by_part(self, case: JudgeCase, description: str, text: TokenText, side: Side = Side.INPUT) -> Predicted:
+        """Return what each part of the description predicts for each distinct token."""
+
+        def predict(part: str) -> Floats:
+            raising, lowering = read_tokens(part, case.tokens.get(part)).of_side(side)
+            return self.similarity(raising, text) - self.similarity(lowering, text)
+
+        return Predicted.of(case, description, predict, side)
 
     def similarity(self, tokens: Sequence[str], text: TokenText) -> Floats:
         """Return the summed similarity of each distinct token with some tokens, (kinds,)."""

@@ -57,7 +57,9 @@ class _Rated(Scorer):
         if not shown:
             raise Unanswered(Status.FAILED, "the report split has no window")
         texts = [excerpt(item, self.context) for item in shown]
-        answers = await rate(llm, self.prompt, description, texts, highest=_FITS, batch=self.batch, item="excerpt")
+        answers = await rate(
+            llm, self.prompt, case.shown(description), texts, highest=_FITS, batch=self.batch, item="excerpt"
+        )
         ratings = np.array(answers)
         fitting, unfitting = int(np.sum(ratings == _FITS)), int(np.sum(ratings == 0))
         metrics = {

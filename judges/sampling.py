@@ -19,7 +19,7 @@ random windows represent (:func:`report_sample`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,6 +34,7 @@ from harness.seeds import derive_rng
 from harness.spread import spread
 from judges.accuracy import Floats, auroc, average_precision, f1, f1_at_base_rate, pearson
 from judges.evidence import excerpt, quiet
+from judges.parts import Predicted, polysemanticity
 from judges.prediction import TokenPredictor, TokenText
 from judges.remembered import Identity, Remembered
 
@@ -59,6 +60,11 @@ class ReportSample:
     def text(self) -> TokenText:
         """Their tokens."""
         return TokenText([item.tokens for item in self.windows])
+
+    @cached_property
+    def peaks(self) -> Floats:
+        """The highest activation of each window."""
+        return np.array([item.activation for item in self.windows])
 
     @cached_property
     def activations(self) -> Floats:
@@ -90,10 +96,32 @@ def _report_sample(case: JudgeCase) -> ReportSample:
     return ReportSample((*top, *random), np.array([1.0] * len(top) + [each] * len(random)))
 
 
+def active_windows(case: JudgeCase, active_share: float) -> NDArray[np.bool_]:
+    """Return which windows of :func:`report_sample` are active, by the rule of :class:`Sampler`.
+
+    Raises:
+        Unanswered: if none or all are.
+    """
+    peaks = report_sample(case).peaks
+    if peaks.max() <= 0:
+        raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
+    active = (peaks >= active_share * peaks.max()) & (peaks > max(quiet(case), 0.0))
+    if not active.any():
+        raise Unanswered(Status.FAILED, "no window of the report split is more active than the random ones")
+    if active.all():
+        raise Unanswered(Status.FAILED, "the report split has no silent window")
+    return np.asarray(active)
+
+
 def predicted_values(case: JudgeCase, description: str, predictor: TokenPredictor) -> Floats:
     """Return the value that a description predicts for each distinct token of :func:`report_sample`, (kinds,)."""
-    key = Identity(case.exemplars), predictor, description, case.tokens.get(description)
+    key = Identity(case.exemplars), predictor, description, *as_read(case, description)
     return _PREDICTED.get(key, lambda: predictor.predict(case, description, report_sample(case).text))
+
+
+def as_read(case: JudgeCase, description: str) -> tuple[Hashable, ...]:
+    """Return what a case knows of a description besides its text, as part of a key: its tokens and its parts."""
+    return case.tokens.get(description), case.parts.get(description)
 
 
 @dataclass(frozen=True)
@@ -123,15 +151,20 @@ class Sample:
         """The peak of each window. Negative ones belong to the neuron's other sign and count as 0."""
         return np.array([max(item.activation, 0.0) for item in self.windows])
 
-    def metrics(self, scores: Floats) -> dict[str, float]:
-        """Return the metrics of scores that rank the windows, estimated for the whole report split.
+    def metrics(self, predicted: Predicted, threshold: float | None = None) -> dict[str, float]:
+        """Return the metrics of predictions that rank the windows, estimated for the whole report split.
+
+        Args:
+            predicted: the predictions.
+            threshold: prediction above which a part explains a window; None: see :func:`judges.parts.explained`.
 
         Returns:
             ``auprc``: average precision of the score for active windows, chance ``base``. ``f1``: F1 score if as many
             windows are called active as there are active ones. ``pearson``: correlation with the activation, from -1 to
             1. ``base``: share of active windows. ``auc`` and ``auc_hard``: AUC of the active against all silent and
-            against the hard ones, chance 0.5.
+            against the hard ones, chance 0.5. ``polysemanticity``: see :func:`judges.parts.polysemanticity`.
         """
+        scores = predicted.best
         found = {
             "auprc": average_precision(self.active, scores, self.weights),
             "f1": f1_at_base_rate(self.active, scores, self.weights),
@@ -142,9 +175,9 @@ class Sample:
         if self.hard.any():
             some = self.active | self.hard
             found["auc_hard"] = auroc(self.active[some], scores[some], self.weights[some])
-        return found
+        return found | polysemanticity(predicted, self.active, self.weights, threshold)
 
-    def answer_metrics(self, answers: Sequence[int], highest: int) -> dict[str, float]:
+    def answer_metrics(self, answers: Predicted, highest: int) -> dict[str, float]:
         """Return the metrics of answers from 0 to ``highest``; above the middle is yes.
 
         Returns:
@@ -152,8 +185,8 @@ class Sample:
             1. ``recall``, ``specificity`` and ``specificity_hard``: share of the active, silent and hard windows with a
             right answer. ``balanced_accuracy``: mean of ``recall`` and ``specificity``.
         """
-        said = np.array(answers) > highest / 2
-        found = self.metrics(np.array(answers, float))
+        said = answers.best > highest / 2
+        found = self.metrics(answers, highest / 2)
         if highest == 1:
             for name in ("auc", "auc_hard"):
                 found.pop(name, None)
@@ -200,14 +233,7 @@ class Sampler:
     def _draw(self, case: JudgeCase) -> Sample:
         report = report_sample(case)
         windows, weights = report.windows, report.weights
-        peaks = np.array([item.activation for item in windows])
-        if peaks.max() <= 0:
-            raise Unanswered(Status.FAILED, "the neuron is never active on the report split")
-        active = (peaks >= self.active_share * peaks.max()) & (peaks > max(quiet(case), 0.0))
-        if not active.any():
-            raise Unanswered(Status.FAILED, "no window of the report split is more active than the random ones")
-        if active.all():
-            raise Unanswered(Status.FAILED, "the report split has no silent window")
+        peaks, active = report.peaks, active_windows(case, self.active_share)
         chosen: dict[int, float] = {}
         centres: dict[int, int] = {}
         hard: set[int] = set()

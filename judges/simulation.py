@@ -27,6 +27,7 @@ from harness.validation import METHOD, Count, CountOrZero, FractionOrZero
 from judges.accuracy import Floats, pearson, varies
 from judges.evidence import top_and_random
 from judges.numbered import ask_numbered, in_batches, levels
+from judges.parts import Predicted, polysemanticity
 from judges.sampling import Sample, Sampler
 
 #: Windows over which the correlation is the value.
@@ -92,11 +93,20 @@ class Simulation(Scorer):
         sample = self._sampler.draw(case) if self.metric == "whole" else None
         parts = {"whole": sample.windows} if sample else self._published(case)
         shown = {_key(item): item for part in (*parts.values(), calibrate) for item in part}
-        simulated = await all_answers(self.simulate(llm, description, item) for item in shown.values())
-        predicted = dict(zip(shown, simulated, strict=True))
+        masses: list[float] = []
+
+        async def levels_of(part: str) -> Floats:
+            simulated = await all_answers(self.simulate(llm, part, item) for item in shown.values())
+            masses.extend(item.mass for item in simulated if item.mass is not None)
+            return np.concatenate([np.zeros(0), *(item.levels for item in simulated)])
+
+        found = await Predicted.asked(case, description, levels_of)
+        starts = np.cumsum([0, *(len(item.tokens) for item in shown.values())])[:-1]
+        by_window = np.split(np.maximum(found.best, 0.0), starts[1:])[: len(shown)]
+        predicted = dict(zip(shown, by_window, strict=True))
 
         def pooled(exemplars: Sequence[Exemplar]) -> tuple[Floats, Floats]:
-            levels = [predicted[_key(item)].levels for item in exemplars]
+            levels = [predicted[_key(item)] for item in exemplars]
             true = [np.maximum(item.activations, 0.0) for item in exemplars]
             return (np.concatenate(levels), np.concatenate(true)) if exemplars else (np.zeros(0), np.zeros(0))
 
@@ -106,7 +116,6 @@ class Simulation(Scorer):
         value = correlations.pop(self.metric)
         if value is None:
             raise Unanswered(Status.FAILED, "the neuron's activations do not vary over the report split")
-        masses = [item.mass for item in simulated if item.mass is not None]
         metrics: dict[str, float | None] = {
             **correlations,
             "constant": float(not varies(pools[self.metric][0])),
@@ -114,6 +123,11 @@ class Simulation(Scorer):
             "predicted_in_hard": _in_hard(sample, predicted) if sample else None,
             **_calibrated(pooled(calibrate), next(iter(pools.values())), weights),
         }
+        if sample is not None:
+            place = {key: number for number, key in enumerate(shown)}
+            own = [place[_key(item)] for item in sample.windows]
+            peaks = found.map(lambda row: np.maximum.reduceat(row, starts)[own])
+            metrics |= polysemanticity(peaks, sample.active, sample.weights)
         return Grade(value, {name: metric for name, metric in metrics.items() if metric is not None})
 
     @property
@@ -300,9 +314,9 @@ def _even(groups: dict[Source, list[Exemplar]]) -> list[Exemplar]:
     return [item for group in groups.values() for item in group[:count]]
 
 
-def _in_hard(sample: Sample, predicted: Mapping[tuple[Split, int], Prediction]) -> float | None:
+def _in_hard(sample: Sample, predicted: Mapping[tuple[Split, int], Floats]) -> float | None:
     """Return the mean of the highest predicted level in hard negatives, relative to that in active windows."""
-    highest = np.array([predicted[_key(item)].levels.max() for item in sample.windows])
+    highest = np.array([predicted[_key(item)].max() for item in sample.windows])
     active = highest[sample.active].mean()
     return float(highest[sample.hard].mean() / active) if sample.hard.any() and active > 0 else None
 

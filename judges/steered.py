@@ -55,7 +55,7 @@ class OutputBased(Scorer):
         """Ask at every strength; raises ``Unanswered`` if a question is not answered, or other neurons are missing."""
         llm, choices = case.require_llm(), self.choices(case)
         answers = await all_answers(
-            choose(llm, self.prompt.render(description=description, sets=sets), 3) for _, sets, _ in choices
+            choose(llm, self.prompt.render(description=case.shown(description), sets=sets), 3) for _, sets, _ in choices
         )
         right: dict[float, list[bool]] = defaultdict(list)
         for (strength, _, own), answer in zip(choices, answers, strict=True):
@@ -113,7 +113,9 @@ class Faithfulness(Scorer):
         shown = [item for texts in (unsteered, *steered.values()) for item in spread(texts, self._texts)]
         mixed = shuffled(shown, case, self.prompt.name)
         texts = [item.text for item in mixed]
-        ratings = await rate(llm, self.prompt, description, texts, highest=1, batch=self._batch, item="text")
+        ratings = await rate(
+            llm, self.prompt, case.shown(description), texts, highest=1, batch=self._batch, item="text"
+        )
         rated: dict[float | None, list[int]] = defaultdict(list)
         for item, fits in zip(mixed, ratings, strict=True):
             rated[item.strength].append(fits)

@@ -17,7 +17,8 @@ from harness.llm.prompts import Prompt, quoted
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Status
 from harness.validation import METHOD, Count, CountOrZero, FractionOrZero
-from judges.accuracy import varies
+from judges.accuracy import Floats, varies
+from judges.parts import Predicted
 from judges.sampling import Sampler
 
 
@@ -52,13 +53,15 @@ class Surprisal(Scorer):
         sampler = Sampler(self.encoder, self.active, self.predicted, self.hard, self.others, self.active_share)
         sample = sampler.draw(case)
         texts = sample.excerpts(self.context)
-        values = await all_answers(
-            self._log_probability(llm, given, text) for given in (description, None) for text in texts
-        )
-        gained = np.array(values[: len(texts)]) - np.array(values[len(texts) :])
+
+        async def read(given: str | None) -> Floats:
+            return np.array(await all_answers(self._log_probability(llm, given, text) for text in texts))
+
+        described, plain = await Predicted.asked(case, description, read), await read(None)
+        gained = described.map(lambda values: values - plain)
         active, weights = sample.active, sample.weights
-        mean, others = (np.average(gained[kind], weights=weights[kind]) for kind in (active, ~active))
-        metrics = {**sample.metrics(gained), "gain": float(mean - others), "constant": float(not varies(gained))}
+        mean, others = (np.average(gained.best[kind], weights=weights[kind]) for kind in (active, ~active))
+        metrics = {**sample.metrics(gained), "gain": float(mean - others), "constant": float(not varies(gained.best))}
         return Grade(metrics.pop("auprc"), metrics)
 
     async def _log_probability(self, llm: LLMClient, description: str | None, text: str) -> float:

@@ -13,6 +13,7 @@ the first layers do, and scores descriptions of other neurons near 0 even if the
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -24,11 +25,14 @@ from harness.records import Side, Status, Winner
 from harness.validation import Fraction, NonNegative, Positive, validated
 from judges.accuracy import Floats, average_precision, pearson, varies
 from judges.evidence import strongest_effect
+from judges.parts import polysemanticity
 from judges.prediction import TokenPredictor, TokenText
 from judges.remembered import Identity, Remembered
-from judges.sampling import predicted_values, report_sample
+from judges.sampling import active_windows, as_read, predicted_values, report_sample
 
 Metric = Literal["pearson", "auprc"]
+#: Share of the highest peak from which a window is active, as in the other judges by default.
+ACTIVE_SHARE = 0.3
 #: Descriptions whose metrics are kept.
 REMEMBERED = 256
 
@@ -56,12 +60,13 @@ class TokenMatch:
             ``pearson``: Pearson's r of predicted and true activations with their signs, from -1 to 1, chance 0; 0 if
             the prediction does not vary. ``auprc``: average precision of the prediction for the active tokens, from 0
             to 1; its chance level is ``base``, their share. ``constant``: 1 if the prediction does not vary, else 0.
-            ``auprc`` and ``base`` are missing if no token is active.
+            ``auprc`` and ``base`` are missing if no token is active. ``polysemanticity`` of a set: see
+            :func:`judges.parts.polysemanticity`, with windows active from :data:`ACTIVE_SHARE` of the highest peak.
 
         Raises:
             Unanswered: if there are no random windows, or the activations do not vary.
         """
-        key = Identity(case.exemplars), case.report_windows, description, case.tokens.get(description)
+        key = Identity(case.exemplars), case.report_windows, description, *as_read(case, description)
         return dict(self._known.get(key, lambda: self._metrics(case, description)))
 
     def _metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
@@ -70,6 +75,10 @@ class TokenMatch:
         found = self._compared(values, report.activations, report.token_weights)
         if found is None:
             raise Unanswered(Status.FAILED, "the neuron's activations do not vary over the report split")
+        if description in case.parts:
+            windows = self._predictor.by_part(case, description, report.text).map(report.text.by_window)
+            with suppress(Unanswered):  # no active windows
+                found |= polysemanticity(windows, active_windows(case, ACTIVE_SHARE), report.weights)
         return found
 
     def _compared(self, predicted: Floats, true: Floats, weights: Floats) -> dict[str, float] | None:

@@ -49,6 +49,7 @@ from harness.records import (
     Neuron,
     ScoredToken,
     Sign,
+    SignedTokens,
     Source,
     Split,
     Status,
@@ -73,7 +74,7 @@ def test_rotate_asks_about_every_channel_and_then_for_one_description() -> None:
     llm = saying("time limits", "desks", "the colour red", "time limits; promotes red")
     draft = describe(Rotate(), case(channels=channels, llm=llm))
     assert draft.text == "time limits; promotes red"
-    assert draft.parts == (
+    assert draft.steps == (
         "in channel 1, activated by: time limits",
         "in channel 2, silenced by: desks",
         "out channel 1, promotes: the colour red",
@@ -120,7 +121,7 @@ def test_rotate_without_an_explainer_takes_tokens_from_its_channels_in_turn() ->
     ]
     draft = describe(Rotate(mode="extractive"), case(channels=channels))
     assert draft.text == "activated by red, blue; silenced by desk; promotes green, red, sky"
-    assert draft.parts[1] == "in channel 2, silenced by:  desk"
+    assert draft.steps[1] == "in channel 2, silenced by:  desk"
     short = "activated by red; silenced by desk; promotes green"
     assert describe(Rotate(target_words=3), case(channels=channels)).text == short
     assert describe(Rotate(tokens=1), case(channels=channels)).text == short
@@ -159,7 +160,7 @@ def test_channels_are_chosen_by_count_and_by_kurtosis(options: dict[str, Any], d
     llm = saying(*described, "merged")
     draft = describe(Rotate(**options), case(channels=channels, llm=llm))
     assert [shown_tokens(request.text) for request in llm.requests[:-1]] == [[name] for name in described]
-    assert [part.rpartition(": ")[2] for part in draft.parts] == described
+    assert [part.rpartition(": ")[2] for part in draft.steps] == described
     assert describe(Rotate(**options), case(channels=channels)).evidence.tokens == len(described)
 
 
@@ -169,19 +170,44 @@ def test_no_channel_of_the_wanted_kurtosis_is_a_failure_that_says_so() -> None:
     assert "min_kurtosis" in error.detail
 
 
-def test_the_ablation_joins_the_channel_descriptions_as_they_are() -> None:
+def test_without_a_merge_each_channel_is_a_part_of_a_set_as_long_as_one_text() -> None:
     channels = [channel(rank, [f"token {rank}"]) for rank in range(4)]
     llm = saying("time limits.", "No clear pattern", "the sea", "time limits")
     draft = describe(Rotate(merge=False), case(channels=channels, llm=llm))
-    assert draft.text == "time limits; the sea"
+    assert draft.text == "time limits | the sea"
+    assert [(part.text, round(part.weight, 3)) for part in draft.parts] == [("time limits", 0.667), ("the sea", 0.333)]
+    assert all("at most 7 words" in request.text for request in llm.requests)  # 30 words for four channels
     signed = [*channels[:2], channel(2, ["x"], ["token 2"], skewness=-11.0), channel(0, ["token 3"], kind="out")]
     llm = saying("time limits.", "No clear pattern", "the sea", "colours")
     draft = describe(Rotate(merge=False), case(channels=signed, llm=llm))
-    assert draft.text == "activated by time limits; silenced by the sea; promotes colours"
-    assert draft.detail == "joined from 4 channels"
-    assert len(draft.parts) == len(llm.requests) == 4
+    assert draft.text == "activated by time limits | silenced by the sea | promotes colours"
+    assert [part.role for part in draft.parts] == ["activating", "silencing", "promoted"]
+    assert (draft.detail, draft.missing_parts) == ("one description for each of 4 channels", 0)
+    assert len(draft.steps) == len(llm.requests) == 4
     nothing = saying("no clear pattern", "no clear pattern")
     assert describe(Rotate(merge=False), case(channels=channels[:2], llm=nothing)).text == "no clear pattern"
+    # Of each vector, the channels found first have room: two parts of five words.
+    llm = saying("time limits", "colours")
+    short = describe(Rotate(merge=False, target_words=14), case(channels=signed, llm=llm))
+    assert short.text == "activated by time limits | promotes colours"
+    refused = ScriptedClient([json.dumps({"description": "the sea"}), Completion("", Status.REFUSED, "no")])
+    lost = describe(Rotate(merge=False, min_described=0.5), case(channels=channels[:2], llm=refused))
+    assert (lost.text, lost.missing_parts) == ("the sea", 1)
+
+
+def test_without_an_explainer_a_set_has_as_many_tokens_as_one_text() -> None:
+    strong = dataclasses.replace(channel(0, [" Red", " blue", " sky", " sun"]), cosine=0.8)
+    channels = [
+        strong,
+        channel(1, ["x"], [" desk", " red", " ink"], skewness=-11.0),
+        channel(0, ["##green"], kind="out"),
+    ]
+    draft = describe(Rotate(merge=False, target_words=15), case(channels=channels))
+    assert draft.text == "activated by red, blue, sky, sun | silenced by desk, ink | promotes green"
+    assert [round(part.weight, 2) for part in draft.parts] == [0.47, 0.26, 0.26]  # .64 : .36 : .36
+    assert draft.tokens == SignedTokens(("red", "blue", "sky", "sun"), ("desk", "ink"), ("green",))
+    few = describe(Rotate(merge=False, target_words=10), case(channels=channels))
+    assert [part.tokens for part in few.parts] == [("red", "blue", "sky", "sun"), ("green",)]
 
 
 def test_a_few_channels_without_an_answer_are_told_and_the_rest_is_merged() -> None:
@@ -195,7 +221,7 @@ def test_a_few_channels_without_an_answer_are_told_and_the_rest_is_merged() -> N
     llm = ScriptedClient(answer)
     draft = describe(Rotate(), case(channels=channels, llm=llm))
     assert draft.text == "token 0 and token 1 and token 2 and token 4"
-    assert draft.parts[3] == "in channel 4, activated by: refused, I would rather not"
+    assert draft.steps[3] == "in channel 4, activated by: refused, I would rather not"
     assert draft.detail == (
         "merged from 4 channels (1 of 5 channels without a description: refused, I would rather not)"
     )
@@ -624,7 +650,7 @@ def test_a_small_budget_shows_fewer_channels_of_every_kind_rather_than_crumbs_of
     channels = [channel(rank, list("abcdefgh"), list("xyz"), kind=kind) for kind in ("in", "out") for rank in range(5)]
     llm = ScriptedClient(lambda request: json.dumps({"description": "letters"}))
     draft = describe(Rotate(), dataclasses.replace(case(channels=channels, llm=llm), budget=24))
-    assert [part.partition(",")[0] for part in draft.parts] == [
+    assert [part.partition(",")[0] for part in draft.steps] == [
         "in channel 1", "in channel 2", "out channel 1", "out channel 2"
     ]  # fmt: skip
     assert [shown_tokens(request.text) for request in llm.requests[:-1]] == [list("abcdxy")] * 4

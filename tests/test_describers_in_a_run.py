@@ -41,9 +41,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def written(path: Path, run: Path) -> None:
-    """Write a description set for the neurons of a run."""
+    """Write a set with two descriptions of each neuron of a run."""
     names = RunFolder(run).read_manifest()["neurons"]
-    path.write_text("\n".join(json.dumps({"name": name, "said": f"precomputed {name}"}) for name in names))
+    path.write_text(
+        "\n".join(
+            json.dumps({"name": name, "said": f"{said} {name}"}) for name in names for said in ("numbers", "lists")
+        )
+    )
 
 
 def test_all_describers_in_one_run_under_one_budget(invoke: Invoke, small: list[str], tmp_path: Path) -> None:
@@ -66,7 +70,7 @@ def test_all_describers_in_one_run_under_one_budget(invoke: Invoke, small: list[
             assert 0 < item.evidence.tokens <= 60
         if name not in {"generic", "empty", "ensemble_concat"}:
             assert 1 <= len(item.text.split(", ")) <= 7
-    assert all(len(made["best_of_k", neuron].parts) == 5 for name, neuron in made if name == "best_of_k")
+    assert all(len(made["best_of_k", neuron].steps) == 5 for name, neuron in made if name == "best_of_k")
     contestants = run.read_manifest()["contestants"]
     assert {name for name, entry in contestants.items() if entry["control"]} == {
         "shuffled", "generic", "empty", "longest"
@@ -85,16 +89,28 @@ def test_a_description_set_competes_and_is_part_of_what_was_run(
     given = [
         *(*small, "folder=given", "describers=[rotate,precomputed,longest]", "describers.longest.source=precomputed"),
         *("describers.precomputed.path=set.jsonl", f"describers.precomputed.columns={columns}"),
+        "describers.precomputed.several=keep",
     ]
     code, _, err = invoke(*given)
     assert code == 0, err
     run = RunFolder(tmp_path / "given")
-    texts = {str(item.neuron): item.text for item in run.descriptions().records() if item.describer == "precomputed"}
-    assert texts == {name: f"precomputed {name}" for name in run.read_manifest()["neurons"]}
+    made = {(str(item.neuron), item.describer): item for item in run.descriptions().records()}
+    names = run.read_manifest()["neurons"]
+    assert {made[name, "precomputed"].text for name in names} == {f"numbers {name} | lists {name}" for name in names}
+    assert all(len(made[name, "longest"].parts) == 2 for name in names)
+    # A set is judged by its best match, and each judge measures how far it needs more than one part.
+    board = json.loads((tmp_path / "given" / "leaderboard.json").read_text())
+    assert {row["describer"]: row["mean_parts"] for row in board["descriptions"]} == {
+        "rotate": 1, "precomputed": 2, "longest": 2
+    }  # fmt: skip
+    shares = {row["describer"]: row["polysemanticity"] for row in board["scores"]}
+    assert shares["rotate"] is None
+    assert 0 <= shares["precomputed"] <= 0.5
+    assert "Other parts %" in (tmp_path / "given" / "report.html").read_text()
     assert run.read_manifest()["contestants"]["precomputed"]["mode"] == "given"
     assert invoke(*given)[0] == 0
 
-    (tmp_path / "set.jsonl").write_text((tmp_path / "set.jsonl").read_text().replace("precomputed", "changed"))
+    (tmp_path / "set.jsonl").write_text((tmp_path / "set.jsonl").read_text().replace("lists", "changed"))
     code, _, err = invoke(*given)
     assert code == 1
     assert "inputs.precomputed" in err
@@ -140,8 +156,8 @@ def test_with_an_explainer_each_description_tells_what_it_cost(
     for (name, _), item in made.items():
         assert item.usage.calls == calls.get(name, 1)
         if name == "best_of_k":
-            lost = sum(part.startswith("no description") for part in item.parts)
-            assert (len(item.parts), item.usage.completion_tokens) == (5, 3 * (5 - lost))
+            lost = sum(part.startswith("no description") for part in item.steps)
+            assert (len(item.steps), item.usage.completion_tokens) == (5, 3 * (5 - lost))
             assert (f"{lost} of 5 without a description: unparsed" in item.detail) == (lost > 0)
         elif name != "ensemble_concat":
             assert item.text == "seed 0"

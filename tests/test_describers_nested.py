@@ -90,11 +90,11 @@ def test_the_candidate_that_scores_best_wins_and_all_are_kept() -> None:
     names, scorer = Names(), Told(lambda text: 99 - float(text.split()[0]))
     draft = describe(BestOfK({"names": names}, {"told": scorer}, k=6), full())
     assert len(names.cases) == 6
-    assert len(draft.parts) == 6
-    firsts = [int(part.partition(": ")[2].split()[0]) for part in draft.parts]
+    assert len(draft.steps) == 6
+    firsts = [int(part.partition(": ")[2].split()[0]) for part in draft.steps]
     assert len(set(firsts)) > 1
     assert int(draft.text.split()[0]) == min(firsts)
-    assert draft.parts[firsts.index(min(firsts))] == f"{99 - min(firsts):.4f}: {draft.text}"
+    assert draft.steps[firsts.index(min(firsts))] == f"{99 - min(firsts):.4f}: {draft.text}"
     assert draft.detail == f"best of 6 by names (told {99 - min(firsts):.4f} on the select split)"
     assert draft.evidence.tokens == 60
 
@@ -186,7 +186,7 @@ def test_a_score_that_is_no_number_never_wins(worthless: float) -> None:
     draft = describe(BestOfK(Names(), Told(rule), k=4), full())
     assert texts[draft.text] == -99.0
     assert "3 of 4 without a score: failed, the score is" in draft.detail
-    assert [part.partition(":")[0] for part in draft.parts].count("-99.0000") == 1
+    assert [part.partition(":")[0] for part in draft.steps].count("-99.0000") == 1
     error = failure(BestOfK(Names(), Told(lambda text: worthless), k=4), full())
     assert error.status is Status.FAILED
     assert "4 of 4 without a score" in error.detail
@@ -212,8 +212,8 @@ def test_candidates_and_scores_that_fail_are_counted_among_the_k() -> None:
     scorer = Told(rule)
     draft = describe(BestOfK(Moody(), scorer, k=5), full())
     assert draft.text == scorer.texts[1]
-    assert [part.partition(": ")[0] for part in draft.parts] == [*["no description"] * 3, "no digits", "1.0000"]
-    assert draft.parts[1] == "no description: ZeroDivisionError: no idea"
+    assert [part.partition(": ")[0] for part in draft.steps] == [*["no description"] * 3, "no digits", "1.0000"]
+    assert draft.steps[1] == "no description: ZeroDivisionError: no idea"
     assert draft.detail.endswith(
         "; 3 of 5 without a description: refused, I would rather not; 1 of 5 without a score: unparsed, no digits"
     )
@@ -237,11 +237,11 @@ def test_a_mistake_of_the_users_is_no_failed_candidate() -> None:
 def test_of_equal_scores_the_earlier_candidate_wins_and_equal_texts_are_graded_once() -> None:
     names = Names()
     draft = describe(BestOfK(names, Told(lambda text: 0.5), k=5), full())
-    assert draft.parts[0] == f"0.5000: {draft.text}"
+    assert draft.steps[0] == f"0.5000: {draft.text}"
     scorer = Told(lambda text: 0.5)
     draft = describe(BestOfK(Generic("always this"), scorer, k=5), full())
     assert scorer.texts == ["always this"]
-    assert draft.parts == ("0.5000: always this",) * 5
+    assert draft.steps == ("0.5000: always this",) * 5
 
 
 def test_neither_order_nor_concurrency_changes_what_is_drawn() -> None:
@@ -256,14 +256,14 @@ def test_neither_order_nor_concurrency_changes_what_is_drawn() -> None:
 
     one, other = drafts([0, 1, 2, 3]), drafts([3, 1, 0, 2])
     assert one == other
-    assert len({draft.parts for draft in one.values()}) == 4  # another neuron, another draw
+    assert len({draft.steps for draft in one.values()}) == 4  # another neuron, another draw
     alone = describe(
         BestOfK(Names(), Told(lambda text: float(text.split()[0])), k=4),
         dataclasses.replace(full(), neuron=Neuron(0, 2)),
     )
     assert alone == one[2]
     other_seed = dataclasses.replace(full(), neuron=Neuron(0, 2), seed=1)
-    assert describe(BestOfK(Names(), Told(len), k=4), other_seed).parts != one[2].parts
+    assert describe(BestOfK(Names(), Told(len), k=4), other_seed).steps != one[2].steps
 
 
 class Asking(Told):
@@ -378,7 +378,7 @@ def test_the_raw_ensemble_without_an_explainer_takes_the_tokens_of_each_in_turn(
     both = EnsembleRaw({"maxact": MaxAct(), "rotate": Rotate()}, target_words=4)
     draft = describe(both, given)
     assert draft.text == "dog, red, blue, cat"
-    assert draft.parts == ("maxact: dog, red, cat", "rotate: red, blue, green")
+    assert draft.steps == ("maxact: dog, red, cat", "rotate: red, blue, green")
     assert draft.evidence == EvidenceSize(1, 6)
 
 
@@ -392,7 +392,7 @@ def test_the_concatenated_ensemble_joins_the_descriptions_of_others() -> None:
     others = {"rotate": by("rotate", "the sea."), "maxact": by("maxact", "ships"), "vocab_proj": by("v", "the sea")}
     draft = describe(method, case(others=others))
     assert draft.text == "the sea; ships"
-    assert draft.parts == ("rotate: the sea.", "maxact: ships", "vocab_proj: the sea")
+    assert draft.steps == ("rotate: the sea.", "maxact: ships", "vocab_proj: the sea")
     assert draft.evidence == EvidenceSize(3, 15)
 
     others["maxact"] = by("maxact", "", Status.REFUSED)

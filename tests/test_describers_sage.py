@@ -61,7 +61,7 @@ def test_a_contradicted_hypothesis_is_shown_with_its_activations_and_revised() -
     client = ScriptedClient([answer("the nineties", ["born in 1850 ."], ["born in 1991 ."]), RIGHT])
     draft = describe(Sage(sentences=1), given(client, YearReader()))
     assert draft.text == "years of four digits"
-    assert draft.parts == ("the nineties", "years of four digits")
+    assert draft.steps == ("the nineties", "years of four digits")
     shown = client.requests[1].text
     assert "<hypothesis>the nineties</hypothesis>" in shown
     # Relative to the highest window, 12: floor(10 * 6 / 12) and floor(10 * 9 / 12).

@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = make_run(tmp_path_factory.mktemp("exported") / "run", neurons=4, channels=2)
     journal = folder.descriptions()
     negative = Neuron(3, 5, sign=Sign.NEGATIVE)
-    journal.append(Description(negative, "rotate", f"{ATTACK} {LONE}", parts=(LONE,)))
+    journal.append(Description(negative, "rotate", f"{ATTACK} {LONE}", steps=(LONE,)))
     journal.append(Description(Neuron(3, 998), "rotate", "", Status.REFUSED, f"no {ATTACK}"))
     journal.close()
     votes = (Vote("kind", Winner.FIRST), Vote("stern", None, Status.REFUSED, "no"))

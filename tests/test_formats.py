@@ -144,6 +144,7 @@ def test_prism_has_several_concepts_and_output_centric_several_describers(tmp_pa
     prism.write_text("\n".join(rows))
     told(lambda: looked_up(POSITIVE, prism, "prism"), "describes L6N650 twice (line 2, line 3)")
     assert looked_up(POSITIVE, prism, "prism", several="join")[0] == "years; dates"
+    assert looked_up(POSITIVE, prism, "prism", several="keep")[0] == "years | dates"
 
     centric = tmp_path / "llama.csv"
     header = "Layer,Feature,Sae Type,Sae Size,VocabProj Description,MaxAct Description,MaxAct Input Success"
@@ -321,7 +322,10 @@ def test_a_run_opens_in_the_viewers_of_neuronpedia_and_saedashboard(run: RunFold
 
 
 def test_hooks_are_named_as_in_the_libraries() -> None:
-    found = {kind: hook_names(kind, None, Neuron(3, 17)) for kind in ("llama", "gpt2", "bert", "mixtral", "unheard")}
+    found = {
+        kind: hook_names({"subject": {"model_type": kind}}, Neuron(3, 17))
+        for kind in ("llama", "gpt2", "bert", "mixtral", "unheard")
+    }
     assert found == {
         "llama": ("blocks.3.mlp.hook_post", "model.layers.3.mlp.down_proj"),
         "gpt2": ("blocks.3.mlp.hook_post", "transformer.h.3.mlp.c_proj"),

@@ -177,7 +177,7 @@ def test_no_text_breaks_a_record(tmp_path_factory: pytest.TempPathFactory, text:
     folder = tmp_path_factory.mktemp("records")
     neuron = Neuron(1, 2)
     made = [
-        Description(neuron, text, text, detail=text, parts=(text, text), usage=Usage(1, 2, 3, 0.5)),
+        Description(neuron, text, text, detail=text, steps=(text, text), usage=Usage(1, 2, 3, 0.5)),
         Description(neuron, "after", "the next line", Status.UNPARSED, text),
     ]
     verdict = Verdict(neuron, text, "a", "b", False, Winner.FIRST, reason=text)

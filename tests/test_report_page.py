@@ -71,7 +71,7 @@ def test_everything_on_record_is_in_the_page(run: RunFolder, page: str) -> None:
         assert f'id="{neuron}"' in page
     for description in data.descriptions:
         assert visible(description.text) in text
-        assert all(visible(part) in text for part in description.parts)
+        assert all(visible(part) in text for part in description.steps)
     for verdict in data.verdicts:
         assert visible(verdict.reason) in text
     for score in data.scores:

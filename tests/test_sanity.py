@@ -182,7 +182,7 @@ def test_a_run_checks_its_judges(
     arguments = [
         *("experiment=sanity", f"folder={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}", "tracking=none"),
         *(f"subject.planting.levels.{name}={level}" for name, level in levels.items()),
-        *("judges=[token_simulation,detection,simulation]", "corpus.documents=600", "evidence.store=null"),
+        *("judges=[token_simulation,detection,simulation,claims]", "corpus.documents=600", "evidence.store=null"),
         *("evidence.top=8", "evidence.random=8", "evidence.report_random=300", "statistics.draws=50"),
         *(f"evidence.splits.{split}=0.04" for split in ("explain", "select", "calibrate")),
         *(f"describers.sanity_another_{number}=null" for number in range(2, 9)),
@@ -194,8 +194,10 @@ def test_a_run_checks_its_judges(
     table = stored_sanity(folder)
     assert table is not None
     shares = {(row.judge, row.metric): (row.missing.share, row.extra.share, row.rank.share) for row in table.rows}
-    for judge in ("token_simulation", "detection", "simulation"):
+    for judge in ("token_simulation", "detection", "simulation", "claims"):
         assert shares[judge, "value"] == (1, 1, 1)
+    assert shares["claims", "precision"][:2] == (0, 1)  # false claims alone
+    assert shares["claims", "coverage"][:2] == (1, 0)  # missing claims alone
     # Recall cannot notice that a description is too broad.
     assert shares["detection", "recall"][1] == 0
     assert "Sanity checks" in capsys.readouterr().out

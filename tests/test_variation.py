@@ -161,7 +161,9 @@ def options_of(small: dict[str, str], folder: Path) -> list[str]:
     ]
 
 
-def test_a_run_says_what_its_win_rates_vary_with(small: dict[str, str], tmp_path: Path) -> None:
+def test_a_run_says_what_its_win_rates_vary_with(
+    small: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     base = [*options_of(small, tmp_path / "run"), "judges=[pairwise,pairwise_criteria]"]
     base += ["judges.pairwise_criteria.encoder=null"]
     folder, board = finished(base)
@@ -177,6 +179,7 @@ def test_a_run_says_what_its_win_rates_vary_with(small: dict[str, str], tmp_path
     assert not board.stability
 
     folder, board = finished([*base, "draws.repeated=2", "draws.resampled=1", "comparisons.retest=1"])
+    assert "the temperature of the explainer is 0" in caplog.text
     assert board.overall.rows == leaderboard_from_json(json.loads(before)).overall.rows  # draws change no headline
     rows = {row.component: row for row in board.variance if row.describer == "maxact"}
     # First prompt 1, 0, 1 in the three draws, second prompt 0, 0, 0, the same for every neuron. The squares of the

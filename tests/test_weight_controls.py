@@ -69,7 +69,7 @@ def test_rotate_random_describes_the_channels_of_random_vectors_as_rotate_does()
     own, other = channel(0, ["own"]), channel(0, ["random", "vector"])
     draft = describe(RotateRandom(), case(channels=[own], random_channels=[other]))
     assert draft.text == describe(Rotate(), case(channels=[other])).text == "random, vector"
-    assert draft.parts == ("in random channel 1, activated by: random, vector",)
+    assert draft.steps == ("in random channel 1, activated by: random, vector",)
 
 
 def test_the_controls_compete_in_a_run(invoke: Invoke, small: dict[str, str], tmp_path: Path) -> None:

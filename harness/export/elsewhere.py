@@ -104,10 +104,19 @@ class Content:
             ),
         )
 
-    def hook(self, neuron: Neuron) -> tuple[str, str] | None:
+    def hook(self, neuron: Neuron) -> tuple[str, str | None] | None:
         """Return the names of a neuron's activation in TransformerLens and transformers."""
-        given = self.manifest.get("config", {}).get("subject", {}).get("architecture")
-        return hook_names(str(self.manifest["subject"].get("model_type")), given, neuron)
+        return hook_names(self.manifest, neuron)
+
+    def source_set(self, layer: int) -> str:
+        """Return Neuronpedia's name of a source set: ``neurons``, or the kind of dictionary, such as ``res``."""
+        sae = self.manifest["subject"].get("sae")
+        return str(sae[str(layer)]["set"]) if sae else _SET
+
+    def source(self, layer: int) -> str:
+        """Return Neuronpedia's name of a layer's neurons (``6``) or latents (``6-res``)."""
+        found = self.source_set(layer)
+        return str(layer) if found == _SET else f"{layer}-{found}"
 
 
 def export_to(run: RunFolder, to: Path, kind: Elsewhere, *, exemplars: bool = False) -> tuple[int, int]:
@@ -150,8 +159,8 @@ def _delphi(content: Content, to: Path) -> None:
     for describer, records in content.descriptions.items():
         for neuron, record in records.items():
             hooks = content.hook(neuron)
-            if hooks is None:
-                raise HarnessError("delphi names modules of transformers, and those of this family are not known")
+            if hooks is None or hooks[1] is None:
+                raise HarnessError(f"delphi names modules of transformers, and that of {neuron} is not known")
             _write(to / describer / f"{hooks[1]}_latent{neuron.index}.txt", _json(record.text))
 
 
@@ -203,7 +212,7 @@ def _neuronpedia(content: Content, to: Path) -> None:
     for neuron in content.neurons:
         layers[neuron.layer].append(neuron)
     for layer, neurons in layers.items():
-        folder = to / content.model / str(layer)
+        folder = to / content.model / content.source(layer)
         for name, row in _about(content, layer).items():
             _write(folder / f"{name}.jsonl", _json(row) + "\n")
         dashboards: list[dict[str, Any]] = []
@@ -219,14 +228,19 @@ def _neuronpedia(content: Content, to: Path) -> None:
         _write_lines(folder / "features" / "batch-0.jsonl.gz", features)
         _write_lines(folder / "activations" / "batch-0.jsonl.gz", activations)
         _write_lines(folder / "explanations" / "batch-0.jsonl.gz", _explanations(content, neurons))
-        batch = {"model_id": content.model, "layer": layer, "sae_set": _SET, "features": dashboards}
+        batch = {
+            "model_id": content.model,
+            "layer": layer,
+            "sae_set": content.source_set(layer),
+            "features": dashboards,
+        }
         _write(folder / "saedashboard" / "batch-0.json", _json(batch))
 
 
 def _about(content: Content, layer: int) -> dict[str, dict[str, Any]]:
     """Return the rows about the model, its layer and this run, by file."""
     subject, corpus = content.manifest["subject"], content.manifest.get("corpus") or {}
-    name, made = str(content.manifest.get("name")), _made(content)
+    name, made, source_set = str(content.manifest.get("name")), _made(content), content.source_set(layer)
     return {
         "release": {
             "name": content.model + "-neuron-harness",
@@ -248,18 +262,18 @@ def _about(content: Content, layer: int) -> dict[str, dict[str, Any]]:
         },
         "sourceset": {
             "modelId": content.model,
-            "name": _SET,
-            "description": "MLP neurons",
-            "type": "neurons",
+            "name": source_set,
+            "description": "MLP neurons" if source_set == _SET else "latents of a dictionary",
+            "type": "neurons" if source_set == _SET else "sae",
             "creatorName": "neuron-harness",
             "releaseName": content.model + "-neuron-harness",
             "visibility": "PUBLIC",
             **made,
         },
         "source": {
-            "id": str(layer),
+            "id": content.source(layer),
             "modelId": content.model,
-            "setName": _SET,
+            "setName": source_set,
             "dataset": corpus.get("name"),
             "num_prompts": corpus.get("windows"),
             "visibility": "PUBLIC",
@@ -328,7 +342,7 @@ def _feature(content: Content, neuron: Neuron, dashboard: Mapping[str, Any], win
     return {
         **_place(content, neuron),
         **_made(content),
-        "sourceSetName": _SET,
+        "sourceSetName": content.source_set(neuron.layer),
         "maxActApprox": round(max((item.activation for item in windows), default=0.0), _DECIMALS),
         "hasVector": False,
         "vector": [],
@@ -379,7 +393,7 @@ def _explanations(content: Content, neurons: Iterable[Neuron]) -> Iterator[dict[
 
 
 def _place(content: Content, neuron: Neuron) -> dict[str, str]:
-    return {"modelId": content.model, "layer": str(neuron.layer), "index": str(neuron.index)}
+    return {"modelId": content.model, "layer": content.source(neuron.layer), "index": str(neuron.index)}
 
 
 def _id(*parts: object) -> str:

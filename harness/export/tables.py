@@ -32,11 +32,12 @@ _ROLE = (
 )
 _USAGE = _TOKENS | {"seconds": _FLOAT, "roles": List(_ROLE)}
 _SOFT = {"preference": _FLOAT, "mass": _FLOAT}
+_PART = {"text": _TEXT, "weight": _FLOAT, "role": _TEXT}
 _DESCRIPTION = (
     _NEURON
     | {"describer": _TEXT, "control": _BOOL, "description": _TEXT}
     | _STATUS
-    | {"parts": List(_TEXT), "evidence_windows": _INT, "evidence_tokens": _INT}
+    | {"parts": List(_PART), "steps": List(_TEXT), "evidence_windows": _INT, "evidence_tokens": _INT}
     | _USAGE
 )
 _VERDICT = (
@@ -138,10 +139,9 @@ def _windows(folder: RunFolder, _controls: Collection[str]) -> Iterator[list[Row
 def _names(folder: RunFolder, _controls: Collection[str]) -> Iterator[list[Row]]:
     manifest = folder.read_manifest()
     subject = manifest.get("subject", {})
-    given = manifest.get("config", {}).get("subject", {}).get("architecture")
     rows = []
     for neuron in sorted(map(Neuron.named, manifest.get("neurons", []))):
-        hooks = hook_names(str(subject.get("model_type")), given, neuron) or (None, None)
+        hooks = hook_names(manifest, neuron) or (None, None)
         place = f"{subject.get('name')}@{neuron.layer}:{neuron.index}"
         names = {"id": place if neuron.expert is None else None, "transformer_lens": hooks[0], "transformers": hooks[1]}
         rows.append({**dataclasses.asdict(neuron), "neuron": str(neuron), **names})
@@ -168,7 +168,8 @@ def _usage(record: Description | Verdict | Score) -> Row:
 
 def _description(record: Description) -> Row:
     evidence = {"evidence_windows": record.evidence.windows, "evidence_tokens": record.evidence.tokens}
-    return {**_row(record), "description": record.text, **evidence, **_usage(record)}
+    parts = [{"text": part.text, "weight": part.weight, "role": part.role} for part in record.parts]
+    return {**_row(record), "description": record.text, "parts": parts, **evidence, **_usage(record)}
 
 
 def _verdict(record: Verdict) -> Row:
@@ -195,7 +196,7 @@ def _ends(end: str, tokens: Iterable[ScoredToken]) -> Row:
 TABLES = {
     "descriptions": Table(
         "One row per neuron and describer. `description` is empty unless `status` is ok; `detail` gives the reason. "
-        "`parts` are intermediate results, such as one description per channel.",
+        "`parts` are the descriptions of a set; `steps` are intermediate results, such as one description per channel.",
         Features(_DESCRIPTION),
         _journal(RunFolder.descriptions, _description, "describer"),
     ),

@@ -16,7 +16,7 @@ from harness.records import Neuron
 from harness.row_files import files_hash
 
 #: What happens if a neuron has several descriptions.
-Several = Literal["refuse", "first", "best", "join"]
+Several = Literal["refuse", "first", "best", "join", "keep"]
 FIELDS = ("neuron", "layer", "index", "expert", "sign", "text")
 
 
@@ -27,14 +27,16 @@ class Chosen:
     Attributes:
         text: the description.
         origin: where it comes from, and who made it.
-        score: the set's own score of it; None if there is none, or if several descriptions were joined.
+        score: the set's own score of it; None if there is none, or if it consists of several descriptions.
         of: number of descriptions that the set has of the neuron.
+        parts: these descriptions, if all are kept.
     """
 
     text: str
     origin: str
     score: float | None
     of: int
+    parts: tuple[str, ...] = ()
 
 
 class DescriptionSet:
@@ -120,7 +122,7 @@ class DescriptionSet:
             times = "twice" if len(entries) == 2 else f"{len(entries)} times"
             raise HarnessError(
                 f"{self.name} describes {neuron} {times} ({places}{by}): select one with 'where', or set several to "
-                "first, best or join"
+                "first, best, join or keep"
             )
         entry = entries[0][1]
         if self._several == "best":
@@ -128,9 +130,10 @@ class DescriptionSet:
             if without and len(entries) > 1:
                 raise HarnessError(f"{self.name}, {without[0]}: several=best needs scores, and there is none")
             entry = max((entry for _, entry in entries), key=lambda one: one.score or 0.0)
-        if self._several == "join" and len(entries) > 1:
-            texts = dict.fromkeys(entry.text.strip().rstrip(".;") for _, entry in entries)
-            return Chosen("; ".join(texts), self._origin(f"{len(entries)} descriptions"), None, len(entries))
+        if self._several in ("join", "keep") and len(entries) > 1:
+            texts = tuple(dict.fromkeys(entry.text.strip().rstrip(".;") for _, entry in entries))
+            origin, parts = self._origin(f"{len(entries)} descriptions"), texts if self._several == "keep" else ()
+            return Chosen("; ".join(texts), origin, None, len(entries), parts)
         about = [f"by {entry.author}"] if entry.author else []
         if entry.score is not None:
             about.append(f"score in the set {entry.score:.3g}")

@@ -113,6 +113,8 @@ def _with_subject(setup: Setup, folder: Path, warnings: list[str]) -> tuple[Setu
     except HarnessError as error:
         if subject.shape is None:
             raise HarnessError(f"{error}; to plan without the model, set subject.shape (see conf/subject)") from error
+        if setup.config["subject"].get("sae"):
+            raise HarnessError(f"{error}; the latents of subject.sae can only be planned where the model is") from error
         shape = subject.shape
         warnings.append(f"{subject.name} is not on this machine: its size is subject.shape, {tried}")
         make_stand_in(folder, shape.family, shape.layers)

@@ -15,11 +15,12 @@ from typing import Any
 from harness.llm.client import Message, PromptLogprobs, PromptToken
 from harness.llm.scripted import Request, ScriptedBackend
 from harness.planted.settings import Planting
-from harness.planted.truth import Truth
+from harness.planted.truth import Concept, Truth
 from harness.validation import validated
 
 _DESCRIPTION = re.compile(r"<description(_[AB])?>(.*?)</description(?:_[AB])?>", re.DOTALL)
 _ITEM = re.compile(r"<(?:excerpt|text)_(\d+)>(.*?)</(?:excerpt|text)_\1>", re.DOTALL)
+_CLAIM = re.compile(r"<claim_(\d+)>(.*?)</claim_\1>", re.DOTALL)
 _SHOWN = re.compile(r"<(active|silent|silent_but_similar)>(.*?)</\1>", re.DOTALL)
 _MARKED = re.compile(r"«(.*?)»", re.DOTALL)
 _WORD = re.compile(r"[a-z]+")
@@ -51,9 +52,12 @@ class PlantedOracle(ScriptedBackend):
 
     def _words_named(self, description: str) -> frozenset[str]:
         """Return the words of the concepts that a description names."""
+        return frozenset(word for concept in self._concepts(description) for word in concept.words)
+
+    def _concepts(self, description: str) -> list[Concept]:
+        """Return the concepts that a description names."""
         lower = description.lower()
-        named = (concept.words for concept in self._truth.concepts if concept.name.lower() in lower)
-        return frozenset(word for words in named for word in words)
+        return [concept for concept in self._truth.concepts if concept.name.lower() in lower]
 
     def _fits(self, description: str, text: str) -> bool:
         return not self._named(description).isdisjoint(_WORD.findall(text.lower()))
@@ -63,6 +67,9 @@ class PlantedOracle(ScriptedBackend):
         properties = list((request.schema or {}).get("properties", ()))
         if "verdict" in properties:
             return json.dumps({"reason": "by its words", "verdict": self._verdict(request.text, described)})
+        if "claims" in properties:
+            return json.dumps({"claims": self._claims(described[""], request.schema or {})})
+        claims = [claim for _, claim in _CLAIM.findall(request.text)]
         items = [text for _, text in _ITEM.findall(request.text)]
         marked = [" ".join(found) if (found := _MARKED.findall(text)) else text for text in items]
         fits = [self._fits(described.get("", ""), text) for text in marked]
@@ -72,6 +79,9 @@ class PlantedOracle(ScriptedBackend):
                 answers[name] = 1 + (fits.index(True) if any(fits) else 0)
             elif name.startswith(("text_", "sentence_")):
                 answers[name] = self._written(described[""], name, len(properties))
+            elif claims and name != "reason":
+                text = items[int(name.rpartition("_")[2]) - 1]
+                answers[name] = next((place for place, one in enumerate(claims, 1) if self._fits(one, text)), 0)
             elif name != "reason":
                 levels = (request.schema or {})["properties"][name].get("enum", [0, 1])
                 answers[name] = max(levels) if fits[int(name.rpartition("_")[2]) - 1] else min(levels)
@@ -84,6 +94,17 @@ class PlantedOracle(ScriptedBackend):
         if not words or (kind == "sentence" and int(number) > count // 2):
             return "There is something else that is not here."
         return f"There is something about {words[7 * int(number) % len(words)]} in it."
+
+    def _claims(self, description: str, schema: Mapping[str, Any]) -> list[dict[str, str]]:
+        """Return one claim for each concept that a description names, as many as the schema allows."""
+        (claim,) = schema["$defs"].values()
+        sentences = [name for name in claim["properties"] if name.startswith("sentence_")]
+        found = []
+        for concept in self._concepts(description)[: schema["properties"]["claims"]["maxItems"]]:
+            words = [concept.words[place % len(concept.words)] for place in range(len(sentences))]
+            texts = (f"There is something about {word} in it." for word in words)
+            found.append({"claim": concept.name, **dict(zip(sentences, texts, strict=True))})
+        return found
 
     def _verdict(self, prompt: str, described: Mapping[str, str]) -> str:
         """Return the description with the higher share of excerpts that it is right about, both kinds alike."""

@@ -48,7 +48,7 @@ REQUIRED = {0.01: 0.95, 0.001: 0.80}
 #: Metrics of scorers besides the value for which higher is better.
 METRICS = (
     *("auprc", "f1", "pearson", "auc", "auc_hard", "balanced_accuracy", "recall", "specificity", "specificity_hard"),
-    *("whole", "top_and_random", "top", "random", "average_precision"),
+    *("whole", "top_and_random", "top", "random", "average_precision", "precision", "coverage"),
 )
 VALUE = "value"
 

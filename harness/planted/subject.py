@@ -36,8 +36,9 @@ class PlantedSubject(Subject):
         cache: str,
         **options: Any,
     ) -> None:
-        if options.get("shuffled"):
-            raise ValueError("shuffled: a planted subject has no truth without what was planted; choose another")
+        for name in ("shuffled", "sae"):
+            if options.get(name):
+                raise ValueError(f"{name}: a planted subject has no truth without what was planted; choose another")
         super().__init__(name=name, sources=(), **options)
         self.planting = planting
         self._cache = cache

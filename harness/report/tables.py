@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.records import RoleUsage, Usage, total_roles
 from harness.results.answers import MethodAnswers
+from harness.results.columns import SCORES
 from harness.results.judge_checks import JudgeCheck, KnownPair
 from harness.results.schema import Board, BreakdownRow, Concordance, LeftOut, LeftOutRow
 
@@ -115,5 +116,6 @@ def by_role(answers: Iterable[MethodAnswers]) -> list[tuple[str, RoleUsage, list
 
 
 def further_metrics(metrics: Mapping[tuple[str, str], Mapping[str, Any]], scorer: str) -> list[str]:
-    """Return the names of a scorer's metrics beyond its mean, in the order of its scores."""
-    return list(dict.fromkeys(name for (own, _), found in metrics.items() if own == scorer for name in found))
+    """Return the names of a scorer's metrics that have no column of their own, in the order of its scores."""
+    names = dict.fromkeys(name for (own, _), found in metrics.items() if own == scorer for name in found)
+    return [name for name in names if name not in {metric.key for metric in SCORES}]

@@ -206,6 +206,10 @@ WRITING = (
     Metric("mean_tokens", "tokens", "Mean number of evidence tokens behind a description.", _whole, (HTML,)),
     Metric("repeated", "same text %", "Share of its usable descriptions with the same words, in the same order, as its "
            "description of another neuron; case and punctuation do not count.", percent, (HTML, SUMMARY)),
+    Metric("mean_parts", "parts", "Mean number of parts of its usable descriptions: 1 for a single text.",
+           _decimals_1, (HTML, SUMMARY)),
+    Metric("missing_parts", "missing parts", "Parts that it asked an LLM for and did not get, in its usable "
+           "descriptions.", count, (HTML, SUMMARY)),
     Metric("calls", "LLM calls", "LLM calls for all its descriptions.", count, (HTML,), source="usage.calls"),
 )
 """Of the descriptions of a describer (:class:`~harness.results.schema.DescriptionRow`)."""
@@ -216,6 +220,10 @@ SCORES = (
            source="mean", bold=True),
     Metric("scores", "scores", "Usable scores.", count, (TEXT, TERMINAL, HTML), short="n"),
     Metric("failed", "failed", "Scores that are not usable. They count nowhere else.", count, (TEXT, TERMINAL, HTML)),
+    Metric("polysemanticity", "other parts %", "Polysemanticity: the share of the explained active windows that need "
+           "another part of the description than the one that explains most of them. Mean over the neurons described "
+           "by several parts.", percent, (TEXT, TERMINAL, HTML, SUMMARY), interval="polysemanticity_interval",
+           interval_in_text="inline", optional=True),
     Metric("noise_floor", "shuffled weights", "Its mean score in the same run on shuffled weights "
            "(statistics.noise_floor), where nothing can be found.", _decimals_3, (TEXT, HTML),
            interval="noise_interval", optional=True),

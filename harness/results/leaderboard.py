@@ -32,7 +32,7 @@ from harness.results.facets import Facets
 from harness.results.panel import agreement, judge_health, left_out, with_people
 from harness.results.rounding import count_statuses, mean, rounded, rounded_interval, total_usage
 from harness.results.schema import AlignmentRow, BreakdownRow, DescriptionRow, Leaderboard
-from harness.results.scores import Grades, concordances, score_rows, score_tests, value_of
+from harness.results.scores import Grades, concordances, polysemanticity_of, score_rows, score_tests, value_of
 from harness.results.tally import Tally, grouped, tables_by_cluster, tally
 from harness.results.transitivity import triads
 from harness.results.variation import Answers, shift_rows, stability_rows, variance_rows
@@ -134,7 +134,7 @@ def build_leaderboard(
         ),
         agreement=agreements,
         left_out=left_out(counts.tally, table, [row.describer for row in boards[0].rows], config),
-        scores=score_rows(ordered_scores, counts.grades, controls, config),
+        scores=score_rows(ordered_scores, counts.grades, counts.shares, controls, config),
         score_tests=score_tests(counts.grades, seed, config),
         concordance=tuple(
             item
@@ -168,6 +168,7 @@ class _Counts:
         triads: cyclic, decisive and tied triads, clusters x judges x 3.
         drawn_triads: cyclic and decisive triads in each sample, draws x judges x 2.
         grades: the scores.
+        shares: their polysemanticity.
         parts: the facets and their parts, in the order of the columns of ``drawn_parts``.
         drawn_parts: points and comparisons of each describer in each part and sample, draws x (parts * K) each.
     """
@@ -176,6 +177,7 @@ class _Counts:
     triads: Floats
     drawn_triads: Floats
     grades: Grades
+    shares: Grades
     parts: list[tuple[str, str]]
     drawn_parts: tuple[Floats, Floats]
 
@@ -199,24 +201,25 @@ def _count(
     by_judge = np.stack(found, axis=1) if found else np.zeros((table.clusters, 0, 3))
     scorers = tuple(sorted({item.scorer for item in scores}))
     columns = {(s, d): k for k, (s, d) in enumerate(itertools.product(scorers, table.describers))}
-    totals, sizes = (np.zeros((table.clusters, len(columns))) for _ in range(2))
+    sums = [np.zeros((table.clusters, len(columns))) for _ in range(4)]
     cluster_of = table.cluster_of
     for item in scores:
-        value = value_of(item)
-        if value is not None:
-            place = cluster_of[item.neuron.unsigned], columns[item.scorer, item.describer]
-            totals[place] += value
-            sizes[place] += 1
+        for place, value in enumerate((value_of(item), polysemanticity_of(item))):
+            if value is not None:
+                cell = cluster_of[item.neuron.unsigned], columns[item.scorer, item.describer]
+                sums[2 * place][cell] += value
+                sums[2 * place + 1][cell] += 1
     parts, part_blocks = _part_blocks(decided, opponents, facets)
     cycles = by_judge[..., :2].reshape(table.clusters, 2 * judges)
-    drawn = Resamples(table.clusters, seed, config.draws).sums(*blocks, cycles, totals, sizes, *part_blocks)
+    drawn = Resamples(table.clusters, seed, config.draws).sums(*blocks, cycles, *sums, *part_blocks)
     return _Counts(
         tally=tally(decided, opponents, lengths, group, first, (drawn[0], drawn[1])),
         triads=by_judge,
         drawn_triads=drawn[2].reshape(config.draws, judges, 2),
-        grades=Grades(scorers, table.describers, totals, sizes, drawn[3], drawn[4]),
+        grades=Grades(scorers, table.describers, sums[0], sums[1], drawn[3], drawn[4]),
+        shares=Grades(scorers, table.describers, sums[2], sums[3], drawn[5], drawn[6]),
         parts=parts,
-        drawn_parts=(drawn[5], drawn[6]),
+        drawn_parts=(drawn[7], drawn[8]),
     )
 
 
@@ -316,6 +319,8 @@ def _description_rows(
                 mean_windows=mean([item.evidence.windows for item in good]),
                 mean_tokens=mean([item.evidence.tokens for item in good]),
                 repeated=_repeated([item.text for item in good]),
+                mean_parts=mean([max(1, len(item.parts)) for item in good]),
+                missing_parts=sum(item.missing_parts for item in good),
                 statuses=count_statuses(item.status for item in written),
                 usage=total_usage(item.usage for item in written),
             )

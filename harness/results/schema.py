@@ -290,6 +290,7 @@ class ScoreRow:
         control: whether it is a control.
         mean: mean score; None without usable scores.
         interval: bootstrap interval of the mean, clustered by neuron; None with fewer than two neurons.
+        polysemanticity: mean over the neurons with such a metric; None without any.
         statuses: number of scores by status.
         usage: cost of the scores.
     """
@@ -302,6 +303,8 @@ class ScoreRow:
     scores: int
     statuses: dict[str, int]
     usage: Usage
+    polysemanticity: float | None
+    polysemanticity_interval: tuple[float, float] | None
     noise_floor: float | None = None
     noise_interval: tuple[float, float] | None = None
 
@@ -444,6 +447,8 @@ class DescriptionRow:
     mean_windows: float | None
     mean_tokens: float | None
     repeated: float | None
+    mean_parts: float | None
+    missing_parts: int
     statuses: dict[str, int]
     usage: Usage
 

@@ -50,15 +50,29 @@ def value_of(score: Score) -> float | None:
     return score.value if usable else None
 
 
+def polysemanticity_of(score: Score) -> float | None:
+    """Return the polysemanticity that a scorer measured; None if the score is not ok or has none."""
+    return None if value_of(score) is None else score.metrics.get("polysemanticity")
+
+
 def score_rows(
-    scores: Sequence[Score], grades: Grades, controls: Collection[str], config: StatisticsConfig
+    scores: Sequence[Score], grades: Grades, shares: Grades, controls: Collection[str], config: StatisticsConfig
 ) -> tuple[ScoreRow, ...]:
-    """Return the mean score of each describer by each scorer, with its interval."""
+    """Return the mean score of each describer by each scorer, with its interval.
+
+    Args:
+        scores: the scores.
+        grades: their values.
+        shares: their polysemanticity, from the same samples.
+        controls: names of the controls.
+        config: coverage of the intervals.
+    """
     groups: dict[tuple[str, str], list[Score]] = {}
     for item in scores:
         groups.setdefault((item.scorer, item.describer), []).append(item)
-    spans = percentiles(
-        ratio(grades.drawn_totals, grades.drawn_counts), (grades.counts > 0).sum(axis=0), config.confidence
+    spans, share_spans = (
+        percentiles(ratio(one.drawn_totals, one.drawn_counts), (one.counts > 0).sum(axis=0), config.confidence)
+        for one in (grades, shares)
     )
     rows = []
     for (scorer, describer), items in groups.items():
@@ -76,6 +90,8 @@ def score_rows(
                 mean=mean(values),
                 interval=rounded_interval(spans[column]),
                 scores=len(values),
+                polysemanticity=mean([share for share in map(polysemanticity_of, items) if share is not None]),
+                polysemanticity_interval=rounded_interval(share_spans[column]),
                 statuses=statuses,
                 usage=total_usage(item.usage for item in items),
             )

@@ -224,7 +224,7 @@ def cost_rows(folder: RunFolder) -> list[Row]:
 
 
 def _flat(record: Description | Verdict) -> Row:
-    values = {name: value for name, value in vars(record).items() if name not in {"usage", "parts"}}
+    values = {name: value for name, value in vars(record).items() if name not in {"usage", "steps", "parts"}}
     return {name: str(value) if value is not None else None for name, value in values.items()}
 
 

@@ -77,7 +77,8 @@ async def _describe(setup: Setup, folder: RunFolder, serving: Serving, draw: Dra
         text = " ".join(draft.text.split())
         if not text:
             return Description(neuron, name, "", Status.FAILED, "the description is empty", usage=usage)
-        return Description(neuron, name, text, status, draft.detail, draft.parts, draft.evidence, usage, draft.tokens)
+        how = {key: getattr(draft, key) for key in ("detail", "steps", "evidence", "tokens", "parts", "missing_parts")}
+        return Description(neuron, name, text, status, usage=usage, **how)
 
     for name, neurons in pending.items():
         if neurons:

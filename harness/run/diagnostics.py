@@ -164,9 +164,10 @@ def _on_text(setup: Setup, layer: int, kind: VectorKind, known: Sequence[Neuron]
     """Return the neurons of a layer whose channels are removed on text: the same ones for all kinds.
 
     Neurons of experts are left out, because their activations cannot be computed from the input of the MLP alone. So
-    are out vectors of models that predict no next token.
+    are latents, and out vectors of models that predict no next token.
     """
-    if setup.corpus is None or (kind is VectorKind.OUT and lacks_head(setup.subject)):
+    latents = layer in setup.subject.weights.dictionaries
+    if setup.corpus is None or latents or (kind is VectorKind.OUT and lacks_head(setup.subject)):
         return ()
     dense = [neuron for neuron in known if neuron.expert is None]
     order = sorted(dense, key=lambda neuron: derive_seed(setup.seed, "text ablation", neuron))

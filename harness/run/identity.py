@@ -129,7 +129,8 @@ def channels_identity(setup: Setup) -> dict[str, Any]:
     channels do not depend on other vectors, except with adamw.
     """
     of_channels = tuple(name for name in DEPENDS_ON["channels"] if name != "neurons")
-    elsewhere = ("decomposition.num_channels", "subject.name", "subject.sources")  # the weights' hashes stand for these
+    # The hashes of the weights and dictionaries stand for these.
+    elsewhere = ("decomposition.num_channels", "subject.name", "subject.sources", "subject.sae")
     named = {
         name: value
         for name, value in _identity(setup).items()

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from harness.folder import Journal, RunFolder
 from harness.llm.client import LLMClient, NotCached
 from harness.llm.serving import Serving
-from harness.methods import Comparator, JudgeCase, Judgement, Scorer
+from harness.methods import Comparator, JudgeCase, Judgement, Scorer, reading
 from harness.records import Description, Neuron, Score, Split, Status, SteeredText, Usage, Verdict, Winner
 from harness.run.answers import Clients, answer_all, attempt, clients_of
 from harness.run.describe import pending_descriptions
@@ -215,7 +215,7 @@ class JudgeCases:
         return JudgeCase(
             **self._evidence.fields(judged[0].neuron, judge, llms),
             contestants=tuple(one.describer for one in judged),
-            tokens={one.text: one.tokens for one in (*rivals, *judged) if one.tokens is not None},
+            **reading([*rivals, *judged]),
             report_windows=self._report_windows,
             rivals=tuple(dict.fromkeys(one.text for one in rivals)),
             steered=self._steered if judge.needs_steered else {},

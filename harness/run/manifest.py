@@ -60,6 +60,10 @@ def write_manifest(
             "experts": subject.num_experts,
             "vocabulary": subject.vocab_size,
             "fingerprint": subject.fingerprint,
+            "sae": {
+                str(layer): dictionary.about(subject.architecture)
+                for layer, dictionary in subject.weights.dictionaries.items()
+            },
             "projections": {str(layer): subject.projection_name(layer) for layer in {n.layer for n in setup.neurons}},
         },
         "tokens": earlier.get("tokens") or _census(setup),

@@ -74,7 +74,7 @@ class NeuronSelection:
         Raises:
             HarnessError: if a layer, a neuron or a vector kind does not exist.
         """
-        layers = range(subject.num_layers) if self.layers is None else sorted(self.layers)
+        layers = subject.layers if self.layers is None else sorted(self.layers)
         if not layers:
             raise HarnessError("no layer is chosen (neurons.layers)")
         if self.indices is not None and self.per_layer is not None:

@@ -295,6 +295,14 @@ class Setup:
             logger.warning("%s is left out of this run: it %s", name, reason)
         for name, judge in self.judges.items():
             self._check_servers(name, judge)
+        writers = {role for describer in self.describers.values() for role in describer.roles} & self.backends.keys()
+        greedy = sorted(role for role in writers if self.backends[role].sampling.temperature == 0)
+        if self.draws.repeated and greedy:
+            logger.warning(
+                "draws.repeated: the temperature of the %s is 0, so that its further descriptions hardly differ: set "
+                "llm.%s.sampling.temperature=0.7",
+                *(greedy[0], greedy[0]),
+            )
 
     def _check_servers(self, name: str, method: Method) -> None:
         """Check that the servers of a judge can run at the same time: otherwise each would stop the other often.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from transformers import AutoModel
 
 from harness.errors import HarnessError
 from harness.records import Neuron, VectorKind
+from harness.subject.latents import Dictionary
 from harness.subject.modules import Modules, expert_activations, load_model
 from harness.subject.subject import Subject
 
@@ -19,8 +20,9 @@ from harness.subject.subject import Subject
 class ActivationReader:
     """Runs the subject and reads the activations of neurons: the values that enter the down projection.
 
-    The activation of an expert's neuron is 0 at tokens that are not routed to the expert. It is taken before the
-    router's weight is applied. Layers above the highest requested one do not run.
+    Latents of a dictionary are computed from the hidden states. The activation of an expert's neuron is 0 at tokens
+    that are not routed to the expert. It is taken before the router's weight is applied. Layers above the highest
+    requested one do not run.
 
     Args:
         subject: the model.
@@ -46,6 +48,9 @@ class ActivationReader:
         for position, neuron in enumerate(neurons):
             groups[neuron.layer, neuron.expert is not None].append(position)
         for number, ((layer, routed), positions) in enumerate(groups.items()):
+            if dictionary := subject.weights.dictionaries.get(layer):
+                modules.hook(layer, dictionary.reads, self._latents_hook(number, positions, dictionary))
+                continue
             module = modules.experts(layer) if routed else modules.down_projection(layer)
             module.register_forward_pre_hook((self._experts_hook if routed else self._hook)(number, positions))
         order = [position for positions in groups.values() for position in positions]
@@ -63,6 +68,14 @@ class ActivationReader:
         def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             flat = inputs[0].flatten(0, -2)  # index_select is five times as fast on two dimensions
             self._read[group] = flat.index_select(1, indices)
+
+        return keep
+
+    def _latents_hook(self, group: int, positions: list[int], dictionary: Dictionary) -> Callable[[Tensor], None]:
+        encode = dictionary.encoder([self._neurons[position].index for position in positions], self._device)
+
+        def keep(hidden: Tensor) -> None:
+            self._read[group], _ = encode(hidden)
 
         return keep
 

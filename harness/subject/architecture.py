@@ -60,6 +60,7 @@ class Architecture:
         norm: kind of the norm: ``rms``, or ``layer`` (subtracts the mean, adds a bias).
         norm_offset: added to the weight of the norm (Gemma stores weight - 1).
         norm_eps: epsilon of the norm, or the config option with it.
+        mlp_norm: norm of the MLP's output within the layer (Gemma), None if the family has none.
         num_layers: config option with the number of layers.
         d_model: config option with the width of the residual stream.
         positions_after_padding: whether positions start after the padding token's id (RoBERTa), which shortens the
@@ -85,6 +86,7 @@ class Architecture:
     norm: str = "rms"
     norm_offset: float = 0.0
     norm_eps: str | float = "rms_norm_eps"
+    mlp_norm: str | None = None
     num_layers: str = "num_hidden_layers"
     d_model: str = "hidden_size"
     positions_after_padding: bool = False
@@ -126,7 +128,7 @@ def _experts(gate: str, into: str, out: str, width: str) -> MLP:
 
 
 _LLAMA = Architecture(mlp=_gated())
-_GEMMA = replace(_LLAMA, norm_offset=1.0)
+_GEMMA = replace(_LLAMA, norm_offset=1.0, mlp_norm="post_feedforward_layernorm")
 _BERT = Architecture(
     embedding="embeddings.word_embeddings.weight",
     base_model="bert",
@@ -209,18 +211,24 @@ ARCHITECTURES = {
 }
 
 
-def hook_names(model_type: str, given: Mapping[str, Any] | str | None, neuron: Neuron) -> tuple[str, str] | None:
+def hook_names(manifest: Mapping[str, Any], neuron: Neuron) -> tuple[str, str | None] | None:
     """Return where other programs find a neuron's activation.
 
     Args:
-        model_type: transformers' name of the family.
-        given: as in :func:`architecture_of`.
+        manifest: the run's manifest.
         neuron: the neuron.
 
     Returns:
         The hook of TransformerLens, and the module whose *input* is the activation in transformers' model with a head.
+        For a latent, the hook that its dictionary reads, and the module that it belongs to (None for the embedding).
         None in layers with experts, and for a family that is not known.
     """
+    subject = manifest["subject"]
+    if subject.get("sae"):
+        dictionary = subject["sae"][str(neuron.layer)]
+        return dictionary["hook"], dictionary["module"]
+    model_type = str(subject.get("model_type"))
+    given = manifest.get("config", {}).get("subject", {}).get("architecture")
     if given is None and model_type not in ARCHITECTURES:
         return None
     found = architecture_of(model_type, given)

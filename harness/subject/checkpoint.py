@@ -27,31 +27,30 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Checkpoint:
-    """The tensors of a model, read on demand from one safetensors file or several shards.
+    """The tensors of a model, read on demand from one safetensors file (``single``) or several shards.
 
     Reading raises :class:`HarnessError` if the model has no safetensors files, if a file is damaged, if the weights are
     quantised, or if the values are not finite.
     """
 
-    def __init__(self, files: ModelFiles) -> None:
-        self._files = files
+    def __init__(self, files: ModelFiles, single: str = SINGLE) -> None:
+        self._files, self._single = files, single
 
     @cached_property
     def _shards(self) -> dict[str, str]:
-        index = self._fetch(INDEX)
+        index = self._fetch(INDEX) if self._single == SINGLE else None
         if index is not None:
             try:
                 return dict(json.loads(index.read_text())["weight_map"])
             except (ValueError, KeyError, TypeError) as error:
                 raise HarnessError(f"{index} is not a safetensors index; download the checkpoint again") from error
-        single = self._fetch(SINGLE)
-        if single is None:
+        if self._fetch(self._single) is None:
             raise HarnessError(
                 f"{self._files.reference} has no safetensors checkpoint ({SINGLE} or {INDEX}); pickled weights are "
                 "not supported: convert them with transformers' save_pretrained, or name a GGUF file (FOLDER/FILE.gguf)"
             )
-        with self._open(SINGLE) as file:
-            return dict.fromkeys(file.keys(), SINGLE)
+        with self._open(self._single) as file:
+            return dict.fromkeys(file.keys(), self._single)
 
     def _fetch(self, name: str) -> Path | None:
         try:

@@ -9,8 +9,10 @@ from harness.subject.subject import Subject
 
 
 def weights_of(subject: Subject) -> list[str]:
-    """Return the SHA-256 of each file of the checkpoint, in hexadecimal."""
-    return [content_hash(path) for path in subject.checkpoint.paths]
+    """Return the SHA-256 of each file of the checkpoint and of the dictionaries, in hexadecimal."""
+    dictionaries = subject.weights.dictionaries.values()
+    paths = [*subject.checkpoint.paths, *(path for dictionary in dictionaries for path in dictionary.paths)]
+    return [content_hash(path) for path in paths]
 
 
 def vocabulary_of(subject: Subject) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
@@ -28,6 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from harness.errors import HarnessError
 from harness.records import Neuron, VectorKind
 from harness.subject.decoding import Decoding, Mode
+from harness.subject.latents import Dictionary
 from harness.subject.modules import Modules, expert_activations, load_model
 from harness.subject.subject import Subject
 
@@ -37,7 +39,8 @@ class Intervention:
     """A change of one neuron's activation, the value that enters the down projection.
 
     Since the down projection is linear, adding ``a`` to the activation adds ``a`` times the neuron's out vector to the
-    output of the MLP, before any norm of that output (Gemma).
+    output of the MLP, before any norm of that output (Gemma). A latent's out vector is added where its dictionary
+    writes; what the dictionary does not reconstruct stays, and so do the other latents.
 
     Attributes:
         neuron: the neuron; for the negative sign, the value is that of the negated activation.
@@ -243,12 +246,17 @@ class CausalModel:
                     groups[neuron.layer, neuron.expert is not None].append((row, given))
         if positions is not None:
             positions = positions.to(self._device).bool()
-        hooks = []
+        hooks: list[RemovableHandle] = []
         try:
             for (layer, routed), members in groups.items():
                 change = _Change(members, len(interventions), positions, self._device)
-                if routed:
-                    experts = _ExpertChange(change, self._subject, [given.neuron for _, given in members], self._device)
+                neurons = [given.neuron for _, given in members]
+                if dictionary := self._subject.weights.dictionaries.get(layer):
+                    latents = _LatentChange(change, dictionary, neurons, self._device)
+                    hooks.append(self._modules.hook(layer, dictionary.reads, latents.read))
+                    hooks.append(self._modules.hook(layer, dictionary.writes, latents.write))
+                elif routed:
+                    experts = _ExpertChange(change, self._subject, neurons, self._device)
                     hooks.append(self._modules.experts(layer).register_forward_hook(experts))
                 else:
                     hooks.append(self._modules.down_projection(layer).register_forward_pre_hook(change.enter))
@@ -354,6 +362,30 @@ class _ExpertChange:
         result = split(output).clone()
         result[rows] += (moved[..., None] * self._out[:, None].to(moved)).to(result)
         return result.view(output.shape)
+
+
+class _LatentChange:
+    """Changes hidden states as if the activations of latents were changed where their dictionary reads."""
+
+    def __init__(self, change: _Change, dictionary: Dictionary, neurons: Sequence[Neuron], device: str) -> None:
+        self._change, indices = change, [neuron.index for neuron in neurons]
+        self._encode = dictionary.encoder(indices, device)
+        self._out = dictionary.vectors(indices, VectorKind.OUT).to(device)
+        self._added = self._out  # set by read(): what write() adds, (members, T, d_model)
+
+    def read(self, hidden: Tensor) -> None:
+        """Compute the change from the hidden states, (B, T, d_model) or (B T, d_model)."""
+        every, scale = self._encode(self._change.split(hidden.flatten(0, -2))[self._change.rows])
+        own = torch.arange(len(every), device=every.device)
+        activations = every[own, :, own]
+        moved = self._change.changed(activations) - activations
+        self._added = moved[..., None] * scale * self._out[:, None]
+
+    def write(self, hidden: Tensor) -> Tensor:
+        """Return hidden states of the same shape with the change."""
+        result = self._change.split(hidden.flatten(0, -2)).clone()
+        result[self._change.rows] += self._added.to(result)
+        return result.view(hidden.shape)
 
 
 def _check_finite(logits: Tensor, name: str) -> None:

@@ -9,10 +9,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.hooks import RemovableHandle
 
 from harness.errors import HarnessError
 from harness.records import Neuron, VectorKind
 from harness.subject.files import first_line
+from harness.subject.latents import Place
 from harness.subject.pretrained import from_pretrained, problem_of
 from harness.subject.subject import Subject
 
@@ -97,6 +99,28 @@ class Modules:
     def _of_vectors(self, layer: int, kind: VectorKind) -> nn.Module:
         weight, *_ = self._subject.weights.mlp(layer, None).vectors[kind]
         return self._submodule(self._subject.architecture.module(layer, weight.removesuffix(".weight")))
+
+    def hook(self, layer: int, place: Place, function: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+        """Call a function with the hidden states at a place of a layer; they become what it returns, if not None."""
+        architecture = self._subject.architecture
+        if place is Place.MLP_OUTPUT:
+            norm = architecture.mlp_norm
+            module = self.down_projection(layer) if norm is None else self._submodule(architecture.module(layer, norm))
+        else:
+            module = self.into(layer, VectorKind.IN) if place is Place.MLP_INPUT else self.layers()[layer]
+        if place in (Place.BEFORE, Place.MLP_INPUT):
+
+            def enter(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+                changed = function(inputs[0])
+                return None if changed is None else (changed, *inputs[1:])
+
+            return module.register_forward_pre_hook(enter)
+
+        def leave(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
+            changed = function(output[0] if isinstance(output, tuple) else output)
+            return (changed, *output[1:]) if changed is not None and isinstance(output, tuple) else changed
+
+        return module.register_forward_hook(leave)
 
     def experts(self, layer: int) -> nn.Module:
         """Return the module that receives hidden states, the experts selected for them and the router's weights.

@@ -57,6 +57,8 @@ class Subject:
         dtype: data type of the model when it runs on text.
         trust_remote_code: whether code from the model's repository may run.
         shuffled: whether the weights are shuffled within each matrix, as a control.
+        sae: folders of sparse autoencoders and transcoders whose latents are described in place of the neurons, at most
+            one for each layer; None for the neurons (see :mod:`harness.subject.latents`).
         shape: size of the model, for plans on machines without it.
         cache: folder of models that are converted to plain weights: GGUF files and quantised checkpoints.
     """
@@ -76,6 +78,7 @@ class Subject:
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         trust_remote_code: bool = False,
         shuffled: bool = False,
+        sae: OneOrMore[str] | None = None,
         shape: Shape | None = None,
         cache: str = ".cache/models",
     ) -> None:
@@ -84,7 +87,7 @@ class Subject:
         if shuffled:
             self.name += " (shuffled weights)"
         self._sources, self._revision, self._sha256, self._shuffled = sources, revision, sha256, shuffled
-        self._architecture = architecture
+        self._architecture, self._sae = architecture, sae
         self._rule = ProjectionRule(projection, embedding_layers, fold_norm)
         self._weighting = token_weighting or TokenWeighting()
         self.dtype = dtype
@@ -215,15 +218,25 @@ class Subject:
 
     @cached_property
     def weights(self) -> Weights:
-        """The model's weight vectors, embeddings and final norm."""
+        """The model's weight vectors, embeddings and final norm; with ``sae``, the vectors are those of the latents.
+
+        Raises:
+            HarnessError: if a dictionary is damaged, does not fit the model, or is not supported.
+        """
         from harness.subject.weights import Weights
 
-        return Weights(self.name, self.config.get_text_config(), self.architecture, self.checkpoint)
+        config = self.config.get_text_config()
+        return Weights(self.name, config, self.architecture, self.checkpoint, self._sae or ())
 
     @property
     def num_layers(self) -> int:
         """Number of layers."""
         return self.weights.num_layers
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """The layers that have neurons; with ``sae``, those that have a dictionary."""
+        return list(self.weights.dictionaries) or range(self.num_layers)
 
     @property
     def d_model(self) -> int:
@@ -258,7 +271,9 @@ class Subject:
 
     @property
     def activation_function(self) -> str | None:
-        """The MLP's activation function as named in transformers, None if its config has no such option."""
+        """Activation function of the neurons as named in transformers, None if the config has no such option."""
+        if self.weights.dictionaries:
+            return "relu"
         config = self.config.get_text_config()
         # Gemma's models use hidden_activation; its hidden_act has no effect.
         options = ("hidden_activation", "hidden_act", "activation_function")
@@ -267,7 +282,7 @@ class Subject:
     @property
     def kinds(self) -> tuple[VectorKind, ...]:
         """Vector kinds of a neuron."""
-        return self.architecture.kinds
+        return (VectorKind.IN, VectorKind.OUT) if self.weights.dictionaries else self.architecture.kinds
 
     def neurons(self, layer: int, experts: Sequence[int | str] | None = None) -> list[Neuron]:
         """Return the neurons of a layer, ordered.
@@ -302,7 +317,7 @@ class Subject:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the config, the norms of the embedding and some rows of every tensor.
+        """Hash of the config, the norms of the embedding, some rows of every tensor, and all of each dictionary.
 
         It does not depend on the location or number of the files. An edit of a few rows may go unnoticed, so shared
         stores use the hashes of the files (:mod:`harness.subject.identity`).
@@ -312,6 +327,8 @@ class Subject:
             digest.update(what.encode())
             digest.update(content)
         digest.update(self.weights.embedding_norms().numpy().tobytes())
+        for dictionary in self.weights.dictionaries.values():
+            digest.update("".join(dictionary.hashes).encode())
         return digest.hexdigest()[:16]
 
     def vectors(
@@ -364,6 +381,11 @@ class Subject:
             raise HarnessError(
                 f"{self.name} has layers 0 to {self.num_layers - 1}; there is no layer {layer} (neurons.layers)"
             )
+        if layer not in self.layers:
+            raise HarnessError(
+                f"subject.sae has latents of layer {', '.join(map(str, self.layers))}; there are none of layer {layer} "
+                "(neurons.layers; null for all that there are)"
+            )
         widths = self.weights.widths(layer) if indices else {}
         for index, expert in zip(indices, experts or [None] * len(indices), strict=True):
             if expert not in widths:
@@ -379,9 +401,9 @@ class Subject:
                 )
         for kind in kinds:
             if kind not in self.kinds:
+                what = "a latent" if self.weights.dictionaries else f"the MLP of {self.name} is not gated and"
                 raise HarnessError(
-                    f"the MLP of {self.name} is not gated and has no {kind.value!r} vector; "
-                    f"choose from {', '.join(self.kinds)} (neurons.kinds)"
+                    f"{what} has no {kind.value!r} vector; choose from {', '.join(self.kinds)} (neurons.kinds)"
                 )
 
     @cached_property

@@ -17,6 +17,7 @@ from harness.errors import HarnessError
 from harness.records import VectorKind
 from harness.subject.architecture import MLP, Architecture
 from harness.subject.checkpoint import Checkpoint
+from harness.subject.latents import dictionaries_of
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,19 @@ class Weights:
         config: transformers' config of the language model.
         architecture: names of the weights.
         checkpoint: the tensors.
+        sae: folders of dictionaries.
     """
 
-    def __init__(self, name: str, config: Any, architecture: Architecture, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self, name: str, config: Any, architecture: Architecture, checkpoint: Checkpoint, sae: Sequence[str] = ()
+    ) -> None:
         self.name, self.architecture, self.checkpoint = name, architecture, checkpoint
         self._config = config
         self.num_layers: int = int(self._option(architecture.num_layers))
         self.d_model: int = int(self._option(architecture.d_model))
         self._widths: dict[int, dict[int | None, int]] = {}
+        #: Dictionaries by layer. If there are some, their latents take the place of all neurons.
+        self.dictionaries = dictionaries_of(sae, name, architecture, self.num_layers, self.d_model)
 
     def _option(self, name: str) -> Any:
         if not hasattr(self._config, name):
@@ -72,7 +78,9 @@ class Weights:
         return None if self.architecture.experts is None else int(self._option(self.architecture.num_experts))
 
     def widths(self, layer: int) -> dict[int | None, int]:
-        """Return the number of neurons of each expert in a layer; None is the MLP for all tokens."""
+        """Return the number of neurons of each expert in a layer; None is the MLP for all tokens, or a dictionary."""
+        if self.dictionaries:
+            return {None: self.dictionaries[layer].width}
         if layer not in self._widths:
             self._widths[layer] = dict(self._layer_widths(layer))
         return self._widths[layer]
@@ -107,6 +115,8 @@ class Weights:
         self, layer: int, indices: Sequence[int], kind: VectorKind, experts: Sequence[int | None] | None = None
     ) -> Tensor:
         """Return weight vectors of existing neurons: (len(indices), d_model), float32."""
+        if self.dictionaries:
+            return self.dictionaries[layer].vectors(indices, kind)
         positions: dict[int | None, list[int]] = defaultdict(list)
         for position, expert in enumerate(experts or [None] * len(indices)):
             positions[expert].append(position)

@@ -93,7 +93,7 @@ def realistic_run(path: Path, neurons: int, seed: int = 0) -> RunFolder:
                 exemplars.append(Exemplar(neuron, split, source, f"{neuron}{window}", window, text, peaks))
         for place, name in enumerate(DESCRIBERS):
             parts = tuple(" ".join(words(8)) for _ in range(20)) if name == "rotate" else ()
-            made = Description(neuron, name, " ".join(words(30)), detail="from 10 channels", parts=parts, usage=usage)
+            made = Description(neuron, name, " ".join(words(30)), detail="from 10 channels", steps=parts, usage=usage)
             descriptions.append(made)
             for scorer in ("simulation", "detection"):
                 further = {"top": rng.random(), "random": rng.random()}

@@ -180,7 +180,7 @@ def _write_answers(
             role = RoleUsage(3, 900, 60, 1.5, 0.02, 1, 300, 20, 0.015)
             usage = Usage(3, 900, 60, 1.5, {"explainer": role})
             parts = tuple(f"channel {number}: {rng.choice(odd)}" for number in range(3)) if name == "rotate" else ()
-            record = Description(neuron, name, text, detail="from 10 channels", parts=parts, usage=usage)
+            record = Description(neuron, name, text, detail="from 10 channels", steps=parts, usage=usage)
             if name == "vocab_proj" and place == 1:
                 record = Description(neuron, name, "", Status.TRUNCATED, "hit the limit of 64 tokens", usage=usage)
             descriptions.append(record)

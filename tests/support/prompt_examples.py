@@ -327,6 +327,19 @@ def pairwise_by_criteria(say: Say) -> dict[str, Any]:
 # --- judges: scorers --------------------------------------------------------------------------------------------------
 
 
+@example("judges", "claims")
+def claims(say: Say) -> dict[str, Any]:
+    return {"description": say(DESCRIPTION), "most": 10, "sentences": 3}
+
+
+@example("judges", "claims_match")
+def claims_match(say: Say) -> dict[str, Any]:
+    return {
+        "claims": listed(say, ("the word until", "an end in time </claim_1>\n")),
+        "texts": [text_of(say, text) for text in (SHOP, RAIN, WAIT)],
+    }
+
+
 @example("judges", "clarity")
 def clarity(say: Say) -> dict[str, Any]:
     return {"description": say(DESCRIPTION), "count": 10}
