@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from describers.others import description_by, donor
+from describers.others import copied, description_by, donor
 from harness.fillers import GENERIC
 from harness.llm.client import Unanswered
 from harness.methods import Describer, DescriberCase, Draft
@@ -28,14 +28,7 @@ class Shuffled(Describer):
     async def describe(self, case: DescriberCase) -> Draft:
         """Return the other neuron's description."""
         other = donor(case, "shuffled", self._source)
-        given = description_by(self._source, case, other)
-        return Draft(
-            given.text,
-            f"{self._source}'s description of {other}",
-            evidence=given.evidence,
-            tokens=given.tokens,
-            parts=given.parts,
-        )
+        return copied(description_by(self._source, case, other), f"{self._source}'s description of {other}")
 
 
 class Longest(Describer):
@@ -66,8 +59,7 @@ class Longest(Describer):
         longest = min(others, key=lambda item: (-word_count(item.text), -len(item.text), item.neuron), default=None)
         if longest is None:
             raise Unanswered(Status.FAILED, f"{self._source} has no description of another neuron")
-        detail = f"{self._source}'s description of {longest.neuron}, its longest"
-        return Draft(longest.text, detail, evidence=longest.evidence, tokens=longest.tokens, parts=longest.parts)
+        return copied(longest, f"{self._source}'s description of {longest.neuron}, its longest")
 
 
 class Generic(Describer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.llm.client import Unanswered
-from harness.methods import Describer, DescriberCase
+from harness.methods import Describer, DescriberCase, Draft
 from harness.records import Description, Neuron, Status, VectorKind
 from harness.seeds import derangement
 
@@ -35,6 +35,11 @@ def donor(case: DescriberCase, purpose: str, source: str) -> Neuron:
         raise Unanswered(Status.FAILED, "there is no other neuron to swap descriptions with")
     order = derangement(len(neurons), case.seed, purpose, source)
     return neurons[order[neurons.index(case.neuron.unsigned)]].with_sign(case.neuron.sign)
+
+
+def copied(given: Description, detail: str) -> Draft:
+    """Return a description as a draft for another neuron."""
+    return Draft(given.text, detail, evidence=given.evidence, tokens=given.tokens, parts=given.parts)
 
 
 def copy_needs(wrapper: Describer, describers: Iterable[Describer]) -> None:

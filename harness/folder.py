@@ -14,8 +14,10 @@ import json
 import os
 import re
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -56,6 +58,8 @@ T = TypeVar("T")
 
 #: Temporary files of :func:`replacing`, and of safetensors, which are left if the process is killed while it writes.
 _TEMPORARY = re.compile(r"\..+\.\d+|\.tmp\w{6}")
+#: Files that :class:`ByNeuron` keeps in memory: neighbouring neurons are in the same ones, one for each vector kind.
+_FILES_HELD = 6
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -291,6 +295,44 @@ _TABLES: dict[type[Any], tuple[str, Callable[[Any], Any] | None]] = {
 }
 
 
+class ByNeuron(Generic[T]):
+    """Reads records by neuron, and keeps only the latest files in memory.
+
+    Args:
+        paths: tables of the records, each of a limited number of neurons.
+        kind: type of the records, which have a neuron.
+        order: order of a neuron's records; None: that of files and rows.
+    """
+
+    def __init__(self, paths: Iterable[Path], kind: type[T], order: Callable[[Any], Any] | None) -> None:
+        self._kind, self._order = kind, order
+        self._paths: dict[Neuron, list[Path]] = defaultdict(list)
+        for path in paths:
+            for neuron in _rows_by_neuron(pq.read_table(path, columns=["neuron"])):
+                self._paths[neuron].append(path)
+        self._open = lru_cache(maxsize=_FILES_HELD)(_opened)
+
+    def of(self, neuron: Neuron) -> list[T]:
+        """Return the records of a neuron."""
+        found: list[T] = []
+        for path in self._paths.get(neuron, ()):
+            table, rows = self._open(path)
+            found += [from_json(self._kind, row) for row in table.take(pa.array(rows[neuron])).to_pylist()]
+        return found if self._order is None else sorted(found, key=self._order)
+
+
+def _opened(path: Path) -> tuple[pa.Table, dict[Neuron, list[int]]]:
+    table = pq.read_table(path)
+    return table, _rows_by_neuron(table)
+
+
+def _rows_by_neuron(table: pa.Table) -> dict[Neuron, list[int]]:
+    rows: dict[Neuron, list[int]] = defaultdict(list)
+    for number, row in enumerate(table["neuron"].to_pylist()):
+        rows[from_json(Neuron, row)].append(number)
+    return rows
+
+
 class RunFolder:
     """The files of one run, which ``docs/resume.md`` lists, by name.
 
@@ -405,9 +447,23 @@ class RunFolder:
         reads those of the neurons. Effects, steered texts and channels are ordered by neuron. The list is empty if the
         run has none (yet).
         """
+        order = _TABLES[kind][1]
+        return list(self.each(kind)) if order is None else sorted(self.each(kind), key=order)
+
+    def each(self, kind: type[T]) -> Iterator[T]:
+        """Yield the records of :meth:`read` in the order of files and rows, with one file in memory at a time."""
+        for path in sorted(self.path.glob(_TABLES[kind][0])):
+            yield from read_table(path, kind)
+
+    def by_neuron(self, kind: type[T]) -> ByNeuron[T]:
+        """Open the records of :meth:`read` for reading by neuron."""
         pattern, order = _TABLES[kind]
-        records = [record for path in sorted(self.path.glob(pattern)) for record in read_table(path, kind)]
-        return records if order is None else sorted(records, key=order)
+        return ByNeuron(sorted(self.path.glob(pattern)), kind, order)
+
+    def channels_by_neuron(self) -> ByNeuron[Channel]:
+        """Open the neurons' channels for reading by neuron, each in the order of kind and rank."""
+        paths = [self.channels / f"{block}.channels.parquet" for block in self.blocks()]
+        return ByNeuron(paths, Channel, _TABLES[Channel][1])
 
     def read_exemplars(self, neurons: Collection[Neuron] | None = None) -> list[Exemplar]:
         """Read the exemplars of some neurons, or of all, ordered by neuron."""

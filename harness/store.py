@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.folder import replacing, write_json
+from harness.folder import remove_temporary, replacing, write_json
+from harness.locks import locked
 
 
 def entry_path(root: Path, identity: Mapping[str, Any]) -> Path:
@@ -18,13 +20,26 @@ def entry_path(root: Path, identity: Mapping[str, Any]) -> Path:
     return root / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def ensure_entry(root: Path, identity: Mapping[str, Any]) -> Path:
-    """Return the folder of an identity, created if necessary; ``identity.json`` in it holds the identity."""
+@contextmanager
+def locked_entry(root: Path, identity: Mapping[str, Any], what: str) -> Iterator[Path]:
+    """Lock the folder of an identity for writing, and yield it.
+
+    It is created if necessary; ``identity.json`` in it holds the identity. What killed processes were writing is
+    removed.
+
+    Args:
+        root: folder of all entries.
+        identity: the identity.
+        what: what is done with the folder, for the log of a process that waits.
+    """
     folder = entry_path(root, identity)
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "identity.json").exists():
-        write_json(folder / "identity.json", identity)
-    return folder
+    with locked(folder, what):
+        for place in (folder, *filter(Path.is_dir, folder.iterdir())):
+            remove_temporary(place)
+        if not (folder / "identity.json").exists():
+            write_json(folder / "identity.json", identity)
+        yield folder
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ class _Tested:
     """What is known of the claims of a description.
 
     Attributes:
-        right: for each claim, whether text for it activates the neuron; None if there is no such text.
+        right: for each claim, whether text about it activates the neuron; None without such text.
         windows: the active windows.
         weights: number of windows that each of them represents.
         explained: which of them each claim explains, (claims, windows).
@@ -141,7 +142,7 @@ class Claims(Scorer):
         ]
         total = self.predicted_share * weights[active].sum()
         right = [precision_at(active, one, weights, total) >= MOST if varies(one) else None for one in values]
-        windows = tuple(item for item, own in zip(report.windows, active, strict=True) if own)
+        windows = tuple(compress(report.windows, active))
         found = explained(np.array(values), active, weights) if values else np.zeros((0, len(windows)), bool)
         return _Tested(right, windows, weights[active], found)
 
@@ -170,7 +171,7 @@ class Claims(Scorer):
         chosen = np.zeros(len(excerpts), int)
         chosen[order] = await in_batches(order, self.batch, choose)
         fits = np.arange(1, len(names) + 1)[:, None] == chosen
-        windows = tuple(item for item, own in zip(sample.windows, active, strict=True) if own)
+        windows = tuple(compress(sample.windows, active))
         silent = float(np.average(chosen[~active] > 0, weights=weights[~active]))
         right = await self._activating(case, made)
         return _Tested(right, windows, weights[active], explained(fits, active, weights, MOST), {"silent": silent})

@@ -78,17 +78,13 @@ class PairwiseLLM(Comparator):
     async def compare(self, case: JudgeCase, first: str, second: str) -> Judgement:
         """Show the evidence and both descriptions, and ask."""
         llm = case.require_llm()
-<<<<<<< HEAD
-        given = {"template": self.template, "side": self.side.value, "first": first, "second": second}
-        prompt = self.prompt.render(**given, **self._evidence(case, first, second))
-=======
         prompt = self.prompt.render(
+            template=self.template,
             side=self.side.value,
             first=case.shown(first),
             second=case.shown(second),
             **self._evidence(case, first, second),
         )
->>>>>>> main
         answer = await ask(llm, prompt, PairwiseVerdict)
         if not self.needs_logprobs:
             return Judgement(WINNERS[answer.verdict], answer.reason)

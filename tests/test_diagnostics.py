@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
+from support.tiny_models import Invoke, tiny_subject
 from torch import Tensor
 
 from harness.decomposition import (
@@ -339,3 +340,22 @@ def test_neurons_of_experts_stand_beside_those_of_dense_layers_in_the_figures(tm
 
 def _number(neuron: Neuron) -> float:
     return 1.0 if neuron.expert is None else 2.0 + neuron.expert
+
+
+def test_random_vectors_that_do_not_respond_to_their_channels(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A solver that returns opposite vectors: what is lost without a channel is then undefined, and no damage."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "opposites.py").write_text(
+        "def opposite(vectors, projection, token_weights, config):\n    return -vectors[:, None]\n"
+    )
+    tiny_subject(tmp_path / "llama", "llama")
+    code, _, err = invoke(
+        *("experiment=decompose_model", "subject=local", f"subject.sources=[{tmp_path / 'llama'}]", "tracking=none"),
+        *("neurons.layers=[1]", "neurons.kinds=[in]", "neurons.per_layer=1", "decomposition.num_channels=1"),
+        *("decomposition.solver=opposites.opposite", "storage.store=null", "folder=run"),
+        *("diagnostics.sample=0", "diagnostics.random_vectors=2", "diagnostics.ablated=1"),
+    )
+    assert code == 0, err
+    assert [item.faithful for item in RunFolder(tmp_path / "run").read(RandomVector)] == [(None,), (None,)]

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import regex
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import tiny_models
 from support.errors import told
@@ -25,10 +26,11 @@ from transformers import AutoModel
 from harness.evidence import (
     CorpusSummary,
 )
-from harness.evidence.corpus_pass import State, batches
+from harness.evidence.alignment import TokenSums
 from harness.evidence.encoding import CONTEXT, TEXT, special_affixes
 from harness.evidence.running import PEAKS, SPARE, Rows, Sample
-from harness.evidence.tables import exemplar_tables, quantile_picks
+from harness.evidence.state import Batch, State, batches, unsigned_of
+from harness.evidence.tables import exemplar_tables, quantile_picks, window_table
 from harness.evidence.windows import Window
 from harness.exemplar_table import ExemplarTable, write_exemplars
 from harness.llm.prompts import highlighted
@@ -297,6 +299,53 @@ def test_peaks_and_samples_by_hand(tmp_path: Path, llama: Subject) -> None:
         assert [place for place, _ in shown(Sign.POSITIVE, Source.RANDOM)] == [
             place for place, _ in shown(Sign.NEGATIVE, Source.RANDOM)
         ]
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_parts_merged_in_any_order_are_what_one_pass_keeps(
+    data: st.DataObject, llama: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.evidence.state.PEAKS", 9)
+    monkeypatch.setattr("harness.evidence.running.PEAKS", 9)
+    config = replace(SMALL, window=3, top=3, random=1, report_random=2, quantiles=2, per_quantile=1)
+    neurons, count = both_signs(Neuron(0, 1), Neuron(0, 4), Neuron(1, 2)), 70
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    tokens, splits = rng.integers(5, 60, (count, 3)), rng.choice(list(Split)[:2], count)
+    windows = [
+        Window(f"{number:016x}", Split(splits[number]), 0, tuple(tokens[number].tolist()), bytes([TEXT] * 3))
+        for number in range(count)
+    ]
+    # Few different values, so that many windows have equal peaks.
+    activations = torch.from_numpy(rng.integers(-2, 3, (count, 3, 3))).float()
+
+    def kept(numbers: Sequence[int], limits: dict[Split, int]) -> tuple[State, TokenSums]:
+        state = State(neurons, config, torch.float32, "cpu", limits)
+        sums = TokenSums(llama, unsigned_of(neurons), "cpu")
+        for number in numbers:
+            state.book.add([windows[number]], number)
+            batch = Batch.of([(number, windows[number])], seed=0)
+            state.update(batch, activations[[number]])
+            sums.update(batch.ids, batch.marks != 0, activations[[number]])
+        return state, sums
+
+    def content(state: State, sums: TokenSums) -> list[Any]:
+        state.prune()
+        tables = pa.concat_tables(exemplar_tables(state, llama))
+        return [tables.to_pylist(), window_table(state).to_pylist(), list(sums.alignments())]
+
+    places = st.lists(st.integers(0, 4), min_size=count, max_size=count)
+    part_of, informed = data.draw(places), data.draw(st.booleans())
+    merged, merged_sums = kept([], {})
+    for part in data.draw(st.permutations(range(5))):
+        numbers = [number for number in range(count) if part_of[number] == part]
+        state, sums = kept(data.draw(st.permutations(numbers)), merged.limits if informed else {})
+        for drawn in state.drawn.values():
+            drawn.drop_empty()
+        state.prune()
+        merged.merge(state.tensors())
+        merged_sums.merge(sums.tensors())
+    assert content(merged, merged_sums) == content(*kept(range(count), {}))
 
 
 def sampled(peaks: Sequence[float], cuts: Sequence[int], count: int = 8) -> Sample:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import pickle
+import random
 import shutil
 import signal
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.evidence import SHARES, SMALL, Listed, both_signs, collect, make_subjects, short_texts
+from support.evidence import SHARES, SMALL, Kept, Listed, both_signs, collect, make_subjects, short_texts
 
-from harness.evidence.corpus_pass import POOL
+from harness.errors import HarnessError
+from harness.evidence.shards import ShardResult, ShardTask, Spread
+from harness.evidence.state import POOL, bytes_of_neuron
 from harness.records import Neuron, Split
 from harness.subject import ActivationReader, Subject
 
@@ -77,6 +84,80 @@ def test_a_killed_pass_resumes_with_the_same_result(
     assert collect(Listed(texts), llama, neurons, config, folder=tmp_path / "killed") == whole
     assert 0 < len(forwards) <= passes - 8
     assert not list((tmp_path / "killed").rglob("*.safetensors"))
+
+
+def assert_same(one: Kept, other: Kept) -> None:
+    """Assert that the same windows were kept; activations may differ by rounding."""
+    assert one.summary == other.summary
+    for found, expected in zip(one.exemplars, other.exemplars, strict=True):
+        assert found == replace(expected, activations=pytest.approx(expected.activations, abs=1e-5))
+    for got, wanted in zip(one.alignment, other.alignment, strict=True):
+        assert (got.neuron, got.kind, got.against, got.tokens) == (
+            *(wanted.neuron, wanted.kind, wanted.against, wanted.tokens),
+        )
+        assert got.r == pytest.approx(wanted.r, abs=1e-5)
+
+
+def elsewhere(lost_after: int | None = None) -> Spread:
+    """Read shards in a random order from pickled tasks, as workers do; lose the workers after some results."""
+
+    def spread(work: Callable[[ShardTask, str], ShardResult], items: Iterable[ShardTask]) -> Iterator[ShardResult]:
+        rest, waiting, rng = iter(items), list[bytes](), random.Random(1)
+        for number in itertools.count():
+            waiting += map(pickle.dumps, islice(rest, 4 - len(waiting)))
+            if not waiting:
+                assert number > 5
+                return
+            if number == lost_after:
+                raise HarnessError("the workers are lost")
+            task = pickle.loads(waiting.pop(rng.randrange(len(waiting))))
+            yield pickle.loads(pickle.dumps(work(task, "cpu")))
+
+    return spread
+
+
+def test_shards_that_others_read_give_the_same_evidence_and_only_missing_ones_are_read_again(
+    llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.evidence.corpus_pass.POOL", 20)
+    neurons = both_signs(Neuron(0, 1), Neuron(1, 5))
+    whole = collect(Listed(texts), llama, neurons, folder=tmp_path / "whole")
+    passes = len(forwards)
+    done: list[int] = []
+    spread = collect(
+        *(Listed(texts), llama, neurons),
+        folder=tmp_path / "spread",
+        spread=elsewhere(),
+        progress=lambda total, count: done.append(count),
+    )
+    assert_same(spread, whole)
+    assert sum(done) == len(set(texts))
+    assert len(forwards) == 2 * passes
+
+    forwards.clear()
+    with pytest.raises(HarnessError, match="the workers are lost"):
+        collect(Listed(texts), llama, neurons, folder=tmp_path / "lost", spread=elsewhere(lost_after=2))
+    before = len(forwards)
+    assert_same(collect(Listed(texts), llama, neurons, folder=tmp_path / "lost"), whole)
+    assert 0 < before < len(forwards) == passes
+
+
+def test_neurons_that_do_not_fit_into_memory_are_captured_in_several_passes(
+    llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int]
+) -> None:
+    neurons = both_signs(Neuron(0, 1), Neuron(0, 7), Neuron(1, 5))
+    whole = collect(Listed(texts), llama, neurons, folder=tmp_path / "whole")
+    passes, each = len(forwards), bytes_of_neuron(SMALL, llama.d_model, signs=2)
+    done: list[tuple[int | None, int]] = []
+    config = replace(SMALL, memory=2.5 * each / 2**30)  # two neurons together
+    parts = collect(
+        *(Listed(texts), llama, neurons, config),
+        folder=tmp_path / "parts",
+        progress=lambda total, count: done.append((total, count)),
+    )
+    assert_same(parts, whole)
+    assert forwards == [3] * passes + [2] * passes + [1] * passes
+    assert {total for total, _ in done} == {sum(count for _, count in done)} == {2 * len(set(texts))}
 
 
 def test_a_pass_over_a_changed_corpus_starts_again(
@@ -151,7 +232,12 @@ def test_runs_share_what_was_captured(llama: Subject, texts: list[str], tmp_path
         item for item in first.exemplars if item.neuron == some[0]
     ]
     assert not forwards  # everything was in the store
+    (entry,) = (tmp_path / "store").iterdir()
+    left = [entry / ".exemplars-1.parquet.77", entry / ".tmpQwMSDg"]  # of killed processes
+    for path in left:
+        path.touch()
     third = collect(Listed(texts), llama, more, config, folder=tmp_path / "d")
+    assert not any(path.exists() for path in left)
     assert set(forwards) == {1}  # the one neuron that was not in the store
     alone = collect(Listed(texts), llama, more, folder=tmp_path / "e")
     assert third.exemplars == alone.exemplars

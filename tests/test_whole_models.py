@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import tiny_models
+from support.small_run import options as small_options
 
 from harness.decomposition import reconstruction
 from harness.errors import HarnessError
 from harness.folder import RunFolder, read_table
-from harness.records import Channel, Neuron, VectorKind, VectorSummary
+from harness.records import Alignment, Channel, Neuron, VectorKind, VectorSummary
 from harness.run import progress as progress_module
 from harness.run.help import compose_config
 from harness.run.main import main
@@ -408,14 +410,15 @@ def descendants(pid: int) -> dict[int, str]:
     return {child: commands.get(child, "") for child in found - {pid}}
 
 
-def kill_a_working_worker(process: subprocess.Popen[str]) -> None:
-    """Wait until a Ray worker of this test's cluster runs a task, and kill it."""
-    while process.poll() is None:
+def kill_a_working_worker(ended: Callable[[], object]) -> list[int]:
+    """Wait until a Ray worker of this test's cluster runs a task, and kill it, unless the run ends before."""
+    while ended() is None:
         working = [pid for pid, command in descendants(os.getpid()).items() if command.startswith("ray::_run")]
         if working:
             os.kill(working[0], signal.SIGKILL)
-            return
+            return working[:1]
         time.sleep(0.02)
+    return []
 
 
 @pytest.fixture(scope="module")
@@ -474,7 +477,7 @@ def test_a_cluster_that_loses_drivers_and_workers_gives_the_same_records(
         once.setenv("RAY_TASK_MAX_RETRIES", "0")
         process = start(llama, folder.path, *much, *on_cluster)
     wait_for_more_than(0, folder, process)
-    kill_a_working_worker(process)
+    kill_a_working_worker(process.poll)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     assert err.strip().splitlines()[-1].startswith("error: Ray could not finish a block (")
@@ -488,7 +491,7 @@ def test_a_cluster_that_loses_drivers_and_workers_gives_the_same_records(
     process.wait()
     before = len(shared())
     process = start(llama, folder.path, *much, *on_cluster)
-    kill_a_working_worker(process)
+    kill_a_working_worker(process.poll)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "2 workers" in err
@@ -507,6 +510,39 @@ def wait_for_more_than(files: int, folder: RunFolder, process: subprocess.Popen[
     while len(list(folder.channels.glob("*.parquet"))) <= files:
         assert process.poll() is None
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_worker_gathers_the_same_evidence(
+    cluster: str, small: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.evidence.corpus_pass.POOL", 64)
+
+    def gathered(name: str, *more: str) -> RunFolder:
+        given = {"describers": "[maxact,generic]", "judges": "[token_pairwise]", "evidence.store": "null"}
+        given = {**given, "neurons.layers": "[0,2]", "folder": str(tmp_path / name)}
+        run(Setup.of(compose_config([*small_options({**small, **given}), *more])))
+        return RunFolder(tmp_path / name)
+
+    local = gathered("local", "executor.threads=1")
+    # From here on, this process must not read the corpus itself.
+    monkeypatch.delattr("harness.evidence.corpus_pass.read_windows")
+    killed: list[int] = []
+    finished = threading.Event()
+    killer = threading.Thread(target=lambda: killed.extend(kill_a_working_worker(lambda: finished.is_set() or None)))
+    killer.start()
+    spread = gathered("ray", "executor=ray", f"executor.address={cluster}")
+    finished.set()
+    killer.join()
+    assert len(killed) == 1
+    assert [(item.neuron, item.window, item.tokens) for item in spread.read_exemplars()] == [
+        (item.neuron, item.window, item.tokens) for item in local.read_exemplars()
+    ]
+    for one, other in zip(spread.read_exemplars(), local.read_exemplars(), strict=True):
+        assert one.activations == pytest.approx(other.activations, rel=1e-3, abs=1e-5)
+    for found, expected in zip(*(read_table(one.alignment, Alignment) for one in (spread, local)), strict=True):
+        assert (found.neuron, found.kind, found.against) == (expected.neuron, expected.kind, expected.against)
+        assert found.r == pytest.approx(expected.r, abs=1e-4)
 
 
 class Patience(logging.Handler):

@@ -34,7 +34,7 @@ stored.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -105,10 +105,10 @@ class TokenSums:
         """Return all sums as tensors by name."""
         return {f"alignment.{name}": value for name, value in vars(self).items() if name[0] != "_"}
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the result of :meth:`tensors`."""
+    def merge(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add the result of :meth:`tensors` of other text; the order matters only for rounding."""
         for name, value in self.tensors().items():
-            value.copy_(tensors[name])
+            value += tensors[name].to(value.device)
 
     def alignments(self) -> Iterator[Alignment]:
         """Yield the alignment of each neuron, with each vector that it reads with and either token."""

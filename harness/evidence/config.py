@@ -33,6 +33,7 @@ class EvidenceConfig:
     report_random: Count = 1000
     report_documents: Count | None = 4000
     batch_windows: Count = 64
+    memory: Positive = 8.0
     store: str | None = None
     checkpoint_s: NonNegative = 60.0
 

@@ -24,18 +24,19 @@ import pyarrow.parquet as pq
 from harness.evidence.config import CorpusSummary, EvidenceConfig
 from harness.evidence.corpus import Corpus
 from harness.evidence.corpus_pass import CorpusPass
+from harness.evidence.shards import Spread
+from harness.evidence.state import groups
 from harness.evidence.tables import exemplar_tables, window_table
 from harness.exemplar_table import TOGETHER, ExemplarTable, write_exemplars
 from harness.folder import read_table, replacing, write_columns, write_json, write_table
-from harness.locks import locked
 from harness.records import Alignment, Neuron
-from harness.store import ensure_entry, entry_path
+from harness.store import entry_path, locked_entry
 from harness.subject import Subject
 from harness.subject.identity import vocabulary_of, weights_of
 
 logger = logging.getLogger(__name__)
 #: Raised when the same text and settings give other evidence.
-VERSION = 5
+VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def gathered(
     device: str,
     run_folder: Path,
     progress: Callable[[int | None, int], None] = lambda total, done: None,
+    spread: Spread | None = None,
     seen: Corpus | None = None,
 ) -> Iterator[Gathered]:
     """Gather evidence, capturing only neurons that the store does not have.
@@ -117,6 +119,7 @@ def gathered(
         run_folder: folder of the run, used as a temporary store if the config names none.
         progress: called with the number of documents, or None if it is not known, and the number of those done since
             the last call.
+        spread: reads shards of the corpus in other processes; None: this process reads it.
         seen: the corpus that describers see, if only judges see ``corpus``; None if both see it.
 
     Yields:
@@ -127,29 +130,41 @@ def gathered(
     """
     temporary = run_folder / ".evidence"
     identity = identity_of(corpus, subject, config, seed, seen)
-    folder = ensure_entry(temporary if config.store is None else Path(config.store).expanduser(), identity)
-    with locked(folder, "gathers the same evidence"):
+    root = temporary if config.store is None else Path(config.store).expanduser()
+    with locked_entry(root, identity, "gathers the same evidence") as folder:
         missing = sorted(set(neurons) - _known(folder))
-        if missing:
-            logger.info("reading the corpus %s for the activations of %d neurons", corpus.name, len(missing))
-            name = hashlib.sha256(" ".join(map(str, missing)).encode()).hexdigest()[:16]
+        passes = groups(missing, config, subject.d_model)
+        for number, some in enumerate(passes, 1):
+            logger.info("reading the corpus %s for the activations of %d neurons", corpus.name, len(some))
+            if len(passes) > 1:
+                logger.info("pass %d of %d: not all fit into evidence.memory=%g", number, len(passes), config.memory)
+            name = hashlib.sha256(" ".join(map(str, some)).encode()).hexdigest()[:16]
             saved = folder / f"pass-{name}.safetensors"
-            state, sums, summary = CorpusPass(
-                *(corpus, subject, missing, config, seed, device, saved, progress), seen=seen
-            ).run()
-            write_json(folder / "summary.json", vars(summary))
-            write_table(folder / f"alignment-{name}.parquet", sums.alignments())
-            write_columns(folder / f"windows-{name}.parquet", window_table(state))
-            with replacing(folder / f"exemplars-{name}.parquet") as aside:  # last: it marks the part as complete
-                write_exemplars(aside, exemplar_tables(state, subject))
-            # Saved states are of no use any more: their neurons were captured just now, or the set changed.
-            for file in folder.glob("pass-*.safetensors"):
-                file.unlink()
-        else:
+            given = (corpus, subject, some, config, seed, device, saved)
+            _capture(CorpusPass(*given, _of_all(progress, len(passes)), spread, seen), folder, name)
+        if not missing:
             logger.info("the activations of all %d neurons are in the store", len(neurons))
         yield Gathered(folder, tuple(sorted(neurons)))
     if config.store is None:
         shutil.rmtree(temporary)
+
+
+def _capture(corpus_pass: CorpusPass, folder: Path, name: str) -> None:
+    """Read the corpus, and add the part ``name`` to the store's folder."""
+    state, sums, summary = corpus_pass.run()
+    write_json(folder / "summary.json", vars(summary))
+    write_table(folder / f"alignment-{name}.parquet", sums.alignments())
+    write_columns(folder / f"windows-{name}.parquet", window_table(state))
+    with replacing(folder / f"exemplars-{name}.parquet") as aside:  # last: it marks the part as complete
+        write_exemplars(aside, exemplar_tables(state, corpus_pass.subject))
+    # Saved states are of no use any more: their neurons were captured just now, or the set changed.
+    for file in folder.glob("pass-*.safetensors"):
+        file.unlink()
+
+
+def _of_all(progress: Callable[[int | None, int], None], passes: int) -> Callable[[int | None, int], None]:
+    """Return the progress callback of one of several passes over the same documents."""
+    return lambda total, done: progress(None if total is None else total * passes, done)
 
 
 def stored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.evidence.corpus_pass import State
 from harness.evidence.encoding import TURN
-from harness.evidence.running import NEVER, Sample
+from harness.evidence.running import EMPTY, Sample, windows_of
+from harness.evidence.state import State
 from harness.exemplar_table import SCHEMA, TOGETHER, WINDOWS, neuron_column, sign_of
 from harness.records import Source, Split
 from harness.seeds import derive_rng
@@ -104,12 +105,12 @@ def _highest(
 def _of(state: State, row: int, split: Split) -> Iterator[tuple[Source, NDArray[np.int32], NDArray[np.float32]]]:
     """Yield the windows (n,) of a row and split and their activations (n, T), source by source."""
     top = state.top[split]
-    kept = top.windows[row] >= 0
-    yield Source.TOP, _numpy(top.windows[row][kept]), _numpy(top.of(row, kept))
+    kept = top.keys[row] < EMPTY
+    yield Source.TOP, _numpy(windows_of(top.keys[row][kept])), _numpy(top.of(row, kept))
     if state.sample:
         sample = state.sample[split]
         picked = quantile_picks(sample, row, state.config.quantiles, state.config.per_quantile)
-        yield Source.QUANTILE, _numpy(sample.windows[row][picked]), _numpy(sample.of(row, picked))
+        yield Source.QUANTILE, _numpy(windows_of(sample.keys[row][picked])), _numpy(sample.of(row, picked))
     drawn, neuron = state.drawn[split], state.neurons[row]
     order = drawn.windows.argsort()
     order = order[drawn.windows[order] >= 0]  # a small corpus does not fill the pool
@@ -126,11 +127,11 @@ def quantile_picks(sample: Sample, row: int, quantiles: int, each: int) -> Tenso
     The ranks of all sampled peaks determine the parts. They are exact if no more windows than ``PEAKS`` activate the
     neuron. A part with fewer than ``each`` windows yields all of them.
     """
-    count = int((sample.priorities[row] < NEVER).sum())
+    count = int((sample.keys[row] < EMPTY).sum())
     peaks = sample.values[row, :count]
     ranks = torch.empty(count, dtype=torch.long)
     ranks[peaks.cpu().argsort(descending=True, stable=True)] = torch.arange(count)
-    parts = (ranks * quantiles // max(1, count))[: sample.windows.shape[1]]
+    parts = (ranks * quantiles // max(1, count))[: sample.slots.shape[1]]
     picked = [index for part in range(quantiles) for index in (parts == part).nonzero().flatten()[:each].tolist()]
     return torch.tensor(sorted(picked, key=lambda index: int(ranks[index])), dtype=torch.long, device=peaks.device)
 
@@ -154,22 +155,22 @@ class _Texts:
 
     known: pa.Array
     offsets: NDArray[np.int64]
-    codes: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
+    codes: NDArray[np.int32]
+    starts: NDArray[np.int32]
+    stops: NDArray[np.int32]
 
 
 def _texts(state: State, subject: Subject) -> _Texts:
     book = state.book
     known: dict[str, int] = {}
-    offsets, pieces = [0], []
+    offsets, pieces = [0], array("i")  # an object for each piece would take far more memory
     for tokens, marks in zip(book.tokens, book.marks, strict=True):
         counted = np.flatnonzero(marks)
         for turn in np.split(counted, np.flatnonzero(marks[counted] == TURN)):
             for piece in subject.texts.pieces(tokens[turn].tolist()):
                 start, stop = turn[piece.start], turn[piece.stop - 1] + 1
                 text = f"\n{piece.text}" if piece.start == 0 and turn[0] != counted[0] else piece.text
-                pieces.append((known.setdefault(text, len(known)), start, stop))
-        offsets.append(len(pieces))
-    codes, starts, stops = np.array(pieces, np.int64).reshape(-1, 3).T
+                pieces.extend((known.setdefault(text, len(known)), start, stop))
+        offsets.append(len(pieces) // 3)
+    codes, starts, stops = np.frombuffer(pieces, np.int32).reshape(-1, 3).T
     return _Texts(pa.array(list(known), pa.string()), np.array(offsets), codes, starts, stops)

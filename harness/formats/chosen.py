@@ -27,7 +27,7 @@ class Chosen:
     Attributes:
         text: the description.
         origin: where it comes from, and who made it.
-        score: the set's own score of it; None if there is none, or if it consists of several descriptions.
+        score: the set's own score of it; None without one, and for several descriptions together.
         of: number of descriptions that the set has of the neuron.
         parts: these descriptions, if all are kept.
     """

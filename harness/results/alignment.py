@@ -44,7 +44,7 @@ def alignment_of(folder: RunFolder, *, seed: int, config: StatisticsConfig) -> t
         seed: the run's seed, for the bootstrap.
         config: draws and confidence of the intervals.
     """
-    return alignment_rows(folder.read(Alignment), folder.read(Effect), seed=seed, config=config)
+    return alignment_rows(folder.each(Alignment), folder.each(Effect), seed=seed, config=config)
 
 
 def alignment_rows(
@@ -57,12 +57,12 @@ def alignment_rows(
     groups: defaultdict[tuple[int, VectorKind, Against], Values] = defaultdict(dict)
     for item in alignments:
         groups[item.neuron.layer, item.kind, item.against][item.neuron] = (item.r, item.control)
-    measured: defaultdict[Neuron, list[Effect]] = defaultdict(list)
+    measured: defaultdict[Neuron, list[tuple[float | None, float | None]]] = defaultdict(list)
     for effect in effects:
-        measured[effect.neuron.unsigned].append(effect)
+        measured[effect.neuron.unsigned].append((effect.direct, effect.direct_control))
     for neuron, own in measured.items():
-        means = _mean(effect.direct for effect in own), _mean(effect.direct_control for effect in own)
-        groups[neuron.layer, VectorKind.OUT, Against.EFFECT][neuron] = means
+        direct, control = map(_mean, zip(*own, strict=True))
+        groups[neuron.layer, VectorKind.OUT, Against.EFFECT][neuron] = direct, control
     rows: list[AlignmentRow] = []
     for layer in sorted({layer for layer, _, _ in groups}):
         of_layer = {(kind, against): values for (one, kind, against), values in groups.items() if one == layer}

@@ -51,7 +51,7 @@ def value_of(score: Score) -> float | None:
 
 
 def polysemanticity_of(score: Score) -> float | None:
-    """Return the polysemanticity that a scorer measured; None if the score is not ok or has none."""
+    """Return the polysemanticity that a scorer measured; None if the score is not usable or does not contain it."""
     return None if value_of(score) is None else score.metrics.get("polysemanticity")
 
 

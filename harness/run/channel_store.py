@@ -23,12 +23,11 @@ from safetensors.torch import load_file
 
 from harness.decomposition.config import SOLVERS
 from harness.folder import RunFolder
-from harness.locks import locked
 from harness.records import Neuron, VectorKind
 from harness.run.identity import channels_identity
 from harness.run.setup import Setup
 from harness.run.worker import Block
-from harness.store import ensure_entry, entry_path, link_or_copy
+from harness.store import entry_path, link_or_copy, locked_entry
 
 logger = logging.getLogger(__name__)
 _ENDINGS = ("safetensors", "channels.parquet", "vectors.parquet")  # the last one marks a block as complete
@@ -69,8 +68,7 @@ class ChannelStore:
         if self._folder is None:
             yield
             return
-        ensure_entry(self._folder.path.parent, self._identity)
-        with locked(self._folder.path, "decomposes the same vectors"):
+        with locked_entry(self._folder.path.parent, self._identity, "decomposes the same vectors"):
             yield
 
     def missing(self, pending: Sequence[Block]) -> list[Block]:
@@ -107,7 +105,6 @@ class ChannelStore:
     def save_file(self, path: Path) -> None:
         """Copy a run's file of diagnostics into the store; its name contains a hash of its settings."""
         if self._folder is not None:
-            ensure_entry(self._folder.path.parent, self._identity)
             link_or_copy(path, self._folder.diagnostics / path.name)
 
     def _find(self, pending: Sequence[Block]) -> dict[Key, _Stored]:

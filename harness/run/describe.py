@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections import defaultdict
 from collections.abc import Awaitable, Mapping
 from functools import partial
 
-from harness.folder import Draw, Journal, RunFolder
+from harness.folder import ByNeuron, Draw, Journal, RunFolder
 from harness.llm.asking import SHOWN
 from harness.llm.client import LLMClient
 from harness.llm.degenerate import same_for_most, words_of
@@ -49,12 +48,7 @@ async def _describe(setup: Setup, folder: RunFolder, serving: Serving, draw: Dra
         journal.close()
         return
     evidence = OpenEvidence(setup, folder, OPEN_TO_DESCRIBERS, draw)
-    channels: dict[Neuron, list[Channel]] = defaultdict(list)
-    for channel in folder.read_channels():
-        channels[channel.neuron].append(channel)
-    random: dict[Neuron, list[Channel]] = defaultdict(list)
-    for channel in folder.read(Channel):
-        random[channel.neuron].append(channel)
+    channels, random = folder.channels_by_neuron(), folder.by_neuron(Channel)
 
     async def answer(name: str, llms: Clients, others: Others, neuron: Neuron) -> Description:
         describer = setup.describers[name]
@@ -62,8 +56,8 @@ async def _describe(setup: Setup, folder: RunFolder, serving: Serving, draw: Dra
         def work(metered: Mapping[str, LLMClient]) -> Awaitable[str | Draft]:
             case = DescriberCase(
                 **evidence.fields(neuron, describer, metered),
-                channels=tuple(channel.with_sign(neuron.sign) for channel in channels[neuron.unsigned]),
-                random_channels=tuple(channel.with_sign(neuron.sign) for channel in random[neuron.unsigned]),
+                channels=_signed(channels, neuron) if describer.needs_channels else (),
+                random_channels=_signed(random, neuron) if describer.needs_random_channels else (),
                 neurons=tuple(setup.described),
                 others=others,
                 budget=setup.general.evidence_budget,
@@ -95,6 +89,10 @@ async def _describe(setup: Setup, folder: RunFolder, serving: Serving, draw: Dra
         _fail_the_same(name, journal)
     journal.close()
     evidence.close()
+
+
+def _signed(channels: ByNeuron[Channel], neuron: Neuron) -> tuple[Channel, ...]:
+    return tuple(channel.with_sign(neuron.sign) for channel in channels.of(neuron.unsigned))
 
 
 def _fail_the_same(name: str, journal: Journal[Description]) -> None:

@@ -262,15 +262,18 @@ def _random(given: _Measuring) -> Iterator[RandomVector]:
     ).to(given.device)
     found = given.decompose(vectors, num_channels=min(options.random_channels, group.config.num_channels))
     measured = [found.kurtosis, found.cosine, found.loss, reconstruction(vectors, found.directions)]
+    maybe_undefined: list[Tensor] = []  # where a vector does not respond to the tokens
     if options.ablated:
         removed = ablation(vectors, found.directions, given.projection, top_tokens=given.top_tokens, tokens=given.used)
-        measured.append(removed.faithful)
+        maybe_undefined.append(removed.faithful)
         if found.directions.shape[1] == group.config.num_channels:
-            measured.append(removed.complete)
+            maybe_undefined.append(removed.complete)
     counted = group.config.counted(given.weights)
     for row, vector in enumerate(vectors):
         own = rounded(kurtosis(vector @ given.projection, counted))
-        yield RandomVector(group.layer, group.kind, row, own, *(rounded(each[row]) for each in measured))
+        values = [rounded(each[row]) for each in measured]
+        values += [rounded(each[row], undefined=True) for each in maybe_undefined]
+        yield RandomVector(group.layer, group.kind, row, own, *values)
 
 
 def _replacements(given: _Measuring) -> Iterator[Channel]:

@@ -1,4 +1,4 @@
-"""Where the work that needs no LLM is done."""
+"""Where vectors are decomposed and the corpus is read."""
 
 from __future__ import annotations
 
@@ -38,11 +38,14 @@ class Executor(ABC):
         requested: the device where this process computes everything else, as the config names it.
         block: weight vectors that are decomposed and written together; None: as many as keep the solver busy.
         memory: GiB that a decomposition may use besides the projection; None: on CUDA 80 % of the free memory, else 1.
+        reads_corpus: whether the corpus is read through ``map`` too; workers then need the subject's files. Otherwise
+            this process reads it.
     """
 
     block: int | None = None
     memory: float | None = None
     requested: str = "auto"
+    reads_corpus: bool = False
 
     @cached_property
     def device(self) -> str:

@@ -41,7 +41,7 @@ REMADE = ("explainer check", "draws", "retests", "diagnostics", "results")
 OPERATIONAL = (
     *("name", "folder", "cache", "quiet", "executor", "storage", "serving", "tracking", "sweep"),
     *("subject.cache", "subject.shape", "steering.rows"),
-    *("evidence.batch_windows", "evidence.store", "evidence.checkpoint_s"),
+    *("evidence.batch_windows", "evidence.memory", "evidence.store", "evidence.checkpoint_s"),
 )
 #: Raised when the same search finds other channels, or the same record holds something else.
 CHANNELS_VERSION = 2

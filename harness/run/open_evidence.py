@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
@@ -16,7 +15,7 @@ from harness.records import Effect, Exemplar, Neuron, Split
 from harness.run.setup import Setup
 from harness.seeds import derive_rng, derive_seed
 
-#: Neurons whose exemplars are kept in memory: a server works on many at once.
+#: Neurons whose exemplars and effects are kept in memory: a server works on many at once.
 HELD = 64
 #: Share of the documents that a bootstrap sample of many documents contains (Efron and Tibshirani 1993, section 17.7).
 IN_SAMPLE = 1 - math.exp(-1)
@@ -44,11 +43,9 @@ class OpenEvidence:
         self._seed = derive_seed(setup.seed, draw) if again else setup.seed
         self._table = (text or folder).exemplar_table()
         self._reader = TextReader(setup.subject, setup.neurons, setup.executor.device)
-        self._effects: dict[Neuron, list[Effect]] = defaultdict(list)
-        for effect in folder.read(Effect):
-            if effect.split in self._splits:
-                self._effects[effect.neuron].append(effect)
+        self._effects_by_neuron = folder.by_neuron(Effect)
         self._exemplars = lru_cache(maxsize=HELD)(self._read_exemplars)
+        self._effects = lru_cache(maxsize=HELD)(self._read_effects)
 
     def _read_exemplars(self, neuron: Neuron) -> tuple[Exemplar, ...]:
         found = () if self._table is None else self._table.read([neuron])
@@ -59,6 +56,9 @@ class OpenEvidence:
             return True
         return bool(derive_rng(self._setup.seed, self._draw, document).random() < IN_SAMPLE)
 
+    def _read_effects(self, neuron: Neuron) -> tuple[Effect, ...]:
+        return tuple(effect for effect in self._effects_by_neuron.of(neuron) if effect.split in self._splits)
+
     def fields(self, neuron: Neuron, method: Method, llms: Mapping[str, LLMClient]) -> dict[str, Any]:
         """Return the fields of :class:`harness.methods.Case` for one neuron and method."""
         return {
@@ -68,7 +68,7 @@ class OpenEvidence:
             "llm": llms.get(method.role or ""),
             "seed": self._seed,
             "llms": llms,
-            "effects": tuple(self._effects[neuron]) if method.needs_effects else (),
+            "effects": self._effects(neuron) if method.needs_effects else (),
             "reader": self._reader,
         }
 

@@ -88,8 +88,7 @@ def _check_model(setup: Setup, folder: RunFolder) -> None:
         return
     causal = bool(pending_interventions(setup, folder))
     on_text = any(name == ON_TEXT for _, name in pending_diagnostics(setup, folder, None))
-    unread = not folder.has_evidence or (setup.report_corpus is not None and not folder.report_corpus.has_evidence)
-    if causal or on_text or unread:
+    if causal or on_text or _unread(setup, folder):
         from transformers import AutoModel, AutoModelForCausalLM  # not at start-up: the import takes seconds
 
         check_model(setup.subject, AutoModel)
@@ -123,14 +122,13 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     check_weights(setup, pending)
     check_space(setup, folder, pending)
     store = ChannelStore(setup)
+    unread = _unread(setup, folder)
     # Entered before the corpus is read, so that an unreachable cluster is reported at once.
-    with setup.executor if store.missing(pending) else nullcontext():
+    with setup.executor if store.missing(pending) or (unread and setup.executor.reads_corpus) else nullcontext():
         manifest = write_manifest(setup, folder)
         draw_texts(setup, folder)
-        if setup.corpus is not None and setup.compares and not folder.has_evidence:
-            manifest = _gather(setup, folder, folder, setup.corpus)
-        if setup.report_corpus is not None and setup.compares and not folder.report_corpus.has_evidence:
-            manifest = _gather(setup, folder, folder.report_corpus, setup.report_corpus, seen=setup.corpus)
+        for corpus, to, seen in unread:
+            manifest = _gather(setup, folder, to, corpus, seen)
         decompose_blocks(setup, folder, pending, store)
     measure_diagnostics(setup, folder, store)
     intervene(setup, folder)
@@ -170,11 +168,18 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         await serving.rest()
 
 
-def _gather(
-    setup: Setup, folder: RunFolder, to: RunFolder, corpus: Corpus, seen: Corpus | None = None
-) -> dict[str, Any]:
-    """Gather the exemplars into a folder, and return the manifest with a summary of the text."""
-    where: dict[str, Any] = {"device": setup.executor.device, "run_folder": folder.path}
+def _unread(setup: Setup, folder: RunFolder) -> list[tuple[Corpus, RunFolder, Corpus | None]]:
+    """Return each corpus without evidence, the folder of its evidence, and for one of judges what describers see."""
+    corpora = [(setup.corpus, folder, None), (setup.report_corpus, folder.report_corpus, setup.corpus)]
+    return [
+        (corpus, to, seen) for corpus, to, seen in corpora if corpus and setup.compares and not to.has_evidence
+    ]
+
+
+def _gather(setup: Setup, folder: RunFolder, to: RunFolder, corpus: Corpus, seen: Corpus | None) -> dict[str, Any]:
+    """Gather the exemplars of a corpus into a folder, and return the manifest with a summary of the text."""
+    spread = setup.executor.map if setup.executor.reads_corpus else None
+    where: dict[str, Any] = {"device": setup.executor.device, "run_folder": folder.path, "spread": spread}
     with (
         progress("activations", None, "documents") as advance,
         gathered(

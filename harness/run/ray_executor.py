@@ -29,14 +29,17 @@ _STARTS = 4
 
 
 class RayExecutor(Executor):
-    """Runs every block as a Ray task.
+    """Runs every block of vectors, and every shard of the corpus, as a Ray task.
 
-    Workers need this package and its dependencies in their environment, but neither the model's files nor a file system
-    shared with this process: a task contains its vectors, the projection is in Ray's object store, and this process
-    writes the results. Ray runs a block again if its worker dies.
+    Workers need this package and its dependencies in their environment. A task contains its vectors or windows, the
+    projection is in Ray's object store, and this process writes the results, so that workers need no file system
+    shared with it. To read the corpus they need the subject's files, under the same path or as ``subject.sources``
+    names them. Ray runs a task again if its worker dies.
 
     ``conf/executor/ray.yaml`` documents the options.
     """
+
+    reads_corpus = True
 
     @validated
     def __init__(

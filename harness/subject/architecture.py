@@ -60,7 +60,7 @@ class Architecture:
         norm: kind of the norm: ``rms``, or ``layer`` (subtracts the mean, adds a bias).
         norm_offset: added to the weight of the norm (Gemma stores weight - 1).
         norm_eps: epsilon of the norm, or the config option with it.
-        mlp_norm: norm of the MLP's output within the layer (Gemma), None if the family has none.
+        mlp_norm: name of the norm that is applied to the MLP's output (Gemma); None for other families.
         num_layers: config option with the number of layers.
         d_model: config option with the width of the residual stream.
         positions_after_padding: whether positions start after the padding token's id (RoBERTa), which shortens the

@@ -101,7 +101,7 @@ class Modules:
         return self._submodule(self._subject.architecture.module(layer, weight.removesuffix(".weight")))
 
     def hook(self, layer: int, place: Place, function: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-        """Call a function with the hidden states at a place of a layer; they become what it returns, if not None."""
+        """Call a function with the hidden states at a place of a layer; a returned tensor replaces them."""
         architecture = self._subject.architecture
         if place is Place.MLP_OUTPUT:
             norm = architecture.mlp_norm

@@ -93,6 +93,21 @@ class Subject:
         self.dtype = dtype
         self.trust_remote_code = trust_remote_code
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the options and the place of the files, for another process, which reads everything else itself."""
+        classes = type(self).__mro__
+        read = {name for one in classes for name, value in vars(one).items() if isinstance(value, cached_property)}
+        files = self.files
+        if files.folder is not None:
+            files = ModelFiles(str(files.folder.resolve()), files.folder.resolve())
+        return {name: value for name, value in vars(self).items() if name not in read} | {"files": files}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Use the files where they were, or else, on a machine without them, search for them again."""
+        vars(self).update(state)
+        if self.files.folder is not None and not self.files.folder.is_dir():
+            del self.files
+
     @cached_property
     def published(self) -> ModelFiles:
         """The model's files as its source has them. Found without PyTorch and transformers, which take long to import.
@@ -271,7 +286,7 @@ class Subject:
 
     @property
     def activation_function(self) -> str | None:
-        """Activation function of the neurons as named in transformers, None if the config has no such option."""
+        """Activation function of the neurons, as transformers names it; None if the config does not name it."""
         if self.weights.dictionaries:
             return "relu"
         config = self.config.get_text_config()

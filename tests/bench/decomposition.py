@@ -14,9 +14,7 @@ Default: all but ``channels``.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import math
-import resource
 import subprocess
 import sys
 import time
@@ -26,6 +24,7 @@ from functools import partial
 from statistics import median
 
 import torch
+from peak import above, resident
 from synthetic import clustered_vocabulary, mixed_vectors
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -250,21 +249,12 @@ def _print_peak(d_model: int, tokens: int, vectors: int, mib: int, solver: str) 
     some = mixed_vectors(projection, vectors)
     # The first product allocates buffers of the matrix library, which no budget counts.
     some[:1] @ projection
-    held = _resident()
+    held = resident()
     chosen = {"fast": FAST, "best": BEST, "adamw": ADAMW}[solver]
     short = replace(chosen.geodesic, max_steps=4), replace(chosen.adamw, max_steps=4)
     config = replace(chosen, num_channels=2, geodesic=short[0], adamw=short[1])
     decompose(some, projection, config=config, memory_budget=mib * 2**20)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held) / 2**20)
-
-
-def _resident() -> int:
-    """Return the resident bytes of this process, after freeing unused memory and resetting the peak."""
-    ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123 - 5 resets the peak (Linux, man 5 proc)
-        file.write("5")
-    with open("/proc/self/statm") as file:  # noqa: PTH123
-        return int(file.read().split()[1]) * resource.getpagesize()
+    print(above(held))
 
 
 if __name__ == "__main__":

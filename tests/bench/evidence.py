@@ -20,8 +20,8 @@ import transformers
 
 from harness.evidence import EvidenceConfig, InstalledDocs
 from harness.evidence.alignment import TokenSums
-from harness.evidence.corpus_pass import Batch, State, batches
 from harness.evidence.encoding import Encoder, framed
+from harness.evidence.state import Batch, State, batches
 from harness.evidence.store import gathered
 from harness.evidence.windows import Cutter, Window
 from harness.records import Neuron, Sign

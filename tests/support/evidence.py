@@ -19,6 +19,7 @@ from harness.evidence import (
     gathered,
 )
 from harness.evidence.encoding import CONTEXT, Encoder
+from harness.evidence.shards import Spread
 from harness.evidence.windows import Cutter, Window
 from harness.exemplar_table import ExemplarTable
 from harness.folder import read_table
@@ -77,10 +78,10 @@ def collect(
     folder: Path,
     seed: int = 3,
     progress: Callable[[int | None, int], None] = lambda total, done: None,
+    spread: Spread | None = None,
 ) -> Kept:
-    with gathered(
-        corpus, subject, neurons, config, seed=seed, device="cpu", run_folder=folder, progress=progress
-    ) as found:
+    given: Any = {"seed": seed, "device": "cpu", "run_folder": folder, "progress": progress, "spread": spread}
+    with gathered(corpus, subject, neurons, config, **given) as found:
         found.write(folder / "exemplars.parquet")
         found.write_alignment(folder / "alignment.parquet")
         summary = found.summary

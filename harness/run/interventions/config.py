@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Annotated
 
@@ -108,7 +108,7 @@ class SteeringConfig:
                 )
 
 
-def peaks(exemplars: Sequence[Exemplar]) -> dict[Neuron, float]:
+def peaks(exemplars: Iterable[Exemplar]) -> dict[Neuron, float]:
     """Return each neuron's highest activation on the explain split; neurons that are never active are left out.
 
     Only the explain split is used, because what describers see must not depend on the judges' evidence.

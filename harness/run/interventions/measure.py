@@ -76,7 +76,9 @@ def intervene(setup: Setup, folder: RunFolder) -> None:
         return
     effects = [job for job in pending if job.split is not None]
     texts = [job for job in pending if job.split is None]
-    scales = peaks(folder.read_exemplars())
+    exemplars = folder.exemplar_table()
+    each = itertools.chain.from_iterable(exemplars.read([one]) for one in exemplars.neurons) if exemplars else ()
+    scales = peaks(each)
     _warn_silent(setup, scales, [config.effects] * bool(effects) + [config.texts] * bool(texts))
     model = CausalModel(setup.subject, setup.executor.device)
     try:
