@@ -375,9 +375,9 @@ class RunFolder:
         """The folder of verdicts and scores on the run's own corpus, if judges see another one."""
         return RunFolder(self._own_corpus)
 
-    def draw(self, draw: Draw) -> RunFolder:
-        """Return the folder of the descriptions, verdicts and scores of a draw."""
-        return RunFolder(self.draws / str(draw))
+    def draw(self, draw: Draw | None) -> RunFolder:
+        """Return the folder of the descriptions, verdicts and scores of a draw; None: of the first descriptions."""
+        return self if draw is None else RunFolder(self.draws / str(draw))
 
     def read_draws(self, *, resampled: bool | None = None) -> list[RunFolder]:
         """Return the folders of the draws that have descriptions, or of one kind of them, by number."""

@@ -28,7 +28,7 @@ from harness.run.setup import Setup
 from harness.stats.bootstrap import Resamples
 from harness.stats.variance import COMPONENTS, Component, variance_components
 
-PLANTED = {"neuron": 2.0, "draw": 1.0, "judge": 0.5, "prompt": 0.3, "neuron by judge": 0.7, "residual": 0.4}
+PLANTED = {"neuron": 2.0, "draw": 1.0, "judge": 0.5, "prompt": 0.3, "neuron_by_judge": 0.7, "residual": 0.4}
 
 
 def planted(neurons: int, draws: int, judges: list[int], rng: np.random.Generator) -> np.ndarray[Any, Any]:
@@ -43,7 +43,7 @@ def planted(neurons: int, draws: int, judges: list[int], rng: np.random.Generato
         + effect("draw", neurons, draws, 1)
         + effect("judge", max(judges) + 1)[judges]
         + effect("prompt", count)
-        + effect("neuron by judge", neurons, 1, count)
+        + effect("neuron_by_judge", neurons, 1, count)
         + effect("residual", neurons, draws, count)
     )
 
@@ -70,12 +70,16 @@ def test_complete_data_give_the_analysis_of_variance() -> None:
         "neuron": (of_neuron - of_draw - of_both + residual) / (d * r),
         "draw": (of_draw - residual) / r,
         "judge": (of_judge - of_both) / (n * d),
-        "neuron by judge": (of_both - residual) / d,
+        "neuron_by_judge": (of_both - residual) / d,
         "residual": residual,
     }
     found = components(y, list(range(r)))
     assert {name: one.variance for name, one in found.items()} == pytest.approx(expected)
     assert found["judge"].includes == ("prompt",)
+    # Sum rule: the components add up to half the mean squared difference of two values that differ in everything.
+    differ = [(y[i, j, k] - y[a, b, c]) ** 2 / 2 for i, j, k in np.ndindex(y.shape) for a, b, c in np.ndindex(y.shape)
+              if i != a and k != c]  # fmt: skip
+    assert sum(one.variance for one in found.values()) == pytest.approx(np.mean(differ))
 
 
 def test_planted_components_come_back_although_values_are_missing() -> None:
@@ -98,13 +102,13 @@ def test_planted_components_come_back_although_values_are_missing() -> None:
 def test_what_cannot_be_separated_is_said() -> None:
     y = planted(6, 2, [0, 0, 1], np.random.default_rng(3))
     assert {name: one.includes for name, one in components(y[:, :1], [0, 0, 1]).items()} == {
-        "neuron": ("draw",), "judge": (), "prompt": (), "neuron by judge": ("residual",),
+        "neuron": ("draw",), "judge": (), "prompt": (), "neuron_by_judge": ("residual",),
     }  # fmt: skip
     assert {name: one.includes for name, one in components(y[:, :, :1], [0]).items()} == {
-        "neuron": ("neuron by judge",), "draw": ("residual",),
+        "neuron": ("neuron_by_judge",), "draw": ("residual",),
     }  # fmt: skip
     assert {name: one.includes for name, one in components(y[:1], [0, 0, 1]).items()} == {
-        "draw": (), "judge": (), "prompt": ("neuron by judge",), "residual": (),
+        "draw": (), "judge": (), "prompt": ("neuron_by_judge",), "residual": (),
     }  # fmt: skip
 
 
@@ -168,30 +172,34 @@ def test_a_run_says_what_its_win_rates_vary_with(
     base += ["judges.pairwise_criteria.encoder=null"]
     folder, board = finished(base)
     before = folder.leaderboard.read_bytes()
-    shares = {row.component: row for row in board.variance if row.describer == "maxact"}
+    of_text = next(row for row in board.variance if row.describer == "maxact")
     # Every neuron: 1 by the first prompt, 0 by the second. Half of the squared difference is 1/2, all of it the
     # prompt's.
-    assert (shares["prompt"].variance, shares["prompt"].share, shares["prompt"].interval) == (0.5, 1.0, (0.5, 0.5))
-    assert (shares["neuron"].variance, shares["neuron"].words.split(";")[0]) == (0.0, "includes draw")
-    assert shares["draw"].variance is shares["judge"].variance is None
-    assert "draws.repeated" in shares["draw"].words
-    assert shares["judge"].words.startswith("needs several judges")
+    design = of_text.neurons, of_text.draws, of_text.judges, of_text.prompts
+    assert (of_text.measure, design) == ("win_rate", (3, 1, 1, 2))
+    assert (of_text.total, of_text.prompt, of_text.prompt_interval, of_text.neuron) == (0.5, 1.0, (1.0, 1.0), 0.0)
+    assert of_text.draw is of_text.judge is of_text.residual is of_text.asked_again is None
+    assert of_text.words == "neuron includes draw; neuron by judge includes residual"
     assert not board.stability
 
     folder, board = finished([*base, "draws.repeated=2", "draws.resampled=1", "comparisons.retest=1"])
     assert "the temperature of the explainer is 0" in caplog.text
     assert board.overall.rows == leaderboard_from_json(json.loads(before)).overall.rows  # draws change no headline
-    rows = {row.component: row for row in board.variance if row.describer == "maxact"}
+    of_text = next(row for row in board.variance if row.describer == "maxact")
     # First prompt 1, 0, 1 in the three draws, second prompt 0, 0, 0, the same for every neuron. The squares of the
     # draws of a neuron add up to 1/3 with two degrees of freedom, and so do those of the residual. All neurons are
     # alike, so the mean squares of neurons, and of neurons by judge, are 0.
-    found = {name: row.variance for name, row in rows.items()}
     residual, of_draw = 1 / 6, 1 / 6
-    assert found["draw"] == pytest.approx((of_draw - residual) / 2, abs=1e-6)
-    assert found["residual"] == pytest.approx(residual, abs=1e-6)
-    assert found["neuron by judge"] == pytest.approx(-residual / 3, abs=1e-6)
-    assert found["neuron"] == pytest.approx((0 - of_draw - 0 + residual) / 6, abs=1e-6)
-    assert found["asked again"] == 0.0  # the script has the same opinion when it is asked again
+    assert of_text.draws == 3
+    assert of_text.total is not None
+    share = pytest.approx
+    assert of_text.draw == share((of_draw - residual) / 2 / of_text.total, abs=1e-5)
+    assert of_text.residual == share(residual / of_text.total, abs=1e-5)
+    assert of_text.neuron_by_judge == share(-residual / 3 / of_text.total, abs=1e-5)
+    assert of_text.neuron == share((0 - of_draw - 0 + residual) / 6 / of_text.total, abs=1e-5)
+    parts = of_text.neuron, of_text.draw, of_text.prompt, of_text.neuron_by_judge, of_text.residual
+    assert sum(part for part in parts if part is not None) == share(1, abs=1e-5)
+    assert of_text.asked_again == 0.0  # the script has the same opinion when it is asked again
     stable = {(row.evidence, row.describer): row for row in board.stability}
     # "text draw0 evidenceN" and "text draw10000 evidenceN" share two of four words.
     assert stable["same", "maxact"].similarity == stable["same", "vocab_proj"].similarity == 0.5
@@ -201,8 +209,11 @@ def test_a_run_says_what_its_win_rates_vary_with(
     assert summary_of_run(folder, board, [])["similarity/same/maxact"] == 0.5
     assert {"variance", "stability"} <= tables_of_run(folder, board, [], folder.read_manifest()).keys()
     page = folder.report.read_text()
-    assert "What results vary with" in page
-    assert "Stability of descriptions" in page
+    text = folder.leaderboard_markdown.read_text()
+    for title in ("Variance of win_rate", "3 draws, 1 judge, 2 prompts", "Stability of descriptions, resampled"):
+        assert title in page
+    assert "| measure | describer | neurons | variance | neuron | draw |" in text
+    assert "| resampled | vocab\\_proj | 1.00" in text
 
 
 def test_judges_may_see_another_corpus(small: dict[str, str], tmp_path: Path) -> None:
@@ -227,6 +238,8 @@ def test_judges_may_see_another_corpus(small: dict[str, str], tmp_path: Path) ->
     (of_text, of_weights) = board.corpus_shift
     assert (of_text.describer, of_text.own, of_text.other, of_text.shift) == ("maxact", 1.0, 0.0, -1.0)
     assert (of_weights.shift, of_weights.shift_interval) == (1.0, (1.0, 1.0))
-    assert summary_of_run(folder, board, [])["corpus_shift/win rate/maxact/shift"] == -1.0
-    assert "Shift of <bdi>win rate</bdi>" in folder.report.read_text()
+    assert summary_of_run(folder, board, [])["corpus_shift/win_rate/maxact/shift"] == -1.0
+    assert "Shift of win_rate: describers saw" in folder.report.read_text()
+    row = "| win\\_rate | maxact | 1.000 (1.000–1.000) | 0.000 (0.000–0.000) | -1.000"
+    assert row in folder.leaderboard_markdown.read_text()
     told(lambda: finished(base), "holds a run of a different configuration", "report_corpus")

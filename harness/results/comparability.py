@@ -43,9 +43,9 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
     contestants = _part(manifest, "contestants")
     seed, config = int(manifest.get("seed") or 0), statistics_of(manifest)
     repeated, resampled = ([Answers.of(one) for one in folder.read_draws(resampled=kind)] for kind in (False, True))
-    answers, again = Answers(descriptions, verdicts, scores), None
-    if _part(_part(manifest, "config"), "comparisons").get("retest") == 1:
-        again = answers.asked_again(folder.retests().records(), folder.score_retests().records())
+    again = Answers((), folder.retests().records(), folder.score_retests().records())
+    if _part(_part(manifest, "config"), "comparisons").get("retest") != 1:
+        again = None  # some comparisons do not give the win rate on a neuron a second time
     board = build_leaderboard(
         verdicts,
         scores,

@@ -478,27 +478,45 @@ class ExplainerRow:
 
 @dataclass(frozen=True)
 class VarianceRow:
-    """A variance component of a describer's results; :data:`harness.results.columns.VARIANCE` defines the metrics.
+    """Variance components of a describer's results; :data:`harness.results.columns.VARIANCE` defines the metrics.
+
+    A component is a share of ``total``, with its bootstrap interval, clustered by neuron. It is None if it cannot be
+    estimated. Estimates are unbiased, so a small component can be negative. All but ``asked_again`` add up to 1.
 
     Attributes:
-        measure: ``win rate``, that of one side of the neurons, or the name of a scorer.
+        measure: ``win_rate``, ``win_rate/SIDE`` if judges see different sides of the neurons, or the name of a scorer.
         describer: its name.
         control: whether it is a control.
-        component: one of :data:`harness.stats.variance.COMPONENTS`, or ``asked again``.
-        variance: None if it cannot be estimated, as is ``share``.
-        interval: its bootstrap interval, clustered by neuron; None with fewer than two neurons.
-        words: what else it includes, or why it has no value; empty if there is nothing to say.
+        neurons: neurons with a value.
+        draws: descriptions of each neuron.
+        judges: number of judges.
+        prompts: number of prompts of all judges.
+        total: sum of the components, in squared units of the values.
+        words: which components include others that could not be separated from them; empty if none does.
     """
 
     measure: str
     describer: str
     control: bool
-    component: str
-    levels: int
-    variance: float | None
-    interval: tuple[float, float] | None
-    share: float | None
-    share_interval: tuple[float, float] | None
+    neurons: int
+    draws: int
+    judges: int
+    prompts: int
+    total: float | None
+    neuron: float | None
+    neuron_interval: tuple[float, float] | None
+    draw: float | None
+    draw_interval: tuple[float, float] | None
+    judge: float | None
+    judge_interval: tuple[float, float] | None
+    prompt: float | None
+    prompt_interval: tuple[float, float] | None
+    neuron_by_judge: float | None
+    neuron_by_judge_interval: tuple[float, float] | None
+    residual: float | None
+    residual_interval: tuple[float, float] | None
+    asked_again: float | None
+    asked_again_interval: tuple[float, float] | None
     words: str
 
 
@@ -533,7 +551,7 @@ class ShiftRow:
     Intervals are bootstrap intervals clustered by neuron, None with fewer than two neurons.
 
     Attributes:
-        measure: ``win rate``, or the name of a scorer.
+        measure: ``win_rate``, or the name of a scorer.
         describer: its name.
         control: whether it is a control.
     """
@@ -598,8 +616,7 @@ class Leaderboard:
         explainer: the explainer on planted concepts: all describers together, then by describer. Empty if the run has
             no explainer, or did not check it.
         alignment: by layer, kind and what is correlated; empty without text.
-        variance: by measure, describer and component; empty if there is one judge with one prompt and no further
-            descriptions.
+        variance: by measure and describer; empty if there is one judge with one prompt and no further descriptions.
         stability: by evidence and describer; empty without further descriptions.
         corpus_shift: by measure and describer; empty unless judges see another corpus than describers.
     """

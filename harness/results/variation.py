@@ -7,13 +7,13 @@ one, count in no other table.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from harness.folder import RunFolder, item_of
+from harness.folder import RunFolder
 from harness.records import Description, Neuron, Score, Status, Verdict
 from harness.results.comparisons import Floats, Ints, compare, opponents_of, verdict_table
 from harness.results.rounding import mean, rounded, rounded_interval
@@ -23,18 +23,6 @@ from harness.signed_text import read_tokens
 from harness.stats.bootstrap import Resamples, clustered_interval, percentiles, ratio
 from harness.stats.config import StatisticsConfig
 from harness.stats.variance import COMPONENTS, variance_components
-
-#: Component of the answers that a judge gives to the same question with another seed; part of the residual.
-AGAIN = "asked again"
-_NEEDED = {
-    "neuron": "more than one neuron",
-    "draw": "several draws of each description (draws.repeated)",
-    "judge": "several judges of the same neurons",
-    "prompt": "a judge with several prompts (judges=[pairwise,pairwise_criteria])",
-    "neuron by judge": "several judges of the same neurons, or prompts",
-    "residual": "several draws, and several judges or prompts",
-    AGAIN: "all answers twice (comparisons.retest=1)",
-}
 
 
 @dataclass(frozen=True)
@@ -49,14 +37,6 @@ class Answers:
     def of(cls, folder: RunFolder) -> Answers:
         """Read the answers of a run, or of one draw."""
         return cls(folder.descriptions().records(), folder.verdicts().records(), folder.scores().records())
-
-    def asked_again(self, verdicts: Iterable[Verdict], scores: Iterable[Score]) -> Answers:
-        """Return the answers with those that were given a second time in place of the first ones."""
-        return Answers(
-            self.descriptions,
-            list({item_of(item): item for item in (*self.verdicts, *verdicts)}.values()),
-            list({item_of(item): item for item in (*self.scores, *scores)}.values()),
-        )
 
 
 @dataclass(frozen=True)
@@ -92,14 +72,16 @@ def variance_rows(
 
     *Method.* :mod:`harness.stats.variance`. The win rate on a neuron is that of one judge with one prompt in one draw,
     against the real methods. Scores have the unit of their scorer, so scorers are not compared with each other. Judges
-    that see different sides of the neurons are different measures.
+    that see different sides of the neurons are different measures. *Asked again* is half the mean squared difference of
+    the two answers of a judge to the same questions.
 
-    *Degenerate cases.* Empty for a measure with one judge, one prompt and one draw. A component that cannot be
-    estimated has no value and says why.
+    *Degenerate cases.* A measure with one judge, one prompt and one draw has no row. A component that cannot be
+    estimated is None, and so are all shares if the values do not vary.
 
     Args:
         draws: the answers about the first descriptions, then those about each repeated draw.
-        again: the first with all judges' answers to the same questions with another seed; None if there are none.
+        again: what judges answered to all questions about the first descriptions with another seed; None if they were
+            not asked again.
         families: the judge that each judge counts as; judges with the same one differ in their prompt.
         controls: the describers that are controls.
         seed: the run's seed, for the intervals.
@@ -107,13 +89,12 @@ def variance_rows(
     """
     neurons, clusters, describers = _axes(draws)
     resamples = Resamples(int(clusters.max(initial=-1)) + 1, seed, config.draws)
-    rows: list[VarianceRow] = []
-    for measure in _measures(draws, again, families, neurons, describers, controls):
-        if measure.values.shape[2:] != (1, 1):
-            for place, name in enumerate(describers):
-                if not np.isnan(measure.values[place]).all():
-                    rows += _components(measure, place, name, name in controls, clusters, resamples, config)
-    return tuple(rows)
+    return tuple(
+        _variance_row(measure, place, name, name in controls, clusters, resamples, config)
+        for measure in _measures(draws, again, families, neurons, describers, controls)
+        for place, name in enumerate(describers)
+        if measure.values.shape[2:] != (1, 1) and not np.isnan(measure.values[place]).all()
+    )
 
 
 def _axes(answers: Sequence[Answers]) -> tuple[list[Neuron], Ints, list[str]]:
@@ -138,7 +119,7 @@ def _measures(
     one_side = len(set(sides.values())) == 1 or None in sides.values()
     grouped: dict[str, list[str]] = {}
     for judge in sorted(sides):
-        grouped.setdefault("win rate" if one_side else f"win rate, side {sides[judge]}", []).append(judge)
+        grouped.setdefault("win_rate" if one_side else f"win_rate/{sides[judge]}", []).append(judge)
     for name, raters in grouped.items():
         rates = [ratio(*_points(draw, neurons, raters, describers, controls)) for draw in draws]
         repeated = None if again is None else ratio(*_points(again, neurons, raters, describers, controls))
@@ -186,7 +167,7 @@ def _values(
     return values
 
 
-def _components(
+def _variance_row(
     measure: _Measure,
     place: int,
     describer: str,
@@ -194,51 +175,43 @@ def _components(
     clusters: Ints,
     resamples: Resamples,
     config: StatisticsConfig,
-) -> Iterator[VarianceRow]:
+) -> VarianceRow:
     values = measure.values[place]
-    places = {name: number for number, name in enumerate(dict.fromkeys(measure.judges))}
-    found = variance_components(values, [places[name] for name in measure.judges], clusters, resamples)
-    total, drawn_total = sum(one.variance for one in found), sum(one.drawn for one in found)
     known = ~np.isnan(values)
-    seen = len(np.unique(clusters[known.any(axis=(1, 2))]))
-    variances = {one.name: (one.variance, one.drawn) for one in found}
-    words = {one.name: f"includes {' and '.join(one.includes)}" for one in found if one.includes}
-    words |= {part: f"part of {one.name}; separate with {_NEEDED[part]}" for one in found for part in one.includes}
-    levels = {
-        "neuron": int(known.any(axis=(1, 2)).sum()),
-        "draw": int(known.any(axis=(0, 2)).sum()),
-        "judge": len(places),
-        "prompt": len(measure.judges),
-        "neuron by judge": int(known.any(axis=1).sum()),
-        "residual": int(known.sum()),
-    }
+    judges = {name: number for number, name in enumerate(dict.fromkeys(measure.judges))}
+    found = variance_components(values, [judges[name] for name in measure.judges], clusters, resamples)
+    total, drawn_total = sum(one.variance for one in found), sum(one.drawn for one in found)
+    parts = {one.name: (one.variance, one.drawn) for one in found}
     if measure.again is not None:
-        half = (measure.again[place] - values[:, 0]) ** 2 / 2
-        known = ~np.isnan(half)
-        levels[AGAIN] = int(known.sum())
-        if known.any():
-            by_cluster = [np.zeros((resamples.clusters, 1)) for _ in range(2)]
-            np.add.at(by_cluster[0][:, 0], clusters, np.nansum(half, axis=1))
-            np.add.at(by_cluster[1][:, 0], clusters, known.sum(axis=1))
-            variances[AGAIN] = float(half[known].mean()), ratio(*resamples.sums(*by_cluster))[:, 0]
-            words[AGAIN] = "part of the residual, or of the component that includes it"
-    nothing = math.nan, np.full(resamples.draws, np.nan)
-    for name in (*COMPONENTS, AGAIN):
-        variance, drawn = variances.get(name, nothing)
-        both = np.stack([drawn, ratio(drawn, drawn_total)], axis=1)
-        interval, share_interval = map(rounded_interval, percentiles(both, [seen, seen], config.confidence))
-        yield VarianceRow(
-            measure=measure.name,
-            describer=describer,
-            control=control,
-            component=name,
-            levels=levels.get(name, 0),
-            variance=rounded(variance),
-            interval=interval,
-            share=rounded(ratio(variance, total)),
-            share_interval=share_interval,
-            words=words.get(name, "" if name in variances else f"needs {_NEEDED[name]}"),
-        )
+        parts["asked_again"] = _asked_again(values[:, 0], measure.again[place], clusters, resamples)
+    drawn = np.array([ratio(one, drawn_total) for _, one in parts.values()]).reshape(len(parts), resamples.draws).T
+    seen = len(np.unique(clusters[known.any(axis=(1, 2))]))
+    intervals = map(rounded_interval, percentiles(drawn, [seen] * len(parts), config.confidence))
+    components: dict[str, Any] = dict.fromkeys((*COMPONENTS, "asked_again"))
+    components |= {name: rounded(ratio(variance, total)) for name, (variance, _) in parts.items()}
+    components |= {f"{name}_interval": None for name in components}
+    components |= {f"{name}_interval": interval for name, interval in zip(parts, intervals, strict=True)}
+    words = [f"{one.name} includes {' and '.join(one.includes)}" for one in found if one.includes]
+    return VarianceRow(
+        measure=measure.name,
+        describer=describer,
+        control=control,
+        neurons=int(known.any(axis=(1, 2)).sum()),
+        draws=int(known.any(axis=(0, 2)).sum()),
+        judges=len({measure.judges[rater] for rater in np.flatnonzero(known.any(axis=(0, 1)))}),
+        prompts=int(known.any(axis=(0, 1)).sum()),
+        total=rounded(total) if found else None,
+        **components,
+        words="; ".join(words).replace("_", " "),
+    )
+
+
+def _asked_again(first: Floats, second: Floats, clusters: Ints, resamples: Resamples) -> tuple[float, Floats]:
+    """Return half the mean squared difference of two answers, neurons x raters, and that of each bootstrap sample."""
+    half = (second - first) ** 2 / 2
+    of_cluster = (np.arange(resamples.clusters)[:, None] == clusters).astype(np.float64)
+    tables = [(of_cluster @ one.sum(axis=1))[:, None] for one in (np.nan_to_num(half), ~np.isnan(half))]
+    return float(ratio(tables[0].sum(), tables[1].sum())), ratio(*resamples.sums(*tables))[:, 0]
 
 
 def shift_rows(
@@ -256,7 +229,7 @@ def shift_rows(
     measures: list[tuple[str, list[tuple[Floats, Floats]]]] = []
     if judges:
         counted = [_points(one, neurons, judges, describers, controls) for one in (own, other)]
-        measures.append(("win rate", [(totals.sum(axis=2), counts.sum(axis=2)) for totals, counts in counted]))
+        measures.append(("win_rate", [(totals.sum(axis=2), counts.sum(axis=2)) for totals, counts in counted]))
     for scorer in sorted({item.scorer for item in own.scores} & {item.scorer for item in other.scores}):
         values = [_values(one.scores, neurons, [scorer], describers)[..., 0] for one in (own, other)]
         measures.append((scorer, [(np.nan_to_num(one), (~np.isnan(one)).astype(np.float64)) for one in values]))

@@ -40,7 +40,7 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
 
 
 async def _describe(setup: Setup, folder: RunFolder, serving: Serving, draw: Draw | None) -> None:
-    journal = (folder if draw is None else folder.draw(draw)).descriptions()
+    journal = folder.draw(draw).descriptions()
     pending = pending_descriptions(setup, journal)
     if not any(pending.values()):
         for name in pending:

@@ -97,7 +97,7 @@ def open_items(setup: Setup, folder: RunFolder) -> dict[str, list[tuple[Any, ...
     """Return all open items of each method, of draws and of the run's own corpus too: neurons, pairs and questions."""
     found: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for draw in (None, *setup.draws.all):
-        journal = (folder if draw is None else folder.draw(draw)).descriptions()
+        journal = folder.draw(draw).descriptions()
         for name, neurons in pending_descriptions(setup, journal).items():
             found[name] += [(neuron,) for neuron in neurons]
     for part in _parts(setup, folder):

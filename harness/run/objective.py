@@ -58,7 +58,7 @@ def _names(setup: Setup) -> Iterator[str]:
         for describer in setup.describers:
             yield from _named(columns.SCORES, f"{{key}}/{judge}/{describer}", set())
     if setup.report_corpus is not None:
-        for measure in (*(["win rate"] if setup.comparators else []), *setup.scorers):
+        for measure in (*(["win_rate"] if setup.comparators else []), *setup.scorers):
             for describer in setup.describers:
                 yield from _named(columns.SHIFT, f"corpus_shift/{measure}/{describer}/{{key}}", set())
     for evidence, made in (("same", setup.draws.repeated), ("resampled", setup.draws.resampled)):

@@ -171,9 +171,7 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
 def _unread(setup: Setup, folder: RunFolder) -> list[tuple[Corpus, RunFolder, Corpus | None]]:
     """Return each corpus without evidence, the folder of its evidence, and for one of judges what describers see."""
     corpora = [(setup.corpus, folder, None), (setup.report_corpus, folder.report_corpus, setup.corpus)]
-    return [
-        (corpus, to, seen) for corpus, to, seen in corpora if corpus and setup.compares and not to.has_evidence
-    ]
+    return [(corpus, to, seen) for corpus, to, seen in corpora if corpus and setup.compares and not to.has_evidence]
 
 
 def _gather(setup: Setup, folder: RunFolder, to: RunFolder, corpus: Corpus, seen: Corpus | None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 #: The components, in the order in which one of them gets the sum of those that cannot be separated.
-COMPONENTS = ("neuron", "draw", "judge", "prompt", "neuron by judge", "residual")
+COMPONENTS = ("neuron", "draw", "judge", "prompt", "neuron_by_judge", "residual")
 # What two values differ in, for each group of pairs: rows 0 the same draw, 1 another draw of the neuron, 2 another
 # neuron; columns 0 the same judge and prompt, 1 another prompt of the judge, 2 another judge.
 _ROWS, _COLUMNS = np.divmod(np.arange(9), 3)
