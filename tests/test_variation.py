@@ -240,6 +240,6 @@ def test_judges_may_see_another_corpus(small: dict[str, str], tmp_path: Path) ->
     assert (of_weights.shift, of_weights.shift_interval) == (1.0, (1.0, 1.0))
     assert summary_of_run(folder, board, [])["corpus_shift/win_rate/maxact/shift"] == -1.0
     assert "Shift of win_rate: describers saw" in folder.report.read_text()
-    row = "| win\\_rate | maxact | 1.000 (1.000–1.000) | 0.000 (0.000–0.000) | -1.000"
+    row = "| win\\_rate | maxact | 1.000 (1.000–1.000) | 0.000 (0.000–0.000) | −1.000"
     assert row in folder.leaderboard_markdown.read_text()
     told(lambda: finished(base), "holds a run of a different configuration", "report_corpus")

@@ -407,7 +407,8 @@ def _component(key: str, definition: str) -> Metric:
 VARIANCE = (
     Metric("neurons", "neurons", "Neurons with a value.", count, (TEXT, HTML)),
     Metric("total", "variance", "Variance of a describer's win rate on a neuron, or of its score: the sum of all "
-           "components, in squared units. The next columns are shares of it in %. Small ones can be negative.", partial(number, digits=4), (TEXT, HTML)),
+           "components, in squared units. The next columns are shares of it in %. Small ones can be negative.",
+           partial(number, digits=4), (TEXT, HTML)),
     _component("neuron", "Share due to differences between neurons."),
     _component("draw", "Share due to differences between descriptions of a neuron from the same evidence "
                "(draws.repeated)."),

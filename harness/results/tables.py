@@ -124,7 +124,9 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
         names = {"measure": lambda row: row.measure, "describer": named("describer")}
         if leaderboard.variance:
             note = "Variance of win rates on a neuron and of scores, by source in %. " + " ".join(
-                f"{words}." for words in dict.fromkeys(row.words for row in leaderboard.variance) if words
+                f"{measure}: {words}."
+                for measure, words in dict.fromkeys((row.measure, row.words) for row in leaderboard.variance)
+                if words
             )
             yield _Grid("What results vary with", leaderboard.variance, names, columns.VARIANCE, place, note)
         if leaderboard.corpus_shift:

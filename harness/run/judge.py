@@ -147,15 +147,18 @@ async def _judge(setup: Setup, folder: RunFolder, serving: Serving, part: _Part)
     retest = setup.comparisons.retest > 0 and part.answers is folder
     if not any(comparisons.values()) and not any(questions.values()) and not retest:
         return
-    made = {(record.neuron, record.describer): record for record in part.descriptions.descriptions().records()}
-    judging = _Judging(setup, folder, made, own_corpus=part.own_corpus)
+    first, made = (
+        {(record.neuron, record.describer): record for record in one.descriptions().records()}
+        for one in (folder, part.descriptions)
+    )
+    judging = _Judging(setup, folder, first, made, own_corpus=part.own_corpus)
     where = "" if part.answers is folder else f" ({part.answers.path.name})"
 
     def compared() -> Iterator[tuple[str, Pair]]:
         for record in verdicts.records():
             # No judge was asked about two equal texts.
-            first, second = (made.get((record.neuron, name)) for name in (record.first, record.second))
-            if record.status is Status.OK and first and second and first.text != second.text:
+            one, two = (made.get((record.neuron, name)) for name in (record.first, record.second))
+            if record.status is Status.OK and one and two and one.text != two.text:
                 yield record.judge, (record.neuron, record.first, record.second)
 
     def graded() -> Iterator[tuple[str, Question]]:
@@ -189,33 +192,36 @@ async def _judge(setup: Setup, folder: RunFolder, serving: Serving, part: _Part)
 
 
 class JudgeCases:
-    """What judges see of the neurons of a run, given the descriptions by neuron and describer.
+    """What judges see of the neurons of a run, given the first descriptions by neuron and describer.
+
+    A judged description takes the place of its describer's first one among the rivals, so that draws of one describer
+    do not change what judges see of another one.
 
     ``own_corpus``: whether they see text of the run's corpus although the run has another one for judges.
     """
 
     def __init__(
-        self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description], *, own_corpus: bool = False
+        self, setup: Setup, folder: RunFolder, first: Mapping[Question, Description], *, own_corpus: bool = False
     ) -> None:
         other = setup.report_corpus is not None and not own_corpus
         self._evidence = OpenEvidence(setup, folder, OPEN_TO_JUDGES, text=folder.report_corpus if other else None)
         manifest = folder.read_manifest() if folder.manifest.exists() else {}  # the trial of a plan has none
         corpus = manifest.get("report_corpus" if other else "corpus") or {}
         self._report_windows = int(corpus.get("report_windows", 0))
-        self._rivals: dict[Neuron, list[Description]] = defaultdict(list)
-        for (neuron, name), description in sorted(made.items()):
+        self._rivals: dict[Neuron, dict[str, Description]] = defaultdict(dict)
+        for (neuron, name), description in sorted(first.items()):
             if description.status is Status.OK and name in setup.describers:
-                self._rivals[neuron].append(description)
+                self._rivals[neuron][name] = description
         texts = itertools.groupby(folder.read(SteeredText), key=lambda text: text.neuron)
         self._steered = {neuron: tuple(found) for neuron, found in texts}
 
     def case(self, judge: Comparator | Scorer, llms: Mapping[str, LLMClient], *judged: Description) -> JudgeCase:
         """Return what a judge sees of the neuron of some descriptions."""
-        rivals = self._rivals[judged[0].neuron]
+        rivals = {**self._rivals[judged[0].neuron], **{one.describer: one for one in judged}}.values()
         return JudgeCase(
             **self._evidence.fields(judged[0].neuron, judge, llms),
             contestants=tuple(one.describer for one in judged),
-            **reading([*rivals, *judged]),
+            **reading(list(rivals)),
             report_windows=self._report_windows,
             rivals=tuple(dict.fromkeys(one.text for one in rivals)),
             steered=self._steered if judge.needs_steered else {},
@@ -227,12 +233,18 @@ class JudgeCases:
 
 
 class _Judging(JudgeCases):
-    """Answers single items and makes their records, given the descriptions by neuron and describer."""
+    """Answers single items and makes their records, given the first descriptions and those that are judged."""
 
     def __init__(
-        self, setup: Setup, folder: RunFolder, made: Mapping[Question, Description], *, own_corpus: bool
+        self,
+        setup: Setup,
+        folder: RunFolder,
+        first: Mapping[Question, Description],
+        made: Mapping[Question, Description],
+        *,
+        own_corpus: bool,
     ) -> None:
-        super().__init__(setup, folder, made, own_corpus=own_corpus)
+        super().__init__(setup, folder, first, own_corpus=own_corpus)
         self._setup, self._made = setup, made
 
     async def compare(self, name: str, llms: Clients, pair: Pair) -> Verdict:
