@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import HarnessError
@@ -15,7 +15,7 @@ from harness.results.facets import facets_of
 from harness.results.leaderboard import build_leaderboard
 from harness.results.noise_floor import read_noise_floor, with_noise_floor
 from harness.results.schema import Leaderboard
-from harness.results.variation import Answers, judge_families
+from harness.results.variation import Answers, variation_of
 from harness.stats.config import StatisticsConfig
 from harness.validation import explain
 
@@ -42,15 +42,12 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
     vectors: list[VectorSummary] = folder.read_vectors({neuron.unsigned for neuron in neurons}) if neurons else []
     contestants = _part(manifest, "contestants")
     seed, config = int(manifest.get("seed") or 0), statistics_of(manifest)
-    repeated, resampled = ([Answers.of(one) for one in folder.read_draws(resampled=kind)] for kind in (False, True))
-    again = Answers((), folder.retests().records(), folder.score_retests().records())
-    if _part(_part(manifest, "config"), "comparisons").get("retest") != 1:
-        again = None  # some comparisons do not give the win rate on a neuron a second time
+    controls = {name for name, entry in contestants.items() if entry.get("control")}
     board = build_leaderboard(
         verdicts,
         scores,
         descriptions,
-        controls={name for name, entry in contestants.items() if entry.get("control")},
+        controls=controls,
         informed={name for name, entry in contestants.items() if entry.get("informed")},
         people={name for name, entry in _part(manifest, "judges").items() if entry.get("is_human")},
         seed=seed,
@@ -58,11 +55,10 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
         facets=facets_of(neurons, vectors),
         planted=folder.explainer_check().records(),
         alignment=alignment_of(folder, seed=seed, config=config),
-        repeated=repeated,
-        resampled=resampled,
-        again=again,
-        own_corpus=Answers.of(folder.own_corpus) if folder.own_corpus.path.is_dir() else None,
-        families=judge_families(_part(_part(manifest, "config"), "judges")),
+    )
+    first, options = Answers(descriptions, verdicts, scores), _part(manifest, "config")
+    board = replace(
+        board, **variation_of(folder, first, options, controls=controls, seed=seed, config=config)
     )
     return board if config.noise_floor is None else with_noise_floor(board, read_noise_floor(config.noise_floor))
 

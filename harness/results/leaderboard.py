@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,6 @@ from harness.results.schema import AlignmentRow, BreakdownRow, DescriptionRow, L
 from harness.results.scores import Grades, concordances, polysemanticity_of, score_rows, score_tests, value_of
 from harness.results.tally import Tally, grouped, tables_by_cluster, tally
 from harness.results.transitivity import triads
-from harness.results.variation import Answers, shift_rows, stability_rows, variance_rows
 from harness.stats.bootstrap import Resamples, percentiles, ratio
 from harness.stats.config import StatisticsConfig
 from harness.stats.length import covariate
@@ -57,11 +56,6 @@ def build_leaderboard(
     facets: Facets | None = None,
     planted: Iterable[PlantedAnswer] = (),
     alignment: Sequence[AlignmentRow] = (),
-    repeated: Sequence[Answers] = (),
-    resampled: Sequence[Answers] = (),
-    again: Answers | None = None,
-    own_corpus: Answers | None = None,
-    families: Mapping[str, str] | None = None,
 ) -> Leaderboard:
     """Compute all statistics of a run from its records, in any order.
 
@@ -79,20 +73,15 @@ def build_leaderboard(
         facets: divisions of the neurons for the breakdown of win rates.
         planted: the explainer's answers on planted concepts.
         alignment: alignment of the neurons with tokens (:mod:`harness.results.alignment`).
-        repeated: the answers about further descriptions from the same evidence, one item for each draw.
-        resampled: the further descriptions from resampled evidence.
-        again: the answers when all judges answer the same questions again.
-        own_corpus: the verdicts and scores on the corpus that describers see, if the others are on another one.
-        families: the judge that each judge counts as in :attr:`Leaderboard.variance`.
 
     Raises:
         ValueError: if there are two records of the same item.
     """
     config = config or StatisticsConfig()
-    given_verdicts = list(verdicts)
+    given = list(verdicts)
     ordered_scores = _sorted_unique(scores, lambda item: (item.neuron, item.scorer, item.describer), "scores")
     ordered_descriptions = _sorted_unique(descriptions, lambda item: (item.neuron, item.describer), "descriptions")
-    raw = verdict_table(given_verdicts)
+    raw = verdict_table(given)
     names = sorted(
         {*raw.describers, *(r.describer for r in ordered_scores), *(r.describer for r in ordered_descriptions)}
     )
@@ -104,7 +93,7 @@ def build_leaderboard(
     )
     words = {row.describer: row.mean_words for row in written}
     seen: dict[str, set[str | None]] = defaultdict(set)
-    for verdict in given_verdicts:
+    for verdict in given:
         seen[verdict.judge].add(verdict.side)
     sides = {judge: str(side) for judge, found in seen.items() for side in found if len(found) == 1 and side}
     known = words, sides, controls, informed, seed, config
@@ -113,10 +102,9 @@ def build_leaderboard(
     inputs |= {judge: together.of(place) for place, judge in enumerate(table.judges)}
     boards = [make_board(judge, given) for judge, given in inputs.items()]
     usages: dict[str, list[Usage]] = defaultdict(list)
-    for verdict in given_verdicts:
+    for verdict in given:
         usages[verdict.judge].append(verdict.usage)
     agreements = agreement(table, seed, config)
-    first = Answers(ordered_descriptions, given_verdicts, ordered_scores)
     return Leaderboard(
         seed=seed,
         draws=config.draws,
@@ -145,17 +133,6 @@ def build_leaderboard(
         descriptions=written,
         explainer=explainer_rows(planted, seed=seed, config=config),
         alignment=tuple(alignment),
-        variance=variance_rows(
-            *([first, *repeated], again),
-            families=families or {},
-            controls=controls,
-            seed=seed,
-            config=config,
-        ),
-        stability=stability_rows(
-            *(ordered_descriptions, repeated, resampled), controls=controls, seed=seed, config=config
-        ),
-        corpus_shift=shift_rows(own_corpus, first, controls=controls, seed=seed, config=config) if own_corpus else (),
     )
 
 

@@ -59,6 +59,39 @@ def judge_families(config: Mapping[str, object]) -> dict[str, str]:
     return found
 
 
+def variation_of(
+    folder: RunFolder,
+    first: Answers,
+    options: Mapping[str, Any],
+    *,
+    controls: Collection[str],
+    seed: int,
+    config: StatisticsConfig,
+) -> dict[str, Any]:
+    """Return the fields of :class:`~harness.results.schema.Leaderboard` that say what results vary with.
+
+    Args:
+        folder: the run folder.
+        first: the answers about the first descriptions, which the rest of the leaderboard is about.
+        options: the run's config.
+        controls: the describers that are controls.
+        seed: the run's seed, for the intervals.
+        config: bootstrap samples and coverage of the intervals.
+    """
+    repeated, resampled = ([Answers.of(one) for one in folder.read_draws(resampled=kind)] for kind in (False, True))
+    again = None  # some comparisons do not give the win rate on a neuron a second time
+    if (options.get("comparisons") or {}).get("retest") == 1:
+        again = Answers((), folder.retests().records(), folder.score_retests().records())
+    families = judge_families(options.get("judges") or {})
+    known: Any = {"controls": controls, "seed": seed, "config": config}
+    own = folder.own_corpus
+    return {
+        "variance": variance_rows([first, *repeated], again, families=families, **known),
+        "stability": stability_rows(first.descriptions, repeated, resampled, **known),
+        "corpus_shift": shift_rows(Answers.of(own), first, **known) if own.path.is_dir() else (),
+    }
+
+
 def variance_rows(
     draws: Sequence[Answers],
     again: Answers | None,
