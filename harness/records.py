@@ -142,11 +142,12 @@ class Neuron:
         return cls(int(layer), int(index), None if expert is None else int(expert), sign)
 
     def __lt__(self, other: Neuron) -> bool:
-        return self._order < other._order
+        return self.order < other.order
 
     @property
-    def _order(self) -> tuple[int, int, int, bool]:
-        return self.layer, -1 if self.expert is None else self.expert, self.index, self.negative
+    def order(self) -> tuple[int, int, int, bool]:
+        """The sort key; sorting by it is faster than comparing neurons."""
+        return self.layer, -1 if self.expert is None else self.expert, self.index, self.sign is Sign.NEGATIVE
 
     def __str__(self) -> str:
         """Return the name used in files and reports: ``L3N17``, with an expert ``L3E2N17``, negative ``L3N17-``."""
@@ -413,21 +414,22 @@ class Exemplar:
         """The highest activation in the window."""
         return self.activations[self.peak]
 
-    def around_peak(self, length: int, *, shift: bool) -> range:
-        """Return the positions of at most ``length`` tokens around the peak, with the peak in the middle.
+    def around(self, length: int, *, shift: bool, centre: int | None = None) -> range:
+        """Return the positions of at most ``length`` tokens around a position, which is in the middle.
 
         Args:
             length: tokens.
             shift: at an end of the window, whether to shift the range inwards; otherwise it is cut off there.
+            centre: the position; None for the peak.
         """
-        start = self.peak - length // 2
+        start = (self.peak if centre is None else centre) - length // 2
         if shift:
             start = max(0, min(start, len(self.tokens) - length))
         return range(max(0, start), min(start + length, len(self.tokens)))
 
     def crop(self, length: int, *, shift: bool) -> Exemplar:
-        """Return the window cropped to :meth:`around_peak`."""
-        kept = self.around_peak(length, shift=shift)
+        """Return the window cropped to the tokens around the peak, as :meth:`around` selects them."""
+        kept = self.around(length, shift=shift)
         part = slice(kept.start, kept.stop)
         return dataclasses.replace(self, tokens=self.tokens[part], activations=self.activations[part])
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from harness.records import Winner
+
 Floats = NDArray[np.floating[Any]]
 
 
@@ -74,3 +76,8 @@ def pearson(predicted: Floats, true: Floats, weights: Floats | None = None) -> f
 def varies(values: Floats) -> bool:
     """Return whether the values vary."""
     return bool(len(values) and np.ptp(values) >= 1e-9)
+
+
+def preferred(one: float, two: float, margin: float) -> Winner:
+    """Return which of two metrics is higher; a difference below the margin is a tie."""
+    return Winner.TIE if abs(one - two) < margin else Winner.FIRST if one > two else Winner.SECOND

@@ -68,7 +68,7 @@ class _Tested:
 
 
 @dataclass(config=METHOD, eq=False)
-class Claims(Scorer):
+class Claims(Sampler, Scorer):
     """Scores a description by the harmonic mean of the precision and the coverage of its claims: from 0 to 1, chance 0.
 
     With an LLM, it splits the description and writes sentences for each claim, which the subject reads. A claim is
@@ -99,12 +99,12 @@ class Claims(Scorer):
     max_claims: Count = 10
     sentences: Count = 3
     active: Count = 20
-    others: Count = 10
+    predicted: CountOrZero = 0
+    hard: CountOrZero = 0
     batch: Count = 5
     context: CountOrZero = 16
     predicted_share: Fraction = 0.1
     cluster_distance: NonNegative = 0.6
-    active_share: Fraction = 0.3
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Test the claims.
@@ -148,7 +148,7 @@ class Claims(Scorer):
 
     async def _asked(self, case: JudgeCase, llm: LLMClient, description: str) -> _Tested:
         """Test claims with an LLM."""
-        sample = Sampler(self.encoder, self.active, 0, 0, self.others, self.active_share).draw(case)
+        sample = self.draw(case)
         active, weights = sample.active, sample.weights
         messages = self.prompt.render(
             description=case.shown(description), most=self.max_claims, sentences=self.sentences

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic.dataclasses import dataclass
 
-from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.llm.prompts import Prompt
 from harness.methods import Grade, JudgeCase, Scorer
@@ -65,7 +64,7 @@ class _Recognition(Scorer):
 
 
 @dataclass(config=METHOD, eq=False)
-class Detection(_Recognition):
+class Detection(_Recognition, Sampler):
     """Scores a description by detection: an LLM that knows only it says which held-out excerpts activate the neuron.
 
     The value is ``auprc``, the average precision of the answers, estimated for all text of the report split: from 0 to
@@ -75,16 +74,9 @@ class Detection(_Recognition):
 
     prompt = Prompt("judges", "prompts/detection.j2")
 
-    encoder: SentenceEncoder | None = None
-    active: Count = 10
-    predicted: CountOrZero = 15
-    hard: CountOrZero = 5
-    others: Count = 10
-
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Ask about all excerpts; raises ``Unanswered`` if a batch is not answered, or there is only one kind."""
-        sampler = Sampler(self.encoder, self.active, self.predicted, self.hard, self.others, self.active_share)
-        sample = sampler.draw(case)
+        sample = self.draw(case)
         answers = await self.answers(case, description, sample.excerpts(self.context))
         metrics = sample.answer_metrics(answers, self.highest)
         return Grade(metrics.pop("auprc"), metrics)

@@ -15,17 +15,17 @@ from pydantic.dataclasses import dataclass
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
-from harness.records import ScoredToken, Side, Status, Winner
+from harness.records import ScoredToken, Side, Status
 from harness.text import bare, is_word
-from harness.validation import METHOD, Count, CountOrZero, FractionOrZero, NonNegative
-from judges.accuracy import Floats, auroc, varies
+from harness.validation import METHOD, Count, CountOrZero, NonNegative
+from judges.accuracy import Floats, auroc, preferred, varies
 from judges.evidence import output_tokens
 from judges.parts import Predicted
 from judges.sampling import Sampler
 
 
 @dataclass(config=METHOD, eq=False)
-class _Similarity:
+class _Similarity(Sampler):
     """How well the similarity of windows and a description predicts on which windows the neuron is active.
 
     The windows and their weights are those of :class:`judges.sampling.Sampler`.
@@ -33,11 +33,9 @@ class _Similarity:
 
     encoder: SentenceEncoder
     active: Count = 20
-    predicted: CountOrZero = 15
     hard: CountOrZero = 10
     others: Count = 30
     context: CountOrZero = 12
-    active_share: FractionOrZero = 0.3
 
     def metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
         """Return :meth:`judges.sampling.Sample.metrics` of the similarity, and ``constant``: 1 if it does not vary.
@@ -45,8 +43,7 @@ class _Similarity:
         Raises:
             Unanswered: if the neuron has no active or no silent window.
         """
-        sampler = Sampler(self.encoder, self.active, self.predicted, self.hard, self.others, self.active_share)
-        sample = sampler.draw(case)
+        sample = self.draw(case)
         texts = self.encoder.encode(sample.excerpts(self.context))
         similarity = _similarity(self.encoder, texts, case, Side.INPUT, description)
         return {**sample.metrics(similarity), "constant": float(not varies(similarity.best))}
@@ -92,7 +89,7 @@ class EmbeddingPairwise(_Similarity, Comparator):
         reason = f"r {one['pearson']:.3f} against {two['pearson']:.3f}"
         if "auc_hard" in one:
             reason += f"; AUC against hard negatives {one['auc_hard']:.3f} and {two['auc_hard']:.3f}"
-        return Judgement(_preferred(one["pearson"], two["pearson"], self.tie_margin), reason)
+        return Judgement(preferred(one["pearson"], two["pearson"], self.tie_margin), reason)
 
 
 @dataclass(config=METHOD, eq=False)
@@ -121,7 +118,7 @@ class EmbeddingOutput(Comparator):
         """Compare the two AUCs; a difference below the margin is a tie."""
         (one, two), (promoted, suppressed) = self.separation(case, first, second)
         reason = f"AUC {one:.3f} against {two:.3f} on {promoted} promoted and {suppressed} suppressed tokens"
-        return Judgement(_preferred(one, two, self.tie_margin), reason)
+        return Judgement(preferred(one, two, self.tie_margin), reason)
 
     def separation(self, case: JudgeCase, *descriptions: str) -> tuple[list[float], tuple[int, int]]:
         """Return the AUC of each description, and the numbers of promoted and suppressed tokens.
@@ -137,11 +134,6 @@ class EmbeddingOutput(Comparator):
         labels = [1] * len(promoted) + [0] * len(suppressed)
         found = [auroc(labels, _similarity(self.encoder, texts, case, self.side, text).best) for text in descriptions]
         return found, (len(promoted), len(suppressed))
-
-
-def _preferred(one: float, two: float, margin: float) -> Winner:
-    """Return which of two metrics is higher; a difference below the margin is a tie."""
-    return Winner.TIE if abs(one - two) < margin else Winner.FIRST if one > two else Winner.SECOND
 
 
 def _similarity(encoder: SentenceEncoder, texts: Floats, case: JudgeCase, side: Side, description: str) -> Predicted:

@@ -17,9 +17,13 @@ Tails = tuple[tuple[ScoredToken, ...], tuple[ScoredToken, ...]]
 
 
 def excerpt(exemplar: Exemplar, context: int, centre: int | None = None) -> str:
-    """Return the text around a position of a window, by default its peak, with ``context`` tokens on either side."""
-    centre = exemplar.peak if centre is None else centre
-    return "".join(exemplar.tokens[max(0, centre - context) : centre + context + 1]).strip()
+    """Return ``2 * context + 1`` tokens of a window around a position, by default its peak, as text.
+
+    At an end of the window they are shifted inwards. Silent windows often have their peak in the first tokens, where
+    the model has read no context, so a shorter excerpt would reveal them.
+    """
+    shown = exemplar.around(2 * context + 1, shift=True, centre=centre)
+    return "".join(exemplar.tokens[shown.start : shown.stop]).strip()
 
 
 def marked(exemplar: Exemplar, shown: range, positions: Collection[int]) -> str:

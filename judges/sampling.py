@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pydantic.dataclasses
 from numpy.typing import NDArray
 
 from harness.embedding import SentenceEncoder
@@ -32,6 +33,7 @@ from harness.methods import JudgeCase
 from harness.records import Exemplar, Source, Split, Status
 from harness.seeds import derive_rng
 from harness.spread import spread
+from harness.validation import METHOD, Count, CountOrZero, FractionOrZero
 from judges.accuracy import Floats, auroc, average_precision, f1, f1_at_base_rate, pearson
 from judges.evidence import excerpt, quiet
 from judges.parts import Predicted, polysemanticity
@@ -199,9 +201,12 @@ class Sample:
         return found
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(config=METHOD, eq=False)
 class Sampler:
-    """Draws the windows for a case; they depend on the neuron and its rivals, not on the description that is judged.
+    """A judge that asks about windows: its options, and the windows that they draw for a case.
+
+    The windows depend on the neuron and its rivals, not on the description that is judged. Judges inherit this class
+    with their own defaults; ``conf/_shared/windows.yaml`` has the same options for their YAML files.
 
     Attributes:
         encoder: similarity of tokens is that of its static embeddings; None: only equal tokens are similar.
@@ -214,12 +219,12 @@ class Sampler:
             that of the lowest quarter of the random windows.
     """
 
-    encoder: SentenceEncoder | None
-    active: int
-    predicted: int
-    hard: int
-    others: int
-    active_share: float
+    encoder: SentenceEncoder | None = None
+    active: Count = 10
+    predicted: CountOrZero = 15
+    hard: CountOrZero = 5
+    others: Count = 10
+    active_share: FractionOrZero = 0.3
 
     def draw(self, case: JudgeCase) -> Sample:
         """Draw the windows.
@@ -227,7 +232,8 @@ class Sampler:
         Raises:
             Unanswered: if the neuron has no active window, or no silent one.
         """
-        key = self, case.neuron, Identity(case.exemplars), case.rivals, case.report_windows, case.seed
+        options = tuple(getattr(self, option.name) for option in dataclasses.fields(Sampler))
+        key = options, case.neuron, Identity(case.exemplars), case.rivals, case.report_windows, case.seed
         return _DRAWN.get(key, lambda: self._draw(case))
 
     def _draw(self, case: JudgeCase) -> Sample:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from harness.embedding import SentenceEncoder
 from harness.errors import HarnessError
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, Message, PromptLogprobs, Unanswered
@@ -51,7 +50,7 @@ class Prediction:
 
 
 @dataclass(config=METHOD, eq=False)
-class Simulation(Scorer):
+class Simulation(Sampler, Scorer):
     """Scores a description by simulation: Pearson's r of predicted and true activation, signed, over pooled tokens.
 
     ``metric`` selects the windows. ``whole``: r over all text of the report split, estimated from weighted windows
@@ -71,11 +70,9 @@ class Simulation(Scorer):
     role: str = "simulator"
     windows: Count = 5
     metric: Metric = "whole"
-    encoder: SentenceEncoder | None = None
-    active: Count = 10
     predicted: CountOrZero = 12
     hard: CountOrZero = 2
-    active_share: FractionOrZero = 0.3
+    others: Count = 5
 
     @abstractmethod
     async def simulate(self, llm: LLMClient, description: str, exemplar: Exemplar) -> Prediction:
@@ -90,7 +87,7 @@ class Simulation(Scorer):
         """
         llm = case.require_llm()
         calibrate = _even(top_and_random(case, Split.CALIBRATE, self.windows))
-        sample = self._sampler.draw(case) if self.metric == "whole" else None
+        sample = self.draw(case) if self.metric == "whole" else None
         parts = {"whole": sample.windows} if sample else self._published(case)
         shown = {_key(item): item for part in (*parts.values(), calibrate) for item in part}
         masses: list[float] = []
@@ -129,10 +126,6 @@ class Simulation(Scorer):
             peaks = found.map(lambda row: np.maximum.reduceat(row, starts)[own])
             metrics |= polysemanticity(peaks, sample.active, sample.weights)
         return Grade(value, {name: metric for name, metric in metrics.items() if metric is not None})
-
-    @property
-    def _sampler(self) -> Sampler:
-        return Sampler(self.encoder, self.active, self.predicted, self.hard, self.windows, self.active_share)
 
     def _published(self, case: JudgeCase) -> dict[str, Sequence[Exemplar]]:
         """Return the windows of the published metrics."""

@@ -10,20 +10,19 @@ from __future__ import annotations
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from harness.embedding import SentenceEncoder
 from harness.llm.asking import all_answers
 from harness.llm.client import LLMClient, PromptLogprobs, Unanswered
 from harness.llm.prompts import Prompt, quoted
 from harness.methods import Grade, JudgeCase, Scorer
 from harness.records import Status
-from harness.validation import METHOD, Count, CountOrZero, FractionOrZero
+from harness.validation import METHOD, CountOrZero
 from judges.accuracy import Floats, varies
 from judges.parts import Predicted
 from judges.sampling import Sampler
 
 
 @dataclass(config=METHOD, eq=False)
-class Surprisal(Scorer):
+class Surprisal(Sampler, Scorer):
     """Scores a description by how well the surprisal that it takes from windows finds the active ones.
 
     The value is ``auprc``: from 0 to 1, chance ``base``. The windows, their weights and the other metrics are those of
@@ -35,13 +34,7 @@ class Surprisal(Scorer):
     prompt = Prompt("judges", "prompts/surprisal.j2")
 
     role: str = "judge"
-    encoder: SentenceEncoder | None = None
-    active: Count = 10
-    predicted: CountOrZero = 15
-    hard: CountOrZero = 5
-    others: Count = 10
     context: CountOrZero = 16
-    active_share: FractionOrZero = 0.3
 
     async def score(self, case: JudgeCase, description: str) -> Grade:
         """Read the log-probabilities of all windows.
@@ -50,8 +43,7 @@ class Surprisal(Scorer):
             Unanswered: if those of a window cannot be read, or the neuron has no active or no silent window.
         """
         llm = case.require_llm()
-        sampler = Sampler(self.encoder, self.active, self.predicted, self.hard, self.others, self.active_share)
-        sample = sampler.draw(case)
+        sample = self.draw(case)
         texts = sample.excerpts(self.context)
 
         async def read(given: str | None) -> Floats:

@@ -21,9 +21,9 @@ import numpy as np
 from harness.embedding import SentenceEncoder
 from harness.llm.client import Unanswered
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
-from harness.records import Side, Status, Winner
+from harness.records import Side, Status
 from harness.validation import Fraction, NonNegative, Positive, validated
-from judges.accuracy import Floats, average_precision, pearson, varies
+from judges.accuracy import Floats, average_precision, pearson, preferred, varies
 from judges.evidence import strongest_effect
 from judges.parts import polysemanticity
 from judges.prediction import TokenPredictor, TokenText
@@ -164,9 +164,9 @@ class TokenPairwise(Comparator):
         one, two = (self._metrics(case, description).get(self._metric) for description in (first, second))
         if one is None or two is None:
             raise Unanswered(Status.FAILED, self._inactive)
-        winner = Winner.TIE if abs(one - two) < self._margin else Winner.FIRST if one > two else Winner.SECOND
         name = {"pearson": "r", "auprc": "AUPRC"}[self._metric]
-        return Judgement(winner, f"{name} {one:.3f} against {two:.3f} over the {self._evidence}")
+        reason = f"{name} {one:.3f} against {two:.3f} over the {self._evidence}"
+        return Judgement(preferred(one, two, self._margin), reason)
 
     def _metrics(self, case: JudgeCase, description: str) -> dict[str, float]:
         return self._match.metrics(case, description)

@@ -336,6 +336,19 @@ def test_gpt2_without_a_width_has_four_times_that_of_the_stream(tmp_path: Path) 
     assert_rows_are_the_models(model, model.subject)
 
 
+def test_a_cap_of_attention_scores_counts(tmp_path: Path) -> None:
+    # Nearly 0, it makes layer 0 attend to all tokens alike: then the order of the earlier ones does not matter.
+    def apart(name: str, cap: float | None) -> float:
+        subject = make(tmp_path / name, "gemma2", attn_logit_softcapping=cap).subject
+        ids = torch.tensor(subject.tokenizer(TEXT).input_ids)
+        both = torch.stack([ids, torch.cat([ids[:-1].flip(0), ids[-1:]])])
+        read = ActivationReader(subject, subject.neurons(0), "cpu").read(both, torch.ones_like(both))
+        return float((read[0, -1] - read[1, -1]).abs().max() / read[0, -1].abs().max())
+
+    assert apart("capped", 1e-6) < 1e-4
+    assert apart("free", None) > 1e-2
+
+
 def test_narrow_opt_embeddings_are_mapped_to_the_residual_stream(tmp_path: Path) -> None:
     opt = make(tmp_path, "opt", word_embed_proj_dim=16, do_layer_norm_before=False)
     decoder, head = opt.model.model.decoder, opt.model.lm_head

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import math
@@ -11,12 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from support import tiny_models
 from support.errors import told
+from support.judge_cases import Compass, compare, verdict
 
-from harness.embedding import SentenceEncoder
 from harness.llm.client import Completion, LLMClient, Message, PromptLogprobs, PromptToken, Unanswered
 from harness.llm.prompts import prompts_of
 from harness.llm.scripted import Request, ScriptedClient
@@ -85,14 +83,6 @@ def case(
 ) -> JudgeCase:
     llms = {} if llm is None else {"judge": llm}
     return JudgeCase(NEURON, tuple(evidence()), subject or Writer(), llm, 0, llms=llms, contestants=names)
-
-
-def compare(judge: Comparator, given: JudgeCase, first: str, second: str) -> Judgement:
-    return asyncio.run(judge.compare(given, first, second))
-
-
-def verdict(letter: str, reason: str = "because") -> str:
-    return json.dumps({"reason": reason, "verdict": letter})
 
 
 # --- what the LLM is shown --------------------------------------------------------------------------------------------
@@ -321,17 +311,6 @@ def test_a_verdict_keeps_what_few_judges_say_and_writes_nothing_of_what_is_not_t
 
 
 # --- embeddings of the output side ------------------------------------------------------------------------------------
-
-
-class Compass(SentenceEncoder):
-    """An encoder whose texts are directions: ``"30"`` stands at 30 degrees."""
-
-    def __init__(self) -> None:
-        pass
-
-    def encode(self, texts: Sequence[str]) -> Any:
-        angles = np.radians([float(text) for text in texts])
-        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
 def test_the_output_side_by_hand() -> None:

@@ -24,7 +24,7 @@ from harness.llm.serving import Serving
 from harness.methods import Comparator, Grade, JudgeCase, Judgement, Scorer
 from harness.records import Neuron, Status, Verdict, Winner
 from harness.results.comparisons import merge_verdicts
-from harness.results.stored import read_judge_checks
+from harness.results.stored import stored_judge_checks
 from harness.run.building import validate
 from harness.run.help import compose_config
 from harness.run.judge import judge
@@ -250,7 +250,7 @@ def test_a_biased_llm_judge_is_found_out_in_an_ordinary_run(described: tuple[lis
         return dataclasses.replace(made, backends={"judge": backend}, scorers={"draws": Draws()})
 
     run(setup())
-    draws, check = sorted(read_judge_checks(RunFolder(tmp_path / "run")), key=lambda item: item.judge)
+    draws, check = sorted(stored_judge_checks(RunFolder(tmp_path / "run")) or (), key=lambda item: item.judge)
     assert (draws.retest, draws.retests > 1) == (1.0, True)  # it was shown the very same again
     assert (check.first_position_rate, check.retest) == (1.0, 0.0)
     assert (check.consistency, check.accuracy) == (0.0, 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -161,19 +162,27 @@ def test_the_documentation_on_this_machine() -> None:
     assert min(len(document.text) for document in long) >= 5000
 
 
-def test_a_local_dataset_folder(tmp_path: Path) -> None:
+def test_a_local_dataset_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     lines(folder / "train.jsonl", {"body": "one", "n": 1}, {"body": None, "n": 2}, {"body": "three", "n": 3})
     path = str(folder)
     found = HuggingFaceDataset(path, column="body").documents(None)
-    assert {document.text for document in found} == {"one", "three"}
+    found_texts = {"one", "three"}
+    assert {document.text for document in found} == found_texts
     assert [document.text for document in HuggingFaceDataset(path, column="body", max_examples=1).documents(None)] == [
         "one"
     ]
     told(lambda: list(HuggingFaceDataset(path).documents(None)), path, "'text'", "body, n", "corpus.column")
     told(lambda: list(HuggingFaceDataset(path, column="n").documents(None)), path, "'n'", "int", "corpus.column")
     told(lambda: list(HuggingFaceDataset(path, split="test").documents(None)), path, "test", "corpus.split")
+    # The library takes only the files named after the split, and only one type of files.
+    lines(folder / "more.jsonl", {"body": "four"})
+    (folder / "train.csv").write_text("body\nfive\n")
+    (folder / "README.md").write_text("About the data.")
+    with caplog.at_level(logging.INFO, "harness"):
+        assert {document.text for document in HuggingFaceDataset(path, column="body").documents(None)} == found_texts
+    assert "files of other types or names (2)" in caplog.text
     shutil.rmtree(folder)
 
 

@@ -160,6 +160,16 @@ def test_neurons_that_do_not_fit_into_memory_are_captured_in_several_passes(
     assert {total for total, _ in done} == {sum(count for _, count in done)} == {2 * len(set(texts))}
 
 
+def stopping(forwards: list[int], count: int) -> Callable[[int | None, int], None]:
+    """Return a progress function that interrupts a pass after some forward passes."""
+
+    def stops(total: int | None, done: int) -> None:
+        if len(forwards) >= count:
+            raise KeyboardInterrupt
+
+    return stops
+
+
 def test_a_pass_over_a_changed_corpus_starts_again(
     llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,13 +177,9 @@ def test_a_pass_over_a_changed_corpus_starts_again(
         def identity(self) -> dict[str, Any]:
             return {"say": "the same"}
 
-    def stops(total: int | None, done: int) -> None:
-        if len(forwards) >= 9:
-            raise KeyboardInterrupt
-
     config = replace(SMALL, checkpoint_s=0)
     with pytest.raises(KeyboardInterrupt):
-        collect(Changing(texts), llama, [Neuron(0, 1)], config, folder=tmp_path, progress=stops)
+        collect(Changing(texts), llama, [Neuron(0, 1)], config, folder=tmp_path, progress=stopping(forwards, 9))
     others = [f"changed {text}" for text in texts]
     now = collect(Changing(others), llama, [Neuron(0, 1)], config, folder=tmp_path)
     assert "has changed" in caplog.text
@@ -183,16 +189,12 @@ def test_a_pass_over_a_changed_corpus_starts_again(
 def test_a_pass_resumes_with_another_batch_size(
     llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def stops(total: int | None, done: int) -> None:
-        if len(forwards) >= 9:
-            raise KeyboardInterrupt
-
     config, smaller = (replace(SMALL, checkpoint_s=0, batch_windows=size) for size in (16, 4))
     whole = collect(Listed(texts), llama, [Neuron(0, 1)], smaller, folder=tmp_path / "whole")
     passes = len(forwards)
     forwards.clear()
     with pytest.raises(KeyboardInterrupt):
-        collect(Listed(texts), llama, [Neuron(0, 1)], config, folder=tmp_path / "cut", progress=stops)
+        collect(Listed(texts), llama, [Neuron(0, 1)], config, folder=tmp_path / "cut", progress=stopping(forwards, 9))
     forwards.clear()
     rest = collect(Listed(texts), llama, [Neuron(0, 1)], smaller, folder=tmp_path / "cut")
     assert "starts again" not in caplog.text
@@ -207,13 +209,9 @@ def test_a_pass_resumes_with_another_batch_size(
 def test_a_damaged_state_is_reported_as_unreadable(
     llama: Subject, texts: list[str], tmp_path: Path, forwards: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def stops(total: int | None, done: int) -> None:
-        if len(forwards) >= 3:
-            raise KeyboardInterrupt
-
     config = replace(SMALL, checkpoint_s=0)
     with pytest.raises(KeyboardInterrupt):
-        collect(Listed(texts), llama, [Neuron(0, 1)], config, folder=tmp_path, progress=stops)
+        collect(Listed(texts), llama, [Neuron(0, 1)], config, folder=tmp_path, progress=stopping(forwards, 3))
     (saved,) = tmp_path.rglob("pass-*.safetensors")
     saved.write_bytes(b"rubbish")
     collect(Listed(texts), llama, [Neuron(0, 1)], config, folder=tmp_path)

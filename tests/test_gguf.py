@@ -5,14 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import multiprocessing
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import gguf
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -20,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from support import tiny_models
 from support.errors import told
+from support.hub import hub
 from transformers import AutoModelForCausalLM
 
 from harness.evidence.corpus import Document, Message
@@ -38,7 +36,9 @@ Q8, F32 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32
 # --- a tiny file ------------------------------------------------------------------------------------------------------
 
 
-def write_gguf(path: Path, architecture: str = "llama", leave_out: str = "", qtype: Any = Q8, more: str = "") -> Path:
+def write_gguf(
+    path: Path, architecture: str = "llama", leave_out: str = "", qtype: Any = Q8, more: str = "", scaled: str = ""
+) -> Path:
     """Write a tiny random Llama with byte-level tokens: 2 layers, 64 neurons, d_model 32."""
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, architecture)
@@ -74,7 +74,9 @@ def write_gguf(path: Path, architecture: str = "llama", leave_out: str = "", qty
         else:
             writer.add_tensor(f"{name}.weight", values.astype(qtype))
     if more:
-        writer.add_tensor(more, np.ones(32, np.float32))
+        writer.add_tensor(more, np.ones(32, np.float32) * (8 if scaled == "rope_freqs" else 1))
+    if scaled == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -212,6 +214,11 @@ def truncated(path: Path, size: int) -> Path:
         (lambda path: write_gguf(path, qtype=np.float64), ["quantisation F64", "not supported", "Q8_0"]),
         (lambda path: write_gguf(path, leave_out="blk.1.ffn_up"), ["lacks the weights", "layers.1.mlp.up_proj.weight"]),
         (lambda path: write_gguf(path, more="blk.1.attn_q.bias"), ["holds 21824 numbers", "uses 21792 of them"]),
+        (
+            lambda path: write_gguf(path, more="rope_freqs.weight", scaled="rope_freqs"),
+            ["scales its position embeddings"],
+        ),
+        (lambda path: write_gguf(path, scaled="linear"), ["scales its position embeddings", "safetensors"]),
     ],
 )
 def test_files_that_cannot_be_used(make: Callable[[Path], Path], words: list[str], tmp_path: Path) -> None:
@@ -233,41 +240,16 @@ def test_a_hub_repository_with_one_file(
     content, etag = tiny.read_bytes(), f'"{"0" * 40}"'
     tree = [{"type": "file", "path": name, "oid": "0" * 40, "size": 1} for name in ("README.md", "tiny.gguf")]
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            there = "/api/" in self.path or self.path.endswith("tiny.gguf")
-            body = json.dumps(tree).encode() if "/api/" in self.path else content if there else b""
-            self.send_response(200 if there else 404)
-            if not there:
-                self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("X-Repo-Commit", "1" * 40)
-            self.send_header("ETag", etag)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+    def answer(path: str) -> tuple[int, dict[str, str], bytes]:
+        if "/api/" not in path and not path.endswith("tiny.gguf"):
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        return 200, {"X-Repo-Commit": "1" * 40, "ETag": etag}, json.dumps(tree).encode() if "/api/" in path else content
 
-        do_HEAD = do_GET
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    url = f"http://127.0.0.1:{server.server_address[1]}"
-    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    settings = {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(tmp_path)}
-    for name, value in {**settings, "HF_HUB_OFFLINE": False}.items():
-        monkeypatch.setattr(huggingface_hub.constants, name, value)
-    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", url)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
+    with hub(monkeypatch, tmp_path, answer):
         local = Subject("tiny", [str(tiny)], cache=cache)
         for source in ("me/tiny", "me/tiny/tiny.gguf"):
             assert Subject("hub", [source], cache=cache).files.folder == local.files.folder
         told(lambda: Subject("hub", ["me/tiny/no.gguf"], cache=cache).files, "me/tiny has no no.gguf")
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def _fingerprint(tiny: str, cache: str) -> str:

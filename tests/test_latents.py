@@ -35,6 +35,8 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
     "gpt2": lambda model: model.transformer.h,
 }
 WIDTHS = {"llama": 32, "gemma2": 48, "gpt2": 24}
+#: RMS norms before the MLP.
+NORMS = {"llama": "post_attention_layernorm", "gemma2": "pre_feedforward_layernorm"}
 #: The end of an encoder in plain PyTorch, by the architecture that SAELens names; ``t`` has the dictionary's tensors.
 ORACLES: dict[str, Callable[[Tensor, dict[str, Tensor]], Tensor]] = {
     "standard": lambda pre, t: pre.relu(),
@@ -151,15 +153,25 @@ def test_every_place_of_a_layer(models: Callable[[str], tuple[Path, Any]], tmp_p
             ("transformer.h.0", "transformer.h.1.mlp", mlp_output),
             ("blocks.0.hook_out", "blocks.1.ln2.hook_normalized", mlp_input),
         ]
+    if family in NORMS:  # before the weight of the norm, as Gemma Scope's transcoders read
+        norm = getattr(layers[1], NORMS[family])
+        assert (norm.weight.std() > 0.1).item()
+        before, _ = outputs_of(model, norm, ids)
+        unweighted = before * (before.pow(2).mean(dim=-1, keepdim=True) + model.config.rms_norm_eps).rsqrt()
+        groups.append(("blocks.0.hook_out", "blocks.1.ln2.hook_normalized", unweighted))
     for first, second, hidden in groups:
         given: dict[str, Any] = {"apply_b_dec_to_input": False, "hook_name": second}
-        if hidden is mlp_input:
+        if second.startswith(("blocks.1.mlp.hook_in", "blocks.1.ln2")):
             given |= {"architecture": "transcoder", "hook_name_out": "blocks.1.hook_mlp_out"}
         lower = write_dictionary(tmp_path / first, t, hook_name=first, apply_b_dec_to_input=False)
         subject = subject_of(folder, lower, write_dictionary(tmp_path / second, t, **given))
         for found, state in zip(read(subject, ids), (states[1], hidden), strict=True):
             expected = (state @ t["W_enc"] + t["b_enc"]).relu()[..., CHOSEN]
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        # The vector of a latent that reads the MLP's input multiplies that input, wherever its own hook is.
+        if "architecture" in given:
+            own = (mlp_input @ subject.vectors(1, CHOSEN, VectorKind.IN).T + t["b_enc"][CHOSEN]).relu()
+            torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-4)
 
 
 def test_latents_of_several_layers_normalised_and_rescaled(
@@ -318,7 +330,7 @@ def test_what_cannot_work_is_refused_in_one_line(models: Callable[[str], tuple[P
     refused("k is None", architecture="topk")
     refused("k is 41", "40 latents", architecture="topk", k=41)
     refused("'blocks.1.attn.hook_z'", hook_name="blocks.1.attn.hook_z")
-    refused("'blocks.1.ln2.hook_normalized'", hook_name="blocks.1.ln2.hook_normalized")  # before the weight of the norm
+    refused("'blocks.1.ln1.hook_normalized'", hook_name="blocks.1.ln1.hook_normalized")
     refused("has layers 0 to 2", hook_name="blocks.3.hook_resid_post")
     refused("no hook_name", hook_name=None)
     refused("no hook_name_out", architecture="transcoder")

@@ -358,6 +358,13 @@ def test_tokens_of_equal_text_are_summed_and_impossible_ones_are_finite() -> Non
     assert alternatives["z"] == -9999.0
 
 
+def test_a_token_that_is_part_of_a_character_keeps_its_own_log_probability() -> None:
+    # vLLM gives an empty text to each token that ends inside a character.
+    positions = [None, {"5": entry("", -0.1), "7": entry("", -4.0)}]
+    with endpoint(said("!", prompt_logprobs=positions, prompt_token_ids=[1, 7])) as server:
+        assert token_logprobs(server.url).tokens[1] == PromptToken("", {"": -4.0})
+
+
 @pytest.mark.parametrize(
     ("extra", "word"),
     [

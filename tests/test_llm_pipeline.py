@@ -32,6 +32,8 @@ ALL_DESCRIBERS = [
     "token_change",
     "ensemble_raw",
     "ensemble_concat",
+    "sage",
+    "rotate_parts",
 ]
 ALL_DESCRIBERS += ["shuffled", "generic", "empty", "longest"]
 
@@ -51,6 +53,7 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
         *("corpus=files", f"corpus.paths=[{topics}]", "evidence.max_documents=40", "evidence.window=16"),
         *("evidence.top=3", "evidence.random=6", "evidence.report_random=6", "judges.simulation.windows=1"),
         *("judges.simulation.active=1", "judges.simulation.predicted=1", "judges.simulation.hard=0"),
+        "judges.simulation.others=1",
         *("diagnostics.sample=0", "diagnostics.random_vectors=0", "diagnostics.ablated=0"),
         *(
             "diagnostics.text_ablated=0",
@@ -104,6 +107,7 @@ def test_every_describer_on_an_endpoint_that_already_runs(
     options = [*overrides(subject, topics, tmp_path / "gemma"), *endpoint(vllm, "PIPELINE_KEY")]
     options += [f"describers=[{','.join(ALL_DESCRIBERS)}]", "judges=[pairwise,pairwise_output,simulation]"]
     options += ["comparisons.schedule=baseline", "comparisons.baseline=generic"]
+    options += ["describers.sage.rounds=1", "describers.sage.sentences=1"]
     run(Setup.of(compose_config(options)))
     folder = RunFolder(tmp_path / "gemma")
     check_records(folder, len(ALL_DESCRIBERS), pairs=len(ALL_DESCRIBERS) - 1, judges=2)
@@ -111,6 +115,8 @@ def test_every_describer_on_an_endpoint_that_already_runs(
     single = dict.fromkeys(("maxact", "contrastive", "vocab_proj", "token_change", "ensemble_raw"), 1)
     controls = dict.fromkeys(("shuffled", "generic", "empty", "longest"), 0)
     assert asked.pop("rotate") in (3 * 2, 3 * 2 + 1)  # kinds, channels, and one merge if enough of them say something
+    assert asked.pop("rotate_parts") == 3 * 2
+    assert asked.pop("sage") in (1, 2)  # the hypothesis with its sentences, and a last one unless they confirm it
     assert asked == single | controls | {
         "best_of_k": 5,
         "ensemble_concat": 0,  # it joins the descriptions of others

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.errors import told
-from support.planted import SOIL, known_activations
+from support.planted import SOIL, known_activations, spelt
 from transformers import AutoModelForCausalLM
 
 from harness.decomposition import kurtosis
@@ -364,11 +364,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         patch.chdir(folder.parent)
         main()
     return folder
-
-
-def spelt(level: dict[str, Any] | None) -> str:
-    """Return a difficulty as the command line takes it."""
-    return "null" if level is None else "{" + ", ".join(f"{name}: {value}" for name, value in level.items()) + "}"
 
 
 @pytest.fixture(scope="module")

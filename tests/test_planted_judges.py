@@ -11,7 +11,7 @@ import pytest
 import yaml
 from support.describer_cases import NOWHERE, case
 from support.errors import told
-from support.planted import SOIL
+from support.planted import SOIL, spelt
 
 from describers.graded import Graded, GradedFile, KnowsTruth
 from harness.folder import RunFolder
@@ -19,7 +19,7 @@ from harness.llm.client import Unanswered
 from harness.planted import Grade, PlantedSubject
 from harness.records import Neuron, Side, Sign, Status
 from harness.results.judge_checks import JudgeCheck
-from harness.results.stored import read_judge_checks
+from harness.results.stored import stored_judge_checks
 from harness.run.main import main
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -119,18 +119,14 @@ def checks(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, J
         *("judges=[planted,embedding_pairwise]", "corpus.documents=300", "evidence.top=12", "evidence.random=24"),
         *("subject.planting.only_weights=0", "subject.planting.only_text=0", "statistics.draws=200"),
         *("comparisons.retest=0.5", "evidence.store=null"),
-        *(f"++subject.planting.levels.{name}={_spelt(level)}" for name, level in levels.items()),
+        *(f"++subject.planting.levels.{name}={spelt(level)}" for name, level in levels.items()),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["neuron-harness", *arguments])
         patch.chdir(folder.parent)
         main()
     assert any(item.status is Status.OK for item in RunFolder(folder).verdicts().records())
-    return {check.judge: check for check in read_judge_checks(RunFolder(folder))}
-
-
-def _spelt(level: dict[str, Any] | None) -> str:
-    return "null" if level is None else "{" + ", ".join(f"{name}: {value}" for name, value in level.items()) + "}"
+    return {check.judge: check for check in stored_judge_checks(RunFolder(folder)) or ()}
 
 
 def _accuracy(check: JudgeCheck) -> dict[str, float]:

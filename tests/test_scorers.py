@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sklearn.metrics import average_precision_score
@@ -315,6 +316,16 @@ def test_the_published_intruder_gives_itself_away_and_that_is_measured(storms: l
     assert sum("storms</description>" in request.text for request in llm.requests) == 8
     assert sum("description" in request.messages[-1].content for request in llm.requests) == 8
     assert len(llm.requests) == 16
+
+
+@pytest.mark.parametrize("odd", ["active", "silent"])
+def test_the_length_of_an_excerpt_gives_nothing_away(odd: Any) -> None:
+    # Silent windows have their peak in the first token, as real ones often do.
+    words = [f" w{place}" for place in range(12)]
+    active = [window(words, [9.0 if place == 6 else 0.0 for place in range(12)]) for _ in range(5)]
+    silent = [window(words, [0.1, *[0.0] * 11], Source.RANDOM) for _ in range(5)]
+    rounds = Intruder(odd=odd, context=2).questions(case([*active, *silent]))
+    assert {len(text.split()) for texts, _ in rounds for text in texts} == {5}
 
 
 def test_too_few_excerpts_for_a_round(storms: list[Exemplar]) -> None:

@@ -134,7 +134,7 @@ def test_every_scorer_asks_a_real_server(
     small += [f"judges.detection.{count}=4" for count in ("active", "others", "batch")]
     sampled = ("detection", "surprisal", "simulation", "simulation_per_token", "simulation_written")
     small += [f"judges.{name}.{group}=0" for name in sampled for group in ("predicted", "hard")]
-    small += [f"judges.{name}.active=1" for name in sampled[1:]] + ["judges.surprisal.others=1"]
+    small += [f"judges.{name}.{group}=1" for name in sampled[1:] for group in ("active", "others")]
     small += ["judges.fuzzing.active=4", "judges.fuzzing.batch=4", "judges.responsiveness.active=3"]
     small += [f"judges.purity.{count}=4" for count in ("active", "random", "batch")]
     small += ["judges.clarity.texts=2", "judges.input_based.sentences=1", "judges.intruder.rounds=1"]

@@ -135,15 +135,17 @@ def test_a_simulator_that_expects_no_digits_is_a_failure_and_no_zero(expected: E
     assert "0.01" in error.detail
 
 
-def test_a_single_token_without_a_level_fails_its_window() -> None:
+@pytest.mark.parametrize(
+    ("kind", "forgotten", "words"),
+    [(SimulationLLM, " gale", "1 of 2"), (SimulationPerToken, " breeze", "at 1 of 1 tokens")],
+)
+def test_a_single_token_without_a_level_fails_its_window(kind: type[SimulationLLM], forgotten: str, words: str) -> None:
     def forgetful(description: str, token: str) -> Expectation:
-        return {"the": 1.0} if token == " gale" else surely(description, token)
+        return {"the": 1.0} if token == forgotten else surely(description, token)
 
-    error = failure(
-        lambda: score(SimulationLLM(metric="top_and_random"), case(weather(), simulator(forgetful)), "wind")
-    )
+    error = failure(lambda: score(kind(metric="top_and_random"), case(weather(), simulator(forgetful)), "wind"))
     assert error.status is Status.FAILED
-    assert "1 of 2" in error.detail
+    assert words in error.detail
 
 
 def test_a_random_window_that_is_also_a_top_one_counts_once() -> None:
@@ -359,17 +361,6 @@ def test_the_same_levels_give_the_same_figures_however_many_tokens_are_asked_for
     for grade in grades[1:]:
         assert grade.value == pytest.approx(grades[0].value)
         assert grade.metrics == pytest.approx(grades[0].metrics)
-
-
-def test_one_token_without_a_level_fails_the_score_when_tokens_are_asked_for_one_by_one() -> None:
-    def forgetful(description: str, token: str) -> Expectation:
-        return {"the": 1.0} if token == " breeze" else surely(description, token)
-
-    error = failure(
-        lambda: score(SimulationPerToken(metric="top_and_random"), case(weather(), simulator(forgetful)), "wind")
-    )
-    assert error.status is Status.FAILED
-    assert "at 1 of 1 tokens" in error.detail
 
 
 # --- levels written out -----------------------------------------------------------------------------------------------

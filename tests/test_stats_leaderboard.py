@@ -16,6 +16,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from harness.errors import HarnessError
 from harness.folder import RunFolder, write_json, write_table
@@ -36,7 +37,7 @@ from harness.results import columns
 from harness.results.comparability import incomparable, leaderboard_of
 from harness.results.facets import facets_of
 from harness.results.leaderboard import build_leaderboard
-from harness.results.schema import Leaderboard, leaderboard_from_json, leaderboard_schema
+from harness.results.schema import Leaderboard, leaderboard_from_json
 from harness.results.tables import csv_table, latex_table, markdown_table
 from harness.stats.config import StatisticsConfig
 
@@ -445,7 +446,7 @@ def test_what_descriptions_were_made_from() -> None:
 
 
 def test_leaderboards_match_the_generated_schema() -> None:
-    schema = leaderboard_schema()
+    schema = TypeAdapter(Leaderboard).json_schema(mode="serialization")
     jsonschema.Draft202012Validator.check_schema(schema)
     for verdicts, descriptions in (benchmark(6, judges=("one", "two")), ([], [])):
         scores = [Score(Neuron(0, n), "auc", name, 0.1 * n) for n in range(3) for name in METHODS if verdicts]

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import tiny_models
 from support.errors import told
+from support.hub import hub
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import BertForMaskedLM, Gemma2ForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -466,39 +463,6 @@ def test_the_packaged_model_is_the_official_one() -> None:
 # --- the hub ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def hub(monkeypatch: pytest.MonkeyPatch, cache: Path, status: int, code: str) -> Iterator[list[str]]:
-    """Point the real hub client to a server that refuses everything as the hub does; yield the paths asked for."""
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            asked.append(self.path)
-            self.send_response(status)
-            self.send_header("X-Error-Code", code)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_GET = do_HEAD
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    url = f"http://127.0.0.1:{server.server_address[1]}"
-    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    settings = {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(cache)}
-    for name, value in {**settings, "HF_HUB_OFFLINE": False}.items():
-        monkeypatch.setattr(huggingface_hub.constants, name, value)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield asked
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.mark.parametrize(
     ("status", "code", "words"),
     [
@@ -513,7 +477,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, cache: Path, status: int, code: str) ->
 def test_what_the_hub_refuses(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int, code: str, words: list[str]
 ) -> None:
-    with hub(monkeypatch, tmp_path, status, code) as asked:
+    with hub(monkeypatch, tmp_path, lambda path: (status, {"X-Error-Code": code}, b"")) as asked:
         told(lambda: Subject("secret", ["google/secret"], revision="v9").files, "google/secret", *words)
     assert "/google/secret/resolve/v9/config.json" in asked
 

@@ -38,16 +38,4 @@ __all__ = [
     "z_scores",
 ]
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "ablate": ["ablation"],
-        "channels": ["Decomposition"],
-        "config": ["AdamWConfig", "DecompositionConfig", "GeodesicConfig"],
-        "search": ["decompose"],
-        "deflation": ["tail_mask"],
-        "measures": ["consistency", "directions_at_cosine", "random_vectors", "reconstruction"],
-        "memory": ["default_budget", "vectors_within"],
-        "objective": ["kurtosis", "skewness", "z_scores"],
-    },
-)
+__getattr__ = lazy_exports(__name__, __file__)

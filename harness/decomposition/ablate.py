@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.decomposition.measures import check_channels, check_top_tokens, heavier_tail
+from harness.decomposition.measures import check_channels, check_top_tokens, heavier_tail, without_span
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,10 @@ def ablation(
         )
         for target, unit, cosine in zip(targets, units, cosines, strict=True)
     ]
-    # Orthonormal bases of the spans. A direction inside the span of the others has a singular value of 0.
-    _, sizes, spans = torch.linalg.svd(units.double(), full_matrices=False)
-    spans = spans * (sizes > 1e-6 * sizes[:, :1]).unsqueeze(-1)
-    rest = targets.double() - torch.einsum("nkd,nk->nd", spans, torch.einsum("nkd,nd->nk", spans, targets.double()))
     complete = torch.stack(
         [
             _complete(target @ projection - target @ mean, left @ projection - left @ mean, top_tokens, tokens)
-            for target, left in zip(targets, rest.float(), strict=True)
+            for target, left in zip(targets, without_span(targets, units), strict=True)
         ]
     )
     squares = (cosines**2).clamp_max(1 - 1e-6)

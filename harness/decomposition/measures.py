@@ -81,6 +81,15 @@ def reconstruction(vectors: Tensor, directions: Tensor) -> Tensor:
     return shares.cumsum(dim=-1).clamp_max(1.0).to(directions.dtype)
 
 
+def without_span(vectors: Tensor, directions: Tensor) -> Tensor:
+    """Return what is left of vectors (N, d_model) without the span of their directions (N, C, d_model)."""
+    # Orthonormal bases of the spans. A direction inside the span of the others has a singular value of 0.
+    _, sizes, spans = torch.linalg.svd(directions.double(), full_matrices=False)
+    spans = spans * (sizes > 1e-6 * sizes[:, :1]).unsqueeze(-1)
+    inside = torch.einsum("nkd,nk->nd", spans, torch.einsum("nkd,nd->nk", spans, vectors.double()))
+    return (vectors.double() - inside).to(vectors)
+
+
 @dataclass(frozen=True)
 class Consistency:
     """Agreement of two decompositions of the same N vectors, for each channel of the first.

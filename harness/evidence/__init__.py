@@ -38,17 +38,4 @@ __all__ = [
     "stored",
 ]
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "config": ["CorpusSummary", "EvidenceConfig"],
-        "corpus": ["Corpus", "Document"],
-        "encoding": ["special_affixes"],
-        "files": ["PackageText", "TextFiles", "content_hash"],
-        "prompts": ["draw_prompts"],
-        "reading": ["ReadText", "TextReader"],
-        "sources": ["Conversations", "HuggingFaceDataset", "InstalledDocs"],
-        "store": ["Gathered", "gathered", "stored"],
-        "windows": ["split_of"],
-    },
-)
+__getattr__ = lazy_exports(__name__, __file__)

@@ -114,7 +114,7 @@ class TextFiles(Column):
                 found += sorted(_walk(path, passed))
             elif not path.exists():
                 raise HarnessError(f"the corpus file {given} does not exist (corpus.paths)")
-            elif _kind(path.name) is None:
+            elif file_kind(path.name) is None:
                 raise HarnessError(
                     f"{path} is neither {', '.join(KINDS)} nor one of these in .gz or .zip (corpus.paths)"
                 )
@@ -278,7 +278,7 @@ def _content_hash(path: Path, size: int, modified_ns: int) -> str:
     return sha256(path)
 
 
-def _kind(name: str) -> str | None:
+def file_kind(name: str) -> str | None:
     """Return the kind of a file by its name: one of ``KINDS``, ``.zip``, or None for other types."""
     lower = name.lower()
     if lower.endswith(".zip"):
@@ -309,7 +309,7 @@ def _walk(root: Path, passed: Counter[str]) -> Iterator[Path]:
                 passed["hidden files"] += 1
             elif not path.is_file():
                 passed["broken links and special files"] += 1
-            elif _kind(name) is None:
+            elif file_kind(name) is None:
                 passed["files of other types"] += 1
             else:
                 yield path
@@ -317,7 +317,7 @@ def _walk(root: Path, passed: Counter[str]) -> Iterator[Path]:
 
 def _members(path: Path, passed: Counter[str]) -> Iterator[_Member]:
     """Yield a file itself, or the files in an archive in alphabetical order."""
-    kind = _kind(path.name)
+    kind = file_kind(path.name)
     assert kind is not None
     if kind != ".zip":
         yield _Member(str(path), kind, partial(_decompressed, path.name, lambda: path.open("rb")))
@@ -325,7 +325,7 @@ def _members(path: Path, passed: Counter[str]) -> Iterator[_Member]:
     with _readable(str(path)), zipfile.ZipFile(path) as archive:
         for info in sorted(archive.infolist(), key=lambda info: info.filename):
             inside = PurePath(info.filename)
-            kind = _kind(inside.name)
+            kind = file_kind(inside.name)
             if info.is_dir():
                 continue
             if any(part.startswith(".") for part in inside.parts):

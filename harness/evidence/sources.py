@@ -20,7 +20,7 @@ from pydantic import SkipValidation
 
 from harness.errors import HarnessError
 from harness.evidence.corpus import Column, Corpus, Message
-from harness.evidence.files import contents_hash
+from harness.evidence.files import contents_hash, file_kind
 from harness.subject.files import first_line
 from harness.validation import Count, CountOrZero, validated
 
@@ -128,7 +128,7 @@ class HuggingFaceDataset(Column):
         if self._local.is_file():
             raise HarnessError(f"{self._path} is a file, not a dataset: corpus=files corpus.paths=[{self._path}]")
         try:
-            stream = self._open()
+            stream = self._open(passed)
             for number, example in enumerate(stream):
                 if self._max_examples is not None and number >= self._max_examples:
                     return
@@ -146,15 +146,21 @@ class HuggingFaceDataset(Column):
                 "check corpus.path, corpus.subset, corpus.split and corpus.revision"
             ) from error
 
-    def _open(self) -> Any:
-        from datasets import DatasetDict, load_dataset, load_from_disk
+    def _open(self, passed: Counter[str]) -> Any:
+        from datasets import DatasetDict, load_dataset_builder, load_from_disk
 
         local = self._local
         if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
             saved = load_from_disk(str(local))
             return saved[self._split] if isinstance(saved, DatasetDict) else saved
         path = str(local) if local.is_dir() else self._path
-        stream = load_dataset(path, self._subset, split=self._split, revision=self._revision, streaming=True)
+        builder = load_dataset_builder(path, self._subset, revision=self._revision)
+        if local.is_dir():
+            # The library reads one type of files, and only those named after a split if there are any.
+            read = {Path(file).resolve() for files in (builder.config.data_files or {}).values() for file in files}
+            data = [file for file in self.files() if file_kind(file.name) not in (None, ".md")]
+            passed["files of other types or names"] += sum(file.resolve() not in read for file in data)
+        stream = builder.as_streaming_dataset(self._split)
         # If the columns are known beforehand, only one is fetched.
         return stream.select_columns([self._column]) if self._column in (stream.column_names or ()) else stream
 

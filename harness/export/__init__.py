@@ -12,4 +12,4 @@ if TYPE_CHECKING:
 
 __all__ = ["export_run", "export_to", "push"]
 
-__getattr__ = lazy_exports(__name__, {"dataset": ["export_run", "push"], "elsewhere": ["export_to"]})
+__getattr__ = lazy_exports(__name__, __file__)

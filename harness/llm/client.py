@@ -91,7 +91,8 @@ class PromptToken:
     Attributes:
         text: the token as text; empty for the first token, for which servers give no text.
         alternatives: natural log-probability of each of the most likely tokens at this position given all tokens before
-            it (the token itself is included); empty for the first token. Tokens with equal text are summed.
+            it; empty for the first token. That of ``text`` is the token's own; other tokens with equal text are summed.
+            Tokens that are a part of a character may all have the empty text.
     """
 
     text: str

@@ -397,7 +397,9 @@ def _prompt_token(token: int, entries: Mapping[str, Mapping[str, Any]] | None) -
     for entry in entries.values():
         text, logprob = entry["decoded_token"] or "", _finite(entry["logprob"])
         alternatives[text] = float(np.logaddexp(alternatives[text], logprob)) if text in alternatives else logprob
-    return PromptToken(entries[str(token)]["decoded_token"] or "", alternatives)
+    own = entries[str(token)]
+    text = own["decoded_token"] or ""
+    return PromptToken(text, alternatives | {text: _finite(own["logprob"])})
 
 
 def _finite(logprob: float | None) -> float:

@@ -29,16 +29,4 @@ __all__ = [
     "truth_of",
 ]
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "checkpoint": ["checkpoint_of"],
-        "corpus": ["PlantedCorpus"],
-        "corruptions": ["Grade", "graded"],
-        "named": ["naming"],
-        "planting": ["truth_of"],
-        "settings": ["Planting"],
-        "subject": ["PlantedSubject"],
-        "truth": ["Seen", "Truth"],
-    },
-)
+__getattr__ = lazy_exports(__name__, __file__)

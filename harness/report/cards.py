@@ -288,7 +288,7 @@ def shown_windows(exemplars: Sequence[Exemplar]) -> tuple[tuple[Split, tuple[Win
 
 def crop(exemplar: Exemplar, highest: float, length: int = CROP) -> Window:
     """Return at most ``length`` tokens around the exemplar's peak, shaded relative to the activation ``highest``."""
-    shown = exemplar.around_peak(length, shift=True)
+    shown = exemplar.around(length, shift=True)
     segments: list[Segment] = []
     plain = ""
     for position in shown:

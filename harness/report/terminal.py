@@ -18,7 +18,7 @@ from harness.results.diagnostics import diagnostics_groups, diagnostics_row, tog
 from harness.results.formatting import number, shown_token, visible
 from harness.results.judge_checks import JudgeCheck
 from harness.results.reference_channels import FoundChannel
-from harness.results.stored import read_judge_checks, read_reference_channels
+from harness.results.stored import read_reference_channels, stored_judge_checks
 from harness.results.tables import print_claims
 
 
@@ -41,7 +41,7 @@ def print_decomposition(folder: RunFolder, console: Console) -> None:
 
 def print_judge_checks(folder: RunFolder, console: Console) -> None:
     """Print one row for each judge with judge checks; columns without values are left out."""
-    checks = read_judge_checks(folder)
+    checks = stored_judge_checks(folder) or ()
     if not checks:
         return
     confidence = statistics_of(folder.read_manifest()).confidence

@@ -5,19 +5,21 @@ A run can have a million verdicts, so the rule works on columns; records are mad
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Self
+from operator import attrgetter
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.records import Neuron, Sign, Status, Verdict, Winner
+from harness.records import Neuron, Status, Verdict, Winner
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+T = TypeVar("T")
 
 MISSING = "missing"
 """Status of an order without a record, in addition to those of :class:`~harness.records.Status`."""
@@ -203,9 +205,9 @@ def verdict_table(verdicts: Iterable[Verdict]) -> VerdictTable:
     first, second, tie, ok, failed = Winner.FIRST, Winner.SECOND, Winner.TIE, Status.OK, STATUSES.index(Status.FAILED)
     numbers = {status: STATUSES.index(status) for status in Status}
     # Plain tuples: hashing and comparing a million Neuron objects in Python is slow.
-    neurons, neuron = _neurons([item.neuron for item in records])
-    judges, judge = _sorted([item.judge for item in records])
-    names, shown = _sorted([name for item in records for name in (item.first, item.second)])
+    neurons, neuron = _distinct([item.neuron for item in records], attrgetter("order"))
+    judges, judge = _distinct([item.judge for item in records])
+    names, shown = _distinct([name for item in records for name in (item.first, item.second)])
     one, other = shown[::2], shown[1::2]
     winner = np.array(
         [
@@ -268,7 +270,7 @@ def compare(table: VerdictTable, others: Iterable[Neuron] = ()) -> ComparisonTab
         others: further neurons that are clusters, such as those with scores.
     """
     unsigned = [neuron.unsigned for neuron in table.neurons]
-    present = sorted({*unsigned, *(neuron.unsigned for neuron in others)}, key=neuron_order)
+    present = sorted({*unsigned, *(neuron.unsigned for neuron in others)}, key=attrgetter("order"))
     cluster_of = {neuron: number for number, neuron in enumerate(present)}
     cluster = np.array([cluster_of[neuron] for neuron in unsigned], dtype=np.int64)
     begin = np.flatnonzero(_starts(table, _QUESTION))
@@ -309,35 +311,10 @@ def merge_verdicts(verdicts: Iterable[Verdict]) -> list[Comparison]:
     return compare(verdict_table(verdicts)).records()
 
 
-def _numbered(values: Sequence[Any]) -> tuple[Ints, list[Any]]:
-    """Return an index for each value, by first appearance, and the distinct values."""
-    found = list(dict.fromkeys(values))
-    numbers = {value: number for number, value in enumerate(found)}
-    return np.fromiter(map(numbers.__getitem__, values), np.int64, len(values)), found
-
-
-def _neurons(values: Sequence[Neuron]) -> tuple[tuple[Neuron, ...], Ints]:
-    """Return the distinct neurons, sorted, and the index of each value among them."""
-    negative = Sign.NEGATIVE
-    keys = [(n.layer, -1 if n.expert is None else n.expert, n.index, n.sign is negative) for n in values]
-    places, found = _numbered(keys)
-    ordered = sorted(found)
+def _distinct(values: Sequence[T], key: Callable[[T], Any] = str) -> tuple[tuple[T, ...], Ints]:
+    """Return the distinct values, ordered by their keys, and the index of each value among them."""
+    keys = list(map(key, values))
+    known = dict(zip(keys, values, strict=True))
+    ordered = sorted(known)
     numbers = {key: number for number, key in enumerate(ordered)}
-    order = np.array([numbers[key] for key in found], dtype=np.int64)
-    signs = (Sign.POSITIVE, negative)
-    neurons = tuple(
-        Neuron(layer, i, None if expert < 0 else expert, signs[minus]) for layer, expert, i, minus in ordered
-    )
-    return neurons, order[places]
-
-
-def neuron_order(neuron: Neuron) -> tuple[int, int, int, bool]:
-    """Return the sort key of a neuron; sorting by it is faster than comparing neurons."""
-    return neuron.layer, -1 if neuron.expert is None else neuron.expert, neuron.index, neuron.negative
-
-
-def _sorted(names: Sequence[str]) -> tuple[tuple[str, ...], Ints]:
-    """Return the distinct names, sorted, and the index of each value among them."""
-    places, found = _numbered(names)
-    ordered = sorted(found)
-    return tuple(ordered), np.array([ordered.index(name) for name in found], dtype=np.int64)[places]
+    return tuple(known[key] for key in ordered), np.fromiter(map(numbers.__getitem__, keys), np.int64, len(keys))

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from harness.records import Neuron, VectorSummary
-from harness.results.comparisons import neuron_order
 
 Facets = Mapping[str, Mapping[Neuron, str]]
 """For each facet (a way to divide the neurons), the subset of each neuron at its sign; a neuron may be in none."""
@@ -25,7 +24,7 @@ def facets_of(neurons: Iterable[Neuron], vectors: Iterable[VectorSummary]) -> di
         neurons: the neurons, at their signs.
         vectors: summaries of their weight vectors, without signs; may be missing for some or all neurons.
     """
-    ordered = sorted(set(neurons), key=neuron_order)
+    ordered = sorted(set(neurons))
     kurtosis: dict[str, dict[Neuron, float]] = {}
     for vector in vectors:
         if np.isfinite(vector.kurtosis):

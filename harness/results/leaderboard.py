@@ -23,7 +23,6 @@ from harness.results.comparisons import (
     ComparisonTable,
     Floats,
     compare,
-    neuron_order,
     opponents_of,
     verdict_table,
 )
@@ -314,7 +313,7 @@ def _repeated(texts: Sequence[str]) -> float | None:
 
 def _sorted_unique(records: Iterable[Any], identity: Callable[[Any], tuple[object, ...]], name: str) -> list[Any]:
     def place(item: Any) -> tuple[object, ...]:
-        return (*neuron_order(item.neuron), *identity(item)[1:])
+        return (*item.neuron.order, *identity(item)[1:])
 
     ordered = sorted(records, key=place)
     for one, following in itertools.pairwise(ordered):

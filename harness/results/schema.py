@@ -10,8 +10,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from harness.records import Against, Usage, VectorKind, from_json
 
 
@@ -665,9 +663,3 @@ def leaderboard_from_json(data: dict[str, Any]) -> Leaderboard:
         ValueError: if ``data`` is not a leaderboard of this version.
     """
     return from_json(Leaderboard, data)
-
-
-def leaderboard_schema() -> dict[str, Any]:
-    """Return the JSON schema of ``leaderboard.json``, generated from the types above."""
-    schema = TypeAdapter(Leaderboard).json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

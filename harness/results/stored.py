@@ -54,11 +54,9 @@ def stored_leaderboard(folder: RunFolder) -> Leaderboard | None:
 
 def stored_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...] | None:
     """Return the stored judge checks, or None if they are missing or of another version."""
-    if not folder.judge_checks.exists():
-        return None
     try:
-        return read_judge_checks(folder)
-    except ValueError:  # of another version
+        return _CHECKS.validate_python(json.loads(folder.judge_checks.read_text("utf-8")))
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -111,17 +109,6 @@ def store_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...]:
     else:
         folder.judge_checks.unlink(missing_ok=True)
     return checks
-
-
-def read_judge_checks(folder: RunFolder) -> tuple[JudgeCheck, ...]:
-    """Return the stored judge checks; empty if the file does not exist.
-
-    Raises:
-        ValueError: if another version wrote the file.
-    """
-    if not folder.judge_checks.exists():
-        return ()
-    return _CHECKS.validate_python(json.loads(folder.judge_checks.read_text("utf-8")))
 
 
 def _models(entries: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from harness.results.claims import claim_rows
 from harness.results.comparisons import merge_verdicts
 from harness.results.diagnostics import DiagnosticsGroup, diagnostics_json, diagnostics_row, together
 from harness.results.schema import Leaderboard
-from harness.results.stored import read_judge_checks
+from harness.results.stored import stored_judge_checks
 
 Row = dict[str, Any]
 _ROLE_METRICS = ("calls", "prompt_tokens", "completion_tokens", "cost", "paid", "cached_calls")
@@ -55,7 +55,7 @@ def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Seq
     for group in leaderboard.alignment:
         name = f"alignment/{group.layer}/{group.kind}/{group.against}/{{key}}"
         known |= columns.summary_values(columns.ALIGNMENT, group, name)
-    for check in read_judge_checks(folder):
+    for check in stored_judge_checks(folder) or ():
         known |= columns.summary_values(columns.CHECKS, check, f"judge/{check.judge}/{{key}}")
     for checked in leaderboard.explainer:
         name = "explainer/{key}" if checked.describer is None else f"explainer/{checked.describer}/{{key}}"
@@ -104,7 +104,7 @@ def tables_of_run(
     """Return the tables of a run by name. All rows of a table have the same keys; empty tables are left out."""
     board = leaderboard.to_json()
     boards = [("all judges", board["overall"]), *((one["judge"], one) for one in board["judges"])]
-    checks = [dataclasses.asdict(check) for check in read_judge_checks(folder)]
+    checks = [dataclasses.asdict(check) for check in stored_judge_checks(folder) or ()]
     pairs = [pair for check in checks for pair in check.pop("pairs")]
     tables: dict[str, list[Row]] = {
         "leaderboard": board["overall"]["rows"],

@@ -67,14 +67,17 @@ def explained(overrides: list[str]) -> str:
 def _names(path: list[str]) -> Iterator[str]:
     """Yield the names under which an option may have a comment.
 
-    LLM roles share the comments of the ``llm`` files. A method inside another has the comments of its own file.
+    LLM roles share the comments of the ``llm`` files. A method inside another has the comments of its own file, and
+    options that methods share have those of ``_shared``.
     """
     if path[0] == "llm" and len(path) > 2:
         path = ["llm", *path[2:]]
     yield ".".join(path)
     if path[0] in {"describers", "judges"}:
         yield from (
-            ".".join([group, *path[start:]]) for start in range(2, len(path)) for group in ("describers", "judges")
+            ".".join([group, *path[start:]])
+            for start in range(2, len(path))
+            for group in ("describers", "judges", "_shared")
         )
 
 
@@ -88,6 +91,9 @@ def _groups() -> Iterator[str]:
 
 def _comments() -> Iterator[tuple[str, list[str]]]:
     yield from _comments_of(resources.files("conf").joinpath("config.yaml"), [])
+    shared = resources.files("conf").joinpath("_shared")
+    for file in _files(shared):
+        yield from _comments_of(file, [shared.name])
     for group in _folders():
         # Files of methods have the method's name as first key; experiments and sweeps start from the root.
         prefix = [] if group.name in {"experiment", "sweep"} else [group.name]
@@ -99,6 +105,8 @@ def _comments_of(file: Traversable, prefix: list[str]) -> Iterator[tuple[str, li
     pending: list[str] = []
     path: list[str] = []
     for line in file.read_text("utf-8").splitlines():
+        if line == "defaults:" or line.startswith("  - "):  # the comment above belongs to the method that follows
+            continue
         match = _KEY.match(line)
         if line.strip().startswith("# "):
             pending.append(line.strip()[2:])

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.decomposition.measures import directions_at_cosine, heavier_tail
+from harness.decomposition.measures import directions_at_cosine, heavier_tail, without_span
 from harness.evidence import draw_prompts
 from harness.records import Neuron, Split, TextAblation, TextPrompt, VectorKind
 from harness.run.rounding import rounded
@@ -153,14 +153,6 @@ class Arms:
         return cls(channel, random, normalize(embeddings, dim=-1), top, side.squeeze(1))
 
 
-def without(vector: Tensor, directions: Tensor) -> Tensor:
-    """Return what is left of a vector (d_model,) without the span of directions (k, d_model)."""
-    _, sizes, basis = torch.linalg.svd(directions.double(), full_matrices=False)
-    basis = basis[sizes > 1e-6 * sizes.max()]
-    left: Tensor = vector.double() - (basis @ vector.double()) @ basis
-    return left.to(vector)
-
-
 def text_ablation(text: HeldOutText, neuron: Neuron, kind: VectorKind, vector: Tensor, arms: Arms) -> TextAblation:
     """Measure what a neuron loses on the text without its channels.
 
@@ -191,7 +183,7 @@ def _of_activations(text: HeldOutText, neuron: Neuron, kind: VectorKind, vector:
     own = torch.stack([torch.isin(text.tokens.to(top.device), top) for top in arms.top])  # (C, P)
     elsewhere = active & ~own
     by_arm = [left(_removals(vector, arm)) for arm in (arms.channel, arms.random, arms.embedding)]
-    every = [left((without(vector, arm) - vector)[None])[0] for arm in (arms.channel, arms.random)]
+    every = [left(without_span(vector[None], arm[None]) - vector)[0] for arm in (arms.channel, arms.random)]
     others = by_arm[0] @ own.float().T  # (removed, C): left at the positions of each channel
     return _record(
         *(neuron, kind, own.sum(dim=1), (response * own).sum(dim=1)),
@@ -206,7 +198,7 @@ def _of_logits(text: HeldOutText, neuron: Neuron, kind: VectorKind, vector: Tens
     on_text, column = text.on_text(neuron)
     activations = on_text.activations[:, column]
     removals = [_removals(vector, arm) for arm in (arms.channel, arms.random, arms.embedding)]
-    every = torch.stack([without(vector, arm) - vector for arm in (arms.channel, arms.random)])
+    every = torch.cat([without_span(vector[None], arm[None]) - vector for arm in (arms.channel, arms.random)])
     changes = torch.cat([-vector[None], *removals, every])
     given = [None, *(OutChange(neuron, change) for change in changes)]
     effects: Tensor | None = None  # (1 + changes, V): what the neuron does to the logits with the changed vector

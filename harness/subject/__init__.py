@@ -31,14 +31,4 @@ __all__ = [
     "read_mlps",
 ]
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "activations": ["ActivationReader", "check_signs"],
-        "decoding": ["Decoding", "Mode"],
-        "intervention": ["CausalModel", "Intervention", "OutChange", "check_causal", "lacks_head"],
-        "mlp_input": ["NeuronsOnText", "read_mlps"],
-        "subject": ["Subject"],
-        "token_weights": ["TokenGroup", "TokenWeighting"],
-    },
-)
+__getattr__ = lazy_exports(__name__, __file__)

@@ -61,6 +61,7 @@ class Architecture:
         norm_offset: added to the weight of the norm (Gemma stores weight - 1).
         norm_eps: epsilon of the norm, or the config option with it.
         mlp_norm: name of the norm that is applied to the MLP's output (Gemma); None for other families.
+        mlp_input_norm: name of the RMS norm before the MLP. Only dictionaries that read before its weight need it.
         num_layers: config option with the number of layers.
         d_model: config option with the width of the residual stream.
         positions_after_padding: whether positions start after the padding token's id (RoBERTa), which shortens the
@@ -87,6 +88,7 @@ class Architecture:
     norm_offset: float = 0.0
     norm_eps: str | float = "rms_norm_eps"
     mlp_norm: str | None = None
+    mlp_input_norm: str | None = None
     num_layers: str = "num_hidden_layers"
     d_model: str = "hidden_size"
     positions_after_padding: bool = False
@@ -127,8 +129,10 @@ def _experts(gate: str, into: str, out: str, width: str) -> MLP:
     return MLP({kind: (apart[kind], f"mlp.experts.{name}") for kind, name in together.items()}, width)
 
 
-_LLAMA = Architecture(mlp=_gated())
-_GEMMA = replace(_LLAMA, norm_offset=1.0, mlp_norm="post_feedforward_layernorm")
+_LLAMA = Architecture(mlp=_gated(), mlp_input_norm="post_attention_layernorm")
+_GEMMA = replace(
+    _LLAMA, norm_offset=1.0, mlp_norm="post_feedforward_layernorm", mlp_input_norm="pre_feedforward_layernorm"
+)
 _BERT = Architecture(
     embedding="embeddings.word_embeddings.weight",
     base_model="bert",

@@ -125,9 +125,18 @@ def _check(path: Path, source: str) -> tuple[bool, int]:
                 f"{source} cannot be used: the quantisation {tensor.tensor_type.name} of {tensor.name} is not "
                 "supported; choose a file with another one, such as Q8_0 or Q4_K_M"
             ) from error
+    types = {fields.get(f"{family}.rope.scaling.type", "none"), "none"}
+    factors = [fields.get(f"{family}.rope.{name}") or 1.0 for name in ("scaling.factor", "scale_linear")]
+    tables = [tensor for tensor in reader.tensors if tensor.name.startswith("rope_")]
+    factors += [factor for one in tables for factor in dequantize(one.data, one.tensor_type).flat]
+    if len(types) > 1 or any(factor != 1 for factor in factors):  # transformers would ignore it without a warning
+        raise HarnessError(
+            f"{source} cannot be used: it scales its position embeddings (as Llama 3.1 does), which transformers does "
+            "not read from GGUF; choose the model's safetensors"
+        )
     # llama.cpp's default: SentencePiece vocabularies ("llama") begin with the token, byte-level ones do not.
     begins_with_bos = bool(fields.get("tokenizer.ggml.add_bos_token", fields.get("tokenizer.ggml.model") == "llama"))
-    # Frequencies of position embeddings are options of the config in transformers.
+    # Factors of position embeddings, which are all 1, are no weights in transformers.
     held = sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_"))
     return begins_with_bos, held
 

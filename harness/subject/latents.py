@@ -10,8 +10,9 @@ decoder (``out``)::
 
 A sparse autoencoder reads and writes at the same place. A transcoder reads the input of an MLP and writes to its
 output. ``rescale_acts_by_decoder_norm`` multiplies a latent's encoder column, bias and activation by the norm of its
-decoder row, and divides the row by it. Source: SAELens 3 to 6 (``cfg.json``, ``sae_weights.safetensors``,
-``SAE.encode``).
+decoder row, and divides the row by it. At ``ln2.hook_normalized`` of a family with RMS norms, x is the input of the MLP
+divided by the weight of the norm: Gemma Scope's transcoders read there. Source: SAELens 3 to 6 (``cfg.json``,
+``sae_weights.safetensors``, ``SAE.encode``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +67,8 @@ class Place(enum.StrEnum):
         return self in (Place.MLP_INPUT, Place.MLP_OUTPUT)
 
 
+#: TransformerLens has this hook after the weight of a layer norm, but before the weight of an RMS norm.
+_NORMALISED = "ln2.hook_normalized"
 #: Names of TransformerLens within ``blocks.LAYER``, and of its bridge to transformers.
 _PLACES = {place.value: place for place in Place} | {"hook_in": Place.BEFORE, "hook_out": Place.AFTER}
 
@@ -85,8 +88,7 @@ def place_of(hook: str, architecture: Architecture) -> tuple[int, Place] | None:
         return int(found[1]), Place.MLP_OUTPUT if found[2] else Place.AFTER
     if not (found := re.fullmatch(r"blocks\.(\d+)\.(.+)", hook)):
         return None
-    # TransformerLens has this hook after the weight of a layer norm, but before the weight of an RMS norm.
-    if found[2] == "ln2.hook_normalized" and architecture.norm == "layer":
+    if found[2] == _NORMALISED and (architecture.norm == "layer" or architecture.mlp_input_norm is not None):
         return int(found[1]), Place.MLP_INPUT
     return (int(found[1]), _PLACES[found[2]]) if found[2] in _PLACES else None
 
@@ -100,12 +102,21 @@ class Dictionary:
         architecture: the model's architecture.
         num_layers: its number of layers.
         d_model: width of its residual stream.
+        gain: returns the weight of the RMS norm before the MLP of a layer, (d_model,).
 
     Raises:
         HarnessError: if a file or tensor is missing, a shape differs, or the harness cannot compute its activations.
     """
 
-    def __init__(self, folder: str, model: str, architecture: Architecture, num_layers: int, d_model: int) -> None:
+    def __init__(
+        self,
+        folder: str,
+        model: str,
+        architecture: Architecture,
+        num_layers: int,
+        d_model: int,
+        gain: Callable[[int], Tensor],
+    ) -> None:
         path = Path(folder).expanduser()
         self._name = f"subject.sae: {folder}"
         for name in (CONFIG, WEIGHTS):
@@ -129,6 +140,11 @@ class Dictionary:
         if layer >= num_layers:
             raise HarnessError(f"{self._name} belongs to layer {layer}, but {model} has layers 0 to {num_layers - 1}")
         self.width = self._find_width(d_model)
+        self._gain: Tensor | None = None
+        if architecture.norm == "rms" and str(self._options["hook_name"]).endswith(_NORMALISED):
+            self._gain = gain(layer).float()
+            if (self._gain == 0).any():
+                raise self._refused(f"reads at {_NORMALISED}, where the weight of the model's norm has zeros,")
 
     def _refused(self, what: str) -> HarnessError:
         return HarnessError(f"{self._name} {what}, which is not supported; docs/new-model.md lists what is")
@@ -231,6 +247,10 @@ class Dictionary:
         if kind is VectorKind.OUT:
             rows = self._checkpoint.rows("W_dec", indices)
             return rows / rows.norm(dim=1, keepdim=True) if self._rescales else rows
+        columns = self._columns(indices)
+        return columns if self._gain is None else columns / self._gain
+
+    def _columns(self, indices: Sequence[int]) -> Tensor:
         columns = self._checkpoint.columns("W_enc", indices)
         return columns * self._checkpoint.rows("W_dec", indices).norm(dim=1)[:, None] if self._rescales else columns
 
@@ -249,7 +269,7 @@ class Dictionary:
             columns, bias = self._every
             chosen: list[int] | None = list(indices)
         else:
-            chosen, columns = None, self.vectors(indices, VectorKind.IN).T
+            chosen, columns = None, self._columns(indices).T
             bias = self._checkpoint.tensor("b_enc")[list(indices)]
             if self._rescales:
                 bias = bias * self._checkpoint.rows("W_dec", indices).norm(dim=1)
@@ -269,6 +289,7 @@ class Dictionary:
             # SAELens does not undo the normalisation of a transcoder's input in its output.
             scales_out=not self._transcodes,
             top=None if chosen is None else (self._k, torch.tensor(chosen, device=device)),
+            gain=None if self._gain is None else self._gain.to(device),
         )
 
 
@@ -284,6 +305,7 @@ class Encoder:
         normalisation: ``normalize_activations`` of SAELens.
         scales_out: whether what is written is scaled to the hidden state.
         top: how many of all latents are active, and the indices of the n latents; None without such a limit.
+        gain: (d_model,) weight of the norm by which hidden states are divided first; None if they are read as they are.
     """
 
     columns: Tensor
@@ -293,10 +315,13 @@ class Encoder:
     normalisation: str
     scales_out: bool
     top: tuple[int, Tensor] | None
+    gain: Tensor | None
 
     def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return activations (..., n) at hidden states (..., d_model), and the scale (..., 1) of what is written."""
         flat = hidden.reshape(-1, hidden.shape[-1]).float()
+        if self.gain is not None:
+            flat = flat / self.gain
         scale = torch.ones_like(flat[:, :1])
         if self.normalisation == "layer_norm":
             flat = flat - flat.mean(dim=1, keepdim=True)
@@ -323,7 +348,12 @@ class Encoder:
 
 
 def dictionaries_of(
-    folders: Sequence[str], model: str, architecture: Architecture, num_layers: int, d_model: int
+    folders: Sequence[str],
+    model: str,
+    architecture: Architecture,
+    num_layers: int,
+    d_model: int,
+    gain: Callable[[int], Tensor],
 ) -> dict[int, Dictionary]:
     """Return the dictionaries of a model by layer, ordered.
 
@@ -332,7 +362,7 @@ def dictionaries_of(
     """
     found: dict[int, Dictionary] = {}
     for folder in folders:
-        dictionary = Dictionary(folder, model, architecture, num_layers, d_model)
+        dictionary = Dictionary(folder, model, architecture, num_layers, d_model, gain)
         if dictionary.layer in found:
             raise HarnessError(f"subject.sae: {folder} is a second dictionary of layer {dictionary.layer}; choose one")
         found[dictionary.layer] = dictionary

@@ -62,6 +62,8 @@ def _problem(subject: Subject, auto: Any, renamed: Mapping[str, str] | None) -> 
 
 
 def _read(subject: Subject, auto: Any, renamed: Mapping[str, str] | None, **options: Any) -> tuple[Any, dict[str, Any]]:
+    if getattr(subject.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        options["attn_implementation"] = "eager"  # the default, SDPA, ignores the cap without a warning (Gemma 2)
     try:
         return from_pretrained(
             auto, subject.files.reference, dtype=subject.dtype, key_mapping=renamed, **options, **subject.loading

@@ -57,7 +57,7 @@ class Weights:
         self.d_model: int = int(self._option(architecture.d_model))
         self._widths: dict[int, dict[int | None, int]] = {}
         #: Dictionaries by layer. If there are some, their latents take the place of all neurons.
-        self.dictionaries = dictionaries_of(sae, name, architecture, self.num_layers, self.d_model)
+        self.dictionaries = dictionaries_of(sae, name, architecture, self.num_layers, self.d_model, self.mlp_input_gain)
 
     def _option(self, name: str) -> Any:
         if not hasattr(self._config, name):
@@ -204,6 +204,14 @@ class Weights:
     def norm_weight(self) -> Tensor:
         """Return the weight of the final norm with its offset: (d_model,)."""
         name = f"{self.architecture.final_norm}.weight"
+        found = self.checkpoint.name_of(self.prefix + name)
+        if found is None:
+            raise self._lacks(name)
+        return self.checkpoint.tensor(found) + self.architecture.norm_offset
+
+    def mlp_input_gain(self, layer: int) -> Tensor:
+        """Return the weight of the RMS norm before a layer's MLP with its offset: (d_model,)."""
+        name = f"{self.architecture.layer.format(layer=layer)}.{self.architecture.mlp_input_norm}.weight"
         found = self.checkpoint.name_of(self.prefix + name)
         if found is None:
             raise self._lacks(name)

