@@ -57,9 +57,7 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
         alignment=alignment_of(folder, seed=seed, config=config),
     )
     first, options = Answers(descriptions, verdicts, scores), _part(manifest, "config")
-    board = replace(
-        board, **variation_of(folder, first, options, controls=controls, seed=seed, config=config)
-    )
+    board = replace(board, **variation_of(folder, first, options, controls=controls, seed=seed, config=config))
     return board if config.noise_floor is None else with_noise_floor(board, read_noise_floor(config.noise_floor))
 
 
