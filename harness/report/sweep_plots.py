@@ -104,7 +104,7 @@ def _line(
     dashed: bool,
 ) -> None:
     found = ((places[run], *sweep.result(run, describer, scorer)) for run in runs)
-    known = sorted(one for one in found if one[1] is not None)
+    known = sorted((x, value, interval) for x, value, interval in found if value is not None)
     if not known:
         return
     xs = [x * 10**shift if parameter.spans_decades else x + shift for x, _, _ in known]
