@@ -121,7 +121,7 @@ def render_report(runs: Sequence[RunData], pooled: Pool | None = None) -> str:
 
 def _sweep_plots(sweep: Sweep) -> list[tuple[str, Markup]]:
     """Return the plots of win rates and scores against each parameter, by its name."""
-    found = []
+    found: list[tuple[str, Markup]] = []
     for parameter in sweep.parameters:
         for scorer in (None, *sweep.scorers) if len(parameter.levels) > 1 else ():
             if (figure := sweep_plot(sweep, parameter, scorer)) is not None:
