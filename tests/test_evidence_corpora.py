@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import huggingface_hub.constants
 import numpy as np
 import pytest
@@ -184,6 +186,21 @@ def test_a_local_dataset_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture
         assert {document.text for document in HuggingFaceDataset(path, column="body").documents(None)} == found_texts
     assert "files of other types or names (2)" in caplog.text
     shutil.rmtree(folder)
+
+
+def test_a_cached_copy_is_not_taken_for_another_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines(tmp_path / "train.jsonl", {"text": "of some revision"})
+    made = datasets.load_dataset_builder("json", data_files=str(tmp_path / "train.jsonl"), cache_dir=str(tmp_path))
+    made.download_and_prepare()
+    copy = tmp_path / "user___name" / "default" / "0.0.0" / "abc"
+    shutil.copytree(made.cache_dir, copy)
+    (copy / "json-train.arrow").rename(copy / "name-train.arrow")
+    info = json.loads((copy / "dataset_info.json").read_text()) | {"dataset_name": "name", "config_name": "default"}
+    (copy / "dataset_info.json").write_text(json.dumps(info))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert list(HuggingFaceDataset("user/name").texts()) == ["of some revision"]
+    told(lambda: list(HuggingFaceDataset("user/name", revision="main").texts()), "revision main", "user/name")
 
 
 def test_an_unavailable_dataset_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

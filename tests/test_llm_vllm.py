@@ -59,6 +59,25 @@ def test_sampling_is_honoured(vllm: Served) -> None:
     assert answer(temperature=2.0, seed=1) == answer(temperature=2.0, seed=1) != answer(temperature=2.0, seed=2)
 
 
+def test_sampling_of_the_models_own_does_not_apply(vllm: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The model's generation_config.json has a repetition penalty of 2.
+    monkeypatch.setenv("MY_SERVER_KEY", vllm.client.api.api_key)
+    asked = [Message("user", "a\t1\n b\t1\n c\t")]
+
+    def answer(**fields: float) -> str:
+        url = str(vllm.client.api.base_url)
+        backend = OpenAICompatible(vllm.client.model, url, api_key_env="MY_SERVER_KEY", extra_body=fields)
+
+        async def run() -> str:
+            async with backend.open(vllm.logs) as client:
+                return (await client.generate(asked, sampling=Sampling(max_tokens=24))).text
+
+        return vllm.run(run())
+
+    plain = vllm.run(vllm.client.generate(asked, sampling=Sampling(max_tokens=24))).text
+    assert plain == answer(repetition_penalty=1.0) != answer(repetition_penalty=2.0)
+
+
 def test_log_probabilities_line_up_with_the_text(vllm: Served) -> None:
     written = "until\tunknown\n the\tunknown\n naïve 語\tunknown\n x\tunknown\n"
     messages = [Message("user", "Simulate the neuron."), Message("assistant", written)]

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.decomposition.measures import without_span
 from harness.records import Neuron, TextAblation, VectorKind
 from harness.results.diagnostics import DiagnosticsGroup, diagnostics_row
-from harness.run.text_ablation import Arms, text_ablation, without
+from harness.run.text_ablation import Arms, text_ablation
 from harness.subject import NeuronsOnText
 
 NEURON = Neuron(0, 0)
@@ -71,7 +72,7 @@ def test_a_random_direction_takes_its_squared_cosine_on_average() -> None:
 
 def test_without_leaves_what_is_orthogonal_to_the_span_of_the_directions() -> None:
     directions = torch.tensor([[1.0, 1, 0, 0, 0, 0], [2.0, 2, 0, 0, 0, 0]])
-    assert without(VECTOR, directions).tolist() == pytest.approx([0.5, -0.5, 0, 0, 0, 0], abs=1e-6)
+    assert without_span(VECTOR[None], directions[None])[0].tolist() == pytest.approx([0.5, -0.5, 0, 0, 0, 0], abs=1e-6)
 
 
 def test_shares_lost_are_of_the_summed_responses_with_intervals_over_neurons() -> None:

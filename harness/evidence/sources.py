@@ -155,6 +155,12 @@ class HuggingFaceDataset(Column):
             return saved[self._split] if isinstance(saved, DatasetDict) else saved
         path = str(local) if local.is_dir() else self._path
         builder = load_dataset_builder(path, self._subset, revision=self._revision)
+        # Without the hub, the library takes what it has in its cache, whatever the revision.
+        if self._revision is not None and type(builder).__module__.startswith("datasets.packaged_modules.cache."):
+            raise HarnessError(
+                f"the revision {self._revision} of the dataset {self._path} cannot be read, because the hub cannot be "
+                "reached, and the copy in the cache may be another one; corpus.revision=null accepts it"
+            )
         if local.is_dir():
             # The library reads one type of files, and only those named after a split if there are any.
             read = {Path(file).resolve() for files in (builder.config.data_files or {}).values() for file in files}

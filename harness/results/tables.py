@@ -59,6 +59,10 @@ def write_csv(leaderboard: Leaderboard, path: Path) -> None:
         aside.write_text(csv_table(leaderboard), encoding="utf-8", errors="backslashreplace", newline="")
 
 
+#: Longest cell that the terminal never breaks, in characters.
+_WHOLE = 16
+
+
 @dataclass(frozen=True)
 class _Grid:
     """One table: its rows, the columns that name a row, its metrics, and a note below."""
@@ -244,17 +248,19 @@ def _terminal(grid: _Grid, confidence: float) -> Table:
     table = Table(title=grid.title, padding=(0, 1), title_justify="left")
     for heading in grid.names:
         table.add_column(heading.capitalize(), overflow="fold", min_width=10)
-    for heading in grid.headings(confidence):
-        table.add_column(heading, justify="right", no_wrap=True)
+    cells_of = [[cell for _, cell in grid.cells(row)] for row in grid.rows]
+    for place, heading in enumerate(grid.headings(confidence)):
+        longest = max((len(cells[place]) for cells in cells_of), default=0)
+        table.add_column(heading, justify="right", no_wrap=longest <= _WHOLE, overflow="fold")
     for row in grid.rows:
-        cells: list[Text] = []
+        shown: list[Text] = []
         for name in grid.names.values():
             text, control, end = visible(name(row)).partition(" (control)")
-            cells.append(Text(text).append(control + end, style="dim"))  # a Text: brackets in a name are not markup
+            shown.append(Text(text).append(control + end, style="dim"))  # a Text: brackets in a name are not markup
         for metric, cell in grid.cells(row):
             style = "bold" if metric.bold else "red" if metric.key == "failed" and cell != "0" else ""
-            cells.append(Text(cell, style=style))
-        table.add_row(*cells, style="dim" if getattr(row, "control", False) else "")
+            shown.append(Text(cell, style=style))
+        table.add_row(*shown, style="dim" if getattr(row, "control", False) else "")
     return table
 
 

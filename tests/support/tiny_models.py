@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -31,6 +32,7 @@ from transformers import (
 
 from harness.llm.client import Backend, LLMClient
 
+CONF = Path(__file__).parents[2] / "conf"
 #: Calls the command line: its exit status, and what it printed to both streams.
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -97,6 +99,7 @@ def tiny_llm(folder: Path, *, steps: int = 100, seed: int = 0) -> Path:
             )
         )
         _train(model, _lines(tokenizer, random.Random(seed)), steps)
+    model.generation_config.repetition_penalty = 2.0  # as Qwen2.5 has one, which no answer may depend on
     model.save_pretrained(folder)
     return folder
 
@@ -134,12 +137,14 @@ def tiny_vllm(model: Path, **arguments: Any) -> Backend:
     """Return a back end that serves a tiny model on the CPU."""
     from harness.llm.vllm_server import ManagedVLLM
 
+    given = yaml.safe_load((CONF / "llm" / "vllm.yaml").read_text())["options"]
     options = {
         "dtype": "float32",
         "enforce-eager": True,
         "max-model-len": 2048,
         "max-logprobs": 50,
-        "structured-outputs-config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        "structured-outputs-config": given["structured-outputs-config"],
+        "override-generation-config": given["override-generation-config"],
         **arguments.pop("options", {}),
     }
     defaults: dict[str, Any] = {"env": {"VLLM_CPU_KVCACHE_SPACE": 1}, "startup_timeout_s": 300, "timeout_s": 120}
