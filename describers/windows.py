@@ -45,8 +45,7 @@ def activating_windows(
     )
     if sampling != "top" and top and not quantile:
         raise Unanswered(Status.FAILED, "the evidence has no quantile windows of the explain split")
-    if sampling == "quantile":
-        top = []
+    top, quantile = ([] if sampling == "quantile" else top), ([] if sampling == "top" else quantile)
     if not top and not quantile:
         raise Unanswered(Status.FAILED, "the neuron is never active on the explain split")
     # A budget reduces the number of windows before they are chosen: cutting a mixed choice would leave top ones only.

@@ -265,6 +265,23 @@ class Journal(Generic[Answer]):
             self._descriptor = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """A further description of every neuron by every describer.
+
+    Attributes:
+        number: from 1; the first descriptions of a run are no draw.
+        resampled: whether it is made from another sample of the evidence, with everything else the same. Otherwise the
+            evidence is the same, and the random numbers are others.
+    """
+
+    number: int
+    resampled: bool = False
+
+    def __str__(self) -> str:
+        return f"{'resampled' if self.resampled else 'repeated'}-{self.number}"
+
+
 #: Files with the records of one type, and the order in which they are read; None: that of files and rows.
 _TABLES: dict[type[Any], tuple[str, Callable[[Any], Any] | None]] = {
     Alignment: ("alignment.parquet", None),
@@ -343,7 +360,31 @@ class RunFolder:
         self.claims = path / "claims.json"
         self.claims_markdown = path / "claims.md"
         self.report = path / "report.html"
+        self.draws = path / "draws"
+        self._held_out = path / "report_corpus"
+        self._own_corpus = path / "own_corpus"
         self.logs = path / "logs"
+
+    @property
+    def report_corpus(self) -> RunFolder:
+        """The folder of the evidence from a corpus of which only judges see text."""
+        return RunFolder(self._held_out)
+
+    @property
+    def own_corpus(self) -> RunFolder:
+        """The folder of verdicts and scores on the run's own corpus, if judges see another one."""
+        return RunFolder(self._own_corpus)
+
+    def draw(self, draw: Draw | None) -> RunFolder:
+        """Return the folder of the descriptions, verdicts and scores of a draw; None: of the first descriptions."""
+        return self if draw is None else RunFolder(self.draws / str(draw))
+
+    def read_draws(self, *, resampled: bool | None = None) -> list[RunFolder]:
+        """Return the folders of the draws that have descriptions, or of one kind of them, by number."""
+        if resampled is None:
+            return self.read_draws(resampled=False) + self.read_draws(resampled=True)
+        folders = (self.draw(Draw(number, resampled)) for number in itertools.count(1))
+        return list(itertools.takewhile(lambda folder: folder.path.is_dir(), folders))
 
     def descriptions(self) -> Journal[Description]:
         """Open the journal of descriptions."""
@@ -384,7 +425,7 @@ class RunFolder:
                 raise HarnessError(
                     f"another process is running in {self.path}: wait for it, stop it, or choose {ELSEWHERE}"
                 ) from error
-            for folder in (self.path, self.channels, self.diagnostics, self.effects, self.steered):
+            for folder in (self.path, self.channels, self.diagnostics, self.effects, self.steered, self._held_out):
                 remove_temporary(folder)
             yield
 

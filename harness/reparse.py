@@ -83,8 +83,12 @@ async def _parse_again(setup: Setup, folder: RunFolder, serving: Serving) -> Non
 
 
 def _unusable(folder: RunFolder) -> int:
-    journals = folder.descriptions(), folder.verdicts(), folder.scores()
-    return sum(record.status is not Status.OK for journal in journals for record in journal.records())
+    found = [
+        one
+        for part in (folder, *folder.read_draws(), folder.own_corpus)
+        for one in (part.descriptions(), part.verdicts(), part.scores())
+    ]
+    return sum(record.status is not Status.OK for journal in found for record in journal.records())
 
 
 if __name__ == "__main__":

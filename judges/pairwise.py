@@ -52,6 +52,7 @@ class PairwiseLLM(Comparator):
 
     role: str = "judge"
     side: Side = Side.INPUT
+    template: Literal["reason", "criteria"] = "reason"
     windows: Count = 8
     weaker: CountOrZero = 4
     context: CountOrZero = 16
@@ -78,6 +79,7 @@ class PairwiseLLM(Comparator):
         """Show the evidence and both descriptions, and ask."""
         llm = case.require_llm()
         prompt = self.prompt.render(
+            template=self.template,
             side=self.side.value,
             first=case.shown(first),
             second=case.shown(second),

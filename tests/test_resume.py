@@ -58,6 +58,9 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     path = tmp_path_factory.mktemp("resume")
     tiny_models.tiny_subject(path / "llama", "llama")
     tiny_models.topics_file(path)
+    (path / "capitals").mkdir()
+    for place, text in enumerate(tiny_models.texts()[:30]):
+        (path / "capitals" / f"{place}.txt").write_text(text.upper())
     (path / "resume_judges.py").write_text(textwrap.dedent(JUDGES))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(path))
@@ -75,6 +78,8 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
             *("+llm.explainer._target_=resume_judges.Explainer", "explainer_check.concepts=1"),
             *("steering.effects.prompts=4", "steering.texts.prompts=[It is]", "steering.texts.values=[2]"),
             *("steering.texts.unit=absolute", "steering.texts.tokens=4", "comparisons.retest=1"),
+            *("draws.repeated=1", "corpus@evidence.report_corpus=files"),
+            f"evidence.report_corpus.paths=[{path / 'capitals'}]",
             f"folder={path / 'run'}",
         ]
 
@@ -217,7 +222,7 @@ def test_the_evidence_store_and_the_run_agree_on_what_is_operational() -> None:
     settings = {field.name for field in dataclasses.fields(EvidenceConfig)}
     kept = {name.removeprefix("evidence.") for name in OPERATIONAL if name.startswith("evidence.")}
     assert EvidenceConfig(report_random=7).identity != EvidenceConfig().identity
-    assert settings - {"report_random", *EvidenceConfig().identity} == kept
+    assert settings - {"report_random", "report_documents", *EvidenceConfig().identity} == kept
 
 
 def test_the_channel_store_takes_fewer_channels_and_other_neurons_but_no_other_search(options: list[str]) -> None:

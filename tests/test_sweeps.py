@@ -360,7 +360,7 @@ def test_tables_and_plots_by_parameter(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.strip() == str(tmp_path / "joint-report.html")
     page = (tmp_path / "joint-report.html").read_text()
     assert "decomposition.kurtosis_weight (0.1, 0.3, 1); decomposition.num_channels (2, 4)" in page
-    assert page.count("<svg ") == 3  # one for each parameter, and the pooled leaderboard
+    assert page.count("<svg ") == 5  # win rates and scores against each parameter, and the pooled leaderboard
     assert "rotate (kurtosis_weight=0.3)" in page
     assert 'id="r1-run"' not in page  # six runs: each has a report of its own
     lines = (tmp_path / "sweep.csv").read_text().splitlines()
@@ -388,6 +388,12 @@ def test_tables_and_plots_by_parameter(tmp_path: Path, capsys: pytest.CaptureFix
     lines_by = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
     assert list(lines_by["rotate"]) == [1, 1, 1]
     assert list(lines_by["generic (control)"]) == [0, 0, 0]
+    figure = sweep_plot(alone, alone.parameters[0], "grade")
+    assert figure is not None
+    (axes,) = figure.axes
+    assert axes.get_ylabel() == "mean score, grade"
+    lines_by = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+    assert [list(lines_by[name]) for name in ("rotate", "generic (control)")] == [[0.5] * 3] * 2
 
 
 def test_the_parameters_that_runs_vary() -> None:

@@ -31,6 +31,7 @@ class EvidenceConfig:
     per_quantile: Count = 2
     random: Count = 40
     report_random: Count = 1000
+    report_documents: Count | None = 4000
     batch_windows: Count = 64
     memory: Positive = 8.0
     store: str | None = None
@@ -43,6 +44,15 @@ class EvidenceConfig:
             raise ValueError(f"must have a share for each of {', '.join(Split)}, not for {', '.join(splits) or 'none'}")
         return splits
 
+    def shares(self, held_out: bool) -> Mapping[Split, float]:
+        """Return the share of each split in the run's corpus, or in one of which only judges see text."""
+        judged = (Split.CALIBRATE, Split.REPORT)
+        return {split: self.splits[split] for split in judged} if held_out else self.splits
+
+    def most_documents(self, held_out: bool) -> int | None:
+        """Return the maximum number of documents of the run's corpus, or of one of which only judges see text."""
+        return self.report_documents if held_out else self.max_documents
+
     @property
     def step(self) -> int:
         """Tokens from the start of one window to the start of the next."""
@@ -54,7 +64,7 @@ class EvidenceConfig:
 
     @property
     def identity(self) -> dict[str, object]:
-        """The settings that determine what is kept, as plain JSON types."""
+        """The settings that determine what is kept of the run's corpus, as plain JSON types."""
         return {
             "window": self.window,
             "stride": self.step,

@@ -77,6 +77,7 @@ class CorpusPass:
         progress: called with the number of documents, or None if it is not known, and the number of those done since
             the last call.
         spread: reads shards in other processes; None: this process reads them.
+        seen: the corpus that describers see, if only judges see this one; None if both see this one.
     """
 
     corpus: Corpus
@@ -88,6 +89,7 @@ class CorpusPass:
     saved: Path
     progress: Callable[[int | None, int], None]
     spread: Spread | None = None
+    seen: Corpus | None = None
 
     def run(self) -> tuple[State, TokenSums, CorpusSummary]:
         """Run the subject over the corpus once; return what was kept and added up, and how much text was read.
@@ -97,7 +99,7 @@ class CorpusPass:
                 lost.
         """
         check_window(self.subject, self.config)
-        self.documents = self.corpus.documents(self.config.max_documents)
+        self.documents = self.corpus.documents(self.config.most_documents(self.seen is not None))
         try:
             return self._run()
         except _StaleState as reason:
@@ -118,7 +120,10 @@ class CorpusPass:
         self.job = Job(self.identity, self.subject, self.neurons, self.config, self.seed)
         self._load()
         encoder = Encoder(self.subject.tokenizer, self.corpus.template)
-        cutter = Cutter(encoder, self.config, self.seed)
+        cutter = Cutter(encoder, self.config, self.seed, held_out=self.seen is not None)
+        if self.seen is not None:
+            seen = self.seen.documents(self.config.max_documents)
+            cutter.remember(seen, Encoder(self.subject.tokenizer, self.seen.template))
         shards = self._shards(cutter)
         if self.spread is None:
             self._read_here(shards)

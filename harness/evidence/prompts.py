@@ -26,6 +26,7 @@ def draw_prompts(
     tokens: int,
     seed: int,
     fewest: int | None = None,
+    seen: Corpus | None = None,
 ) -> list[TextPrompt]:
     """Draw pieces of text of one split, from as many different documents as possible.
 
@@ -38,17 +39,23 @@ def draw_prompts(
         tokens: tokens per piece.
         seed: the run's seed.
         fewest: smallest number of pieces that is sufficient; None: ``count``.
+        seen: the corpus that describers see, if only judges see ``corpus``; None if both see it. Its documents are
+            left out.
 
     Raises:
         HarnessError: if the split has too little text.
     """
+    known = {document.id for document in seen.documents(config.max_documents)} if seen else set[str]()
+    shares = config.shares(seen is not None)
     documents = heapq.nsmallest(
         CANDIDATES * count,
         (
             document
-            for document in corpus.documents(config.max_documents)
+            for document in corpus.documents(config.most_documents(seen is not None))
             # A text with fewer characters than tokens is too short.
-            if len(document.text) >= tokens and split_of(document.id, config.splits, seed) is split
+            if len(document.text) >= tokens
+            and document.id not in known
+            and split_of(document.id, shares, seed) is split
         ),
         key=lambda document: derive_seed(seed, "prompts", document.id),
     )

@@ -105,6 +105,7 @@ def gathered(
     run_folder: Path,
     progress: Callable[[int | None, int], None] = lambda total, done: None,
     spread: Spread | None = None,
+    seen: Corpus | None = None,
 ) -> Iterator[Gathered]:
     """Gather evidence, capturing only neurons that the store does not have.
 
@@ -119,6 +120,7 @@ def gathered(
         progress: called with the number of documents, or None if it is not known, and the number of those done since
             the last call.
         spread: reads shards of the corpus in other processes; None: this process reads it.
+        seen: the corpus that describers see, if only judges see ``corpus``; None if both see it.
 
     Yields:
         The evidence. Its folder is locked against other processes until the block ends.
@@ -127,7 +129,7 @@ def gathered(
         HarnessError: as :meth:`harness.evidence.corpus_pass.CorpusPass.run` does.
     """
     temporary = run_folder / ".evidence"
-    identity = identity_of(corpus, subject, config, seed)
+    identity = identity_of(corpus, subject, config, seed, seen)
     root = temporary if config.store is None else Path(config.store).expanduser()
     with locked_entry(root, identity, "gathers the same evidence") as folder:
         missing = sorted(set(neurons) - _known(folder))
@@ -139,7 +141,7 @@ def gathered(
             name = hashlib.sha256(" ".join(map(str, some)).encode()).hexdigest()[:16]
             saved = folder / f"pass-{name}.safetensors"
             given = (corpus, subject, some, config, seed, device, saved)
-            _capture(CorpusPass(*given, _of_all(progress, len(passes)), spread), folder, name)
+            _capture(CorpusPass(*given, _of_all(progress, len(passes)), spread, seen), folder, name)
         if not missing:
             logger.info("the activations of all %d neurons are in the store", len(neurons))
         yield Gathered(folder, tuple(sorted(neurons)))
@@ -176,8 +178,10 @@ def stored(
     return Gathered(folder, tuple(sorted(known))) if known else None
 
 
-def identity_of(corpus: Corpus, subject: Subject, config: EvidenceConfig, seed: int) -> dict[str, Any]:
-    """Return everything that a neuron's evidence depends on, as plain JSON types."""
+def identity_of(
+    corpus: Corpus, subject: Subject, config: EvidenceConfig, seed: int, seen: Corpus | None = None
+) -> dict[str, Any]:
+    """Return everything that a neuron's evidence depends on, as plain JSON types; arguments as of :func:`gathered`."""
     vocabulary = vocabulary_of(subject)
     template = corpus.template or getattr(subject.tokenizer, "chat_template", None)
     return {
@@ -190,9 +194,14 @@ def identity_of(corpus: Corpus, subject: Subject, config: EvidenceConfig, seed: 
             "dtype": subject.dtype,
             "tokenizer": hashlib.sha256(f"{vocabulary}\x1f{template}".encode()).hexdigest()[:16],
         },
-        "corpus": {"kind": type(corpus).__qualname__, "name": corpus.name, **corpus.identity()},
+        "corpus": _text_of(corpus),
         "evidence": config.identity,
+        **({} if seen is None else {"seen": _text_of(seen), "report_documents": config.report_documents}),
     }
+
+
+def _text_of(corpus: Corpus) -> dict[str, Any]:
+    return {"kind": type(corpus).__qualname__, "name": corpus.name, **corpus.identity()}
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -69,6 +69,7 @@ class Cutter:
         encoder: tokenizes documents.
         config: length and stride of windows, and splits.
         seed: the run's seed.
+        held_out: whether only judges see the documents, so that they are divided among the judges' splits.
         read: documents read.
         documents: documents of which at least one window was kept.
         windows: windows kept, by split.
@@ -79,32 +80,46 @@ class Cutter:
     encoder: Encoder
     config: EvidenceConfig
     seed: int
+    held_out: bool = False
     read: int = 0
     documents: int = 0
     windows: Counter[Split] = field(default_factory=Counter)
     tokens: int = 0
     copies: int = 0
+    _finder: CopyFinder = field(default_factory=CopyFinder)
+
+    def remember(self, documents: Iterable[Document], encoder: Encoder) -> None:
+        """Remember what describers see of another corpus: windows that share text with it are left out as copies."""
+        for some in _batched(documents):
+            for document, encoded in zip(some, encoder.encode(some), strict=True):
+                split = split_of(document.id, self.config.splits, self.seed)
+                if split in (Split.EXPLAIN, Split.SELECT):
+                    _, counted = self._spans(encoded)
+                    self._finder.keep(encoded.tokens[encoded.marks != 0], counted, split)
 
     def cut(self, documents: Iterable[Document]) -> Iterator[Window]:
         """Yield the windows of documents, in their order."""
-        copies, rest = CopyFinder(), iter(documents)
-        while some := list(islice(rest, TOGETHER)):
+        for some in _batched(documents):
             for document, encoded in zip(some, self.encoder.encode(some), strict=True):
-                kept = self._windows(document, encoded, copies)
+                kept = self._windows(document, encoded)
                 self.read += 1
                 self.documents += bool(kept)
                 yield from kept
 
-    def _windows(self, document: Document, encoded: Encoded, copies: CopyFinder) -> list[Window]:
+    def _spans(self, encoded: Encoded) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Return start and end of each window, among all tokens and among those that count."""
         length, count = self.config.window, len(encoded.tokens)
         starts = range(0, count - length + 1, self.config.step) if count > length else range(1)
         counted = encoded.marks != 0
         before = np.concatenate([[0], np.cumsum(counted)])
         spans = [(start, min(start + length, count)) for start in starts]
         spans = [(start, end) for start, end in spans if before[end] > before[start]]
-        counted_spans = [(int(before[start]), int(before[end])) for start, end in spans]
-        split = split_of(document.id, self.config.splits, self.seed)
-        new = copies.keep(encoded.tokens[counted], counted_spans, split)
+        return spans, [(int(before[start]), int(before[end])) for start, end in spans]
+
+    def _windows(self, document: Document, encoded: Encoded) -> list[Window]:
+        spans, counted_spans = self._spans(encoded)
+        split = split_of(document.id, self.config.shares(self.held_out), self.seed)
+        new = self._finder.keep(encoded.tokens[encoded.marks != 0], counted_spans, split)
         kept = [
             Window(document.id, split, start, tuple(encoded.tokens[start:end].tolist()), marks.tobytes())
             for (start, end), keep in zip(spans, new, strict=True)
@@ -133,10 +148,17 @@ class Cutter:
         """
         self.encoder.check(self.documents)
         needed = max(self.config.top, self.config.random)
-        for split in Split:
+        text = "evidence.report_corpus" if self.held_out else "corpus"
+        for split in self.config.shares(self.held_out):
             if self.windows[split] < needed:
                 raise HarnessError(
-                    f"the corpus is too small for the splits: {split.value} has {self.windows[split]} windows and "
-                    f"needs {needed}; give more text (corpus), ask for fewer exemplars (evidence.top, evidence.random) "
-                    "or change evidence.splits"
+                    f"the corpus is too small for the splits: {split.value} has {self.windows[split]} windows "
+                    f"and needs {needed}; give more text ({text}), ask for fewer exemplars (evidence.top, "
+                    "evidence.random) or change evidence.splits"
                 )
+
+
+def _batched(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    rest = iter(documents)
+    while some := list(islice(rest, TOGETHER)):
+        yield some

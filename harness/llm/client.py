@@ -198,14 +198,22 @@ class ReseededClient(WrappedClient):
 
     At temperature 0 the seed has no effect: differences then come from the server's arithmetic. ``token_logprobs`` has
     no seed and is passed on unchanged.
+
+    Args:
+        client: the LLM.
+        step: what is added to the seed.
     """
+
+    def __init__(self, client: LLMClient, step: int = 1) -> None:
+        super().__init__(client)
+        self._step = step
 
     async def generate(
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, sampling: Sampling | None = None
     ) -> Completion:
         """Pass the call on with another seed."""
         sampling = sampling or self.sampling
-        reseeded = dataclasses.replace(sampling, seed=(sampling.seed or 0) + 1)
+        reseeded = dataclasses.replace(sampling, seed=(sampling.seed or 0) + self._step)
         return await super().generate(messages, schema=schema, sampling=reseeded)
 
 

@@ -64,6 +64,9 @@ def _activations(setup: Setup, found: Trial, folder: RunFolder, teraflops: float
         count: int | None = 0
     else:
         count = wanted if in_corpus is None else min(in_corpus, wanted or in_corpus)
+        if setup.report_corpus is not None and count is not None:
+            further = setup.evidence.report_documents
+            count = None if further is None else count + further
     if count is None:
         note = "the corpus is read to its end: set evidence.max_documents"
         return StagePlan("activations", None, Basis.UNKNOWN, note)

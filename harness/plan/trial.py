@@ -28,12 +28,12 @@ from harness.plan.stand_in import WIDTH, StandInCorpus
 from harness.records import Neuron, PlantedAnswer, Split, Status
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import decompose_blocks, pending_vectors
-from harness.run.describe import describe, pending_descriptions
+from harness.run.describe import describe
 from harness.run.diagnostics import Group, measure_diagnostics, pending_diagnostics
 from harness.run.executor import LocalExecutor
 from harness.run.explainer_check import check_explainer, pending_checks
 from harness.run.interventions.measure import draw_texts, intervene
-from harness.run.judge import asked_again, judge, pending_scores, pending_verdicts
+from harness.run.judge import asked_again, judge, open_items
 from harness.run.setup import Setup
 from harness.run.worker import Block
 from harness.seeds import derive_seed
@@ -80,24 +80,15 @@ class Work:
         )
 
 
-def open_items(setup: Setup, folder: RunFolder) -> Items:
-    """Return the open items of each method."""
-    described = pending_descriptions(setup, folder.descriptions())
-    return {
-        **{name: [(neuron,) for neuron in neurons] for name, neurons in described.items()},
-        **pending_verdicts(setup, folder.verdicts()),
-        **pending_scores(setup, folder.scores()),
-    }
-
-
 def answers(folder: RunFolder) -> Iterator[tuple[str, tuple[Any, ...], Any]]:
-    """Yield method, item and record of each answer, usable or not."""
-    for description in folder.descriptions().records():
-        yield description.describer, (description.neuron,), description
-    for verdict in folder.verdicts().records():
-        yield verdict.judge, (verdict.neuron, verdict.first, verdict.second), verdict
-    for score in folder.scores().records():
-        yield score.scorer, (score.neuron, score.describer), score
+    """Yield method, item and record of each answer, usable or not, those of draws and of the run's own corpus last."""
+    for records in (folder, *folder.read_draws(), folder.own_corpus):
+        for description in records.descriptions().records():
+            yield description.describer, (description.neuron,), description
+        for verdict in records.verdicts().records():
+            yield verdict.judge, (verdict.neuron, verdict.first, verdict.second), verdict
+        for score in records.scores().records():
+            yield score.scorer, (score.neuron, score.describer), score
 
 
 def work_of(setup: Setup, folder: RunFolder, *, subject_is_here: bool = True) -> Work:
@@ -122,7 +113,7 @@ def work_of(setup: Setup, folder: RunFolder, *, subject_is_here: bool = True) ->
             answered.setdefault(name, []).append(item)
     for name in setup.judges:
         journal: Any = folder.retests() if name in setup.comparators else folder.score_retests()
-        drawn = asked_again(setup, name, answered[name])
+        drawn = asked_again(setup, name, list(dict.fromkeys(answered[name])))  # once, whatever the number of draws
         work.retests[name] = [item for item in drawn if not journal.done((item[0], name, *item[1:]))]
     return work
 
@@ -200,6 +191,7 @@ def run_trial(
         decomposition=plan.with_settings(fast),
         storage=dataclasses.replace(setup.storage, store=None),
         evidence=dataclasses.replace(setup.evidence, store=None, max_documents=None),
+        report_corpus=None,
         comparisons=dataclasses.replace(setup.comparisons, retest=0.0),
         backends={role: DryBackend(backend) for role, backend in setup.backends.items()},
         executor=LocalExecutor(setup.executor.device, memory=setup.executor.memory),

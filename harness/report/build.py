@@ -120,15 +120,14 @@ def render_report(runs: Sequence[RunData], pooled: Pool | None = None) -> str:
 
 
 def _sweep_plots(sweep: Sweep) -> list[tuple[str, Markup]]:
-    """Return the plots against each parameter, by its name."""
-    found = []
-    for place, parameter in enumerate(sweep.parameters):
-        figure = sweep_plot(sweep, parameter)
-        if figure is not None and len(parameter.levels) > 1:
-            label = (
-                "Win rate of each describer, with its interval, against a parameter; the table above has the numbers"
-            )
-            found.append((parameter.name, Markup(to_svg(figure, f"sweep{place}", label))))
+    """Return the plots of win rates and scores against each parameter, by its name."""
+    found: list[tuple[str, Markup]] = []
+    for parameter in sweep.parameters:
+        for scorer in (None, *sweep.scorers) if len(parameter.levels) > 1 else ():
+            if (figure := sweep_plot(sweep, parameter, scorer)) is not None:
+                measure = "Mean score" if scorer else "Win rate"
+                label = f"{measure} of each describer, with its interval, against a parameter (numbers: sweep.json)"
+                found.append((parameter.name, Markup(to_svg(figure, f"sweep{len(found)}", label))))
     return found
 
 

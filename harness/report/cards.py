@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from harness.exemplar_table import ExemplarTable
 from harness.records import (
     Channel,
     Description,
@@ -146,7 +147,7 @@ class Card:
 def build_cards(run: RunData) -> Iterator[Card]:
     """Yield one card for each neuron shown, in order."""
     descriptions, verdicts, scores = _by_neuron(run.descriptions), _by_neuron(run.verdicts), _by_neuron(run.scores)
-    exemplars = run.records.exemplar_table()
+    exemplars, judged = run.records.exemplar_table(), run.records.report_corpus.exemplar_table()
     for start in range(0, len(run.neurons), NEURONS_AT_ONCE):
         neurons = run.neurons[start : start + NEURONS_AT_ONCE]
         unsigned = {neuron.unsigned for neuron in neurons}
@@ -158,13 +159,21 @@ def build_cards(run: RunData) -> Iterator[Card]:
                 neuron,
                 [vector.with_sign(neuron.sign) for vector in vectors[neuron.unsigned]],
                 [channel.with_sign(neuron.sign) for channel in channels[neuron.unsigned]],
-                exemplars.read([neuron]) if exemplars else (),
+                _exemplars(neuron, exemplars, judged),
                 descriptions[neuron],
                 verdicts[neuron],
                 scores[neuron],
             )
-    if exemplars:
-        exemplars.close()
+    for table in (exemplars, judged):
+        if table:
+            table.close()
+
+
+def _exemplars(neuron: Neuron, table: ExemplarTable | None, judged: ExemplarTable | None) -> list[Exemplar]:
+    """Return what describers and judges saw; judges see the splits of ``judged`` if the run has a corpus for them."""
+    own, others = (one.read([neuron]) if one else [] for one in (table, judged))
+    splits = {item.split for item in others}
+    return [item for item in own if item.split not in splits] + others
 
 
 def _by_neuron(records: Iterable[T]) -> defaultdict[Neuron, list[T]]:

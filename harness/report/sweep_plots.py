@@ -1,4 +1,4 @@
-"""Plots of win rates against the parameters that runs vary, one plot per parameter."""
+"""Plots of win rates and scores against the parameters that runs vary, one plot per parameter and measure."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _COLOURS = ("#2a9d8f", "#d9733a", "#4f86d9", "#c2577b", "#8a9a3a", "#9a8fb0", "#
 _PANELS_A_ROW = 3
 
 
-def sweep_plot(sweep: Sweep, parameter: Parameter) -> Figure | None:
-    """Return a plot of the win rates of all describers, with intervals, against a parameter.
+def sweep_plot(sweep: Sweep, parameter: Parameter, scorer: str | None = None) -> Figure | None:
+    """Return a plot of the win rates of all describers, or of their mean scores, with intervals, against a parameter.
 
     If the runs vary only this parameter, all describers share one panel. Otherwise each describer has a panel; lines
     connect runs that are equal in all other parameters, which colours and markers show. The axis is logarithmic if the
-    values span a decade. The dashed line is a win rate of 1/2. None if nothing was compared.
+    values span a decade. The dashed line is a win rate of 1/2. None if no run has a value.
     """
-    rates = [row.win_rate for place in range(len(sweep.runs)) for row in sweep.runs[place].leaderboard.overall.rows]
-    if not any(rate is not None for rate in rates):
+    runs = range(len(sweep.runs))
+    if all(sweep.result(run, name, scorer)[0] is None for run in runs for name in sweep.describers):
         return None
     others = [one for one in sweep.parameters if one is not parameter and not _follows(one, parameter)]
     if others:
-        return _faceted(sweep, parameter, others)
+        return _faceted(sweep, parameter, others, scorer)
     figure = Figure(figsize=(8.4, 4.2), layout="constrained")
     axes = bare(figure.add_subplot(), left=True)
     places = _positions(axes, parameter)
@@ -39,16 +39,16 @@ def sweep_plot(sweep: Sweep, parameter: Parameter) -> Figure | None:
         control = name in sweep.controls
         shift = (number - (len(sweep.describers) - 1) / 2) * step
         _line(
-            axes, sweep, name, range(len(sweep.runs)), places, shift, parameter,
+            axes, sweep, name, scorer, runs, places, shift, parameter,
             colour=CONTROL if control else next(colours), marker=MARKERS[number % len(MARKERS)],
             label=f"{safe(name)} (control)" if control else safe(name), dashed=control,
         )  # fmt: skip
-    _finish(axes, parameter)
+    _finish(axes, parameter, scorer)
     _legend(figure, axes, len(sweep.describers))
     return figure
 
 
-def _faceted(sweep: Sweep, parameter: Parameter, others: Sequence[Parameter]) -> Figure:
+def _faceted(sweep: Sweep, parameter: Parameter, others: Sequence[Parameter], scorer: str | None) -> Figure:
     columns = min(_PANELS_A_ROW, len(sweep.describers))
     lines = -(-len(sweep.describers) // columns)
     figure = Figure(figsize=(1.0 + 3.1 * columns, 0.9 + 2.5 * lines), layout="constrained")
@@ -68,13 +68,13 @@ def _faceted(sweep: Sweep, parameter: Parameter, others: Sequence[Parameter]) ->
         for number, key in enumerate(keys):
             label = ", ".join(f"{one.short}={value}" for one, value in zip(others, key, strict=True))
             _line(
-                axes, sweep, name, groups[key], places, (number - (len(keys) - 1) / 2) * step, parameter,
+                axes, sweep, name, scorer, groups[key], places, (number - (len(keys) - 1) / 2) * step, parameter,
                 colour=_COLOURS[colours.index(key[0]) % len(_COLOURS)],
                 marker=MARKERS[marks.index(key[1:]) % len(MARKERS)], label=safe(label, 60), dashed=False,
             )  # fmt: skip
         title = f"{safe(name)} (control)" if name in sweep.controls else safe(name)
         axes.set_title(title, fontsize=10, color=CONTROL if name in sweep.controls else INK, parse_math=False)
-        _finish(axes, parameter)
+        _finish(axes, parameter, scorer)
     for axes in panels[len(sweep.describers) :]:
         axes.set_visible(False)
     for place, axes in enumerate(panels):
@@ -92,6 +92,7 @@ def _line(
     axes: Axes,
     sweep: Sweep,
     describer: str,
+    scorer: str | None,
     runs: Sequence[int],
     places: Sequence[float],
     shift: float,
@@ -102,11 +103,8 @@ def _line(
     label: str,
     dashed: bool,
 ) -> None:
-    known = sorted(
-        (places[run], row.win_rate, row.interval)
-        for run in runs
-        if (row := sweep.row(run, describer)) is not None and row.win_rate is not None
-    )
+    found = ((places[run], *sweep.result(run, describer, scorer)) for run in runs)
+    known = sorted((x, value, interval) for x, value, interval in found if value is not None)
     if not known:
         return
     xs = [x * 10**shift if parameter.spans_decades else x + shift for x, _, _ in known]
@@ -144,12 +142,14 @@ def _step(parameter: Parameter, places: Sequence[float], count: int) -> float:
     return min(1 / 25, 0.5 / count) * float(np.diff(where).min())
 
 
-def _finish(axes: Axes, parameter: Parameter) -> None:
-    axes.axhline(0.5, color=MUTED, linewidth=1, linestyle=DASHED, zorder=1)
-    percent_axis(axes.yaxis)
+def _finish(axes: Axes, parameter: Parameter, scorer: str | None) -> None:
+    if scorer is None:
+        axes.axhline(0.5, color=MUTED, linewidth=1, linestyle=DASHED, zorder=1)
+        percent_axis(axes.yaxis)
     axes.grid(axis="y", color=MUTED, alpha=0.25, linewidth=0.7)
     axes.set_xlabel(safe(parameter.name, 60), color=INK, fontsize=9.5, parse_math=False)
-    axes.set_ylabel("win rate", color=INK, fontsize=9.5)
+    label = "win rate" if scorer is None else f"mean score, {safe(scorer, 40)}"
+    axes.set_ylabel(label, color=INK, fontsize=9.5, parse_math=False)
 
 
 def _legend(figure: Figure, axes: Axes, entries: int) -> None:

@@ -12,6 +12,8 @@ from harness.records import Description, PlantedAnswer, Score, Usage, Verdict, t
 
 #: Stage of the explainer's answers on planted concepts, which are about no neuron.
 CHECK = "check explainer"
+#: Stage of all answers about a further description.
+DRAW = "draw"
 Answer = Description | Verdict | Score | PlantedAnswer
 
 
@@ -20,8 +22,9 @@ class MethodAnswers:
     """The answers of one describer or judge in one stage.
 
     Attributes:
-        stage: ``check explainer`` (on planted concepts), ``describe``, ``compare``, ``score``, or ``ask again`` for
-            retests.
+        stage: ``check explainer`` (on planted concepts), ``describe``, ``compare``, ``score``, ``ask again`` for
+            retests, ``compare on own corpus`` and ``score on own corpus`` if judges see
+            another corpus, or ``draw`` for all answers about one draw of further descriptions.
         method: its name.
         statuses: number of answers by status.
         reasons: the first reason or detail for each status.
@@ -56,7 +59,12 @@ def by_method(
         ("score", scores),
         ("ask again", folder.retests().records()),
         ("ask again", folder.score_retests().records()),
+        ("compare on own corpus", folder.own_corpus.verdicts().records()),
+        ("score on own corpus", folder.own_corpus.scores().records()),
     ]
+    for draw in folder.read_draws():
+        journals = draw.descriptions(), draw.verdicts(), draw.scores()
+        stages += [(DRAW, journal.records()) for journal in journals]
     found = []
     for stage, answers in stages:
         groups: dict[str, list[Answer]] = defaultdict(list)

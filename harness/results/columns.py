@@ -398,6 +398,54 @@ ALIGNMENT = (
 )
 """Of one layer, kind and what is correlated (:class:`~harness.results.schema.AlignmentRow`)."""
 
+
+def _component(key: str, definition: str) -> Metric:
+    return Metric(key, key.replace("_", " "), definition, percent, (TEXT, HTML), interval=f"{key}_interval",
+                  interval_in_text="inline")
+
+
+VARIANCE = (
+    Metric("neurons", "neurons", "Neurons with a value.", count, (TEXT, HTML)),
+    Metric("total", "variance", "Variance of a describer's win rate on a neuron, or of its score: the sum of all "
+           "components, in squared units. The next columns are shares of it in %. Small ones can be negative.",
+           partial(number, digits=4), (TEXT, HTML)),
+    _component("neuron", "Share due to differences between neurons."),
+    _component("draw", "Share due to differences between descriptions of a neuron from the same evidence "
+               "(draws.repeated)."),
+    _component("judge", "Share due to judges that differ on all neurons alike."),
+    _component("prompt", "Share due to prompts of one judge that differ on all neurons alike."),
+    _component("neuron_by_judge", "Share due to judges or prompts that differ on single neurons."),
+    _component("residual", "Share due to everything else, such as judges that differ on single descriptions."),
+    _component("asked_again", "The part of the residual that remains if a judge answers the same question with another "
+               "seed (comparisons.retest=1)."),
+)
+"""Of what results vary with (:class:`~harness.results.schema.VarianceRow`)."""
+
+STABILITY = (
+    Metric("similarity", "similarity", "Mean Jaccard index of the tokens, with their signs, that a further description "
+           "of a neuron and the first one name: 1 if they are the same.",
+           number, (TEXT, HTML, SUMMARY), interval="interval", interval_in_text="inline", bold=True),
+    Metric("chance", "by chance", "The same for the first description of a neuron and a further one of another neuron.",
+           number, (TEXT, HTML, SUMMARY)),
+    Metric("same", "same %", "Share of the further descriptions that name the same tokens as the first one.",
+           percent, (TEXT, HTML, SUMMARY)),
+    Metric("pairs", "pairs", "Further descriptions that were compared with the first one.", count, (TEXT, HTML)),
+    Metric("failed", "failed", "Those without two usable descriptions. They count nowhere else.", count, (TEXT, HTML)),
+)
+"""Of further descriptions of the same neurons (:class:`~harness.results.schema.StabilityRow`)."""
+
+SHIFT = (
+    Metric("own", "own corpus", "Win rate or mean score on held-out text of the corpus that describers see.",
+           _decimals_3, (TEXT, HTML, SUMMARY), interval="own_interval", interval_in_text="inline"),
+    Metric("other", "other corpus", "The same on the corpus that only judges see (evidence.report_corpus); the other "
+           "tables show this one.", _decimals_3, (TEXT, HTML, SUMMARY),
+           interval="other_interval", interval_in_text="inline"),
+    Metric("shift", "shift", "The second minus the first, by the same judges on the same neurons.",
+           partial(number, digits=3, sign=True), (TEXT, HTML, SUMMARY), interval="shift_interval",
+           interval_in_text="inline", bold=True),
+)
+"""Of a describer judged on two corpora (:class:`~harness.results.schema.ShiftRow`)."""
+
 RUN = (
     Metric("best/describer", "best describer", "Real describer with the highest win rate.", str, (SUMMARY,)),
     Metric("best/win_rate", "best win rate", "Its win rate.", percent, (SUMMARY,)),
@@ -428,6 +476,9 @@ TABLES: Sequence[tuple[str, Sequence[Metric], str]] = (
     ("Decomposition", DIAGNOSTICS, "decomposition/{key}"),
     ("Published values of the decomposition, next to the run's", CLAIMS, ""),
     ("Alignment with tokens", ALIGNMENT, "alignment/LAYER/KIND/AGAINST/{key}"),
+    ("What results vary with", VARIANCE, ""),
+    ("Stability of descriptions, EVIDENCE is same or resampled", STABILITY, "{key}/EVIDENCE/DESCRIBER"),
+    ("Shift between two corpora, MEASURE is win_rate or a scorer", SHIFT, "corpus_shift/MEASURE/DESCRIBER/{key}"),
     ("The run", RUN, "{key}"),
 )
 

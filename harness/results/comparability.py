@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import HarnessError
@@ -15,10 +15,12 @@ from harness.results.facets import facets_of
 from harness.results.leaderboard import build_leaderboard
 from harness.results.noise_floor import read_noise_floor, with_noise_floor
 from harness.results.schema import Leaderboard
+from harness.results.variation import Answers, variation_of
 from harness.stats.config import StatisticsConfig
 from harness.validation import explain
 
 _EVIDENCE = ("evidence", "corpus")
+_DESCRIBERS = ("evidence.max_documents",)
 _JUDGING = ("kind", "protocol", "prompts", "role", "symmetric")
 
 
@@ -40,11 +42,12 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
     vectors: list[VectorSummary] = folder.read_vectors({neuron.unsigned for neuron in neurons}) if neurons else []
     contestants = _part(manifest, "contestants")
     seed, config = int(manifest.get("seed") or 0), statistics_of(manifest)
+    controls = {name for name, entry in contestants.items() if entry.get("control")}
     board = build_leaderboard(
         verdicts,
         scores,
         descriptions,
-        controls={name for name, entry in contestants.items() if entry.get("control")},
+        controls=controls,
         informed={name for name, entry in contestants.items() if entry.get("informed")},
         people={name for name, entry in _part(manifest, "judges").items() if entry.get("is_human")},
         seed=seed,
@@ -53,6 +56,8 @@ def leaderboard_of(folder: RunFolder, manifest: Mapping[str, Any] | None = None)
         planted=folder.explainer_check().records(),
         alignment=alignment_of(folder, seed=seed, config=config),
     )
+    first, options = Answers(descriptions, verdicts, scores), _part(manifest, "config")
+    board = replace(board, **variation_of(folder, first, options, controls=controls, seed=seed, config=config))
     return board if config.noise_floor is None else with_noise_floor(board, read_noise_floor(config.noise_floor))
 
 
@@ -112,9 +117,16 @@ def incomparable(manifests: Sequence[Mapping[str, Any]]) -> list[Difference]:
         [sorted(one) for one in neurons],
         [f"{len(one)} neurons" for one in neurons],
     )
-    text = [_part(manifest, "corpus") for manifest in manifests]
+    # What only describers see belongs to the describers.
+    own = all(manifest.get("report_corpus") for manifest in manifests)
+    text = [_part(manifest, "report_corpus" if own else "corpus") for manifest in manifests]
     differ("evidence", "The runs draw their evidence from different text.", text)
     settings = [_named(_part(manifest, "identity"), _EVIDENCE) for manifest in manifests]
+    if own:
+        settings = [
+            {name: value for name, value in one.items() if name not in _DESCRIBERS and not name.startswith("corpus.")}
+            for one in settings
+        ]
     names = sorted({name for one in settings for name in one if any(one.get(name) != x.get(name) for x in settings)})
     if names:
         values = [{name: one.get(name) for name in names} for one in settings]

@@ -475,6 +475,97 @@ class ExplainerRow:
 
 
 @dataclass(frozen=True)
+class VarianceRow:
+    """Variance components of a describer's results; :data:`harness.results.columns.VARIANCE` defines the metrics.
+
+    A component is a share of ``total``, with its bootstrap interval, clustered by neuron. It is None if it cannot be
+    estimated. Estimates are unbiased, so a small component can be negative. All but ``asked_again`` add up to 1.
+
+    Attributes:
+        measure: ``win_rate``, ``win_rate/SIDE`` if judges see different sides of the neurons, or the name of a scorer.
+        describer: its name.
+        control: whether it is a control.
+        neurons: neurons with a value.
+        draws: descriptions of each neuron.
+        judges: number of judges.
+        prompts: number of prompts of all judges.
+        total: sum of the components, in squared units of the values.
+        words: which components include others that could not be separated from them; empty if none does.
+    """
+
+    measure: str
+    describer: str
+    control: bool
+    neurons: int
+    draws: int
+    judges: int
+    prompts: int
+    total: float | None
+    neuron: float | None
+    neuron_interval: tuple[float, float] | None
+    draw: float | None
+    draw_interval: tuple[float, float] | None
+    judge: float | None
+    judge_interval: tuple[float, float] | None
+    prompt: float | None
+    prompt_interval: tuple[float, float] | None
+    neuron_by_judge: float | None
+    neuron_by_judge_interval: tuple[float, float] | None
+    residual: float | None
+    residual_interval: tuple[float, float] | None
+    asked_again: float | None
+    asked_again_interval: tuple[float, float] | None
+    words: str
+
+
+@dataclass(frozen=True)
+class StabilityRow:
+    """Further descriptions compared with the first; :data:`harness.results.columns.STABILITY` defines the metrics.
+
+    Attributes:
+        describer: its name.
+        control: whether it is a control.
+        evidence: ``same`` or ``resampled``, the evidence of the further descriptions.
+        draws: number of further descriptions of each neuron.
+        interval: bootstrap interval of the similarity, clustered by neuron; None with fewer than two neurons.
+    """
+
+    describer: str
+    control: bool
+    evidence: str
+    draws: int
+    pairs: int
+    similarity: float | None
+    interval: tuple[float, float] | None
+    chance: float | None
+    same: float | None
+    failed: int
+
+
+@dataclass(frozen=True)
+class ShiftRow:
+    """A describer judged on two corpora; :data:`harness.results.columns.SHIFT` defines the metrics.
+
+    Intervals are bootstrap intervals clustered by neuron, None with fewer than two neurons.
+
+    Attributes:
+        measure: ``win_rate``, or the name of a scorer.
+        describer: its name.
+        control: whether it is a control.
+    """
+
+    measure: str
+    describer: str
+    control: bool
+    own: float | None
+    own_interval: tuple[float, float] | None
+    other: float | None
+    other_interval: tuple[float, float] | None
+    shift: float | None
+    shift_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
 class AlignmentRow:
     """Alignment of the neurons of one layer with tokens; :data:`harness.results.columns.ALIGNMENT` defines the metrics.
 
@@ -523,6 +614,9 @@ class Leaderboard:
         explainer: the explainer on planted concepts: all describers together, then by describer. Empty if the run has
             no explainer, or did not check it.
         alignment: by layer, kind and what is correlated; empty without text.
+        variance: by measure and describer; empty if there is one judge with one prompt and no further descriptions.
+        stability: by evidence and describer; empty without further descriptions.
+        corpus_shift: by measure and describer; empty unless judges see another corpus than describers.
     """
 
     seed: int
@@ -542,6 +636,9 @@ class Leaderboard:
     descriptions: tuple[DescriptionRow, ...]
     explainer: tuple[ExplainerRow, ...]
     alignment: tuple[AlignmentRow, ...]
+    variance: tuple[VarianceRow, ...] = ()
+    stability: tuple[StabilityRow, ...] = ()
+    corpus_shift: tuple[ShiftRow, ...] = ()
 
     @property
     def shown(self) -> tuple[Board, ...]:

@@ -60,6 +60,10 @@ def summary_of_run(folder: RunFolder, leaderboard: Leaderboard, diagnostics: Seq
     for checked in leaderboard.explainer:
         name = "explainer/{key}" if checked.describer is None else f"explainer/{checked.describer}/{{key}}"
         known |= columns.summary_values(columns.EXPLAINER, checked, name)
+    for shift in leaderboard.corpus_shift:
+        known |= columns.summary_values(columns.SHIFT, shift, f"corpus_shift/{shift.measure}/{shift.describer}/{{key}}")
+    for stable in leaderboard.stability:
+        known |= columns.summary_values(columns.STABILITY, stable, f"{{key}}/{stable.evidence}/{stable.describer}")
     for written in leaderboard.descriptions:
         known |= columns.summary_values(columns.WRITING, written, f"{{key}}/{written.describer}")
     if diagnostics:
@@ -124,6 +128,10 @@ def tables_of_run(
         "costs": cost_rows(folder),
         # Not "alignment", for the same reason.
         "alignment_of_layers": board["alignment"],
+        "variance": board["variance"],
+        "stability": board["stability"],
+        # Not "corpus_shift": the table would overwrite the summary metrics of that name.
+        "shift_of_corpus": board["corpus_shift"],
         "claims": [dataclasses.asdict(claim) for claim in claim_rows(diagnostics, manifest)],
         "layers": diagnostics_json(diagnostics)["rows"] if diagnostics else [],
     }

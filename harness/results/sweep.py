@@ -23,6 +23,7 @@ from harness.results.parameters import Parameter, shown, swept
 from harness.results.run_data import RunData
 from harness.results.schema import Row
 from harness.results.tables import csv_metrics
+from harness.stats.bootstrap import Interval
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,24 @@ class Sweep:
         """Reasons why the metrics of the runs are not comparable; empty if they are."""
         return comparability_warnings(self.runs)
 
+    @cached_property
+    def scorers(self) -> tuple[str, ...]:
+        """All scorers of the runs, in the order of the leaderboards."""
+        return tuple(dict.fromkeys(row.scorer for run in self.runs for row in run.leaderboard.scores))
+
     def row(self, run: int, describer: str) -> Row | None:
         """Return the row of a describer in the leaderboard of a run, or None."""
         rows = self.runs[run].leaderboard.overall.rows
         return next((row for row in rows if row.describer == describer), None)
+
+    def result(self, run: int, describer: str, scorer: str | None) -> tuple[float | None, Interval | None]:
+        """Return the mean score of a describer in a run and its interval; without ``scorer``, its win rate."""
+        if scorer is None:
+            row = self.row(run, describer)
+            return (None, None) if row is None else (row.win_rate, row.interval)
+        scores = self.runs[run].leaderboard.scores
+        found = ((one.mean, one.interval) for one in scores if (one.scorer, one.describer) == (scorer, describer))
+        return next(found, (None, None))
 
     def value_text(self, parameter: Parameter, run: int) -> str:
         """Return the value of a parameter in a run as text."""

@@ -22,7 +22,7 @@ from harness.results.alignment import alignment_notices
 from harness.results.claims import CONFIDENCE, ClaimRow
 from harness.results.columns import Metric, shown_in
 from harness.results.formatting import percent, visible
-from harness.results.schema import Board, Cell, ExplainerRow, Leaderboard, Row, ScoreRow
+from harness.results.schema import Board, Cell, Leaderboard, Row
 
 ALL_JUDGES = "all judges"
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
@@ -68,7 +68,7 @@ class _Grid:
     """One table: its rows, the columns that name a row, its metrics, and a note below."""
 
     title: str
-    rows: Sequence[Row | Cell | ScoreRow | ExplainerRow | ClaimRow]
+    rows: Sequence[Any]
     names: dict[str, Callable[[Any], str]]
     metrics: Sequence[Metric]
     place: str
@@ -88,7 +88,7 @@ class _Grid:
 
 
 def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
-    """Yield head to head, the boards, the pairs with controls, the scores and the explainer, as far as they exist."""
+    """Yield head to head, boards, pairs with controls, scores, variation and the explainer, as far as they exist."""
     control = {row.describer for row in leaderboard.overall.rows if row.control}
     control |= {row.describer for row in leaderboard.scores if row.control}
 
@@ -124,6 +124,22 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
         names = {"scorer": lambda row: row.scorer, "describer": named("describer")}
         note = "Mean scores, each in its scorer's own unit; higher is better."
         yield _Grid("Scores: no judge compares", leaderboard.scores, names, columns.SCORES, place, note)
+    if place != columns.TERMINAL:
+        names = {"measure": lambda row: row.measure, "describer": named("describer")}
+        if leaderboard.variance:
+            note = "Variance of win rates on a neuron and of scores, by source in %. " + " ".join(
+                f"{measure}: {words}."
+                for measure, words in dict.fromkeys((row.measure, row.words) for row in leaderboard.variance)
+                if words
+            )
+            yield _Grid("What results vary with", leaderboard.variance, names, columns.VARIANCE, place, note)
+        if leaderboard.corpus_shift:
+            note = "Win rates and mean scores on held-out text of the corpus that describers see, and of the other one."
+            yield _Grid("Shift between two corpora", leaderboard.corpus_shift, names, columns.SHIFT, place, note)
+        if leaderboard.stability:
+            names = {"evidence": lambda row: row.evidence, "describer": named("describer")}
+            note = "Further descriptions of a neuron, from the same or from resampled evidence, and the first one."
+            yield _Grid("Stability of descriptions", leaderboard.stability, names, columns.STABILITY, place, note)
     if leaderboard.explainer:
         names = {"explainer with": lambda row: row.describer or "all describers"}
         note = "The explainer on evidence that shows one known concept, with the prompts of each describer."
@@ -131,7 +147,7 @@ def _grids(leaderboard: Leaderboard, place: str) -> Iterator[_Grid]:
 
 
 def markdown_table(leaderboard: Leaderboard) -> str:
-    """Return Markdown tables: head to head, the boards with their trust lines, the scores and the explainer.
+    """Return Markdown tables: head to head, boards with their trust lines, scores, variation and the explainer.
 
     A warning that no layer is aligned with tokens comes first.
     """

@@ -13,7 +13,7 @@ from typing import TypeVar
 from harness.errors import HarnessError
 from harness.folder import Answer, Journal
 from harness.llm.budget import BudgetedClient, FailureBudget
-from harness.llm.client import LLMClient, NotCached, Price, Stopped
+from harness.llm.client import LLMClient, NotCached, Price, ReseededClient, Stopped
 from harness.llm.metering import MeteredClient
 from harness.llm.serving import Serving
 from harness.methods import Method, outcome
@@ -36,6 +36,10 @@ class Clients(dict[str, LLMClient]):
     ) -> None:
         super().__init__(clients)
         self.prices, self.budget = dict(prices), budget
+
+    def reseeded(self, step: int) -> Clients:
+        """Return the LLMs with another seed, ``step`` above theirs."""
+        return Clients({role: ReseededClient(llm, step) for role, llm in self.items()}, self.prices, self.budget)
 
 
 async def attempt(

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Mapping
 from functools import partial
 
-from harness.folder import ByNeuron, Journal, RunFolder
+from harness.folder import ByNeuron, Draw, Journal, RunFolder
 from harness.llm.asking import SHOWN
 from harness.llm.client import LLMClient
 from harness.llm.degenerate import same_for_most, words_of
@@ -20,6 +20,8 @@ from harness.run.setup import Setup
 
 logger = logging.getLogger(__name__)
 OPEN_TO_DESCRIBERS = (Split.EXPLAIN, Split.SELECT)
+#: Distance of the LLM's seeds between draws: a describer may use some seeds after its first one.
+_STEP = 10_000
 Others = Mapping[str, Mapping[Neuron, Description]]
 
 
@@ -32,15 +34,20 @@ def pending_descriptions(setup: Setup, journal: Journal[Description]) -> dict[st
 
 
 async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
-    """Make every description that is still missing."""
-    journal = folder.descriptions()
+    """Make every description that is still missing, those of draws after the others."""
+    for draw in (None, *setup.draws.all):
+        await _describe(setup, folder, serving, draw)
+
+
+async def _describe(setup: Setup, folder: RunFolder, serving: Serving, draw: Draw | None) -> None:
+    journal = folder.draw(draw).descriptions()
     pending = pending_descriptions(setup, journal)
     if not any(pending.values()):
         for name in pending:
             _fail_the_same(name, journal)  # a kill may have prevented it
         journal.close()
         return
-    evidence = OpenEvidence(setup, folder, OPEN_TO_DESCRIBERS)
+    evidence = OpenEvidence(setup, folder, OPEN_TO_DESCRIBERS, draw)
     channels, random = folder.channels_by_neuron(), folder.by_neuron(Channel)
 
     async def answer(name: str, llms: Clients, others: Others, neuron: Neuron) -> Description:
@@ -70,12 +77,15 @@ async def describe(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     for name, neurons in pending.items():
         if neurons:
             llms = clients_of(name, setup.describers[name], setup, serving)
+            if draw is not None and not draw.resampled:
+                llms = llms.reseeded(draw.number * _STEP)
             made = {(record.neuron, record.describer): record for record in journal.records()}
             others = {
                 other: {neuron: made[neuron, other] for neuron in setup.described if (neuron, other) in made}
                 for other in setup.describers[name].after
             }
-            await answer_all(f"describe with {name}", "neurons", neurons, partial(answer, name, llms, others), journal)
+            title = f"describe with {name}" + ("" if draw is None else f" ({draw})")
+            await answer_all(title, "neurons", neurons, partial(answer, name, llms, others), journal)
         _fail_the_same(name, journal)
     journal.close()
     evidence.close()

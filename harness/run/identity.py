@@ -30,12 +30,13 @@ DEPENDS_ON = {
         *("prompts", "inputs"),
     ),
     "explainer check": ("explainer_check",),
+    "draws": ("draws",),
     "retests": ("comparisons.retest",),
     "diagnostics": ("diagnostics",),
     "results": ("statistics", "reference_channels"),
 }
 #: Artefacts that a finished run makes again, or extends, when their options change.
-REMADE = ("explainer check", "retests", "diagnostics", "results")
+REMADE = ("explainer check", "draws", "retests", "diagnostics", "results")
 #: Options that change where and how a run works, or how much it keeps, but no value in a record.
 OPERATIONAL = (
     *("name", "folder", "cache", "quiet", "executor", "storage", "serving", "tracking", "sweep"),
@@ -75,7 +76,7 @@ def corpus_files(setup: Setup) -> dict[str, dict[str, Any]]:
     if folder.manifest.exists():
         earlier = folder.read_manifest().get("corpus_files", {})
     try:
-        paths = setup.corpus.files()
+        paths = [path for one in (setup.corpus, setup.report_corpus) if one is not None for path in one.files()]
     except HarnessError:
         if not earlier:
             raise

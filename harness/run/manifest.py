@@ -30,8 +30,10 @@ PACKAGES = (
 )
 
 
-def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None) -> dict[str, Any]:
-    """Write the manifest and return it; without ``corpus`` (how much text was read), the stored value stays.
+def write_manifest(
+    setup: Setup, folder: RunFolder, corpus: CorpusSummary | None = None, report_corpus: CorpusSummary | None = None
+) -> dict[str, Any]:
+    """Write the manifest and return it; of a corpus that is not given (how much text was read), the stored value stays.
 
     ``explainer_check`` stays as well. ``created``, ``versions`` and ``commit`` keep their values of the first start;
     ``started`` lists the first start and every later one with other versions or another commit.
@@ -67,6 +69,7 @@ def write_manifest(setup: Setup, folder: RunFolder, corpus: CorpusSummary | None
         "tokens": earlier.get("tokens") or _census(setup),
         "neurons": [str(neuron) for neuron in setup.described],
         "corpus": vars(corpus) if corpus else earlier.get("corpus"),
+        "report_corpus": vars(report_corpus) if report_corpus else earlier.get("report_corpus"),
         "corpus_files": corpus_files(setup),
         "alignment": earlier.get("alignment", []),
         "contestants": {

@@ -57,6 +57,13 @@ def _names(setup: Setup) -> Iterator[str]:
     for judge in setup.scorers:
         for describer in setup.describers:
             yield from _named(columns.SCORES, f"{{key}}/{judge}/{describer}", set())
+    if setup.report_corpus is not None:
+        for measure in (*(["win_rate"] if setup.comparators else []), *setup.scorers):
+            for describer in setup.describers:
+                yield from _named(columns.SHIFT, f"corpus_shift/{measure}/{describer}/{{key}}", set())
+    for evidence, made in (("same", setup.draws.repeated), ("resampled", setup.draws.resampled)):
+        for describer in setup.describers if made else ():
+            yield from _named(columns.STABILITY, f"{{key}}/{evidence}/{describer}", set())
     for judge, conditions in _judges(setup):
         yield from _named((*columns.HEALTH, *columns.CHECKS), f"judge/{judge}/{{key}}", conditions)
     yield from (f"failed/{method}" for method in (*setup.describers, *setup.judges))

@@ -28,12 +28,12 @@ from harness.results.stored import store_decomposition, store_judge_checks, stor
 from harness.run.answers import prove
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import check_space, check_weights, decompose_blocks, pending_vectors
-from harness.run.describe import describe, pending_descriptions
+from harness.run.describe import describe
 from harness.run.diagnostics import ON_TEXT, measure_diagnostics, pending_diagnostics
 from harness.run.explainer_check import check_explainer
 from harness.run.identity import check_same_run
 from harness.run.interventions.measure import draw_texts, intervene, pending_interventions
-from harness.run.judge import judge, pending_scores, pending_verdicts
+from harness.run.judge import judge, open_items
 from harness.run.manifest import write_manifest
 from harness.run.masking import without_secrets
 from harness.run.progress import progress
@@ -88,7 +88,7 @@ def _check_model(setup: Setup, folder: RunFolder) -> None:
         return
     causal = bool(pending_interventions(setup, folder))
     on_text = any(name == ON_TEXT for _, name in pending_diagnostics(setup, folder, None))
-    if causal or on_text or not folder.has_evidence:
+    if causal or on_text or _unread(setup, folder):
         from transformers import AutoModel, AutoModelForCausalLM  # not at start-up: the import takes seconds
 
         check_model(setup.subject, AutoModel)
@@ -122,13 +122,13 @@ def _compute(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     check_weights(setup, pending)
     check_space(setup, folder, pending)
     store = ChannelStore(setup)
-    gathers = setup.corpus is not None and setup.compares and not folder.has_evidence
+    unread = _unread(setup, folder)
     # Entered before the corpus is read, so that an unreachable cluster is reported at once.
-    with setup.executor if store.missing(pending) or (gathers and setup.executor.reads_corpus) else nullcontext():
-        manifest = write_manifest(setup, folder, None)
+    with setup.executor if store.missing(pending) or (unread and setup.executor.reads_corpus) else nullcontext():
+        manifest = write_manifest(setup, folder)
         draw_texts(setup, folder)
-        if gathers and setup.corpus is not None:
-            manifest = _gather(setup, folder, setup.corpus)
+        for corpus, to, seen in unread:
+            manifest = _gather(setup, folder, to, corpus, seen)
         decompose_blocks(setup, folder, pending, store)
     measure_diagnostics(setup, folder, store)
     intervene(setup, folder)
@@ -153,11 +153,7 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
     scope = setup.serving.preflight
     if scope == "none":
         return
-    pending = {
-        **pending_descriptions(setup, folder.descriptions()),
-        **pending_verdicts(setup, folder.verdicts()),
-        **pending_scores(setup, folder.scores()),
-    }
+    pending = open_items(setup, folder)
     for name, method in setup.methods.items():
         if not pending.get(name):
             continue
@@ -172,8 +168,14 @@ async def _preflight(setup: Setup, folder: RunFolder, serving: Serving) -> None:
         await serving.rest()
 
 
-def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
-    """Gather the exemplars, and return the manifest with a summary of the text."""
+def _unread(setup: Setup, folder: RunFolder) -> list[tuple[Corpus, RunFolder, Corpus | None]]:
+    """Return each corpus without evidence, the folder of its evidence, and for one of judges what describers see."""
+    corpora = [(setup.corpus, folder, None), (setup.report_corpus, folder.report_corpus, setup.corpus)]
+    return [(corpus, to, seen) for corpus, to, seen in corpora if corpus and setup.compares and not to.has_evidence]
+
+
+def _gather(setup: Setup, folder: RunFolder, to: RunFolder, corpus: Corpus, seen: Corpus | None) -> dict[str, Any]:
+    """Gather the exemplars of a corpus into a folder, and return the manifest with a summary of the text."""
     spread = setup.executor.map if setup.executor.reads_corpus else None
     where: dict[str, Any] = {"device": setup.executor.device, "run_folder": folder.path, "spread": spread}
     with (
@@ -183,11 +185,12 @@ def _gather(setup: Setup, folder: RunFolder, corpus: Corpus) -> dict[str, Any]:
             **where,
             seed=setup.seed,
             progress=lambda total, done: advance(done, total),
+            seen=seen,
         ) as evidence,
     ):
-        manifest = write_manifest(setup, folder, evidence.summary)
-        evidence.write_alignment(folder.alignment)
-        evidence.write(folder.exemplars)
+        manifest = write_manifest(setup, folder, **{"corpus" if seen is None else "report_corpus": evidence.summary})
+        evidence.write_alignment(to.alignment)
+        evidence.write(to.exemplars)
     return manifest
 
 

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 
 from harness.decomposition import DecompositionConfig
 from harness.errors import HarnessError
+from harness.folder import Draw
 from harness.methods import Mode
 from harness.records import Neuron, Sign, VectorKind
 from harness.run.building import validate
@@ -227,6 +228,23 @@ class ExplainerCheckConfig:
 
     concepts: CountOrZero
     warn_below: FractionOrZero
+
+
+@validated_dataclass(frozen=True, config=STRICT)
+class DrawsConfig:
+    """Further descriptions by every describer, which show what a result varies with.
+
+    ``conf/config.yaml`` documents the options.
+    """
+
+    repeated: CountOrZero = 0
+    resampled: CountOrZero = 0
+
+    @property
+    def all(self) -> list[Draw]:
+        """The draws, in the order in which they are made."""
+        repeated = [Draw(number) for number in range(1, self.repeated + 1)]
+        return repeated + [Draw(number, resampled=True) for number in range(1, self.resampled + 1)]
 
 
 @validated_dataclass(frozen=True, config=STRICT)

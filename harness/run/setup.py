@@ -28,6 +28,7 @@ from harness.run.sections import (
     ComparisonConfig,
     DecompositionPlan,
     DiagnosticsConfig,
+    DrawsConfig,
     ExplainerCheckConfig,
     GeneralConfig,
     NeuronSelection,
@@ -48,6 +49,7 @@ _SECTIONS: dict[str, Any] = {
     "evidence": EvidenceConfig,
     "steering": SteeringConfig,
     "explainer_check": ExplainerCheckConfig,
+    "draws": DrawsConfig,
     "comparisons": ComparisonConfig,
 }
 
@@ -68,10 +70,12 @@ class Setup:
     reference_channels: tuple[ReferenceChannel, ...]
     statistics: StatisticsConfig
     corpus: Corpus | None
+    report_corpus: Corpus | None
     evidence: EvidenceConfig
     steering: SteeringConfig
     describers: dict[str, Describer]
     explainer_check: ExplainerCheckConfig
+    draws: DrawsConfig
     comparisons: ComparisonConfig
     comparators: dict[str, Comparator]
     scorers: dict[str, Scorer]
@@ -90,7 +94,10 @@ class Setup:
         options = {name: config.get(name) for name in GeneralConfig.__dataclass_fields__}
         general = validate(GeneralConfig, options, "")
         selection = validate(NeuronSelection, config["neurons"], "neurons")  # first: describers read from it
-        sections = {name: validate(kind, config[name], name) for name, kind in _SECTIONS.items()}
+        given = {**config, "evidence": config["evidence"]}
+        if isinstance(config["evidence"], dict):
+            given["evidence"] = {key: value for key, value in config["evidence"].items() if key != "report_corpus"}
+        sections = {name: validate(kind, given[name], name) for name, kind in _SECTIONS.items()}
         subject = build(config["subject"], "subject", Subject)  # then: others read from it
         judges = build_group(config, "judges", Comparator | Scorer)
         describers = build_group(config, "describers", Describer)
@@ -105,7 +112,8 @@ class Setup:
             selection=selection,
             decomposition=DecompositionPlan.of(config["decomposition"], general.seed),
             reference_channels=references,
-            corpus=None if config.get("corpus") is None else build(config["corpus"], "corpus", Corpus),
+            corpus=_corpus(config.get("corpus"), "corpus"),
+            report_corpus=_corpus(config["evidence"].get("report_corpus"), "evidence.report_corpus"),
             describers=describers,
             comparators={name: judge for name, judge in judges.items() if isinstance(judge, Comparator)},
             scorers={name: judge for name, judge in judges.items() if isinstance(judge, Scorer)},
@@ -287,6 +295,14 @@ class Setup:
             logger.warning("%s is left out of this run: it %s", name, reason)
         for name, judge in self.judges.items():
             self._check_servers(name, judge)
+        writers = {role for describer in self.describers.values() for role in describer.roles} & self.backends.keys()
+        greedy = sorted(role for role in writers if self.backends[role].sampling.temperature == 0)
+        if self.draws.repeated and greedy:
+            logger.warning(
+                "draws.repeated: the temperature of the %s is 0, so that its further descriptions hardly differ: set "
+                "llm.%s.sampling.temperature=0.7",
+                *(greedy[0], greedy[0]),
+            )
 
     def _check_servers(self, name: str, method: Method) -> None:
         """Check that the servers of a judge can run at the same time: otherwise each would stop the other often.
@@ -331,6 +347,11 @@ class Setup:
                 for part in describer.walk:
                     if isinstance(part, Describer):
                         part.check(self.described, self.subject)
+
+
+def _corpus(entry: Any, name: str) -> Corpus | None:
+    found: Corpus | None = None if entry is None else build(entry, name, Corpus)
+    return found
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ class HeldOutText:
         """The pieces of text: fewer than ``text_pieces`` if the split has no more, none if all its texts are short."""
         setup, options = self._setup, self._setup.diagnostics
         assert setup.corpus is not None
-        size = {"count": options.text_pieces, "tokens": options.text_tokens, "fewest": 0}
+        size: dict[str, Any] = {"count": options.text_pieces, "tokens": options.text_tokens, "fewest": 0}
         seed = derive_seed(setup.seed, "text ablation")
         pieces = draw_prompts(setup.corpus, setup.subject, setup.evidence, Split.REPORT, **size, seed=seed)
         if not pieces:

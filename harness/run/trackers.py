@@ -278,6 +278,7 @@ def _artifact(run_id: str, folder: RunFolder, manifest: Mapping[str, Any], *, re
     journals = (folder.descriptions(), folder.verdicts(), folder.scores(), folder.retests(), folder.score_retests())
     for file in (
         *(journal.path for journal in journals),
+        *sorted((*folder.draws.rglob("*.jsonl"), *folder.own_corpus.path.glob("*.jsonl"))),
         *(
             folder.leaderboard,
             folder.leaderboard_csv,

@@ -266,6 +266,7 @@ def compared(say: Say) -> dict[str, Any]:
 def pairwise(say: Say) -> dict[str, Any]:
     return {
         **compared(say),
+        "template": "reason",
         "side": "input",
         "active": [window(say, *SHOP), window(say, *WAIT)],
         "weaker": [(window(say, *LATE), 3)],
@@ -290,6 +291,7 @@ def pairwise_without_weaker(say: Say) -> dict[str, Any]:
 def pairwise_output(say: Say) -> dict[str, Any]:
     return {
         **compared(say),
+        "template": "reason",
         "side": "output",
         "promoted": scored(say, UNTIL),
         "suppressed": scored(say, SINCE),
@@ -315,6 +317,11 @@ def pairwise_output_texts(say: Say) -> dict[str, Any]:
 @example("judges", "pairwise", "both")
 def pairwise_both(say: Say) -> dict[str, Any]:
     return {**pairwise(say), **pairwise_output(say), "side": "both"}
+
+
+@example("judges", "pairwise", "both_by_criteria")
+def pairwise_by_criteria(say: Say) -> dict[str, Any]:
+    return {**pairwise_both(say), "template": "criteria"}
 
 
 # --- judges: scorers --------------------------------------------------------------------------------------------------

@@ -53,8 +53,11 @@ def draw_texts(setup: Setup, folder: RunFolder) -> None:
         path = _prompts_path(setup, folder, split)
         if not path.exists():
             assert setup.corpus is not None, "a run that compares has a corpus"
-            drawn = draw_prompts(setup.corpus, setup.subject, setup.evidence, split, **size, seed=setup.seed)
-            write_table(path, drawn)
+            given: dict[str, Any] = {**size, "seed": setup.seed}
+            corpus = setup.corpus
+            if split is Split.REPORT and setup.report_corpus is not None:
+                corpus, given["seen"] = setup.report_corpus, setup.corpus
+            write_table(path, draw_prompts(corpus, setup.subject, setup.evidence, split, **given))
 
 
 def intervene(setup: Setup, folder: RunFolder) -> None:
