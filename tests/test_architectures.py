@@ -130,7 +130,8 @@ def load(folder: Path) -> Any:
     """Load a model whole, with its head."""
     family = json.loads((folder / "config.json").read_text())["model_type"]
     auto: Any = AutoModelForMaskedLM if "bert" in family else AutoModelForCausalLM
-    return (Gemma3ForConditionalGeneration if family == "gemma3" else auto).from_pretrained(folder, dtype=torch.float32)
+    kind = Gemma3ForConditionalGeneration if family == "gemma3" else auto
+    return kind.from_pretrained(folder, **tiny_models.REFERENCE)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class BruteForce:
 
     def __init__(self, subject: Subject, windows: Sequence[Window]) -> None:
         self.windows, self.subject = windows, subject
-        model = AutoModel.from_pretrained(subject.files.folder, dtype=torch.float32).eval()
+        model = AutoModel.from_pretrained(subject.files.folder, **tiny_models.REFERENCE).eval()
         if subject.name == "bert":
             modules = [layer.output.dense for layer in model.encoder.layer]
         else:

@@ -96,7 +96,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
         if family not in made:
             folder = tiny_models.tiny_subject(tmp_path_factory.mktemp("family") / family, family)
             subject = Subject(family, [str(folder)], dtype="float32")
-            whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            whole = AutoModelForCausalLM.from_pretrained(folder, **tiny_models.REFERENCE)
             made[family] = Tiny(family, folder, subject, CausalModel(subject, "cpu"), whole)
         return made[family]
 

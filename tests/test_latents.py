@@ -56,7 +56,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, small: dict[str, str]) -> C
             folder = Path(small["subject.sources"].strip("[]"))
             if family != "llama":
                 folder = tiny_models.tiny_subject(tmp_path_factory.mktemp("family") / family, family)
-            made[family] = folder, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            made[family] = folder, AutoModelForCausalLM.from_pretrained(folder, **tiny_models.REFERENCE).eval()
         return made[family]
 
     return give

@@ -71,7 +71,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tiny]:
     for family in tiny_models.FAMILIES:
         folder = tiny_models.tiny_subject(tmp_path_factory.mktemp("subject") / family, family)
         subject = Subject(family, [str(folder)])
-        made[family] = Tiny(folder, subject, CLASSES[family].from_pretrained(folder, dtype=torch.float32).eval())
+        made[family] = Tiny(folder, subject, CLASSES[family].from_pretrained(folder, **tiny_models.REFERENCE).eval())
     return made
 
 

@@ -36,6 +36,8 @@ CONF = Path(__file__).parents[2] / "conf"
 #: Calls the command line: its exit status, and what it printed to both streams.
 Invoke = Callable[..., tuple[int, str, str]]
 
+#: How a test loads a model to compare with: the default attention ignores Gemma 2's cap of attention scores.
+REFERENCE: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
 DIGITS = [str(number) for number in range(11)]  # what simulators are asked for after each token's tab
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' }}{{ message['content'] }}"
