@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -12,14 +13,17 @@ import pytest
 from support.describer_cases import NOWHERE, case, describe, failure
 from support.errors import told
 from support.finished_run import make_run
+from support.small_run import options
+from support.tiny_models import Invoke
 
 from describers.imported_evidence import ImportedDescriber
 from describers.maxact import MaxAct
 from describers.precomputed import Precomputed
+from harness.export import export_to
 from harness.export.__main__ import main
 from harness.folder import RunFolder
 from harness.methods import Grade, JudgeCase, Scorer
-from harness.records import Description, Neuron, Sign, Source, Split, Status
+from harness.records import Description, Neuron, Sign, Source, Split, Status, Winner
 from harness.subject.architecture import hook_names
 from judges.imported_evidence import ImportedScorer, on_imported
 from judges.published_score import PublishedScore
@@ -284,6 +288,54 @@ def test_an_export_comes_back_as_it_was(
     }
     assert main([str(run.path), "--format", kind, "--to", str(to)]) == 1
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_set_of_every_format_competes_with_rotate_and_maxact(
+    invoke: Invoke, small: dict[str, str], tmp_path: Path
+) -> None:
+    # The sets have maxact's own descriptions: against every other describer they must do exactly as maxact does.
+    off = {f"diagnostics.{name}": "0" for name in ("sample", "random_vectors", "ablated", "text_ablated")}
+    chosen = {**small, **off, "describers": "[rotate,maxact,generic]", "judges": "[token_pairwise]"}
+    assert invoke(*options(chosen, folder="own"))[0] == 0
+    own = RunFolder(tmp_path / "own")
+    texts = {item.neuron: item.text for item in own.descriptions().records() if item.describer == "maxact"}
+    for kind in ("neuronpedia", "openai", "delphi"):
+        export_to(own, tmp_path / kind, kind)  # type: ignore[arg-type]
+    units = [(neuron.layer, neuron.index, text) for neuron, text in texts.items()]
+    fields = ("layer", "neuron", "description")
+    save(tmp_path / "transluce.jsonl", *[{**dict(zip(fields, unit, strict=True)), "polarity": 1} for unit in units])
+    tables = {"prism": ("layer", "unit", "description"), "centric": ("Layer", "Feature", "MaxAct Description")}
+    for name, header in tables.items():
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([header, *units])
+    sets = {
+        "neuronpedia": (sorted((tmp_path / "neuronpedia" / "tiny-llama").glob("*/explanations")), "typeName: maxact"),
+        "openai": ([tmp_path / "openai" / "explanations" / "maxact"], ""),
+        "delphi": ([tmp_path / "delphi" / "maxact"], ""),
+        "transluce": ([tmp_path / "transluce.jsonl"], ""),
+        "prism": ([tmp_path / "prism.csv"], ""),
+        "output_centric": ([tmp_path / "centric.csv"], "describer: MaxAct"),
+    }
+    target = "_target_: describers.precomputed.Precomputed"
+    code, _, err = invoke(
+        *options(chosen, folder="together"),
+        *(
+            f"+describers.{kind}={{{target}, format: {kind}, path: [{', '.join(map(str, paths))}], where: {{{where}}}}}"
+            for kind, (paths, where) in sets.items()
+        ),
+    )
+    assert code == 0, err
+    outcomes: dict[tuple[str, str], dict[Neuron, str]] = {}
+    for verdict in RunFolder(tmp_path / "together").verdicts().records():
+        shown = {Winner.FIRST: verdict.first, Winner.SECOND: verdict.second, Winner.TIE: "tie", None: verdict.status}
+        for one, other in ((verdict.first, verdict.second), (verdict.second, verdict.first)):
+            winner = shown[verdict.winner].replace(one, "itself")
+            outcomes.setdefault((one, other), {})[verdict.neuron] = winner
+    for kind in sets:
+        assert set(outcomes["maxact", kind].values()) == {"tie"}
+        for other in ("rotate", "generic"):
+            assert outcomes[kind, other] == outcomes["maxact", other]
+    assert len(set(outcomes["maxact", "rotate"].values()) | set(outcomes["maxact", "generic"].values())) > 1
 
 
 @pytest.mark.parametrize(("kind", "inside"), [("neuronpedia", "all-minilm-l6-v2/*/activations"), ("openai", "neurons")])
