@@ -148,6 +148,7 @@ def test_a_vllm_server_is_an_openai_endpoint(vllm: Served, tmp_path: Path, monke
         vllm.run(run())
 
 
+@pytest.mark.drill
 def test_a_broken_model_is_reported_with_the_end_of_the_log(tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     model = tmp_path / "broken"
