@@ -32,6 +32,7 @@ from harness.records import (
     Alignment,
     Channel,
     Description,
+    Draw,
     Effect,
     Exemplar,
     Neuron,
@@ -263,23 +264,6 @@ class Journal(Generic[Answer]):
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Draw:
-    """A further description of every neuron by every describer.
-
-    Attributes:
-        number: from 1; the first descriptions of a run are no draw.
-        resampled: whether it is made from another sample of the evidence, with everything else the same. Otherwise the
-            evidence is the same, and the random numbers are others.
-    """
-
-    number: int
-    resampled: bool = False
-
-    def __str__(self) -> str:
-        return f"{'resampled' if self.resampled else 'repeated'}-{self.number}"
 
 
 #: Files with the records of one type, and the order in which they are read; None: that of files and rows.

@@ -182,6 +182,23 @@ def _absent(value: object) -> bool:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """A further description of every neuron by every describer.
+
+    Attributes:
+        number: from 1; the first descriptions of a run are no draw.
+        resampled: whether it is made from another sample of the evidence, with everything else the same. Otherwise the
+            evidence is the same, and the random numbers are others.
+    """
+
+    number: int
+    resampled: bool = False
+
+    def __str__(self) -> str:
+        return f"{'resampled' if self.resampled else 'repeated'}-{self.number}"
+
+
+@dataclass(frozen=True)
 class ScoredToken:
     """A vocabulary token in a projection.
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.folder import RunFolder
 from harness.results.schema import Board, Leaderboard, leaderboard_from_json
 
 
@@ -20,6 +19,8 @@ def read_noise_floor(path: str) -> Leaderboard:
     Raises:
         HarnessError: if it is not such a run.
     """
+    from harness.folder import RunFolder  # imports pyarrow, for which a mistake in the options would wait
+
     folder = RunFolder(Path(path).expanduser())
     try:
         manifest = folder.read_manifest()

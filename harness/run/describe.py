@@ -7,13 +7,13 @@ import logging
 from collections.abc import Awaitable, Mapping
 from functools import partial
 
-from harness.folder import ByNeuron, Draw, Journal, RunFolder
+from harness.folder import ByNeuron, Journal, RunFolder
 from harness.llm.asking import SHOWN
 from harness.llm.client import LLMClient
 from harness.llm.degenerate import same_for_most, words_of
 from harness.llm.serving import Serving
 from harness.methods import DescriberCase, Draft
-from harness.records import Channel, Description, Neuron, Split, Status
+from harness.records import Channel, Description, Draw, Neuron, Split, Status
 from harness.run.answers import Clients, answer_all, attempt, clients_of
 from harness.run.open_evidence import OpenEvidence
 from harness.run.setup import Setup

@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 from harness.evidence import TextReader
-from harness.folder import Draw, RunFolder
+from harness.folder import RunFolder
 from harness.llm.client import LLMClient
 from harness.methods import Method
-from harness.records import Effect, Exemplar, Neuron, Split
+from harness.records import Draw, Effect, Exemplar, Neuron, Split
 from harness.run.setup import Setup
 from harness.seeds import derive_rng, derive_seed
 

@@ -13,9 +13,8 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 
 from harness.decomposition import DecompositionConfig
 from harness.errors import HarnessError
-from harness.folder import Draw
 from harness.methods import Mode
-from harness.records import Neuron, Sign, VectorKind
+from harness.records import Draw, Neuron, Sign, VectorKind
 from harness.run.building import validate
 from harness.seeds import derive_rng
 from harness.validation import DISTINCT, STRICT, Count, CountOrZero, FractionOrZero, OneOrMore, Positive, Whole
