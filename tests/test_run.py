@@ -571,6 +571,14 @@ def test_help_explains_every_option(invoke: Invoke) -> None:
     assert code == 0
     assert "experiment=demo" in out
     assert "describers=rotate" in out
+    # Judges that compose shared options keep the comment of their own.
+    code, shown, _ = invoke("--cfg", "job", "judges=[detection,pairwise_output]")
+    assert code == 0
+    for comment, judge in (
+        ("# An LLM infers from", "  detection:"),
+        ("# An LLM sees the tokens", "  pairwise_output:"),
+    ):
+        assert comment in shown.partition(judge)[0]
     code, explained, _ = invoke("--cfg", "job", "llm@llm.explainer=vllm")
     assert code == 0
     lines = explained.splitlines()

@@ -478,8 +478,8 @@ class ExplainerRow:
 class VarianceRow:
     """Variance components of a describer's results; :data:`harness.results.columns.VARIANCE` defines the metrics.
 
-    A component is a share of ``total``, with its bootstrap interval, clustered by neuron. It is None if it cannot be
-    estimated. Estimates are unbiased, so a small component can be negative. All but ``asked_again`` add up to 1.
+    A component is a share of ``total``, with its bootstrap interval, clustered by neuron. Components that cannot be
+    estimated are None. Estimates are unbiased, so small ones can be negative. All but ``asked_again`` add up to 1.
 
     Attributes:
         measure: ``win_rate``, ``win_rate/SIDE`` if judges see different sides of the neurons, or the name of a scorer.

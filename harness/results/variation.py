@@ -113,8 +113,8 @@ def variance_rows(
 
     Args:
         draws: the answers about the first descriptions, then those about each repeated draw.
-        again: what judges answered to all questions about the first descriptions with another seed; None if they were
-            not asked again.
+        again: the judges' second answers to all questions about the first descriptions, with another seed. None
+            without them.
         families: the judge that each judge counts as; judges with the same one differ in their prompt.
         controls: the describers that are controls.
         seed: the run's seed, for the intervals.

@@ -64,6 +64,10 @@ def explained(overrides: list[str]) -> str:
     return "\n".join(lines)
 
 
+#: Groups whose files have the name of a method as first key.
+_METHODS = frozenset({"describers", "judges"})
+
+
 def _names(path: list[str]) -> Iterator[str]:
     """Yield the names under which an option may have a comment.
 
@@ -73,7 +77,7 @@ def _names(path: list[str]) -> Iterator[str]:
     if path[0] == "llm" and len(path) > 2:
         path = ["llm", *path[2:]]
     yield ".".join(path)
-    if path[0] in {"describers", "judges"}:
+    if path[0] in _METHODS:
         yield from (
             ".".join([group, *path[start:]])
             for start in range(2, len(path))
@@ -104,8 +108,14 @@ def _comments() -> Iterator[tuple[str, list[str]]]:
 def _comments_of(file: Traversable, prefix: list[str]) -> Iterator[tuple[str, list[str]]]:
     pending: list[str] = []
     path: list[str] = []
+    above: list[str] | None = None  # in a list of defaults, the comment above it: that of a method whose key follows
     for line in file.read_text("utf-8").splitlines():
-        if line == "defaults:" or line.startswith("  - "):  # the comment above belongs to the method that follows
+        if line == "defaults:":
+            above = pending
+        if above is not None:
+            if line:
+                continue
+            pending, above = above if prefix and prefix[0] in _METHODS else [], None
             continue
         match = _KEY.match(line)
         if line.strip().startswith("# "):

@@ -286,7 +286,7 @@ class Subject:
 
     @property
     def activation_function(self) -> str | None:
-        """Activation function of the neurons, as transformers names it; None if the config does not name it."""
+        """Name of the neurons' activation function in transformers, or None if the config has no such option."""
         if self.weights.dictionaries:
             return "relu"
         config = self.config.get_text_config()
