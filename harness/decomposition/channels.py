@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -46,8 +46,8 @@ class Decomposition:
 
 def carried(
     projected: Tensor, config: DecompositionConfig, base: Tensor, masked: Tensor | None
-) -> tuple[CentralMoments, Tensor, Tensor]:
-    """Return the moments of projections (n, V) over the tokens that count, the mask (n, V), and which (n,) stalled.
+) -> tuple[CentralMoments, Tensor]:
+    """Return the moments of projections (n, V) over the tokens that count, and the mask (n, V).
 
     Args:
         projected: (n, V), the projections of channels.
@@ -59,10 +59,9 @@ def carried(
     moments = central_moments(projected, counted)
     z = z_scores(projected, counted)
     mask = tail_mask(z, config.mask_threshold, config.skew_threshold, counted)
-    stalled = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
     if counted is not None and masked is not None:
-        mask, stalled = with_fresh_tokens(mask, z, moments.skewness, counted & ~masked)
-    return moments, mask, stalled
+        mask = with_fresh_tokens(mask, z, moments.skewness, counted & ~masked)
+    return moments, mask
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,6 @@ class Found:
         skewness: (n,) float64, likewise.
         loss: (n,) float64, with the token weights of the search.
         mask: (n, V) bool, the tokens that carry the channel.
-        stalled: (n,) bool, no new token was beyond the threshold: the mask holds top tokens instead, and the next
-            search should start elsewhere.
     """
 
     directions: Tensor
@@ -84,7 +81,6 @@ class Found:
     skewness: Tensor
     loss: Tensor
     mask: Tensor
-    stalled: Tensor
 
     @classmethod
     def at(
@@ -110,10 +106,14 @@ class Found:
             masked: (n, V) bool, the tokens of earlier channels; None: none.
         """
         projected = directions @ objective.projection
-        moments, mask, stalled = carried(projected, config, base, masked)
+        moments, mask = carried(projected, config, base, masked)
         values = objective.weighted(projected, weights)
         loss = objective.combine(central_moments(*values).kurtosis, (directions * targets).sum(dim=-1))
-        return cls(directions, moments.kurtosis, moments.skewness, loss, mask, stalled)
+        return cls(directions, moments.kurtosis, moments.skewness, loss, mask)
+
+    def __getitem__(self, some: Tensor) -> Found:
+        """Return the channels that ``some`` (n,), bool, selects."""
+        return Found(*(getattr(self, field.name)[some] for field in fields(self)))
 
     def write(
         self, into: Decomposition, rows: Tensor, channels: Tensor, vectors: Tensor, lengths: Tensor, steps: Tensor

@@ -57,8 +57,7 @@ class DecompositionConfig:
     """Settings of ROTATE: conf/decomposition/fast.yaml documents them.
 
     Defaults are those published for Gemma-2-2B-it, except ``objective`` and ``solver``. Every random number derives
-    from ``seed`` and the vector itself. "geodesic" without ``jitter`` draws random numbers only after a channel that
-    masks no new token.
+    from ``seed`` and the vector itself. "geodesic" draws random numbers only for ``jitter``.
 
     Raises:
         ValueError: if a value is out of range, or the solver cannot be imported.

@@ -37,7 +37,7 @@ def tail_mask(z: Tensor, threshold: float, skew_threshold: float, counted: Tenso
     return mask if counted is None else mask & counted
 
 
-def with_fresh_tokens(mask: Tensor, z: Tensor, skewness: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+def with_fresh_tokens(mask: Tensor, z: Tensor, skewness: Tensor, free: Tensor) -> Tensor:
     """Extend every mask that covers no free token by the top free tokens of its heavier tail.
 
     Otherwise the next search would find the same channel again.
@@ -49,7 +49,7 @@ def with_fresh_tokens(mask: Tensor, z: Tensor, skewness: Tensor, free: Tensor) -
         free: (N, V) bool, tokens that count and that no earlier channel masked.
 
     Returns:
-        (N, V) bool, the masks; and (N,) bool, which were extended.
+        (N, V) bool.
     """
     stalled = ~(mask & free).any(dim=-1)
     if stalled.any():
@@ -58,7 +58,7 @@ def with_fresh_tokens(mask: Tensor, z: Tensor, skewness: Tensor, free: Tensor) -
         top = outward.topk(min(_TOKENS_MASKED_AT_LEAST, z.shape[-1]), dim=-1).indices
         mask = mask.clone()
         mask[stalled] |= torch.zeros_like(mask[stalled]).scatter(-1, top, True) & free[stalled]
-    return mask, stalled
+    return mask
 
 
 def deflate(weights: Tensor, mask: Tensor, masked_weight: float) -> Tensor:

@@ -39,8 +39,9 @@ _COARSER_AHEAD = 10.0
 # Principal components that a start leaves out: at most one per this many dimensions, with at least this many times the
 # average variance. They are computed with these rounds and this number of additional directions.
 _WIDTH_PER_BULK, _BULK_VARIANCE, _BULK_ROUNDS, _OVERSAMPLED = 100, 5.0, 4, 8
-# Length of the random tangent added to the start after a channel that masked no new token beyond the threshold.
-_ELSEWHERE = 1.0
+# Below this kurtosis, that of a Laplace distribution, a direction shows no concept. The search is then repeated, up to
+# so many times, from starts that lean towards one token each.
+_SPARSE, _REPEATED = 3.0, 8
 # A start shorter than this, of a unit vector, is not used.
 _SHORTEST_START = 0.1
 # Elements of a projection that are restarted at once even if they exceed an eighth of the slots.
@@ -71,7 +72,7 @@ class Problem:
 
         Near such a direction the loss of any vector falls into an optimum without a concept: in Gemma-3-270M at a
         kurtosis of 1.4, with no token beyond 4 standard deviations. A search that starts without a component along
-        these directions was not seen to end there. They are the leading principal components of the projection's
+        these directions seldom ends there. They are the leading principal components of the projection's
         columns: at most d_model / 100 of them, as Mu and Viswanath 2018, arXiv:1702.01417, remove from word vectors,
         and only those with several times the average variance.
         """
@@ -103,8 +104,7 @@ class Problem:
 class GeodesicSolver:
     """Finds all channels of all vectors of a problem.
 
-    The path of a vector does not depend on the others beyond rounding. Random numbers are drawn only for ``jitter``
-    and for a search after a stalled one.
+    The path of a vector does not depend on the others beyond rounding. Random numbers are drawn only for ``jitter``.
 
     Args:
         problem: the input.
@@ -193,17 +193,17 @@ class GeodesicSolver:
         """Start the next search in each slot whose search has ended: another optimum, channel or vector."""
         slots, ahead = self._slots, self._settings.lookahead
         stage = slots.stage[ended]
-        own_weights = stage % 2 == 0
+        own_weights = (stage % 2 == 0) | (stage > 2 * ahead)
         better = own_weights & (slots.found_loss[ended] < slots.best_loss[ended])
         slots.best[ended] = torch.where(better.unsqueeze(-1), slots.found[ended], slots.best[ended])
         slots.best_loss[ended] = torch.where(better, slots.found_loss[ended], slots.best_loss[ended])
-        complete = stage == 2 * ahead
         if ahead:
-            self._extend_mask_ahead(ended[(stage % 2 == 1) | (stage == 0)])
-        self._complete(ended[complete])
-        slots.stage[ended] = torch.where(complete, 0, stage + 1)
+            self._extend_mask_ahead(ended[(stage < 2 * ahead) & ((stage % 2 == 1) | (stage == 0))])
+        slots.stage[ended] = stage + 1
+        self._complete(ended[stage >= 2 * ahead])
         going_on = ended[slots.idle[ended] >= 0]
-        from_found = (slots.stage[going_on] % 2 == 0) & (slots.stage[going_on] > 0)
+        stage = slots.stage[going_on]
+        from_found = (stage % 2 == 0) & (stage > 0) & (stage <= 2 * ahead)
         starts = self._starts(slots.target[going_on])
         self._start(going_on, torch.where(from_found.unsqueeze(-1), slots.found[going_on], starts))
 
@@ -216,23 +216,29 @@ class GeodesicSolver:
         first = (slots.stage[some] == 0).unsqueeze(-1)
         masked = torch.where(first, slots.masked[some], slots.masked_ahead[some])
         projected = slots.found[some] @ self._vocabulary.projection
-        _, mask, _ = carried(projected, config, self._base_weights(slots.row[some]), masked)
+        _, mask = carried(projected, config, self._base_weights(slots.row[some]), masked)
         slots.masked_ahead[some] = masked | mask
 
     def _complete(self, some: Tensor) -> None:
-        """Write the best optimum as the channel, and assign the slot its next channel or vector, if any."""
+        """Write the best optimum as the channel, and assign the slot its next channel or vector, if any.
+
+        An optimum that shows no concept is written only after the last repeated search.
+        """
         slots, config, problem = self._slots, self._config, self._problem
         if len(some) == 0:
             return
-        rows, targets = slots.row[some], slots.target[some]
-        base = self._base_weights(rows)
+        base = self._base_weights(slots.row[some])
         weights = deflate(base, slots.masked[some], config.masked_token_weight)
         masked = slots.masked[some] if config.deflation == "mask" else None
-        found = Found.at(slots.best[some], targets, weights, self._objective, config, base=base, masked=masked)
+        found = Found.at(
+            slots.best[some], slots.target[some], weights, self._objective, config, base=base, masked=masked
+        )
         del weights, masked
+        final = (found.kurtosis >= _SPARSE) | (slots.stage[some] > 2 * self._settings.lookahead + _REPEATED)
+        some, found = some[final], found[final]
+        rows, targets, base = slots.row[some], slots.target[some], base if len(base) == 1 else base[final]
         lengths = problem.norms[rows] * slots.length[some]
         found.write(self._results, rows, slots.channel[some], problem.vectors[rows], lengths, slots.steps[some])
-        slots.stalled[some] = found.stalled
         if config.deflation == "mask":
             slots.masked[some] |= found.mask
         else:
@@ -246,7 +252,7 @@ class GeodesicSolver:
             )
             slots.length[some] *= left
         slots.channel[some] += 1
-        slots.steps[some], slots.best_loss[some] = 0, torch.inf
+        slots.stage[some], slots.steps[some], slots.best_loss[some] = 0, 0, torch.inf
         self._noted(len(some))
         finished = some[slots.channel[some] == config.num_channels]
         for slot, row in zip(finished.tolist(), slots.row[finished].tolist(), strict=True):
@@ -256,25 +262,26 @@ class GeodesicSolver:
                 continue
             slots.row[slot] = row = self._waiting.pop(0)
             slots.target[slot], slots.length[slot] = problem.vectors[row], 1.0
-            slots.masked[slot], slots.channel[slot], slots.stalled[slot] = False, 0, False
+            slots.masked[slot], slots.channel[slot] = False, 0
 
     def _start(self, some: Tensor, points: Tensor) -> None:
         """Start searches at ``points``, with the token weights of the slots' stages."""
         slots = self._slots
         if len(some) == 0:
             return
-        masked = slots.masked[some]
+        stage, masked, rows, last = slots.stage[some], slots.masked[some], slots.row[some], 2 * self._settings.lookahead
         if slots.masked_ahead is not None:
-            masked = torch.where((slots.stage[some] % 2 == 1).unsqueeze(-1), slots.masked_ahead[some], masked)
-        rows = slots.row[some]
-        elsewhere = slots.stalled[some] & (slots.stage[some] == 0)
-        away = torch.where(elsewhere, _ELSEWHERE, self._settings.jitter).to(points.dtype).unsqueeze(-1)
-        if away.any():
+            with_more = (stage % 2 == 1) & (stage < last)
+            masked = torch.where(with_more.unsqueeze(-1), slots.masked_ahead[some], masked)
+        if self._settings.jitter:
             channels = slots.channel[some].tolist()
             drawn = normalize(random_normals(self._problem.vectors[rows], self._config.seed, channels), dim=-1)
-            points = normalize(points + away * _tangential(drawn, points), dim=-1)
+            points = normalize(points + self._settings.jitter * _tangential(drawn, points), dim=-1)
         weights = deflate(self._base_weights(rows), masked, self._config.masked_token_weight)
         totals = weights.sum(dim=-1, keepdim=True)
+        again = (stage > last).nonzero().squeeze(-1)
+        if len(again):
+            points = points.index_copy(0, again, self._leaning(points[again], weights[again], stage[again] - last - 1))
         projections = centred(points @ self._vocabulary.projection, weights)
         moments = central_moments(projections, weights)
         by_token = kurtosis_gradient(projections, moments, totals.squeeze(-1)).mul_(weights)
@@ -293,6 +300,19 @@ class GeodesicSolver:
         starts = targets - (targets @ bulk) @ bulk.T
         lengths = starts.norm(dim=-1, keepdim=True)
         return torch.where(lengths < _SHORTEST_START, targets, starts / lengths.clamp_min(_SHORTEST_START))
+
+    def _leaning(self, points: Tensor, weights: Tensor, ranks: Tensor) -> Tensor:
+        """Return the points (n, d_model), moved halfway towards their top tokens of these ranks (n,), from 0.
+
+        The tokens are those furthest out in the projection of the point, times their weight.
+        """
+        projection, bulk = self._vocabulary.projection, self._problem.bulk
+        projected = centred(points @ projection, weights)
+        far = (projected.abs() * weights).topk(min(_REPEATED, weights.shape[1]), dim=-1).indices
+        token = far.gather(-1, ranks.clamp_max(far.shape[1] - 1).unsqueeze(-1))
+        towards = projection[:, token.squeeze(-1)].T - weights @ projection.T / weights.sum(dim=-1, keepdim=True)
+        towards = normalize(towards - (towards @ bulk) @ bulk.T, dim=-1)
+        return normalize(points + towards * projected.gather(-1, token).sign(), dim=-1)
 
     def _base_weights(self, rows: Tensor) -> Tensor:
         return self._problem.weights if len(self._problem.weights) == 1 else self._problem.weights[rows]
@@ -326,14 +346,14 @@ class _Slots:
         self.count = count
         self.row = state(dtype=torch.int64)  # of the vector in the problem
         self.channel = state(dtype=torch.int64)  # that is searched for
-        # 0: search from the vector; odd: lookahead with further masks; even: refinement without them
+        # 0: search from the vector; then lookahead with further masks (odd) and refinement without them (even);
+        # beyond 2 * lookahead: from a start that leans towards a token
         self.stage = state(dtype=torch.int64)
         self.target = state(width)  # unit: the vector, or its remainder after subtraction
         self.length = state(1, value=1)  # of the remainder as a share of the vector's length
         self.masked = state(tokens, dtype=torch.bool)  # tokens of the channels so far
         # The same plus the tokens of optima found by lookahead
         self.masked_ahead = state(tokens, dtype=torch.bool) if problem.config.geodesic.lookahead else None
-        self.stalled = state(dtype=torch.bool)  # the last channel masked no new token beyond the threshold
         self.roots = state(tokens)  # square roots of the current token weights
         self.total = state(1)  # sum of the weights
         self.mean = state(width)  # mean column of U by weight: its product with a direction is the projection's mean
