@@ -85,6 +85,24 @@ def test_a_far_cluster_of_unused_tokens_does_not_stall_the_search() -> None:
 
 
 @pytest.mark.parametrize("lookahead", [0, 1])
+def test_concepts_are_found_beside_a_direction_without_one(lookahead: int) -> None:
+    """All tokens differ along a direction with a large share of the vector, to which the plain search leads."""
+    concepts, shared, projection = vocabulary()
+    members, generator = torch.arange(CONCEPTS * MEMBERS), torch.Generator().manual_seed(0)
+    projection[:, members] += 0.7 * concepts[members // MEMBERS].T
+    projection += torch.logit(torch.rand(TOKENS, generator=generator)) * shared.unsqueeze(1)
+    rest = torch.randn(D_MODEL, generator=generator)
+    rest = normalize(rest - (rest @ concepts.T) @ concepts, dim=0)
+    vector = (rest + 0.5 * shared + 0.2 * concepts.sum(dim=0)).unsqueeze(0)
+    assert float(kurtosis(shared @ projection)) < 2
+    settings = GeodesicConfig(lookahead=lookahead)
+    found = decompose(vector, projection, config=DecompositionConfig(num_channels=CONCEPTS, geodesic=settings))
+    assert (found.kurtosis > 10).all()
+    tops = (found.directions[0] @ projection).topk(TOP, dim=1).indices // MEMBERS
+    assert sorted(tops.mode(dim=1).values.tolist()) == list(range(CONCEPTS)), "one channel for each concept"
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
 def test_a_channel_beyond_no_threshold_is_not_found_again(lookahead: int) -> None:
     concepts, _, projection = vocabulary()
     vector = concepts.sum(dim=0, keepdim=True)
