@@ -44,7 +44,7 @@ OPERATIONAL = (
     *("evidence.batch_windows", "evidence.memory", "evidence.store", "evidence.checkpoint_s"),
 )
 #: Raised when the same search finds other channels, or the same record holds something else.
-CHANNELS_VERSION = 2
+CHANNELS_VERSION = 3
 
 
 def identity(setup: Setup) -> dict[str, Any]:
