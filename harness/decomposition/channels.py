@@ -11,6 +11,9 @@ from harness.decomposition.config import DecompositionConfig
 from harness.decomposition.deflation import tail_mask, with_fresh_tokens
 from harness.decomposition.objective import CentralMoments, Objective, central_moments, z_scores
 
+# A direction of lower kurtosis, that of a Laplace distribution, shows no concept.
+_SPARSE = 3.0
+
 
 @dataclass(frozen=True)
 class Decomposition:
@@ -74,6 +77,7 @@ class Found:
         skewness: (n,) float64, likewise.
         loss: (n,) float64, with the token weights of the search.
         mask: (n, V) bool, the tokens that carry the channel.
+        new_concept: (n,) bool, the kurtosis is at least 3, and at least half of these tokens are of no earlier channel.
     """
 
     directions: Tensor
@@ -81,6 +85,7 @@ class Found:
     skewness: Tensor
     loss: Tensor
     mask: Tensor
+    new_concept: Tensor
 
     @classmethod
     def at(
@@ -109,7 +114,9 @@ class Found:
         moments, mask = carried(projected, config, base, masked)
         values = objective.weighted(projected, weights)
         loss = objective.combine(central_moments(*values).kurtosis, (directions * targets).sum(dim=-1))
-        return cls(directions, moments.kurtosis, moments.skewness, loss, mask)
+        new = mask if masked is None else mask & ~masked
+        new_concept = (moments.kurtosis >= _SPARSE) & (2 * new.sum(dim=-1) >= mask.sum(dim=-1))
+        return cls(directions, moments.kurtosis, moments.skewness, loss, mask, new_concept)
 
     def __getitem__(self, some: Tensor) -> Found:
         """Return the channels that ``some`` (n,), bool, selects."""

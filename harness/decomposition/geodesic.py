@@ -39,9 +39,8 @@ _COARSER_AHEAD = 10.0
 # Principal components that a start leaves out: at most one per this many dimensions, with at least this many times the
 # average variance. They are computed with these rounds and this number of additional directions.
 _WIDTH_PER_BULK, _BULK_VARIANCE, _BULK_ROUNDS, _OVERSAMPLED = 100, 5.0, 4, 8
-# Below this kurtosis, that of a Laplace distribution, a direction shows no concept. The search is then repeated, up to
-# so many times, from starts that lean towards one token each.
-_SPARSE, _REPEATED = 3.0, 8
+# A search without a new concept is repeated at most so many times, each time from a start that leans towards a token.
+_REPEATED = 8
 # A start shorter than this, of a unit vector, is not used.
 _SHORTEST_START = 0.1
 # Elements of a projection that are restarted at once even if they exceed an eighth of the slots.
@@ -222,7 +221,7 @@ class GeodesicSolver:
     def _complete(self, some: Tensor) -> None:
         """Write the best optimum as the channel, and assign the slot its next channel or vector, if any.
 
-        An optimum that shows no concept is written only after the last repeated search.
+        An optimum without a new concept is written only after the last repeated search.
         """
         slots, config, problem = self._slots, self._config, self._problem
         if len(some) == 0:
@@ -234,7 +233,9 @@ class GeodesicSolver:
             slots.best[some], slots.target[some], weights, self._objective, config, base=base, masked=masked
         )
         del weights, masked
-        final = (found.kurtosis >= _SPARSE) | (slots.stage[some] > 2 * self._settings.lookahead + _REPEATED)
+        final = found.new_concept | (slots.stage[some] > 2 * self._settings.lookahead + _REPEATED)
+        if not final.any():
+            return
         some, found = some[final], found[final]
         rows, targets, base = slots.row[some], slots.target[some], base if len(base) == 1 else base[final]
         lengths = problem.norms[rows] * slots.length[some]
@@ -262,7 +263,7 @@ class GeodesicSolver:
                 continue
             slots.row[slot] = row = self._waiting.pop(0)
             slots.target[slot], slots.length[slot] = problem.vectors[row], 1.0
-            slots.masked[slot], slots.channel[slot] = False, 0
+            slots.masked[slot], slots.channel[slot], slots.tried[slot] = False, 0, 0
 
     def _start(self, some: Tensor, points: Tensor) -> None:
         """Start searches at ``points``, with the token weights of the slots' stages."""
@@ -281,7 +282,8 @@ class GeodesicSolver:
         totals = weights.sum(dim=-1, keepdim=True)
         again = (stage > last).nonzero().squeeze(-1)
         if len(again):
-            points = points.index_copy(0, again, self._leaning(points[again], weights[again], stage[again] - last - 1))
+            points = points.index_copy(0, again, self._leaning(points[again], weights[again], slots.tried[some[again]]))
+            slots.tried[some[again]] += 1
         projections = centred(points @ self._vocabulary.projection, weights)
         moments = central_moments(projections, weights)
         by_token = kurtosis_gradient(projections, moments, totals.squeeze(-1)).mul_(weights)
@@ -302,14 +304,15 @@ class GeodesicSolver:
         return torch.where(lengths < _SHORTEST_START, targets, starts / lengths.clamp_min(_SHORTEST_START))
 
     def _leaning(self, points: Tensor, weights: Tensor, ranks: Tensor) -> Tensor:
-        """Return the points (n, d_model), moved halfway towards their top tokens of these ranks (n,), from 0.
+        """Return the points (n, d_model), moved halfway towards their tokens of these ranks (n,), from 0.
 
-        The tokens are those furthest out in the projection of the point, times their weight.
+        Tokens are ranked by how far out they are in the projection of the point, times their weight.
         """
         projection, bulk = self._vocabulary.projection, self._problem.bulk
         projected = centred(points @ projection, weights)
-        far = (projected.abs() * weights).topk(min(_REPEATED, weights.shape[1]), dim=-1).indices
-        token = far.gather(-1, ranks.clamp_max(far.shape[1] - 1).unsqueeze(-1))
+        ranks = ranks % weights.shape[1]
+        far = (projected.abs() * weights).topk(int(ranks.max()) + 1, dim=-1).indices
+        token = far.gather(-1, ranks.unsqueeze(-1))
         towards = projection[:, token.squeeze(-1)].T - weights @ projection.T / weights.sum(dim=-1, keepdim=True)
         towards = normalize(towards - (towards @ bulk) @ bulk.T, dim=-1)
         return normalize(points + towards * projected.gather(-1, token).sign(), dim=-1)
@@ -349,6 +352,7 @@ class _Slots:
         # 0: search from the vector; then lookahead with further masks (odd) and refinement without them (even);
         # beyond 2 * lookahead: from a start that leans towards a token
         self.stage = state(dtype=torch.int64)
+        self.tried = state(dtype=torch.int64)  # tokens towards which searches for the vector leant
         self.target = state(width)  # unit: the vector, or its remainder after subtraction
         self.length = state(1, value=1)  # of the remainder as a share of the vector's length
         self.masked = state(tokens, dtype=torch.bool)  # tokens of the channels so far
