@@ -85,16 +85,21 @@ def test_a_far_cluster_of_unused_tokens_does_not_stall_the_search() -> None:
 
 
 @pytest.mark.parametrize("lookahead", [0, 1])
-def test_concepts_are_found_beside_a_direction_without_one(lookahead: int) -> None:
-    """All tokens differ along a direction with a large share of the vector, to which the plain search leads."""
+@pytest.mark.parametrize("beside", ["a direction without a concept", "a strong concept"])
+def test_concepts_are_found_beside(beside: str, lookahead: int) -> None:
+    """A plain search ends at a direction along which all tokens differ, or again and again at the strongest concept."""
     concepts, shared, projection = vocabulary()
     members, generator = torch.arange(CONCEPTS * MEMBERS), torch.Generator().manual_seed(0)
     projection[:, members] += 0.7 * concepts[members // MEMBERS].T
-    projection += torch.logit(torch.rand(TOKENS, generator=generator)) * shared.unsqueeze(1)
+    if beside == "a strong concept":
+        projection[:, :MEMBERS] += 0.3 * concepts[:1].T
+        known = 0.1 * concepts.sum(dim=0) + 0.3 * concepts[0]
+    else:
+        projection += torch.logit(torch.rand(TOKENS, generator=generator)) * shared.unsqueeze(1)
+        assert float(kurtosis(shared @ projection)) < 2
+        known = 0.2 * concepts.sum(dim=0) + 0.5 * shared
     rest = torch.randn(D_MODEL, generator=generator)
-    rest = normalize(rest - (rest @ concepts.T) @ concepts, dim=0)
-    vector = (rest + 0.5 * shared + 0.2 * concepts.sum(dim=0)).unsqueeze(0)
-    assert float(kurtosis(shared @ projection)) < 2
+    vector = (normalize(rest - (rest @ concepts.T) @ concepts, dim=0) + known).unsqueeze(0)
     settings = GeodesicConfig(lookahead=lookahead)
     found = decompose(vector, projection, config=DecompositionConfig(num_channels=CONCEPTS, geodesic=settings))
     assert (found.kurtosis > 10).all()

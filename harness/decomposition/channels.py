@@ -122,6 +122,10 @@ class Found:
         """Return the channels that ``some`` (n,), bool, selects."""
         return Found(*(getattr(self, field.name)[some] for field in fields(self)))
 
+    def followed_by(self, other: Found) -> Found:
+        """Return these channels and then those of ``other``."""
+        return Found(*(torch.cat([getattr(one, field.name) for one in (self, other)]) for field in fields(self)))
+
     def write(
         self, into: Decomposition, rows: Tensor, channels: Tensor, vectors: Tensor, lengths: Tensor, steps: Tensor
     ) -> None:

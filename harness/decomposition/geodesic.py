@@ -219,25 +219,23 @@ class GeodesicSolver:
         slots.masked_ahead[some] = masked | mask
 
     def _complete(self, some: Tensor) -> None:
-        """Write the best optimum as the channel, and assign the slot its next channel or vector, if any.
+        """Write channels, and assign their slots their next channel or vector, if any.
 
-        An optimum without a new concept is written only after the last repeated search.
+        The channel is the best optimum if it shows a new concept, else that of the first repeated search that does. If
+        none does, it is the best optimum.
         """
         slots, config, problem = self._slots, self._config, self._problem
         if len(some) == 0:
             return
-        base = self._base_weights(slots.row[some])
-        weights = deflate(base, slots.masked[some], config.masked_token_weight)
-        masked = slots.masked[some] if config.deflation == "mask" else None
-        found = Found.at(
-            slots.best[some], slots.target[some], weights, self._objective, config, base=base, masked=masked
-        )
-        del weights, masked
-        final = found.new_concept | (slots.stage[some] > 2 * self._settings.lookahead + _REPEATED)
-        if not final.any():
+        repeated = slots.stage[some] - 2 * self._settings.lookahead - 1
+        found = self._measured(some, torch.where((repeated > 0).unsqueeze(-1), slots.found[some], slots.best[some]))
+        given_up = ~found.new_concept & (repeated == _REPEATED)
+        some, rest = torch.cat([some[found.new_concept], some[given_up]]), some[given_up]
+        if len(some) == 0:
             return
-        some, found = some[final], found[final]
-        rows, targets, base = slots.row[some], slots.target[some], base if len(base) == 1 else base[final]
+        found = found[found.new_concept].followed_by(self._measured(rest, slots.best[rest]))
+        rows, targets = slots.row[some], slots.target[some]
+        base = self._base_weights(rows)
         lengths = problem.norms[rows] * slots.length[some]
         found.write(self._results, rows, slots.channel[some], problem.vectors[rows], lengths, slots.steps[some])
         if config.deflation == "mask":
@@ -264,6 +262,13 @@ class GeodesicSolver:
             slots.row[slot] = row = self._waiting.pop(0)
             slots.target[slot], slots.length[slot] = problem.vectors[row], 1.0
             slots.masked[slot], slots.channel[slot], slots.tried[slot] = False, 0, 0
+
+    def _measured(self, some: Tensor, directions: Tensor) -> Found:
+        """Return directions (n, d_model) as channels of the slots ``some`` (n,)."""
+        slots, config, base = self._slots, self._config, self._base_weights(self._slots.row[some])
+        weights = deflate(base, slots.masked[some], config.masked_token_weight)
+        masked = slots.masked[some] if config.deflation == "mask" else None
+        return Found.at(directions, slots.target[some], weights, self._objective, config, base=base, masked=masked)
 
     def _start(self, some: Tensor, points: Tensor) -> None:
         """Start searches at ``points``, with the token weights of the slots' stages."""

@@ -35,7 +35,7 @@ def decompose(
     A channel is a direction near the vector, of the vector's norm, whose projection on the vocabulary is sparse. After
     each channel the tokens that carry it lose their weight for that vector, so the next channel lies elsewhere.
     The geodesic solver repeats a search that ends below a kurtosis of 3, or mostly in tokens of earlier channels, from
-    up to eight starts near other tokens. The channel is the optimum of lowest loss.
+    up to eight starts near other tokens.
 
     Equal inputs give equal results. With the geodesic solver a vector's channels depend neither on the other vectors of
     the call nor on how many are searched in parallel, beyond the rounding of matrix products. In rare cases that
