@@ -378,7 +378,9 @@ def test_a_model_that_never_saw_parts_of_its_vocabulary(tmp_path: Path, tied: bo
     assert int(never.sum()) > 150
     assert (found & never).sum() >= 0.95 * (never.sum() - len(plain.unused_token_ids))
     assert (found & often).sum() <= 0.001 * often.sum()
-    assert max(shares["with"]) <= 0.01 < max(shares["without"]), shares
+    assert max(shares["with"]) <= 0.01, shares
+    if not tied:  # where tied, a channel of these tokens has a low kurtosis, and the repeated search finds another
+        assert max(shares["without"]) > 0.01, shares
 
 
 def test_tokens_that_have_hardly_left_the_point_where_all_untrained_ones_are() -> None:
