@@ -323,6 +323,7 @@ def test_a_custom_executor_gets_each_projection_once(
     few = (
         "neurons.per_layer=8",
         "decomposition.num_channels=1",
+        "decomposition.geodesic.max_steps=3",  # longer searches can end apart, by rounding alone
         "subject.projection=by_layer",
         "subject.embedding_layers=1",
     )  # layer 0 through W_E, layers 1 and 2 through W_U
