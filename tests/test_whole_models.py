@@ -395,7 +395,7 @@ def test_an_unreachable_cluster_is_reported_in_one_line(llama: Path, tmp_path: P
 
 
 #: Blocks that take long enough to be killed in the middle.
-SLOWLY = ("decomposition.geodesic.patience=60", "decomposition.geodesic.max_steps=60")
+SLOWLY = ("decomposition.geodesic.patience=10", "decomposition.geodesic.max_steps=10")  # nine searches a channel
 
 
 def descendants(pid: int) -> dict[int, str]:
