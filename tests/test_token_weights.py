@@ -349,7 +349,11 @@ def patient(folder: Path, *, tied: bool, steps: int, seed: int = 0) -> Patient:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_a_model_that_never_saw_parts_of_its_vocabulary(tmp_path: Path, tied: bool) -> None:
+def test_a_model_that_never_saw_parts_of_its_vocabulary(
+    tmp_path: Path, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Repeated searches avoid the glitch tokens of the tied model even without detection.
+    monkeypatch.setattr("harness.decomposition.geodesic._REPEATED", 0)
     made = patient(tmp_path / "patient", tied=tied, steps=400 if tied else 700)  # glitch tokens show later where untied
     subject = Subject("patient", [str(made.folder)])
     plain = Subject("patient", [str(made.folder)], token_weighting={"detect": []})
@@ -378,9 +382,7 @@ def test_a_model_that_never_saw_parts_of_its_vocabulary(tmp_path: Path, tied: bo
     assert int(never.sum()) > 150
     assert (found & never).sum() >= 0.95 * (never.sum() - len(plain.unused_token_ids))
     assert (found & often).sum() <= 0.001 * often.sum()
-    assert max(shares["with"]) <= 0.01, shares
-    if not tied:  # where tied, a channel of these tokens has a low kurtosis, and the repeated search finds another
-        assert max(shares["without"]) > 0.01, shares
+    assert max(shares["with"]) <= 0.01 < max(shares["without"]), shares
 
 
 def test_tokens_that_have_hardly_left_the_point_where_all_untrained_ones_are() -> None:

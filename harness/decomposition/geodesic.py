@@ -39,7 +39,7 @@ _COARSER_AHEAD = 10.0
 # Principal components that a start leaves out: at most one per this many dimensions, with at least this many times the
 # average variance. They are computed with these rounds and this number of additional directions.
 _WIDTH_PER_BULK, _BULK_VARIANCE, _BULK_ROUNDS, _OVERSAMPLED = 100, 5.0, 4, 8
-# A search without a new concept is repeated at most so many times, each time from a start that leans towards a token.
+# Maximum number of repeated searches for a channel. Each starts near another token.
 _REPEATED = 8
 # A start shorter than this, of a unit vector, is not used.
 _SHORTEST_START = 0.1
@@ -137,7 +137,7 @@ class GeodesicSolver:
         slots.row.copy_(rows)
         slots.target.copy_(self._problem.vectors[rows])
         for some in torch.split(torch.arange(slots.count, device=rows.device), self._restarted_at_once):
-            self._start(some, self._starts(slots.target[some]))
+            self._start(some, self._without_bulk(slots.target[some]))
         step = 0
         while slots.count:
             step += 1
@@ -203,7 +203,7 @@ class GeodesicSolver:
         going_on = ended[slots.idle[ended] >= 0]
         stage = slots.stage[going_on]
         from_found = (stage % 2 == 0) & (stage > 0) & (stage <= 2 * ahead)
-        starts = self._starts(slots.target[going_on])
+        starts = self._without_bulk(slots.target[going_on])
         self._start(going_on, torch.where(from_found.unsqueeze(-1), slots.found[going_on], starts))
 
     def _extend_mask_ahead(self, some: Tensor) -> None:
@@ -301,25 +301,25 @@ class GeodesicSolver:
         slots.point[some], slots.gradient[some], slots.heading[some] = points, gradients, -gradients
         slots.idle[some], slots.age[some], slots.ended[some] = 0, 0, False
 
-    def _starts(self, targets: Tensor) -> Tensor:
-        """Return where the searches for ``targets`` (n, d_model) start: the targets less their bulk components."""
+    def _without_bulk(self, directions: Tensor) -> Tensor:
+        """Return unit directions (n, d_model) less their bulk components, normalised; unchanged if little remains."""
         bulk = self._problem.bulk
-        starts = targets - (targets @ bulk) @ bulk.T
-        lengths = starts.norm(dim=-1, keepdim=True)
-        return torch.where(lengths < _SHORTEST_START, targets, starts / lengths.clamp_min(_SHORTEST_START))
+        rest = directions - (directions @ bulk) @ bulk.T
+        lengths = rest.norm(dim=-1, keepdim=True)
+        return torch.where(lengths < _SHORTEST_START, directions, rest / lengths.clamp_min(_SHORTEST_START))
 
     def _leaning(self, points: Tensor, weights: Tensor, ranks: Tensor) -> Tensor:
         """Return the points (n, d_model), moved halfway towards their tokens of these ranks (n,), from 0.
 
         Tokens are ranked by how far out they are in the projection of the point, times their weight.
         """
-        projection, bulk = self._vocabulary.projection, self._problem.bulk
+        projection = self._vocabulary.projection
         projected = centred(points @ projection, weights)
         ranks = ranks % weights.shape[1]
         far = (projected.abs() * weights).topk(int(ranks.max()) + 1, dim=-1).indices
         token = far.gather(-1, ranks.unsqueeze(-1))
         towards = projection[:, token.squeeze(-1)].T - weights @ projection.T / weights.sum(dim=-1, keepdim=True)
-        towards = normalize(towards - (towards @ bulk) @ bulk.T, dim=-1)
+        towards = self._without_bulk(normalize(towards, dim=-1))
         return normalize(points + towards * projected.gather(-1, token).sign(), dim=-1)
 
     def _base_weights(self, rows: Tensor) -> Tensor:

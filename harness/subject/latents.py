@@ -305,7 +305,7 @@ class Encoder:
         normalisation: ``normalize_activations`` of SAELens.
         scales_out: whether what is written is scaled to the hidden state.
         top: how many of all latents are active, and the indices of the n latents; None without such a limit.
-        gain: (d_model,) weight of the norm by which hidden states are divided first, or None to read them unchanged.
+        gain: (d_model,), the norm's weight. Hidden states are divided by it before encoding; None: no division.
     """
 
     columns: Tensor
