@@ -132,7 +132,7 @@ def test_a_whole_model_is_decomposed_without_text_describers_or_judges(
     # The end of the output: a table and the path of the report.
     *table, report = out.strip().splitlines()
     assert any(line.split("│")[1:5] == [" all   ", " all  ", "     576 ", "      576 "] for line in table), out
-    assert "decompose: 576 of 576 vectors in " in err
+    assert "decompose: 576 of 576 channels in " in err
     assert report == str(folder.report)
     page = folder.report.read_text()
     assert "576 weight vectors (gate, in and out) of 192 neurons of tiny-llama (layers 0 to 2)" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -45,6 +46,11 @@ class Decomposition:
         measures = [vectors.new_zeros(count, num_channels) for _ in range(4)]
         counts = [vectors.new_zeros(count, num_channels, dtype=torch.int64) for _ in range(2)]
         return cls(vectors.new_zeros(count, num_channels, width), *measures, *counts)
+
+    def split(self, sizes: Sequence[int]) -> list[Decomposition]:
+        """Return the channels of successive groups of these sizes, which add up to N."""
+        parts = (getattr(self, field.name).split(sizes) for field in fields(self))
+        return [Decomposition(*part) for part in zip(*parts, strict=True)]
 
 
 def carried(

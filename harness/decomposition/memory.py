@@ -18,6 +18,8 @@ T = TypeVar("T")
 _MOST_SLOTS = {"cpu": 64, "cuda": 2048}
 _SHARE_OF_FREE_MEMORY = 0.8
 _CPU_BUDGET = 2**30
+# How often the vectors of a long call fill the slots: few slots are then empty when the last searches end.
+_FILLS = 8
 # Share of a block's memory that the returned channels may take.
 _SHARE_RETURNED = 0.125
 # Floating-point rows of V in memory: for one slot (projections of point and tangent, token weights), for each slot that
@@ -81,18 +83,26 @@ def slots_within(
 
 
 def vectors_within(
-    budget: int, d_model: int, tokens: int, element_bytes: int, config: DecompositionConfig, device: torch.device
+    budget: int,
+    d_model: int,
+    tokens: int,
+    element_bytes: int,
+    config: DecompositionConfig,
+    device: torch.device,
+    *,
+    once: bool = False,
 ) -> int:
     """Return how many vectors a long run should pass to one call of ``decompose``.
 
-    Enough to keep the slots of the geodesic solver busy, few enough for the channels to fit in memory as well.
+    Enough to fill the slots of the geodesic solver several times (``once``: once), few enough for the channels to fit
+    in memory as well.
     """
     each = bytes_returned(1, d_model, config.num_channels, element_bytes)
     if config.solver == "adamw":
         return max(1, int(budget / (_ROWS_PER_VECTOR_OF_ADAMW * tokens * element_bytes + each)))
     rest = int(budget * (1 - _SHARE_RETURNED))
     slots = slots_within(rest, device, d_model, tokens, element_bytes, config)
-    return max(1, min(8 * slots, int(budget * _SHARE_RETURNED / each)))
+    return max(1, min(slots if once else _FILLS * slots, int(budget * _SHARE_RETURNED / each)))
 
 
 def check_adamw_fits(budget: int, vectors: int, tokens: int, element_bytes: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from harness.decomposition import DecompositionConfig
 from harness.errors import HarnessError
 from harness.folder import ELSEWHERE, RunFolder
 from harness.records import Channel, Neuron, VectorKind, VectorSummary, from_json, to_json
@@ -21,7 +23,7 @@ from harness.run.channel_store import ChannelStore
 from harness.run.executor import Shared
 from harness.run.progress import progress
 from harness.run.setup import Setup
-from harness.run.worker import HISTOGRAM_BINS, Block, BlockResult, BlockTask, Projected, decompose_block
+from harness.run.worker import HISTOGRAM_BINS, Block, BlockResult, BlockTask, Projected, decompose_task, listeners
 from harness.subject import Subject
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ def pending_vectors(setup: Setup, folder: RunFolder) -> list[Block]:
     """Return the vectors that are not decomposed yet, as one large block for each layer and vector kind.
 
     Empty if the run compares describers and none of them reads channels. A vector counts as done in whatever block it
-    was decomposed. Blocks with the same projection are neighbours.
+    was decomposed. Blocks with the same projection are neighbours, and among them those with the same settings.
     """
     if setup.compares and not any(describer.needs_channels for describer in setup.describers.values()):
         return []
@@ -44,7 +46,7 @@ def pending_vectors(setup: Setup, folder: RunFolder) -> list[Block]:
             if (neuron, kind) not in done:
                 groups[neuron.layer, kind].append(neuron)
     ordered = [Block(tuple(neurons), kind) for (_, kind), neurons in groups.items()]
-    return sorted(ordered, key=lambda group: setup.subject.projection_name(group.layer))
+    return sorted(ordered, key=lambda group: (setup.subject.projection_name(group.layer), repr(_config(setup, group))))
 
 
 def check_weights(setup: Setup, pending: Sequence[Block]) -> None:
@@ -65,7 +67,7 @@ def check_weights(setup: Setup, pending: Sequence[Block]) -> None:
             )
     for group in pending:
         setup.subject.token_weights(group.layer)
-        _block_size(setup, group)
+        _block_size(setup, group, joined=False)
 
 
 def check_space(setup: Setup, folder: RunFolder, pending: Sequence[Block]) -> None:
@@ -91,9 +93,7 @@ def bytes_kept(setup: Setup, pending: Sequence[Block]) -> int:
     bytes_each = {"none": 0, "bfloat16": 2, "float32": 4}[setup.storage.directions] * setup.subject.d_model
     # A scored token takes about 5 bytes and a count 2, as measured on parquet files of MiniLM.
     bytes_each += 10 * setup.storage.top_tokens + 2 * HISTOGRAM_BINS * setup.storage.histograms
-    return bytes_each * sum(
-        len(group.neurons) * setup.decomposition.config(group.layer, group.kind).num_channels for group in pending
-    )
+    return bytes_each * sum(len(group.neurons) * _config(setup, group).num_channels for group in pending)
 
 
 def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
@@ -113,14 +113,29 @@ def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], 
 
 
 def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
-    texts = _vocabulary_texts(setup.subject)
-    with progress("decompose", sum(len(group.neurons) for group in pending), "vectors") as advance:
-        for result in setup.executor.map(decompose_block, _tasks(setup, pending)):
-            vectors = _record_table(result.block, result.vectors, VectorSummary, texts)
-            channels = _record_table(result.block, result.channels, Channel, texts)
-            folder.write_block(result.block.name, vectors, channels, result.directions)
-            store.save(folder, result.block.name)
-            advance(len(result.block.neurons))
+    texts, shown = _vocabulary_texts(setup.subject), 0
+    total = sum(len(group.neurons) * _config(setup, group).num_channels for group in pending)
+    with progress("decompose", total, "channels") as advance:
+
+        def show(channels: int) -> None:
+            nonlocal shown
+            shown += channels
+            advance(channels)
+
+        listeners.append(show)
+        try:
+            finished = 0
+            for results in setup.executor.map(decompose_task, _tasks(setup, pending)):
+                for result in results:
+                    vectors = _record_table(result.block, result.vectors, VectorSummary, texts)
+                    channels = _record_table(result.block, result.channels, Channel, texts)
+                    folder.write_block(result.block.name, vectors, channels, result.directions)
+                    store.save(folder, result.block.name)
+                    finished += len(channels)
+                if finished > shown:  # found in another process
+                    show(finished - shown)
+        finally:
+            listeners.remove(show)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # an LLM may need the accelerator next
 
@@ -130,22 +145,56 @@ def _tasks(setup: Setup, pending: Sequence[Block]) -> Iterator[BlockTask]:
     subject, name = setup.subject, ""
     vocabulary: Shared | None = None
     hidden = torch.tensor(sorted(subject.unused_token_ids), dtype=torch.int64)
+    for joined in _joined(setup, pending):
+        blocks, vectors = zip(*joined, strict=True)
+        layer = blocks[0].layer
+        if vocabulary is None or subject.projection_name(layer) != name:
+            name, vocabulary = subject.projection_name(layer), None
+            vocabulary = setup.executor.share(subject.projection(layer), subject.token_weights(layer), hidden)
+        # Concatenated also if it is one block, because a slice would be pickled together with the whole tensor.
+        config, memory = _config(setup, blocks[0]), setup.executor.memory_bytes
+        yield BlockTask(blocks, torch.cat(vectors), vocabulary, config, setup.storage, memory)
+
+
+def _joined(setup: Setup, pending: Sequence[Block]) -> Iterator[list[tuple[Block, Tensor]]]:
+    """Yield the blocks, with their vectors, that are decomposed in one call.
+
+    Small blocks of one projection and the same settings are joined, because a step of the solver costs about as much
+    for one vector as for some. There remain tasks for all workers. With other solvers than the default one, channels
+    may depend on the other vectors of the call, so their blocks are not joined.
+    """
+    most = math.ceil(sum(len(group.neurons) for group in pending) / setup.executor.workers)
+    joined: list[tuple[Block, Tensor]] = []
     for part, vectors in _read(setup, pending):
-        if vocabulary is None or subject.projection_name(part.layer) != name:
-            name, vocabulary = subject.projection_name(part.layer), None
-            weights = subject.token_weights(part.layer)
-            vocabulary = setup.executor.share(subject.projection(part.layer), weights, hidden)
-        config, size = setup.decomposition.config(part.layer, part.kind), _block_size(setup, part)
+        size = _block_size(setup, part, joined=False)
         for start in range(0, len(part.neurons), size):
             block = Block(part.neurons[start : start + size], part.kind)
-            # A copy, because a slice would be pickled together with the whole tensor.
-            own = vectors[start : start + size].clone()
-            yield BlockTask(block, own, vocabulary, config, setup.storage, setup.executor.memory_bytes)
+            if joined and not _fits(setup, [each for each, _ in joined], block, most):
+                yield joined
+                joined = []
+            joined.append((block, vectors[start : start + size]))
+    if joined:
+        yield joined
 
 
-def _block_size(setup: Setup, group: Block) -> int:
-    config = setup.decomposition.config(group.layer, group.kind)
-    return setup.executor.block_size(setup.subject.d_model, setup.subject.vocab_size, config)
+def _fits(setup: Setup, joined: Sequence[Block], block: Block, most: int) -> bool:
+    """Return whether a block can be joined to others, as far as there are no more than ``most`` vectors in one task."""
+    name, config = setup.subject.projection_name, _config(setup, block)
+    count = sum(len(each.neurons) for each in (*joined, block))
+    return (
+        config.solver == "geodesic"
+        and (name(joined[0].layer), _config(setup, joined[0])) == (name(block.layer), config)
+        and count <= min(most, _block_size(setup, block, joined=True))
+    )
+
+
+def _config(setup: Setup, group: Block) -> DecompositionConfig:
+    return setup.decomposition.config(group.layer, group.kind)
+
+
+def _block_size(setup: Setup, group: Block, *, joined: bool) -> int:
+    subject = setup.subject
+    return setup.executor.block_size(subject.d_model, subject.vocab_size, _config(setup, group), joined=joined)
 
 
 def _read(setup: Setup, pending: Sequence[Block]) -> Iterator[tuple[Block, Tensor]]:

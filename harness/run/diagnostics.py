@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,9 @@ import torch
 from torch import Tensor
 
 from harness.decomposition import (
-    Decomposition,
     DecompositionConfig,
     ablation,
     consistency,
-    decompose,
     kurtosis,
     random_vectors,
     reconstruction,
@@ -30,20 +30,22 @@ from harness.folder import RunFolder, write_table
 from harness.records import AblatedChannels, Channel, Neuron, RandomVector, Restart, TextAblation, VectorKind
 from harness.run.channel_store import ChannelStore
 from harness.run.decompose import channels_of
-from harness.run.executor import Kept
+from harness.run.pool import Pool, Wanted
 from harness.run.progress import progress
 from harness.run.rounding import rounded
 from harness.run.sections import DiagnosticsConfig
 from harness.run.setup import Setup
 from harness.run.text_ablation import CHANNELS, Arms, HeldOutText, text_ablation
-from harness.run.worker import Block, BlockTask, decompose_block
+from harness.run.worker import Block, reduced
 from harness.seeds import derive_rng, derive_seed
-from harness.subject import lacks_head
+from harness.subject import Subject, lacks_head
 
 #: The measurement that finds the channels of random vectors in place of the neurons.
 REPLACEMENTS = "replacements"
 #: The measurement on the run's text. Runs do not share it, because they may have other text.
 ON_TEXT = "text_ablations"
+#: Yields the records of a measurement, once its pool has decomposed the vectors.
+Records = Callable[[], Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,38 @@ def measure_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore) ->
                 on_text[group.layer].update(group.text_ablated)
         text = HeldOutText(setup, {layer: sorted(neurons) for layer, neurons in on_text.items()})
         try:
-            with progress("diagnostics", len(pending), "measurements") as advance:
-                for path, (group, name) in pending.items():
-                    write_table(path, _MEASUREMENTS[name](_Measuring(setup, group, folder, text)))
-                    if name != ON_TEXT:
-                        store.save_file(path)
-                    advance(1)
+            for pool, batch in _batches(setup, folder, pending, text):
+                pool.decompose()
+                with progress("diagnostics", len(batch), "measurements") as advance:
+                    for path, records in batch.items():
+                        write_table(path, records())
+                        if pending[path][1] != ON_TEXT:
+                            store.save_file(path)
+                        advance(1)
         finally:
             text.close()
+
+
+def _batches(
+    setup: Setup, folder: RunFolder, pending: Mapping[Path, tuple[Group, str]], text: HeldOutText
+) -> Iterator[tuple[Pool, dict[Path, Records]]]:
+    """Yield measurements that share a projection and calls of the solver: a pool, and the records of each file."""
+    subject, executor = setup.subject, setup.executor
+
+    def projection_name(item: tuple[Path, tuple[Group, str]]) -> str:
+        return subject.projection_name(item[1][0].layer)
+
+    for _, same in groupby(sorted(pending.items(), key=projection_name), key=projection_name):
+        jobs = list(same)
+        vocabulary = _Vocabulary(subject, jobs[0][1][0].layer, executor.device)
+        pool, batch = vocabulary.pool(executor.memory_bytes), dict[Path, Records]()
+        for path, (group, name) in jobs:
+            most = executor.block_size(subject.d_model, subject.vocab_size, group.config, joined=True)
+            if pool.vectors >= most:
+                yield pool, batch
+                pool, batch = vocabulary.pool(executor.memory_bytes), {}
+            batch[path] = _MEASUREMENTS[name](_Measuring(setup, group, folder, text, vocabulary, pool))
+        yield pool, batch
 
 
 def pending_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore | None) -> list[tuple[Group, str]]:
@@ -174,17 +200,31 @@ def _on_text(setup: Setup, layer: int, kind: VectorKind, known: Sequence[Neuron]
     return tuple(sorted(order[: setup.diagnostics.text_ablated]))
 
 
+class _Vocabulary:
+    """What the measurements of layers with the same projection share, on one device."""
+
+    def __init__(self, subject: Subject, layer: int, device: str) -> None:
+        self.projection = subject.projection(layer).to(device)
+        self.weights = subject.token_weights(layer).to(device)
+        #: Ids of the tokens that are no text that the model has seen in training.
+        self.hidden = torch.tensor(sorted(subject.unused_token_ids), dtype=torch.int64, device=device)
+        #: The other tokens, (V,) bool.
+        self.used = torch.ones(self.projection.shape[1], dtype=torch.bool, device=device)
+        self.used[self.hidden] = False
+
+    def pool(self, memory: int | None) -> Pool:
+        return Pool(self.projection, self.weights, memory)
+
+
 class _Measuring:
     """What the measurements of a group share."""
 
-    def __init__(self, setup: Setup, group: Group, folder: RunFolder, text: HeldOutText) -> None:
+    def __init__(
+        self, setup: Setup, group: Group, folder: RunFolder, text: HeldOutText, vocabulary: _Vocabulary, pool: Pool
+    ) -> None:
         self.group, self.folder, self.subject, self.text = group, folder, setup.subject, text
-        self.device, self.memory, self.storage = setup.executor.device, setup.executor.memory_bytes, setup.storage
-        self.projection = self.subject.projection(group.layer).to(self.device)
-        self.weights = self.subject.token_weights(group.layer).to(self.device)
-        #: Which tokens are text that the model has seen in training, (V,) bool.
-        self.used = torch.ones(self.projection.shape[1], dtype=torch.bool, device=self.device)
-        self.used[sorted(self.subject.unused_token_ids)] = False
+        self.device, self.storage, self.vocabulary, self.pool = setup.executor.device, setup.storage, vocabulary, pool
+        self.projection, self.used = vocabulary.projection, vocabulary.used
         self.top_tokens = min(group.diagnostics.top_tokens, int(self.used.sum()))
 
     def vectors(self, neurons: Sequence[Neuron]) -> Tensor:
@@ -199,25 +239,30 @@ class _Measuring:
             found = [keys[row][0] for row in rows]
             yield found, self.vectors(found).to(self.device), directions[rows].float().to(self.device)
 
-    def decompose(self, vectors: Tensor, **changes: Any) -> Decomposition:
-        config = dataclasses.replace(self.group.config, **changes)
-        return decompose(vectors, self.projection, token_weights=self.weights, config=config, memory_budget=self.memory)
+    def wanted(self, vectors: Tensor, **changes: Any) -> Wanted:
+        """Want the channels of vectors (N, d_model), with the run's settings but for changes."""
+        return self.pool.want(vectors.to(self.device), dataclasses.replace(self.group.config, **changes))
 
 
-def _restarts(given: _Measuring) -> Iterator[Restart]:
+def _restarts(given: _Measuring) -> Records:
     """Decompose the sample as the run did and from other starting points, and compare the channels."""
-    group, vectors = given.group, given.vectors(given.group.sample).to(given.device)
+    group, vectors = given.group, given.vectors(given.group.sample)
     # Not read from the run's files: these may not hold the directions, or hold them in bfloat16.
-    first = given.decompose(vectors).directions
+    first = given.wanted(vectors)
     geodesic = dataclasses.replace(group.config.geodesic, jitter=group.diagnostics.jitter)
-    for restart in range(1, group.diagnostics.restarts + 1):
-        # The seed alone moves the start of adamw; the geodesic solver also needs jitter.
-        seed = derive_seed(group.config.seed, "restart", restart)
-        second = given.decompose(vectors, seed=seed, geodesic=geodesic).directions
-        found = consistency(first, second, given.projection, top_tokens=given.top_tokens, tokens=given.used)
-        for row, neuron in enumerate(group.sample):
-            cosine, jaccard = rounded(found.cosine[row]), rounded(found.jaccard[row])
-            yield Restart(neuron, group.kind, restart, cosine, jaccard, rounded(found.apart[row], undefined=True))
+    # The seed alone moves the start of adamw; the geodesic solver also needs jitter.
+    seeds = [derive_seed(group.config.seed, "restart", restart + 1) for restart in range(group.diagnostics.restarts)]
+    again = [given.wanted(vectors, seed=seed, geodesic=geodesic) for seed in seeds]
+
+    def records() -> Iterator[Restart]:
+        for restart, second in enumerate(again, start=1):
+            both = first.channels.directions, second.channels.directions
+            found = consistency(*both, given.projection, top_tokens=given.top_tokens, tokens=given.used)
+            for row, neuron in enumerate(group.sample):
+                cosine, jaccard = rounded(found.cosine[row]), rounded(found.jaccard[row])
+                yield Restart(neuron, group.kind, restart, cosine, jaccard, rounded(found.apart[row], undefined=True))
+
+    return records
 
 
 def _ablations(given: _Measuring) -> Iterator[AblatedChannels]:
@@ -248,7 +293,7 @@ def _text_ablations(given: _Measuring) -> Iterator[TextAblation]:
             yield text_ablation(given.text, neuron, group.kind, vector, arms)
 
 
-def _random(given: _Measuring) -> Iterator[RandomVector]:
+def _random(given: _Measuring) -> Records:
     """Decompose random vectors with the run's settings.
 
     They share mean and covariance with the layer's vectors, or with a sample of those of a large layer.
@@ -260,40 +305,56 @@ def _random(given: _Measuring) -> Iterator[RandomVector]:
         seed=derive_seed(group.config.seed, "random vectors", group.layer, group.kind),
         covariance=options.random == "covariance",
     ).to(given.device)
-    found = given.decompose(vectors, num_channels=min(options.random_channels, group.config.num_channels))
-    measured = [found.kurtosis, found.cosine, found.loss, reconstruction(vectors, found.directions)]
-    maybe_undefined: list[Tensor] = []  # where a vector does not respond to the tokens
-    if options.ablated:
-        removed = ablation(vectors, found.directions, given.projection, top_tokens=given.top_tokens, tokens=given.used)
-        maybe_undefined.append(removed.faithful)
-        if found.directions.shape[1] == group.config.num_channels:
-            maybe_undefined.append(removed.complete)
-    counted = group.config.counted(given.weights)
-    for row, vector in enumerate(vectors):
-        own = rounded(kurtosis(vector @ given.projection, counted))
-        values = [rounded(each[row]) for each in measured]
-        values += [rounded(each[row], undefined=True) for each in maybe_undefined]
-        yield RandomVector(group.layer, group.kind, row, own, *values)
+    wanted = given.wanted(vectors, num_channels=min(options.random_channels, group.config.num_channels))
+
+    def records() -> Iterator[RandomVector]:
+        found, projection = wanted.channels, given.projection
+        measured = [found.kurtosis, found.cosine, found.loss, reconstruction(vectors, found.directions)]
+        maybe_undefined: list[Tensor] = []  # where a vector does not respond to the tokens
+        if options.ablated:
+            removed = ablation(vectors, found.directions, projection, top_tokens=given.top_tokens, tokens=given.used)
+            maybe_undefined.append(removed.faithful)
+            if found.directions.shape[1] == group.config.num_channels:
+                maybe_undefined.append(removed.complete)
+        counted = group.config.counted(given.vocabulary.weights)
+        for row, vector in enumerate(vectors):
+            own = rounded(kurtosis(vector @ projection, counted))
+            values = [rounded(each[row]) for each in measured]
+            values += [rounded(each[row], undefined=True) for each in maybe_undefined]
+            yield RandomVector(group.layer, group.kind, row, own, *values)
+
+    return records
 
 
-def _replacements(given: _Measuring) -> Iterator[Channel]:
+def _replacements(given: _Measuring) -> Records:
     """Decompose a random vector in place of each neuron's, with the mean and covariance of the layer's vectors."""
-    group, subject, hidden = given.group, given.subject, torch.tensor(sorted(given.subject.unused_token_ids))
+    group, subject, vocabulary = given.group, given.subject, given.vocabulary
     population = subject.sample_vectors(group.layer, group.kind, group.config.seed)
     drawn = [
         random_vectors(population, 1, seed=derive_seed(group.config.seed, "replacement", neuron, group.kind))
         for neuron in group.replaced
     ]
-    vocabulary = Kept((given.projection, subject.token_weights(group.layer), hidden))
-    block = Block(group.replaced, group.kind)
-    task = BlockTask(block, torch.cat(drawn), vocabulary, group.config, given.storage, given.memory)
-    return channels_of(decompose_block(task, given.device), subject)
+    wanted = given.wanted(torch.cat(drawn))
+
+    def records() -> Iterator[Channel]:
+        tensors = vocabulary.projection, vocabulary.weights, vocabulary.hidden
+        block = Block(group.replaced, group.kind)
+        result = reduced(block, wanted.vectors, wanted.channels, tensors, group.config, given.storage)
+        return channels_of(result, subject)
+
+    return records
 
 
-_MEASUREMENTS: dict[str, Callable[[_Measuring], Iterator[Any]]] = {
+def _at_once(records: Callable[[_Measuring], Iterator[Any]]) -> Callable[[_Measuring], Records]:
+    """Return a measurement that decomposes nothing."""
+    return lambda given: partial(records, given)
+
+
+#: What starts each measurement: it tells the pool what to decompose.
+_MEASUREMENTS: dict[str, Callable[[_Measuring], Records]] = {
     "restarts": _restarts,
     "random": _random,
-    "ablations": _ablations,
+    "ablations": _at_once(_ablations),
     REPLACEMENTS: _replacements,
-    ON_TEXT: _text_ablations,
+    ON_TEXT: _at_once(_text_ablations),
 }

@@ -38,12 +38,14 @@ class Executor(ABC):
         requested: the device where this process computes everything else, as the config names it.
         block: weight vectors that are decomposed and written together; None: as many as keep the solver busy.
         memory: GiB that a decomposition may use besides the projection; None: on CUDA 80 % of the free memory, else 1.
+        workers: items that are worked on at the same time.
         reads_corpus: whether the corpus is read through ``map`` too; workers then need the subject's files. Otherwise
             this process reads it.
     """
 
     block: int | None = None
     memory: float | None = None
+    workers: int = 1
     requested: str = "auto"
     reads_corpus: bool = False
 
@@ -61,8 +63,14 @@ class Executor(ABC):
         """The memory in bytes."""
         return None if self.memory is None else int(self.memory * 2**30)
 
-    def block_size(self, d_model: int, tokens: int, config: DecompositionConfig) -> int:
-        """Return how many weight vectors make a block.
+    def block_size(self, d_model: int, tokens: int, config: DecompositionConfig, *, joined: bool = False) -> int:
+        """Return how many weight vectors are decomposed in one call.
+
+        Args:
+            d_model: width of the residual stream.
+            tokens: size of the vocabulary.
+            config: settings of the decomposition.
+            joined: of several layers or kinds: as many as are searched in parallel. Otherwise some times as many.
 
         Raises:
             HarnessError: if there is not enough memory for one.
@@ -73,7 +81,8 @@ class Executor(ABC):
 
         device = torch.device(self.device)
         try:
-            fitting = vectors_within(self.memory_bytes or default_budget(device), d_model, tokens, 4, config, device)
+            budget = self.memory_bytes or default_budget(device)
+            fitting = vectors_within(budget, d_model, tokens, 4, config, device, once=joined)
         except ValueError as error:
             raise HarnessError(f"{error} (executor.memory)") from error
         if config.solver == "adamw" and (self.block or 0) > fitting:

@@ -98,6 +98,18 @@ def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
         logger.info("%s: %d%s %s in %.1f s", title, done, of_total, unit, time.monotonic() - start)
 
 
+def by_difference(report: Callable[[int], object]) -> Callable[[int, int], None]:
+    """Return a function that gets the number of items done so far, and their total, and reports the new ones."""
+    reported = 0
+
+    def so_far(done: int, _: int) -> None:
+        nonlocal reported
+        new, reported = done - reported, done
+        report(new)
+
+    return so_far
+
+
 def _line(done: int, total: int | None, unit: str, seconds: float) -> str:
     if total is None:
         return f"{done:,} {unit}, {done / seconds:.3g}/s"

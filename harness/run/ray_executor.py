@@ -125,7 +125,7 @@ class RayExecutor(Executor):
                 f"{available.get('CPU', 0):g} and {available.get('GPU', 0):g}: lower executor.num_cpus or "
                 "executor.num_gpus, or set executor.in_flight if the cluster grows on demand"
             )
-        self._in_flight = self._in_flight or 2 * slots
+        self.workers, self._in_flight = max(1, slots), self._in_flight or 2 * slots
         logger.info("Ray: %d workers of %g CPUs and %g GPUs", slots, self._cpus, self._gpus)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -1,17 +1,25 @@
-"""The work on one block of weight vectors, in whatever process an executor runs it; it needs the task alone."""
+"""The work on blocks of weight vectors, in whatever process an executor runs it; it needs the task alone."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from harness.decomposition import DecompositionConfig, decompose, kurtosis, reconstruction, skewness
+from harness.decomposition import (
+    Decomposition,
+    DecompositionConfig,
+    decompose,
+    kurtosis,
+    reconstruction,
+    skewness,
+)
 from harness.records import Neuron, VectorKind
 from harness.run.executor import Shared
+from harness.run.progress import by_difference
 from harness.run.sections import Storage
 
 HISTOGRAM_BINS, HISTOGRAM_RANGE = 40, 10.0
@@ -19,10 +27,13 @@ HISTOGRAM_BINS, HISTOGRAM_RANGE = 40, 10.0
 #: many on a GPU, to keep it busy; at least _ROWS rows, because each product reads the whole matrix.
 _SLICE_CPU, _SLICE_GPU, _ROWS = 1 << 21, 1 << 26, 64
 
+#: Called with the number of channels just found, in the process that finds them.
+listeners: list[Callable[[int], None]] = []
+
 
 @dataclass(frozen=True)
 class Block:
-    """Weight vectors of one kind and layer that are decomposed together."""
+    """Weight vectors of one kind and layer whose channels are stored together."""
 
     neurons: tuple[Neuron, ...]
     kind: VectorKind
@@ -42,18 +53,18 @@ class Block:
 
 @dataclass(frozen=True)
 class BlockTask:
-    """All that is needed to decompose a block.
+    """All that is needed to decompose blocks in one call.
 
     Attributes:
-        block: which vectors.
-        vectors: the vectors, (N, d_model).
+        blocks: which vectors.
+        vectors: the vectors, (N, d_model), block by block.
         vocabulary: the projection (d_model, V), the token weights (V,) and the ids (int64) of tokens that are not text.
         config: settings of the search.
         storage: what to return.
         memory: bytes that the decomposition may use besides the projection; None for its default.
     """
 
-    block: Block
+    blocks: tuple[Block, ...]
     vectors: Tensor
     vocabulary: Shared
     config: DecompositionConfig
@@ -94,16 +105,53 @@ class BlockResult:
     directions: Tensor | None
 
 
-def decompose_block(task: BlockTask, device: str) -> BlockResult:
-    """Decompose a block on a device, and reduce the result to what is stored."""
+def decompose_task(task: BlockTask, device: str) -> list[BlockResult]:
+    """Decompose the blocks of a task on a device, and reduce the results to what is stored."""
     projection, weights, hidden = task.vocabulary.on(device)
     vectors = task.vectors.to(device)
-    found = decompose(vectors, projection, token_weights=weights, config=task.config, memory_budget=task.memory)
-    storage, names = task.storage, ("kurtosis", "skewness", "cosine", "loss", "masked_tokens")
+    found = decompose(
+        vectors,
+        projection,
+        token_weights=weights,
+        config=task.config,
+        memory_budget=task.memory,
+        progress=by_difference(_tell),
+    )
+    sizes = [len(block.neurons) for block in task.blocks]
+    parts = zip(task.blocks, torch.split(vectors, sizes), found.split(sizes), strict=True)
+    return [reduced(*part, (projection, weights, hidden), task.config, task.storage) for part in parts]
+
+
+def _tell(channels: int) -> None:
+    for listener in listeners:
+        listener(channels)
+
+
+def reduced(
+    block: Block,
+    vectors: Tensor,
+    found: Decomposition,
+    vocabulary: tuple[Tensor, Tensor, Tensor],
+    config: DecompositionConfig,
+    storage: Storage,
+) -> BlockResult:
+    """Reduce the channels of a block to what is stored.
+
+    Args:
+        block: which vectors.
+        vectors: the vectors, (N, d_model).
+        found: their channels.
+        vocabulary: as in :class:`BlockTask`, on the device of the channels.
+        config: settings of the search.
+        storage: what to return.
+    """
+    projection, weights, hidden = vocabulary
+    counted, top = config.counted(weights), min(storage.top_tokens, projection.shape[1] - len(hidden))
+    kept_tokens = _Vocabulary(projection, counted, hidden, top)
     count, ranks = found.kurtosis.shape
+    names = ("kurtosis", "skewness", "cosine", "loss", "masked_tokens")
     of_channels = {name: getattr(found, name).flatten() for name in names}
     of_channels["rank"] = torch.arange(ranks).repeat(count)
-    counted = task.config.counted(weights)
     projected = [(kurtosis(part, counted), skewness(part, counted)) for part in _projections(vectors, projection)]
     of_vectors = {
         "norm": vectors.norm(dim=1),
@@ -111,13 +159,11 @@ def decompose_block(task: BlockTask, device: str) -> BlockResult:
         "skewness": torch.cat([pair[1] for pair in projected]),
         "reconstruction": reconstruction(vectors, found.directions),
     }
-    directions, histograms = found.directions.flatten(0, 1), storage.histograms
-    vocabulary = _Vocabulary(projection, counted, hidden, min(storage.top_tokens, projection.shape[1] - len(hidden)))
     kept = None if storage.directions == "none" else found.directions.to(getattr(torch, storage.directions)).cpu()
     return BlockResult(
-        block=task.block,
-        channels=_projected(of_channels, directions, vocabulary, histogram=histograms),
-        vectors=_projected(of_vectors, vectors, vocabulary, histogram=False),
+        block=block,
+        channels=_projected(of_channels, found.directions.flatten(0, 1), kept_tokens, histogram=storage.histograms),
+        vectors=_projected(of_vectors, vectors, kept_tokens, histogram=False),
         directions=kept,
     )
 

@@ -5,6 +5,7 @@
 - ``step``: time per step compared with its two matrix products;
 - ``growth``: growth of time with N, V, d_model and C;
 - ``memory``: peak memory compared with the budget;
+- ``joined``: one call for few vectors of many layers compared with one call for each layer and kind;
 - ``first``: the first channel of 64 neurons of two layers compared with adamw (about forty minutes);
 - ``channels``: ten channels compared with adamw (hours at 256 neurons; reduce with --channel-neurons).
 
@@ -46,7 +47,7 @@ TOLERANCE = 1e-3
 def main() -> None:
     """Measure and print."""
     sections: dict[str, Callable[[argparse.Namespace], None]] = {
-        "step": step, "growth": growth, "memory": memory, "first": first, "channels": channels,
+        "step": step, "growth": growth, "memory": memory, "joined": joined, "first": first, "channels": channels,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(sections))
@@ -71,6 +72,29 @@ def main() -> None:
 def minilm() -> Subject:
     """Return the embedded default subject."""
     return Setup.of(compose_config(["subject=minilm"])).subject
+
+
+def joined(options: argparse.Namespace) -> None:
+    """Compare one call for all vectors with a call for each layer and kind, in alternating turns."""
+    for name in ("minilm", "smollm2"):
+        subject = Setup.of(compose_config([f"subject={name}"])).subject
+        projection, weights = subject.projection(0), subject.token_weights(0)
+        layers = [round(share * (subject.num_layers - 1)) for share in (0, 0.5, 1)]
+        groups = [spread(subject, layer, kind, 4)[0] for layer in layers for kind in subject.kinds]
+        run = partial(_decomposed, projection=projection, weights=weights, config=replace(FAST, num_channels=5))
+        run(groups[0])  # warms up allocator and threads
+        ways, ratios, found = {"apart": groups, "together": [torch.cat(groups)]}, [], {}
+        for turn in range(4):
+            seconds = {}
+            for way in sorted(ways, reverse=turn % 2 == 1):
+                parts = [run(part) for part in ways[way]]
+                seconds[way] = sum(each for each, _ in parts)
+                found[way] = torch.cat([each.directions for _, each in parts])
+            ratios.append(seconds["apart"] / seconds["together"])
+        same = (torch.cosine_similarity(found["apart"], found["together"], dim=-1) > 0.999).double().mean()
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"  {subject.name}, {len(groups)} x 4 vectors, 5 channels: together {each} times as fast", flush=True)
+        print(f"  the same channels (cosine above .999): {same:.1%}")
 
 
 def spread(subject: Subject, layer: int, kind: VectorKind, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,80 @@
+"""Decompositions for several measurements in few calls of the solver.
+
+A step of the default solver costs about as much for one vector as for some, because it reads the whole projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harness.decomposition import Decomposition, DecompositionConfig, decompose
+from harness.run.progress import by_difference, progress
+
+
+@dataclass
+class Wanted:
+    """Vectors (N, d_model), and their channels once the pool has found them."""
+
+    vectors: Tensor
+    config: DecompositionConfig
+    found: Decomposition | None = None
+
+    @property
+    def channels(self) -> Decomposition:
+        """The channels."""
+        assert self.found is not None, "the pool has not decomposed its vectors yet"
+        return self.found
+
+
+@dataclass
+class Pool:
+    """Vectors to decompose with one projection; those with equal settings are decomposed together.
+
+    Only the default solver joins them: with another one, channels may depend on the other vectors of a call.
+
+    Attributes:
+        projection: (d_model, V).
+        weights: the token weights, (V,).
+        memory: bytes that a call may use besides the projection; None for the default.
+    """
+
+    projection: Tensor
+    weights: Tensor
+    memory: int | None
+    _wanted: list[Wanted] = field(default_factory=list)
+
+    def want(self, vectors: Tensor, config: DecompositionConfig) -> Wanted:
+        """Add vectors (N, d_model) on the projection's device."""
+        self._wanted.append(Wanted(vectors, config))
+        return self._wanted[-1]
+
+    @property
+    def vectors(self) -> int:
+        """The number of vectors."""
+        return sum(len(one.vectors) for one in self._wanted)
+
+    def decompose(self) -> None:
+        """Find the channels of all vectors."""
+        total = sum(len(one.vectors) * one.config.num_channels for one in self._wanted)
+        if not total:
+            return
+        calls: dict[tuple[DecompositionConfig, int | None], list[Wanted]] = {}
+        for number, one in enumerate(self._wanted):
+            alone = None if one.config.solver == "geodesic" else number
+            calls.setdefault((one.config, alone), []).append(one)
+        with progress("decompose for diagnostics", total, "channels") as advance:
+            for (config, _), together in calls.items():
+                vectors = torch.cat([one.vectors for one in together])
+                found = decompose(
+                    vectors,
+                    self.projection,
+                    token_weights=self.weights,
+                    config=config,
+                    memory_budget=self.memory,
+                    progress=by_difference(advance),
+                )
+                for one, own in zip(together, found.split([len(one.vectors) for one in together]), strict=True):
+                    one.found = own
