@@ -28,11 +28,13 @@ from safetensors.torch import load_file
 from support import tiny_models
 from support.small_run import options as small_options
 
-from harness.decomposition import reconstruction
+from harness.decomposition import decompose, reconstruction
 from harness.errors import HarnessError
 from harness.folder import RunFolder, read_table
 from harness.records import Alignment, Channel, Neuron, VectorKind, VectorSummary
+from harness.run import pool, worker
 from harness.run import progress as progress_module
+from harness.run.executor import LocalExecutor
 from harness.run.help import compose_config
 from harness.run.main import main
 from harness.run.pipeline import run
@@ -220,6 +222,88 @@ def test_storage_options_change_no_value(llama: Path, tmp_path: Path) -> None:
     before = block_files(least)
     decomposed(llama, tmp_path / "least", *few, "storage.top_tokens=50")  # what is done stays as it is
     assert block_files(least) == before
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of vectors of each call of the solver."""
+    found: list[int] = []
+
+    def counted(vectors: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        found.append(len(vectors))
+        return decompose(vectors, *arguments, **options)
+
+    for module in (worker, pool):
+        monkeypatch.setattr(module, "decompose", counted)
+    return found
+
+
+# Layer 0 through W_E, layers 1 and 2 through W_U; two vectors of each kind and layer.
+TWO_PROJECTIONS = ("neurons.per_layer=2", "subject.projection=by_layer", "subject.embedding_layers=1")
+# Longer searches can end apart, by rounding alone.
+SHORTLY = ("decomposition.num_channels=2", "decomposition.geodesic.max_steps=3", "storage.store=null")
+
+
+@pytest.mark.parametrize(
+    ("more", "sizes"),
+    [
+        ([], [6, 12]),
+        (["executor.block=4"], [4, 2, 4, 4, 4]),
+        (["executor.block=1"], [1] * 18),
+        # Other settings of a layer or kind are another call.
+        (["decomposition.overrides=[{kinds: [in], num_channels: 1}]"], [4, 2, 8, 4]),
+        # The channels of adamw depend on the other vectors of a call.
+        (["decomposition=published", "decomposition.num_channels=2", "decomposition.adamw.max_steps=3"], [2] * 9),
+    ],
+)
+def test_few_vectors_of_many_layers_share_a_call(
+    llama: Path, tmp_path: Path, calls: list[int], more: list[str], sizes: list[int]
+) -> None:
+    progress: list[tuple[str, int, int | None]] = []
+    with progress_module.listening(lambda *heard: progress.append(heard)):
+        found = decomposed(llama, tmp_path / "run", *TWO_PROJECTIONS, *SHORTLY, *UNMEASURED, *more)
+    assert sorted(calls) == sorted(sizes)
+    assert len(found.blocks()) == (18 if more == ["executor.block=1"] else LAYERS * KINDS)
+    # Progress does not wait for the end of a call.
+    shown = [done for title, done, _ in progress if title == "decompose"]
+    total = len(found.read_channels())
+    assert shown == sorted(shown)
+    assert shown[-1] == total == progress[-1][2]
+    assert len(shown) > len(sizes)
+
+
+def test_joined_vectors_have_the_channels_that_they_have_alone(llama: Path, tmp_path: Path) -> None:
+    together = decomposed(llama, tmp_path / "together", *TWO_PROJECTIONS, *SHORTLY, *UNMEASURED)
+    alone = decomposed(llama, tmp_path / "alone", *TWO_PROJECTIONS, *SHORTLY, *UNMEASURED, "executor.block=2")
+    assert_same_blocks(together, alone)
+
+
+def test_every_worker_gets_a_task(
+    llama: Path, tmp_path: Path, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalExecutor, "workers", 3)
+    decomposed(llama, tmp_path / "run", *TWO_PROJECTIONS, *SHORTLY, *UNMEASURED)
+    assert sorted(calls) == [6, 6, 6]
+
+
+def test_diagnostics_of_many_layers_share_calls(llama: Path, tmp_path: Path, calls: list[int]) -> None:
+    measured = ("diagnostics.sample=1", "diagnostics.random_vectors=1", "diagnostics.ablated=1")
+    few = ("neurons.per_layer=2", *SHORTLY, "diagnostics.random_channels=2")
+    run = decomposed(llama, tmp_path / "run", *few, *measured)
+    # All vectors of the run; then the sample as in the run with the random vectors, and the sample from another start.
+    assert calls == [18, 18, 9]
+    alone = decomposed(llama, tmp_path / "alone", *few, *measured, "executor.block=1")
+    assert len(calls) > 20
+    for name in ("restarts", "random"):
+        files = sorted(run.diagnostics.glob(f"*.{name}.parquet")), sorted(alone.diagnostics.glob(f"*.{name}.parquet"))
+        assert len(files[0]) == LAYERS * KINDS
+        for one, other in zip(*files, strict=True):
+            assert one.name == other.name
+            assert flat(read_rows(one)) == pytest.approx(flat(read_rows(other)), rel=1e-3)
+
+
+def read_rows(path: Path) -> list[Any]:
+    return pq.read_table(path).to_pylist()
 
 
 def test_a_vector_is_done_whatever_block_it_was_in(llama: Path, tmp_path: Path) -> None:
