@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -319,15 +320,16 @@ class Trial:
             measure_diagnostics(_with_neurons(tried, tried.neurons, diagnostics=plain), scratch, ChannelStore(tried))
 
     def _seconds_per_channel(self) -> float:
-        plan, (first, *others) = self.tried.decomposition, self.setup.neurons
-        plan = plan.with_settings({"num_channels": TIMED_CHANNELS})
-        setup = dataclasses.replace(self.tried, decomposition=plan)
-        neurons = (first, *(neuron for neuron in others if neuron.layer == first.layer))
-        folder = RunFolder(self.scratch.path / "timed")
-        timed, seconds = neurons[:1], 0.0
-        for timed in (neurons[:1], neurons[:TIMED_VECTORS]):  # the first block includes start-up costs
+        plan = self.tried.decomposition.with_settings({"num_channels": TIMED_CHANNELS})
+        setup, name = dataclasses.replace(self.tried, decomposition=plan), self.tried.subject.projection_name
+        first, kind = self.setup.neurons[0], setup.kinds[0]
+        # Of several layers, because a run decomposes few vectors of many layers together.
+        timed = [neuron for neuron in self.setup.neurons if name(neuron.layer) == name(first.layer)][:TIMED_VECTORS]
+        blocks = [Block(tuple(same), kind) for _, same in groupby(timed, key=lambda neuron: neuron.layer)]
+        folder, seconds = RunFolder(self.scratch.path / "timed"), 0.0
+        for some in ([Block((first,), kind)], blocks):  # the first block includes start-up costs
             start = time.monotonic()
-            decompose_blocks(setup, folder, [Block(timed, setup.kinds[0])], ChannelStore(setup))
+            decompose_blocks(setup, folder, some, ChannelStore(setup))
             seconds = time.monotonic() - start
         return seconds / (len(timed) * TIMED_CHANNELS)
 

@@ -81,7 +81,7 @@ def joined(options: argparse.Namespace) -> None:
         projection, weights = subject.projection(0), subject.token_weights(0)
         layers = [round(share * (subject.num_layers - 1)) for share in (0, 0.5, 1)]
         groups = [spread(subject, layer, kind, 4)[0] for layer in layers for kind in subject.kinds]
-        run = partial(_decomposed, projection=projection, weights=weights, config=replace(FAST, num_channels=5))
+        run = partial(_decomposed, projection=projection, weights=weights, config=replace(FAST, num_channels=3))
         run(groups[0])  # warms up allocator and threads
         ways, ratios, found = {"apart": groups, "together": [torch.cat(groups)]}, [], {}
         for turn in range(4):
@@ -93,7 +93,7 @@ def joined(options: argparse.Namespace) -> None:
             ratios.append(seconds["apart"] / seconds["together"])
         same = (torch.cosine_similarity(found["apart"], found["together"], dim=-1) > 0.999).double().mean()
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(f"  {subject.name}, {len(groups)} x 4 vectors, 5 channels: together {each} times as fast", flush=True)
+        print(f"  {subject.name}, {len(groups)} x 4 vectors, 3 channels: together {each} times as fast", flush=True)
         print(f"  the same channels (cosine above .999): {same:.1%}")
 
 
