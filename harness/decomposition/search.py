@@ -38,8 +38,9 @@ def decompose(
     up to eight starts near other tokens.
 
     Equal inputs give equal results. With the geodesic solver a vector's channels depend neither on the other vectors of
-    the call nor on how many are searched in parallel, beyond the rounding of matrix products. In rare cases that
-    rounding decides between two optima.
+    the call nor on how many are searched in parallel, beyond the rounding of matrix products. Rounding can add a token
+    to a mask, and later channels may then be others that are as good (on SmolLM2 some 5 to 15 % of third channels,
+    tests/bench/RESULTS.md).
 
     Args:
         vectors: (N, d_model), floating point, finite, none zero.

@@ -91,10 +91,11 @@ def joined(options: argparse.Namespace) -> None:
                 seconds[way] = sum(each for each, _ in parts)
                 found[way] = torch.cat([each.directions for _, each in parts])
             ratios.append(seconds["apart"] / seconds["together"])
-        same = (torch.cosine_similarity(found["apart"], found["together"], dim=-1) > 0.999).double().mean()
+        cosine = torch.cosine_similarity(found["apart"], found["together"], dim=-1)
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         print(f"  {subject.name}, {len(groups)} x 4 vectors, 3 channels: together {each} times as fast", flush=True)
-        print(f"  the same channels (cosine above .999): {same:.1%}")
+        shares = ", ".join(f"{share:.1%}" for share in (cosine > 0.99).double().mean(dim=0))
+        print(f"  the same channel (cosine above .99), by rank: {shares}")
 
 
 def spread(subject: Subject, layer: int, kind: VectorKind, count: int) -> tuple[Tensor, Tensor, Tensor]:
