@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -28,10 +29,11 @@ from safetensors.torch import load_file
 from support import tiny_models
 from support.small_run import options as small_options
 
-from harness.decomposition import decompose, reconstruction
+from harness.decomposition import DecompositionConfig, decompose, reconstruction
 from harness.errors import HarnessError
 from harness.folder import RunFolder, read_table
 from harness.records import Alignment, Channel, Neuron, VectorKind, VectorSummary
+from harness.run import decompose as stage
 from harness.run import pool, worker
 from harness.run import progress as progress_module
 from harness.run.executor import LocalExecutor
@@ -304,6 +306,52 @@ def test_diagnostics_of_many_layers_share_calls(llama: Path, tmp_path: Path, cal
 
 def read_rows(path: Path) -> list[Any]:
     return pq.read_table(path).to_pylist()
+
+
+def test_diagnostics_with_the_published_optimiser_are_saved_one_by_one(
+    llama: Path, tmp_path: Path, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = ("decomposition=published", "decomposition.num_channels=1", "decomposition.adamw.max_steps=3")
+    few = ("neurons.per_layer=2", "storage.store=null", *published)
+    run = decomposed(llama, tmp_path / "run", *few, *UNMEASURED)
+    counted, before = pool.decompose, len(calls)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if len(calls) == before + 4:
+            raise KeyboardInterrupt
+        return counted(*arguments, **options)
+
+    monkeypatch.setattr(pool, "decompose", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        decomposed(llama, tmp_path / "run", *few, *BRIEFLY)
+    # Calls: restarts of layer 0 gate (two), its random vectors, and restarts of layer 0 in (one of two).
+    assert sorted(path.name.split(".")[1] for path in run.diagnostics.glob("*.parquet")) == ["random", "restarts"]
+
+
+def test_results_of_joined_blocks_travel_alone(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[list[int]] = []
+
+    def decompose_task(task: Any, device: str) -> list[Any]:
+        results = worker.decompose_task(task, device)
+        sizes.append([len(pickle.dumps(result)) for result in results])
+        return results
+
+    monkeypatch.setattr(stage, "decompose_task", decompose_task)
+    exact = (*TWO_PROJECTIONS, *SHORTLY, *UNMEASURED, "storage.directions=float32")
+    decomposed(llama, tmp_path / "together", *exact)
+    decomposed(llama, tmp_path / "alone", *exact, "executor.block=2")
+    together, alone = sizes[:2], sizes[2:]
+    assert [len(each) for each in together] == [3, 6]
+    assert [len(each) for each in alone] == [1] * LAYERS * KINDS
+    assert max(size for each in together for size in each) <= 1.01 * max(size for (size,) in alone)
+
+
+def test_joined_calls_stay_within_what_is_searched_in_parallel() -> None:
+    config = DecompositionConfig(num_channels=2)
+    for block, joined, alone in ((None, 64, 512), (5, 5, 5), (1000, 64, 1000)):
+        executor = LocalExecutor(device="cpu", block=block)
+        assert executor.block_size(D_MODEL, 800, config, joined=True) == joined
+        assert executor.block_size(D_MODEL, 800, config) == alone
 
 
 def test_a_vector_is_done_whatever_block_it_was_in(llama: Path, tmp_path: Path) -> None:

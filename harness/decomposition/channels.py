@@ -48,8 +48,9 @@ class Decomposition:
         return cls(vectors.new_zeros(count, num_channels, width), *measures, *counts)
 
     def split(self, sizes: Sequence[int]) -> list[Decomposition]:
-        """Return the channels of successive groups of these sizes, which add up to N."""
-        parts = (getattr(self, field.name).split(sizes) for field in fields(self))
+        """Return copies of the channels of successive groups of these sizes, which add up to N."""
+        # Copies, because a view would be pickled together with the whole tensor.
+        parts = ([part.clone() for part in getattr(self, field.name).split(sizes)] for field in fields(self))
         return [Decomposition(*part) for part in zip(*parts, strict=True)]
 
 

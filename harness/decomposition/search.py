@@ -39,7 +39,7 @@ def decompose(
 
     Equal inputs give equal results. With the geodesic solver a vector's channels depend neither on the other vectors of
     the call nor on how many are searched in parallel, beyond the rounding of matrix products. Rounding can add a token
-    to a mask, and later channels may then be others that are as good (on SmolLM2 some 5 to 15 % of third channels,
+    to a mask, and later channels may then be others of similar loss (on SmolLM2 up to 14 % of third channels,
     tests/bench/RESULTS.md).
 
     Args:

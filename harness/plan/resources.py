@@ -10,7 +10,6 @@ from harness.folder import RunFolder
 from harness.plan.schema import Basis, DiskPlan, MethodPlan, RolePlan, StagePlan
 from harness.plan.trial import Trial, Work, intervened
 from harness.run.decompose import bytes_kept
-from harness.run.diagnostics import REPLACEMENTS
 from harness.run.setup import Setup
 
 #: Optimiser steps until a channel converges: AdamW takes 5,600 to 6,200 on MiniLM. A step costs the same in both.
@@ -30,12 +29,11 @@ def stages_of(
     teraflops: float,
 ) -> list[StagePlan]:
     """Return the stages in order; ``teraflops`` is the assumed speed for what the trial did not measure."""
+    measured = sum(group.channels(name) for group, name in work.diagnostics)
     stages = [
         _activations(setup, found, folder, teraflops),
         _decomposition("decompose", work.channels(setup), "channels", setup, found, teraflops),
-        _decomposition(
-            "diagnostics", _diagnosed(setup, work), "channels of restarts and random vectors", setup, found, teraflops
-        ),
+        _decomposition("diagnostics", measured, "channels of restarts and random vectors", setup, found, teraflops),
     ]
     if setup.effect_splits or setup.needs_steered:
         neurons = len(intervened(setup, work))
@@ -93,19 +91,6 @@ def _decomposition(name: str, count: int, what: str, setup: Setup, found: Trial,
         seconds, basis = seconds * ADAMW_STEPS / steps, Basis.ASSUMED
         note += f"; about {ADAMW_STEPS:,} steps each"
     return _stage(name, count, seconds, basis, note)
-
-
-def _diagnosed(setup: Setup, work: Work) -> int:
-    """Return the number of channels that the diagnostics find; ablations find none."""
-    config, count = setup.diagnostics, 0
-    for group, what in work.diagnostics:
-        if what == "restarts":
-            count += len(group.sample) * (1 + config.restarts) * group.config.num_channels
-        elif what == "random":
-            count += config.random_vectors * min(config.random_channels, group.config.num_channels)
-        elif what == REPLACEMENTS:
-            count += len(group.replaced) * group.config.num_channels
-    return count
 
 
 def _answers(name: str, methods: Sequence[MethodPlan], roles: Sequence[RolePlan], each: float) -> StagePlan:

@@ -323,8 +323,13 @@ class Trial:
         plan = self.tried.decomposition.with_settings({"num_channels": TIMED_CHANNELS})
         setup, name = dataclasses.replace(self.tried, decomposition=plan), self.tried.subject.projection_name
         first, kind = self.setup.neurons[0], setup.kinds[0]
-        # Of several layers, because a run decomposes few vectors of many layers together.
-        timed = [neuron for neuron in self.setup.neurons if name(neuron.layer) == name(first.layer)][:TIMED_VECTORS]
+        # A run decomposes few vectors of many layers together, but only with the default solver.
+        joined = self.setup.config["decomposition"]["solver"] == "geodesic"
+        timed = [
+            neuron
+            for neuron in self.setup.neurons
+            if neuron.layer == first.layer or (joined and name(neuron.layer) == name(first.layer))
+        ][:TIMED_VECTORS]
         blocks = [Block(tuple(same), kind) for _, same in groupby(timed, key=lambda neuron: neuron.layer)]
         folder, seconds = RunFolder(self.scratch.path / "timed"), 0.0
         for some in ([Block((first,), kind)], blocks):  # the first block includes start-up costs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -97,7 +98,7 @@ def bytes_kept(setup: Setup, pending: Sequence[Block]) -> int:
 
 
 def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
-    """Decompose the vectors that the store does not have, and write each block as soon as it is done.
+    """Decompose the vectors that the store does not have, and write the blocks of each call as soon as it is done.
 
     The executor must have been entered, unless the store has all vectors.
 
@@ -113,12 +114,14 @@ def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], 
 
 
 def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
-    texts, shown = _vocabulary_texts(setup.subject), 0
+    texts, shown, process = _vocabulary_texts(setup.subject), 0, os.getpid()
     total = sum(len(group.neurons) * _config(setup, group).num_channels for group in pending)
     with progress("decompose", total, "channels") as advance:
 
         def show(channels: int) -> None:
             nonlocal shown
+            if os.getpid() != process:  # a fork of an executor, which has these listeners too
+                return
             shown += channels
             advance(channels)
 
@@ -160,8 +163,8 @@ def _joined(setup: Setup, pending: Sequence[Block]) -> Iterator[list[tuple[Block
     """Yield the blocks, with their vectors, that are decomposed in one call.
 
     Small blocks of one projection and the same settings are joined, because a step of the solver costs about as much
-    for one vector as for some. There remain tasks for all workers. With other solvers than the default one, channels
-    may depend on the other vectors of the call, so their blocks are not joined.
+    for one vector as for some, but no further than into about one task for each worker. With other solvers than the
+    default one, channels may depend on the other vectors of the call, so their blocks are not joined.
     """
     most = math.ceil(sum(len(group.neurons) for group in pending) / setup.executor.workers)
     joined: list[tuple[Block, Tensor]] = []

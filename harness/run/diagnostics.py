@@ -69,6 +69,16 @@ class Group:
     config: DecompositionConfig
     diagnostics: DiagnosticsConfig
 
+    def channels(self, name: str) -> int:
+        """Return how many channels a measurement finds."""
+        options, each = self.diagnostics, self.config.num_channels
+        found = {
+            "restarts": len(self.sample) * (1 + options.restarts) * each,
+            "random": options.random_vectors * min(options.random_channels, each),
+            REPLACEMENTS: len(self.replaced) * each,
+        }
+        return found.get(name, 0)
+
     def path(self, folder: RunFolder, name: str) -> Path:
         """Return the file of one measurement; its name contains a hash of everything that can change the result."""
         settings = {
@@ -101,14 +111,17 @@ def measure_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore) ->
                 on_text[group.layer].update(group.text_ablated)
         text = HeldOutText(setup, {layer: sorted(neurons) for layer, neurons in on_text.items()})
         try:
-            for pool, batch in _batches(setup, folder, pending, text):
-                pool.decompose()
-                with progress("diagnostics", len(batch), "measurements") as advance:
-                    for path, records in batch.items():
+            channels = sum(group.channels(name) for group, name in pending.values())
+            with progress("diagnostics", channels + len(pending), "channels and measurements") as advance:
+                for pool, batch in _batches(setup, folder, pending, text):
+                    pool.decompose(advance)
+                    for path in list(batch):
+                        records = batch.pop(path)  # so that the next call does not find these results in memory
                         write_table(path, records())
                         if pending[path][1] != ON_TEXT:
                             store.save_file(path)
                         advance(1)
+                    del pool, records
         finally:
             text.close()
 
@@ -122,17 +135,22 @@ def _batches(
     def projection_name(item: tuple[Path, tuple[Group, str]]) -> str:
         return subject.projection_name(item[1][0].layer)
 
-    for _, same in groupby(sorted(pending.items(), key=projection_name), key=projection_name):
-        jobs = list(same)
+    def batches(jobs: Sequence[tuple[Path, tuple[Group, str]]]) -> Iterator[tuple[Pool, dict[Path, Records]]]:
         vocabulary = _Vocabulary(subject, jobs[0][1][0].layer, executor.device)
         pool, batch = vocabulary.pool(executor.memory_bytes), dict[Path, Records]()
         for path, (group, name) in jobs:
-            most = executor.block_size(subject.d_model, subject.vocab_size, group.config, joined=True)
-            if pool.vectors >= most:
+            if pool.vectors and (
+                # Other solvers share no calls, so nothing is gained by waiting.
+                group.config.solver != "geodesic"
+                or pool.vectors >= executor.block_size(subject.d_model, subject.vocab_size, group.config, joined=True)
+            ):
                 yield pool, batch
                 pool, batch = vocabulary.pool(executor.memory_bytes), {}
             batch[path] = _MEASUREMENTS[name](_Measuring(setup, group, folder, text, vocabulary, pool))
         yield pool, batch
+
+    for _, same in groupby(sorted(pending.items(), key=projection_name), key=projection_name):
+        yield from batches(list(same))
 
 
 def pending_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore | None) -> list[tuple[Group, str]]:

@@ -36,7 +36,7 @@ class Executor(ABC):
 
     Attributes:
         requested: the device where this process computes everything else, as the config names it.
-        block: weight vectors that are decomposed and written together; None: as many as keep the solver busy.
+        block: weight vectors that are decomposed together; None: as many as keep the solver busy.
         memory: GiB that a decomposition may use besides the projection; None: on CUDA 80 % of the free memory, else 1.
         workers: items that are worked on at the same time.
         reads_corpus: whether the corpus is read through ``map`` too; workers then need the subject's files. Otherwise
@@ -70,7 +70,8 @@ class Executor(ABC):
             d_model: width of the residual stream.
             tokens: size of the vocabulary.
             config: settings of the decomposition.
-            joined: of several layers or kinds: as many as are searched in parallel. Otherwise some times as many.
+            joined: of several layers or kinds: at most as many as are searched in parallel here. Otherwise some times
+                as many.
 
         Raises:
             HarnessError: if there is not enough memory for one.
@@ -90,7 +91,7 @@ class Executor(ABC):
                 f"adamw can decompose {fitting} vectors at once in its memory, but executor.block={self.block}: lower "
                 "executor.block, or raise executor.memory"
             )
-        return self.block or fitting
+        return min(self.block or fitting, fitting) if joined else self.block or fitting
 
     def __enter__(self) -> Self:
         """Start or connect to the workers.

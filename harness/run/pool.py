@@ -5,13 +5,14 @@ A step of the default solver costs about as much for one vector as for some, bec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from harness.decomposition import Decomposition, DecompositionConfig, decompose
-from harness.run.progress import by_difference, progress
+from harness.run.progress import by_difference
 
 
 @dataclass
@@ -56,25 +57,20 @@ class Pool:
         """The number of vectors."""
         return sum(len(one.vectors) for one in self._wanted)
 
-    def decompose(self) -> None:
-        """Find the channels of all vectors."""
-        total = sum(len(one.vectors) * one.config.num_channels for one in self._wanted)
-        if not total:
-            return
+    def decompose(self, found: Callable[[int], object]) -> None:
+        """Find the channels of all vectors, and tell ``found`` the number of those just found."""
         calls: dict[tuple[DecompositionConfig, int | None], list[Wanted]] = {}
         for number, one in enumerate(self._wanted):
             alone = None if one.config.solver == "geodesic" else number
             calls.setdefault((one.config, alone), []).append(one)
-        with progress("decompose for diagnostics", total, "channels") as advance:
-            for (config, _), together in calls.items():
-                vectors = torch.cat([one.vectors for one in together])
-                found = decompose(
-                    vectors,
-                    self.projection,
-                    token_weights=self.weights,
-                    config=config,
-                    memory_budget=self.memory,
-                    progress=by_difference(advance),
-                )
-                for one, own in zip(together, found.split([len(one.vectors) for one in together]), strict=True):
-                    one.found = own
+        for (config, _), together in calls.items():
+            channels = decompose(
+                torch.cat([one.vectors for one in together]),
+                self.projection,
+                token_weights=self.weights,
+                config=config,
+                memory_budget=self.memory,
+                progress=by_difference(found),
+            )
+            for one, own in zip(together, channels.split([len(one.vectors) for one in together]), strict=True):
+                one.found = own

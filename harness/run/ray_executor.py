@@ -29,7 +29,7 @@ _STARTS = 4
 
 
 class RayExecutor(Executor):
-    """Runs every block of vectors, and every shard of the corpus, as a Ray task.
+    """Runs every call of the solver, and every shard of the corpus, as a Ray task.
 
     Workers need this package and its dependencies in their environment. A task contains its vectors or windows, the
     projection is in Ray's object store, and this process writes the results, so that workers need no file system
@@ -125,7 +125,9 @@ class RayExecutor(Executor):
                 f"{available.get('CPU', 0):g} and {available.get('GPU', 0):g}: lower executor.num_cpus or "
                 "executor.num_gpus, or set executor.in_flight if the cluster grows on demand"
             )
-        self.workers, self._in_flight = max(1, slots), self._in_flight or 2 * slots
+        # A cluster that grows on demand may have no workers yet.
+        self.workers = max(1, slots, self._in_flight or 0)
+        self._in_flight = self._in_flight or 2 * slots
         logger.info("Ray: %d workers of %g CPUs and %g GPUs", slots, self._cpus, self._gpus)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
