@@ -6,6 +6,7 @@
 - ``growth``: growth of time with N, V, d_model and C;
 - ``memory``: peak memory compared with the budget;
 - ``joined``: one call for few vectors of many layers compared with one call for each layer and kind;
+- ``order``: whether the channels depend on the other vectors of the call and their order, for several tolerances;
 - ``first``: the first channel of 64 neurons of two layers compared with adamw (about forty minutes);
 - ``channels``: ten channels compared with adamw (hours at 256 neurons; reduce with --channel-neurons).
 
@@ -47,7 +48,8 @@ TOLERANCE = 1e-3
 def main() -> None:
     """Measure and print."""
     sections: dict[str, Callable[[argparse.Namespace], None]] = {
-        "step": step, "growth": growth, "memory": memory, "joined": joined, "first": first, "channels": channels,
+        "step": step, "growth": growth, "memory": memory, "joined": joined, "order": order, "first": first,
+        "channels": channels,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(sections))
@@ -77,25 +79,49 @@ def minilm() -> Subject:
 def joined(options: argparse.Namespace) -> None:
     """Compare one call for all vectors with a call for each layer and kind, in alternating turns."""
     for name in ("minilm", "smollm2"):
-        subject = Setup.of(compose_config([f"subject={name}"])).subject
-        projection, weights = subject.projection(0), subject.token_weights(0)
-        layers = [round(share * (subject.num_layers - 1)) for share in (0, 0.5, 1)]
-        groups = [spread(subject, layer, kind, 4)[0] for layer in layers for kind in subject.kinds]
-        run = partial(_decomposed, projection=projection, weights=weights, config=replace(FAST, num_channels=3))
+        subject, groups, run = few_of_many_layers(name, FAST)
         run(groups[0])  # warms up allocator and threads
-        ways, ratios, found = {"apart": groups, "together": [torch.cat(groups)]}, [], {}
+        ways, ratios = {"apart": groups, "together": [torch.cat(groups)]}, []
         for turn in range(4):
             seconds = {}
             for way in sorted(ways, reverse=turn % 2 == 1):
-                parts = [run(part) for part in ways[way]]
-                seconds[way] = sum(each for each, _ in parts)
-                found[way] = torch.cat([each.directions for _, each in parts])
+                seconds[way] = sum(run(part)[0] for part in ways[way])
             ratios.append(seconds["apart"] / seconds["together"])
-        cosine = torch.cosine_similarity(found["apart"], found["together"], dim=-1)
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         print(f"  {subject.name}, {len(groups)} x 4 vectors, 3 channels: together {each} times as fast", flush=True)
-        shares = ", ".join(f"{share:.1%}" for share in (cosine > 0.99).double().mean(dim=0))
-        print(f"  the same channel (cosine above .99), by rank: {shares}")
+
+
+def order(options: argparse.Namespace) -> None:
+    """Compare the channels of one call with those of a call for each layer and kind, and of the reverse order."""
+    for tolerance in (1e-4, 1e-5, 1e-6):
+        subject, groups, run = few_of_many_layers(
+            "smollm2", replace(FAST, geodesic=GeodesicConfig(tolerance=tolerance))
+        )
+        seconds, found = run(torch.cat(groups))
+        steps = found.steps.double().mean()
+        each = seconds / found.steps.numel()
+        print(f"  {subject.name}, tolerance {tolerance:g}: {each:.3f} s and {steps:.1f} steps a channel", flush=True)
+        others = {
+            "apart": torch.cat([run(part)[1].directions for part in groups]),
+            "reverse order": run(torch.cat(groups).flip(0))[1].directions.flip(0),
+        }
+        for name, other in others.items():
+            cosine = torch.cosine_similarity(found.directions, other, dim=-1)
+            shares = (
+                ", ".join(f"{share:.0%}" for share in (cosine > least).double().mean(dim=0)) for least in (0.99, 0.9)
+            )
+            print(f"    {name}: cosine by rank above .99: {next(shares)}; above .9: {next(shares)}", flush=True)
+
+
+def few_of_many_layers(
+    name: str, config: DecompositionConfig
+) -> tuple[Subject, list[Tensor], Callable[[Tensor], tuple[float, Decomposition]]]:
+    """Return a subject, four vectors of each kind of three layers, and what decomposes some into three channels."""
+    subject = Setup.of(compose_config([f"subject={name}"])).subject
+    layers = [round(share * (subject.num_layers - 1)) for share in (0, 0.5, 1)]
+    groups = [spread(subject, layer, kind, 4)[0] for layer in layers for kind in subject.kinds]
+    projection, weights, config = subject.projection(0), subject.token_weights(0), replace(config, num_channels=3)
+    return subject, groups, partial(_decomposed, projection=projection, weights=weights, config=config)
 
 
 def spread(subject: Subject, layer: int, kind: VectorKind, count: int) -> tuple[Tensor, Tensor, Tensor]:
