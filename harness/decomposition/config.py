@@ -84,6 +84,11 @@ class DecompositionConfig:
             import_solver(solver)
         return solver
 
+    @property
+    def independent(self) -> bool:
+        """Whether a vector's channels do not depend on the other vectors of a call, beyond rounding."""
+        return self.solver == "geodesic"
+
     def counted(self, token_weights: Tensor) -> Tensor | None:
         """Return which tokens count in scores, kurtosis and skewness, bool like ``token_weights``; None: all.
 

@@ -28,7 +28,7 @@ from harness.plan.dry import DryBackend, DryCache, DryServing
 from harness.plan.stand_in import WIDTH, StandInCorpus
 from harness.records import Neuron, PlantedAnswer, Split, Status
 from harness.run.channel_store import ChannelStore
-from harness.run.decompose import decompose_blocks, pending_vectors
+from harness.run.decompose import channels_in, decompose_blocks, pending_vectors
 from harness.run.describe import describe
 from harness.run.diagnostics import Group, measure_diagnostics, pending_diagnostics
 from harness.run.executor import LocalExecutor
@@ -75,10 +75,7 @@ class Work:
 
     def channels(self, setup: Setup) -> int:
         """Return the number of channels to find."""
-        return sum(
-            len(block.neurons) * setup.decomposition.config(block.layer, block.kind).num_channels
-            for block in self.vectors
-        )
+        return channels_in(setup, self.vectors)
 
 
 def answers(folder: RunFolder) -> Iterator[tuple[str, tuple[Any, ...], Any]]:
@@ -323,8 +320,8 @@ class Trial:
         plan = self.tried.decomposition.with_settings({"num_channels": TIMED_CHANNELS})
         setup, name = dataclasses.replace(self.tried, decomposition=plan), self.tried.subject.projection_name
         first, kind = self.setup.neurons[0], setup.kinds[0]
-        # A run decomposes few vectors of many layers together, but only with the default solver.
-        joined = self.setup.config["decomposition"]["solver"] == "geodesic"
+        # A run decomposes few vectors of many layers together, if their channels are independent.
+        joined = self.setup.decomposition.config(first.layer, kind).independent
         timed = [
             neuron
             for neuron in self.setup.neurons

@@ -94,7 +94,12 @@ def bytes_kept(setup: Setup, pending: Sequence[Block]) -> int:
     bytes_each = {"none": 0, "bfloat16": 2, "float32": 4}[setup.storage.directions] * setup.subject.d_model
     # A scored token takes about 5 bytes and a count 2, as measured on parquet files of MiniLM.
     bytes_each += 10 * setup.storage.top_tokens + 2 * HISTOGRAM_BINS * setup.storage.histograms
-    return bytes_each * sum(len(group.neurons) * _config(setup, group).num_channels for group in pending)
+    return bytes_each * channels_in(setup, pending)
+
+
+def channels_in(setup: Setup, blocks: Sequence[Block]) -> int:
+    """Return the number of channels of some blocks."""
+    return sum(len(block.neurons) * _config(setup, block).num_channels for block in blocks)
 
 
 def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
@@ -115,8 +120,7 @@ def decompose_blocks(setup: Setup, folder: RunFolder, pending: Sequence[Block], 
 
 def _decompose(setup: Setup, folder: RunFolder, pending: Sequence[Block], store: ChannelStore) -> None:
     texts, shown, process = _vocabulary_texts(setup.subject), 0, os.getpid()
-    total = sum(len(group.neurons) * _config(setup, group).num_channels for group in pending)
-    with progress("decompose", total, "channels") as advance:
+    with progress("decompose", channels_in(setup, pending), "channels") as advance:
 
         def show(channels: int) -> None:
             nonlocal shown
@@ -185,7 +189,7 @@ def _fits(setup: Setup, joined: Sequence[Block], block: Block, most: int) -> boo
     name, config = setup.subject.projection_name, _config(setup, block)
     count = sum(len(each.neurons) for each in (*joined, block))
     return (
-        config.solver == "geodesic"
+        config.independent
         and (name(joined[0].layer), _config(setup, joined[0])) == (name(block.layer), config)
         and count <= min(most, _block_size(setup, block, joined=True))
     )

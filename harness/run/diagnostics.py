@@ -141,7 +141,7 @@ def _batches(
         for path, (group, name) in jobs:
             if pool.vectors and (
                 # Other solvers share no calls, so nothing is gained by waiting.
-                group.config.solver != "geodesic"
+                not group.config.independent
                 or pool.vectors >= executor.block_size(subject.d_model, subject.vocab_size, group.config, joined=True)
             ):
                 yield pool, batch

@@ -34,7 +34,7 @@ class Wanted:
 class Pool:
     """Vectors to decompose with one projection; those with equal settings are decomposed together.
 
-    Only the default solver joins them: with another one, channels may depend on the other vectors of a call.
+    With a solver whose channels may depend on the other vectors of a call, they are decomposed apart.
 
     Attributes:
         projection: (d_model, V).
@@ -61,8 +61,8 @@ class Pool:
         """Find the channels of all vectors, and tell ``found`` the number of those just found."""
         calls: dict[tuple[DecompositionConfig, int | None], list[Wanted]] = {}
         for number, one in enumerate(self._wanted):
-            alone = None if one.config.solver == "geodesic" else number
-            calls.setdefault((one.config, alone), []).append(one)
+            call = None if one.config.independent else number
+            calls.setdefault((one.config, call), []).append(one)
         for (config, _), together in calls.items():
             channels = decompose(
                 torch.cat([one.vectors for one in together]),

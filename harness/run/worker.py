@@ -9,14 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.decomposition import (
-    Decomposition,
-    DecompositionConfig,
-    decompose,
-    kurtosis,
-    reconstruction,
-    skewness,
-)
+from harness.decomposition import Decomposition, DecompositionConfig, decompose, kurtosis, reconstruction, skewness
 from harness.records import Neuron, VectorKind
 from harness.run.executor import Shared
 from harness.run.progress import by_difference
@@ -53,7 +46,7 @@ class Block:
 
 @dataclass(frozen=True)
 class BlockTask:
-    """All that is needed to decompose blocks in one call.
+    """The input of one call of the solver.
 
     Attributes:
         blocks: which vectors.
