@@ -44,7 +44,7 @@ class GeodesicConfig:
 
     lookahead: CountOrZero = 0
     max_steps: Count = 500
-    tolerance: NonNegative = 1e-4
+    tolerance: NonNegative = 1e-6
     patience: Count = 2
     refresh_every: Count = 25
     jitter: NonNegative = 0.0
