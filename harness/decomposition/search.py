@@ -38,9 +38,9 @@ def decompose(
     up to eight starts near other tokens.
 
     Equal inputs give equal results. With the geodesic solver a vector's channels depend neither on the other vectors of
-    the call nor on how many are searched in parallel, beyond the rounding of matrix products. Rounding can add a token
-    to a mask, and later channels may then be others of similar loss: on SmolLM2 up to 14 % of third channels, and none
-    at a tolerance of 1e-6, in tests/bench/RESULTS.md.
+    the call nor on how many are searched in parallel, beyond the rounding of matrix products. At a tolerance above the
+    default, rounding can add a token to a mask, and later channels may then be others of similar loss
+    (tests/bench/RESULTS.md).
 
     Args:
         vectors: (N, d_model), floating point, finite, none zero.
