@@ -175,8 +175,10 @@ def run_trial(
     ``stand_in`` is the folder of the tiny model that replaces the subject, None if the subject itself runs.
     """
     # The fast solver refuses the published objective. A trial counts channels, and does not read what they show.
-    fast = {"solver": "geodesic", "objective": "weighted"}
+    fast: dict[str, Any] = {"solver": "geodesic", "objective": "weighted"}
     here, plan = stand_in is None, setup.decomposition
+    if not here:  # its channels are not timed, and random weights have few that a search finds soon
+        fast["geodesic"] = {"lookahead": 0, "max_steps": 3}
     neurons = trial_neurons(setup, work, count)
     if not here:  # the first neurons of the same layers
         layers = Counter(neuron.layer for neuron in neurons)
@@ -307,10 +309,12 @@ class Trial:
             self.tokens_per_document = summary.tokens / max(summary.documents, 1)
 
     def decompose(self, work: Work) -> None:
-        """Time the decomposition, and find the channels of the trial's neurons."""
+        """Time the decomposition, and find the channels of the trial's neurons if describers may read them."""
         tried, scratch = self.tried, self.scratch
         if self.here and (work.vectors or work.diagnostics):
             self.channel = self._seconds_per_channel()
+        if not self.setup.compares:
+            return
         decompose_blocks(tried, scratch, pending_vectors(tried, scratch), ChannelStore(tried))
         if any(describer.needs_random_channels for describer in tried.describers.values()):
             plain = dataclasses.replace(tried.diagnostics, sample=0, random_vectors=0, ablated=0)

@@ -9,6 +9,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,9 @@ def pending_vectors(setup: Setup, folder: RunFolder) -> list[Block]:
         return []
     done = folder.decomposed()
     groups: dict[tuple[int, VectorKind], list[Neuron]] = defaultdict(list)
-    for neuron in setup.neurons:
-        for kind in setup.kinds:
-            if (neuron, kind) not in done:
-                groups[neuron.layer, kind].append(neuron)
+    for neuron, kind in product(setup.neurons, setup.kinds):
+        if (neuron, kind) not in done:
+            groups[neuron.layer, kind].append(neuron)
     ordered = [Block(tuple(neurons), kind) for (_, kind), neurons in groups.items()]
     return sorted(ordered, key=lambda group: (setup.subject.projection_name(group.layer), repr(_config(setup, group))))
 

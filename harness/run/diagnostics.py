@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def pending_diagnostics(setup: Setup, folder: RunFolder, store: ChannelStore | N
         folder: its folder.
         store: what other runs measured; None if it is not known here.
     """
-    vectors = {(neuron, kind) for neuron in setup.neurons for kind in setup.kinds} | folder.decomposed()
+    vectors = {*product(setup.neurons, setup.kinds)} | folder.decomposed()
     jobs = [(group, name, group.path(folder, name)) for group, name in _jobs(setup, folder, vectors)]
     return [
         (group, name)
@@ -174,14 +174,13 @@ def _jobs(
     setup: Setup, folder: RunFolder, vectors: Collection[tuple[Neuron, VectorKind]]
 ) -> Iterator[tuple[Group, str]]:
     decomposed: dict[tuple[int, VectorKind], list[Neuron]] = {}
-    for neuron, kind in sorted(vectors):
+    for neuron, kind in sorted(vectors, key=lambda vector: vector[0].order):
         decomposed.setdefault((neuron.layer, kind), []).append(neuron)
     chosen, keeps_directions = setup.diagnostics, folder.keeps_directions
     replaces = any(describer.needs_random_channels for describer in setup.describers.values())
     if replaces:  # also where no describer needs the channels of the neurons themselves
-        for neuron in setup.neurons:
-            for kind in setup.kinds:
-                decomposed.setdefault((neuron.layer, kind), [])
+        for neuron, kind in product(setup.neurons, setup.kinds):
+            decomposed.setdefault((neuron.layer, kind), [])
     for (layer, kind), known in sorted(decomposed.items()):
         rng = derive_rng(setup.seed, "diagnostics", layer, kind)
         sample, ablated = (
