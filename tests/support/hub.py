@@ -27,6 +27,9 @@ def hub(
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.path == "/api/agent-harnesses":  # the client's statistics
+                self.send_error(404)
+                return
             asked.append(self.path)
             status, headers, body = answer(self.path)
             self.send_response(status)
@@ -47,6 +50,7 @@ def hub(
     settings = {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(cache)}
     for name, value in {**settings, "HF_HUB_OFFLINE": False}.items():
         monkeypatch.setattr(huggingface_hub.constants, name, value)
+    monkeypatch.setattr(huggingface_hub.constants, "AGENT_HARNESSES_PATH", str(cache / "agents.json"), raising=False)
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", url)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
