@@ -27,7 +27,7 @@ def hub(
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path == "/api/agent-harnesses":  # the client's statistics
+            if self.path == "/api/agent-harnesses":  # newer clients ask which programs may call them
                 self.send_error(404)
                 return
             asked.append(self.path)
