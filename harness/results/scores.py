@@ -51,7 +51,7 @@ def value_of(score: Score) -> float | None:
 
 
 def polysemanticity_of(score: Score) -> float | None:
-    """Return the polysemanticity of a score, or None if the score has no usable value for it."""
+    """Return the polysemanticity of a score; None if it was not measured or the score is not usable."""
     return None if value_of(score) is None else score.metrics.get("polysemanticity")
 
 

@@ -286,7 +286,7 @@ class Subject:
 
     @property
     def activation_function(self) -> str | None:
-        """The activation function of the neurons, by its name in transformers, or None if the config has none."""
+        """Name of the neurons' activation function in transformers; None if the config does not state one."""
         if self.weights.dictionaries:
             return "relu"
         config = self.config.get_text_config()
