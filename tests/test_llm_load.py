@@ -276,9 +276,16 @@ def test_an_item_stopped_by_a_spent_budget_keeps_its_record(tmp_path: Path) -> N
     after, served = describing(tmp_path, dead, 12, **limits)
     assert served.ended_early
     assert len(dead.requests) == 1
-    assert statuses(after) == {Status.UNPARSED: 9, Status.FAILED: 3}
-    assert after.records()[1:10] == before.records()[1:10]
-    assert after.records()[-1].detail.startswith("not asked: 1 of the first 1")
+    known = {record.neuron: record for record in before.records()}
+    # Which item is asked depends on the order in which threads read the cache.
+    stopped = [record for record in after.records() if record.detail != "HTTP 503"]
+    assert len(stopped) == 11
+    for record in stopped:
+        if record.neuron in known:
+            assert record == known[record.neuron]
+        else:
+            assert record.status is Status.FAILED
+            assert record.detail.startswith("not asked: 1 of the first 1")
 
 
 def test_every_draw_of_an_item_counts_in_its_usage(tmp_path: Path) -> None:
