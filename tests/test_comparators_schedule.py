@@ -102,6 +102,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path
     options = [
         *("subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny", "neurons.layers=[0,1]"),
         *("neurons.per_layer=12", "neurons.kinds=[out]", "decomposition.num_channels=1", "corpus=files"),
+        tiny_models.SHORT_SEARCH,
         *(f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=40", "evidence.window=16"),
         *(
             "evidence.top=3",

@@ -31,6 +31,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *("evidence.max_documents=40", "evidence.window=24", "evidence.top=5", "evidence.random=8"),
         *(
             "decomposition.num_channels=3",
+            tiny_models.SHORT_SEARCH,
             "diagnostics.sample=0",
             "diagnostics.random_vectors=0",
             "diagnostics.ablated=0",

@@ -50,6 +50,7 @@ def overrides(subject: Path, topics: Path, folder: Path) -> list[str]:
         "experiment=llm",
         *("subject=local", f"subject.sources=[{subject}]", f"subject.name={subject.name}"),
         *("neurons.layers=[1]", "neurons.per_layer=2", "neurons.kinds=[gate,in,out]", "decomposition.num_channels=2"),
+        tiny_models.SHORT_SEARCH,
         *("corpus=files", f"corpus.paths=[{topics}]", "evidence.max_documents=40", "evidence.window=16"),
         *("evidence.top=3", "evidence.random=6", "evidence.report_random=6", "judges.simulation.windows=1"),
         *("judges.simulation.active=1", "judges.simulation.predicted=1", "judges.simulation.hard=0"),

@@ -33,6 +33,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         *("experiment=llm", "subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny"),
         *("neurons.layers=[1]", "neurons.per_layer=4", "neurons.kinds=[out]", "decomposition.num_channels=1"),
+        tiny_models.SHORT_SEARCH,
         *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=40"),
         *(
             "evidence.window=16",

@@ -77,6 +77,7 @@ def test_the_wheel_serves_outside_of_the_checkout(script: Path, tmp_path: Path) 
         *(tmp_path, script, "subject=local", "subject.sources=[llama]", "subject.name=tiny", "neurons.layers=[0]"),
         *("neurons.per_layer=2", "corpus=files", "corpus.paths=[texts]", "evidence.window=16", "evidence.top=4"),
         *("evidence.random=6", "decomposition.num_channels=2", "describers=[rotate,maxact,generic]"),
+        tiny_models.SHORT_SEARCH,
         *("judges=[embedding_pairwise]", "tracking=none", "diagnostics.sample=0"),
         *("diagnostics.random_vectors=0", "diagnostics.ablated=0", "diagnostics.text_ablated=0"),
     )

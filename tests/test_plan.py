@@ -48,6 +48,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         *("subject=local", f"subject.sources=[{folder / 'llama'}]", "subject.name=tiny-llama"),
         *("neurons.layers=[0,1]", "neurons.per_layer=2", "neurons.kinds=[in,out]", "decomposition.num_channels=3"),
+        tiny_models.SHORT_SEARCH,
         "decomposition.overrides=[{layers: [1], num_channels: 2}]",
         *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=40"),
         *(

@@ -67,6 +67,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
         yield [
             *("subject=local", f"subject.sources=[{path / 'llama'}]", "subject.name=tiny", "tracking=none"),
             *("neurons.layers=[1]", "neurons.per_layer=2", "decomposition.num_channels=2", f"cache={path / 'cache'}"),
+            tiny_models.SHORT_SEARCH,
             *("corpus=files", f"corpus.paths=[{path / 'topics.jsonl'}]", "evidence.max_documents=40"),
             *("evidence.window=16", "evidence.top=3", "evidence.random=6", "describers=[rotate,token_change]"),
             *(

@@ -52,6 +52,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         ),
         *("corpus=files", f"corpus.paths=[{folder / 'topics.jsonl'}]", "evidence.max_documents=60"),
         *("evidence.window=16", "evidence.top=6", "evidence.random=20", "decomposition.num_channels=1"),
+        tiny_models.SHORT_SEARCH,
         *(
             "steering.texts.tokens=6",
             "steering.texts.values=[1,4]",

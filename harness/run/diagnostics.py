@@ -53,7 +53,7 @@ class Group:
     """The vectors of one layer and kind, and what is measured of them.
 
     Attributes:
-        sample: neurons whose vectors are decomposed again.
+        sample: neurons whose vectors are decomposed again, from other starts.
         ablated: neurons whose channels are removed from their vectors.
         replaced: neurons in whose place random vectors are decomposed.
         text_ablated: neurons whose channels are removed while the model reads text.
@@ -73,7 +73,7 @@ class Group:
         """Return how many channels a measurement finds."""
         options, each = self.diagnostics, self.config.num_channels
         found = {
-            "restarts": len(self.sample) * (1 + options.restarts) * each,
+            "restarts": len(self.sample) * options.restarts * each,
             "random": options.random_vectors * min(options.random_channels, each),
             REPLACEMENTS: len(self.replaced) * each,
         }
@@ -176,7 +176,8 @@ def _jobs(
     decomposed: dict[tuple[int, VectorKind], list[Neuron]] = {}
     for neuron, kind in sorted(vectors, key=lambda vector: vector[0].order):
         decomposed.setdefault((neuron.layer, kind), []).append(neuron)
-    chosen, keeps_directions = setup.diagnostics, folder.keeps_directions
+    chosen = setup.diagnostics
+    keeps_directions = folder.keeps_directions if folder.blocks() else setup.storage.directions != "none"
     replaces = any(describer.needs_random_channels for describer in setup.describers.values())
     if replaces:  # also where no describer needs the channels of the neurons themselves
         for neuron, kind in product(setup.neurons, setup.kinds):
@@ -191,7 +192,7 @@ def _jobs(
         on_text = _on_text(setup, layer, kind, known) if keeps_directions else ()
         config = setup.decomposition.config(layer, kind)
         group = Group(layer, kind, sample, ablated, replaced, on_text, config, chosen)
-        if known and chosen.sample:
+        if known and chosen.sample and keeps_directions:
             yield group, "restarts"
         if known and chosen.random_vectors:
             yield group, "random"
@@ -262,22 +263,23 @@ class _Measuring:
 
 
 def _restarts(given: _Measuring) -> Records:
-    """Decompose the sample as the run did and from other starting points, and compare the channels."""
+    """Decompose the sample from other starting points, and compare the channels with the run's."""
     group, vectors = given.group, given.vectors(given.group.sample)
-    # Not read from the run's files: these may not hold the directions, or hold them in bfloat16.
-    first = given.wanted(vectors)
     geodesic = dataclasses.replace(group.config.geodesic, jitter=group.diagnostics.jitter)
     # The seed alone moves the start of adamw; the geodesic solver also needs jitter.
     seeds = [derive_seed(group.config.seed, "restart", restart + 1) for restart in range(group.diagnostics.restarts)]
     again = [given.wanted(vectors, seed=seed, geodesic=geodesic) for seed in seeds]
 
     def records() -> Iterator[Restart]:
-        for restart, second in enumerate(again, start=1):
-            both = first.channels.directions, second.channels.directions
-            found = consistency(*both, given.projection, top_tokens=given.top_tokens, tokens=given.used)
-            for row, neuron in enumerate(group.sample):
-                cosine, jaccard = rounded(found.cosine[row]), rounded(found.jaccard[row])
-                yield Restart(neuron, group.kind, restart, cosine, jaccard, rounded(found.apart[row], undefined=True))
+        for neurons, _, first in given.with_directions(group.sample):
+            rows = [group.sample.index(neuron) for neuron in neurons]
+            for restart, second in enumerate(again, start=1):
+                both = first, second.channels.directions[rows].float()
+                found = consistency(*both, given.projection, top_tokens=given.top_tokens, tokens=given.used)
+                for row, neuron in enumerate(neurons):
+                    cosine, jaccard = rounded(found.cosine[row]), rounded(found.jaccard[row])
+                    apart = rounded(found.apart[row], undefined=True)
+                    yield Restart(neuron, group.kind, restart, cosine, jaccard, apart)
 
     return records
 

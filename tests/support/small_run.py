@@ -37,6 +37,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "evidence.random": "8",
         "evidence.report_random": "40",
         "decomposition.num_channels": "3",
+        **dict([tiny_models.SHORT_SEARCH.split("=")]),
         "tracking": "none",
         "diagnostics.random_vectors": "2",
         "diagnostics.ablated": "4",

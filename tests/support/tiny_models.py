@@ -44,6 +44,8 @@ CHAT_TEMPLATE = (
     "{% if not loop.last or add_generation_prompt %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+#: Option of runs on random weights, where every search is long and repeated eight times, and its result means nothing.
+SHORT_SEARCH = "decomposition.geodesic.max_steps=3"
 FAMILIES = ("llama", "gemma2", "bert")  # which between them have what most tests need
 
 _SMALL = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
