@@ -38,8 +38,8 @@ def decompose(
     up to eight starts near other tokens.
 
     Equal inputs give equal results. With the geodesic solver a vector's channels depend neither on the other vectors of
-    the call nor on how many are searched in parallel, beyond the rounding of matrix products. At a tolerance above the
-    default, rounding can add a token to a mask, and later channels may then be others of similar loss
+    the call nor on how many are searched in parallel, beyond the rounding of matrix products. Rounding can add a token
+    to a mask, and later channels may then be others of similar loss; the lower the tolerance, the later that happens
     (tests/bench/RESULTS.md).
 
     Args:
