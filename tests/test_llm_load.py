@@ -278,7 +278,9 @@ def test_an_item_stopped_by_a_spent_budget_keeps_its_record(tmp_path: Path) -> N
     assert len(dead.requests) == 1
     known = {record.neuron: record for record in before.records()}
     # Which item is asked depends on the order in which threads read the cache.
-    stopped = [record for record in after.records() if record.detail != "HTTP 503"]
+    (asked,) = [record for record in after.records() if record.detail == "HTTP 503"]
+    assert asked.status is Status.FAILED
+    stopped = [record for record in after.records() if record is not asked]
     assert len(stopped) == 11
     for record in stopped:
         if record.neuron in known:

@@ -327,7 +327,7 @@ def test_diagnostics_with_the_published_optimiser_are_saved_one_by_one(
     monkeypatch.setattr(pool, "decompose", interrupted)
     with pytest.raises(KeyboardInterrupt):
         decomposed(llama, tmp_path / "run", *few, *BRIEFLY)
-    # Calls: restarts of layer 0 gate, its random vectors, and restarts of layer 0 in.
+    # Calls: restarts of layer 0 gate, its random vectors, and restarts of layer 0 in, which are interrupted.
     assert sorted(path.name.split(".")[1] for path in run.diagnostics.glob("*.parquet")) == ["random", "restarts"]
 
 

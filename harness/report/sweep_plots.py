@@ -22,7 +22,7 @@ def sweep_plot(sweep: Sweep, parameter: Parameter, scorer: str | None = None) ->
 
     If the runs vary only this parameter, all describers share one panel. Otherwise each describer has a panel; lines
     connect runs that are equal in all other parameters, which colours and markers show. The axis is logarithmic if the
-    values span a decade. The dashed line marks a win rate of 0.5. The result is None if no run has a value.
+    values span a decade. The dashed line marks a win rate of 0.5. If no run has a value, return None.
     """
     runs = range(len(sweep.runs))
     if all(sweep.result(run, name, scorer)[0] is None for run in runs for name in sweep.describers):

@@ -51,7 +51,7 @@ def value_of(score: Score) -> float | None:
 
 
 def polysemanticity_of(score: Score) -> float | None:
-    """Return the polysemanticity of a score; None if it was not measured or the score is not usable."""
+    """Return the polysemanticity of a usable score, or None if the score is not usable or has none."""
     return None if value_of(score) is None else score.metrics.get("polysemanticity")
 
 

@@ -286,7 +286,7 @@ class Subject:
 
     @property
     def activation_function(self) -> str | None:
-        """Name of the neurons' activation function in transformers; None if the config does not state one."""
+        """Name of the activation function, as in transformers, or None if the config does not specify it."""
         if self.weights.dictionaries:
             return "relu"
         config = self.config.get_text_config()
